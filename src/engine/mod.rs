@@ -1,0 +1,294 @@
+//! The seam to a model: a request becomes sibling replies, and dropping a reply cancels it.
+
+pub mod fake;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::{Stream, StreamExt};
+
+use crate::chat::Message;
+
+/// What a call is for; engines schedule by it, metrics label by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// A draft or a plain answer.
+    Answer,
+    /// A critique that ends in a verdict.
+    Judge,
+    /// A rewrite of a response that was judged wrong.
+    Refine,
+}
+
+/// How tokens are drawn. Every field is set; `Sampling::default()` is the model's plain distribution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Nucleus: the smallest set of tokens with at least this mass; 1 keeps all.
+    pub top_p: f32,
+    /// The k likeliest tokens; `None` keeps all.
+    pub top_k: Option<usize>,
+    /// Tokens with at least this share of the likeliest one's probability; 0 keeps all.
+    pub min_p: f32,
+    /// Subtracted once per earlier occurrence in the reply.
+    pub frequency_penalty: f32,
+    /// Subtracted once if the token occurs in the reply.
+    pub presence_penalty: f32,
+    /// Divides (positive) or multiplies (negative) logits of tokens in prompt and reply; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Added to the logits of single tokens before everything else.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Fixes the draw: sibling `i` uses stream `i` of it.
+    pub seed: u64,
+    /// Keep going after the end-of-sequence token.
+    pub ignore_eos: bool,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: None,
+            min_p: 0.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+            ignore_eos: false,
+        }
+    }
+}
+
+/// What the reply's text must match from its first to its last character.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Constraint {
+    /// A regular expression, anchored at both ends.
+    Regex(String),
+    /// A JSON schema.
+    JsonSchema(serde_json::Value),
+    /// A Lark grammar in llguidance's dialect.
+    Lark(String),
+}
+
+/// What is given to the model: turns that the chat template renders, or raw text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Rendered by the model's chat template, ending where the assistant begins to speak.
+    Chat(Vec<Message>),
+    /// Taken as it is, special tokens included.
+    Text(String),
+}
+
+/// One prompt and how many sibling replies to it are wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// What the call is for.
+    pub purpose: Purpose,
+    /// What the model is given.
+    pub input: Input,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Sibling replies, at least 1. Sibling `i` of a seeded request is always the same text.
+    pub samples: usize,
+    /// Tokens per reply at most; `None` is what is left of the context.
+    pub max_tokens: Option<usize>,
+    /// A reply ends before the first of these strings; they are never part of its text.
+    pub stop: Vec<String>,
+    /// `Some(n)`: every token carries its natural-log probability and the `n` likeliest alternatives.
+    pub logprobs: Option<usize>,
+    /// What the text must match.
+    pub constraint: Option<Constraint>,
+}
+
+impl Request {
+    /// One reply to `messages` with the model's plain distribution.
+    pub fn chat(purpose: Purpose, messages: Vec<Message>) -> Self {
+        Self {
+            purpose,
+            input: Input::Chat(messages),
+            sampling: Sampling::default(),
+            samples: 1,
+            max_tokens: None,
+            stop: Vec::new(),
+            logprobs: None,
+            constraint: None,
+        }
+    }
+}
+
+/// One alternative for one position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenProb {
+    /// The token's id.
+    pub id: u32,
+    /// Its bytes; a token may hold part of a character.
+    pub bytes: Vec<u8>,
+    /// Natural log of its probability under the model, before temperature and filters.
+    pub logprob: f32,
+}
+
+/// A sampled token with its logprobs, present when asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    /// The sampled token.
+    pub token: TokenProb,
+    /// The likeliest tokens, best first.
+    pub top: Vec<TokenProb>,
+}
+
+/// Why a reply ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// End of sequence, a stop string, or a complete grammar.
+    Stop,
+    /// `max_tokens` or the context was used up.
+    Length,
+}
+
+/// A step of a reply. The last one has `finish` set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chunk {
+    /// New text; may be empty while a character or a stop string is undecided.
+    pub text: String,
+    /// Tokens generated since the last chunk.
+    pub tokens: usize,
+    /// Their logprobs, if asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Set on the last chunk.
+    pub finish: Option<FinishReason>,
+}
+
+/// A running reply. Dropping it cancels it within one decode step.
+pub struct Reply {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of these, tokens whose keys and values were reused rather than computed.
+    pub cached_tokens: usize,
+    /// The chunks, ending after the one with `finish`, or with an error.
+    pub chunks: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
+}
+
+/// A whole reply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    /// All of the text.
+    pub text: String,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of these, reused.
+    pub cached_tokens: usize,
+    /// Tokens generated.
+    pub tokens: usize,
+    /// Per token, if asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Why it ended.
+    pub finish: FinishReason,
+}
+
+impl Reply {
+    /// Waits for all of the reply.
+    ///
+    /// # Errors
+    /// The engine's error; a stream that ends early is [`EngineError::Crashed`].
+    pub async fn complete(mut self) -> Result<Completion, EngineError> {
+        let mut done = Completion {
+            text: String::new(),
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            tokens: 0,
+            logprobs: Vec::new(),
+            finish: FinishReason::Stop,
+        };
+        while let Some(chunk) = self.chunks.next().await {
+            let chunk = chunk?;
+            done.text.push_str(&chunk.text);
+            done.tokens += chunk.tokens;
+            done.logprobs.extend(chunk.logprobs);
+            if let Some(finish) = chunk.finish {
+                done.finish = finish;
+                return Ok(done);
+            }
+        }
+        Err(EngineError::Crashed("the reply ended without a finish reason".into()))
+    }
+}
+
+/// What a caller can act on when a model call fails.
+#[derive(Clone, Debug, thiserror::Error, PartialEq)]
+pub enum EngineError {
+    /// The prompt leaves no room for a reply.
+    #[error("the prompt has {tokens} tokens, the model's context holds {limit}; shorten the messages")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens of the context.
+        limit: usize,
+    },
+    /// The request asks for something that this engine or model cannot do.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The request's own content is at fault: a bad grammar, a chat that the template refuses.
+    #[error("{0}")]
+    Invalid(String),
+    /// Starting up, restarting or shutting down; worth another try.
+    #[error("the model is not available: {0}")]
+    Unavailable(String),
+    /// The engine failed during the call.
+    #[error("the model failed: {0}")]
+    Crashed(String),
+}
+
+/// What is known of a loaded model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// The name that clients use.
+    pub name: String,
+    /// Tokens of prompt and reply together.
+    pub context: usize,
+    /// Entries of the vocabulary.
+    pub vocabulary: usize,
+}
+
+/// A loaded model.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Starts `request.samples` sibling replies to one prompt. Dropping a reply cancels it.
+    ///
+    /// # Errors
+    /// [`EngineError`] when no reply can start; an error of a single reply comes in its stream.
+    async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError>;
+
+    /// What is known of the model.
+    fn info(&self) -> &ModelInfo;
+
+    /// The tokenizer, where the engine has one.
+    fn tokenizer(&self) -> Option<Arc<tokenizers::Tokenizer>> {
+        None
+    }
+
+    /// Whether [`Request::constraint`] is honoured; if not, such a request is refused as unsupported.
+    fn constrains(&self) -> bool {
+        false
+    }
+
+    /// Starts one reply and waits for all of it.
+    ///
+    /// # Errors
+    /// As [`Engine::start`] and [`Reply::complete`].
+    async fn generate(&self, request: Request) -> Result<Completion, EngineError> {
+        let mut replies = self.start(Request { samples: 1, ..request }).await?;
+        replies.pop().ok_or_else(|| EngineError::Crashed("the engine started no reply".into()))?.complete().await
+    }
+}
+
+/// Stream `index` of `seed`: how siblings, votes and branches get seeds of their own (SplitMix64's finalizer).
+pub fn derive_seed(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}

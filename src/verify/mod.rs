@@ -1,14 +1,40 @@
 //! IFEval-style rule checkers: instruction id and keyword arguments in, verdict on a response out.
+//!
+//! The 25 instructions of "Instruction-Following Evaluation for Large Language Models" (Zhou et al., 2023), with the
+//! verdicts of its published reference.
+
+mod capitals;
+mod case;
+mod combination;
+mod content;
+mod format;
+mod json;
+mod keywords;
+mod kwargs;
+mod language;
+mod length;
+mod pattern;
+mod punctuation;
+mod sentences;
+mod startend;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use serde_json::{Map, Value};
+
+use kwargs::Kwargs;
+pub use sentences::sentences;
+pub use text::words;
 
 /// An instruction that can be checked by a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
     /// The instruction id, such as `punctuation:no_comma`.
     pub id: String,
-    /// Its keyword arguments; nulls count as absent.
+    /// Its keyword arguments, without nulls. The verdict follows what they were when the check was made.
     pub kwargs: Map<String, Value>,
+    rule: Rule,
 }
 
 /// An unknown instruction id, or keyword arguments that it cannot use.
@@ -16,30 +42,154 @@ pub struct Check {
 #[error("{0}")]
 pub struct CheckError(pub String);
 
+/// Every instruction id, in the order of the published list.
+pub const IDS: [&str; 25] = [
+    "keywords:existence",
+    "keywords:frequency",
+    "keywords:forbidden_words",
+    "keywords:letter_frequency",
+    "language:response_language",
+    "length_constraints:number_sentences",
+    "length_constraints:number_paragraphs",
+    "length_constraints:number_words",
+    "length_constraints:nth_paragraph_first_word",
+    "detectable_content:number_placeholders",
+    "detectable_content:postscript",
+    "detectable_format:number_bullet_lists",
+    "detectable_format:constrained_response",
+    "detectable_format:number_highlighted_sections",
+    "detectable_format:multiple_sections",
+    "detectable_format:json_format",
+    "detectable_format:title",
+    "combination:two_responses",
+    "combination:repeat_prompt",
+    "startend:end_checker",
+    "change_case:capital_word_frequency",
+    "change_case:english_capital",
+    "change_case:english_lowercase",
+    "punctuation:no_comma",
+    "startend:quotation",
+];
+
 impl Check {
-    /// Checks the id and the keyword arguments.
+    /// Checks the id and the keyword arguments. Nulls count as absent.
     ///
     /// # Errors
-    /// Names the id, the argument and what it must be.
-    pub fn new(id: &str, kwargs: Map<String, Value>) -> Result<Self, CheckError> {
-        let _ = (id, kwargs);
-        todo!("the verify owner")
+    /// Names the id, the argument and what it must be: an argument may be missing, of another type, out of range or unknown.
+    pub fn new(id: &str, mut kwargs: Map<String, Value>) -> Result<Self, CheckError> {
+        kwargs.retain(|_, value| !value.is_null());
+        let mut reader = Kwargs::new(id, &kwargs);
+        let rule = Rule::read(id, &mut reader)?;
+        reader.finish()?;
+        Ok(Self { id: id.to_string(), kwargs, rule })
     }
 
-    /// IFEval's strict verdict.
+    /// IFEval's strict verdict: the response is not blank and does what is asked.
     pub fn strict(&self, response: &str) -> bool {
-        let _ = response;
-        todo!("the verify owner")
+        !text::is_blank(response) && self.rule.accepts(response)
     }
 
-    /// IFEval's loose verdict: any of eight variants of the response passes.
+    /// IFEval's loose verdict: the response, or the response without its first line, last line, both, or asterisks, does.
     pub fn loose(&self, response: &str) -> bool {
-        let _ = response;
-        todo!("the verify owner")
+        if self.strict(response) {
+            return true;
+        }
+        let has_stars = response.contains('*');
+        let either = |text: &str| self.strict(text) || has_stars && self.strict(&text.replace('*', ""));
+        if has_stars && self.strict(&response.replace('*', "")) {
+            return true;
+        }
+        // A response of one line has nothing left without it.
+        let (Some((_, tail)), Some((head, _))) = (response.split_once('\n'), response.rsplit_once('\n')) else {
+            return false;
+        };
+        let middle = tail.rsplit_once('\n').map_or("", |(middle, _)| middle);
+        [tail, head, middle].into_iter().any(|lines| either(text::trim(lines)))
     }
 
-    /// What the instruction asks for, in one clause; joins a critique when the rule fails.
+    /// What the instruction asks for, in one clause: `use at least 12 words`.
     pub fn describe(&self) -> String {
-        todo!("the verify owner")
+        self.rule.describe()
+    }
+}
+
+/// What is checked, one variant per file.
+#[derive(Clone, Debug, PartialEq)]
+enum Rule {
+    Keywords(keywords::Rule),
+    Language(language::Rule),
+    Length(length::Rule),
+    Content(content::Rule),
+    Format(format::Rule),
+    Combination(combination::Rule),
+    StartEnd(startend::Rule),
+    Case(case::Rule),
+    NoComma,
+}
+
+impl Rule {
+    /// The registry.
+    fn read(id: &str, kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
+        Ok(match id {
+            "keywords:existence" => Self::Keywords(keywords::Rule::existence(kwargs)?),
+            "keywords:frequency" => Self::Keywords(keywords::Rule::frequency(kwargs)?),
+            "keywords:forbidden_words" => Self::Keywords(keywords::Rule::forbidden_words(kwargs)?),
+            "keywords:letter_frequency" => Self::Keywords(keywords::Rule::letter_frequency(kwargs)?),
+            "language:response_language" => Self::Language(language::Rule::response_language(kwargs)?),
+            "length_constraints:number_sentences" => Self::Length(length::Rule::number_sentences(kwargs)?),
+            "length_constraints:number_paragraphs" => Self::Length(length::Rule::number_paragraphs(kwargs)?),
+            "length_constraints:number_words" => Self::Length(length::Rule::number_words(kwargs)?),
+            "length_constraints:nth_paragraph_first_word" => {
+                Self::Length(length::Rule::nth_paragraph_first_word(kwargs)?)
+            }
+            "detectable_content:number_placeholders" => Self::Content(content::Rule::number_placeholders(kwargs)?),
+            "detectable_content:postscript" => Self::Content(content::Rule::postscript(kwargs)?),
+            "detectable_format:number_bullet_lists" => Self::Format(format::Rule::number_bullet_lists(kwargs)?),
+            "detectable_format:constrained_response" => Self::Format(format::Rule::Constrained),
+            "detectable_format:number_highlighted_sections" => {
+                Self::Format(format::Rule::number_highlighted_sections(kwargs)?)
+            }
+            "detectable_format:multiple_sections" => Self::Format(format::Rule::multiple_sections(kwargs)?),
+            "detectable_format:json_format" => Self::Format(format::Rule::Json),
+            "detectable_format:title" => Self::Format(format::Rule::Title),
+            "combination:two_responses" => Self::Combination(combination::Rule::TwoResponses),
+            "combination:repeat_prompt" => Self::Combination(combination::Rule::repeat_prompt(kwargs)?),
+            "startend:end_checker" => Self::StartEnd(startend::Rule::end_checker(kwargs)?),
+            "startend:quotation" => Self::StartEnd(startend::Rule::Quotation),
+            "change_case:capital_word_frequency" => Self::Case(case::Rule::capital_word_frequency(kwargs)?),
+            "change_case:english_capital" => Self::Case(case::Rule::EnglishCapital),
+            "change_case:english_lowercase" => Self::Case(case::Rule::EnglishLowercase),
+            "punctuation:no_comma" => Self::NoComma,
+            _ => return Err(CheckError(format!("unknown instruction id `{id}`, known: {}", IDS.join(", ")))),
+        })
+    }
+
+    /// Whether the response does what is asked; never called with a blank one.
+    fn accepts(&self, response: &str) -> bool {
+        match self {
+            Self::Keywords(rule) => rule.accepts(response),
+            Self::Language(rule) => rule.accepts(response),
+            Self::Length(rule) => rule.accepts(response),
+            Self::Content(rule) => rule.accepts(response),
+            Self::Format(rule) => rule.accepts(response),
+            Self::Combination(rule) => rule.accepts(response),
+            Self::StartEnd(rule) => rule.accepts(response),
+            Self::Case(rule) => rule.accepts(response),
+            Self::NoComma => punctuation::has_no_comma(response),
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Keywords(rule) => rule.describe(),
+            Self::Language(rule) => rule.describe(),
+            Self::Length(rule) => rule.describe(),
+            Self::Content(rule) => rule.describe(),
+            Self::Format(rule) => rule.describe(),
+            Self::Combination(rule) => rule.describe(),
+            Self::StartEnd(rule) => rule.describe(),
+            Self::Case(rule) => rule.describe(),
+            Self::NoComma => "use no commas".to_string(),
+        }
     }
 }

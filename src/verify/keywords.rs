@@ -1,0 +1,84 @@
+//! `keywords:`: words and letters that must, or must not, occur.
+
+use super::CheckError;
+use super::kwargs::{Bound, Kwargs, quoted_list};
+use super::pattern::{Folded, Pattern};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Rule {
+    Existence { keywords: Vec<String>, patterns: Vec<Pattern> },
+    Forbidden { words: Vec<String>, patterns: Vec<Pattern> },
+    Frequency { keyword: String, pattern: Pattern, bound: Bound },
+    LetterFrequency { letter: char, lowered: String, bound: Bound },
+}
+
+impl Rule {
+    pub(super) fn existence(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
+        let keywords = kwargs.texts("keywords")?;
+        let patterns = keywords.iter().map(|keyword| Pattern::any_case(keyword)).collect();
+        Ok(Self::Existence { keywords, patterns })
+    }
+
+    pub(super) fn forbidden_words(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
+        let words = kwargs.texts("forbidden_words")?;
+        let patterns = words.iter().map(|word| Pattern::whole_word(word)).collect();
+        Ok(Self::Forbidden { words, patterns })
+    }
+
+    pub(super) fn frequency(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
+        let keyword = kwargs.trimmed("keyword")?;
+        let pattern = Pattern::any_case(&keyword);
+        Ok(Self::Frequency { keyword, pattern, bound: kwargs.bound("frequency", "relation")? })
+    }
+
+    pub(super) fn letter_frequency(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
+        let text = kwargs.trimmed("letter")?;
+        let mut chars = text.chars();
+        let (Some(letter), None) = (chars.next(), chars.next()) else {
+            return Err(kwargs.must_be("letter", "one character"));
+        };
+        let bound = kwargs.bound("let_frequency", "let_relation")?;
+        Ok(Self::LetterFrequency { letter, lowered: text.to_lowercase(), bound })
+    }
+
+    pub(super) fn accepts(&self, response: &str) -> bool {
+        match self {
+            Self::Existence { patterns, .. } => {
+                let text = Folded::new(response);
+                patterns.iter().all(|pattern| pattern.is_in(&text))
+            }
+            Self::Forbidden { patterns, .. } => {
+                let text = Folded::new(response);
+                !patterns.iter().any(|pattern| pattern.is_whole_in(&text))
+            }
+            Self::Frequency { pattern, bound, .. } => bound.holds(pattern.count_in(&Folded::new(response))),
+            Self::LetterFrequency { lowered, bound, .. } => bound.holds(letter_count(response, lowered)),
+        }
+    }
+
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Existence { keywords, .. } if keywords.len() == 1 => {
+                format!("include the keyword {}", quoted_list(keywords))
+            }
+            Self::Existence { keywords, .. } => format!("include the keywords {}", quoted_list(keywords)),
+            Self::Forbidden { words, .. } if words.len() == 1 => format!("do not use the word {}", quoted_list(words)),
+            Self::Forbidden { words, .. } => format!("do not use any of the words {}", quoted_list(words)),
+            Self::Frequency { keyword, bound, .. } => format!("use the keyword \"{keyword}\" {}", bound.times()),
+            Self::LetterFrequency { letter, bound, .. } => format!("use the letter \"{letter}\" {}", bound.times()),
+        }
+    }
+}
+
+/// Characters of the lower-cased response that equal the lower-cased letter; `İ` lowers to two and equals none.
+fn letter_count(response: &str, lowered: &str) -> usize {
+    let mut chars = lowered.chars();
+    let (Some(letter), None) = (chars.next(), chars.next()) else {
+        return 0;
+    };
+    if response.is_ascii() {
+        return response.chars().filter(|c| c.to_ascii_lowercase() == letter).count();
+    }
+    // The whole text at once: what a capital sigma becomes depends on its neighbours.
+    response.to_lowercase().chars().filter(|&c| c == letter).count()
+}

@@ -1,0 +1,154 @@
+//! Keyword arguments: read once, with errors that name the instruction, the argument and what it must be.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::CheckError;
+use super::text::trim;
+
+/// The arguments of one instruction. Every argument that a rule reads is noted, so that [`Kwargs::finish`] can refuse the rest.
+pub(super) struct Kwargs<'a> {
+    id: &'a str,
+    values: &'a Map<String, Value>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Kwargs<'a> {
+    /// `values` without nulls.
+    pub(super) fn new(id: &'a str, values: &'a Map<String, Value>) -> Self {
+        Self { id, values, known: Vec::new() }
+    }
+
+    /// A number from 0 up.
+    pub(super) fn count(&mut self, key: &'static str) -> Result<usize, CheckError> {
+        let value = self.value(key);
+        let count = value.and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        count.ok_or_else(|| self.must_be(key, "an integer from 0 up"))
+    }
+
+    /// A number from 1 to `most`.
+    pub(super) fn ordinal(&mut self, key: &'static str, most: usize) -> Result<usize, CheckError> {
+        let position = self.count(key)?;
+        if (1..=most).contains(&position) {
+            return Ok(position);
+        }
+        Err(self.must_be(key, &format!("between 1 and {most}")))
+    }
+
+    /// A number and how a count must relate to it.
+    pub(super) fn bound(&mut self, count: &'static str, relation: &'static str) -> Result<Bound, CheckError> {
+        let limit = self.count(count)?;
+        match self.value(relation).and_then(Value::as_str) {
+            Some("less than") => Ok(Bound::LessThan(limit)),
+            Some("at least") => Ok(Bound::AtLeast(limit)),
+            _ => Err(self.must_be(relation, r#""less than" or "at least""#)),
+        }
+    }
+
+    /// A string, as it is.
+    pub(super) fn text(&mut self, key: &'static str) -> Result<String, CheckError> {
+        match self.value(key).and_then(Value::as_str) {
+            Some(text) => Ok(text.to_string()),
+            None => Err(self.must_be(key, "a string")),
+        }
+    }
+
+    /// A string that is not blank, without the spaces around it.
+    pub(super) fn trimmed(&mut self, key: &'static str) -> Result<String, CheckError> {
+        match self.value(key).and_then(Value::as_str).map(trim) {
+            Some(text) if !text.is_empty() => Ok(text.to_string()),
+            _ => Err(self.must_be(key, "a string that is not blank")),
+        }
+    }
+
+    /// At least one string, none of them empty.
+    pub(super) fn texts(&mut self, key: &'static str) -> Result<Vec<String>, CheckError> {
+        let texts: Option<Vec<String>> = self
+            .value(key)
+            .and_then(Value::as_array)
+            .and_then(|items| items.iter().map(|item| item.as_str().map(str::to_string)).collect());
+        match texts {
+            Some(texts) if !texts.is_empty() && texts.iter().all(|text| !text.is_empty()) => Ok(texts),
+            _ => Err(self.must_be(key, "a list of at least one string, none of them empty")),
+        }
+    }
+
+    /// Refuses arguments that the rule did not read.
+    pub(super) fn finish(self) -> Result<(), CheckError> {
+        let Some(unknown) = self.values.keys().find(|key| !self.known.contains(&key.as_str())) else {
+            return Ok(());
+        };
+        let allowed = if self.known.is_empty() { "none".to_string() } else { self.known.join(", ") };
+        Err(CheckError(format!("{}: unknown argument `{unknown}`, allowed: {allowed}", self.id)))
+    }
+
+    /// The error of a value that is missing or that is not `expected`.
+    pub(super) fn must_be(&self, key: &str, expected: &str) -> CheckError {
+        let got = match self.values.get(key) {
+            Some(value) => format!("got {value}"),
+            None => "but it is missing".to_string(),
+        };
+        CheckError(format!("{}: `{key}` must be {expected}, {got}", self.id))
+    }
+
+    fn value(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.push(key);
+        self.values.get(key)
+    }
+}
+
+/// How often something may occur.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    LessThan(usize),
+    AtLeast(usize),
+}
+
+impl Bound {
+    pub(super) fn holds(self, count: usize) -> bool {
+        match self {
+            Self::LessThan(limit) => count < limit,
+            Self::AtLeast(limit) => count >= limit,
+        }
+    }
+
+    /// `at least 12 words`
+    pub(super) fn of(self, noun: &str) -> String {
+        format!("{self} {noun}{}", plural(self.limit()))
+    }
+
+    /// `at least 12 times`
+    pub(super) fn times(self) -> String {
+        self.of("time")
+    }
+
+    fn limit(self) -> usize {
+        match self {
+            Self::LessThan(limit) | Self::AtLeast(limit) => limit,
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LessThan(limit) => write!(f, "fewer than {limit}"),
+            Self::AtLeast(limit) => write!(f, "at least {limit}"),
+        }
+    }
+}
+
+/// The ending of a regular noun that is counted.
+pub(super) fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// `"a", "b" and "c"`
+pub(super) fn quoted_list(items: &[impl AsRef<str>]) -> String {
+    let quoted: Vec<String> = items.iter().map(|item| format!("\"{}\"", item.as_ref())).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}

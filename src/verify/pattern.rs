@@ -1,0 +1,135 @@
+//! Arguments that IFEval's reference reads as regular expressions: plain text almost always, and then searched for as such.
+
+use regex::{Regex, RegexBuilder};
+
+use super::text::{fold, is_word_char};
+
+/// A pattern that is compared with folded text when it ignores case.
+#[derive(Clone, Debug)]
+pub(super) enum Pattern {
+    /// Text without special characters, or with special characters that make no valid expression, such as `C++`.
+    Literal(String),
+    /// Anything else.
+    Expression(Regex),
+}
+
+impl Pattern {
+    /// `text` as it is, upper and lower case told apart.
+    pub(super) fn exact(text: &str) -> Self {
+        match expression(text, text, Case::Exact) {
+            Some(regex) => Self::Expression(regex),
+            None => Self::Literal(text.to_string()),
+        }
+    }
+
+    /// `text` in any case. To be applied to a [`Folded`] text.
+    pub(super) fn any_case(text: &str) -> Self {
+        match expression(text, text, Case::Ignored) {
+            Some(regex) => Self::Expression(regex),
+            None => Self::Literal(fold(text)),
+        }
+    }
+
+    /// `text` in any case, with a word boundary on both sides. To be applied to a [`Folded`] text with [`Pattern::is_whole_in`].
+    pub(super) fn whole_word(text: &str) -> Self {
+        match expression(text, &format!(r"\b{text}\b"), Case::Ignored) {
+            Some(regex) => Self::Expression(regex),
+            None => Self::Literal(fold(text)),
+        }
+    }
+
+    /// Whether it occurs anywhere.
+    pub(super) fn is_in(&self, text: &Folded<'_>) -> bool {
+        match self {
+            Self::Literal(literal) => text.folded.contains(literal.as_str()),
+            Self::Expression(regex) => regex.is_match(text.original),
+        }
+    }
+
+    /// Occurrences from left to right that do not overlap.
+    pub(super) fn count_in(&self, text: &Folded<'_>) -> usize {
+        match self {
+            Self::Literal(literal) => text.folded.matches(literal.as_str()).count(),
+            Self::Expression(regex) => regex.find_iter(text.original).count(),
+        }
+    }
+
+    /// Whether a [`Pattern::whole_word`] occurs.
+    pub(super) fn is_whole_in(&self, text: &Folded<'_>) -> bool {
+        match self {
+            Self::Literal(literal) => has_whole(&text.folded, literal),
+            Self::Expression(regex) => regex.is_match(text.original),
+        }
+    }
+
+    /// The end of its first occurrence in `text` at `from` or later, and where to look on when that one does not count.
+    pub(super) fn find_at(&self, text: &str, from: usize) -> Option<(usize, usize)> {
+        let (start, end) = match self {
+            // An expression may have matched nothing at the very end.
+            _ if from > text.len() => return None,
+            Self::Literal(literal) => {
+                let start = from + text[from..].find(literal.as_str())?;
+                (start, start + literal.len())
+            }
+            Self::Expression(regex) => {
+                let found = regex.find_at(text, from)?;
+                (found.start(), found.end())
+            }
+        };
+        let retry = start + text[start..].chars().next().map_or(1, char::len_utf8);
+        Some((end, retry))
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Literal(a), Self::Literal(b)) => a == b,
+            (Self::Expression(a), Self::Expression(b)) => a.as_str() == b.as_str(),
+            _ => false,
+        }
+    }
+}
+
+/// A text and its folded form, made once for all patterns.
+pub(super) struct Folded<'a> {
+    original: &'a str,
+    folded: String,
+}
+
+impl<'a> Folded<'a> {
+    pub(super) fn new(original: &'a str) -> Self {
+        Self { original, folded: fold(original) }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Case {
+    Exact,
+    Ignored,
+}
+
+/// `full`, compiled, if `text` has special characters and is valid.
+fn expression(text: &str, full: &str, case: Case) -> Option<Regex> {
+    if !text.contains(['.', '^', '$', '*', '+', '?', '{', '}', '[', ']', '\\', '|', '(', ')']) {
+        return None;
+    }
+    RegexBuilder::new(full).case_insensitive(case == Case::Ignored).build().ok()
+}
+
+/// Whether `needle` occurs with a word boundary at both of its edges: one neighbour is a word character, the other is not.
+fn has_whole(text: &str, needle: &str) -> bool {
+    let is_word = |c: Option<char>| c.is_some_and(is_word_char);
+    let (first, last) = (is_word(needle.chars().next()), is_word(needle.chars().next_back()));
+    let mut from = 0;
+    while let Some(found) = text[from..].find(needle) {
+        let start = from + found;
+        let end = start + needle.len();
+        let (before, after) = (is_word(text[..start].chars().next_back()), is_word(text[end..].chars().next()));
+        if before != first && after != last {
+            return true;
+        }
+        from = start + text[start..].chars().next().map_or(1, char::len_utf8);
+    }
+    false
+}

@@ -81,6 +81,58 @@ pub fn matmul(out: &mut [f32], keep: f32, a: Matrix<'_>, b: Matrix<'_>) {
     }
 }
 
+/// Lanes of the loops below: wide enough for the compiler to use full vectors, and the order of every sum.
+const LANES: usize = 16;
+
+/// Natural exponential, to about 2 units in the last place; 0 below -87 and the largest finite power above 88.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    // 1.5 · 2^23: adding it rounds to an integer and leaves that integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = x.clamp(-87.0, 88.0);
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    // Cody and Waite: ln 2 in two parts keeps the remainder exact.
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, clamped));
+    let mut p = 1.0 / 5040.0f32;
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = p.mul_add(r, c);
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000));
+    if x < -87.0 { 0.0 } else { p * power }
+}
+
+/// `x = exp((x - peak) * scale)` for every element.
+pub fn exp_scaled(xs: &mut [f32], peak: f32, scale: f32) {
+    for x in xs {
+        *x = exp((*x - peak) * scale);
+    }
+}
+
+/// The largest element; negative infinity of none. NaNs are passed over.
+pub fn max(xs: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = xs.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+}
+
+/// The sum, in `f64`.
+pub fn sum(xs: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (chunks, rest) = xs.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(x);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x)).sum::<f64>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +151,25 @@ mod tests {
             let expected: f32 = 2.0 + (0..3).map(|j| a[r * 3 + j] * b[j * 4 + c]).sum::<f32>();
             assert!((x - expected).abs() < 1e-5 && (y - expected).abs() < 1e-5, "({r}, {c})");
         }
+    }
+
+    #[test]
+    fn exp_is_close_to_the_library_and_ends_at_zero() {
+        for i in -87_000..88_000 {
+            let x = i as f32 / 1000.0;
+            let (got, expected) = (exp(x), f64::from(x).exp());
+            assert!((f64::from(got) / expected - 1.0).abs() < 3e-7, "{x}: {got} {expected}");
+        }
+        assert_eq!([exp(-87.1), exp(f32::NEG_INFINITY), exp(0.0)], [0.0, 0.0, 1.0]);
+        assert!(exp(f32::INFINITY).is_finite());
+    }
+
+    #[test]
+    fn sums_and_maxima_cover_the_rest() {
+        let xs: Vec<f32> = (0..37).map(|x| (x % 23) as f32).collect();
+        assert_eq!(max(&xs), 22.0);
+        assert_eq!(sum(&xs), xs.iter().map(|&x| f64::from(x)).sum::<f64>());
+        assert_eq!(max(&[]), f32::NEG_INFINITY);
+        assert_eq!(max(&[f32::NAN, -1.0]), -1.0);
     }
 }

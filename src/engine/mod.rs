@@ -1,6 +1,7 @@
 //! The seam to a model: a request becomes sibling replies, and dropping a reply cancels it.
 
 pub mod fake;
+pub mod sampling;
 
 use std::pin::Pin;
 use std::sync::Arc;

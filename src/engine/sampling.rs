@@ -1,0 +1,372 @@
+//! Draws tokens from logits: bias, penalties, filters and a random stream that depends on seed and position only.
+
+use std::collections::HashMap;
+
+use super::{Sampling, derive_seed};
+use crate::kernels;
+
+/// A drawn token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drawn {
+    /// The token's id.
+    pub id: u32,
+    /// Natural-log probabilities under the model's own distribution, if asked for.
+    pub logprobs: Option<DrawnLogprobs>,
+}
+
+/// Natural-log probabilities before bias, penalties, temperature and filters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrawnLogprobs {
+    /// Of the drawn token.
+    pub drawn: f32,
+    /// The likeliest tokens, best first; of equals, the lower id first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// The sampler of one reply. Its draws depend on the logits, the seed and the position, never on other replies.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    logprobs: Option<usize>,
+    stream: u64,
+    position: u64,
+    prompt: Vec<u32>,
+    counts: HashMap<u32, u32>,
+    candidates: Vec<(u32, f32)>,
+}
+
+impl Sampler {
+    /// The sampler of sibling `index`; `logprobs` is as in [`super::Request::logprobs`].
+    pub fn new(sampling: &Sampling, index: usize, prompt: &[u32], logprobs: Option<usize>) -> Self {
+        let mut prompt = if sampling.repetition_penalty == 1.0 { Vec::new() } else { prompt.to_vec() };
+        prompt.sort_unstable();
+        prompt.dedup();
+        Self {
+            sampling: sampling.clone(),
+            logprobs,
+            stream: derive_seed(sampling.seed, index as u64),
+            position: 0,
+            prompt,
+            counts: HashMap::new(),
+            candidates: Vec::new(),
+        }
+    }
+
+    /// Draws the next token; `logits` (vocabulary) is scratch afterwards. `None` when no token has a finite score.
+    pub fn sample(&mut self, logits: &mut [f32]) -> Option<Drawn> {
+        self.draw(logits, None)
+    }
+
+    /// As [`Sampler::sample`], from the tokens whose bit is set in `allowed`: token `t` is bit `t % 32` of word `t / 32`.
+    pub fn sample_allowed(&mut self, logits: &mut [f32], allowed: &[u32]) -> Option<Drawn> {
+        self.draw(logits, Some(allowed))
+    }
+
+    fn draw(&mut self, logits: &mut [f32], allowed: Option<&[u32]>) -> Option<Drawn> {
+        for logit in logits.iter_mut() {
+            *logit = if logit.is_nan() { f32::NEG_INFINITY } else { *logit };
+        }
+        let raw = self.logprobs.map(|n| Raw::new(logits, n));
+        self.adjust(logits);
+        if let Some(allowed) = allowed {
+            for (id, logit) in logits.iter_mut().enumerate() {
+                if allowed.get(id / 32).is_none_or(|word| word >> (id % 32) & 1 == 0) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let (best, peak) = argmax(logits);
+        if !peak.is_finite() {
+            return None;
+        }
+        let id = if self.sampling.temperature > 0.0 { self.draw_at_temperature(logits, peak) } else { best };
+        self.position += 1;
+        if self.penalizes() {
+            *self.counts.entry(id).or_insert(0) += 1;
+        }
+        let logprobs = raw.map(|raw| raw.logprobs(id));
+        Some(Drawn { id, logprobs })
+    }
+
+    fn penalizes(&self) -> bool {
+        let s = &self.sampling;
+        s.frequency_penalty != 0.0 || s.presence_penalty != 0.0 || s.repetition_penalty != 1.0
+    }
+
+    fn adjust(&self, logits: &mut [f32]) {
+        let s = &self.sampling;
+        let mut change = |id: u32, f: &dyn Fn(f32) -> f32| {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = f(*logit);
+            }
+        };
+        for &(id, bias) in &s.logit_bias {
+            change(id, &|x| x + bias);
+        }
+        if s.repetition_penalty != 1.0 {
+            let p = s.repetition_penalty;
+            let drawn = self.counts.keys().filter(|id| self.prompt.binary_search(id).is_err());
+            for &id in self.prompt.iter().chain(drawn) {
+                change(id, &|x| if x > 0.0 { x / p } else { x * p });
+            }
+        }
+        for (&id, &count) in &self.counts {
+            change(id, &|x| x - s.frequency_penalty * count as f32 - s.presence_penalty);
+        }
+    }
+
+    /// `peak` is the largest logit.
+    fn draw_at_temperature(&mut self, logits: &mut [f32], peak: f32) -> u32 {
+        let s = &self.sampling;
+        // The likeliest token has weight 1, so shares of it are the weights themselves.
+        let scale = s.temperature.recip().min(f32::MAX);
+        kernels::exp_scaled(logits, peak, scale);
+        let weights = logits;
+        let uniform = (derive_seed(self.stream, self.position) >> 11) as f64 / (1u64 << 53) as f64;
+        if s.top_p >= 1.0 && s.top_k.is_none_or(|k| k == 0 || k >= weights.len()) && s.min_p <= 0.0 {
+            let target = uniform * kernels::sum(weights);
+            return pick(weights.iter().enumerate().map(|(id, &w)| (id as u32, w)), target);
+        }
+        let floor = s.min_p.clamp(0.0, 1.0);
+        let all = weights.iter().enumerate().map(|(id, &w)| (id as u32, w));
+        self.candidates.clear();
+        self.candidates.extend(all.filter(|&(_, w)| w > 0.0));
+        let k = s.top_k.filter(|&k| k > 0).unwrap_or(usize::MAX);
+        keep_top_k(&mut self.candidates, k);
+        keep_top_p(&mut self.candidates, s.top_p);
+        self.candidates.retain(|&(_, w)| w >= floor);
+        let total: f64 = self.candidates.iter().map(|&(_, w)| f64::from(w)).sum();
+        pick(self.candidates.iter().copied(), uniform * total)
+    }
+}
+
+/// The index and value of the largest logit, the first of equals.
+fn argmax(logits: &[f32]) -> (u32, f32) {
+    let peak = kernels::max(logits);
+    let index = logits.iter().position(|&x| x == peak).unwrap_or(0);
+    (index as u32, peak)
+}
+
+/// The first token at which the running sum of weights passes `target`; the last with weight if rounding leaves none.
+fn pick(weights: impl Iterator<Item = (u32, f32)>, target: f64) -> u32 {
+    let mut sum = 0.0;
+    let mut last = 0;
+    for (id, weight) in weights {
+        if weight > 0.0 {
+            sum += f64::from(weight);
+            last = id;
+            if sum > target {
+                break;
+            }
+        }
+    }
+    last
+}
+
+/// Heavier first; of equals, the lower id.
+fn heavier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+fn keep_top_k(candidates: &mut Vec<(u32, f32)>, k: usize) {
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k - 1, heavier);
+        candidates.truncate(k);
+    }
+}
+
+/// Keeps the fewest candidates with at least the share `p` of the mass. Sorts ever larger heads, not the vocabulary.
+fn keep_top_p(candidates: &mut Vec<(u32, f32)>, p: f32) {
+    if p >= 1.0 {
+        return;
+    }
+    let total: f64 = candidates.iter().map(|&(_, w)| f64::from(w)).sum();
+    let wanted = total * f64::from(p.max(0.0));
+    let (mut sorted, mut mass) = (0, 0.0);
+    while sorted < candidates.len() {
+        let rest = &mut candidates[sorted..];
+        let head = (sorted * 3).max(32).min(rest.len());
+        if head < rest.len() {
+            rest.select_nth_unstable_by(head - 1, heavier);
+        }
+        rest[..head].sort_unstable_by(heavier);
+        for i in sorted..sorted + head {
+            mass += f64::from(candidates[i].1);
+            if mass >= wanted {
+                candidates.truncate(i + 1);
+                return;
+            }
+        }
+        sorted += head;
+    }
+}
+
+/// What must be remembered of the logits before they are changed.
+struct Raw {
+    /// Log of the sum of exponentials of the logits.
+    log_total: f32,
+    top: Vec<(u32, f32)>,
+    logits: Vec<f32>,
+}
+
+impl Raw {
+    fn new(logits: &[f32], n: usize) -> Self {
+        let peak = kernels::max(logits);
+        let total: f64 = logits.iter().map(|&x| f64::from(x - peak).exp()).sum();
+        let mut top: Vec<(u32, f32)> = Vec::with_capacity(n + 1);
+        for (id, &x) in logits.iter().enumerate() {
+            if n > 0 && (top.len() < n || top.last().is_some_and(|&(_, least)| x > least)) {
+                let at = top.partition_point(|&(_, y)| y >= x);
+                top.insert(at, (id as u32, x));
+                top.truncate(n);
+            }
+        }
+        Self { log_total: peak + total.ln() as f32, top, logits: logits.to_vec() }
+    }
+
+    fn logprobs(self, id: u32) -> DrawnLogprobs {
+        let top = self.top.into_iter().map(|(id, x)| (id, x - self.log_total)).collect();
+        DrawnLogprobs { drawn: self.logits[id as usize] - self.log_total, top }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(sampling: Sampling) -> Sampler {
+        Sampler::new(&sampling, 0, &[], None)
+    }
+
+    fn shares(sampling: &Sampling, logits: &[f32], draws: usize) -> Vec<f64> {
+        let mut sampler = sampler(sampling.clone());
+        let mut counts = vec![0usize; logits.len()];
+        for _ in 0..draws {
+            counts[sampler.sample(&mut logits.to_vec()).unwrap().id as usize] += 1;
+        }
+        counts.iter().map(|&c| c as f64 / draws as f64).collect()
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let logits = [1.0, 2.0, -1.0, 0.5, f32::NEG_INFINITY];
+        for temperature in [0.5f32, 1.0, 2.0] {
+            let weights: Vec<f64> = logits.iter().map(|&x| f64::from(x / temperature).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            let sampling = Sampling { temperature, seed: 7, ..Sampling::default() };
+            let seen = shares(&sampling, &logits, 40_000);
+            // Another path through the code with the same distribution.
+            let filtered = shares(&Sampling { top_k: Some(4), ..sampling }, &logits, 40_000);
+            for id in 0..logits.len() {
+                let expected = weights[id] / total;
+                assert!((seen[id] - expected).abs() < 0.01, "{temperature} {id}: {} {expected}", seen[id]);
+                assert!((filtered[id] - expected).abs() < 0.01, "{temperature} {id}: {} {expected}", filtered[id]);
+            }
+            assert_eq!(seen[4], 0.0);
+        }
+    }
+
+    #[test]
+    fn filters_keep_what_their_definition_says() {
+        // Probabilities .4 .3 .2 .1, in a shuffled order.
+        let logits: Vec<f32> = [0.2f32, 0.4, 0.1, 0.3].iter().map(|p| p.ln()).collect();
+        let d = Sampling { seed: 3, ..Sampling::default() };
+        let table: [(Sampling, &[u32]); 9] = [
+            (Sampling { top_k: Some(1), ..d.clone() }, &[1]),
+            (Sampling { top_k: Some(3), ..d.clone() }, &[0, 1, 3]),
+            (Sampling { top_k: Some(9), ..d.clone() }, &[0, 1, 2, 3]),
+            (Sampling { top_p: 0.0, ..d.clone() }, &[1]),
+            (Sampling { top_p: 0.45, ..d.clone() }, &[1, 3]),
+            (Sampling { top_p: 0.85, ..d.clone() }, &[0, 1, 3]),
+            (Sampling { min_p: 0.6, ..d.clone() }, &[1, 3]),
+            (Sampling { min_p: 1.0, ..d.clone() }, &[1]),
+            (Sampling { top_k: Some(3), top_p: 0.7, min_p: 0.1, ..d }, &[1, 3]),
+        ];
+        for (sampling, expected) in table {
+            let seen = shares(&sampling, &logits, 2_000);
+            let kept: Vec<u32> = (0..4).filter(|&id| seen[id as usize] > 0.0).collect();
+            assert_eq!(kept, expected, "{sampling:?}");
+        }
+    }
+
+    #[test]
+    fn the_nucleus_of_a_large_vocabulary_equals_a_full_sort() {
+        for (case, p) in [0.1f32, 0.5, 0.9, 0.99].into_iter().enumerate() {
+            let weights: Vec<(u32, f32)> =
+                (0..5_000).map(|id| (id, (derive_seed(case as u64, u64::from(id)) % 997) as f32 / 997.0)).collect();
+            let mut sorted = weights.clone();
+            sorted.sort_by(heavier);
+            let total: f64 = weights.iter().map(|w| f64::from(w.1)).sum();
+            let mut mass = 0.0;
+            let count = 1 + sorted
+                .iter()
+                .position(|w| {
+                    mass += f64::from(w.1);
+                    mass >= total * f64::from(p)
+                })
+                .unwrap();
+            let mut kept = weights;
+            keep_top_p(&mut kept, p);
+            assert_eq!(kept, sorted[..count]);
+        }
+    }
+
+    #[test]
+    fn a_draw_depends_on_seed_sibling_and_position_only() {
+        let logits = vec![0.0f32; 500];
+        let draw = |seed, index, n: usize| -> Vec<u32> {
+            let mut sampler = Sampler::new(&Sampling { seed, ..Sampling::default() }, index, &[], None);
+            (0..n).map(|_| sampler.sample(&mut logits.clone()).unwrap().id).collect()
+        };
+        assert_eq!(draw(1, 0, 20), draw(1, 0, 20));
+        assert_eq!(draw(1, 0, 20)[..5], draw(1, 0, 5));
+        assert_ne!(draw(1, 0, 20), draw(2, 0, 20));
+        assert_ne!(draw(1, 0, 20), draw(1, 1, 20));
+    }
+
+    #[test]
+    fn penalties_and_bias_move_the_greedy_choice() {
+        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+        let run = |sampling: Sampling, prompt: &[u32], n: usize| -> Vec<u32> {
+            let mut sampler = Sampler::new(&sampling, 0, prompt, None);
+            (0..n).map(|_| sampler.sample(&mut [2.0, 1.5, -0.5, 0.6]).unwrap().id).collect()
+        };
+        assert_eq!(run(greedy.clone(), &[], 2), [0, 0]);
+        assert_eq!(run(Sampling { logit_bias: vec![(2, 5.0), (99, 1.0)], ..greedy.clone() }, &[], 2), [2, 2]);
+        assert_eq!(run(Sampling { presence_penalty: 1.0, ..greedy.clone() }, &[], 5), [0, 1, 0, 0, 0]);
+        assert_eq!(run(Sampling { frequency_penalty: 0.4, ..greedy.clone() }, &[], 5), [0, 0, 1, 0, 1]);
+        assert_eq!(run(Sampling { repetition_penalty: 2.0, ..greedy.clone() }, &[0], 3), [1, 0, 0]);
+        assert_eq!(run(Sampling { repetition_penalty: 4.0, ..greedy }, &[0, 1], 2), [3, 0]);
+    }
+
+    #[test]
+    fn logprobs_are_those_of_the_raw_distribution() {
+        let logits = [0.5f32, 0.125, 0.25, 0.125].map(f32::ln);
+        let sampling = Sampling { temperature: 0.3, top_k: Some(1), logit_bias: vec![(3, 9.0)], ..Sampling::default() };
+        let drawn = Sampler::new(&sampling, 0, &[], Some(3)).sample(&mut logits.clone()).unwrap();
+        let logprobs = drawn.logprobs.unwrap();
+        assert_eq!(drawn.id, 3);
+        assert!((logprobs.drawn - 0.125f32.ln()).abs() < 1e-6);
+        let ids: Vec<u32> = logprobs.top.iter().map(|t| t.0).collect();
+        assert_eq!(ids, [0, 2, 1]);
+        assert!(logprobs.top.iter().all(|&(id, p)| (p - logits[id as usize]).abs() < 1e-6));
+        assert_eq!(
+            Sampler::new(&sampling, 0, &[], Some(0)).sample(&mut logits.clone()).unwrap().logprobs.unwrap().top,
+            []
+        );
+    }
+
+    #[test]
+    fn masks_and_broken_logits() {
+        let mut greedy = sampler(Sampling { temperature: 0.0, ..Sampling::default() });
+        assert_eq!(greedy.sample_allowed(&mut [3.0, 2.0, 1.0], &[0b110]).unwrap().id, 1);
+        assert_eq!(greedy.sample_allowed(&mut [3.0, 2.0, 1.0], &[0]), None);
+        assert_eq!(greedy.sample(&mut [f32::NAN, 2.0, 1.0]).unwrap().id, 1);
+        assert_eq!(greedy.sample(&mut [f32::NAN, f32::NEG_INFINITY]), None);
+        assert_eq!(greedy.sample(&mut [0.0, f32::INFINITY]), None);
+        let mut random = sampler(Sampling::default());
+        assert!((0..50).all(|_| random.sample_allowed(&mut [0.0; 3], &[0b100]).unwrap().id == 2));
+        let mut cold = sampler(Sampling { temperature: 1e-40, ..Sampling::default() });
+        assert_eq!(cold.sample(&mut [1.0, 2.0]).unwrap().id, 1);
+    }
+}

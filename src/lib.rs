@@ -12,4 +12,6 @@ pub mod engine;
 pub mod kernels;
 pub mod prompts;
 pub mod search;
+#[doc(hidden)]
+pub mod testing;
 pub mod verify;

@@ -2,6 +2,7 @@
 
 pub mod fake;
 pub mod sampling;
+pub mod text;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,0 +1,360 @@
+//! From tokens to text: whole characters only, no special tokens, and stop strings that never leak.
+
+use std::sync::Arc;
+
+use tokenizers::Tokenizer;
+
+use super::sampling::Drawn;
+use super::{Chunk, FinishReason, TokenLogprobs, TokenProb};
+
+/// The bytes of every token, computed once per model.
+pub struct Pieces {
+    bytes: Vec<Box<[u8]>>,
+    special: Vec<bool>,
+    /// The decoder drops the space that the first word of a text begins with.
+    strips_first_space: bool,
+}
+
+impl Pieces {
+    /// The pieces of a tokenizer whose decoder works on bytes (`ByteLevel`), or on a space mark and byte tokens
+    /// (`Metaspace`, `ByteFallback`).
+    ///
+    /// # Errors
+    /// Another kind of decoder, as a sentence.
+    pub fn new(tokenizer: &Tokenizer) -> Result<Self, String> {
+        let decoder = serde_json::to_value(tokenizer.get_decoder()).map_err(|e| e.to_string())?;
+        let mut kinds = Vec::new();
+        list_decoders(&decoder, &mut kinds);
+        let named = |name: &str| kinds.iter().find(|kind| kind["type"] == name);
+        let byte_level = named("ByteLevel").is_some();
+        if !byte_level && named("ByteFallback").is_none() && named("Metaspace").is_none() {
+            return Err("its decoder has neither ByteLevel nor ByteFallback, so tokens have no bytes".into());
+        }
+        let strips_first_space = !byte_level
+            && (named("Strip").is_some_and(|strip| strip["start"].as_u64() > Some(0))
+                || named("Metaspace").is_some_and(|mark| mark["prepend_scheme"] != "never"));
+        let added = tokenizer.get_added_tokens_decoder();
+        let from_char = byte_level_table();
+        let size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let mut bytes = vec![Box::default(); size];
+        let mut special = vec![false; size];
+        for id in 0..size as u32 {
+            let Some(token) = tokenizer.id_to_token(id) else { continue };
+            let added = added.get(&id);
+            special[id as usize] = added.is_some_and(|token| token.special);
+            bytes[id as usize] = if added.is_some() {
+                token.into_bytes()
+            } else if byte_level {
+                let mapped: Option<Vec<u8>> = token.chars().map(|c| from_char(c)).collect();
+                mapped.unwrap_or_else(|| token.into_bytes())
+            } else if let Some(byte) = byte_token(&token) {
+                vec![byte]
+            } else {
+                token.replace('▁', " ").into_bytes()
+            }
+            .into_boxed_slice();
+        }
+        Ok(Self { bytes, special, strips_first_space })
+    }
+
+    /// The token's bytes; none for an id outside the vocabulary. A special token has its name's.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.bytes.get(id as usize).map_or(&[], |bytes| bytes)
+    }
+
+    /// Whether the token is left out of text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// Ids from 0 to here, without this, may have bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is no token at all.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+fn list_decoders<'a>(decoder: &'a serde_json::Value, kinds: &mut Vec<&'a serde_json::Value>) {
+    match decoder["decoders"].as_array() {
+        Some(inner) => inner.iter().for_each(|decoder| list_decoders(decoder, kinds)),
+        None => kinds.push(decoder),
+    }
+}
+
+/// `<0xE4>` stands for the byte 0xE4.
+fn byte_token(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+/// GPT-2's map from characters to bytes: printable bytes stand for themselves, the others for 256, 257, … in order.
+fn byte_level_table() -> impl Fn(char) -> Option<u8> {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let others: Vec<u8> = (0..=u8::MAX).filter(|&byte| !printable(byte)).collect();
+    move |c| match u8::try_from(c as u32) {
+        Ok(byte) => printable(byte).then_some(byte),
+        Err(_) => others.get((c as usize).wrapping_sub(256)).copied(),
+    }
+}
+
+/// What ends a reply, and how its text begins.
+#[derive(Clone, Debug, Default)]
+pub struct ReplyRules {
+    /// End-of-sequence tokens; empty to go on after them.
+    pub eos: Vec<u32>,
+    /// Strings before which the text ends; empty ones are passed over.
+    pub stop: Vec<String>,
+    /// Tokens at most, at least 1.
+    pub max_tokens: usize,
+    /// The text continues raw text, so a first space belongs to it.
+    pub continues_text: bool,
+}
+
+/// Turns one reply's tokens into chunks.
+pub struct ReplyText {
+    pieces: Arc<Pieces>,
+    rules: ReplyRules,
+    tokens: usize,
+    at_start: bool,
+    /// The end of the text so far, if it is a part of a character.
+    partial: Vec<u8>,
+    /// Text that may turn out to begin a stop string.
+    held: String,
+}
+
+impl ReplyText {
+    /// A reply without tokens yet.
+    pub fn new(pieces: Arc<Pieces>, mut rules: ReplyRules) -> Self {
+        rules.stop.retain(|stop| !stop.is_empty());
+        let at_start = pieces.strips_first_space && !rules.continues_text;
+        Self { pieces, rules, tokens: 0, at_start, partial: Vec::new(), held: String::new() }
+    }
+
+    /// Takes the next token. The reply is over when the chunk has `finish`; nothing may be pushed after it.
+    pub fn push(&mut self, drawn: Drawn) -> Chunk {
+        self.tokens += 1;
+        let logprobs = self.named(&drawn).into_iter().collect();
+        let mut chunk = Chunk { tokens: 1, logprobs, ..Chunk::default() };
+        if self.rules.eos.contains(&drawn.id) {
+            self.end(&mut chunk, FinishReason::Stop);
+            return chunk;
+        }
+        if !self.pieces.is_special(drawn.id) {
+            self.append(drawn.id);
+        }
+        if let Some(at) = self.find_stop() {
+            self.held.truncate(at);
+            self.partial.clear();
+            self.end(&mut chunk, FinishReason::Stop);
+        } else if self.tokens >= self.rules.max_tokens {
+            self.end(&mut chunk, FinishReason::Length);
+        } else {
+            chunk.text = self.held.drain(..self.held.len() - self.undecided()).collect();
+        }
+        chunk
+    }
+
+    /// Ends the reply for a reason that only the caller knows, such as a complete grammar: the text that was held back.
+    pub fn finish(&mut self, reason: FinishReason) -> Chunk {
+        let mut chunk = Chunk::default();
+        self.end(&mut chunk, reason);
+        chunk
+    }
+
+    fn end(&mut self, chunk: &mut Chunk, reason: FinishReason) {
+        self.held.push_str(&String::from_utf8_lossy(&std::mem::take(&mut self.partial)));
+        chunk.text = std::mem::take(&mut self.held);
+        chunk.finish = Some(reason);
+    }
+
+    /// Moves the whole characters of the token from bytes to text.
+    fn append(&mut self, id: u32) {
+        let mut bytes = self.pieces.bytes(id);
+        if self.at_start && !bytes.is_empty() {
+            self.at_start = false;
+            bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
+        }
+        self.partial.extend_from_slice(bytes);
+        let mut whole = 0;
+        for part in self.partial.utf8_chunks() {
+            self.held.push_str(part.valid());
+            whole += part.valid().len();
+            let rest = &self.partial[whole..];
+            if part.invalid().len() == rest.len() && may_become_character(rest) {
+                break;
+            }
+            if !part.invalid().is_empty() {
+                self.held.push(char::REPLACEMENT_CHARACTER);
+                whole += part.invalid().len();
+            }
+        }
+        self.partial.drain(..whole);
+    }
+
+    /// Where the stop string begins that is complete first; of those that end together, the longest.
+    fn find_stop(&self) -> Option<usize> {
+        let found = self.rules.stop.iter().filter_map(|stop| self.held.find(stop).map(|at| (at + stop.len(), at)));
+        found.min().map(|(_, at)| at)
+    }
+
+    /// Bytes at the end of the held text that may begin a stop string.
+    fn undecided(&self) -> usize {
+        let longest = |stop: &String| {
+            let most = self.held.len().min(stop.len() - 1);
+            (1..=most).rev().find(|&n| self.held.as_bytes().ends_with(&stop.as_bytes()[..n])).unwrap_or(0)
+        };
+        self.rules.stop.iter().map(longest).max().unwrap_or(0)
+    }
+
+    fn named(&self, drawn: &Drawn) -> Option<TokenLogprobs> {
+        let logprobs = drawn.logprobs.as_ref()?;
+        let named = |id, logprob| TokenProb { id, bytes: self.pieces.bytes(id).to_vec(), logprob };
+        let top = logprobs.top.iter().map(|&(id, logprob)| named(id, logprob)).collect();
+        Some(TokenLogprobs { token: named(drawn.id, logprobs.drawn), top })
+    }
+}
+
+/// Whether more bytes could complete `bytes`, which are not a character yet.
+fn may_become_character(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn reply(tokenizer: &Tokenizer, stop: &[&str], max_tokens: usize) -> ReplyText {
+        let stop = stop.iter().map(|s| (*s).into()).collect();
+        let pieces = Arc::new(Pieces::new(tokenizer).unwrap());
+        ReplyText::new(pieces, ReplyRules { eos: vec![testing::EOS], stop, max_tokens, continues_text: false })
+    }
+
+    fn chunks(mut reply: ReplyText, ids: &[u32]) -> Vec<Chunk> {
+        let mut out = Vec::new();
+        for &id in ids {
+            out.push(reply.push(Drawn { id, logprobs: None }));
+            if out.last().unwrap().finish.is_some() {
+                break;
+            }
+        }
+        out
+    }
+
+    fn texts(chunks: &[Chunk]) -> Vec<&str> {
+        chunks.iter().map(|c| c.text.as_str()).collect()
+    }
+
+    /// One id per byte: the test tokenizer holds every byte.
+    fn bytes(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+        let pieces = Pieces::new(tokenizer).unwrap();
+        let id =
+            |byte| (0..pieces.len() as u32).find(|&id| !pieces.is_special(id) && pieces.bytes(id) == [byte]).unwrap();
+        text.bytes().map(id).collect()
+    }
+
+    #[test]
+    fn the_pieces_of_a_text_are_its_bytes() {
+        let texts = ["plain text", "  two  spaces\n\ttab", "Größe 東京 🦀🇩🇪", "\u{0}\u{7f}\u{ad}ÿĀ"];
+        for tokenizer in [testing::tokenizer(), testing::metaspace_tokenizer()] {
+            let pieces = Pieces::new(&tokenizer).unwrap();
+            for text in texts {
+                let encoding = tokenizer.encode_fast(text, false).unwrap();
+                let bytes: Vec<u8> = encoding.get_ids().iter().flat_map(|&id| pieces.bytes(id).to_vec()).collect();
+                let bytes = bytes.strip_prefix(if pieces.strips_first_space { b" ".as_slice() } else { b"" }).unwrap();
+                assert_eq!(bytes, text.as_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_hold_whole_characters_and_add_up_to_the_decoded_text() {
+        let texts = ["hello world and more", "Größe 東京 🦀🇩🇪 end", " leading", "a\u{fffd}b"];
+        for tokenizer in [testing::tokenizer(), testing::metaspace_tokenizer()] {
+            for text in texts {
+                let encoding = tokenizer.encode_fast(text, false).unwrap();
+                let out = chunks(reply(&tokenizer, &[], usize::MAX), encoding.get_ids());
+                let joined: String = out.iter().map(|c| c.text.as_str()).collect();
+                assert_eq!(joined, tokenizer.decode(encoding.get_ids(), true).unwrap());
+            }
+        }
+        let tokenizer = testing::tokenizer();
+        assert_eq!(texts_of_bytes(&tokenizer, "é🦀"), ["", "é", "", "", "", "🦀"]);
+    }
+
+    fn texts_of_bytes(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
+        let out = chunks(reply(tokenizer, &[], usize::MAX), &bytes(tokenizer, text));
+        texts(&out).into_iter().map(Into::into).collect()
+    }
+
+    #[test]
+    fn broken_bytes_become_replacement_characters_once_they_are_certain() {
+        let tokenizer = testing::tokenizer();
+        let crab = bytes(&tokenizer, "🦀");
+        let a = bytes(&tokenizer, "a")[0];
+        let out = chunks(reply(&tokenizer, &[], usize::MAX), &[crab[1], a, crab[0], crab[1], a, crab[0], testing::EOS]);
+        assert_eq!(texts(&out), ["\u{fffd}", "a", "", "", "\u{fffd}a", "", "\u{fffd}"]);
+        let out = chunks(reply(&tokenizer, &[], 2), &crab);
+        assert_eq!((texts(&out), out[1].finish), (vec!["", "\u{fffd}"], Some(FinishReason::Length)));
+    }
+
+    #[test]
+    fn stop_strings_never_leak() {
+        let tokenizer = testing::tokenizer();
+        let table: [(&[&str], &str, &[&str], bool); 8] = [
+            (&["END"], "aENDb", &["a", "", "", ""], true),
+            (&["END"], "aENeb", &["a", "", "", "ENe", "b"], false),
+            (&["aab"], "aaab", &["", "", "a", ""], true),
+            (&["b", "abc"], "abc", &["", "a"], true),
+            (&["xabc", "bc"], "xabc", &["", "", "", ""], true),
+            (&["", "é"], "aé", &["a", "", ""], true),
+            (&["ab"], "a", &["", "a"], false),
+            (&["\n\n"], "x\ny\n\nz", &["x", "", "\ny", "", ""], true),
+        ];
+        for (stop, text, expected, stopped) in table {
+            let mut ids = bytes(&tokenizer, text);
+            ids.push(testing::EOS);
+            let out = chunks(reply(&tokenizer, stop, usize::MAX), &ids);
+            let mut seen = texts(&out);
+            if !stopped && seen.len() > expected.len() {
+                assert_eq!(seen.pop(), Some(""));
+            }
+            assert_eq!(seen, expected, "{stop:?} {text}");
+            assert_eq!(out.last().unwrap().finish, Some(FinishReason::Stop));
+        }
+    }
+
+    #[test]
+    fn special_tokens_are_no_text_and_ends_are_counted() {
+        let tokenizer = testing::tokenizer();
+        let a = bytes(&tokenizer, "a")[0];
+        let out = chunks(reply(&tokenizer, &[], 9), &[a, testing::BOS, a, testing::EOS]);
+        assert_eq!(texts(&out), ["a", "", "a", ""]);
+        assert_eq!(out.iter().map(|c| c.tokens).sum::<usize>(), 4);
+        let mut endless = reply(&tokenizer, &[], 3);
+        endless.rules.eos.clear();
+        let out = chunks(endless, &[testing::EOS, a, a, a]);
+        assert_eq!((texts(&out), out[2].finish), (vec!["", "a", "a"], Some(FinishReason::Length)));
+    }
+
+    #[test]
+    fn logprobs_carry_bytes() {
+        let tokenizer = testing::tokenizer();
+        let crab = bytes(&tokenizer, "🦀")[0];
+        let logprobs = Some(crate::engine::sampling::DrawnLogprobs { drawn: -0.5, top: vec![(testing::EOS, -0.25)] });
+        let chunk = reply(&tokenizer, &[], 9).push(Drawn { id: crab, logprobs });
+        assert_eq!(chunk.logprobs[0].token, TokenProb { id: crab, bytes: vec![0xF0], logprob: -0.5 });
+        assert_eq!(chunk.logprobs[0].top[0].bytes, b"<|end|>");
+    }
+
+    #[test]
+    fn a_decoder_without_bytes_is_refused() {
+        let mut tokenizer = testing::tokenizer();
+        tokenizer.with_decoder(None::<tokenizers::DecoderWrapper>);
+        assert!(Pieces::new(&tokenizer).is_err());
+    }
+}

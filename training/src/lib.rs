@@ -1,1 +1,17 @@
-//! training.
+//! `spar-training`: makes the weights that `spar` serves.
+//!
+//! The map: [`model`] is the network with its gradient (a fast form for the CPU, and candle's for everything else);
+//! [`tokens`] turns sequences into steps; [`optimizer`] and [`schedule`] turn gradients into updates; [`trainer`] is the
+//! loop; [`resume`] lets a killed run go on; [`checkpoint`] writes what the server loads; [`curve`] draws.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod checkpoint;
+pub mod curve;
+pub mod gradient;
+pub mod model;
+pub mod optimizer;
+pub mod resume;
+pub mod schedule;
+pub mod tokens;
+pub mod trainer;

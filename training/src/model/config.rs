@@ -1,0 +1,201 @@
+//! The shape of a Llama, read and written as Hugging Face's `config.json`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+/// One token id or several: `eos_token_id` comes in both forms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TokenIds {
+    /// The usual form.
+    One(u32),
+    /// Several tokens end a text.
+    Many(Vec<u32>),
+}
+
+/// `config.json` of a `LlamaForCausalLM`. Fields that the network does not depend on are ignored when read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LlamaConfig {
+    /// Always `["LlamaForCausalLM"]` when written.
+    #[serde(default = "architectures")]
+    pub architectures: Vec<String>,
+    /// Always `llama`.
+    #[serde(default = "model_type")]
+    pub model_type: String,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads, each of `hidden_size / num_attention_heads`.
+    pub num_attention_heads: usize,
+    /// Key and value heads; a divisor of the query heads.
+    pub num_key_value_heads: usize,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Longest sequence in tokens. mistral.rs wants a multiple of 512.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in every RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Scaled rotary positions are not implemented: `None` or the file is refused.
+    #[serde(default)]
+    pub rope_scaling: Option<serde_json::Value>,
+    /// Whether the head is the embedding transposed.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    /// Biases in attention are not implemented: `true` is refused.
+    #[serde(default)]
+    pub attention_bias: bool,
+    /// Biases in the feed-forward layer are not implemented: `true` is refused.
+    #[serde(default)]
+    pub mlp_bias: bool,
+    /// Always `silu`.
+    #[serde(default = "silu")]
+    pub hidden_act: String,
+    /// First token of a text, if the tokenizer adds one.
+    #[serde(default)]
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a text.
+    #[serde(default)]
+    pub eos_token_id: Option<TokenIds>,
+    /// Fills short rows where a batch needs it.
+    #[serde(default)]
+    pub pad_token_id: Option<u32>,
+    /// Element type of the weights file.
+    #[serde(default = "float32")]
+    pub torch_dtype: String,
+    /// Always true when written: the server keeps keys and values.
+    #[serde(default = "yes")]
+    pub use_cache: bool,
+}
+
+fn architectures() -> Vec<String> {
+    vec!["LlamaForCausalLM".into()]
+}
+
+fn model_type() -> String {
+    "llama".into()
+}
+
+fn silu() -> String {
+    "silu".into()
+}
+
+fn float32() -> String {
+    "float32".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl LlamaConfig {
+    /// A tied model of `vocab_size` tokens and of the embedded model's shape: 4 layers, width 192, 3 heads over 1.
+    #[must_use]
+    pub fn tiny(vocab_size: usize) -> Self {
+        Self {
+            architectures: architectures(),
+            model_type: model_type(),
+            hidden_size: 192,
+            intermediate_size: 512,
+            num_hidden_layers: 4,
+            num_attention_heads: 3,
+            num_key_value_heads: 1,
+            vocab_size,
+            max_position_embeddings: 1024,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: None,
+            tie_word_embeddings: true,
+            attention_bias: false,
+            mlp_bias: false,
+            hidden_act: silu(),
+            bos_token_id: None,
+            eos_token_id: None,
+            pad_token_id: None,
+            torch_dtype: float32(),
+            use_cache: true,
+        }
+    }
+
+    /// Elements of one head.
+    #[must_use]
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Reads and checks `config.json` in `directory`.
+    ///
+    /// # Errors
+    /// When the file is missing, is not such a configuration, or asks for something that is not implemented.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path = directory.join("config.json");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config: Self =
+            serde_json::from_str(&text).with_context(|| format!("{} is not a Llama's", path.display()))?;
+        config.check().with_context(|| format!("{} cannot be trained", path.display()))?;
+        Ok(config)
+    }
+
+    /// Checks that sizes fit together and that the network is the one that is implemented.
+    ///
+    /// # Errors
+    /// Names the first field that does not fit.
+    pub fn check(&self) -> Result<()> {
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        ensure!(self.model_type == "llama", "`model_type` must be llama, got {}", self.model_type);
+        ensure!(self.hidden_act == "silu", "`hidden_act` must be silu, got {}", self.hidden_act);
+        ensure!(self.rope_scaling.is_none(), "`rope_scaling` is not implemented");
+        ensure!(!self.attention_bias && !self.mlp_bias, "biases are not implemented");
+        ensure!(self.hidden_size > 0 && self.intermediate_size > 0, "sizes must be at least 1");
+        ensure!(self.vocab_size > 0 && self.max_position_embeddings > 0, "sizes must be at least 1");
+        ensure!(
+            heads > 0 && self.hidden_size.is_multiple_of(2 * heads),
+            "{heads} heads do not divide {}",
+            self.hidden_size
+        );
+        ensure!(
+            kv_heads > 0 && heads.is_multiple_of(kv_heads),
+            "{kv_heads} key heads do not divide {heads} query heads"
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut config = LlamaConfig::tiny(300);
+        config.eos_token_id = Some(TokenIds::Many(vec![1, 2]));
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains("\"tie_word_embeddings\":true") && text.contains("\"eos_token_id\":[1,2]"));
+        assert_eq!(serde_json::from_str::<LlamaConfig>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused() {
+        type Change = fn(&mut LlamaConfig);
+        let cases: [(Change, &str); 5] = [
+            (|c| c.rope_scaling = Some(serde_json::json!({"rope_type": "llama3"})), "rope_scaling"),
+            (|c| c.attention_bias = true, "biases"),
+            (|c| c.num_key_value_heads = 2, "2 key heads"),
+            (|c| c.num_attention_heads = 5, "5 heads"),
+            (|c| c.hidden_act = "gelu".into(), "hidden_act"),
+        ];
+        for (change, expected) in cases {
+            let mut config = LlamaConfig::tiny(300);
+            change(&mut config);
+            let message = config.check().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        assert!(LlamaConfig::tiny(300).check().is_ok());
+    }
+}

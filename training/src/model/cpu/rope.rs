@@ -1,0 +1,57 @@
+//! Rotary positions in Hugging Face's form: element `i` of a head is paired with element `i + dim / 2`.
+
+use std::ops::Range;
+
+use crate::model::LlamaConfig;
+
+/// Cosines and sines of every position, and where the rotated heads are in a row.
+#[derive(Debug)]
+pub struct Rope {
+    half: usize,
+    width: usize,
+    rotated: Range<usize>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Rope {
+    /// For rows of query, key and value; the first two are rotated.
+    pub fn new(config: &LlamaConfig) -> Self {
+        let dim = config.head_dim();
+        let half = dim / 2;
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in 0..config.max_position_embeddings {
+            for i in 0..half {
+                let frequency = 1.0 / config.rope_theta.powf((2 * i) as f64 / dim as f64) as f32;
+                let angle = position as f32 * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        let rotated = (config.num_attention_heads + config.num_key_value_heads) * dim;
+        Self { half, width: rotated + config.num_key_value_heads * dim, rotated: 0..rotated, cos, sin }
+    }
+
+    /// Rotates the rows of one sequence, whose first row is position 0.
+    pub fn forward(&self, rows: &mut [f32]) {
+        self.rotate(rows, 1.0);
+    }
+
+    /// Rotates gradients back: the transpose of a rotation turns the other way.
+    pub fn backward(&self, rows: &mut [f32]) {
+        self.rotate(rows, -1.0);
+    }
+
+    fn rotate(&self, rows: &mut [f32], direction: f32) {
+        let angles = self.cos.chunks_exact(self.half).zip(self.sin.chunks_exact(self.half));
+        for (row, (cos, sin)) in rows.chunks_exact_mut(self.width).zip(angles) {
+            for head in row[self.rotated.clone()].chunks_exact_mut(2 * self.half) {
+                let (first, second) = head.split_at_mut(self.half);
+                for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                    let sin = direction * sin;
+                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The network in candle, for every device and element type, and as the reference of the fast form.
+//!
+//! Only differentiable operations: candle's fused ones (`rms_norm`, `softmax_last_dim`, `rope`) cut gradients silently.
+
+use std::collections::HashMap;
+
+use candle_core::{D, DType, Device, Result, Tensor, Var};
+
+use super::{LlamaConfig, Params};
+
+/// A low-rank addition to a weight: `W + scale · B · A`.
+#[derive(Clone, Debug)]
+pub struct Lora {
+    /// `(rank, in)`
+    pub a: Tensor,
+    /// `(out, rank)`
+    pub b: Tensor,
+    /// Usually `alpha / rank`.
+    pub scale: f64,
+}
+
+/// `y = x · Wᵀ`, with a low-rank addition where there is one.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `(out, in)`
+    pub weight: Tensor,
+    /// Trained in place of the weight.
+    pub lora: Option<Lora>,
+}
+
+impl Linear {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = x.broadcast_matmul(&self.weight.t()?)?;
+        let Some(lora) = &self.lora else { return Ok(y) };
+        let low = x.broadcast_matmul(&lora.a.t()?)?.broadcast_matmul(&lora.b.t()?)?;
+        y + (low * lora.scale)?
+    }
+}
+
+/// One layer's tensors.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// `(hidden, hidden)`
+    pub query: Linear,
+    /// `(key heads · dim, hidden)`
+    pub key: Linear,
+    /// `(key heads · dim, hidden)`
+    pub value: Linear,
+    /// `(hidden, hidden)`
+    pub output: Linear,
+    /// `(inner, hidden)`
+    pub gate: Linear,
+    /// `(inner, hidden)`
+    pub up: Linear,
+    /// `(hidden, inner)`
+    pub down: Linear,
+    /// `(hidden,)`
+    pub input_norm: Tensor,
+    /// `(hidden,)`
+    pub inner_norm: Tensor,
+}
+
+/// A differentiable Llama.
+#[derive(Clone, Debug)]
+pub struct Llama {
+    config: LlamaConfig,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Linear,
+}
+
+/// Weights as candle variables under their names in the weights file.
+///
+/// # Errors
+/// When the device has no room for them.
+pub fn variables(params: &Params, dtype: DType, device: &Device) -> Result<HashMap<String, Var>> {
+    let entries = params.layout.entries.iter();
+    let variable = |entry: &super::params::Entry| {
+        let tensor = Tensor::from_slice(&params.data[entry.range.clone()], entry.shape.as_slice(), device)?;
+        Ok((entry.name.clone(), Var::from_tensor(&tensor.to_dtype(dtype)?)?))
+    };
+    entries.map(variable).collect()
+}
+
+impl Llama {
+    /// Builds the network over tensors by their names in the weights file.
+    ///
+    /// # Errors
+    /// When a tensor is missing.
+    pub fn new(config: &LlamaConfig, tensors: &HashMap<String, Var>) -> Result<Self> {
+        let tensor = |name: &str| match tensors.get(name) {
+            Some(var) => Ok(var.as_tensor().clone()),
+            None => candle_core::bail!("{name} is missing"),
+        };
+        let linear = |name: &str| Ok::<_, candle_core::Error>(Linear { weight: tensor(name)?, lora: None });
+        let layer = |i: usize| {
+            let linear = |name: &str| linear(&format!("model.layers.{i}.{name}.weight"));
+            let norm = |name: &str| tensor(&format!("model.layers.{i}.{name}.weight"));
+            Ok(Layer {
+                query: linear("self_attn.q_proj")?,
+                key: linear("self_attn.k_proj")?,
+                value: linear("self_attn.v_proj")?,
+                output: linear("self_attn.o_proj")?,
+                gate: linear("mlp.gate_proj")?,
+                up: linear("mlp.up_proj")?,
+                down: linear("mlp.down_proj")?,
+                input_norm: norm("input_layernorm")?,
+                inner_norm: norm("post_attention_layernorm")?,
+            })
+        };
+        let head = if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        Ok(Self {
+            config: config.clone(),
+            embedding: tensor("model.embed_tokens.weight")?,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            norm: tensor("model.norm.weight")?,
+            head: linear(head)?,
+        })
+    }
+
+    /// The layers, to hang low-rank additions on.
+    pub fn layers_mut(&mut self) -> &mut [Layer] {
+        &mut self.layers
+    }
+
+    /// Logits `(batch, time, vocab)` of tokens `(batch, time)`. Short rows are filled at their end: later tokens do not
+    /// change earlier logits.
+    ///
+    /// # Errors
+    /// When candle cannot compute it.
+    pub fn logits(&self, tokens: &Tensor) -> Result<Tensor> {
+        let (batch, time) = tokens.dims2()?;
+        let mut x = self.embedding.embedding(&tokens.flatten_all()?)?.reshape((batch, time, ()))?;
+        let positions = self.positions(time, &x)?;
+        for layer in &self.layers {
+            let normed = self.rms_norm(&x, &layer.input_norm)?;
+            x = (x + self.attention(layer, &normed, &positions)?)?;
+            let normed = self.rms_norm(&x, &layer.inner_norm)?;
+            let inner = (layer.gate.forward(&normed)?.silu()? * layer.up.forward(&normed)?)?;
+            x = (x + layer.down.forward(&inner)?)?;
+        }
+        self.head.forward(&self.rms_norm(&x, &self.norm)?)
+    }
+
+    /// `log p(target)`, `(batch, time)`, in `f32`, of tokens and targets `(batch, time)`.
+    ///
+    /// # Errors
+    /// When candle cannot compute it.
+    pub fn log_probs(&self, tokens: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let logits = self.logits(tokens)?.to_dtype(DType::F32)?;
+        let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
+        let total = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
+        let chosen = shifted.gather(&targets.unsqueeze(D::Minus1)?, D::Minus1)?;
+        (chosen - total)?.squeeze(D::Minus1)
+    }
+
+    /// `w · x / sqrt(mean(x²) + ε)`, the mean in `f32`.
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let wide = x.to_dtype(DType::F32)?;
+        let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
+        let normed = wide.broadcast_div(&(mean + self.config.rms_norm_eps)?.sqrt()?)?;
+        normed.to_dtype(x.dtype())?.broadcast_mul(weight)
+    }
+
+    fn attention(&self, layer: &Layer, x: &Tensor, positions: &Positions) -> Result<Tensor> {
+        let (batch, time, hidden) = x.dims3()?;
+        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        let dim = self.config.head_dim();
+        let split = |x: Tensor, heads| x.reshape((batch, time, heads, dim))?.transpose(1, 2)?.contiguous();
+        let repeat = |x: Tensor| {
+            let shape = (batch, kv_heads, heads / kv_heads, time, dim);
+            x.unsqueeze(2)?.broadcast_as(shape)?.reshape((batch, heads, time, dim))
+        };
+        let query = positions.rotate(&split(layer.query.forward(x)?, heads)?)?;
+        let key = repeat(positions.rotate(&split(layer.key.forward(x)?, kv_heads)?)?)?;
+        let value = repeat(split(layer.value.forward(x)?, kv_heads)?)?;
+        let scores = (query.matmul(&key.t()?.contiguous()?)? / (dim as f64).sqrt())?.to_dtype(DType::F32)?;
+        let scores = scores.broadcast_add(&positions.mask)?;
+        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(x.dtype())?;
+        let out = weights.matmul(&value.contiguous()?)?.transpose(1, 2)?.reshape((batch, time, hidden))?;
+        layer.output.forward(&out)
+    }
+
+    fn positions(&self, time: usize, like: &Tensor) -> Result<Positions> {
+        let (dim, device) = (self.config.head_dim(), like.device());
+        let frequency = |i: usize| 1.0 / self.config.rope_theta.powf((2 * i) as f64 / dim as f64) as f32;
+        let angles: Vec<f32> = (0..time).flat_map(|t| (0..dim / 2).map(move |i| t as f32 * frequency(i))).collect();
+        let angles = Tensor::from_vec(angles, (time, dim / 2), device)?;
+        let hidden = |t: usize| (0..time).map(move |j| if j > t { f32::NEG_INFINITY } else { 0.0 });
+        let mask: Vec<f32> = (0..time).flat_map(hidden).collect();
+        Ok(Positions {
+            cos: angles.cos()?.to_dtype(like.dtype())?,
+            sin: angles.sin()?.to_dtype(like.dtype())?,
+            mask: Tensor::from_vec(mask, (time, time), device)?,
+        })
+    }
+}
+
+/// What depends on positions only.
+struct Positions {
+    /// `(time, dim / 2)`
+    cos: Tensor,
+    /// `(time, dim / 2)`
+    sin: Tensor,
+    /// `(time, time)`: minus infinity where a key is after the query.
+    mask: Tensor,
+}
+
+impl Positions {
+    /// `x` is `(batch, heads, time, dim)`; element `i` is paired with element `i + dim / 2`.
+    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+        let half = x.dim(D::Minus1)? / 2;
+        let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+        let (cos, sin) = (&self.cos, &self.sin);
+        let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+        let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
+        Tensor::cat(&[first, second], D::Minus1)
+    }
+}

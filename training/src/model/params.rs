@@ -1,0 +1,280 @@
+//! The weights: one flat `f32` vector, with Hugging Face's names for its parts.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use half::{bf16, f16};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
+
+use super::LlamaConfig;
+
+/// What a tensor is for; the optimizer treats the kinds differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `(vocab, hidden)`: the embedding, or an untied head.
+    Embedding,
+    /// `(out, in)`: a product inside a layer.
+    Matrix,
+    /// `(hidden,)`: the scale of an RMSNorm.
+    Norm,
+}
+
+/// One named tensor and its place in the flat vector.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Hugging Face's name.
+    pub name: String,
+    /// Rows and columns, or one size.
+    pub shape: Vec<usize>,
+    /// What it is for.
+    pub kind: Kind,
+    /// Where its elements are, rows one after another.
+    pub range: Range<usize>,
+}
+
+/// The order of the tensors. Query, key and value of a layer are neighbours, and so are gate and up: each group is one
+/// matrix to the kernels.
+#[derive(Debug)]
+pub struct Layout {
+    /// All tensors, in order of their ranges, without gaps.
+    pub entries: Vec<Entry>,
+    /// The embedding `(vocab, hidden)`.
+    pub embedding: Range<usize>,
+    /// Everything of each layer.
+    pub layers: Vec<Range<usize>>,
+    /// The last norm.
+    pub norm: Range<usize>,
+    /// The head `(vocab, hidden)`; equal to `embedding` when tied.
+    pub head: Range<usize>,
+}
+
+impl Layout {
+    /// The layout of a model.
+    #[must_use]
+    pub fn new(config: &LlamaConfig) -> Self {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let kv = config.num_key_value_heads * config.head_dim();
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut add = |name: String, shape: &[usize], kind| {
+            let start = entries.last().map_or(0, |entry: &Entry| entry.range.end);
+            let range = start..start + shape.iter().product::<usize>();
+            entries.push(Entry { name, shape: shape.to_vec(), kind, range: range.clone() });
+            range
+        };
+        let embedding = add("model.embed_tokens.weight".into(), &[config.vocab_size, hidden], Kind::Embedding);
+        let mut layers = Vec::new();
+        for i in 0..config.num_hidden_layers {
+            let mut add =
+                |name: &str, shape: &[usize], kind| add(format!("model.layers.{i}.{name}.weight"), shape, kind);
+            let start = add("self_attn.q_proj", &[hidden, hidden], Kind::Matrix).start;
+            add("self_attn.k_proj", &[kv, hidden], Kind::Matrix);
+            add("self_attn.v_proj", &[kv, hidden], Kind::Matrix);
+            add("self_attn.o_proj", &[hidden, hidden], Kind::Matrix);
+            add("mlp.gate_proj", &[inner, hidden], Kind::Matrix);
+            add("mlp.up_proj", &[inner, hidden], Kind::Matrix);
+            add("mlp.down_proj", &[hidden, inner], Kind::Matrix);
+            add("input_layernorm", &[hidden], Kind::Norm);
+            let end = add("post_attention_layernorm", &[hidden], Kind::Norm).end;
+            layers.push(start..end);
+        }
+        let norm = add("model.norm.weight".into(), &[hidden], Kind::Norm);
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            add("lm_head.weight".into(), &[config.vocab_size, hidden], Kind::Embedding)
+        };
+        Self { entries, embedding, layers, norm, head }
+    }
+
+    /// Elements in all.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.last().map_or(0, |entry| entry.range.end)
+    }
+
+    /// Whether there are no tensors.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// Element type of a weights file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 4 bytes, exact.
+    #[default]
+    F32,
+    /// 2 bytes, 11 bits of precision, small range.
+    F16,
+    /// 2 bytes, 8 bits of precision, full range.
+    Bf16,
+}
+
+impl Precision {
+    /// The name in `config.json`.
+    #[must_use]
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+
+    fn encode(self, values: &[f32]) -> (Dtype, Vec<u8>) {
+        match self {
+            Self::F32 => (Dtype::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            Self::F16 => (Dtype::F16, values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()),
+            Self::Bf16 => (Dtype::BF16, values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect()),
+        }
+    }
+}
+
+/// A model's weights, or anything of the same shape.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// Names and places.
+    pub layout: Arc<Layout>,
+    /// The elements of all tensors.
+    pub data: Vec<f32>,
+}
+
+impl Params {
+    /// Random weights. Embeddings have deviation 0.02, matrices `0.5 / sqrt(in)`, those that write to the residual stream
+    /// `1 / sqrt(2 · layers)` of that, so that the stream's variance does not grow with depth; norms are 1.
+    #[must_use]
+    pub fn random(config: &LlamaConfig, seed: u64) -> Self {
+        let layout = Layout::new(config);
+        let mut data = vec![1.0; layout.len()];
+        let depth = 1.0 / (2.0 * config.num_hidden_layers as f32).sqrt();
+        for (stream, entry) in layout.entries.iter().enumerate() {
+            let deviation = match entry.kind {
+                Kind::Norm => continue,
+                Kind::Embedding => 0.02,
+                Kind::Matrix => {
+                    let writes = entry.name.contains("o_proj") || entry.name.contains("down_proj");
+                    0.5 / (entry.shape[1] as f32).sqrt() * if writes { depth } else { 1.0 }
+                }
+            };
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(stream as u64);
+            data[entry.range.clone()].iter_mut().for_each(|x| *x = deviation * normal(&mut rng));
+        }
+        Self { layout: Arc::new(layout), data }
+    }
+
+    /// The elements of the tensor of that name.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&[f32]> {
+        let entry = self.layout.entries.iter().find(|entry| entry.name == name)?;
+        Some(&self.data[entry.range.clone()])
+    }
+
+    /// Reads `model.safetensors` in `directory`, of any of the three precisions.
+    ///
+    /// # Errors
+    /// When the file is missing, damaged, or lacks a tensor of the right shape.
+    pub fn load(config: &LlamaConfig, directory: &Path) -> Result<Self> {
+        let path = directory.join("model.safetensors");
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let file = SafeTensors::deserialize(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+        let layout = Layout::new(config);
+        let mut data = Vec::with_capacity(layout.len());
+        for entry in &layout.entries {
+            let tensor =
+                file.tensor(&entry.name).with_context(|| format!("{} lacks {}", path.display(), entry.name))?;
+            ensure!(
+                tensor.shape() == entry.shape,
+                "{} has shape {:?}, the configuration says {:?}",
+                entry.name,
+                tensor.shape(),
+                entry.shape
+            );
+            decode(&tensor, &mut data).with_context(|| format!("cannot read {}", entry.name))?;
+        }
+        Ok(Self { layout: Arc::new(layout), data })
+    }
+
+    /// Writes all tensors to one safetensors file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path, precision: Precision) -> Result<()> {
+        let encoded: Vec<_> = self
+            .layout
+            .entries
+            .iter()
+            .map(|entry| (entry, precision.encode(&self.data[entry.range.clone()])))
+            .collect();
+        let mut views = Vec::new();
+        for (entry, (dtype, bytes)) in &encoded {
+            views.push((entry.name.as_str(), TensorView::new(*dtype, entry.shape.clone(), bytes)?));
+        }
+        // transformers refuses a file that does not name its framework.
+        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        serialize_to_file(views, Some(metadata), path).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn decode(tensor: &TensorView<'_>, out: &mut Vec<f32>) -> Result<()> {
+    let bytes = tensor.data();
+    match tensor.dtype() {
+        Dtype::F32 => out.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
+        Dtype::F16 => out.extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
+        Dtype::BF16 => out.extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32())),
+        other => anyhow::bail!("element type {other:?} is not one of F32, F16, BF16"),
+    }
+    Ok(())
+}
+
+/// A sample of the standard normal distribution (Box and Muller).
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+    let angle = std::f64::consts::TAU * rng.random::<f64>();
+    (radius * angle.cos()) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_survive_a_file_in_every_precision() {
+        let config = LlamaConfig { num_hidden_layers: 1, tie_word_embeddings: false, ..LlamaConfig::tiny(50) };
+        let params = Params::random(&config, 3);
+        let directory = tempfile::tempdir().unwrap();
+        for (precision, tolerance) in [(Precision::F32, 0.0), (Precision::F16, 1e-3), (Precision::Bf16, 8e-3)] {
+            params.save(&directory.path().join("model.safetensors"), precision).unwrap();
+            let read = Params::load(&config, directory.path()).unwrap();
+            for (a, b) in params.data.iter().zip(&read.data) {
+                assert!((a - b).abs() <= tolerance * a.abs().max(1e-2), "{precision:?}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_shape_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let params = Params::random(&LlamaConfig::tiny(50), 3);
+        params.save(&directory.path().join("model.safetensors"), Precision::F32).unwrap();
+        let message = Params::load(&LlamaConfig::tiny(51), directory.path()).unwrap_err().to_string();
+        assert!(message.contains("model.embed_tokens.weight has shape [50, 192]"), "{message}");
+        let untied = LlamaConfig { tie_word_embeddings: false, ..LlamaConfig::tiny(50) };
+        let message = Params::load(&untied, directory.path()).unwrap_err().to_string();
+        assert!(message.contains("lacks lm_head.weight"), "{message}");
+    }
+
+    #[test]
+    fn one_seed_gives_one_model() {
+        let config = LlamaConfig::tiny(50);
+        assert_eq!(Params::random(&config, 1).data, Params::random(&config, 1).data);
+        assert_ne!(Params::random(&config, 1).data, Params::random(&config, 2).data);
+    }
+}

@@ -1,0 +1,291 @@
+//! The loop: gradient, clip, update, write down.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+
+use crate::gradient::{GradientWorkers, StepLoss};
+use crate::model::params::Precision;
+use crate::model::{LlamaConfig, Params};
+use crate::optimizer::{Optimizer, OptimizerConfig, Update, norm};
+use crate::resume::{self, Place};
+use crate::schedule::Schedule;
+use crate::tokens::{Example, Unit, units};
+use crate::{checkpoint, curve};
+
+/// The settings of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Updates in all.
+    pub steps: u64,
+    /// Steps over which the learning rate rises.
+    pub warmup: u64,
+    /// The learning rate after that.
+    pub schedule: Schedule,
+    /// The rules of the updates.
+    pub optimizer: OptimizerConfig,
+    /// The gradient's norm is reduced to this where it is larger; 0 turns it off.
+    pub clip: f64,
+    /// Seed of the first weights.
+    pub seed: u64,
+    /// Threads; 0 means as many as the machine has. The result does not depend on it.
+    pub workers: usize,
+    /// Tokens that a worker computes at once: less needs less memory, more makes larger products.
+    pub unit_tokens: usize,
+    /// Steps between two resume files; 0 means at the end only.
+    pub checkpoint_every: u64,
+    /// Where everything is written.
+    pub out_dir: PathBuf,
+    /// Element type of the exported weights.
+    pub precision: Precision,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            warmup: 50,
+            schedule: Schedule::Linear,
+            optimizer: OptimizerConfig::default(),
+            clip: 1.0,
+            seed: 0,
+            workers: 0,
+            unit_tokens: 1024,
+            checkpoint_every: 200,
+            out_dir: PathBuf::from("runs/train"),
+            precision: Precision::F32,
+        }
+    }
+}
+
+impl TrainConfig {
+    fn threads(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        }
+    }
+}
+
+/// The first weights.
+#[derive(Clone, Debug)]
+pub enum Init {
+    /// Random, by the run's seed.
+    Fresh,
+    /// Those of a model directory of the same shape.
+    From(PathBuf),
+    /// These.
+    Weights(Params),
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// Counted from 1.
+    pub step: u64,
+    /// Nats per weighted token.
+    pub loss: f64,
+    /// AdamW's learning rate.
+    pub lr: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    /// Tokens of this step.
+    pub tokens: usize,
+    /// Tokens of this step over its time.
+    pub tokens_per_s: f64,
+    /// Time spent training up to here.
+    pub seconds: f64,
+}
+
+/// A finished run in numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainReport {
+    /// Updates made.
+    pub steps: u64,
+    /// Tokens in all.
+    pub tokens: u64,
+    /// Time spent training, over all restarts.
+    pub seconds: f64,
+    /// Tokens over time.
+    pub tokens_per_s: f64,
+    /// Mean loss of the last 2 % of the steps.
+    pub loss: f64,
+    /// Parameters of the model.
+    pub parameters: usize,
+}
+
+/// Trains a model and exports it to `out_dir`, with `metrics.jsonl`, `loss.svg` and `resume.safetensors`.
+///
+/// `data` gives the examples of each step, counted from 0; it must depend on the step only, because a killed run asks
+/// again from its last resume file on. It is called for the next step while the workers compute. A run that is
+/// finished is not made again.
+///
+/// # Errors
+/// When files cannot be read or written, `data` fails, an example does not fit the model, or the loss is not finite.
+pub fn train(
+    config: &TrainConfig,
+    llama: &LlamaConfig,
+    init: Init,
+    data: &mut dyn FnMut(u64) -> Result<Vec<Example>>,
+) -> Result<TrainReport> {
+    llama.check()?;
+    std::fs::create_dir_all(&config.out_dir).with_context(|| format!("cannot create {}", config.out_dir.display()))?;
+    let mut run = Run::start(config, llama, init)?;
+    let examples = |data: &mut dyn FnMut(u64) -> Result<Vec<Example>>, step| {
+        Ok::<Vec<Unit>, anyhow::Error>(units(&data(step)?, config.unit_tokens))
+    };
+    let mut next = if run.place.step < config.steps { examples(data, run.place.step)? } else { Vec::new() };
+    let mut saved = run.place.step;
+    while run.place.step < config.steps {
+        let following = run.place.step + 1;
+        let units =
+            run.step(&next, || if following < config.steps { examples(data, following) } else { Ok(Vec::new()) })?;
+        if config.checkpoint_every > 0 && run.place.step % config.checkpoint_every == 0 {
+            run.save()?;
+            saved = run.place.step;
+        }
+        next = units?;
+    }
+    if saved < run.place.step {
+        run.save()?;
+    }
+    run.bar.finish();
+    checkpoint::export(&config.out_dir, llama, &run.params, config.precision)?;
+    Ok(run.report())
+}
+
+/// A run in memory.
+struct Run<'a> {
+    config: &'a TrainConfig,
+    params: Params,
+    optimizer: Optimizer,
+    workers: GradientWorkers,
+    place: Place,
+    metrics: Metrics,
+    bar: ProgressBar,
+}
+
+impl<'a> Run<'a> {
+    fn start(config: &'a TrainConfig, llama: &LlamaConfig, init: Init) -> Result<Self> {
+        let mut params = match init {
+            Init::Fresh => Params::random(llama, config.seed),
+            Init::From(directory) => Params::load(llama, &directory)?,
+            Init::Weights(params) => params,
+        };
+        let mut optimizer = Optimizer::new(config.optimizer, &params.layout);
+        // What does not change the result may change between two parts of a run.
+        let fixed = TrainConfig { workers: 0, checkpoint_every: 0, out_dir: PathBuf::new(), ..config.clone() };
+        let description = serde_json::to_string(&(llama, fixed))?;
+        let path = config.out_dir.join("resume.safetensors");
+        let place = if path.exists() {
+            resume::load(&path, &description, &mut params, &mut optimizer)?
+        } else {
+            Place { run: description, ..Place::default() }
+        };
+        let style = "{bar:30} {pos}/{len} {msg} [{elapsed_precise} < {eta_precise}]";
+        let bar = ProgressBar::new(config.steps).with_style(ProgressStyle::with_template(style)?);
+        bar.set_position(place.step);
+        bar.reset_eta();
+        Ok(Self {
+            config,
+            workers: GradientWorkers::new(llama, config.threads()),
+            metrics: Metrics::open(&config.out_dir.join("metrics.jsonl"), place.step)?,
+            params,
+            optimizer,
+            place,
+            bar,
+        })
+    }
+
+    fn step<T>(&mut self, units: &[Unit], meanwhile: impl FnOnce() -> T) -> Result<T> {
+        let started = Instant::now();
+        let (StepLoss { loss, rows }, other) = self.workers.compute(&self.params, units, meanwhile)?;
+        let grad_norm = norm(self.workers.gradient());
+        ensure!(loss.is_finite() && grad_norm.is_finite(), "the loss is {loss} at step {}", self.place.step + 1);
+        let factor = self.config.schedule.factor(self.place.step, self.config.warmup, self.config.steps);
+        let clipped = self.config.clip > 0.0 && grad_norm > self.config.clip;
+        let clip = if clipped { (self.config.clip / grad_norm) as f32 } else { 1.0 };
+        let update = Update { factor, clip, workers: self.config.threads() };
+        self.optimizer.step(&mut self.params, self.workers.gradient(), update);
+
+        let seconds = started.elapsed().as_secs_f64();
+        self.place.step += 1;
+        self.place.tokens += rows as u64;
+        self.place.seconds += seconds;
+        let metrics = StepMetrics {
+            step: self.place.step,
+            loss,
+            lr: self.config.optimizer.lr * factor,
+            grad_norm,
+            tokens: rows,
+            tokens_per_s: rows as f64 / seconds,
+            seconds: self.place.seconds,
+        };
+        self.bar.set_message(format!("loss {loss:.4} {:.0} tokens/s", metrics.tokens_per_s));
+        self.bar.inc(1);
+        self.metrics.push(metrics)?;
+        Ok(other)
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.metrics.file.flush()?;
+        resume::save(&self.config.out_dir.join("resume.safetensors"), &self.params, &self.optimizer, &self.place)?;
+        let points: Vec<_> = self.metrics.steps.iter().map(|line| (line.step, line.loss)).collect();
+        checkpoint::replace(&self.config.out_dir.join("loss.svg"), |path| curve::draw(path, &points))
+    }
+
+    fn report(&self) -> TrainReport {
+        let steps = &self.metrics.steps;
+        let last = &steps[steps.len() - (steps.len() / 50 + 1).min(steps.len())..];
+        TrainReport {
+            steps: self.place.step,
+            tokens: self.place.tokens,
+            seconds: self.place.seconds,
+            tokens_per_s: self.place.tokens as f64 / self.place.seconds.max(f64::MIN_POSITIVE),
+            loss: last.iter().map(|line| line.loss).sum::<f64>() / last.len().max(1) as f64,
+            parameters: self.params.data.len(),
+        }
+    }
+}
+
+/// The metrics in memory and in their file, and a line in the log now and then where nobody sees the bar.
+struct Metrics {
+    file: std::io::BufWriter<std::fs::File>,
+    steps: Vec<StepMetrics>,
+    logged: Instant,
+}
+
+impl Metrics {
+    /// Keeps the lines up to `step`: what came after the resume file is computed again.
+    fn open(path: &Path, step: u64) -> Result<Self> {
+        let text = if step > 0 { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<StepMetrics>(line).ok());
+        let steps: Vec<_> = lines.filter(|line| line.step <= step).collect();
+        let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut metrics = Self { file: std::io::BufWriter::new(file), steps: Vec::new(), logged: Instant::now() };
+        steps.into_iter().try_for_each(|line| metrics.write(line))?;
+        Ok(metrics)
+    }
+
+    fn push(&mut self, line: StepMetrics) -> Result<()> {
+        if self.logged.elapsed() > Duration::from_secs(15) {
+            let StepMetrics { step, loss, lr, tokens_per_s, .. } = line;
+            tracing::info!(step, loss, lr, tokens_per_s, "training");
+            self.logged = Instant::now();
+            self.file.flush()?;
+        }
+        self.write(line)
+    }
+
+    fn write(&mut self, line: StepMetrics) -> Result<()> {
+        serde_json::to_writer(&mut self.file, &line)?;
+        writeln!(self.file)?;
+        self.steps.push(line);
+        Ok(())
+    }
+}

@@ -7,6 +7,7 @@ mod capitals;
 mod case;
 mod combination;
 mod content;
+pub mod data;
 mod format;
 mod json;
 mod keywords;
@@ -15,6 +16,7 @@ mod language;
 mod length;
 mod pattern;
 mod punctuation;
+pub mod score;
 mod sentences;
 mod startend;
 #[cfg(test)]

@@ -163,3 +163,29 @@ fn verdicts_agree_with_the_reference() {
     assert_eq!(tiers[&1].1, 2218);
     assert!(wrong.iter().all(|(tier, _)| *tier > 1), "{wrong:?}");
 }
+
+/// Material that is not part of this repository: IFEval's prompts and published responses, beside the checkout.
+#[test]
+fn published_responses_score_as_published() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/ifeval");
+    if !folder.join("gpt4_responses.jsonl").exists() {
+        println!("skipped: {} has no published responses", folder.display());
+        return;
+    }
+    let prompts = data::read_prompts(&folder.join("prompts.jsonl")).unwrap();
+    let responses = data::read_responses(&folder.join("gpt4_responses.jsonl")).unwrap();
+    let joined = data::join(&prompts, &responses).unwrap();
+    let verdicts = prompts.items.iter().zip(joined.responses).map(|(prompt, text)| score::Verdicts::of(prompt, text));
+    let report = score::Report::new(verdicts.collect());
+    for (result, reference) in report.results.iter().zip(read_jsonl(&folder.join("gpt4_verdicts.jsonl"))) {
+        if json!(result.strict) != reference["strict"] || json!(result.loose) != reference["loose"] {
+            println!(
+                "key {}: {:?} {:?} {:?}, reference {reference}",
+                result.key, result.ids, result.strict, result.loose
+            );
+        }
+    }
+    let share = |right, all| score::Share { right, all };
+    assert_eq!((report.prompt_strict, report.prompt_loose), (share(417, 541), share(431, 541)));
+    assert_eq!((report.instruction_strict, report.instruction_loose), (share(698, 834), share(714, 834)));
+}

@@ -1,0 +1,296 @@
+//! Files in IFEval's JSONL format: prompts with their checks, responses, and which response answers which prompt.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::text::words;
+use super::{Check, CheckError};
+
+/// One line of a prompt file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    /// Its key as the file has it: an integer in IFEval's own.
+    pub key: Value,
+    /// What the model was asked.
+    pub prompt: String,
+    /// What its response is checked for.
+    pub checks: Vec<Check>,
+}
+
+/// One line of a response file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Response {
+    /// What the model was asked; joins with [`Prompt::prompt`].
+    pub prompt: String,
+    /// What it said.
+    pub response: String,
+}
+
+/// A file that cannot be used. Lines count from 1.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The file cannot be read at all.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// One of its lines is wrong.
+    #[error("{}:{line}: {message}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// It has no lines.
+    #[error("{}: no lines", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A file's lines, parsed. Blank lines are passed over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lines<T> {
+    path: PathBuf,
+    numbers: Vec<usize>,
+    /// What the lines hold, in their order.
+    pub items: Vec<T>,
+}
+
+impl<T> Lines<T> {
+    /// An error about the item at `index`.
+    fn error(&self, index: usize, message: impl Into<String>) -> DataError {
+        DataError::Line { path: self.path.clone(), line: self.numbers[index], message: message.into() }
+    }
+}
+
+/// Reads `key`, `prompt`, `instruction_id_list` and `kwargs` of every line.
+///
+/// # Errors
+/// Names the file and the line: broken JSON, a missing field, an unknown instruction id, arguments that it cannot use.
+pub fn read_prompts(path: &Path) -> Result<Lines<Prompt>, DataError> {
+    let lines: Lines<WirePrompt> = read(path)?;
+    let mut items = Vec::with_capacity(lines.items.len());
+    let mut first_with: HashMap<String, usize> = HashMap::new();
+    for (index, wire) in lines.items.iter().enumerate() {
+        let prompt = wire.to_prompt().map_err(|message| lines.error(index, message))?;
+        if let Some(first) = first_with.insert(prompt.prompt.clone(), index) {
+            return Err(lines.error(index, format!("the same prompt as in line {}", lines.numbers[first])));
+        }
+        items.push(prompt);
+    }
+    Ok(Lines { path: lines.path, numbers: lines.numbers, items })
+}
+
+/// Reads `prompt` and `response` of every line.
+///
+/// # Errors
+/// Names the file and the line: broken JSON or a missing field.
+pub fn read_responses(path: &Path) -> Result<Lines<Response>, DataError> {
+    read(path)
+}
+
+/// The responses in the prompts' order.
+#[derive(Debug)]
+pub struct Joined<'a> {
+    /// One for each prompt.
+    pub responses: Vec<&'a str>,
+    /// Positions, from 0, whose prompts read slightly differently in the two files.
+    pub reworded: Vec<usize>,
+}
+
+/// Joins by the prompt's text. Where both files have equally many lines, a response whose prompt was only reworded joins by
+/// its position: IFEval has changed a prompt after responses to it were published.
+///
+/// # Errors
+/// A response without its prompt, a second response to one prompt, a prompt without a response: the file and the line.
+pub fn join<'a>(prompts: &Lines<Prompt>, responses: &'a Lines<Response>) -> Result<Joined<'a>, DataError> {
+    let positions: HashMap<&str, usize> =
+        prompts.items.iter().enumerate().map(|(position, prompt)| (prompt.prompt.as_str(), position)).collect();
+    let same_length = prompts.items.len() == responses.items.len();
+    let is_reworded = |index: usize, text: &str| same_length && is_similar(&prompts.items[index].prompt, text);
+
+    let mut joined: Vec<Option<usize>> = vec![None; prompts.items.len()];
+    let mut reworded = Vec::new();
+    for (index, response) in responses.items.iter().enumerate() {
+        let position = match positions.get(response.prompt.as_str()) {
+            Some(&position) => position,
+            None if is_reworded(index, &response.prompt) => {
+                reworded.push(index);
+                index
+            }
+            None => {
+                let message = format!("no such prompt in {}: {}", prompts.path.display(), beginning(&response.prompt));
+                return Err(responses.error(index, message));
+            }
+        };
+        if let Some(first) = joined[position].replace(index) {
+            let message = format!("a second response to the prompt of line {}", responses.numbers[first]);
+            return Err(responses.error(index, message));
+        }
+    }
+    let answer = |(position, index): (usize, Option<usize>)| {
+        let key = &prompts.items[position].key;
+        let missing =
+            || prompts.error(position, format!("no response to prompt {key} in {}", responses.path.display()));
+        Ok(responses.items[index.ok_or_else(missing)?].response.as_str())
+    };
+    Ok(Joined { responses: joined.into_iter().enumerate().map(answer).collect::<Result<_, DataError>>()?, reworded })
+}
+
+/// Whether at least four fifths of all their words are in both.
+fn is_similar(a: &str, b: &str) -> bool {
+    let (a, b): (HashSet<&str>, HashSet<&str>) = (words(a).collect(), words(b).collect());
+    5 * a.intersection(&b).count() >= 4 * a.union(&b).count()
+}
+
+fn beginning(text: &str) -> String {
+    let start: String = text.chars().take(60).collect();
+    format!("{start:?}")
+}
+
+#[derive(Deserialize)]
+struct WirePrompt {
+    key: Value,
+    prompt: String,
+    instruction_id_list: Vec<String>,
+    kwargs: Vec<Map<String, Value>>,
+}
+
+impl WirePrompt {
+    fn to_prompt(&self) -> Result<Prompt, String> {
+        let (ids, kwargs) = (&self.instruction_id_list, &self.kwargs);
+        if !(self.key.is_number() || self.key.is_string()) {
+            return Err(format!("`key` must be a number or a string, got {}", self.key));
+        }
+        if ids.is_empty() || ids.len() != kwargs.len() {
+            let (ids, kwargs) = (ids.len(), kwargs.len());
+            return Err(format!(
+                "`instruction_id_list` and `kwargs` must be equally long and not empty, got {ids} and {kwargs}"
+            ));
+        }
+        let checks: Result<Vec<Check>, CheckError> =
+            ids.iter().zip(kwargs).map(|(id, kwargs)| Check::new(id, kwargs.clone())).collect();
+        Ok(Prompt { key: self.key.clone(), prompt: self.prompt.clone(), checks: checks.map_err(|error| error.0)? })
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Lines<T>, DataError> {
+    let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })?;
+    let mut lines = Lines { path: path.to_path_buf(), numbers: Vec::new(), items: Vec::new() };
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let item = serde_json::from_slice(line).map_err(|error| DataError::Line {
+            path: path.to_path_buf(),
+            line: index + 1,
+            message: message_of(&error),
+        })?;
+        lines.numbers.push(index + 1);
+        lines.items.push(item);
+    }
+    if lines.items.is_empty() {
+        return Err(DataError::Empty { path: path.to_path_buf() });
+    }
+    Ok(lines)
+}
+
+/// The parser's message; it counts lines too, and in a file of lines its count is always 1.
+fn message_of(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const FIRST: &str = r#"{"key": 1, "prompt": "Say one thing or two about the sea, and say it well.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"num_words": null}]}"#;
+    const SECOND: &str =
+        r#"{"key": "b", "prompt": "Say two", "instruction_id_list": ["startend:quotation"], "kwargs": [{}]}"#;
+
+    fn file(lines: &[&str]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(lines.join("\n").as_bytes()).unwrap();
+        file
+    }
+
+    /// The error of reading and joining, without the folder.
+    fn failure(prompts: &[&str], responses: &[&str]) -> String {
+        let (prompts, responses) = (file(prompts), file(responses));
+        let attempt = || -> Result<(), DataError> {
+            join(&read_prompts(prompts.path())?, &read_responses(responses.path())?)?;
+            Ok(())
+        };
+        let message = attempt().unwrap_err().to_string();
+        let message = message.replace(prompts.path().to_str().unwrap(), "P");
+        message.replace(responses.path().to_str().unwrap(), "R")
+    }
+
+    #[test]
+    fn responses_join_by_text_and_reworded_ones_by_position() {
+        let prompts = file(&[FIRST, "", SECOND]);
+        let read = read_prompts(prompts.path()).unwrap();
+        let answers = file(&[
+            r#"{"prompt": "Say two", "response": "2"}"#,
+            r#"{"prompt": "Say one thing or two about the sea, and say it well.", "response": "1"}"#,
+        ]);
+        let answers = read_responses(answers.path()).unwrap();
+        let joined = join(&read, &answers).unwrap();
+        assert_eq!((joined.responses, joined.reworded), (vec!["1", "2"], vec![]));
+
+        let answers = file(&[
+            r#"{"prompt": "Say one thing or two about the lake, and say it well.", "response": "1"}"#,
+            r#"{"prompt": "Say two", "response": "2"}"#,
+        ]);
+        let answers = read_responses(answers.path()).unwrap();
+        let joined = join(&read, &answers).unwrap();
+        assert_eq!((joined.responses, joined.reworded), (vec!["1", "2"], vec![0]));
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_line() {
+        let one = r#"{"prompt": "Say one thing or two about the sea, and say it well.", "response": "1"}"#;
+        let two = r#"{"prompt": "Say two", "response": "2"}"#;
+        let unknown_id = r#"{"key": 3, "prompt": "x", "instruction_id_list": ["keywords:nope"], "kwargs": [{}]}"#;
+        let bad_kwargs =
+            r#"{"key": 3, "prompt": "x", "instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": []}]}"#;
+        let uneven = r#"{"key": 3, "prompt": "x", "instruction_id_list": ["startend:quotation"], "kwargs": []}"#;
+        for (prompts, responses, expected) in [
+            (vec![FIRST, SECOND, unknown_id], vec![one], "P:3: unknown instruction id `keywords:nope`, known: "),
+            (vec![FIRST, "", bad_kwargs], vec![one], "P:3: keywords:existence: `keywords` must be "),
+            (
+                vec![uneven],
+                vec![one],
+                "P:1: `instruction_id_list` and `kwargs` must be equally long and not empty, got 1 and 0",
+            ),
+            (vec![FIRST, "{"], vec![one], "P:2: EOF while parsing an object at column 1"),
+            (vec![r#"{"key": 1}"#], vec![one], "P:1: missing field `prompt`"),
+            (vec![FIRST, FIRST], vec![one], "P:2: the same prompt as in line 1"),
+            (vec![FIRST], vec![r#"{"prompt": "Say two"}"#], "R:1: missing field `response`"),
+            (vec![FIRST], vec![one, "nonsense"], "R:2: expected ident at column 2"),
+            (vec![FIRST], vec![""], "R: no lines"),
+            (vec![FIRST, SECOND], vec![two], "P:1: no response to prompt 1 in R"),
+            (vec![FIRST, SECOND], vec![one], "P:2: no response to prompt \"b\" in R"),
+            (vec![FIRST], vec![two], "R:1: no such prompt in P: \"Say two\""),
+            (vec![FIRST, SECOND], vec![one, two, one], "R:3: a second response to the prompt of line 1"),
+        ] {
+            let message = failure(&prompts, &responses);
+            assert!(message.starts_with(expected), "{message}");
+        }
+        let missing = read_prompts(Path::new("no/such/file.jsonl")).unwrap_err().to_string();
+        assert!(missing.starts_with("no/such/file.jsonl: "), "{missing}");
+    }
+}

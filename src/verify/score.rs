@@ -1,0 +1,204 @@
+//! IFEval's four scores over many responses, and the same by instruction type.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use super::data::Prompt;
+
+/// How one response did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verdicts {
+    /// The prompt's key.
+    pub key: Value,
+    /// The instruction ids.
+    #[serde(skip)]
+    pub ids: Vec<String>,
+    /// The strict verdict of each instruction.
+    pub strict: Vec<bool>,
+    /// The loose verdict of each instruction.
+    pub loose: Vec<bool>,
+}
+
+impl Verdicts {
+    /// Checks one response.
+    pub fn of(prompt: &Prompt, response: &str) -> Self {
+        let strict: Vec<bool> = prompt.checks.iter().map(|check| check.strict(response)).collect();
+        let loose = prompt.checks.iter().zip(&strict).map(|(check, strict)| *strict || check.loose(response)).collect();
+        Self {
+            key: prompt.key.clone(),
+            ids: prompt.checks.iter().map(|check| check.id.clone()).collect(),
+            strict,
+            loose,
+        }
+    }
+}
+
+/// A number of right ones out of all. In JSON it is the fraction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// How many are right.
+    pub right: usize,
+    /// How many there are.
+    pub all: usize,
+}
+
+impl Share {
+    /// From 0 to 1; 0 of 0 is 0.
+    pub fn fraction(self) -> f64 {
+        if self.all == 0 { 0.0 } else { self.right as f64 / self.all as f64 }
+    }
+
+    fn add(&mut self, is_right: bool) {
+        self.right += usize::from(is_right);
+        self.all += 1;
+    }
+}
+
+impl Serialize for Share {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.fraction())
+    }
+}
+
+/// The two scores of one instruction id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TypeScore {
+    /// How many instructions there are.
+    pub count: usize,
+    /// Those that pass the strict check.
+    pub strict: Share,
+    /// Those that pass the loose check.
+    pub loose: Share,
+}
+
+/// The scores of a whole file; as JSON, the shape that `spar verify --json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Prompts whose instructions all pass the strict check.
+    pub prompt_strict: Share,
+    /// Prompts whose instructions all pass the loose check.
+    pub prompt_loose: Share,
+    /// Instructions that pass the strict check.
+    pub instruction_strict: Share,
+    /// Instructions that pass the loose check.
+    pub instruction_loose: Share,
+    /// By instruction id.
+    pub per_type: BTreeMap<String, TypeScore>,
+    /// Every verdict, in the prompts' order.
+    pub results: Vec<Verdicts>,
+}
+
+impl Report {
+    /// Adds up.
+    pub fn new(results: Vec<Verdicts>) -> Self {
+        let mut report = Self {
+            prompt_strict: Share::default(),
+            prompt_loose: Share::default(),
+            instruction_strict: Share::default(),
+            instruction_loose: Share::default(),
+            per_type: BTreeMap::new(),
+            results: Vec::new(),
+        };
+        for result in &results {
+            report.prompt_strict.add(result.strict.iter().all(|right| *right));
+            report.prompt_loose.add(result.loose.iter().all(|right| *right));
+            for ((id, strict), loose) in result.ids.iter().zip(&result.strict).zip(&result.loose) {
+                report.instruction_strict.add(*strict);
+                report.instruction_loose.add(*loose);
+                let score = report.per_type.entry(id.clone()).or_default();
+                score.count += 1;
+                score.strict.add(*strict);
+                score.loose.add(*loose);
+            }
+        }
+        Self { results, ..report }
+    }
+
+    /// The scores of the parts of the ids before the colon.
+    fn groups(&self) -> BTreeMap<&str, TypeScore> {
+        let mut groups: BTreeMap<&str, TypeScore> = BTreeMap::new();
+        for (id, score) in &self.per_type {
+            let group = groups.entry(id.split(':').next().unwrap_or(id)).or_default();
+            group.count += score.count;
+            for (sum, part) in [(&mut group.strict, score.strict), (&mut group.loose, score.loose)] {
+                sum.right += part.right;
+                sum.all += part.all;
+            }
+        }
+        groups
+    }
+}
+
+/// A table for people.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = |f: &mut fmt::Formatter<'_>, name: &str, strict: Share, loose: Share| {
+            writeln!(f, "{name:<46} {:>16} {:>16}", cell(strict), cell(loose))
+        };
+        writeln!(f, "{:<46} {:>16} {:>16}", "", "strict", "loose")?;
+        row(f, "prompts", self.prompt_strict, self.prompt_loose)?;
+        row(f, "instructions", self.instruction_strict, self.instruction_loose)?;
+        writeln!(f)?;
+        for (group, total) in self.groups() {
+            row(f, group, total.strict, total.loose)?;
+            for (id, score) in self.per_type.iter().filter(|(id, _)| id.split(':').next() == Some(group)) {
+                row(f, &format!("  {id}"), score.strict, score.loose)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cell(share: Share) -> String {
+    format!("{}/{} {:6.2}%", share.right, share.all, 100.0 * share.fraction())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn verdicts(key: u64, all: &[(&str, bool, bool)]) -> Verdicts {
+        Verdicts {
+            key: json!(key),
+            ids: all.iter().map(|(id, ..)| id.to_string()).collect(),
+            strict: all.iter().map(|(_, strict, _)| *strict).collect(),
+            loose: all.iter().map(|(.., loose)| *loose).collect(),
+        }
+    }
+
+    #[test]
+    fn a_prompt_counts_when_all_its_instructions_pass() {
+        let report = Report::new(vec![
+            verdicts(1, &[("a:x", true, true), ("a:y", false, true)]),
+            verdicts(2, &[("a:x", true, true)]),
+            verdicts(3, &[("b:z", false, false)]),
+            verdicts(4, &[("b:z", true, true)]),
+        ]);
+        assert_eq!(
+            serde_json::to_value(&report).unwrap(),
+            json!({
+                "prompt_strict": 0.5, "prompt_loose": 0.75, "instruction_strict": 0.6, "instruction_loose": 0.8,
+                "per_type": {
+                    "a:x": {"count": 2, "strict": 1.0, "loose": 1.0},
+                    "a:y": {"count": 1, "strict": 0.0, "loose": 1.0},
+                    "b:z": {"count": 2, "strict": 0.5, "loose": 0.5},
+                },
+                "results": [
+                    {"key": 1, "strict": [true, false], "loose": [true, true]},
+                    {"key": 2, "strict": [true], "loose": [true]},
+                    {"key": 3, "strict": [false], "loose": [false]},
+                    {"key": 4, "strict": [true], "loose": [true]},
+                ],
+            })
+        );
+        let table = report.to_string();
+        for line in ["prompts 2/4  50.00% 3/4  75.00%", "a 2/3  66.67% 3/3 100.00%", "b:z 1/2  50.00% 1/2  50.00%"] {
+            let has = |row: &str| row.split_whitespace().eq(line.split_whitespace());
+            assert!(table.lines().any(has), "{line} in\n{table}");
+        }
+    }
+}

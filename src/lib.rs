@@ -15,3 +15,4 @@ pub mod search;
 #[doc(hidden)]
 pub mod testing;
 pub mod verify;
+pub mod weights;

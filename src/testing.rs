@@ -135,7 +135,7 @@ impl TinyModel {
     }
 }
 
-/// Writes a whole model directory: config, tokenizer, chat template and f32 weights.
+/// Writes a whole model directory: config, tokenizer, chat and search templates, f32 weights.
 ///
 /// # Panics
 /// When a file cannot be written.
@@ -146,6 +146,11 @@ pub fn write_model(dir: &Path, model: &TinyModel) {
         "bos_token": special("<|begin|>"), "eos_token": "<|end|>", "chat_template": CHAT_TEMPLATE,
     });
     write_json(dir, "tokenizer_config.json", &tokenizer_config);
+    let templates = json!({
+        "version": "test", "judge": "{{ prompt }}|{{ response }}|?", "refine": "{{ critique }}|again", "verdict": "Verdict:",
+        "start": "[", "end": "]",
+    });
+    write_json(dir, "spar.json", &templates);
     tokenizer().save(dir.join("tokenizer.json"), false).expect("the test tokenizer can be saved");
     write_weights(&dir.join("model.safetensors"), model, &model.tensors());
 }

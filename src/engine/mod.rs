@@ -1,6 +1,7 @@
 //! The seam to a model: a request becomes sibling replies, and dropping a reply cancels it.
 
 pub mod fake;
+pub mod model_dir;
 pub mod sampling;
 pub mod text;
 

@@ -1,0 +1,315 @@
+//! A checkpoint's tensors: memory-mapped, and checked by name, shape and type before anything is computed with them.
+
+mod config;
+mod error;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+pub(crate) use config::read_json;
+pub use config::{Architecture, DenseConfig, ModelConfig, RopeScaling};
+pub use error::ModelError;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The tensors of one checkpoint. The files stay mapped as long as this lives, so a published directory must never be
+/// rewritten in place.
+pub struct Weights {
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: BTreeMap<String, Location>,
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone, Debug)]
+struct Location {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: std::ops::Range<usize>,
+}
+
+impl Weights {
+    /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names, and checks that every file is
+    /// whole and holds what the index says.
+    ///
+    /// # Errors
+    /// Names the file, and the tensor where there is one.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        let (names, promised) = if dir.join(SINGLE).is_file() {
+            (BTreeSet::from([SINGLE.to_owned()]), BTreeMap::new())
+        } else if dir.join(INDEX).is_file() {
+            let promised = read_index(&dir.join(INDEX))?;
+            (promised.values().cloned().collect(), promised)
+        } else {
+            let remedy = format!("a model directory holds {SINGLE}, or {INDEX} and the files it names");
+            return Err(ModelError::Missing { file: dir.join(SINGLE), remedy });
+        };
+        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        for name in names {
+            weights.map(dir.join(name))?;
+        }
+        for (tensor, file) in promised {
+            let found = weights.tensors.get(&tensor).map(|at| weights.files[at.file].0.as_path());
+            if found != Some(&dir.join(&file)) {
+                let reason = format!("{INDEX} places it in this file, which does not hold it");
+                return Err(ModelError::Tensor { file: dir.join(file), tensor, reason });
+            }
+        }
+        Ok(weights)
+    }
+
+    fn map(&mut self, path: PathBuf) -> Result<(), ModelError> {
+        let broken = |reason: String| ModelError::Broken { file: path.clone(), reason };
+        let file = File::open(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                ModelError::Missing { file: path.clone(), remedy: format!("{INDEX} names it; copy it there") }
+            }
+            _ => broken(e.to_string()),
+        })?;
+        #[expect(unsafe_code, reason = "a file can only be mapped unsafely")]
+        // SAFETY: the map is read-only; generations are written under a new name and renamed, never changed in place.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| broken(e.to_string()))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+            broken(format!("not a whole safetensors file ({e}); it has {} bytes: copy or download it again", map.len()))
+        })?;
+        let start = header + 8;
+        if start + metadata.data_len() != map.len() {
+            let expected = start + metadata.data_len();
+            return Err(broken(format!(
+                "the file has {} bytes, its header promises {expected}: copy or download it again",
+                map.len()
+            )));
+        }
+        for (name, info) in metadata.tensors() {
+            let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
+            let at = Location { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes };
+            if let Some(other) = self.tensors.insert(name.clone(), at) {
+                let reason = format!("{} holds it too", self.files[other.file].0.display());
+                return Err(ModelError::Tensor { file: path.clone(), tensor: name, reason });
+            }
+        }
+        self.files.push((path, map));
+        Ok(())
+    }
+
+    /// Checks names, shapes and types against the configuration. For an architecture that we do not know, nothing is
+    /// expected, and the files are whole already.
+    ///
+    /// # Errors
+    /// The first tensor that is missing or wrong.
+    pub fn check(&self, config: &ModelConfig) -> Result<(), ModelError> {
+        for (name, shape) in config.tensors() {
+            let Some(at) = self.tensors.get(&name) else {
+                let hint = if name == "lm_head.weight" { " (or set tie_word_embeddings in config.json)" } else { "" };
+                let reason = format!("it is missing; export the checkpoint again{hint}");
+                return Err(ModelError::Tensor { file: self.main_file(), tensor: name, reason });
+            };
+            let wrong =
+                |reason| ModelError::Tensor { file: self.files[at.file].0.clone(), tensor: name.clone(), reason };
+            if at.shape != shape {
+                let found = &at.shape;
+                return Err(wrong(format!(
+                    "its shape is {found:?}, config.json asks for {shape:?}; one of the two is wrong"
+                )));
+            }
+            if !matches!(at.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                return Err(wrong(format!("its type is {:?}; convert it to F32, F16 or BF16", at.dtype)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A tensor's elements in row-major order, as `f32`.
+    ///
+    /// # Errors
+    /// It is missing, of another type than F32, F16 and BF16, or holds a value that is not finite.
+    pub fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let at = self.tensors.get(name).ok_or_else(|| ModelError::Tensor {
+            file: self.main_file(),
+            tensor: name.into(),
+            reason: "it is missing; export the checkpoint again".into(),
+        })?;
+        let (file, map) = &self.files[at.file];
+        let bytes = &map[at.bytes.clone()];
+        let wrong = |reason| ModelError::Tensor { file: file.clone(), tensor: name.into(), reason };
+        let pairs = |convert: fn([u8; 2]) -> f32| bytes.as_chunks::<2>().0.iter().map(|&b| convert(b)).collect();
+        let values: Vec<f32> = match at.dtype {
+            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+            Dtype::F16 => pairs(|b| half::f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => pairs(|b| half::bf16::from_le_bytes(b).to_f32()),
+            other => return Err(wrong(format!("its type is {other:?}; convert it to F32, F16 or BF16"))),
+        };
+        match values.iter().position(|x| !x.is_finite()) {
+            Some(i) => Err(wrong(format!("element {i} is {}; the checkpoint is damaged", values[i]))),
+            None => Ok(values),
+        }
+    }
+
+    /// A tensor's shape, if the checkpoint holds it.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|at| at.shape.as_slice())
+    }
+
+    /// Every tensor's name, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    fn main_file(&self) -> PathBuf {
+        self.files.first().map_or_else(|| SINGLE.into(), |(path, _)| path.clone())
+    }
+}
+
+/// Tensor name to file name.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>, ModelError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let broken = |reason: String| ModelError::Broken { file: path.into(), reason };
+    let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
+    match index.weight_map.values().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
+        Some(outside) => Err(broken(format!("`{outside}` is not the name of a file in this directory"))),
+        None => Ok(index.weight_map),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TinyModel, write_json, write_model, write_weights};
+
+    fn open(dir: &Path) -> Result<Weights, ModelError> {
+        let config = ModelConfig::open(dir)?;
+        let weights = Weights::open(dir)?;
+        weights.check(&config)?;
+        Ok(weights)
+    }
+
+    fn refusal(change: impl Fn(&Path, &TinyModel)) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let model = TinyModel::default();
+        write_model(dir.path(), &model);
+        change(dir.path(), &model);
+        let message = open(dir.path()).err().expect("the change breaks the model").to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn every_family_and_layout_loads() {
+        for model_type in ["llama", "mistral", "qwen2", "qwen3"] {
+            for tied in [false, true] {
+                let dir = tempfile::tempdir().unwrap();
+                let model = TinyModel { model_type, tied, ..TinyModel::default() };
+                write_model(dir.path(), &model);
+                let weights = open(dir.path()).unwrap();
+                for (name, shape) in model.tensors() {
+                    assert_eq!(weights.read(&name).unwrap(), model.values(&name, &shape));
+                }
+            }
+        }
+    }
+
+    fn shard(dir: &Path, model: &TinyModel) {
+        std::fs::remove_file(dir.join(SINGLE)).unwrap();
+        let tensors = model.tensors();
+        let (first, second) = tensors.split_at(5);
+        let mut map = serde_json::Map::new();
+        for (file, part) in [("a.safetensors", first), ("b.safetensors", second)] {
+            write_weights(&dir.join(file), model, part);
+            map.extend(part.iter().map(|(name, _)| (name.clone(), file.into())));
+        }
+        write_json(dir, INDEX, &serde_json::json!({ "metadata": {}, "weight_map": map }));
+    }
+
+    #[test]
+    fn shards_load() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = TinyModel::default();
+        write_model(dir.path(), &model);
+        shard(dir.path(), &model);
+        assert_eq!(open(dir.path()).unwrap().names().count(), model.tensors().len());
+    }
+
+    #[test]
+    fn half_precision_is_read_as_f32() {
+        let dir = tempfile::tempdir().unwrap();
+        let values = [1.5f32, -0.25, 3.0];
+        let f16: Vec<u8> = values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect();
+        let bf16: Vec<u8> = values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect();
+        let view = |dtype, data| safetensors::tensor::TensorView::new(dtype, vec![3], data).unwrap();
+        let views = [("a", view(Dtype::F16, &f16)), ("b", view(Dtype::BF16, &bf16))];
+        safetensors::serialize_to_file(views, None, &dir.path().join(SINGLE)).unwrap();
+        let weights = Weights::open(dir.path()).unwrap();
+        assert_eq!(weights.read("a").unwrap(), values);
+        assert_eq!(weights.read("b").unwrap(), values);
+        assert!(weights.read("c").is_err());
+    }
+
+    #[test]
+    fn every_defect_has_its_line() {
+        let file = |dir: &Path| dir.join(SINGLE);
+        let table: [(&dyn Fn(&Path, &TinyModel), &[&str]); 9] = [
+            (&|dir, _| std::fs::remove_file(file(dir)).unwrap(), &[SINGLE, "does not exist"]),
+            (
+                &|dir, _| {
+                    let bytes = std::fs::read(file(dir)).unwrap();
+                    std::fs::write(file(dir), &bytes[..bytes.len() - 10]).unwrap();
+                },
+                &[SINGLE, "again"],
+            ),
+            (&|dir, _| std::fs::write(file(dir), b"version https").unwrap(), &[SINGLE, "safetensors"]),
+            (&|dir, _| std::fs::write(file(dir), b"").unwrap(), &[SINGLE]),
+            (
+                &|dir, model| write_weights(&file(dir), model, &model.tensors()[1..]),
+                &[SINGLE, "model.embed_tokens.weight", "missing"],
+            ),
+            (
+                &|dir, model| write_json(dir, "config.json", &TinyModel { intermediate: 47, ..model.clone() }.config()),
+                &["model.layers.0.mlp.gate_proj.weight", "[48, 32]", "[47, 32]"],
+            ),
+            (
+                &|dir, model| {
+                    shard(dir, model);
+                    std::fs::remove_file(dir.join("b.safetensors")).unwrap();
+                },
+                &["b.safetensors", "does not exist"],
+            ),
+            (
+                &|dir, model| {
+                    shard(dir, model);
+                    write_weights(&dir.join("b.safetensors"), model, &model.tensors()[6..]);
+                },
+                &["b.safetensors", "does not hold it"],
+            ),
+            (
+                &|dir, _| {
+                    std::fs::remove_file(file(dir)).unwrap();
+                    write_json(dir, INDEX, &serde_json::json!({ "weight_map": { "x": "../x.safetensors" } }));
+                },
+                &[INDEX, "../x.safetensors"],
+            ),
+        ];
+        for (change, expected) in table {
+            let message = refusal(change);
+            assert!(expected.iter().all(|part| message.contains(part)), "{message} lacks one of {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = [1.0f32, f32::NAN].map(f32::to_le_bytes).concat();
+        let view = safetensors::tensor::TensorView::new(Dtype::F32, vec![2], &data).unwrap();
+        safetensors::serialize_to_file([("x", view)], None, &dir.path().join(SINGLE)).unwrap();
+        let message = Weights::open(dir.path()).unwrap().read("x").unwrap_err().to_string();
+        assert!(message.contains("element 1 is NaN"), "{message}");
+    }
+}

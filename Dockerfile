@@ -1,0 +1,39 @@
+# CPU:
+#   docker build -t spar .
+# CUDA (FEATURES=cuda, a CUDA image to build in, one to run in, the compute capability of the card):
+#   docker build -t spar:cuda --build-arg FEATURES=cuda --build-arg CUDA_COMPUTE_CAP=90 \
+#     --build-arg BUILD_IMAGE=nvidia/cuda:13.0.1-devel-ubuntu24.04 --build-arg RUN_IMAGE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
+# Either way:
+#   docker run --rm -p 8080:8080 spar
+#   docker run --rm -p 8080:8080 -v /models/my-model:/model:ro spar --model /model
+
+ARG BUILD_IMAGE=debian:trixie-slim
+ARG RUN_IMAGE=debian:trixie-slim
+
+FROM ${BUILD_IMAGE} AS build
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates g++ pkg-config rustup \
+    && rm -rf /var/lib/apt/lists/*
+ARG RUST_VERSION=stable
+RUN rustup default "${RUST_VERSION}"
+WORKDIR /src
+COPY . .
+ARG FEATURES=""
+ARG CUDA_COMPUTE_CAP=90
+ENV CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP}
+# The caches belong to the build host, so the binary is copied out of the target folder within the same step.
+RUN --mount=type=cache,target=/root/.cargo/registry --mount=type=cache,target=/target,id=spar-target-${FEATURES} \
+    CARGO_TARGET_DIR=/target cargo build --release --locked -p spar --bin spar --features "${FEATURES}" \
+    && install -D /target/release/spar /out/spar
+
+FROM ${RUN_IMAGE}
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --create-home spar
+COPY --from=build /out/spar /usr/local/bin/spar
+USER spar
+EXPOSE 8080
+# Within a container loopback reaches nobody.
+ENV SPAR_LISTEN=0.0.0.0:8080
+ENTRYPOINT ["spar"]

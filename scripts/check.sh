@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Everything that can be said about the code without running it: format, structure, lints, documentation, licences.
+# `scripts/check.sh fast` leaves out what needs the engine crate compiled.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+scope=${1:-all}
+failed=()
+
+step() { # name, command...
+    local name=$1 started=$SECONDS
+    shift
+    if "$@"; then echo "ok      $name ($((SECONDS - started)) s)"; else echo "FAILED  $name" && failed+=("$name"); fi
+}
+
+# Files with their unit tests cut off, as `file:line:text`.
+sources() {
+    find "$@" -name '*.rs' -not -name 'tests.rs' -not -path '*/tests/*' 2>/dev/null | sort | while read -r file; do
+        sed '/^#\[cfg(test)\]$/,$d' "$file" | awk -v file="$file" '{ print file ":" NR ":" $0 }'
+    done
+}
+
+# No code line of these files matches the pattern; comments may.
+absent() { # message, pattern, files...
+    local message=$1 pattern=$2 found
+    shift 2
+    found=$(sources "$@" | grep -vE '^[^:]+:[0-9]+:\s*//' | grep -E "^[^:]+:[0-9]+:.*($pattern)") || return 0
+    printf '%s:\n%s\n' "$message" "$found"
+    return 1
+}
+
+except() { # folder to look through, file or folder to leave out
+    find "$1" -name '*.rs' -not -path "$2" -not -path "$2/*"
+}
+
+inner_layers() {
+    absent 'search, prompts, verify and chat know no HTTP, metrics, command line or model runtime' \
+        '\b(axum|hyper|tower|tower_http|reqwest|utoipa|clap|metrics|mistralrs|candle_core|candle_nn)::|crate::(http|cli|config|telemetry|openai)\b' \
+        src/search src/prompts src/verify src/chat.rs
+}
+one_runtime_folder() {
+    # shellcheck disable=SC2046
+    absent 'only engine/mistral names mistralrs' '\bmistralrs\b' $(except src src/engine/mistral) training/src
+}
+one_metrics_file() {
+    # shellcheck disable=SC2046
+    absent 'only telemetry/metrics.rs names metrics' '\b(metrics::)?(counter|gauge|histogram|describe_(counter|gauge|histogram))!' \
+        $(except src src/telemetry/metrics.rs) training/src
+}
+one_status_file() {
+    # shellcheck disable=SC2046
+    absent 'status codes only in http/error.rs' '\bStatusCode::[A-Z]' $(except src src/http/error.rs) training/src
+}
+fast_features=(--no-default-features --features server)
+# The workspace's lints, which deny unsafe code and unwrap, and what guards their exceptions: `#[expect(lint, reason = "...")]`,
+# and a SAFETY comment at every unsafe block.
+denied=(-D warnings -D clippy::undocumented_unsafe_blocks -D clippy::allow_attributes -D clippy::allow_attributes_without_reason)
+
+documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps "$@"; }
+licences() {
+    if cargo deny --version >/dev/null 2>&1; then
+        cargo deny --offline check licenses bans sources
+    else
+        echo "skipped: cargo-deny is not installed"
+    fi
+}
+
+step "format" cargo fmt --all --check
+step "inner layers" inner_layers
+step "one runtime folder" one_runtime_folder
+step "one metrics file" one_metrics_file
+step "one status file" one_status_file
+step "licences" licences
+step "lints, library alone" cargo clippy --release --locked -p spar --lib --no-default-features -- "${denied[@]}"
+step "lints, without mistral.rs" cargo clippy --release --locked -p spar "${fast_features[@]}" --all-targets -- "${denied[@]}"
+if [ "$scope" = fast ]; then
+    step "documentation" documentation -p spar "${fast_features[@]}"
+else
+    # Lints and documentation need the same metadata of the dependencies, which is made once.
+    step "lints" cargo clippy --release --locked --workspace --all-targets -- "${denied[@]}"
+    step "documentation" documentation --workspace
+fi
+
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'failed: %s\n' "$(IFS=,; echo "${failed[*]}")"
+    exit 1
+fi
+echo "all checks passed"

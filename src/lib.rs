@@ -8,10 +8,20 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 
 pub mod chat;
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod engine;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod kernels;
+#[cfg(feature = "server")]
+pub mod openai;
 pub mod prompts;
 pub mod search;
+#[cfg(feature = "server")]
+pub mod telemetry;
 #[doc(hidden)]
 pub mod testing;
 pub mod verify;

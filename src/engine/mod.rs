@@ -1,6 +1,10 @@
 //! The seam to a model: a request becomes sibling replies, and dropping a reply cancels it.
 
 pub mod fake;
+#[cfg(feature = "server")]
+pub mod load;
+#[cfg(feature = "server")]
+pub mod metered;
 pub mod model_dir;
 pub mod sampling;
 pub mod text;

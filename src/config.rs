@@ -1,0 +1,353 @@
+//! Settings: what was typed (flags and environment), and what was checked.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::search::{Judge, Mode, SearchConfig, Strategy};
+
+/// Everything that the server is told.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    #[doc = "Which models."]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    #[doc = "How it serves."]
+    pub http: HttpArgs,
+    #[command(flatten)]
+    #[doc = "How it searches."]
+    pub search: SearchArgs,
+}
+
+/// Which models are served, and by what.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct EngineArgs {
+    /// Directory with a Hugging Face checkpoint; absent: the embedded model
+    #[arg(long, env = "SPAR_MODEL", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Directory with a separate refiner's checkpoint; absent: the model's own
+    #[arg(long, env = "SPAR_REFINER", value_name = "DIR")]
+    pub refiner: Option<PathBuf>,
+    /// File with judge and refine templates; absent: the refiner's spar.json, else the general ones
+    #[arg(long, env = "SPAR_TEMPLATES", value_name = "FILE")]
+    pub templates: Option<PathBuf>,
+    /// Name that clients use; absent: the directory's name
+    #[arg(long, env = "SPAR_SERVED_NAME", value_name = "NAME")]
+    pub served_name: Option<String>,
+    /// What runs the model
+    #[arg(long, env = "SPAR_ENGINE", value_enum, default_value_t = EngineKind::Auto)]
+    pub engine: EngineKind,
+}
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// The native engine where it knows the architecture, else mistral.rs
+    Auto,
+    /// mistral.rs: every architecture it knows, and CUDA
+    Mistral,
+    /// The native engine: Llama-family models on the CPU
+    Native,
+    /// Scripted replies without a model
+    #[value(hide = true)]
+    Fake,
+}
+
+/// How requests are taken and answered.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Server")]
+pub struct HttpArgs {
+    /// Address to listen on
+    #[arg(long, env = "SPAR_HOST", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "SPAR_PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// Requests that are answered at the same time
+    #[arg(long, env = "SPAR_MAX_RUNNING", value_name = "N", default_value_t = 64)]
+    pub max_running: usize,
+    /// Requests that may wait for their turn; more are refused with 429
+    #[arg(long, env = "SPAR_MAX_WAITING", value_name = "N", default_value_t = 256)]
+    pub max_waiting: usize,
+    /// Time for one request, waiting included (such as 500ms, 30s, 10m); a search answers with its best so far
+    #[arg(long, env = "SPAR_REQUEST_TIMEOUT", value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub request_timeout: Duration,
+    /// Time that running requests have after SIGTERM
+    #[arg(long, env = "SPAR_SHUTDOWN_GRACE", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub shutdown_grace: Duration,
+    /// Time between signs of life in a stream while a search runs, at most 1s
+    #[arg(long, env = "SPAR_HEARTBEAT", value_name = "TIME", default_value = "500ms", value_parser = duration)]
+    pub heartbeat: Duration,
+    /// Bytes of a request body at most
+    #[arg(long, env = "SPAR_MAX_BODY", value_name = "BYTES", default_value_t = 4 << 20)]
+    pub max_body: usize,
+    /// Answers per request (`n`) at most
+    #[arg(long, env = "SPAR_MAX_CHOICES", value_name = "N", default_value_t = 16)]
+    pub max_choices: usize,
+    /// Finished searches kept for GET /v1/searches/{id}; 0 keeps none
+    #[arg(long, env = "SPAR_KEPT_SEARCHES", value_name = "N", default_value_t = 256)]
+    pub kept_searches: usize,
+    /// Origins that browsers may call from, separated by commas; `*` is any
+    #[arg(long, env = "SPAR_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+    /// File with one API key per line; keys may also be in the environment, as SPAR_API_KEYS with commas
+    #[arg(long, env = "SPAR_API_KEYS_FILE", value_name = "FILE")]
+    pub api_keys_file: Option<PathBuf>,
+    /// What is logged: a level, or filters such as spar=debug
+    #[arg(long, env = "SPAR_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+    /// How it is logged
+    #[arg(long, env = "SPAR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// The shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// For machines
+    Json,
+}
+
+/// A search's defaults and caps.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Search")]
+pub struct SearchArgs {
+    /// Nodes where a request asks for a search without a budget
+    #[arg(long, env = "SPAR_SEARCH_BUDGET", value_name = "N", default_value_t = 8)]
+    pub search_budget: usize,
+    /// Nodes that a request may ask for
+    #[arg(long, env = "SPAR_MAX_SEARCH_BUDGET", value_name = "N", default_value_t = 64)]
+    pub max_search_budget: usize,
+    /// Generated tokens of a search that names no limit
+    #[arg(long, env = "SPAR_SEARCH_TOKENS", value_name = "N", default_value_t = 20_000)]
+    pub search_tokens: usize,
+    /// Generated tokens that a request may ask for
+    #[arg(long, env = "SPAR_MAX_SEARCH_TOKENS", value_name = "N", default_value_t = 200_000)]
+    pub max_search_tokens: usize,
+    /// Model calls of a search that names no limit
+    #[arg(long, env = "SPAR_SEARCH_CALLS", value_name = "N", default_value_t = 200)]
+    pub search_calls: usize,
+    /// Model calls that a request may ask for
+    #[arg(long, env = "SPAR_MAX_SEARCH_CALLS", value_name = "N", default_value_t = 2_000)]
+    pub max_search_calls: usize,
+    /// Time of a search that names no deadline
+    #[arg(long, env = "SPAR_SEARCH_DEADLINE", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub search_deadline: Duration,
+    /// Deadline that a request may ask for
+    #[arg(long, env = "SPAR_MAX_SEARCH_DEADLINE", value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub max_search_deadline: Duration,
+    /// Model calls of one search at a time
+    #[arg(long, env = "SPAR_SEARCH_PARALLEL", value_name = "N", default_value_t = 8)]
+    pub search_parallel: usize,
+    /// Tokens of one critique
+    #[arg(long, env = "SPAR_JUDGE_TOKENS", value_name = "N", default_value_t = 1024)]
+    pub judge_tokens: usize,
+    /// Tokens of one refinement
+    #[arg(long, env = "SPAR_REFINE_TOKENS", value_name = "N", default_value_t = 2048)]
+    pub refine_tokens: usize,
+    /// Temperature of votes
+    #[arg(long, env = "SPAR_JUDGE_TEMPERATURE", value_name = "T", default_value_t = 0.7)]
+    pub judge_temperature: f32,
+    /// Temperature of refinements
+    #[arg(long, env = "SPAR_REFINE_TEMPERATURE", value_name = "T", default_value_t = 0.7)]
+    pub refine_temperature: f32,
+}
+
+impl SearchArgs {
+    /// What a search does where its request says nothing.
+    pub fn defaults(&self) -> SearchConfig {
+        SearchConfig {
+            budget: self.search_budget,
+            strategy: Strategy::default(),
+            mode: Mode::default(),
+            judge: Judge::default(),
+            branch: 3,
+            keep: 2,
+            depth: 3,
+            votes: 5,
+            threshold: 0.5,
+            max_tokens: Some(self.search_tokens),
+            max_calls: Some(self.search_calls),
+            deadline: Some(self.search_deadline),
+            parallel: self.search_parallel,
+            judge_tokens: self.judge_tokens,
+            refine_tokens: self.refine_tokens,
+            judge_temperature: self.judge_temperature,
+            refine_temperature: self.refine_temperature,
+        }
+    }
+}
+
+/// Checked settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which models.
+    pub engine: EngineArgs,
+    /// How it serves.
+    pub http: HttpArgs,
+    /// How it searches.
+    pub search: SearchArgs,
+    /// Keys that callers must show one of; none: everybody may call.
+    pub api_keys: Vec<SecretString>,
+}
+
+/// Settings that cannot be used, or that do not agree.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Settings {
+    /// Checks `args` and takes the API keys from `env_keys` (comma-separated) and the file that `args` name.
+    ///
+    /// # Errors
+    /// Names the flag, or both flags where two do not agree.
+    pub fn check(args: ServeArgs, env_keys: Option<&str>) -> Result<Self, ConfigError> {
+        let ServeArgs { engine, http, search } = args;
+        let second = Duration::from_secs(1);
+        let at_least_one = [
+            ("--max-running", http.max_running),
+            ("--max-choices", http.max_choices),
+            ("--max-body", http.max_body),
+            ("--search-budget", search.search_budget),
+            ("--search-tokens", search.search_tokens),
+            ("--search-calls", search.search_calls),
+            ("--search-parallel", search.search_parallel),
+            ("--judge-tokens", search.judge_tokens),
+            ("--refine-tokens", search.refine_tokens),
+        ];
+        for (flag, value) in at_least_one {
+            require(value >= 1, || format!("{flag} must be at least 1, got {value}"))?;
+        }
+        for (flag, value) in
+            [("--judge-temperature", search.judge_temperature), ("--refine-temperature", search.refine_temperature)]
+        {
+            require((0.0..=2.0).contains(&value), || format!("{flag} must be between 0 and 2, got {value}"))?;
+        }
+        let most = 1_000_000;
+        require(http.max_running <= most, || {
+            format!("--max-running must be at most {most}, got {}", http.max_running)
+        })?;
+        require(http.heartbeat <= second && !http.heartbeat.is_zero(), || {
+            format!("--heartbeat must be above 0 and at most 1s, got {:?}", http.heartbeat)
+        })?;
+        require(!http.request_timeout.is_zero(), || "--request-timeout must be above 0".into())?;
+        require(!search.search_deadline.is_zero(), || "--search-deadline must be above 0".into())?;
+        let within = [
+            ("budget", search.search_budget, search.max_search_budget),
+            ("tokens", search.search_tokens, search.max_search_tokens),
+            ("calls", search.search_calls, search.max_search_calls),
+        ];
+        for (name, default, cap) in within {
+            require(default <= cap, || {
+                format!("--search-{name} ({default}) must not be above --max-search-{name} ({cap})")
+            })?;
+        }
+        require(search.search_deadline <= search.max_search_deadline, || {
+            let (default, cap) = (search.search_deadline, search.max_search_deadline);
+            format!("--search-deadline ({default:?}) must not be above --max-search-deadline ({cap:?})")
+        })?;
+        let api_keys = api_keys(&http, env_keys)?;
+        Ok(Self { engine, http, search, api_keys })
+    }
+
+    /// Where to listen.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.http.host, self.http.port)
+    }
+
+    /// Every setting on a line of its own, secrets hidden.
+    pub fn describe(&self) -> String {
+        let keys = self.api_keys.len();
+        format!("{:#?}\n{:#?}\n{:#?}\nApiKeys: {keys} (hidden)", self.engine, self.http, self.search)
+    }
+}
+
+fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError(message())) }
+}
+
+fn api_keys(http: &HttpArgs, env_keys: Option<&str>) -> Result<Vec<SecretString>, ConfigError> {
+    let mut text = env_keys.unwrap_or_default().replace(',', "\n");
+    if let Some(path) = &http.api_keys_file {
+        let file = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError(format!("--api-keys-file {}: {e}", path.display())))?;
+        text.push('\n');
+        text.push_str(&file);
+    }
+    let keys: Vec<SecretString> =
+        text.lines().map(str::trim).filter(|key| !key.is_empty()).map(SecretString::from).collect();
+    // A file that was meant to protect the server must not open it.
+    require(http.api_keys_file.is_none() || !keys.is_empty(), || "--api-keys-file holds no key".into())?;
+    require(keys.iter().all(|key| key.expose_secret().is_ascii()), || "API keys must be ASCII".into())?;
+    Ok(keys)
+}
+
+/// Reads `500ms`, `30s` or `10m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let fail = || format!("expected a whole number with ms, s or m, such as 30s, got {text:?}");
+    let number: u64 = digits.parse().map_err(|_| fail())?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs).ok_or_else(fail),
+        _ => Err(fail()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    fn settings(flags: &[&str], env_keys: Option<&str>) -> Result<Settings, String> {
+        let typed = Typed::try_parse_from([&["spar"], flags].concat()).map_err(|e| e.to_string())?;
+        Settings::check(typed.args, env_keys).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let settings = settings(&[], None).unwrap();
+        assert_eq!(settings.address().to_string(), "127.0.0.1:8080");
+        assert!(settings.api_keys.is_empty());
+    }
+
+    #[test]
+    fn bad_settings_name_their_flags() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["--max-running", "0"], "--max-running must be at least 1, got 0"),
+            (&["--heartbeat", "2s"], "--heartbeat must be above 0 and at most 1s, got 2s"),
+            (&["--search-budget", "65"], "--search-budget (65) must not be above --max-search-budget (64)"),
+            (&["--search-deadline", "6m"], "--search-deadline (360s) must not be above --max-search-deadline (300s)"),
+            (&["--judge-temperature", "3"], "--judge-temperature must be between 0 and 2, got 3"),
+            (&["--request-timeout", "soon"], "expected a whole number with ms, s or m"),
+        ];
+        for (flags, expected) in cases {
+            let message = settings(flags, None).unwrap_err();
+            assert!(message.contains(expected), "{flags:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn keys_come_from_the_environment_and_are_hidden() {
+        let settings = settings(&[], Some("alpha, beta,")).unwrap();
+        assert_eq!(settings.api_keys.len(), 2);
+        let shown = format!("{settings:?}{}", settings.describe());
+        assert!(!shown.contains("alpha") && !shown.contains("beta"), "{shown}");
+    }
+}

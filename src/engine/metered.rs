@@ -1,0 +1,69 @@
+//! An engine with a meter: every call is counted, timed and traced by its purpose.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use futures::Stream;
+
+use super::{Chunk, Engine, EngineError, ModelInfo, Purpose, Reply, Request};
+use crate::telemetry::metrics;
+
+/// Wraps an engine.
+pub struct Metered<E>(pub E);
+
+#[async_trait]
+impl<E: Engine> Engine for Metered<E> {
+    async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
+        let (purpose, started) = (request.purpose, Instant::now());
+        tracing::debug!(?purpose, samples = request.samples, "model call");
+        let replies = self.0.start(request).await.inspect_err(metrics::call_failed)?;
+        metrics::tokens_sent(purpose, replies.first().map_or(0, |reply| reply.prompt_tokens));
+        let meter = |reply: Reply| Reply {
+            chunks: Box::pin(MeteredChunks { chunks: reply.chunks, purpose, started }),
+            ..reply
+        };
+        Ok(replies.into_iter().map(meter).collect())
+    }
+
+    fn info(&self) -> &ModelInfo {
+        self.0.info()
+    }
+
+    fn tokenizer(&self) -> Option<Arc<tokenizers::Tokenizer>> {
+        self.0.tokenizer()
+    }
+
+    fn constrains(&self) -> bool {
+        self.0.constrains()
+    }
+}
+
+/// Counts what passes; its drop is the call's end, however it came.
+struct MeteredChunks {
+    chunks: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
+    purpose: Purpose,
+    started: Instant,
+}
+
+impl Stream for MeteredChunks {
+    type Item = Result<Chunk, EngineError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.chunks.as_mut().poll_next(cx);
+        match &next {
+            Poll::Ready(Some(Ok(chunk))) => metrics::tokens_generated(self.purpose, chunk.tokens),
+            Poll::Ready(Some(Err(error))) => metrics::call_failed(error),
+            _ => {}
+        }
+        next
+    }
+}
+
+impl Drop for MeteredChunks {
+    fn drop(&mut self) {
+        metrics::call_ended(self.purpose, self.started.elapsed());
+    }
+}

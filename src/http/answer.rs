@@ -1,0 +1,310 @@
+//! The answer to a job as a stream of parts: plain replies as they come, or a search and then its best response.
+//!
+//! The work is a future inside the stream: dropping the stream drops the work, and with it every model call.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use futures::channel::mpsc::{self, UnboundedSender};
+use futures::stream::{FuturesUnordered, SelectAll};
+use futures::{FutureExt, Stream, StreamExt, future, stream};
+use tokio::time::{Instant, interval_at, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::error::ApiError;
+use super::limits::Permit;
+use super::models::Pinned;
+use super::plan::{Events, SearchPlan};
+use super::searches::KeptSearches;
+use crate::engine::{EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
+use crate::openai::{ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
+use crate::search::{self, NodeId, Outcome, Progress, SearchConfig, Task};
+use crate::telemetry::metrics::{self, Answering};
+
+/// A part of an answer, in the order in which it is shown.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// Nothing to show yet, but the search is alive.
+    Alive,
+    /// A step of the search.
+    Progress(ProgressFields),
+    /// New text of a choice.
+    Delta {
+        /// The choice.
+        choice: usize,
+        /// May be empty where only logprobs are new.
+        text: String,
+        /// Of the new tokens, where asked for.
+        logprobs: Vec<TokenLogprobs>,
+    },
+    /// A choice is complete.
+    Finished {
+        /// The choice.
+        choice: usize,
+        /// Why it ended.
+        reason: FinishReason,
+    },
+    /// All choices are complete.
+    Done {
+        /// Tokens.
+        usage: Usage,
+        /// By choice; none where nothing was searched.
+        searches: Vec<SearchReport>,
+    },
+}
+
+/// When a request came, and when it must be answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// When it came.
+    pub received: Instant,
+    /// When it must be answered.
+    pub deadline: Instant,
+}
+
+impl Clock {
+    /// Starts now.
+    pub fn start(timeout: Duration) -> Self {
+        let received = Instant::now();
+        // The far future stands in for a timeout that overflows.
+        let deadline = received.checked_add(timeout).unwrap_or(received + Duration::from_secs(1 << 30));
+        Self { received, deadline }
+    }
+}
+
+/// What every answer holds from its start to its end.
+pub struct Hold {
+    /// The right to run.
+    pub permit: Permit,
+    /// The models.
+    pub pinned: Pinned,
+    /// Its time.
+    pub clock: Clock,
+    /// Cancelled when the server gives up on running requests.
+    pub abort: CancellationToken,
+}
+
+/// What `n` searches need.
+pub struct SearchWork {
+    /// The searches.
+    pub plan: SearchPlan,
+    /// What is searched for.
+    pub task: Task,
+    /// How many independent searches.
+    pub choices: usize,
+    /// Between signs of life.
+    pub heartbeat: Duration,
+    /// Where finished searches go.
+    pub kept: KeptSearches,
+}
+
+/// Replies to `requests`, as they come. Choices count through the requests in order.
+pub fn plain(hold: Hold, requests: Vec<Request>) -> impl Stream<Item = Result<Part, ApiError>> + Send + 'static {
+    driven(hold, move |hold, outbox| async move {
+        let deadline = hold.clock.deadline;
+        timeout_at(deadline, replies(&hold, requests, &outbox)).await.unwrap_or(Err(ApiError::Deadline))
+    })
+}
+
+/// Searches, then shows the best responses.
+pub fn searched(hold: Hold, work: SearchWork) -> impl Stream<Item = Result<Part, ApiError>> + Send + 'static {
+    driven(hold, move |hold, outbox| async move { searches(&hold, &work, &outbox).await })
+}
+
+type Outbox = UnboundedSender<Result<Part, ApiError>>;
+
+/// Runs `work` whenever its stream is polled, and yields what it sends, an error last.
+fn driven<W>(
+    hold: Hold,
+    work: impl FnOnce(Hold, Outbox) -> W + Send + 'static,
+) -> impl Stream<Item = Result<Part, ApiError>> + Send + 'static
+where
+    W: Future<Output = Result<(), ApiError>> + Send + 'static,
+{
+    let (outbox, inbox) = mpsc::unbounded();
+    let abort = hold.abort.clone();
+    let running = work(hold, outbox.clone());
+    let running = async move {
+        let ended = tokio::select! {
+            ended = running => ended,
+            () = abort.cancelled() => Err(ApiError::ShuttingDown),
+        };
+        if let Err(error) = ended {
+            send(&outbox, Err(error));
+        }
+    };
+    stream::select(inbox, running.into_stream().filter_map(|()| future::ready(None)))
+}
+
+fn send(outbox: &Outbox, part: Result<Part, ApiError>) {
+    // The inbox lives in the same stream as the sender's future: if it is gone, nobody runs this.
+    drop(outbox.unbounded_send(part));
+}
+
+async fn replies(hold: &Hold, requests: Vec<Request>, outbox: &Outbox) -> Result<(), ApiError> {
+    let actor = &hold.pinned.actor;
+    let choices: usize = requests.iter().map(|request| request.samples).sum();
+    let groups = future::try_join_all(requests.into_iter().map(|request| actor.start(request))).await?;
+    let mut usage = Usage::default();
+    let mut running = SelectAll::new();
+    for group in groups {
+        // Siblings share their prompt: it counts once.
+        if let Some(reply) = group.first() {
+            usage.prompt_tokens += reply.prompt_tokens;
+            usage.prompt_tokens_details.cached_tokens += reply.cached_tokens;
+        }
+        for reply in group {
+            let choice = running.len();
+            running.push(reply.chunks.map(move |chunk| (choice, chunk)));
+        }
+    }
+    let mut pace = Pace::new(hold.clock);
+    let mut unfinished = choices;
+    while unfinished > 0 {
+        let Some((choice, chunk)) = running.next().await else {
+            return Err(EngineError::Crashed("a reply ended without a finish reason".into()).into());
+        };
+        let chunk = chunk?;
+        usage.completion_tokens += chunk.tokens;
+        pace.tokens(choice, chunk.tokens);
+        if !chunk.text.is_empty() || !chunk.logprobs.is_empty() {
+            send(outbox, Ok(Part::Delta { choice, text: chunk.text, logprobs: chunk.logprobs }));
+        }
+        if let Some(reason) = chunk.finish {
+            unfinished -= 1;
+            send(outbox, Ok(Part::Finished { choice, reason }));
+        }
+    }
+    usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
+    metrics::answered(Answering::Plain, hold.clock.received.elapsed());
+    send(outbox, Ok(Part::Done { usage, searches: Vec::new() }));
+    Ok(())
+}
+
+/// Time to the first token, and between tokens.
+struct Pace {
+    clock: Clock,
+    last: HashMap<usize, Instant>,
+}
+
+impl Pace {
+    fn new(clock: Clock) -> Self {
+        Self { clock, last: HashMap::new() }
+    }
+
+    fn tokens(&mut self, choice: usize, count: usize) {
+        let Ok(count @ 1..) = u32::try_from(count) else { return };
+        let now = Instant::now();
+        if self.last.is_empty() {
+            metrics::first_token(Answering::Plain, now - self.clock.received);
+        }
+        if let Some(last) = self.last.insert(choice, now) {
+            metrics::next_token(Answering::Plain, (now - last) / count);
+        }
+    }
+}
+
+async fn searches(hold: &Hold, work: &SearchWork, outbox: &Outbox) -> Result<(), ApiError> {
+    let mut running: FuturesUnordered<_> =
+        (0..work.choices).map(|choice| one_search(hold, work, choice, outbox)).collect();
+    let mut beat = interval_at(Instant::now() + work.heartbeat, work.heartbeat);
+    let mut usage = Usage::default();
+    let mut reports: Vec<Option<SearchReport>> = vec![None; work.choices];
+    loop {
+        let (choice, outcome, report) = tokio::select! {
+            ended = running.next() => match ended {
+                Some(ended) => ended?,
+                None => break,
+            },
+            _ = beat.tick() => {
+                send(outbox, Ok(Part::Alive));
+                continue;
+            }
+        };
+        if usage.completion_tokens == 0 {
+            metrics::first_token(Answering::Search, hold.clock.received.elapsed());
+        }
+        // The choices share their prompt: it counts once.
+        usage.prompt_tokens = outcome.draft_prompt_tokens;
+        usage.completion_tokens += outcome.tokens.total();
+        usage.completion_tokens_details.reasoning_tokens +=
+            outcome.tokens.total().saturating_sub(outcome.answer_tokens);
+        show_best(choice, outcome, outbox);
+        reports[choice] = Some(report);
+    }
+    usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
+    metrics::answered(Answering::Search, hold.clock.received.elapsed());
+    send(outbox, Ok(Part::Done { usage, searches: reports.into_iter().flatten().collect() }));
+    Ok(())
+}
+
+/// Past its own deadline a search answers with its best so far; only a draft that is not there yet runs into this much more.
+const DRAFT_GRACE: Duration = Duration::from_millis(250);
+
+async fn one_search(
+    hold: &Hold,
+    work: &SearchWork,
+    choice: usize,
+    outbox: &Outbox,
+) -> Result<(usize, Outcome, SearchReport), ApiError> {
+    let left = hold.clock.deadline.saturating_duration_since(Instant::now());
+    let deadline = work.plan.config.deadline.map_or(left, |asked| asked.min(left));
+    let config = SearchConfig { deadline: Some(deadline), ..work.plan.config.clone() };
+    let mut task = work.task.clone();
+    if choice > 0 {
+        task.sampling.seed = derive_seed(task.sampling.seed, choice as u64);
+    }
+    let observe = |progress: Progress<'_>| {
+        if work.plan.events == Events::Progress {
+            send(outbox, Ok(Part::Progress(progress_fields(choice, progress))));
+        }
+    };
+    let limit = Instant::now() + deadline + DRAFT_GRACE;
+    let outcome = timeout_at(limit, search::answer(hold.pinned.models(), &config, &task, &observe))
+        .await
+        .map_err(|_elapsed| ApiError::Deadline)??;
+    metrics::search_ended(config.strategy, &outcome);
+    let id = format!("srch_{}", uuid::Uuid::new_v4().simple());
+    let report = |trace| {
+        let generations = hold.pinned.generations();
+        SearchReport::new(id.clone(), (config.strategy, config.mode), &outcome, generations, trace)
+    };
+    work.kept.keep(|| report(Trace::Full));
+    let report = report(work.plan.trace);
+    Ok((choice, outcome, report))
+}
+
+fn show_best(choice: usize, mut outcome: Outcome, outbox: &Outbox) {
+    let best = outcome.tree.nodes.get_mut(outcome.best.0).map(|node| std::mem::take(&mut node.response));
+    let text = best.unwrap_or_default();
+    let logprobs = outcome.logprobs;
+    if logprobs.is_empty() {
+        for piece in text.split_inclusive(char::is_whitespace) {
+            send(outbox, Ok(Part::Delta { choice, text: piece.to_owned(), logprobs: Vec::new() }));
+        }
+    } else {
+        send(outbox, Ok(Part::Delta { choice, text, logprobs }));
+    }
+    send(outbox, Ok(Part::Finished { choice, reason: outcome.finish }));
+}
+
+fn progress_fields(choice: usize, progress: Progress<'_>) -> ProgressFields {
+    let at = |search_event, id, node| ProgressFields {
+        search_event,
+        search_choice: choice,
+        search_node: Some(TreeNode::summary(id, node)),
+        search_stop_reason: None,
+    };
+    match progress {
+        Progress::RootJudged(node) => at(SearchEvent::RootJudged, NodeId(0), node),
+        Progress::NodeAdded(id, node) => at(SearchEvent::NodeAdded, id, node),
+        Progress::Accepted(id, node) => at(SearchEvent::Accepted, id, node),
+        Progress::Stopped(reason) => ProgressFields {
+            search_event: SearchEvent::Stopped,
+            search_choice: choice,
+            search_node: None,
+            search_stop_reason: Some(reason),
+        },
+    }
+}

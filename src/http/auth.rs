@@ -1,0 +1,46 @@
+//! API keys: where some are configured, callers must show one.
+
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::middleware::Next;
+use axum::response::Response;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::Shared;
+use super::error::ApiError;
+
+/// Lets requests with a key pass; all of them where no key is configured.
+///
+/// # Errors
+/// [`ApiError::Unauthorized`].
+pub async fn require_key(State(state): State<Shared>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let keys = &state.settings.api_keys;
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = header.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    if keys.is_empty() || known(keys, shown.trim()) {
+        return Ok(next.run(request).await);
+    }
+    Err(ApiError::Unauthorized)
+}
+
+/// Compares digests of all keys, so that the time tells neither a key's length nor where it differs.
+fn known(keys: &[SecretString], shown: &str) -> bool {
+    let digest = Sha256::digest(shown);
+    let same = |key: &SecretString| Sha256::digest(key.expose_secret()).as_slice().ct_eq(digest.as_slice());
+    keys.iter().fold(Choice::from(0), |any, key| any | same(key)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_keys_are_known() {
+        let keys = ["alpha", "beta"].map(SecretString::from);
+        for (shown, expected) in [("alpha", true), ("beta", true), ("alph", false), ("", false), ("alphabeta", false)] {
+            assert_eq!(known(&keys, shown), expected, "{shown}");
+        }
+    }
+}

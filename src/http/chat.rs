@@ -1,0 +1,248 @@
+//! `POST /v1/chat/completions`: permit, job, pinned models, answer, whole or as events.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt};
+
+use super::Shared;
+use super::answer::{self, Clock, Hold, Part, SearchWork};
+use super::body::{JsonObject, refused_in_chats};
+use super::error::ApiError;
+use super::job::{ChatJob, Delivery};
+use super::stream::{comment, event, events};
+use crate::engine::{EngineError, FinishReason, Input, Purpose, Request, TokenLogprobs};
+use crate::openai::{
+    AnswerMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta, DrawingFields,
+    ErrorBody, SearchReport, Usage,
+};
+use crate::search::Task;
+
+/// Answers a conversation; with `search_budget`, `search` or a `:search` model the best answer of a search.
+#[utoipa::path(
+    post, path = "/v1/chat/completions", tag = "completions", request_body = ChatRequest,
+    responses(
+        (status = 200, description = "The answer; with `stream` as server-sent events", content(
+            (ChatResponse = "application/json"), (ChatChunk = "text/event-stream"),
+        )),
+        (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
+        (status = 404, body = ErrorBody, description = "No such model"),
+        (status = 408, body = ErrorBody, description = "The deadline passed before there was an answer"),
+        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
+        (status = 503, body = ErrorBody, description = "Not ready, or shutting down"),
+    ),
+)]
+pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let http = &state.settings.http;
+    let clock = Clock::start(http.request_timeout);
+    let object = JsonObject::read(&headers, body, http.max_body).await?;
+    for refused in refused_in_chats() {
+        object.refuse(refused)?;
+    }
+    // Read on their own first: inside the whole request they are flattened, and errors would not name them.
+    object.fields::<DrawingFields>()?;
+    let job = ChatJob::from_wire(object.fields::<ChatRequest>()?, &state.limits())?;
+    let permit = state.gate.enter(clock.deadline).await?;
+    let hold = Hold { permit, pinned: state.served.pin(), clock, abort: state.abort.clone() };
+    let head = Head::new(&job, &hold);
+    let delivery = job.drawing.delivery;
+    match job.search.clone() {
+        Some(plan) => {
+            let choices = job.drawing.choices;
+            let checks = plan.checks.clone();
+            let kept = state.kept.clone();
+            let work = SearchWork { plan, task: task(job, checks), choices, heartbeat: http.heartbeat, kept };
+            deliver(head, answer::searched(hold, work), delivery).await
+        }
+        None => deliver(head, answer::plain(hold, vec![request(job)]), delivery).await,
+    }
+}
+
+fn request(job: ChatJob) -> Request {
+    Request {
+        purpose: Purpose::Answer,
+        input: Input::Chat(job.messages),
+        sampling: job.drawing.sampling,
+        samples: job.drawing.choices,
+        max_tokens: job.max_tokens,
+        stop: job.drawing.stop,
+        logprobs: job.logprobs,
+        constraint: job.constraint,
+    }
+}
+
+fn task(job: ChatJob, checks: Vec<crate::verify::Check>) -> Task {
+    Task {
+        messages: job.messages,
+        sampling: job.drawing.sampling,
+        max_tokens: job.max_tokens,
+        stop: job.drawing.stop,
+        logprobs: job.logprobs,
+        constraint: job.constraint,
+        checks,
+    }
+}
+
+async fn deliver(
+    head: Head,
+    parts: impl Stream<Item = Result<Part, ApiError>> + Send + 'static,
+    delivery: Delivery,
+) -> Result<Response, ApiError> {
+    match delivery {
+        Delivery::Whole => Ok(Json(whole(head, parts).await?).into_response()),
+        Delivery::Stream | Delivery::StreamWithUsage => {
+            let mut chunks = Chunks { head, begun: Vec::new(), finished: None, delivery };
+            events(parts, move |part| chunks.show(part)).await
+        }
+    }
+}
+
+/// What all chunks of an answer share.
+struct Head {
+    id: String,
+    created: u64,
+    model: String,
+    fingerprint: String,
+    choices: usize,
+    logprobs: bool,
+}
+
+impl Head {
+    fn new(job: &ChatJob, hold: &Hold) -> Self {
+        Self {
+            id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
+            created: super::models::now(),
+            model: job.drawing.model.clone(),
+            fingerprint: hold.pinned.fingerprint(),
+            choices: job.drawing.choices,
+            logprobs: job.logprobs.is_some(),
+        }
+    }
+
+    fn logprobs(&self, tokens: &[TokenLogprobs]) -> Option<ChatLogprobs> {
+        (self.logprobs && !tokens.is_empty()).then(|| ChatLogprobs::new(tokens))
+    }
+}
+
+/// A choice while it grows.
+#[derive(Default)]
+struct Growing {
+    text: String,
+    logprobs: Vec<TokenLogprobs>,
+    finish: Option<FinishReason>,
+}
+
+async fn whole(
+    head: Head,
+    parts: impl Stream<Item = Result<Part, ApiError>> + Send + 'static,
+) -> Result<ChatResponse, ApiError> {
+    let mut choices: Vec<Growing> = std::iter::repeat_with(Growing::default).take(head.choices).collect();
+    let mut done = None;
+    let mut parts = Box::pin(parts);
+    while let Some(part) = parts.next().await {
+        match part? {
+            Part::Alive | Part::Progress(_) => {}
+            Part::Delta { choice, text, logprobs } => {
+                choices[choice].text.push_str(&text);
+                choices[choice].logprobs.extend(logprobs);
+            }
+            Part::Finished { choice, reason } => choices[choice].finish = Some(reason),
+            Part::Done { usage, searches } => done = Some((usage, searches)),
+        }
+    }
+    let (usage, searches) = done.ok_or_else(|| EngineError::Crashed("the answer has no end".into()))?;
+    let choice = |(index, grown): (usize, Growing)| ChatChoice {
+        index,
+        logprobs: head.logprobs(&grown.logprobs),
+        message: AnswerMessage { role: "assistant".into(), content: grown.text, refusal: None },
+        finish_reason: grown.finish.unwrap_or(FinishReason::Stop).into(),
+    };
+    let choices = choices.into_iter().enumerate().map(choice).collect();
+    let (search, searches) = reports(searches);
+    Ok(ChatResponse {
+        id: head.id,
+        object: "chat.completion",
+        created: head.created,
+        model: head.model,
+        system_fingerprint: head.fingerprint,
+        choices,
+        usage,
+        search,
+        searches,
+    })
+}
+
+/// The `search` field, and `searches` where there are several.
+fn reports(searches: Vec<SearchReport>) -> (Option<SearchReport>, Option<Vec<SearchReport>>) {
+    (searches.first().cloned(), (searches.len() > 1).then_some(searches))
+}
+
+/// Parts become chunks.
+struct Chunks {
+    head: Head,
+    /// The choices that were shown a role.
+    begun: Vec<usize>,
+    /// The last choice's finish, held back until it is known whether the searches go with it.
+    finished: Option<ChunkChoice>,
+    delivery: Delivery,
+}
+
+impl Chunks {
+    fn show(&mut self, part: Part) -> String {
+        match part {
+            Part::Alive => comment("searching"),
+            Part::Progress(progress) => event(&ChatChunk { progress: Some(progress), ..self.chunk(Vec::new()) }),
+            Part::Delta { choice, text, logprobs } => {
+                let role = self.role(choice);
+                let delta = Delta { role: None, content: Some(text) };
+                let logprobs = self.head.logprobs(&logprobs);
+                role + &event(&self.chunk(vec![ChunkChoice { index: choice, delta, logprobs, finish_reason: None }]))
+            }
+            Part::Finished { choice, reason } => {
+                let role = self.role(choice);
+                let finish_reason = Some(reason.into());
+                let last = ChunkChoice { index: choice, delta: Delta::default(), logprobs: None, finish_reason };
+                let earlier = self.finished.replace(last).map(|earlier| event(&self.chunk(vec![earlier])));
+                earlier.unwrap_or_default() + &role
+            }
+            Part::Done { usage, searches } => self.end(usage, searches),
+        }
+    }
+
+    fn end(&mut self, usage: Usage, searches: Vec<SearchReport>) -> String {
+        let (search, searches) = reports(searches);
+        let last = self.finished.take();
+        let finish = self.chunk(last.into_iter().collect());
+        if self.delivery == Delivery::StreamWithUsage {
+            event(&finish) + &event(&ChatChunk { usage: Some(usage), search, searches, ..self.chunk(Vec::new()) })
+        } else {
+            event(&ChatChunk { search, searches, ..finish })
+        }
+    }
+
+    fn role(&mut self, choice: usize) -> String {
+        if self.begun.contains(&choice) {
+            return String::new();
+        }
+        self.begun.push(choice);
+        let delta = Delta { role: Some("assistant".into()), content: Some(String::new()) };
+        event(&self.chunk(vec![ChunkChoice { index: choice, delta, logprobs: None, finish_reason: None }]))
+    }
+
+    fn chunk(&self, choices: Vec<ChunkChoice>) -> ChatChunk {
+        ChatChunk {
+            id: self.head.id.clone(),
+            object: "chat.completion.chunk",
+            created: self.head.created,
+            model: self.head.model.clone(),
+            system_fingerprint: self.head.fingerprint.clone(),
+            choices,
+            usage: None,
+            search: None,
+            searches: None,
+            progress: None,
+        }
+    }
+}

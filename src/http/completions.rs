@@ -1,0 +1,165 @@
+//! `POST /v1/completions`: text continued, whole or as events.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+
+use super::Shared;
+use super::answer::{self, Clock, Hold, Part};
+use super::body::{JsonObject, refused_in_completions};
+use super::error::ApiError;
+use super::job::{CompletionJob, Delivery};
+use super::stream::{event, events};
+use crate::engine::{Purpose, Request, TokenLogprobs};
+use crate::openai::{
+    CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, DrawingFields, ErrorBody, Usage,
+};
+
+/// Continues a text.
+#[utoipa::path(
+    post, path = "/v1/completions", tag = "completions", request_body = CompletionRequest,
+    responses(
+        (status = 200, body = CompletionResponse, description = "With `stream` as server-sent events"),
+        (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
+        (status = 404, body = ErrorBody, description = "No such model"),
+        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
+    ),
+)]
+pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let http = &state.settings.http;
+    let clock = Clock::start(http.request_timeout);
+    let object = JsonObject::read(&headers, body, http.max_body).await?;
+    for refused in refused_in_completions() {
+        object.refuse(refused)?;
+    }
+    object.fields::<DrawingFields>()?;
+    let job = CompletionJob::from_wire(object.fields::<CompletionRequest>()?, &state.limits())?;
+    let permit = state.gate.enter(clock.deadline).await?;
+    let hold = Hold { permit, pinned: state.served.pin(), clock, abort: state.abort.clone() };
+    let delivery = job.drawing.delivery;
+    let count = job.prompts.len() * job.drawing.choices;
+    let mut growing = Growing {
+        head: Head {
+            id: format!("cmpl-{}", uuid::Uuid::new_v4().simple()),
+            created: super::models::now(),
+            model: job.drawing.model.clone(),
+            fingerprint: hold.pinned.fingerprint(),
+        },
+        offsets: vec![0; count],
+    };
+    let parts = answer::plain(hold, requests(job));
+    if delivery != Delivery::Whole {
+        return events(parts, move |part| growing.show(part, delivery)).await;
+    }
+    let mut choices: Vec<CompletionChoice> = (0..count).map(|index| growing.step(index, String::new(), &[])).collect();
+    let mut used = Usage::default();
+    let mut parts = Box::pin(parts);
+    while let Some(part) = parts.next().await {
+        match part? {
+            Part::Delta { choice, text, logprobs } => {
+                extend(&mut choices[choice], growing.step(choice, text, &logprobs))
+            }
+            Part::Finished { choice, reason } => choices[choice].finish_reason = Some(reason.into()),
+            Part::Done { usage, .. } => used = usage,
+            Part::Alive | Part::Progress(_) => {}
+        }
+    }
+    Ok(Json(growing.response(choices, Some(used))).into_response())
+}
+
+fn requests(job: CompletionJob) -> Vec<Request> {
+    let request = |input| Request {
+        purpose: Purpose::Answer,
+        input,
+        sampling: job.drawing.sampling.clone(),
+        samples: job.drawing.choices,
+        max_tokens: Some(job.max_tokens),
+        stop: job.drawing.stop.clone(),
+        logprobs: job.logprobs,
+        constraint: None,
+    };
+    job.prompts.into_iter().map(request).collect()
+}
+
+struct Head {
+    id: String,
+    created: u64,
+    model: String,
+    fingerprint: String,
+}
+
+/// Continuations while they grow: parts become choices.
+struct Growing {
+    head: Head,
+    /// Characters of each choice so far.
+    offsets: Vec<usize>,
+}
+
+impl Growing {
+    fn show(&mut self, part: Part, delivery: Delivery) -> String {
+        match part {
+            Part::Delta { choice, text, logprobs } => {
+                let step = self.step(choice, text, &logprobs);
+                event(&self.response(vec![step], None))
+            }
+            Part::Finished { choice, reason } => {
+                let last =
+                    CompletionChoice { finish_reason: Some(reason.into()), ..self.step(choice, String::new(), &[]) };
+                event(&self.response(vec![last], None))
+            }
+            Part::Done { usage, .. } if delivery == Delivery::StreamWithUsage => {
+                event(&self.response(Vec::new(), Some(usage)))
+            }
+            Part::Done { .. } | Part::Alive | Part::Progress(_) => String::new(),
+        }
+    }
+
+    fn step(&mut self, index: usize, text: String, tokens: &[TokenLogprobs]) -> CompletionChoice {
+        let mut offset = self.offsets[index];
+        self.offsets[index] += text.chars().count();
+        let mut logprobs = CompletionLogprobs::default();
+        let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        for token in tokens {
+            let text = name(&token.token.bytes);
+            logprobs.text_offset.push(offset);
+            offset += text.chars().count();
+            logprobs.token_logprobs.push(token.token.logprob.max(-9999.0));
+            logprobs.tokens.push(text);
+            let top = token.top.iter().map(|other| (name(&other.bytes), other.logprob.max(-9999.0)));
+            logprobs.top_logprobs.push(top.collect::<BTreeMap<_, _>>());
+        }
+        let logprobs = (!tokens.is_empty()).then_some(logprobs);
+        CompletionChoice { index, text, logprobs, finish_reason: None }
+    }
+
+    fn response(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> CompletionResponse {
+        CompletionResponse {
+            id: self.head.id.clone(),
+            object: "text_completion",
+            created: self.head.created,
+            model: self.head.model.clone(),
+            system_fingerprint: self.head.fingerprint.clone(),
+            choices,
+            usage,
+        }
+    }
+}
+
+fn extend(choice: &mut CompletionChoice, step: CompletionChoice) {
+    choice.text.push_str(&step.text);
+    match (&mut choice.logprobs, step.logprobs) {
+        (Some(all), Some(new)) => {
+            all.tokens.extend(new.tokens);
+            all.token_logprobs.extend(new.token_logprobs);
+            all.top_logprobs.extend(new.top_logprobs);
+            all.text_offset.extend(new.text_offset);
+        }
+        (all @ None, new) => *all = new,
+        (Some(_), None) => {}
+    }
+}

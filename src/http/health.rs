@@ -1,0 +1,99 @@
+//! `/healthz`, `/readyz`, `/version` and `/metrics`, and the canary behind readiness.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderName, header};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use super::{AppState, Shared};
+use crate::chat::Message;
+use crate::engine::{Engine, EngineError, Purpose, Request, Sampling};
+use crate::openai::{ErrorBody, Generations};
+use crate::telemetry::metrics;
+
+/// How it stands.
+#[derive(Serialize, ToSchema)]
+pub struct Health {
+    /// `ok` or `ready`.
+    pub status: &'static str,
+}
+
+/// What runs.
+#[derive(Serialize, ToSchema)]
+pub struct Version {
+    /// Of the server.
+    pub version: &'static str,
+    /// Of the build.
+    pub features: &'static str,
+    /// The served model.
+    pub model: String,
+    /// The live weights.
+    pub generation: Generations,
+}
+
+/// The process lives.
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, body = Health)))]
+pub async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+/// A canary request was answered, and the server is not shutting down.
+#[utoipa::path(
+    get, path = "/readyz", tag = "operation",
+    responses((status = 200, body = Health), (status = 503, body = ErrorBody)),
+)]
+pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiError> {
+    if state.gate.is_closing() {
+        return Err(ApiError::ShuttingDown);
+    }
+    if !state.ready.load(Ordering::Acquire) {
+        return Err(ApiError::Unavailable("the canary has not answered yet".into()));
+    }
+    Ok(Json(Health { status: "ready" }))
+}
+
+/// Build, model and generation.
+#[utoipa::path(get, path = "/version", tag = "operation", responses((status = 200, body = Version)))]
+pub async fn version(State(state): State<Shared>) -> Json<Version> {
+    Json(Version {
+        version: env!("CARGO_PKG_VERSION"),
+        features: metrics::features(),
+        model: state.served.name.clone(),
+        generation: state.served.pin().generations(),
+    })
+}
+
+/// Prometheus text.
+#[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, body = String)))]
+pub async fn render_metrics(State(state): State<Shared>) -> ([(HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render())
+}
+
+/// Asks the models for one token each, again and again until they answer; then the server is ready.
+pub(super) async fn canary(state: &AppState) {
+    let pinned = state.served.pin();
+    loop {
+        let answered = match one_token(pinned.actor.as_ref()).await {
+            Ok(()) if Arc::ptr_eq(&pinned.actor, &pinned.refiner) => Ok(()),
+            Ok(()) => one_token(pinned.refiner.as_ref()).await,
+            Err(error) => Err(error),
+        };
+        match answered {
+            Ok(()) => return state.ready.store(true, Ordering::Release),
+            Err(error) => tracing::error!(%error, "the canary was not answered; not ready"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn one_token(engine: &dyn Engine) -> Result<(), EngineError> {
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    let request = Request::chat(Purpose::Answer, vec![Message::user("Hello")]);
+    engine.generate(Request { sampling, max_tokens: Some(1), ..request }).await.map(drop)
+}

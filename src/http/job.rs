@@ -1,0 +1,348 @@
+//! A wire request becomes a job: defaults filled in, every value checked against its range. Nothing is checked after this.
+
+use std::ops::RangeInclusive;
+
+use crate::chat::{Message, Role};
+use crate::config::Settings;
+use crate::engine::{Constraint, Input, ModelInfo, Sampling};
+use crate::http::error::ApiError;
+use crate::openai::{
+    ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, Prompt, ResponseFormat, Stop,
+};
+
+use super::plan::SearchPlan;
+
+/// What a request is checked against.
+#[derive(Clone, Copy)]
+pub struct Limits<'a> {
+    /// The model.
+    pub model: &'a ModelInfo,
+    /// The name that clients use for it.
+    pub name: &'a str,
+    /// Whether it honours constraints.
+    pub constrains: bool,
+    /// The server's defaults and caps.
+    pub settings: &'a Settings,
+}
+
+/// How an answer is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// As one body.
+    Whole,
+    /// As events.
+    Stream,
+    /// As events, ending with one that has `usage`.
+    StreamWithUsage,
+}
+
+/// How every reply of a request is drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drawing {
+    /// The model as it was asked for.
+    pub model: String,
+    /// Whether that name was a `:search` alias.
+    pub alias: bool,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Answers per prompt.
+    pub choices: usize,
+    /// Where an answer ends.
+    pub stop: Vec<String>,
+    /// How the answer is delivered.
+    pub delivery: Delivery,
+}
+
+/// A checked chat completion.
+#[derive(Clone, Debug)]
+pub struct ChatJob {
+    /// The conversation.
+    pub messages: Vec<Message>,
+    /// How replies are drawn.
+    pub drawing: Drawing,
+    /// Tokens of an answer at most.
+    pub max_tokens: Option<usize>,
+    /// Alternatives per token, where logprobs are asked for.
+    pub logprobs: Option<usize>,
+    /// What the answer must match.
+    pub constraint: Option<Constraint>,
+    /// The search; `None` is plain decoding.
+    pub search: Option<SearchPlan>,
+}
+
+/// A checked text completion.
+#[derive(Clone, Debug)]
+pub struct CompletionJob {
+    /// The texts to continue.
+    pub prompts: Vec<Input>,
+    /// How replies are drawn.
+    pub drawing: Drawing,
+    /// Tokens of a continuation at most.
+    pub max_tokens: usize,
+    /// Alternatives per token, where logprobs are asked for.
+    pub logprobs: Option<usize>,
+}
+
+impl ChatJob {
+    /// Checks `body`.
+    ///
+    /// # Errors
+    /// Names the field and its allowed range.
+    pub fn from_wire(body: ChatRequest, limits: &Limits<'_>) -> Result<Self, ApiError> {
+        let drawing = Drawing::from_wire(&body.drawing, limits)?;
+        let messages = conversation(&body.messages)?;
+        let max_tokens = match (body.max_tokens, body.max_completion_tokens) {
+            (Some(old), Some(new)) if old != new => {
+                let message =
+                    format!("`max_tokens` ({old}) and `max_completion_tokens` ({new}) differ; send one of them");
+                return Err(ApiError::invalid("max_tokens", message));
+            }
+            (_, Some(new)) => Some(count("max_completion_tokens", new)?),
+            (Some(old), None) => Some(count("max_tokens", old)?),
+            (None, None) => None,
+        };
+        let constraint = body.response_format.as_ref().map_or(Ok(None), |format| constraint(format, limits))?;
+        let search = SearchPlan::from_wire(&body, &drawing, constraint.as_ref(), limits)?;
+        if search.is_some() && messages.last().is_none_or(|last| last.role != Role::User) {
+            return Err(ApiError::invalid("messages", "a search needs a conversation that ends in a `user` message"));
+        }
+        Ok(Self { messages, max_tokens, logprobs: logprobs(&body)?, constraint, search, drawing })
+    }
+}
+
+impl CompletionJob {
+    /// Checks `body`.
+    ///
+    /// # Errors
+    /// Names the field and its allowed range.
+    pub fn from_wire(body: CompletionRequest, limits: &Limits<'_>) -> Result<Self, ApiError> {
+        let drawing = Drawing::from_wire(&body.drawing, limits)?;
+        if drawing.alias {
+            return Err(ApiError::invalid(
+                "model",
+                "text completions are never searched; use the name without `:search`",
+            ));
+        }
+        let texts = match body.prompt {
+            Prompt::One(text) => vec![text],
+            Prompt::Many(texts) => texts,
+        };
+        // OpenAI's default, and vLLM's.
+        let max_tokens = body.max_tokens.map_or(Ok(16), |max| count("max_tokens", max))?;
+        let logprobs = body.logprobs.map(|top| within("logprobs", top, 0..=20)).transpose()?.map(size);
+        let answers = texts.len().saturating_mul(drawing.choices);
+        let most = limits.settings.http.max_choices;
+        if texts.is_empty() || answers > most {
+            let message = format!("`prompt` times `n` must be between 1 and {most} answers, got {answers}");
+            return Err(ApiError::invalid("prompt", message));
+        }
+        Ok(Self { prompts: texts.into_iter().map(Input::Text).collect(), drawing, max_tokens, logprobs })
+    }
+}
+
+impl Drawing {
+    fn from_wire(fields: &DrawingFields, limits: &Limits<'_>) -> Result<Self, ApiError> {
+        let (model, alias) = resolve(fields.model.as_deref(), limits.name)?;
+        let http = &limits.settings.http;
+        let most = i64::try_from(http.max_choices).unwrap_or(i64::MAX);
+        let delivery = match (fields.stream, fields.stream_options.as_ref().and_then(|o| o.include_usage)) {
+            (Some(true), Some(true)) => Delivery::StreamWithUsage,
+            (Some(true), _) => Delivery::Stream,
+            _ => Delivery::Whole,
+        };
+        let d = Sampling::default();
+        let sampling = Sampling {
+            temperature: ranged("temperature", fields.temperature, 0.0..=2.0, d.temperature)?,
+            top_p: share("top_p", fields.top_p, d.top_p)?,
+            top_k: fields.top_k.map_or(Ok(None), top_k)?,
+            min_p: ranged("min_p", fields.min_p, 0.0..=1.0, d.min_p)?,
+            frequency_penalty: ranged("frequency_penalty", fields.frequency_penalty, -2.0..=2.0, d.frequency_penalty)?,
+            presence_penalty: ranged("presence_penalty", fields.presence_penalty, -2.0..=2.0, d.presence_penalty)?,
+            repetition_penalty: penalty("repetition_penalty", fields.repetition_penalty, d.repetition_penalty)?,
+            logit_bias: logit_bias(fields, limits.model.vocabulary)?,
+            seed: fields.seed.map_or_else(rand::random, i64::cast_unsigned),
+            ignore_eos: fields.ignore_eos.unwrap_or(d.ignore_eos),
+        };
+        Ok(Self {
+            model,
+            alias,
+            sampling,
+            choices: size(within("n", fields.n.unwrap_or(1), 1..=most)?),
+            stop: stop(fields.stop.as_ref())?,
+            delivery,
+        })
+    }
+}
+
+/// The name to answer with, and whether it is the search alias.
+///
+/// # Errors
+/// [`ApiError::UnknownModel`].
+pub fn resolve(asked: Option<&str>, served: &str) -> Result<(String, bool), ApiError> {
+    match asked {
+        None => Ok((served.to_owned(), false)),
+        Some(name) if name == served => Ok((name.to_owned(), false)),
+        Some(name) if name.strip_suffix(":search") == Some(served) => Ok((name.to_owned(), true)),
+        Some(name) => Err(ApiError::UnknownModel(name.to_owned())),
+    }
+}
+
+/// `value`, if it is in `range`.
+pub(super) fn within<T: PartialOrd + std::fmt::Display + Copy>(
+    param: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<T, ApiError> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let message = format!("`{param}` must be between {} and {}, got {value}", range.start(), range.end());
+    Err(ApiError::invalid(param, message))
+}
+
+/// A whole number of at least 1.
+pub(super) fn count(param: &str, value: i64) -> Result<usize, ApiError> {
+    if value < 1 {
+        return Err(ApiError::invalid(param, format!("`{param}` must be at least 1, got {value}")));
+    }
+    Ok(size(value))
+}
+
+/// A checked number as a size.
+pub(super) fn size(value: i64) -> usize {
+    usize::try_from(value).unwrap_or(0)
+}
+
+fn ranged(param: &str, value: Option<f64>, range: RangeInclusive<f64>, default: f32) -> Result<f32, ApiError> {
+    value.map_or(Ok(default), |value| Ok(within(param, value, range)? as f32))
+}
+
+fn share(param: &str, value: Option<f64>, default: f32) -> Result<f32, ApiError> {
+    match value {
+        Some(value) if !(value > 0.0 && value <= 1.0) => {
+            Err(ApiError::invalid(param, format!("`{param}` must be above 0 and at most 1, got {value}")))
+        }
+        value => Ok(value.map_or(default, |value| value as f32)),
+    }
+}
+
+fn penalty(param: &str, value: Option<f64>, default: f32) -> Result<f32, ApiError> {
+    match value {
+        Some(value) if !(value > 0.0 && value <= 2.0) => {
+            Err(ApiError::invalid(param, format!("`{param}` must be above 0 and at most 2, got {value}")))
+        }
+        value => Ok(value.map_or(default, |value| value as f32)),
+    }
+}
+
+fn top_k(value: i64) -> Result<Option<usize>, ApiError> {
+    match value {
+        -1 | 0 => Ok(None),
+        k if k > 0 => Ok(Some(size(k))),
+        k => Err(ApiError::invalid("top_k", format!("`top_k` must be at least 1, or -1 or 0 for all tokens, got {k}"))),
+    }
+}
+
+fn stop(stop: Option<&Stop>) -> Result<Vec<String>, ApiError> {
+    let strings = match stop {
+        None => return Ok(Vec::new()),
+        Some(Stop::One(one)) => vec![one.clone()],
+        Some(Stop::Many(many)) => many.clone(),
+    };
+    if strings.len() > 4 || strings.iter().any(String::is_empty) {
+        let message = format!("`stop` must be between 1 and 4 strings, none of them empty, got {}", strings.len());
+        return Err(ApiError::invalid("stop", message));
+    }
+    Ok(strings)
+}
+
+fn logit_bias(fields: &DrawingFields, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {
+    let entry = |(token, bias): (&String, &f64)| {
+        let id: Option<u32> = token.parse().ok().filter(|id| vocabulary == 0 || (*id as usize) < vocabulary);
+        let id = id.ok_or_else(|| {
+            let message =
+                format!("`logit_bias` takes token ids between 0 and {}, got {token:?}", vocabulary.max(1) - 1);
+            ApiError::invalid("logit_bias", message)
+        })?;
+        Ok((id, within("logit_bias", *bias, -100.0..=100.0)? as f32))
+    };
+    fields.logit_bias.iter().flatten().map(entry).collect()
+}
+
+fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {
+    let top = body.top_logprobs.map(|top| within("top_logprobs", top, 0..=20)).transpose()?.map(size);
+    match (body.logprobs.unwrap_or(false), top) {
+        (true, top) => Ok(Some(top.unwrap_or(0))),
+        (false, Some(1..)) => Err(ApiError::invalid("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
+        (false, _) => Ok(None),
+    }
+}
+
+fn constraint(format: &ResponseFormat, limits: &Limits<'_>) -> Result<Option<Constraint>, ApiError> {
+    let any_object = || serde_json::json!({"type": "object"});
+    let schema = match (format.kind.as_str(), &format.json_schema) {
+        ("text", _) => return Ok(None),
+        ("json_object", _) => any_object(),
+        ("json_schema", Some(named)) => named.schema.clone().unwrap_or_else(any_object),
+        ("json_schema", None) => {
+            let message = "`response_format.json_schema` is missing: it holds the name and the schema";
+            return Err(ApiError::invalid("response_format.json_schema", message));
+        }
+        (kind, _) => {
+            let message = format!("`response_format.type` must be text, json_object or json_schema, got {kind:?}");
+            return Err(ApiError::invalid("response_format.type", message));
+        }
+    };
+    if !schema.is_object() && !schema.is_boolean() {
+        let param = "response_format.json_schema.schema";
+        return Err(ApiError::invalid(param, format!("`{param}` must be a JSON schema: an object")));
+    }
+    if !limits.constrains {
+        let message = "this model's engine cannot constrain its answer; leave `response_format` out";
+        return Err(ApiError::invalid("response_format", message));
+    }
+    Ok(Some(Constraint::JsonSchema(schema)))
+}
+
+fn conversation(messages: &[ChatMessage]) -> Result<Vec<Message>, ApiError> {
+    if messages.is_empty() {
+        return Err(ApiError::invalid("messages", "`messages` must hold at least one message"));
+    }
+    messages.iter().enumerate().map(|(index, message)| turn(index, message)).collect()
+}
+
+fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
+    let role = match message.role.as_str() {
+        "system" | "developer" => Role::System,
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        other => {
+            let param = format!("messages[{index}].role");
+            let text = format!("`{param}` must be system, developer, user or assistant, got {other:?}");
+            return Err(ApiError::invalid(param, text));
+        }
+    };
+    let content = match &message.content {
+        Some(Content::Text(text)) => text.clone(),
+        Some(Content::Parts(parts)) => {
+            let mut texts = Vec::with_capacity(parts.len());
+            for (at, part) in parts.iter().enumerate() {
+                let param = format!("messages[{index}].content[{at}]");
+                match (part.kind.as_str(), &part.text) {
+                    ("text", Some(text)) => texts.push(text.as_str()),
+                    ("text", None) => return Err(ApiError::invalid(&param, format!("`{param}.text` is missing"))),
+                    (kind, _) => {
+                        let text = format!("`{param}` is of type {kind:?}; only text is served here");
+                        return Err(ApiError::invalid(&param, text));
+                    }
+                }
+            }
+            texts.join("\n")
+        }
+        None => {
+            let param = format!("messages[{index}].content");
+            return Err(ApiError::invalid(&param, format!("`{param}` must be a string or a list of text parts")));
+        }
+    };
+    Ok(Message { role, content })
+}

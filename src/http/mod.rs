@@ -1,0 +1,196 @@
+//! The HTTP server: routes, what they share, and its life from the first connection to the last.
+
+pub mod answer;
+mod auth;
+mod body;
+mod chat;
+mod completions;
+pub mod error;
+mod health;
+pub mod job;
+pub mod limits;
+mod models;
+mod observe;
+pub mod openapi;
+pub mod plan;
+mod searches;
+mod stream;
+mod tokens;
+
+use std::any::Any;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderValue, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::config::Settings;
+use error::ApiError;
+use job::Limits;
+use limits::Gate;
+pub use models::{Pinned, Served};
+use searches::KeptSearches;
+
+/// What all handlers share.
+pub struct AppState {
+    /// Checked settings.
+    pub settings: Settings,
+    /// The models.
+    pub served: Served,
+    /// Admission.
+    pub gate: Gate,
+    /// Finished searches.
+    kept: KeptSearches,
+    /// Whether a canary was answered.
+    ready: AtomicBool,
+    /// Ends running answers.
+    abort: CancellationToken,
+    /// Renders metrics.
+    metrics: PrometheusHandle,
+}
+
+/// As handlers take it.
+pub type Shared = Arc<AppState>;
+
+impl AppState {
+    /// A server's state before its first request.
+    pub fn new(settings: Settings, served: Served, metrics: PrometheusHandle) -> Self {
+        Self {
+            gate: Gate::new(settings.http.max_running, settings.http.max_waiting),
+            kept: KeptSearches::new(settings.http.kept_searches),
+            ready: AtomicBool::new(false),
+            abort: CancellationToken::new(),
+            metrics,
+            served,
+            settings,
+        }
+    }
+
+    /// What requests are checked against.
+    fn limits(&self) -> Limits<'_> {
+        let actor = self.served.live.actor.as_ref();
+        let (model, constrains) = (actor.info(), actor.constrains());
+        Limits { model, name: &self.served.name, constrains, settings: &self.settings }
+    }
+}
+
+/// Everything that the API document describes.
+fn routes() -> OpenApiRouter<Shared> {
+    open_routes().merge(keyed_routes())
+}
+
+fn keyed_routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default()
+        .routes(routes!(chat::chat))
+        .routes(routes!(completions::complete))
+        .routes(routes!(models::list))
+        .routes(routes!(models::one))
+        .routes(routes!(searches::search))
+        .routes(routes!(tokens::tokenize))
+        .routes(routes!(tokens::detokenize))
+}
+
+fn open_routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::version))
+        .routes(routes!(health::render_metrics))
+}
+
+/// The whole application.
+pub fn router(state: Shared) -> Router {
+    let keyed = keyed_routes().route_layer(from_fn_with_state(Arc::clone(&state), auth::require_key));
+    let (router, api) = open_routes().merge(keyed).split_for_parts();
+    let cors = cors(&state.settings.http.cors_origins);
+    router
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
+        .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
+        .method_not_allowed_fallback(|uri: Uri| async move { ApiError::WrongMethod(uri.path().to_owned()) })
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(cors)
+        .layer(from_fn(observe::observe))
+        .with_state(state)
+}
+
+fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
+    let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
+    ApiError::Failed(format!("a handler panicked: {}", text.unwrap_or("without a message"))).into_response()
+}
+
+/// Without origins no headers at all, so browsers keep other sites out.
+fn cors(origins: &[String]) -> CorsLayer {
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    let layer = CorsLayer::new().allow_methods(AnyValue).allow_headers(AnyValue);
+    if origins.iter().any(|origin| origin == "*") {
+        return layer.allow_origin(AnyValue);
+    }
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    layer.allow_origin(AllowOrigin::list(origins))
+}
+
+/// Serves until `shutdown` resolves; then refuses new requests, lets running ones end within the grace period, and drops
+/// what is left.
+///
+/// # Errors
+/// The listener's.
+pub async fn serve(
+    listener: TcpListener,
+    state: Shared,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let closed = CancellationToken::new();
+    // Events must not wait for more bytes.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+    });
+    let server =
+        axum::serve(listener, router(Arc::clone(&state))).with_graceful_shutdown(closed.clone().cancelled_owned());
+    tokio::select! {
+        ended = server.into_future() => ended,
+        () = drain(&state, shutdown, &closed) => Ok(()),
+        () = upkeep(&state) => Ok(()),
+    }
+}
+
+async fn drain(state: &AppState, shutdown: impl Future<Output = ()>, closed: &CancellationToken) {
+    shutdown.await;
+    let grace = state.settings.http.shutdown_grace;
+    tracing::info!(?grace, "shutting down: running requests may end");
+    state.gate.close();
+    if tokio::time::timeout(grace, state.gate.empty()).await.is_err() {
+        tracing::warn!("the grace period is over: running requests are dropped");
+        state.abort.cancel();
+    }
+    closed.cancel();
+    // The last bytes go out; a client that does not read them is not waited for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+/// Never ends: readiness, and then the histograms' housekeeping.
+async fn upkeep(state: &AppState) {
+    health::canary(state).await;
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        state.metrics.run_upkeep();
+    }
+}

@@ -1,0 +1,113 @@
+//! Every request gets an id, a span, a log line and its metrics, from its first byte to the end of its response.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::body::{Body, BodyDataStream, Bytes};
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use futures::Stream;
+use tracing::{Instrument, Span};
+
+use crate::telemetry::metrics;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// In logs and metrics only: the client was gone before its response was complete.
+const CLIENT_GONE: u16 = 499;
+
+/// The routes by which metrics are labelled.
+const ROUTES: &[&str] = &[
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/v1/models/{id}",
+    "/v1/searches/{id}",
+    "/tokenize",
+    "/detokenize",
+    "/healthz",
+    "/readyz",
+    "/version",
+    "/metrics",
+    "/openapi.json",
+];
+
+/// The outermost layer.
+pub async fn observe(request: Request, next: Next) -> Response {
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let route = ROUTES.iter().copied().find(|route| Some(*route) == matched).unwrap_or("other");
+    let id = request_id(request.headers());
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), method = %request.method(), route);
+    let watch = Watch { route, started: Instant::now(), span: span.clone(), status: CLIENT_GONE };
+    let mut response = next.run(request).instrument(span).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    let streams = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+    if !streams {
+        watch.complete(response.status().as_u16());
+        return response;
+    }
+    let status = response.status().as_u16();
+    response.map(|body| Body::from_stream(WatchedStream { inner: body.into_data_stream(), watch: Some(watch), status }))
+}
+
+/// The caller's id, if it is short and printable, or a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let printable = |id: &&HeaderValue| {
+        let bytes = id.as_bytes();
+        (1..=128).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    headers.get(REQUEST_ID).filter(printable).cloned().unwrap_or_else(|| {
+        let id = format!("req_{}", uuid::Uuid::new_v4().simple());
+        HeaderValue::try_from(id).expect("an id is printable")
+    })
+}
+
+/// Its drop is the end of the request, however it came.
+struct Watch {
+    route: &'static str,
+    started: Instant,
+    span: Span,
+    status: u16,
+}
+
+impl Watch {
+    fn complete(mut self, status: u16) {
+        self.status = status;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        metrics::request_ended(self.route, self.status, took);
+        let _entered = self.span.enter();
+        tracing::info!(status = self.status, seconds = took.as_secs_f64(), "request");
+    }
+}
+
+/// A streamed response until its end or the client's.
+struct WatchedStream {
+    inner: BodyDataStream,
+    watch: Option<Watch>,
+    status: u16,
+}
+
+impl Stream for WatchedStream {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let span = self.watch.as_ref().map(|watch| watch.span.clone());
+        let _entered = span.as_ref().map(Span::enter);
+        let next = Pin::new(&mut self.inner).poll_next(cx);
+        if let Poll::Ready(None) = next {
+            let status = self.status;
+            if let Some(watch) = self.watch.take() {
+                watch.complete(status);
+            }
+        }
+        next
+    }
+}

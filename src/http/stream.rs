@@ -1,0 +1,54 @@
+//! Server-sent events: parts of an answer, an error in their midst, and the end.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt, future, stream};
+use serde::Serialize;
+
+use super::answer::Part;
+use super::error::ApiError;
+
+/// `data` as one event.
+pub fn event<T: Serialize>(data: &T) -> String {
+    // Our own types: maps with string keys, finite numbers.
+    let json = serde_json::to_string(data).expect("wire types are always JSON");
+    format!("data: {json}\n\n")
+}
+
+/// A line that clients skip and proxies see.
+pub fn comment(text: &str) -> String {
+    format!(": {text}\n\n")
+}
+
+/// Streams `parts` as `show` writes them. The first part is awaited: an error before it is an ordinary error response,
+/// one after it an event.
+///
+/// # Errors
+/// What comes in place of the first part.
+pub async fn events(
+    parts: impl Stream<Item = Result<Part, ApiError>> + Send + 'static,
+    mut show: impl FnMut(Part) -> String + Send + 'static,
+) -> Result<Response, ApiError> {
+    let mut parts = Box::pin(parts);
+    let first = parts.next().await.unwrap_or_else(|| Err(ApiError::Failed("the answer is empty".into())))?;
+    let rest = stream::once(future::ready(Ok(first))).chain(parts);
+    let lines = rest.map(move |part| match part {
+        Ok(part) => show(part),
+        Err(error) => {
+            tracing::warn!(%error, ?error, "a stream ends with an error");
+            event(&error.body())
+        }
+    });
+    let lines = lines.chain(stream::once(future::ready("data: [DONE]\n\n".to_owned())));
+    let lines = lines.filter(|line| future::ready(!line.is_empty())).map(Ok::<_, Infallible>);
+    let mut response = Body::from_stream(lines).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Asks nginx not to collect the events.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}

@@ -1,0 +1,67 @@
+//! `POST /tokenize` and `/detokenize`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use tokenizers::Tokenizer;
+
+use super::body::JsonObject;
+use super::error::ApiError;
+use super::job::resolve;
+use super::{AppState, Shared};
+use crate::openai::{DetokenizeRequest, DetokenizeResponse, ErrorBody, TokenizeRequest, TokenizeResponse};
+
+fn tokenizer(state: &AppState, model: Option<&str>) -> Result<Arc<Tokenizer>, ApiError> {
+    resolve(model, &state.served.name)?;
+    let none = || ApiError::Invalid { param: None, message: "this model's engine has no tokenizer".into() };
+    state.served.pin().actor.tokenizer().ok_or_else(none)
+}
+
+/// A text's tokens.
+#[utoipa::path(
+    post, path = "/tokenize", tag = "models", request_body = TokenizeRequest,
+    responses((status = 200, body = TokenizeResponse), (status = 400, body = ErrorBody)),
+)]
+pub async fn tokenize(
+    State(state): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<TokenizeResponse>, ApiError> {
+    let object = JsonObject::read(&headers, body, state.settings.http.max_body).await?;
+    let asked: TokenizeRequest = object.fields()?;
+    let tokenizer = tokenizer(&state, asked.model.as_deref())?;
+    let encoding = tokenizer
+        .encode(asked.prompt, asked.add_special_tokens.unwrap_or(true))
+        .map_err(|error| ApiError::invalid("prompt", format!("`prompt` cannot be tokenized: {error}")))?;
+    Ok(Json(TokenizeResponse {
+        count: encoding.len(),
+        max_model_len: state.served.pin().actor.info().context,
+        tokens: encoding.get_ids().to_vec(),
+        token_strs: asked.return_token_strs.unwrap_or(false).then(|| encoding.get_tokens().to_vec()),
+    }))
+}
+
+/// Tokens' text.
+#[utoipa::path(
+    post, path = "/detokenize", tag = "models", request_body = DetokenizeRequest,
+    responses((status = 200, body = DetokenizeResponse), (status = 400, body = ErrorBody)),
+)]
+pub async fn detokenize(
+    State(state): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<DetokenizeResponse>, ApiError> {
+    let object = JsonObject::read(&headers, body, state.settings.http.max_body).await?;
+    let asked: DetokenizeRequest = object.fields()?;
+    let tokenizer = tokenizer(&state, asked.model.as_deref())?;
+    if let Some(id) = asked.tokens.iter().find(|id| tokenizer.id_to_token(**id).is_none()) {
+        return Err(ApiError::invalid("tokens", format!("`tokens` holds {id}, which is not in the vocabulary")));
+    }
+    let prompt = tokenizer
+        .decode(&asked.tokens, false)
+        .map_err(|error| ApiError::invalid("tokens", format!("`tokens` cannot be decoded: {error}")))?;
+    Ok(Json(DetokenizeResponse { prompt }))
+}

@@ -1,0 +1,122 @@
+//! Text completions and tokens on the wire.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{DrawingFields, Finish, Usage};
+
+/// The body of `POST /v1/completions`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CompletionRequest {
+    /// The text to continue, or several.
+    pub prompt: Prompt,
+    /// Tokens of a continuation at most; absent: 16.
+    #[schema(minimum = 1)]
+    pub max_tokens: Option<i64>,
+    /// Alternatives per token.
+    #[schema(minimum = 0, maximum = 20)]
+    pub logprobs: Option<i64>,
+    /// How tokens are drawn.
+    #[serde(flatten)]
+    pub drawing: DrawingFields,
+}
+
+/// One text or several.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
+pub enum Prompt {
+    /// One.
+    One(String),
+    /// Several; the continuations of the first come first.
+    Many(Vec<String>),
+}
+
+/// Text completions; in a stream also the shape of every chunk.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CompletionResponse {
+    /// `cmpl-…`.
+    pub id: String,
+    /// `text_completion`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The model as it was asked for.
+    pub model: String,
+    /// The weights that answered.
+    pub system_fingerprint: String,
+    /// The continuations, by index.
+    pub choices: Vec<CompletionChoice>,
+    /// Tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+/// One continuation.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CompletionChoice {
+    /// From 0.
+    pub index: usize,
+    /// The text.
+    pub text: String,
+    /// Where asked for.
+    pub logprobs: Option<CompletionLogprobs>,
+    /// Why it ended.
+    pub finish_reason: Option<Finish>,
+}
+
+/// Logprobs in the older shape.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct CompletionLogprobs {
+    /// Texts of the tokens.
+    pub tokens: Vec<String>,
+    /// Their natural-log probabilities.
+    pub token_logprobs: Vec<f32>,
+    /// Alternatives by text.
+    pub top_logprobs: Vec<BTreeMap<String, f32>>,
+    /// Where each token begins, in characters of the text.
+    pub text_offset: Vec<usize>,
+}
+
+/// The body of `POST /tokenize`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenizeRequest {
+    /// A served model's name; absent: the served model.
+    pub model: Option<String>,
+    /// The text.
+    pub prompt: String,
+    /// Add what the tokenizer adds around a text; absent: true.
+    pub add_special_tokens: Option<bool>,
+    /// Also give the tokens' texts.
+    pub return_token_strs: Option<bool>,
+}
+
+/// A text's tokens.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenizeResponse {
+    /// How many.
+    pub count: usize,
+    /// Tokens of prompt and answer together.
+    pub max_model_len: usize,
+    /// Their ids.
+    pub tokens: Vec<u32>,
+    /// Their texts, where asked for.
+    pub token_strs: Option<Vec<String>>,
+}
+
+/// The body of `POST /detokenize`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DetokenizeRequest {
+    /// A served model's name; absent: the served model.
+    pub model: Option<String>,
+    /// Ids.
+    pub tokens: Vec<u32>,
+}
+
+/// Tokens' text.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DetokenizeResponse {
+    /// The text.
+    pub prompt: String,
+}

@@ -1,0 +1,159 @@
+//! OpenAI's words on the wire, both directions, with the search's extras; nothing here is checked or defaulted.
+
+mod completions;
+mod response;
+mod search;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+pub use completions::*;
+pub use response::*;
+pub use search::*;
+
+/// The body of `POST /v1/chat/completions`. Unknown fields are ignored, unless ignoring them would change the answer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ChatRequest {
+    /// The conversation, oldest turn first.
+    pub messages: Vec<ChatMessage>,
+    /// Older name of `max_completion_tokens`.
+    #[schema(minimum = 1)]
+    pub max_tokens: Option<i64>,
+    /// Tokens of the answer at most; absent: what is left of the context.
+    #[schema(minimum = 1)]
+    pub max_completion_tokens: Option<i64>,
+    /// Give every token's natural-log probability.
+    pub logprobs: Option<bool>,
+    /// Likeliest alternatives per token; needs `logprobs`.
+    #[schema(minimum = 0, maximum = 20)]
+    pub top_logprobs: Option<i64>,
+    /// What the answer must be: text, any JSON object, or JSON of a schema.
+    pub response_format: Option<ResponseFormat>,
+    /// Judged refinements that the answer may cost; 0 or absent is plain decoding.
+    #[schema(minimum = 0)]
+    pub search_budget: Option<i64>,
+    /// How the search goes about it; alone, it turns the search on with the server's default budget.
+    pub search: Option<SearchOptions>,
+    /// How tokens are drawn.
+    #[serde(flatten)]
+    pub drawing: DrawingFields,
+}
+
+/// The fields that chat and text completions share.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct DrawingFields {
+    /// A served model's name, or its `:search` alias; absent: the served model.
+    pub model: Option<String>,
+    /// 0 is greedy; absent: 1.
+    #[schema(minimum = 0, maximum = 2)]
+    pub temperature: Option<f64>,
+    /// Nucleus: the smallest set of tokens with at least this mass; absent: 1.
+    #[schema(exclusive_minimum = 0, maximum = 1)]
+    pub top_p: Option<f64>,
+    /// The k likeliest tokens; -1, 0 or absent: all.
+    #[schema(minimum = -1)]
+    pub top_k: Option<i64>,
+    /// Tokens with at least this share of the likeliest one's probability; absent: 0.
+    #[schema(minimum = 0, maximum = 1)]
+    pub min_p: Option<f64>,
+    /// Subtracted once per earlier occurrence in the reply; absent: 0.
+    #[schema(minimum = -2, maximum = 2)]
+    pub frequency_penalty: Option<f64>,
+    /// Subtracted once if the token occurs in the reply; absent: 0.
+    #[schema(minimum = -2, maximum = 2)]
+    pub presence_penalty: Option<f64>,
+    /// Divides or multiplies logits of tokens in prompt and reply; absent: 1.
+    #[schema(exclusive_minimum = 0, maximum = 2)]
+    pub repetition_penalty: Option<f64>,
+    /// Token id to what is added to its logit, -100 to 100.
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// Answers to give.
+    #[schema(minimum = 1)]
+    pub n: Option<i64>,
+    /// Fixes the draw, and a whole search.
+    pub seed: Option<i64>,
+    /// Where an answer ends; never part of it.
+    pub stop: Option<Stop>,
+    /// Keep going after the end-of-sequence token.
+    pub ignore_eos: Option<bool>,
+    /// Server-sent events instead of one body.
+    pub stream: Option<bool>,
+    /// What else a stream carries.
+    pub stream_options: Option<StreamOptions>,
+    /// Who asks; not used.
+    pub user: Option<String>,
+}
+
+/// One turn as a client sends it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ChatMessage {
+    /// `system`, `developer`, `user` or `assistant`.
+    #[schema(pattern = "^(system|developer|user|assistant)$")]
+    pub role: String,
+    /// What is said.
+    pub content: Option<Content>,
+}
+
+/// A turn's content.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a string or a list of text parts")]
+pub enum Content {
+    /// As one string.
+    Text(String),
+    /// In parts, joined by line breaks.
+    Parts(Vec<ContentPart>),
+}
+
+/// A part of a turn.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ContentPart {
+    /// Only `text` is served.
+    #[serde(rename = "type")]
+    #[schema(pattern = "^text$")]
+    pub kind: String,
+    /// The part's text.
+    pub text: Option<String>,
+}
+
+/// One stop string or several.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
+pub enum Stop {
+    /// One.
+    One(String),
+    /// 1 to 4.
+    Many(Vec<String>),
+}
+
+/// What else a stream carries.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct StreamOptions {
+    /// Ends the stream with a chunk that has `usage`.
+    pub include_usage: Option<bool>,
+}
+
+/// What the answer must be.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ResponseFormat {
+    /// `text`, `json_object` or `json_schema`.
+    #[serde(rename = "type")]
+    #[schema(pattern = "^(text|json_object|json_schema)$")]
+    pub kind: String,
+    /// The schema of `json_schema`.
+    pub json_schema: Option<JsonSchemaFormat>,
+}
+
+/// A named JSON schema.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct JsonSchemaFormat {
+    /// Its name; not used.
+    pub name: Option<String>,
+    /// The schema; absent: any JSON object.
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Value>,
+    /// Decoding is always constrained, so both values are honoured.
+    pub strict: Option<bool>,
+}

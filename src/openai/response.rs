@@ -1,0 +1,270 @@
+//! Chat answers on the wire: whole, in chunks, and errors.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::search::{SearchEvent, SearchReport, TreeNode};
+use crate::engine::{FinishReason, TokenLogprobs, TokenProb};
+use crate::search::StopReason;
+
+/// A whole chat answer.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChatResponse {
+    /// `chatcmpl-…`.
+    pub id: String,
+    /// `chat.completion`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The model as it was asked for.
+    pub model: String,
+    /// The weights that answered.
+    pub system_fingerprint: String,
+    /// The answers, by index.
+    pub choices: Vec<ChatChoice>,
+    /// Tokens.
+    pub usage: Usage,
+    /// The search; of the first choice where `n` is above 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchReport>,
+    /// Every choice's search where `n` is above 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub searches: Option<Vec<SearchReport>>,
+}
+
+/// One answer.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChatChoice {
+    /// From 0.
+    pub index: usize,
+    /// What the model says.
+    pub message: AnswerMessage,
+    /// Where asked for, and where the answer is the draft itself.
+    pub logprobs: Option<ChatLogprobs>,
+    /// Why it ended.
+    pub finish_reason: Finish,
+}
+
+/// What the model says.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AnswerMessage {
+    /// `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+    /// Always `null`.
+    pub refusal: Option<String>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// End of sequence, a stop string, or a complete grammar.
+    Stop,
+    /// `max_tokens` or the context was used up.
+    Length,
+}
+
+impl From<FinishReason> for Finish {
+    fn from(reason: FinishReason) -> Self {
+        match reason {
+            FinishReason::Stop => Self::Stop,
+            FinishReason::Length => Self::Length,
+        }
+    }
+}
+
+/// Logprobs of an answer's tokens.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ChatLogprobs {
+    /// One entry per token.
+    pub content: Vec<TokenEntry>,
+    /// Always `null`.
+    pub refusal: Option<Vec<TokenEntry>>,
+}
+
+/// A sampled token and its alternatives.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenEntry {
+    /// The token.
+    #[serde(flatten)]
+    pub token: TokenText,
+    /// The likeliest tokens, best first.
+    pub top_logprobs: Vec<TokenText>,
+}
+
+/// A token with its probability.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenText {
+    /// Its text; a token may hold part of a character.
+    pub token: String,
+    /// Natural log, -9999 where it is zero.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl From<&TokenProb> for TokenText {
+    fn from(token: &TokenProb) -> Self {
+        let text = String::from_utf8_lossy(&token.bytes).into_owned();
+        // JSON has no infinity; OpenAI writes -9999.
+        Self { token: text, logprob: token.logprob.max(-9999.0), bytes: token.bytes.clone() }
+    }
+}
+
+impl ChatLogprobs {
+    /// OpenAI's shape of `tokens`.
+    pub fn new(tokens: &[TokenLogprobs]) -> Self {
+        let entry = |token: &TokenLogprobs| TokenEntry {
+            token: (&token.token).into(),
+            top_logprobs: token.top.iter().map(TokenText::from).collect(),
+        };
+        Self { content: tokens.iter().map(entry).collect(), refusal: None }
+    }
+}
+
+/// Tokens of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// Of the prompt, once.
+    pub prompt_tokens: usize,
+    /// Generated, a search's critiques and rejected responses included.
+    pub completion_tokens: usize,
+    /// Both.
+    pub total_tokens: usize,
+    /// Of `completion_tokens`.
+    pub completion_tokens_details: CompletionDetails,
+    /// Of `prompt_tokens`.
+    pub prompt_tokens_details: PromptDetails,
+}
+
+/// Of the completion's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CompletionDetails {
+    /// Generated but not in the answer.
+    pub reasoning_tokens: usize,
+}
+
+/// Of the prompt's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PromptDetails {
+    /// Reused rather than computed.
+    pub cached_tokens: usize,
+}
+
+/// One event of a streamed chat answer.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChatChunk {
+    /// The same for all chunks of an answer.
+    pub id: String,
+    /// `chat.completion.chunk`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The model as it was asked for.
+    pub model: String,
+    /// The weights that answer.
+    pub system_fingerprint: String,
+    /// Empty in usage and progress chunks.
+    pub choices: Vec<ChunkChoice>,
+    /// On the last chunk, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// The search, on the chunk with `usage`, else on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchReport>,
+    /// Every choice's search where `n` is above 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub searches: Option<Vec<SearchReport>>,
+    /// What a progress chunk tells.
+    #[serde(flatten)]
+    pub progress: Option<ProgressFields>,
+}
+
+/// What a progress chunk tells.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ProgressFields {
+    /// What happened.
+    pub search_event: SearchEvent,
+    /// The choice whose search it is.
+    pub search_choice: usize,
+    /// The node that it happened to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search_node: Option<TreeNode>,
+    /// Why the search stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub search_stop_reason: Option<StopReason>,
+}
+
+/// A step of one answer.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChunkChoice {
+    /// From 0.
+    pub index: usize,
+    /// What is new.
+    pub delta: Delta,
+    /// Of the new tokens.
+    pub logprobs: Option<ChatLogprobs>,
+    /// On the answer's last chunk.
+    pub finish_reason: Option<Finish>,
+}
+
+/// What is new in an answer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Delta {
+    /// On the first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// New text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+/// OpenAI's error envelope.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong, and what to do.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ErrorDetail {
+    /// For people.
+    pub message: String,
+    /// The class, such as `invalid_request_error`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The field at fault.
+    pub param: Option<String>,
+    /// For programs.
+    pub code: Option<String>,
+}
+
+/// `GET /v1/models`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ModelList {
+    /// `list`.
+    pub object: &'static str,
+    /// The models and their aliases.
+    pub data: Vec<ModelCard>,
+}
+
+/// A served model.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ModelCard {
+    /// The name that requests use.
+    pub id: String,
+    /// `model`.
+    pub object: &'static str,
+    /// When the server started, in seconds since 1970.
+    pub created: u64,
+    /// `spar`.
+    pub owned_by: &'static str,
+    /// Tokens of prompt and answer together.
+    pub max_model_len: usize,
+    /// The model behind a `:search` alias.
+    pub parent: Option<String>,
+}

@@ -1,5 +1,7 @@
 //! Arithmetic on `f32` slices that the tree engine and the trainer share.
 
+pub mod packed;
+
 /// A matrix in a slice: element `(r, c)` is at `r * row_stride + c * column_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
@@ -106,6 +108,47 @@ pub fn exp(x: f32) -> f32 {
 pub fn exp_scaled(xs: &mut [f32], peak: f32, scale: f32) {
     for x in xs {
         *x = exp((*x - peak) * scale);
+    }
+}
+
+/// `out = x / sqrt(mean(x²) + eps) * weight`, row by row of `weight.len()` elements.
+///
+/// # Panics
+/// When `out` is shorter than `x`.
+pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+    for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
+        let scale = (dot(x, x) / weight.len() as f32 + eps).sqrt().recip();
+        for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * scale * weight;
+        }
+    }
+}
+
+/// The sum of products; its order depends on the length only.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for (lane, (&x, &y)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane = x.mul_add(y, *lane);
+        }
+    }
+    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum::<f32>()
+}
+
+/// `out = silu(gate) * up`, where `silu(x) = x / (1 + exp(-x))`.
+pub fn silu_times(out: &mut [f32], gate: &[f32], up: &[f32]) {
+    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+        *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+/// Rotates a head: element `i` of the first half pairs with element `i` of the second, as Hugging Face lays heads out.
+/// `turns` holds the cosine and sine of each pair's angle.
+pub fn rotate(head: &mut [f32], turns: &[(f32, f32)]) {
+    let (first, second) = head.split_at_mut(turns.len());
+    for ((x, y), &(cos, sin)) in first.iter_mut().zip(second).zip(turns) {
+        (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
     }
 }
 

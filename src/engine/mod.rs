@@ -6,6 +6,7 @@ pub mod load;
 #[cfg(feature = "server")]
 pub mod metered;
 pub mod model_dir;
+pub mod native;
 pub mod sampling;
 pub mod text;
 

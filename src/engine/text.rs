@@ -45,7 +45,7 @@ impl Pieces {
             bytes[id as usize] = if added.is_some() {
                 token.into_bytes()
             } else if byte_level {
-                let mapped: Option<Vec<u8>> = token.chars().map(|c| from_char(c)).collect();
+                let mapped: Option<Vec<u8>> = token.chars().map(&from_char).collect();
                 mapped.unwrap_or_else(|| token.into_bytes())
             } else if let Some(byte) = byte_token(&token) {
                 vec![byte]

@@ -325,6 +325,8 @@ mod tests {
         ModelConfig::open(dir.path())
     }
 
+    type Case<'a> = (&'a dyn Fn(&mut Value), &'a str);
+
     #[test]
     fn numbers_are_read_with_their_defaults() {
         let config = open(|_| (), Some(json!({ "eos_token_id": [9, 1] }))).unwrap();
@@ -377,7 +379,7 @@ mod tests {
 
     #[test]
     fn defects_name_file_and_field() {
-        let table: [(&dyn Fn(&mut Value), &str); 6] = [
+        let table: [Case<'_>; 6] = [
             (&|c| c["hidden_size"] = json!("big"), "`hidden_size` is \"big\""),
             (&|c| c["num_key_value_heads"] = json!(3), "`num_key_value_heads` is 3"),
             (&|c| c["head_dim"] = json!(7), "`head_dim` is 7"),

@@ -202,6 +202,8 @@ mod tests {
         message
     }
 
+    type Case<'a> = (&'a dyn Fn(&Path, &TinyModel), &'a [&'a str]);
+
     #[test]
     fn every_family_and_layout_loads() {
         for model_type in ["llama", "mistral", "qwen2", "qwen3"] {
@@ -256,7 +258,7 @@ mod tests {
     #[test]
     fn every_defect_has_its_line() {
         let file = |dir: &Path| dir.join(SINGLE);
-        let table: [(&dyn Fn(&Path, &TinyModel), &[&str]); 9] = [
+        let table: [Case<'_>; 9] = [
             (&|dir, _| std::fs::remove_file(file(dir)).unwrap(), &[SINGLE, "does not exist"]),
             (
                 &|dir, _| {

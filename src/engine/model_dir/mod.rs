@@ -150,6 +150,8 @@ mod tests {
         std::fs::write(dir.join("chat_template.jinja"), template).unwrap();
     }
 
+    type Case<'a> = (&'a dyn Fn(&Path), &'a [&'a str]);
+
     #[test]
     fn a_chat_becomes_tokens_with_one_beginning() {
         let (_dir, model) = written(|_| ());
@@ -202,7 +204,7 @@ mod tests {
 
     #[test]
     fn every_defect_has_its_line() {
-        let table: [(&dyn Fn(&Path), &[&str]); 9] = [
+        let table: [Case<'_>; 9] = [
             (&|dir| std::fs::remove_file(dir.join("config.json")).unwrap(), &["config.json", "does not exist"]),
             (&|dir| std::fs::remove_file(dir.join("tokenizer.json")).unwrap(), &["tokenizer.json", "does not exist"]),
             (&|dir| std::fs::write(dir.join("tokenizer.json"), "{}").unwrap(), &["tokenizer.json"]),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::blocks::{BLOCK, Block, Shape};
-use crate::kernels::packed::{ROWS, WIDTH, multiply_tile};
+use crate::kernels::packed::{AT_ONCE, Line, ROWS, WIDTH, at_once, multiply_tiles};
 use crate::kernels::{exp_scaled, max, sum};
 
 /// Where the keys and values of a layer are, and which of them a position sees.
@@ -50,14 +50,14 @@ impl Attention {
     ) {
         let size = shape.head_dim;
         let rows = q.len() / size;
-        let mut tile = [[0.0; WIDTH]; ROWS];
+        let mut tiles = [[Line::ZERO; ROWS]; AT_ONCE];
         let start = first / BLOCK;
         let length = (blocks.len() - start) * BLOCK;
         self.scores.resize(rows * length, 0.0);
         for (b, block) in blocks[start..].iter().enumerate() {
-            multiply_tile(q, size, block.keys(shape, layer, head), &mut tile);
-            for (scores, line) in self.scores.chunks_exact_mut(length).zip(&tile) {
-                scores[b * BLOCK..][..BLOCK].copy_from_slice(line);
+            multiply_tiles(q, size, block.keys(shape, layer, head), &mut tiles);
+            for (scores, line) in self.scores.chunks_exact_mut(length).zip(&tiles[0]) {
+                scores[b * BLOCK..][..BLOCK].copy_from_slice(&line.0);
             }
         }
         let seen = first - start * BLOCK..last + 1 - start * BLOCK;
@@ -65,23 +65,29 @@ impl Attention {
         let mut totals = [0.0f32; ROWS];
         for (scores, total) in self.scores.chunks_exact_mut(length).zip(&mut totals) {
             scores[..seen.start].fill(0.0);
+            scores[seen.end..].fill(0.0);
             let seen = &mut scores[seen.clone()];
             let peak = max(seen);
             exp_scaled(seen, peak, scale);
             *total = sum(seen) as f32;
         }
         out.fill(0.0);
+        let panels = at_once(rows) * BLOCK;
         let mut weights = [0.0; ROWS * BLOCK];
         for (b, block) in blocks[start..].iter().enumerate() {
-            let count = BLOCK.min(seen.end - b * BLOCK);
-            for (to, scores) in weights.chunks_exact_mut(count).zip(self.scores.chunks_exact(length)) {
-                to.copy_from_slice(&scores[b * BLOCK..][..count]);
+            // Weights of positions that are not there yet are 0, and so are their values.
+            for (to, scores) in weights.chunks_exact_mut(BLOCK).zip(self.scores.chunks_exact(length)) {
+                to.copy_from_slice(&scores[b * BLOCK..][..BLOCK]);
             }
-            for (p, panel) in block.value_panels(shape, layer, head).enumerate() {
-                multiply_tile(&weights[..rows * count], count, panel, &mut tile);
-                let columns = p * WIDTH..((p + 1) * WIDTH).min(size);
-                for (out, line) in out.chunks_exact_mut(size).zip(&tile) {
-                    out[columns.clone()].iter_mut().zip(line).for_each(|(o, x)| *o += x);
+            for (p, panels) in block.values(shape, layer, head).chunks(panels).enumerate() {
+                multiply_tiles(&weights[..rows * BLOCK], BLOCK, panels, &mut tiles);
+                for (tile, first) in
+                    tiles.iter().zip((p * at_once(rows) * WIDTH..size).step_by(WIDTH)).take(panels.len() / BLOCK)
+                {
+                    let columns = first..(first + WIDTH).min(size);
+                    for (out, line) in out.chunks_exact_mut(size).zip(tile) {
+                        out[columns.clone()].iter_mut().zip(&line.0).for_each(|(o, x)| *o += x);
+                    }
                 }
             }
         }

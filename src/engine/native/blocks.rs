@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::kernels::packed::WIDTH;
+use crate::kernels::packed::{Line, WIDTH};
 
 /// Positions of a block: one panel of the matrix kernel.
 pub(super) const BLOCK: usize = WIDTH;
@@ -18,58 +18,54 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    fn keys(self) -> usize {
-        self.head_dim * BLOCK
-    }
-
+    /// Lines of a head's values; its keys have `head_dim`.
     fn values(self) -> usize {
-        self.head_dim.next_multiple_of(WIDTH) * BLOCK
+        self.head_dim.div_ceil(WIDTH) * BLOCK
     }
 
-    /// Elements of a block.
-    fn elements(self) -> usize {
-        self.layers * self.heads * (self.keys() + self.values())
+    fn lines(self) -> usize {
+        self.layers * self.heads * (self.head_dim + self.values())
     }
 
     /// Bytes of a block.
     pub(super) fn bytes(self) -> usize {
-        self.elements() * size_of::<f32>()
+        self.lines() * size_of::<Line>()
     }
 
     fn at(self, layer: usize, head: usize) -> usize {
-        (layer * self.heads + head) * (self.keys() + self.values())
+        (layer * self.heads + head) * (self.head_dim + self.values())
     }
 }
 
 /// Keys and values of [`BLOCK`] positions in all layers, in the panels that the matrix kernel reads: for each layer and
 /// head, keys `(head_dim, BLOCK)`, then values `(head_dim / 32, BLOCK, 32)`.
 #[derive(Clone)]
-pub(super) struct Block(Box<[f32]>);
+pub(super) struct Block(Box<[Line]>);
 
 impl Block {
     pub(super) fn new(shape: Shape) -> Self {
-        Self(vec![0.0; shape.elements()].into_boxed_slice())
+        Self(vec![Line::ZERO; shape.lines()].into_boxed_slice())
     }
 
-    pub(super) fn keys(&self, shape: Shape, layer: usize, head: usize) -> &[f32] {
-        &self.0[shape.at(layer, head)..][..shape.keys()]
+    pub(super) fn keys(&self, shape: Shape, layer: usize, head: usize) -> &[Line] {
+        &self.0[shape.at(layer, head)..][..shape.head_dim]
     }
 
-    pub(super) fn value_panels(&self, shape: Shape, layer: usize, head: usize) -> impl Iterator<Item = &[f32]> {
-        self.0[shape.at(layer, head) + shape.keys()..][..shape.values()].chunks_exact(WIDTH * BLOCK)
+    pub(super) fn values(&self, shape: Shape, layer: usize, head: usize) -> &[Line] {
+        &self.0[shape.at(layer, head) + shape.head_dim..][..shape.values()]
     }
 
     /// Sets the keys and values, `(heads, head_dim)`, of the position `slot` in this block.
     pub(super) fn write(&mut self, shape: Shape, layer: usize, slot: usize, keys: &[f32], values: &[f32]) {
         let size = shape.head_dim;
         for (head, (key, value)) in keys.chunks_exact(size).zip(values.chunks_exact(size)).enumerate() {
-            let both = &mut self.0[shape.at(layer, head)..][..shape.keys() + shape.values()];
-            let (k, v) = both.split_at_mut(shape.keys());
-            for (column, &x) in k.chunks_exact_mut(BLOCK).zip(key) {
-                column[slot] = x;
+            let both = &mut self.0[shape.at(layer, head)..][..size + shape.values()];
+            let (k, v) = both.split_at_mut(size);
+            for (line, &x) in k.iter_mut().zip(key) {
+                line.0[slot] = x;
             }
-            for (panel, part) in v.chunks_exact_mut(WIDTH * BLOCK).zip(value.chunks(WIDTH)) {
-                panel[slot * WIDTH..][..part.len()].copy_from_slice(part);
+            for (panel, part) in v.chunks_exact_mut(BLOCK).zip(value.chunks(WIDTH)) {
+                panel[slot].0[..part.len()].copy_from_slice(part);
             }
         }
     }

@@ -1,9 +1,10 @@
-//! Tokens per second of whole training steps on a random batch: `speed [STEPS] [UNIT_TOKENS] [WORKERS]`.
+//! Tokens per second of whole training steps on a random batch: `speed [STEPS] [UNIT_TOKENS] [WORKERS] [f32|bf16]`.
 
 use std::time::Instant;
 
 use anyhow::Result;
 use spar_training::gradient::GradientWorkers;
+use spar_training::model::cpu::Arithmetic;
 use spar_training::model::{LlamaConfig, Params};
 use spar_training::optimizer::{Optimizer, OptimizerConfig, Update};
 use spar_training::tokens::{Example, units};
@@ -15,8 +16,12 @@ fn main() -> Result<()> {
     let argument = |i, default| std::env::args().nth(i).map_or(Ok(default), |text| text.parse::<usize>());
     let (steps, unit_tokens, workers) = (argument(1, 10)?, argument(2, 1024)?, argument(3, 2)?);
     let config = LlamaConfig { num_hidden_layers: 4, ..LlamaConfig::tiny(1024) };
+    let arithmetic = match std::env::args().nth(4).as_deref() {
+        Some("bf16") => Arithmetic::Bf16,
+        _ => Arithmetic::F32,
+    };
     let mut params = Params::random(&config, 0);
-    let mut workers_of = GradientWorkers::new(&config, workers);
+    let mut workers_of = GradientWorkers::new(&config, arithmetic, workers);
     let mut optimizer = Optimizer::new(OptimizerConfig::default(), &params.layout);
     let example = |i: usize| {
         let len = 60 + (i * 97) % 290;
@@ -30,7 +35,7 @@ fn main() -> Result<()> {
         let started = Instant::now();
         let (loss, ()) = workers_of.compute(&params, &units, || ())?;
         let computed = started.elapsed().as_secs_f64();
-        optimizer.step(&mut params, workers_of.gradient(), Update { factor: 1.0, clip: 1.0, workers });
+        optimizer.step(&mut params, workers_of.gradient(), Update { factor: 1.0, clip: 1.0, arithmetic, workers });
         if step >= 2 {
             seconds[0] += computed;
             seconds[1] += started.elapsed().as_secs_f64() - computed;

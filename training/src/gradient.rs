@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 
-use crate::model::cpu::Workspace;
+use crate::model::cpu::{Arithmetic, Workspace};
 use crate::model::{LlamaConfig, Params};
 use crate::tokens::Unit;
 
@@ -32,8 +32,11 @@ pub struct StepLoss {
 impl GradientWorkers {
     /// `workers` threads, at least one.
     #[must_use]
-    pub fn new(config: &LlamaConfig, workers: usize) -> Self {
-        Self { workspaces: (0..workers.max(1)).map(|_| Workspace::new(config)).collect(), sum: Sum::default() }
+    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic, workers: usize) -> Self {
+        Self {
+            workspaces: (0..workers.max(1)).map(|_| Workspace::new(config, arithmetic)).collect(),
+            sum: Sum::default(),
+        }
     }
 
     /// The loss of a step; its gradient is in [`GradientWorkers::gradient`] afterwards. `meanwhile` runs on the calling

@@ -3,8 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use spar::kernels::{Matrix, matmul};
+use spar::kernels::Matrix;
 
+use crate::model::cpu::{Arithmetic, Products};
 use crate::model::params::{Entry, Kind, Layout, Params};
 
 /// Which rule updates the matrices inside layers. Embeddings and norms are always AdamW's.
@@ -81,6 +82,8 @@ pub struct Update {
     pub factor: f64,
     /// Every gradient is multiplied by it: below 1 where the norm is clipped.
     pub clip: f32,
+    /// The precision of Muon's products.
+    pub arithmetic: Arithmetic,
     /// Threads; they take whole tensors, so the result does not depend on their number.
     pub workers: usize,
 }
@@ -120,9 +123,10 @@ impl Optimizer {
         std::thread::scope(|scope| {
             for _ in 0..update.workers.max(1) {
                 scope.spawn(|| {
+                    let mut products = Products::new(update.arithmetic);
                     while let Some(job) = next() {
                         if uses_muon(config.rule, job.entry.kind) {
-                            muon(job, config, update);
+                            muon(job, config, update, &mut products);
                         } else {
                             adamw(job, config, update, steps);
                         }
@@ -157,7 +161,7 @@ fn adamw(job: Job<'_>, config: OptimizerConfig, update: Update, steps: u64) {
 }
 
 /// `m = βm + g`, `w -= lr · sqrt(max(1, out / in)) · orthogonal(g + βm)`.
-fn muon(job: Job<'_>, config: OptimizerConfig, update: Update) {
+fn muon(job: Job<'_>, config: OptimizerConfig, update: Update, products: &mut Products) {
     let beta = config.momentum as f32;
     let lr = config.muon_lr * update.factor;
     let (out, input) = (job.entry.shape[0], job.entry.shape[1]);
@@ -167,7 +171,7 @@ fn muon(job: Job<'_>, config: OptimizerConfig, update: Update) {
         *m = beta * *m + g;
         *ahead = g + beta * *m;
     }
-    let direction = orthogonal(&ahead, out, input);
+    let direction = orthogonal(products, &ahead, out, input);
     let rate = (lr * (out as f64 / input as f64).max(1.0).sqrt()) as f32;
     let keep = (1.0 - lr * config.weight_decay) as f32;
     job.weights.iter_mut().zip(&direction).for_each(|(w, d)| *w = *w * keep - rate * d);
@@ -175,12 +179,12 @@ fn muon(job: Job<'_>, config: OptimizerConfig, update: Update) {
 
 /// Five steps of `X = aX + (bA + cA²)X` with `A = XXᵀ`, from `X / |X|`: singular values end between about 0.7 and 1.2.
 /// The coefficients are Jordan's; the shorter side is made the rows.
-fn orthogonal(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+fn orthogonal(products: &mut Products, x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const A: f32 = 3.4445;
     const B: f32 = -4.775;
     const C: f32 = 2.0315;
     if rows > columns {
-        return transpose(&orthogonal(&transpose(x, rows, columns), columns, rows), columns, rows);
+        return transpose(&orthogonal(products, &transpose(x, rows, columns), columns, rows), columns, rows);
     }
     let norm = (x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() + 1e-7) as f32;
     let mut x: Vec<f32> = x.iter().map(|x| x / norm).collect();
@@ -189,12 +193,12 @@ fn orthogonal(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut polynomial = scaled.clone();
     for _ in 0..5 {
         let wide = Matrix::row_major(&x, rows, columns);
-        matmul(&mut a, 0.0, wide, wide.transposed());
+        products.matmul(&mut a, 0.0, wide, wide.transposed());
         scaled.iter_mut().zip(&a).for_each(|(scaled, a)| *scaled = C * a);
         polynomial.copy_from_slice(&a);
-        matmul(&mut polynomial, B, Matrix::row_major(&scaled, rows, rows), Matrix::row_major(&a, rows, rows));
+        products.matmul(&mut polynomial, B, Matrix::row_major(&scaled, rows, rows), Matrix::row_major(&a, rows, rows));
         next.copy_from_slice(&x);
-        matmul(&mut next, A, Matrix::row_major(&polynomial, rows, rows), wide);
+        products.matmul(&mut next, A, Matrix::row_major(&polynomial, rows, rows), wide);
         std::mem::swap(&mut x, &mut next);
     }
     x
@@ -214,9 +218,12 @@ pub fn norm(gradient: &[f32]) -> f64 {
 mod tests {
     use candle_core::{Device, Tensor, Var};
     use candle_nn::{AdamW, Optimizer as _, ParamsAdamW};
+    use spar::kernels::matmul;
 
     use super::*;
     use crate::model::LlamaConfig;
+
+    const PLAIN: Update = Update { factor: 1.0, clip: 1.0, arithmetic: Arithmetic::F32, workers: 1 };
 
     fn model() -> (LlamaConfig, Params) {
         let config = LlamaConfig {
@@ -243,7 +250,7 @@ mod tests {
         for step in 0..5 {
             let gradient: Vec<f32> =
                 (0..params.data.len()).map(|i| ((i * (step + 3)) % 11) as f32 * 0.1 - 0.5).collect();
-            optimizer.step(&mut params, &gradient, Update { factor: 1.0, clip: 1.0, workers: 2 });
+            optimizer.step(&mut params, &gradient, Update { workers: 2, ..PLAIN });
             let gradient = Tensor::new(&gradient[entry.range.clone()], &Device::Cpu).unwrap();
             reference.backward_step(&(var.as_tensor() * gradient).unwrap().sum_all().unwrap()).unwrap();
         }
@@ -254,9 +261,10 @@ mod tests {
 
     #[test]
     fn muon_moves_every_direction_of_a_matrix_alike() {
+        let mut products = Products::new(Arithmetic::F32);
         for (rows, columns) in [(12, 30), (30, 12), (20, 20)] {
             let x: Vec<f32> = (0..rows * columns).map(|i| ((i * i * 7 + i) % 101) as f32 * 0.02 - 1.0).collect();
-            let mut y = orthogonal(&x, rows, columns);
+            let mut y = orthogonal(&mut products, &x, rows, columns);
             if rows > columns {
                 y = transpose(&y, rows, columns);
             }
@@ -272,7 +280,7 @@ mod tests {
                 );
             }
             // The same side of every plane as the gradient.
-            let agreement: f32 = orthogonal(&x, rows, columns).iter().zip(&x).map(|(a, b)| a * b).sum();
+            let agreement: f32 = orthogonal(&mut products, &x, rows, columns).iter().zip(&x).map(|(a, b)| a * b).sum();
             assert!(agreement > 0.0);
         }
     }
@@ -285,7 +293,7 @@ mod tests {
         let run = |gradient: &[f32], clip, workers| {
             let mut params = params.clone();
             let mut optimizer = Optimizer::new(OptimizerConfig::default(), &params.layout);
-            (0..3).for_each(|_| optimizer.step(&mut params, gradient, Update { factor: 0.5, clip, workers }));
+            (0..3).for_each(|_| optimizer.step(&mut params, gradient, Update { factor: 0.5, clip, workers, ..PLAIN }));
             params.data
         };
         assert_eq!(run(&gradient, 1.0, 1), run(&gradient, 1.0, 3));

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use crate::gradient::{GradientWorkers, StepLoss};
+use crate::model::cpu::Arithmetic;
 use crate::model::params::Precision;
 use crate::model::{LlamaConfig, Params};
 use crate::optimizer::{Optimizer, OptimizerConfig, Update, norm};
@@ -33,6 +34,8 @@ pub struct TrainConfig {
     pub clip: f64,
     /// Seed of the first weights.
     pub seed: u64,
+    /// The precision of matrix products while training.
+    pub arithmetic: Arithmetic,
     /// Threads; 0 means as many as the machine has. The result does not depend on it.
     pub workers: usize,
     /// Tokens that a worker computes at once: less needs less memory, more makes larger products.
@@ -54,6 +57,7 @@ impl Default for TrainConfig {
             optimizer: OptimizerConfig::default(),
             clip: 1.0,
             seed: 0,
+            arithmetic: Arithmetic::F32,
             workers: 0,
             unit_tokens: 1024,
             checkpoint_every: 200,
@@ -193,7 +197,7 @@ impl<'a> Run<'a> {
         bar.reset_eta();
         Ok(Self {
             config,
-            workers: GradientWorkers::new(llama, config.threads()),
+            workers: GradientWorkers::new(llama, config.arithmetic, config.threads()),
             metrics: Metrics::open(&config.out_dir.join("metrics.jsonl"), place.step)?,
             params,
             optimizer,
@@ -210,7 +214,7 @@ impl<'a> Run<'a> {
         let factor = self.config.schedule.factor(self.place.step, self.config.warmup, self.config.steps);
         let clipped = self.config.clip > 0.0 && grad_norm > self.config.clip;
         let clip = if clipped { (self.config.clip / grad_norm) as f32 } else { 1.0 };
-        let update = Update { factor, clip, workers: self.config.threads() };
+        let update = Update { factor, clip, arithmetic: self.config.arithmetic, workers: self.config.threads() };
         self.optimizer.step(&mut self.params, self.workers.gradient(), update);
 
         let seconds = started.elapsed().as_secs_f64();

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use spar_training::model::LlamaConfig;
+use spar_training::model::cpu::Arithmetic::{Bf16, F32};
 use spar_training::optimizer::{OptimizerConfig, Rule};
 use spar_training::tokens::Example;
 use spar_training::trainer::{Init, StepMetrics, TrainConfig, TrainReport, train};
@@ -58,14 +59,14 @@ fn weights(directory: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn one_batch_is_learnt_by_heart_under_both_rules() {
-    for rule in [Rule::Muon, Rule::AdamW] {
+fn one_batch_is_learnt_by_heart_under_both_rules_and_precisions() {
+    for (rule, arithmetic) in [(Rule::Muon, F32), (Rule::AdamW, F32), (Rule::Muon, Bf16)] {
         let directory = tempfile::tempdir().unwrap();
         let optimizer = OptimizerConfig { rule, lr: 0.01, ..Default::default() };
-        let config = TrainConfig { optimizer, ..config(directory.path(), 150) };
+        let config = TrainConfig { optimizer, arithmetic, ..config(directory.path(), 150) };
         let report = run(&config, |_| Ok(batch(0))).unwrap();
         // Sequences that begin alike and go on differently leave a little.
-        assert!(report.loss < 0.05, "{rule:?}: {}", report.loss);
+        assert!(report.loss < 0.05, "{rule:?} {arithmetic:?}: {}", report.loss);
         let curve = curve(directory.path());
         assert_eq!(curve.len(), 150);
         assert!(curve[0].1 > 3.5, "{:?}", curve[0]);

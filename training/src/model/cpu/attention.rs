@@ -3,9 +3,10 @@
 //! Queries go in blocks; the query heads that share a key head are stacked, so that each block is one product of
 //! `(heads · block, dim)` with the keys up to its end. The probabilities are kept for the backward pass.
 
-use spar::kernels::{Matrix, matmul};
+use spar::kernels::Matrix;
 
 use super::batch::Packed;
+use super::product::Products;
 use super::vector::{dot, exp_sum, max, scale};
 use crate::model::LlamaConfig;
 
@@ -117,7 +118,14 @@ impl Attention {
     }
 
     /// `out` `(rows, heads · dim)` from `qkv` `(rows, query, key and value heads)`, already rotated.
-    pub fn forward(&mut self, out: &mut [f32], probabilities: &mut [f32], qkv: &[f32], batch: &Packed) {
+    pub fn forward(
+        &mut self,
+        products: &mut Products,
+        out: &mut [f32],
+        probabilities: &mut [f32],
+        qkv: &[f32],
+        batch: &Packed,
+    ) {
         let (heads, mut rest) = (self.heads, probabilities);
         let width = heads.width();
         for (sequence, len) in batch.sequences() {
@@ -126,7 +134,7 @@ impl Attention {
                 let p = rest.split_off_mut(..rows * keys).expect("sized by `probabilities`");
                 gather(&mut self.queries, qkv, &heads.places(block, width), heads.query_scale());
                 let queries = Matrix::row_major(&self.queries, rows, heads.dim);
-                matmul(p, 0.0, queries, heads.keys(qkv, block).transposed());
+                products.matmul(p, 0.0, queries, heads.keys(qkv, block).transposed());
                 for (i, row) in p.chunks_exact_mut(keys).enumerate() {
                     let (visible, hidden) = row.split_at_mut(block.start + i % block.queries + 1);
                     let shift = max(visible);
@@ -134,7 +142,7 @@ impl Attention {
                     scale(visible, 1.0 / sum);
                     hidden.fill(0.0);
                 }
-                matmul(&mut self.outputs, 0.0, Matrix::row_major(p, rows, keys), heads.values(qkv, block));
+                products.matmul(&mut self.outputs, 0.0, Matrix::row_major(p, rows, keys), heads.values(qkv, block));
                 scatter(out, &self.outputs, &heads.places(block, heads.query_width()), 1.0);
             }
         }
@@ -144,7 +152,15 @@ impl Attention {
     ///
     /// With `P = softmax(S)` and `O = P · V`: `dV = Pᵀ · dO`, `dP = dO · Vᵀ`, `dS = P · (dP - rowsum(P · dP))`,
     /// `dQ = dS · K` and `dK = dSᵀ · Q`.
-    pub fn backward(&mut self, dqkv: &mut [f32], dout: &[f32], probabilities: &[f32], qkv: &[f32], batch: &Packed) {
+    pub fn backward(
+        &mut self,
+        products: &mut Products,
+        dqkv: &mut [f32],
+        dout: &[f32],
+        probabilities: &[f32],
+        qkv: &[f32],
+        batch: &Packed,
+    ) {
         let (heads, mut rest) = (self.heads, probabilities);
         let (width, dim) = (heads.width(), heads.dim);
         for (sequence, len) in batch.sequences() {
@@ -159,21 +175,21 @@ impl Attention {
                 }
                 gather(&mut self.outputs, dout, &heads.places(block, heads.query_width()), 1.0);
                 let (p_matrix, dout) = (Matrix::row_major(p, rows, keys), Matrix::row_major(&self.outputs, rows, dim));
-                matmul(&mut self.dv, 1.0, p_matrix.transposed(), dout);
+                products.matmul(&mut self.dv, 1.0, p_matrix.transposed(), dout);
 
                 self.scores.resize(rows * keys, 0.0);
-                matmul(&mut self.scores, 0.0, dout, heads.values(qkv, block).transposed());
+                products.matmul(&mut self.scores, 0.0, dout, heads.values(qkv, block).transposed());
                 for (ds, p) in self.scores.chunks_exact_mut(keys).zip(p.chunks_exact(keys)) {
                     let sum = dot(p, ds);
                     ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - sum));
                 }
                 let ds = Matrix::row_major(&self.scores, rows, keys);
-                matmul(&mut self.dq, 0.0, ds, heads.keys(qkv, block));
+                products.matmul(&mut self.dq, 0.0, ds, heads.keys(qkv, block));
                 scatter(dqkv, &self.dq, &heads.places(block, width), heads.query_scale());
 
                 gather(&mut self.queries, qkv, &heads.places(block, width), heads.query_scale());
                 let ds = Matrix::row_major(&self.scores, rows, keys);
-                matmul(&mut self.dk, 1.0, ds.transposed(), Matrix::row_major(&self.queries, rows, dim));
+                products.matmul(&mut self.dk, 1.0, ds.transposed(), Matrix::row_major(&self.queries, rows, dim));
                 if keys == len {
                     let key = heads.query_width() + block.head * dim;
                     let rows = dqkv[sequence * width..].chunks_exact_mut(width);

@@ -2,6 +2,7 @@
 //! exist as a whole, and rows that nobody asks for are skipped.
 
 use super::linear::Size;
+use super::product::{Arithmetic, Products};
 use super::vector::{exp_sum, max, scale};
 use super::{batch::Packed, norm};
 use crate::model::LlamaConfig;
@@ -13,6 +14,7 @@ const CHUNK: usize = 128;
 #[derive(Debug)]
 pub struct Head {
     size: Size,
+    products: Products,
     eps: f32,
     x: Vec<f32>,
     normed: Vec<f32>,
@@ -31,11 +33,12 @@ pub struct HeadParts<S> {
 }
 
 impl Head {
-    pub fn new(config: &LlamaConfig) -> Self {
+    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic) -> Self {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let buffer = |columns: usize| vec![0.0; CHUNK * columns];
         Self {
             size: Size { input: hidden, output: vocab },
+            products: Products::new(arithmetic),
             eps: config.rms_norm_eps as f32,
             x: buffer(hidden),
             normed: buffer(hidden),
@@ -54,7 +57,7 @@ impl Head {
         let n = rows.len() * hidden;
         norm::forward(&mut self.normed[..n], &mut self.r, &self.x[..n], weights.norm, self.eps);
         let logits = &mut self.logits[..rows.len() * vocab];
-        self.size.forward(logits, &self.normed[..n], weights.head);
+        self.size.forward(&mut self.products, logits, &self.normed[..n], weights.head);
         logits
     }
 
@@ -96,8 +99,8 @@ impl Head {
                 logits[target as usize] += step.coefficients[row];
             }
             let (n, dlogits) = (rows.len() * hidden, &self.logits[..rows.len() * vocab]);
-            size.backward_weight(gradient.head, dlogits, &self.normed[..n]);
-            size.backward_input(&mut self.dnormed[..n], dlogits, weights.head);
+            size.backward_weight(&mut self.products, gradient.head, dlogits, &self.normed[..n]);
+            size.backward_input(&mut self.products, &mut self.dnormed[..n], dlogits, weights.head);
             let columns = self.dnormed.chunks_exact_mut(hidden).zip(self.x.chunks_exact(hidden)).zip(&self.r);
             for (((dnormed, x), &r), &row) in columns.zip(rows) {
                 let dx = &mut step.dx[row * hidden..(row + 1) * hidden];

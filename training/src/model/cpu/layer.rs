@@ -2,6 +2,7 @@
 
 use super::attention::Attention;
 use super::linear::Size;
+use super::product::{Arithmetic, Products};
 use super::rope::Rope;
 use super::{batch::Packed, norm, swiglu};
 use crate::model::LlamaConfig;
@@ -48,13 +49,14 @@ pub struct Layer {
     eps: f32,
     rope: Rope,
     attention: Attention,
+    products: Products,
     dwide: Vec<f32>,
     dnormed: Vec<f32>,
     dqkv: Vec<f32>,
 }
 
 impl Layer {
-    pub fn new(config: &LlamaConfig) -> Self {
+    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic) -> Self {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let qkv = hidden + 2 * config.num_key_value_heads * config.head_dim();
         Self {
@@ -65,6 +67,7 @@ impl Layer {
             eps: config.rms_norm_eps as f32,
             rope: Rope::new(config),
             attention: Attention::new(config),
+            products: Products::new(arithmetic),
             dwide: Vec::new(),
             dnormed: Vec::new(),
             dqkv: Vec::new(),
@@ -117,27 +120,27 @@ impl Layer {
         a.input_normed.resize(x.len(), 0.0);
         norm::forward(&mut a.input_normed, &mut a.input_r, x, weights.input_norm, self.eps);
         a.qkv.resize(rows * self.qkv.output, 0.0);
-        self.qkv.forward(&mut a.qkv, &a.input_normed, weights.qkv);
+        self.qkv.forward(&mut self.products, &mut a.qkv, &a.input_normed, weights.qkv);
         for (start, len) in batch.sequences() {
             self.rope.forward(&mut a.qkv[start * self.qkv.output..(start + len) * self.qkv.output]);
         }
         a.probabilities.resize(self.attention.probabilities(batch), 0.0);
         a.attended.resize(x.len(), 0.0);
-        self.attention.forward(&mut a.attended, &mut a.probabilities, &a.qkv, batch);
+        self.attention.forward(&mut self.products, &mut a.attended, &mut a.probabilities, &a.qkv, batch);
         a.middle.clear();
         a.middle.extend_from_slice(x);
-        self.output.forward_add(&mut a.middle, &a.attended, weights.output);
+        self.output.forward_add(&mut self.products, &mut a.middle, &a.attended, weights.output);
 
         a.inner_r.resize(rows, 0.0);
         a.inner_normed.resize(x.len(), 0.0);
         norm::forward(&mut a.inner_normed, &mut a.inner_r, &a.middle, weights.inner_norm, self.eps);
         a.gate_up.resize(rows * self.gate_up.output, 0.0);
-        self.gate_up.forward(&mut a.gate_up, &a.inner_normed, weights.gate_up);
+        self.gate_up.forward(&mut self.products, &mut a.gate_up, &a.inner_normed, weights.gate_up);
         a.inner.resize(rows * self.down.input, 0.0);
         swiglu::forward(&mut a.inner, &a.gate_up, self.down.input);
         out.clear();
         out.extend_from_slice(&a.middle);
-        self.down.forward_add(out, &a.inner, weights.down);
+        self.down.forward_add(&mut self.products, out, &a.inner, weights.down);
     }
 
     /// Turns `d`, the gradient of the layer's output, into that of its input `x`; adds to `gradient`.
@@ -153,22 +156,22 @@ impl Layer {
     ) {
         self.dwide.resize(a.inner.len(), 0.0);
         self.dnormed.resize(x.len(), 0.0);
-        self.down.backward_weight(gradient.down, d, &a.inner);
-        self.down.backward_input(&mut self.dwide, d, weights.down);
+        self.down.backward_weight(&mut self.products, gradient.down, d, &a.inner);
+        self.down.backward_input(&mut self.products, &mut self.dwide, d, weights.down);
         swiglu::backward(&mut a.gate_up, &self.dwide, self.down.input);
-        self.gate_up.backward_weight(gradient.gate_up, &a.gate_up, &a.inner_normed);
-        self.gate_up.backward_input(&mut self.dnormed, &a.gate_up, weights.gate_up);
+        self.gate_up.backward_weight(&mut self.products, gradient.gate_up, &a.gate_up, &a.inner_normed);
+        self.gate_up.backward_input(&mut self.products, &mut self.dnormed, &a.gate_up, weights.gate_up);
         norm::backward(d, gradient.inner_norm, &mut self.dnormed, &a.middle, weights.inner_norm, &a.inner_r);
 
         self.dqkv.resize(a.qkv.len(), 0.0);
-        self.output.backward_weight(gradient.output, d, &a.attended);
-        self.output.backward_input(&mut self.dnormed, d, weights.output);
-        self.attention.backward(&mut self.dqkv, &self.dnormed, &a.probabilities, &a.qkv, batch);
+        self.output.backward_weight(&mut self.products, gradient.output, d, &a.attended);
+        self.output.backward_input(&mut self.products, &mut self.dnormed, d, weights.output);
+        self.attention.backward(&mut self.products, &mut self.dqkv, &self.dnormed, &a.probabilities, &a.qkv, batch);
         for (start, len) in batch.sequences() {
             self.rope.backward(&mut self.dqkv[start * self.qkv.output..(start + len) * self.qkv.output]);
         }
-        self.qkv.backward_weight(gradient.qkv, &self.dqkv, &a.input_normed);
-        self.qkv.backward_input(&mut self.dnormed, &self.dqkv, weights.qkv);
+        self.qkv.backward_weight(&mut self.products, gradient.qkv, &self.dqkv, &a.input_normed);
+        self.qkv.backward_input(&mut self.products, &mut self.dnormed, &self.dqkv, weights.qkv);
         norm::backward(d, gradient.input_norm, &mut self.dnormed, x, weights.input_norm, &a.input_r);
     }
 }

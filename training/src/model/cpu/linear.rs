@@ -1,6 +1,8 @@
 //! `y = x · Wᵀ` and its two gradients. `W` is `(out, in)` as in the weights file, `x` is `(rows, in)`.
 
-use spar::kernels::{Matrix, matmul};
+use spar::kernels::Matrix;
+
+use super::product::Products;
 
 /// The sizes of a weight.
 #[derive(Clone, Copy, Debug)]
@@ -17,27 +19,27 @@ impl Size {
     }
 
     /// `y = x · Wᵀ`
-    pub fn forward(self, y: &mut [f32], x: &[f32], weight: &[f32]) {
+    pub fn forward(self, products: &mut Products, y: &mut [f32], x: &[f32], weight: &[f32]) {
         let rows = x.len() / self.input;
-        matmul(y, 0.0, Matrix::row_major(x, rows, self.input), self.weight(weight).transposed());
+        products.matmul(y, 0.0, Matrix::row_major(x, rows, self.input), self.weight(weight).transposed());
     }
 
     /// `y += x · Wᵀ`
-    pub fn forward_add(self, y: &mut [f32], x: &[f32], weight: &[f32]) {
+    pub fn forward_add(self, products: &mut Products, y: &mut [f32], x: &[f32], weight: &[f32]) {
         let rows = x.len() / self.input;
-        matmul(y, 1.0, Matrix::row_major(x, rows, self.input), self.weight(weight).transposed());
+        products.matmul(y, 1.0, Matrix::row_major(x, rows, self.input), self.weight(weight).transposed());
     }
 
     /// `dx = dy · W`
-    pub fn backward_input(self, dx: &mut [f32], dy: &[f32], weight: &[f32]) {
+    pub fn backward_input(self, products: &mut Products, dx: &mut [f32], dy: &[f32], weight: &[f32]) {
         let rows = dy.len() / self.output;
-        matmul(dx, 0.0, Matrix::row_major(dy, rows, self.output), self.weight(weight));
+        products.matmul(dx, 0.0, Matrix::row_major(dy, rows, self.output), self.weight(weight));
     }
 
     /// `dW += dyᵀ · x`
-    pub fn backward_weight(self, dw: &mut [f32], dy: &[f32], x: &[f32]) {
+    pub fn backward_weight(self, products: &mut Products, dw: &mut [f32], dy: &[f32], x: &[f32]) {
         let rows = dy.len() / self.output;
         let dy = Matrix::row_major(dy, rows, self.output);
-        matmul(dw, 1.0, dy.transposed(), Matrix::row_major(x, rows, self.input));
+        products.matmul(dw, 1.0, dy.transposed(), Matrix::row_major(x, rows, self.input));
     }
 }

@@ -1,14 +1,16 @@
-//! The network and its gradient, written out for `f32` on one CPU thread.
+//! The network and its gradient, written out for one CPU thread: `f32`, with matrix products in bf16 where asked for.
 //!
 //! One file per idea, each with its forward and its backward pass. All buffers are kept from batch to batch, sequences
 //! are packed without padding, and nothing is computed for rows whose targets nobody asks about.
 
 mod attention;
 mod batch;
+mod bf16;
 mod head;
 mod layer;
 mod linear;
 mod norm;
+mod product;
 mod rope;
 mod swiglu;
 mod vector;
@@ -20,6 +22,7 @@ use anyhow::{Result, ensure};
 pub use batch::Packed;
 use head::{Head, HeadParts, HeadStep};
 use layer::{Activations, Layer};
+pub use product::{Arithmetic, Products};
 
 use super::params::Layout;
 use super::{LlamaConfig, Params};
@@ -42,15 +45,15 @@ pub struct Workspace {
 impl Workspace {
     /// For models of this shape.
     #[must_use]
-    pub fn new(config: &LlamaConfig) -> Self {
+    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic) -> Self {
         let layers = config.num_hidden_layers;
         Self {
             layout: Arc::new(Layout::new(config)),
             hidden: config.hidden_size,
             vocab: config.vocab_size,
             longest: config.max_position_embeddings,
-            layer: Layer::new(config),
-            head: Head::new(config),
+            layer: Layer::new(config, arithmetic),
+            head: Head::new(config, arithmetic),
             activations: (0..layers).map(|_| Activations::default()).collect(),
             streams: vec![Vec::new(); layers + 1],
             d: Vec::new(),

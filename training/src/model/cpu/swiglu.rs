@@ -17,9 +17,16 @@ pub fn forward(y: &mut [f32], gate_up: &[f32], inner: usize) {
 pub fn backward(gate_up: &mut [f32], dy: &[f32], inner: usize) {
     for (row, dy) in gate_up.chunks_exact_mut(2 * inner).zip(dy.chunks_exact(inner)) {
         let (gate, up) = row.split_at_mut(inner);
-        for ((g, u), dy) in gate.iter_mut().zip(up).zip(dy) {
-            let s = sigmoid(*g);
-            (*g, *u) = (*u * dy * s * (1.0 + *g * (1.0 - s)), *g * s * dy);
-        }
+        backward_row(gate, up, dy);
+    }
+}
+
+/// Not inlined: over many rows gates and ups interleave, and the compiler would have to doubt that they are apart.
+#[inline(never)]
+fn backward_row(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+    for ((g, u), dy) in gate.iter_mut().zip(up).zip(dy) {
+        let (gate, up, s) = (*g, *u, sigmoid(*g));
+        *g = up * dy * s * (1.0 + gate * (1.0 - s));
+        *u = gate * s * dy;
     }
 }

@@ -48,7 +48,7 @@ fn log_probs_and_every_gradient_equal_candles() {
         let coefficients: Vec<f32> =
             (0..batch.rows()).map(|row| if row % 3 == 0 { 0.0 } else { (row % 7) as f32 * 0.01 - 0.02 }).collect();
 
-        let mut workspace = Workspace::new(&config);
+        let mut workspace = Workspace::new(&config, Arithmetic::F32);
         let mut gradient = vec![0.0; params.data.len()];
         workspace.forward(&params, &batch).unwrap();
         let log_probs = workspace.log_probs(&params, &batch);
@@ -88,7 +88,7 @@ fn a_sequence_does_not_depend_on_its_neighbours_or_the_last_batch() {
     let config = config(true);
     let params = params(&config);
     let all = packed(&sequences());
-    let mut workspace = Workspace::new(&config);
+    let mut workspace = Workspace::new(&config, Arithmetic::F32);
     workspace.forward(&params, &all).unwrap();
     let together = workspace.log_probs(&params, &all);
     for ((start, len), tokens) in all.sequences().zip(sequences()) {
@@ -103,9 +103,30 @@ fn a_sequence_does_not_depend_on_its_neighbours_or_the_last_batch() {
 #[test]
 fn what_the_model_cannot_read_is_an_error() {
     let config = LlamaConfig { max_position_embeddings: 8, ..config(true) };
-    let (params, mut workspace) = (params(&config), Workspace::new(&config));
+    let (params, mut workspace) = (params(&config), Workspace::new(&config, Arithmetic::F32));
     for (tokens, expected) in [(vec![0; 10], "9 tokens exceeds 8"), (vec![1, 61], "token 61 is not in")] {
         let message = workspace.forward(&params, &packed(&[tokens])).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn bf16_products_give_nearly_the_same_loss_and_direction() {
+    let config = config(true);
+    let (params, batch) = (params(&config), packed(&sequences()));
+    let coefficients = vec![-1.0 / batch.rows() as f32; batch.rows()];
+    let run = |arithmetic| {
+        let mut workspace = Workspace::new(&config, arithmetic);
+        let mut gradient = vec![0.0; params.data.len()];
+        workspace.forward(&params, &batch).unwrap();
+        let loss: f32 = workspace.backward(&params, &batch, &coefficients, &mut gradient).iter().sum();
+        (loss / batch.rows() as f32, gradient)
+    };
+    let ((loss, gradient), (rounded_loss, rounded)) = (run(Arithmetic::F32), run(Arithmetic::Bf16));
+    assert!((loss - rounded_loss).abs() < 0.01, "{loss} {rounded_loss}");
+    for entry in &params.layout.entries {
+        let (a, b) = (&gradient[entry.range.clone()], &rounded[entry.range.clone()]);
+        let cosine = vector::dot(a, b) / (vector::dot(a, a) * vector::dot(b, b)).sqrt();
+        assert!(cosine > 0.999, "{}: {cosine}", entry.name);
     }
 }

@@ -2,6 +2,7 @@
 
 mod openapi;
 mod serve;
+mod verify;
 
 use clap::{Parser, Subcommand};
 
@@ -23,6 +24,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Print the API document
     Openapi,
+    /// Score a file of responses by IFEval's rules
+    Verify(verify::VerifyArgs),
 }
 
 impl Cli {
@@ -35,6 +38,7 @@ impl Cli {
             None => serve::run(self.serve),
             Some(Command::Serve(args)) => serve::run(*args),
             Some(Command::Openapi) => openapi::run(),
+            Some(Command::Verify(args)) => verify::run(&args),
         }
     }
 }

@@ -136,9 +136,9 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let row = |f: &mut fmt::Formatter<'_>, name: &str, strict: Share, loose: Share| {
-            writeln!(f, "{name:<46} {:>16} {:>16}", cell(strict), cell(loose))
+            writeln!(f, "{name:<48} {:>16} {:>16}", cell(strict), cell(loose))
         };
-        writeln!(f, "{:<46} {:>16} {:>16}", "", "strict", "loose")?;
+        writeln!(f, "{:<48} {:>16} {:>16}", "", "strict", "loose")?;
         row(f, "prompts", self.prompt_strict, self.prompt_loose)?;
         row(f, "instructions", self.instruction_strict, self.instruction_loose)?;
         writeln!(f)?;

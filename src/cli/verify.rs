@@ -1,0 +1,73 @@
+//! `spar verify`: IFEval's scores of a file of responses.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::verify::data::{join, read_prompts, read_responses};
+use crate::verify::score::{Report, Verdicts};
+
+/// What to score, and how to say it.
+#[derive(clap::Args, Debug)]
+pub struct VerifyArgs {
+    /// Prompts in IFEval's JSONL format: key, prompt, instruction_id_list, kwargs
+    #[arg(long, value_name = "FILE")]
+    prompts: PathBuf,
+    /// Responses as JSONL: prompt, response
+    #[arg(long, value_name = "FILE")]
+    responses: PathBuf,
+    /// Print JSON with every verdict instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the scores to standard output.
+///
+/// # Errors
+/// A file cannot be used, or standard output is closed.
+pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
+    let text = scores(args)?;
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn scores(args: &VerifyArgs) -> anyhow::Result<String> {
+    let prompts = read_prompts(&args.prompts)?;
+    let responses = read_responses(&args.responses)?;
+    let joined = join(&prompts, &responses)?;
+    for &position in &joined.reworded {
+        let key = &prompts.items[position].key;
+        eprintln!("note: prompt {key} reads differently in the two files; its response was found by its position");
+    }
+    let results = prompts.items.iter().zip(joined.responses).map(|(prompt, response)| Verdicts::of(prompt, response));
+    let report = Report::new(results.collect());
+    Ok(if args.json { format!("{}\n", serde_json::to_string(&report)?) } else { report.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn files_become_scores() {
+        let folder = tempfile::tempdir().unwrap();
+        let [prompts, responses] = ["p.jsonl", "r.jsonl"].map(|name| folder.path().join(name));
+        let prompt = |key: usize| json!({"key": key, "prompt": format!("p{key}"), "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]});
+        std::fs::write(&prompts, format!("{}\n{}\n", prompt(1), prompt(2))).unwrap();
+        std::fs::write(
+            &responses,
+            "{\"prompt\": \"p2\", \"response\": \"a, b\"}\n{\"prompt\": \"p1\", \"response\": \"a\"}",
+        )
+        .unwrap();
+        let args = |json| VerifyArgs { prompts: prompts.clone(), responses: responses.clone(), json };
+
+        let report: Value = serde_json::from_str(&scores(&args(true)).unwrap()).unwrap();
+        assert_eq!(report["prompt_strict"], json!(0.5));
+        assert_eq!(report["results"][1], json!({"key": 2, "strict": [false], "loose": [false]}));
+        assert!(scores(&args(false)).unwrap().contains("1/2  50.00%"));
+
+        std::fs::write(&responses, "{\"prompt\": \"p3\", \"response\": \"a\"}").unwrap();
+        let error = scores(&args(true)).unwrap_err().to_string();
+        assert!(error.contains("r.jsonl:1: no such prompt in "), "{error}");
+    }
+}

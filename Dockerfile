@@ -35,5 +35,5 @@ COPY --from=build /out/spar /usr/local/bin/spar
 USER spar
 EXPOSE 8080
 # Within a container loopback reaches nobody.
-ENV SPAR_LISTEN=0.0.0.0:8080
+ENV SPAR_HOST=0.0.0.0
 ENTRYPOINT ["spar"]

@@ -50,12 +50,18 @@ one_status_file() {
     # shellcheck disable=SC2046
     absent 'status codes only in http/error.rs' '\bStatusCode::[A-Z]' $(except src src/http/error.rs) training/src
 }
-fast_features=(--no-default-features --features server)
+fast=(--release --locked --workspace --no-default-features --features spar/server)
 # The workspace's lints, which deny unsafe code and unwrap, and what guards their exceptions: `#[expect(lint, reason = "...")]`,
 # and a SAFETY comment at every unsafe block.
 denied=(-D warnings -D clippy::undocumented_unsafe_blocks -D clippy::allow_attributes -D clippy::allow_attributes_without_reason)
 
-documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps "$@"; }
+# Clippy as the compiler of the workspace's own crates: `cargo clippy` would check all dependencies of the engine crate anew,
+# this takes them as the tests have built them.
+lints_with_engine() {
+    RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS="$(printf '%s__CLIPPY_HACKERY__' "${denied[@]}")" \
+        cargo test --release --locked --workspace --no-run
+}
+documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps "${fast[@]}"; }
 licences() {
     if cargo deny --version >/dev/null 2>&1; then
         cargo deny --offline check licenses bans sources
@@ -70,15 +76,10 @@ step "one runtime folder" one_runtime_folder
 step "one metrics file" one_metrics_file
 step "one status file" one_status_file
 step "licences" licences
-step "lints, library alone" cargo clippy --release --locked -p spar --lib --no-default-features -- "${denied[@]}"
-step "lints, without mistral.rs" cargo clippy --release --locked -p spar "${fast_features[@]}" --all-targets -- "${denied[@]}"
-if [ "$scope" = fast ]; then
-    step "documentation" documentation -p spar "${fast_features[@]}"
-else
-    # Lints and documentation need the same metadata of the dependencies, which is made once.
-    step "lints" cargo clippy --release --locked --workspace --all-targets -- "${denied[@]}"
-    step "documentation" documentation --workspace
-fi
+step "documentation" documentation
+step "lints" cargo clippy "${fast[@]}" --all-targets -- "${denied[@]}"
+step "the library alone builds" cargo check --release --locked -p spar --lib --no-default-features
+[ "$scope" = fast ] || step "lints with the engine crate" lints_with_engine
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "$(IFS=,; echo "${failed[*]}")"

@@ -130,10 +130,10 @@ fn portable(a: &[f32], panel: &[Line], tile: &mut Tile) {
             let mut sums = [[0.0f32; 16]; 2];
             let second = if a.len() > inner { &a[inner..] } else { &a[..inner] };
             for ((line, &x), &y) in panel.iter().zip(&a[..inner]).zip(second) {
-                for c in 0..16 {
-                    let b = line.0[half * 16 + c];
-                    sums[0][c] = x.mul_add(b, sums[0][c]);
-                    sums[1][c] = y.mul_add(b, sums[1][c]);
+                let [first, second] = &mut sums;
+                for ((&b, first), second) in line.0[half * 16..][..16].iter().zip(first).zip(second) {
+                    *first = x.mul_add(b, *first);
+                    *second = y.mul_add(b, *second);
                 }
             }
             for (line, sums) in tile.iter_mut().zip(&sums) {

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use futures::StreamExt;
 use futures::future::join_all;
 
@@ -331,10 +329,16 @@ async fn speed() {
         tied: true,
         ..TinyModel::default()
     };
-    let engine = Arc::new(engine_with(&model, NativeConfig::default()));
+    let engine = engine_with(&model, NativeConfig::default());
+    // Ticks of 10 ms of this process on processors, where the system tells them: fair on a busy machine.
+    let ticks = || -> Option<u64> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+        Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    };
     for (requests, samples) in [(1, 1), (8, 1), (64, 1), (13, 5), (128, 1)] {
         for round in 0..3u64 {
-            let begun = std::time::Instant::now();
+            let (begun, ticks_before) = (std::time::Instant::now(), ticks());
             let prompt = |n: usize| format!("{round} {n} ") + &"the prompt of a request ".repeat(4 + n % 5);
             let work = (0..requests).map(|n| {
                 let sampling = Sampling { seed: n as u64, ignore_eos: true, ..Sampling::default() };
@@ -343,10 +347,12 @@ async fn speed() {
             let done: Vec<Completion> = join_all(work).await.into_iter().flatten().collect();
             let tokens: usize = done.iter().map(|c| c.tokens).sum();
             let seconds = begun.elapsed().as_secs_f64();
+            let busy = ticks().zip(ticks_before).map_or(0.0, |(after, before)| (after - before) as f64 / 100.0);
             println!(
-                "{requests} requests × {samples}: {tokens} tokens in {seconds:.2} s = {:.0} tokens/s, prompts of {} tokens",
+                "{requests} requests × {samples}, {} prompt and {tokens} reply tokens: {:.0} reply tokens/s, {:.0} per second of a processor",
+                done.iter().step_by(samples).map(|c| c.prompt_tokens).sum::<usize>(),
                 tokens as f64 / seconds,
-                done[0].prompt_tokens
+                tokens as f64 / busy,
             );
         }
     }

@@ -1,6 +1,8 @@
 //! A scripted engine: tests, the fast lane, and the controller's benchmarks run on it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream;
@@ -8,38 +10,156 @@ use futures::stream;
 use super::{Chunk, Engine, EngineError, FinishReason, ModelInfo, Reply, Request};
 
 type Script = dyn Fn(&Request, usize) -> Result<String, EngineError> + Send + Sync;
+type Pace = dyn Fn(&Request, usize) -> Duration + Send + Sync;
 
-/// Answers every request by a function of the request and the sibling's index. One word is one token.
+/// Answers every request by a function of the request and the sibling's index. One word is one token; `max_tokens` cuts.
 #[derive(Clone)]
 pub struct FakeEngine {
     script: Arc<Script>,
+    pace: Option<Arc<Pace>>,
     info: ModelInfo,
+    constrains: bool,
+    /// What became of the replies.
+    pub replies: Arc<Replies>,
+}
+
+/// Counts of replies over an engine's life.
+#[derive(Debug, Default)]
+pub struct Replies {
+    started: AtomicUsize,
+    finished: AtomicUsize,
+    cancelled: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Replies {
+    /// Replies that were started.
+    pub fn started(&self) -> usize {
+        self.started.load(Ordering::SeqCst)
+    }
+
+    /// Replies that came to their end, or failed.
+    pub fn finished(&self) -> usize {
+        self.finished.load(Ordering::SeqCst)
+    }
+
+    /// Replies that were dropped before their end.
+    pub fn cancelled(&self) -> usize {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Replies that neither ended nor were dropped.
+    pub fn running(&self) -> usize {
+        self.started() - self.finished() - self.cancelled()
+    }
+
+    /// The most replies that ever ran at a time.
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
 }
 
 impl FakeEngine {
-    /// An engine that says what `script` returns for sibling `index` of a request.
+    /// An engine that says what `script` returns for sibling `index` of a request. An error for the first sibling fails
+    /// the start, one for another sibling fails that reply.
     pub fn new(script: impl Fn(&Request, usize) -> Result<String, EngineError> + Send + Sync + 'static) -> Self {
-        Self { script: Arc::new(script), info: ModelInfo { name: "fake".into(), context: 4096, vocabulary: 0 } }
+        Self {
+            script: Arc::new(script),
+            pace: None,
+            info: ModelInfo { name: "fake".into(), context: 4096, vocabulary: 0 },
+            constrains: false,
+            replies: Arc::default(),
+        }
+    }
+
+    /// Every token of sibling `index` of a request takes as long as `pace` says.
+    #[must_use]
+    pub fn paced(mut self, pace: impl Fn(&Request, usize) -> Duration + Send + Sync + 'static) -> Self {
+        self.pace = Some(Arc::new(pace));
+        self
+    }
+
+    /// Claims to honour constraints; keeping them is left to the script.
+    #[must_use]
+    pub fn constraining(mut self) -> Self {
+        self.constrains = true;
+        self
+    }
+
+    fn reply(&self, request: &Request, index: usize, text: Result<String, EngineError>) -> Reply {
+        let most = request.max_tokens.unwrap_or(self.info.context);
+        let chunks = text.map(|text| {
+            let words: Vec<_> = text.split_inclusive(' ').map(str::to_owned).collect();
+            let finish = if words.len() > most { FinishReason::Length } else { FinishReason::Stop };
+            let word = |text| Chunk { text, tokens: 1, ..Chunk::default() };
+            let end = Chunk { finish: Some(finish), ..Chunk::default() };
+            words.into_iter().take(most).map(word).chain([end]).collect::<Vec<_>>().into_iter()
+        });
+        let pace = self.pace.as_ref().map(|pace| pace(request, index));
+        let running = Running::start(&self.replies);
+        let chunks = stream::unfold((chunks, running), move |(chunks, mut running)| async move {
+            if let Some(pace) = pace {
+                tokio::time::sleep(pace).await;
+            }
+            let mut chunks = match chunks {
+                Ok(chunks) => chunks,
+                Err(error) => {
+                    running.end();
+                    return Some((Err(error), (Ok(Vec::new().into_iter()), running)));
+                }
+            };
+            let chunk = chunks.next()?;
+            if chunk.finish.is_some() {
+                running.end();
+            }
+            Some((Ok(chunk), (Ok(chunks), running)))
+        });
+        Reply { prompt_tokens: 1, cached_tokens: 0, chunks: Box::pin(chunks) }
     }
 }
 
 #[async_trait]
 impl Engine for FakeEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        (0..request.samples)
-            .map(|index| {
-                let text = (self.script)(&request, index)?;
-                let mut chunks: Vec<_> = text
-                    .split_inclusive(' ')
-                    .map(|word| Ok(Chunk { text: word.into(), tokens: 1, ..Chunk::default() }))
-                    .collect();
-                chunks.push(Ok(Chunk { finish: Some(FinishReason::Stop), ..Chunk::default() }));
-                Ok(Reply { prompt_tokens: 1, cached_tokens: 0, chunks: Box::pin(stream::iter(chunks)) })
-            })
-            .collect()
+        let first = (self.script)(&request, 0)?;
+        let others = (1..request.samples).map(|index| (self.script)(&request, index));
+        let texts: Vec<_> = std::iter::once(Ok(first)).chain(others).take(request.samples).collect();
+        Ok(texts.into_iter().enumerate().map(|(index, text)| self.reply(&request, index, text)).collect())
     }
 
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn constrains(&self) -> bool {
+        self.constrains
+    }
+}
+
+/// Counts one reply from its start to its end or its drop.
+struct Running {
+    replies: Arc<Replies>,
+    ended: bool,
+}
+
+impl Running {
+    fn start(replies: &Arc<Replies>) -> Self {
+        let replies = Arc::clone(replies);
+        replies.started.fetch_add(1, Ordering::SeqCst);
+        replies.most.fetch_max(replies.running(), Ordering::SeqCst);
+        Self { replies, ended: false }
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.replies.finished.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.replies.cancelled.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }

@@ -1,8 +1,11 @@
 //! What a judge and a refiner are told, and how their answers are read: together they are one contract.
 
+mod constraint;
+mod parse;
+
 use std::path::Path;
 
-use minijinja::Environment;
+use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
 use crate::chat::{Message, Role};
@@ -22,12 +25,15 @@ pub enum Verdict {
 pub struct Refinement {
     /// What it says it will change.
     pub reflection: String,
-    /// The corrected response.
+    /// The corrected response, never empty.
     pub response: String,
+    /// Where the corrected response begins in the reply, in bytes.
+    pub offset: usize,
 }
 
 /// The texts as a checkpoint's `spar.json` carries them. Templates are minijinja over `messages` (the conversation so
-/// far), `prompt` (its last user turn), `response` and, in `refine`, `critique`.
+/// far), `prompt` (its last user turn), `response`, in `refine` also `critique`, and the markers `verdict`, `start`, `end`.
+/// A line that holds only a block tag leaves no trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TemplateText {
@@ -63,22 +69,56 @@ pub struct TemplateError {
     pub reason: String,
 }
 
+const GENERAL_JUDGE: &str = include_str!("../../prompts/judge.txt");
+const GENERAL_REFINE: &str = include_str!("../../prompts/refine.txt");
+/// Names of the general texts inside every environment: what is rendered where a checkpoint's own text raises an error.
+const FALLBACK: [(&str, &str); 2] = [("judge", "general judge"), ("refine", "general refine")];
+
 impl Templates {
     /// The general English templates, for instruction-tuned models.
     pub fn general() -> Self {
-        todo!("the search owner writes prompts/*.txt")
+        let text = TemplateText {
+            version: "general-1".into(),
+            judge: GENERAL_JUDGE.into(),
+            refine: GENERAL_REFINE.into(),
+            verdict: "Final Judgement".into(),
+            start: "[[start]]".into(),
+            end: "[[end]]".into(),
+        };
+        Self::new(text, "built in").expect("a test compiles the built-in templates")
     }
 
-    /// Compiles `text`; a trial rendering must hold the response and the critique.
+    /// Compiles `text` and renders it for a few conversations: the judge's turn must hold the prompt and the response,
+    /// and neither may name an unknown variable.
     ///
     /// # Errors
     /// Names `path` and what is wrong.
     pub fn new(text: TemplateText, path: &str) -> Result<Self, TemplateError> {
+        let fail = |reason: String| TemplateError { path: path.into(), reason };
+        for (name, marker) in [("verdict", &text.verdict), ("start", &text.start), ("end", &text.end)] {
+            if marker.trim().is_empty() {
+                return Err(fail(format!("the marker `{name}` is empty")));
+            }
+        }
         let mut environment = Environment::new();
-        let fail = |reason: minijinja::Error| TemplateError { path: path.into(), reason: format!("{reason:#}") };
-        environment.add_template_owned("judge", text.judge.clone()).map_err(fail)?;
-        environment.add_template_owned("refine", text.refine.clone()).map_err(fail)?;
-        Ok(Self { text, environment })
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_keep_trailing_newline(false);
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        minijinja_contrib::add_to_environment(&mut environment);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let sources = [
+            ("judge", text.judge.clone()),
+            ("refine", text.refine.clone()),
+            (FALLBACK[0].1, GENERAL_JUDGE.into()),
+            (FALLBACK[1].1, GENERAL_REFINE.into()),
+        ];
+        for (name, source) in sources {
+            environment.add_template_owned(name, source).map_err(|e| fail(format!("{e:#}")))?;
+        }
+        let templates = Self { text, environment };
+        templates.try_out().map_err(fail)?;
+        Ok(templates)
     }
 
     /// Reads `spar.json`.
@@ -94,34 +134,80 @@ impl Templates {
 
     /// The conversation that asks for a critique of `response` as the answer to `conversation`.
     pub fn judge(&self, conversation: &[Message], response: &str) -> Vec<Message> {
-        vec![Message::user(self.render("judge", conversation, response, ""))]
+        vec![Message::user(self.render(0, conversation, response, ""))]
     }
 
     /// The conversation that asks for a refinement: the judge's turn, its critique, the request to refine.
     pub fn refine(&self, conversation: &[Message], response: &str, critique: &str) -> Vec<Message> {
         let mut turns = self.judge(conversation, response);
         turns.push(Message::assistant(critique));
-        turns.push(Message::user(self.render("refine", conversation, response, critique)));
+        turns.push(Message::user(self.render(1, conversation, response, critique)));
         turns
     }
 
-    /// The first Yes or No after the verdict marker; `None` is an invalid vote.
-    pub fn parse_verdict(&self, critique: &str) -> Option<Verdict> {
-        let _ = critique;
-        todo!("the search owner")
+    /// A critique in the judge's own form that says which rules a response breaks; `failed` holds what they ask for.
+    /// `spoken` is what the model said of the response, if it was asked.
+    pub fn rule_critique(&self, failed: &[String], spoken: Option<&str>) -> String {
+        let mut critique = match spoken.map(|text| self.without_verdict(text)) {
+            Some(text) if !text.is_empty() => format!("{text}\n\n"),
+            _ => String::new(),
+        };
+        if failed.is_empty() {
+            critique.push_str("Every rule that can be checked exactly is followed.\n");
+            return format!("{critique}{}: Yes", self.text.verdict);
+        }
+        critique.push_str("An exact check found instructions that are not followed:\n");
+        for rule in failed {
+            critique.push_str(&format!("- {rule}\n"));
+        }
+        format!("{critique}{}: No", self.text.verdict)
     }
 
-    /// The text between the start and end markers; `None` if they are not there.
-    pub fn parse_refinement(&self, reply: &str) -> Option<Refinement> {
-        let _ = reply;
-        todo!("the search owner")
+    /// Renders one of [`FALLBACK`]'s templates. A text that raises an error for this conversation is replaced by the
+    /// general one with the same markers, so that the answer can still be read.
+    fn render(&self, which: usize, messages: &[Message], response: &str, critique: &str) -> String {
+        let (name, general) = FALLBACK[which];
+        self.try_render(name, messages, response, critique).unwrap_or_else(|error| {
+            tracing::warn!(template = name, version = self.text.version, %error, "a template failed; using the general one");
+            self.try_render(general, messages, response, critique).unwrap_or_else(|_| response.to_owned())
+        })
     }
 
-    fn render(&self, name: &str, messages: &[Message], response: &str, critique: &str) -> String {
+    fn try_render(
+        &self,
+        name: &str,
+        messages: &[Message],
+        response: &str,
+        critique: &str,
+    ) -> Result<String, minijinja::Error> {
         let prompt = messages.iter().rev().find(|m| m.role == Role::User).map_or("", |m| m.content.as_str());
+        let TemplateText { verdict, start, end, .. } = &self.text;
         self.environment
-            .get_template(name)
-            .and_then(|t| t.render(minijinja::context! { messages, prompt, response, critique }))
-            .expect("templates were rendered once when they were compiled")
+            .get_template(name)?
+            .render(context! { messages, prompt, response, critique, verdict, start, end })
+    }
+
+    fn try_out(&self) -> Result<(), String> {
+        let single = vec![Message::user("the-prompt")];
+        let system = Message { role: Role::System, content: "the-system-turn".into() };
+        let several =
+            vec![system, Message::user("earlier"), Message::assistant("the-reply"), Message::user("the-prompt")];
+        for messages in [&single, &several] {
+            for (name, _) in FALLBACK {
+                let turn = self
+                    .try_render(name, messages, "the-response", "the-critique")
+                    .map_err(|e| format!("{name}: {e:#}"))?;
+                for needle in ["the-prompt", "the-response"] {
+                    if name == "judge" && !turn.contains(needle) {
+                        let variable = &needle[4..];
+                        return Err(format!("judge: the rendered turn does not hold the {variable}"));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

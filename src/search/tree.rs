@@ -1,0 +1,216 @@
+//! The tree of judged responses, which of them is the answer, and the tree as a trace.
+
+use std::ops::{Index, IndexMut};
+
+use serde::{Deserialize, Serialize};
+
+use super::config::Mode;
+
+/// A node's place in [`Tree::nodes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub usize);
+
+/// The draft.
+pub const ROOT: NodeId = NodeId(0);
+
+/// A judged response.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Node {
+    /// `None` for the draft (and for every draft of best-of-N).
+    pub parent: Option<NodeId>,
+    /// Refinements since the draft.
+    pub depth: usize,
+    /// The response.
+    pub response: String,
+    /// The first critique that agrees with the decision.
+    pub critique: String,
+    /// Yes votes / valid votes, or the share of checks that hold; `None` where the draft could not be judged.
+    pub value: Option<f64>,
+    /// The last round of votes.
+    pub votes: Votes,
+    /// Whether the response is right as far as the judge can tell.
+    pub accepted: bool,
+    /// Nodes refined from this one, in order.
+    #[serde(skip)]
+    pub children: Vec<NodeId>,
+    /// Children asked for so far, those included that could not be read or judged. For the root of best-of-N: drafts.
+    #[serde(skip)]
+    pub tried: usize,
+    /// Votes that were not asked for, since they could not change the decision; they could still change the value.
+    #[serde(skip)]
+    pub unasked: usize,
+}
+
+/// Votes on one response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Votes {
+    /// For yes.
+    pub yes: usize,
+    /// For no.
+    pub no: usize,
+    /// Without a readable verdict.
+    pub invalid: usize,
+}
+
+impl Votes {
+    /// Yes votes / valid votes; `None` without a valid one.
+    pub fn value(self) -> Option<f64> {
+        let valid = self.yes + self.no;
+        (valid > 0).then(|| self.yes as f64 / valid as f64)
+    }
+
+    /// All of them.
+    pub fn total(self) -> usize {
+        self.yes + self.no + self.invalid
+    }
+}
+
+impl Node {
+    /// The lowest and the highest value that the votes not yet asked for could lead to.
+    pub(super) fn bounds(&self) -> (f64, f64) {
+        let Votes { yes, no, .. } = self.votes;
+        let all = (yes + no + self.unasked) as f64;
+        match self.value {
+            Some(_) if self.unasked > 0 => (yes as f64 / all, (yes + self.unasked) as f64 / all),
+            Some(value) => (value, value),
+            None => (-1.0, -1.0),
+        }
+    }
+
+    /// An unjudged draft is below every judged node.
+    pub(super) fn rank(&self) -> f64 {
+        self.value.unwrap_or(-1.0)
+    }
+}
+
+/// Every judged response, in the order in which they were made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Tree {
+    /// The nodes; the draft is the first.
+    pub nodes: Vec<Node>,
+}
+
+impl Index<NodeId> for Tree {
+    type Output = Node;
+
+    fn index(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+}
+
+impl IndexMut<NodeId> for Tree {
+    fn index_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id.0]
+    }
+}
+
+impl Tree {
+    /// Adds a node and tells its parent.
+    pub fn push(&mut self, node: Node) -> NodeId {
+        let id = NodeId(self.nodes.len());
+        if let Some(parent) = node.parent {
+            self[parent].children.push(id);
+        }
+        self.nodes.push(node);
+        id
+    }
+
+    /// Judged refinements (or further drafts): everything but the draft.
+    pub fn judged(&self) -> usize {
+        self.nodes.len().saturating_sub(1)
+    }
+
+    /// The accepted node with the highest value; the earliest of equals.
+    pub fn accepted(&self) -> Option<NodeId> {
+        first_highest(self, (0..self.nodes.len()).map(NodeId).filter(|id| self[*id].accepted))
+    }
+
+    /// The answer: an accepted node, or else the one with the highest value. On equal values `eager` prefers the earlier
+    /// one, which has fewer edits; `paper` walks the tree depth first and takes the last, as the reference does.
+    pub fn best(&self, mode: Mode) -> NodeId {
+        if let Some(id) = self.accepted() {
+            return id;
+        }
+        let walk = match mode {
+            Mode::Eager => (0..self.nodes.len()).map(NodeId).collect(),
+            Mode::Paper => self.last_first(),
+        };
+        first_highest(self, walk.into_iter()).unwrap_or(ROOT)
+    }
+
+    /// The depth-first order from its end to its beginning: later siblings first, children before their parent.
+    fn last_first(&self) -> Vec<NodeId> {
+        let roots = (0..self.nodes.len()).map(NodeId).filter(|id| self[*id].parent.is_none());
+        let mut stack: Vec<_> = roots.rev().collect();
+        let mut order = Vec::with_capacity(self.nodes.len());
+        while let Some(id) = stack.pop() {
+            order.push(id);
+            stack.extend(self[id].children.iter().rev());
+        }
+        order.reverse();
+        order
+    }
+
+    /// One entry per node for an API's response.
+    pub fn trace(&self, detail: Detail) -> Vec<TraceNode<'_>> {
+        self.nodes.iter().enumerate().map(|(id, node)| TraceNode::new(NodeId(id), node, detail)).collect()
+    }
+}
+
+/// The first node with the highest value.
+fn first_highest(tree: &Tree, ids: impl Iterator<Item = NodeId>) -> Option<NodeId> {
+    ids.fold(None, |best: Option<NodeId>, id| match best {
+        Some(best) if tree[best].rank() >= tree[id].rank() => Some(best),
+        _ => Some(id),
+    })
+}
+
+/// How much of a node a trace shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Its place, value and votes.
+    Summary,
+    /// Its response and critique too.
+    Full,
+}
+
+/// A node as a trace shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TraceNode<'t> {
+    /// Its place in the order in which nodes were made.
+    pub id: NodeId,
+    /// The node that it refines; null for a draft.
+    pub parent: Option<NodeId>,
+    /// Refinements since the draft.
+    pub depth: usize,
+    /// Share of votes, or of checks, for yes; null where the draft could not be judged.
+    pub value: Option<f64>,
+    /// Whether it was accepted.
+    pub accepted: bool,
+    /// The votes.
+    pub votes: Votes,
+    /// The response, in full traces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<&'t str>,
+    /// The critique, in full traces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub critique: Option<&'t str>,
+}
+
+impl<'t> TraceNode<'t> {
+    fn new(id: NodeId, node: &'t Node, detail: Detail) -> Self {
+        let shown = |text: &'t str| (detail == Detail::Full).then_some(text);
+        Self {
+            id,
+            parent: node.parent,
+            depth: node.depth,
+            value: node.value,
+            accepted: node.accepted,
+            votes: node.votes,
+            text: shown(&node.response),
+            critique: shown(&node.critique),
+        }
+    }
+}

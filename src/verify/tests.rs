@@ -189,3 +189,50 @@ fn published_responses_score_as_published() {
     assert_eq!((report.prompt_strict, report.prompt_loose), (share(417, 541), share(431, 541)));
     assert_eq!((report.instruction_strict, report.instruction_loose), (share(698, 834), share(714, 834)));
 }
+
+/// One check of every kind, most of them easily met.
+fn one_of_each() -> Vec<Check> {
+    let count = |key: &str, relation: &str| json!({key: 2, relation: "at least"});
+    let kwargs = |id: &str| match id {
+        "keywords:existence" => json!({"keywords": ["İs", "a.?b"]}),
+        "keywords:frequency" => json!({"keyword": "ß", "frequency": 1, "relation": "less than"}),
+        "keywords:forbidden_words" => json!({"forbidden_words": ["é", "(x|y)"]}),
+        "keywords:letter_frequency" => json!({"letter": "σ", "let_frequency": 1, "let_relation": "at least"}),
+        "language:response_language" => json!({"language": "en"}),
+        "length_constraints:number_sentences" => count("num_sentences", "relation"),
+        "length_constraints:number_paragraphs" => json!({"num_paragraphs": 2}),
+        "length_constraints:number_words" => count("num_words", "relation"),
+        "length_constraints:nth_paragraph_first_word" => {
+            json!({"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "a"})
+        }
+        "detectable_content:number_placeholders" => json!({"num_placeholders": 1}),
+        "detectable_content:postscript" => json!({"postscript_marker": "P.P.S"}),
+        "detectable_format:number_bullet_lists" => json!({"num_bullets": 1}),
+        "detectable_format:number_highlighted_sections" => json!({"num_highlights": 1}),
+        "detectable_format:multiple_sections" => json!({"section_spliter": "x*", "num_sections": 1}),
+        "combination:repeat_prompt" => json!({"prompt_to_repeat": "a"}),
+        "startend:end_checker" => json!({"end_phrase": "."}),
+        "change_case:capital_word_frequency" => count("capital_frequency", "capital_relation"),
+        _ => json!({}),
+    };
+    IDS.iter().map(|id| check(id, kwargs(id)).unwrap()).collect()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
+
+    /// Any text, and text dense in what the checkers look for.
+    #[test]
+    fn any_response_gets_a_verdict(
+        response in proptest::prop_oneof![
+            proptest::prelude::any::<String>(),
+            "([-*.?!\"'()\\[\\]{}<>:,`\\\\ ]|\n|\u{1c}|\u{2028}|[aAéßıİςΣ½ि]|p\\. ?s|'ll|n't |can|not|x[0-9]|Mr\\.){0,40}",
+        ]
+    ) {
+        for check in one_of_each() {
+            let strict = check.strict(&response);
+            proptest::prop_assert!(check.loose(&response) || !strict, "{}", check.id);
+        }
+        proptest::prop_assert!(sentences(&response) <= response.len());
+    }
+}

@@ -1,6 +1,9 @@
 //! The seam to a model: a request becomes sibling replies, and dropping a reply cancels it.
 
+#[cfg(feature = "server")]
+pub mod embedded;
 pub mod fake;
+pub mod generation;
 #[cfg(feature = "server")]
 pub mod load;
 #[cfg(feature = "server")]

@@ -4,10 +4,14 @@
 pub mod embedded;
 pub mod fake;
 pub mod generation;
+#[cfg(feature = "mistral")]
+pub mod grammar;
 #[cfg(feature = "server")]
 pub mod load;
 #[cfg(feature = "server")]
 pub mod metered;
+#[cfg(feature = "mistral")]
+pub mod mistral;
 pub mod model_dir;
 pub mod native;
 pub mod sampling;

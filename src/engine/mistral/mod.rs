@@ -1,0 +1,233 @@
+//! mistral.rs in this process: every architecture that it knows, on the CPU or a GPU, one engine per model directory.
+//!
+//! mistral.rs computes logits, nothing else. Prompts are rendered and tokenized here, tokens are drawn by our own sampler
+//! in a logits processor, text and stop strings are ours, and a front decides which replies run together.
+
+mod front;
+mod hook;
+mod load;
+mod queue;
+mod runner;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc::unbounded_channel;
+
+use self::front::{Event, Front};
+use self::hook::{Job, Shared};
+use self::runner::{Runner, Source};
+use super::grammar::{Grammars, Matcher, TokenText};
+use super::model_dir::{ModelDir, ModelError};
+use super::sampling::Sampler;
+use super::text::ReplyRules;
+use super::{Chunk, Constraint, Engine, EngineError, FinishReason, Input, ModelInfo, Reply, Request};
+
+/// Where a model computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In f32. One reply at a time, for batches decode wrongly there in this version of mistral.rs.
+    Cpu,
+    /// In bf16. The siblings of one call at a time.
+    Cuda,
+}
+
+impl Place {
+    /// The GPU in a build for it, otherwise the CPU.
+    pub fn of_this_build() -> Self {
+        if cfg!(feature = "cuda") { Self::Cuda } else { Self::Cpu }
+    }
+}
+
+/// How a failed engine came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Restart {
+    /// Another engine on the weights that were loaded.
+    Engine,
+    /// The directory was loaded again.
+    Model,
+}
+
+/// Told of each restart, on the engine's own thread.
+pub type OnRestart = Arc<dyn Fn(Restart) + Send + Sync>;
+
+/// What a directory alone does not say.
+#[derive(Clone)]
+pub struct MistralConfig {
+    /// Where to compute.
+    pub place: Place,
+    /// Told of each restart.
+    pub on_restart: Option<OnRestart>,
+}
+
+impl Default for MistralConfig {
+    fn default() -> Self {
+        Self { place: Place::of_this_build(), on_restart: None }
+    }
+}
+
+/// A model directory served by mistral.rs. Dropping it takes the model down on a thread of its own.
+pub struct MistralEngine {
+    info: ModelInfo,
+    dir: ModelDir,
+    shared: Arc<Shared>,
+    grammars: Arc<OnceLock<Result<Grammars, EngineError>>>,
+    events: Sender<Event>,
+    front: Option<JoinHandle<()>>,
+}
+
+impl MistralEngine {
+    /// Loads the directory and computes two tokens. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// One line with what mistral.rs does not accept.
+    pub fn load(dir: ModelDir, config: MistralConfig) -> Result<Self, ModelError> {
+        let refused = |reason| ModelError::Unsupported { dir: dir.path.clone(), reason };
+        let eos = dir.config.eos.clone();
+        let end_name = dir.tokenizer.id_to_token(eos[0]);
+        let end_name =
+            end_name.ok_or_else(|| refused(format!("its tokenizer has no token {}, which ends replies", eos[0])))?;
+        let source = Source { directory: dir.path.clone(), place: config.place, eos, end_name };
+        let mut runner = Runner::load(&source).map_err(|e| refused(format!("mistral.rs cannot load it: {e}")))?;
+        front::probe(&mut runner).map_err(|e| refused(format!("mistral.rs cannot run it: {e}")))?;
+        let mut info = dir.info();
+        info.context = info.context.min(runner.loaded().context);
+        let shared = Arc::new(Shared {
+            ends: runner.loaded().ends.clone(),
+            pieces: Arc::clone(&dir.pieces),
+            sampled: AtomicU64::new(0),
+            #[cfg(test)]
+            faults: std::sync::Mutex::default(),
+        });
+        let (events, inbox) = mpsc::channel();
+        let front = Front::new(source, runner, events.clone(), config.on_restart);
+        let thread = std::thread::Builder::new().name("spar-mistral".into());
+        let front =
+            thread.spawn(move || front.run(&inbox)).map_err(|e| refused(format!("no thread for its engine: {e}")))?;
+        let grammars = Arc::default();
+        Ok(Self { info, dir, shared, grammars, events, front: Some(front) })
+    }
+
+    /// The directory that the model was loaded from.
+    pub fn dir(&self) -> &ModelDir {
+        &self.dir
+    }
+
+    /// Tokens sampled since the load, those of cancelled replies included.
+    pub fn sampled_tokens(&self) -> u64 {
+        self.shared.sampled.load(Ordering::Relaxed)
+    }
+
+    /// Takes the model down and waits for it. Replies that still run fail as unavailable.
+    pub fn close(mut self) {
+        self.say_close();
+        if let Some(front) = self.front.take()
+            && front.join().is_err()
+        {
+            tracing::error!("the engine's front panicked");
+        }
+    }
+
+    fn say_close(&self) {
+        // A front that is gone needs no telling.
+        self.events.send(Event::Close).ok();
+    }
+
+    /// The matcher for a request's constraint. Compiling may take long, so it has a thread for that.
+    async fn matcher(&self, constraint: Constraint) -> Result<Matcher, EngineError> {
+        let (grammars, shared) = (Arc::clone(&self.grammars), Arc::clone(&self.shared));
+        let compile = move || {
+            let pieces = &shared.pieces;
+            let token = |id| match pieces.is_special(id) {
+                true => TokenText::Special(String::from_utf8_lossy(pieces.bytes(id)).into_owned()),
+                false => TokenText::Bytes(pieces.bytes(id).to_vec()),
+            };
+            let grammars = grammars.get_or_init(|| Grammars::new((0..pieces.len() as u32).map(token), &shared.ends));
+            grammars.as_ref().map_err(EngineError::clone)?.matcher(&constraint)
+        };
+        let compiled = tokio::task::spawn_blocking(compile).await;
+        compiled.unwrap_or_else(|_| Err(EngineError::Invalid("the constraint cannot be compiled".into())))
+    }
+
+    fn sampling(&self, request: &Request) -> super::Sampling {
+        let mut sampling = request.sampling.clone();
+        if sampling.ignore_eos {
+            // mistral.rs ends a sequence at these tokens whoever draws them.
+            sampling.logit_bias.extend(self.shared.ends.iter().map(|&end| (end, f32::NEG_INFINITY)));
+        }
+        sampling
+    }
+}
+
+impl Drop for MistralEngine {
+    fn drop(&mut self) {
+        self.say_close();
+    }
+}
+
+#[async_trait]
+impl Engine for MistralEngine {
+    async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
+        let prompt: Arc<[u32]> = self.dir.encode(&request.input)?.into();
+        let limit = self.info.context;
+        let room = limit.saturating_sub(prompt.len());
+        if room == 0 {
+            return Err(EngineError::PromptTooLong { tokens: prompt.len(), limit });
+        }
+        let max_tokens = request.max_tokens.unwrap_or(room).min(room);
+        let grammar = match &request.constraint {
+            Some(constraint) => Some(self.matcher(constraint.clone()).await?),
+            None => None,
+        };
+        let rules = ReplyRules {
+            eos: if request.sampling.ignore_eos { Vec::new() } else { self.shared.ends.clone() },
+            stop: request.stop.clone(),
+            max_tokens,
+            continues_text: matches!(request.input, Input::Text(_)),
+        };
+        let sampling = self.sampling(&request);
+        let (mut replies, mut jobs) = (Vec::new(), Vec::new());
+        for index in 0..request.samples {
+            let (chunks, mut receiver) = unbounded_channel();
+            replies.push(Reply {
+                prompt_tokens: prompt.len(),
+                cached_tokens: 0,
+                chunks: Box::pin(futures::stream::poll_fn(move |context| receiver.poll_recv(context))),
+            });
+            if max_tokens == 0 {
+                let nothing = Chunk { finish: Some(FinishReason::Length), ..Chunk::default() };
+                chunks.send(Ok(nothing)).map_err(|_| EngineError::Crashed("a reply lost its end".into()))?;
+                continue;
+            }
+            jobs.push(Job {
+                prompt: Arc::clone(&prompt),
+                rules: rules.clone(),
+                sampler: Sampler::new(&sampling, index, &prompt, request.logprobs),
+                grammar: grammar.clone(),
+                chunks,
+                shared: Arc::clone(&self.shared),
+                retried: false,
+            });
+        }
+        let gone = |_| EngineError::Unavailable("its engine has been taken down".into());
+        self.events.send(Event::Submit(request.purpose, jobs)).map_err(gone)?;
+        Ok(replies)
+    }
+
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn tokenizer(&self) -> Option<Arc<tokenizers::Tokenizer>> {
+        Some(Arc::clone(&self.dir.tokenizer))
+    }
+
+    fn constrains(&self) -> bool {
+        true
+    }
+}

@@ -1,6 +1,6 @@
 //! SPaR's judge-and-refine tree search (arXiv 2412.11605): draft, judge by voting, refine what was judged wrong.
 //!
-//! One loop: [`strategy`] chooses a step from the tree, the step is done, its result joins the tree. Everything is one
+//! One loop: a strategy chooses a step from the tree, the step is done, its result joins the tree. Everything is one
 //! future: dropping it cancels every call. The answer depends on the task's seed and on what the models say, not on the
 //! order in which they say it: siblings are judged in their order, and the first accepted one wins even if a later one
 //! is ready before it. Only a token or time budget that runs out in the middle depends on timing.
@@ -13,19 +13,19 @@ mod budget;
 mod call;
 mod config;
 mod expand;
+mod growth;
 mod judge;
+mod outcome;
 mod strategy;
 mod tree;
 
-use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::collections::HashSet;
 
 use futures::{StreamExt, stream};
-use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use crate::chat::Message;
-use crate::engine::{Completion, Constraint, Engine, EngineError, FinishReason, Sampling, TokenLogprobs};
+use crate::engine::{Completion, Constraint, Engine, EngineError, Sampling};
 use crate::prompts::Templates;
 use crate::verify::Check;
 
@@ -33,8 +33,9 @@ pub use budget::ByPurpose;
 use budget::{Ledger, Spent};
 use call::{Draw, Halt, Search};
 pub use config::{Judge, Mode, SearchConfig, Strategy};
-use expand::{Candidate, Candidates};
+use growth::{Growth, Origin};
 pub use judge::Judgement;
+pub use outcome::{Outcome, Progress, StopReason};
 use strategy::Step;
 pub use tree::{Detail, Node, NodeId, ROOT, TraceNode, Tree, Votes};
 
@@ -66,72 +67,6 @@ pub struct Models<'a> {
     pub refiner: &'a dyn Engine,
     /// The refiner's templates.
     pub templates: &'a Templates,
-}
-
-/// Why a search ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopReason {
-    /// A node was accepted.
-    Accepted,
-    /// The node budget is spent.
-    Budget,
-    /// The token budget is spent.
-    Tokens,
-    /// The call budget is spent.
-    Calls,
-    /// The deadline passed.
-    Deadline,
-    /// No node is left to expand.
-    Exhausted,
-    /// A judge or refine call failed.
-    Error,
-}
-
-/// What a search comes to.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// All judged responses.
-    pub tree: Tree,
-    /// The answer.
-    pub best: NodeId,
-    /// Whether it was accepted.
-    pub accepted: bool,
-    /// Why the search ended.
-    pub stop: StopReason,
-    /// Model calls started.
-    pub calls: ByPurpose,
-    /// Tokens generated.
-    pub tokens: ByPurpose,
-    /// Prompt tokens sent.
-    pub prompt_tokens: ByPurpose,
-    /// Tokens of the answer itself, without a reflection around it.
-    pub answer_tokens: usize,
-    /// Prompt tokens of the draft.
-    pub draft_prompt_tokens: usize,
-    /// Votes not asked for, since the majority could not change any more.
-    pub votes_saved: usize,
-    /// How the reply that holds the answer ended.
-    pub finish: FinishReason,
-    /// Of the answer's tokens, where they were asked for.
-    pub logprobs: Vec<TokenLogprobs>,
-    /// The version of the templates that judged and refined.
-    pub templates: String,
-    /// From start to end.
-    pub elapsed: Duration,
-}
-
-/// Told while the search runs.
-#[derive(Clone, Debug)]
-pub enum Progress<'a> {
-    /// The draft was judged.
-    RootJudged(&'a Node),
-    /// A refinement was judged.
-    NodeAdded(NodeId, &'a Node),
-    /// A node was accepted.
-    Accepted(NodeId, &'a Node),
-    /// The search ended.
-    Stopped(StopReason),
 }
 
 /// Drafts an answer to `task` and searches from it. Dropping the future cancels every call. The deadline counts from
@@ -203,25 +138,6 @@ async fn within<T>(started: Instant, config: &SearchConfig, step: impl Future<Ou
         Some(at) => timeout_at(at, step).await.ok(),
         None => Some(step.await),
     }
-}
-
-/// What a search has found so far; it outlives a search that is cut off.
-#[derive(Default)]
-struct Growth {
-    tree: Tree,
-    /// Of every node: what its draws start from, and how it was said.
-    origins: Vec<Origin>,
-    /// Identical texts are judged once.
-    judged: HashMap<String, Judgement>,
-    votes_saved: usize,
-    failed: bool,
-}
-
-struct Origin {
-    seed: u64,
-    tokens: usize,
-    finish: FinishReason,
-    logprobs: Vec<TokenLogprobs>,
 }
 
 async fn run(
@@ -374,85 +290,6 @@ impl Search<'_> {
             }
         }
         Ok(())
-    }
-}
-
-impl Growth {
-    fn add(&mut self, parent: Option<NodeId>, made: Candidate, judgement: Judgement, seed: u64) -> NodeId {
-        let Candidate { response, tokens, finish, logprobs } = made;
-        let depth = parent.map_or(0, |id| self.tree[id].depth + 1);
-        self.origins.push(Origin { seed, tokens, finish, logprobs });
-        let node = Node { parent, depth, response, ..Node::default() };
-        self.tree.push(node.judged(judgement))
-    }
-
-    fn judge_root(&mut self, judgement: Judgement) {
-        let response = self.tree[ROOT].response.clone();
-        self.remember(&response, judgement.clone());
-        self.tree[ROOT] = std::mem::take(&mut self.tree[ROOT]).judged(judgement);
-    }
-
-    fn remember(&mut self, response: &str, judgement: Judgement) -> Option<Judgement> {
-        self.votes_saved += judgement.unasked;
-        self.judged.insert(response.to_owned(), judgement.clone());
-        Some(judgement)
-    }
-
-    /// The complete votes on a node, and on every node with the same text; `None` where they could not be had.
-    fn settle(&mut self, id: NodeId, votes: Option<Votes>) {
-        let response = self.tree[id].response.clone();
-        if votes.is_some() {
-            self.votes_saved -= self.tree[id].unasked;
-        }
-        for node in self.tree.nodes.iter_mut().filter(|node| node.response == response) {
-            node.unasked = 0;
-            if let Some(votes) = votes {
-                (node.votes, node.value) = (votes, votes.value());
-            }
-        }
-        if let Some(judgement) = self.judged.get_mut(&response) {
-            let node = &self.tree[id];
-            (judgement.votes, judgement.value, judgement.unasked) = (node.votes, node.value, 0);
-        }
-    }
-
-    /// Failed candidates become `None`, and are remembered.
-    fn usable(&mut self, made: Result<Candidates, Halt>) -> Result<Vec<Option<Candidate>>, Spent> {
-        let made = match made {
-            Ok(made) => made,
-            Err(Halt::Spent(spent)) => return Err(spent),
-            Err(Halt::Failed(error)) => vec![Err(error)],
-        };
-        Ok(made
-            .into_iter()
-            .map(|candidate| {
-                candidate.unwrap_or_else(|error| {
-                    self.fail(error);
-                    None
-                })
-            })
-            .collect())
-    }
-
-    fn fail(&mut self, error: EngineError) {
-        tracing::debug!(%error, "a call of the search failed");
-        self.failed = true;
-    }
-}
-
-impl Node {
-    fn judged(self, judgement: Judgement) -> Self {
-        let Judgement { value, votes, accepted, critique, unasked } = judgement;
-        Self { value, votes, accepted, critique, unasked, ..self }
-    }
-}
-
-impl From<Spent> for StopReason {
-    fn from(spent: Spent) -> Self {
-        match spent {
-            Spent::Calls => Self::Calls,
-            Spent::Tokens => Self::Tokens,
-        }
     }
 }
 

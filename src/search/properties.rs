@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
 
 use futures::executor::block_on;
 use proptest::prelude::{Just, ProptestConfig, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -10,9 +11,7 @@ use proptest::strategy::Strategy as Generator;
 
 use super::reference::Reference;
 use super::tests::task;
-use super::{
-    Duration, EngineError, Mode, Models, Node, Outcome, SearchConfig, StopReason, Strategy, Templates, Tree, answer,
-};
+use super::{EngineError, Mode, Models, Node, Outcome, SearchConfig, StopReason, Strategy, Templates, Tree, answer};
 use crate::engine::fake::FakeEngine;
 use crate::engine::{Input, Purpose, Request};
 use crate::prompts::TemplateText;

@@ -130,3 +130,90 @@ fn highest(tree: &Tree, mut ids: Vec<NodeId>, keep: usize) -> Vec<NodeId> {
     ids.truncate(keep);
     ids
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::tree::{Node, Votes};
+
+    /// `(parent, value, tried)` per node; a value above one half is accepted.
+    fn tree(nodes: &[(Option<usize>, f64, usize)]) -> Tree {
+        let mut tree = Tree::default();
+        for &(parent, value, tried) in nodes {
+            let parent = parent.map(NodeId);
+            let depth = parent.map_or(0, |id| tree[id].depth + 1);
+            tree.push(Node { parent, depth, value: Some(value), tried, accepted: value > 0.5, ..Node::default() });
+        }
+        tree
+    }
+
+    fn expand(parent: usize, children: usize) -> Step {
+        Step::Expand { parent: NodeId(parent), children }
+    }
+
+    #[test]
+    fn the_next_step_follows_from_the_tree() {
+        use Mode::{Eager, Paper};
+        use Strategy::{BestOfN, Bfs, Dfs, RefineChain};
+        let r = Some(0);
+        let fresh: &[_] = &[(None, 0.0, 0)];
+        let one: &[_] = &[(None, 0.0, 1), (r, 0.0, 0)];
+        let level: &[_] = &[(None, 0.0, 3), (r, 0.2, 0), (r, 0.4, 0), (r, 0.4, 0)];
+        let half: &[_] = &[(None, 0.0, 2), (r, 0.8, 0), (r, 0.4, 0)];
+        let won: &[_] = &[(None, 0.0, 3), (r, 0.6, 0), (r, 0.8, 0)];
+        let deep: &[_] = &[(None, 0.0, 3), (r, 0.2, 0), (r, 0.4, 3), (r, 0.0, 0), (Some(2), 0.1, 0), (Some(2), 0.3, 0)];
+        let drafts: &[_] = &[(None, 0.0, 2), (None, 0.2, 0), (None, 0.8, 0)];
+        let cases = [
+            ("the first child goes alone", fresh, Bfs, Eager, 16, expand(0, 1)),
+            ("its siblings follow together", one, Bfs, Eager, 16, expand(0, 2)),
+            ("paper makes all of them", fresh, Bfs, Paper, 16, expand(0, 3)),
+            ("the budget bounds a group", fresh, Bfs, Paper, 2, expand(0, 2)),
+            ("the best of a level first, the earlier of equals", level, Bfs, Paper, 16, expand(2, 3)),
+            ("the rest of the budget", level, Bfs, Paper, 4, expand(2, 1)),
+            ("a spent budget", level, Bfs, Paper, 3, Step::Spent),
+            ("eager accepts within a level", half, Bfs, Eager, 16, Step::Accept),
+            ("paper completes the level", half, Bfs, Paper, 16, expand(0, 1)),
+            ("paper tests a complete level", won, Bfs, Paper, 16, Step::Accept),
+            ("paper tests what the budget left", half, Bfs, Paper, 2, Step::Accept),
+            ("breadth: the second of the level", deep, Bfs, Paper, 16, expand(1, 3)),
+            ("depth: the best grandchild", deep, Dfs, Paper, 16, expand(5, 3)),
+            ("depth completes the children", half, Dfs, Paper, 16, expand(0, 1)),
+            ("a chain goes on from the last", one, RefineChain, Eager, 16, expand(1, 1)),
+            ("a chain ends after its tries", &[(None, 0.0, 3)], RefineChain, Eager, 16, Step::Exhausted),
+            ("further drafts", fresh, BestOfN, Paper, 16, expand(0, 3)),
+            ("as many as are left", fresh, BestOfN, Paper, 2, expand(0, 2)),
+            ("eager stops at a right draft", drafts, BestOfN, Eager, 16, Step::Accept),
+            ("paper makes all drafts", drafts, BestOfN, Paper, 4, expand(0, 2)),
+            ("no draft could be judged", &[(None, 0.0, 4)], BestOfN, Paper, 4, Step::Exhausted),
+        ];
+        for (name, nodes, strategy, mode, budget, expected) in cases {
+            let config = SearchConfig { strategy, mode, budget, ..SearchConfig::default() };
+            assert_eq!(next(&tree(nodes), &config), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn votes_are_asked_for_where_they_could_change_the_order() {
+        let config = SearchConfig::default();
+        let voted = |yes, no| (Votes { yes, no, invalid: 0 }, 5 - yes - no);
+        let cases = [
+            ("any of these could be the best", [voted(0, 3), voted(0, 3), voted(1, 3)], Some(vec![1, 2, 3])),
+            ("their order is known", [voted(0, 5), voted(1, 4), voted(2, 3)], None),
+            (
+                "one is known to be above",
+                [voted(0, 3), voted(0, 3), (Votes { yes: 9, no: 10, invalid: 0 }, 0)],
+                Some(vec![1, 2]),
+            ),
+        ];
+        for (name, votes, expected) in cases {
+            let mut tree = tree(&[(None, 0.0, 3)]);
+            for (votes, unasked) in votes {
+                let value = votes.value();
+                tree.push(Node { parent: Some(ROOT), depth: 1, value, votes, unasked, ..Node::default() });
+            }
+            let expected = expected.map(|ids| Step::Settle(ids.into_iter().map(NodeId).collect()));
+            let step = next(&tree, &config);
+            assert_eq!(matches!(step, Step::Settle(_)).then_some(step), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a search comes to, and what it tells while it runs.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::budget::{ByPurpose, Spent};
+use super::tree::{Node, NodeId, Tree};
+use crate::engine::{FinishReason, TokenLogprobs};
+
+/// Why a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// A node was accepted.
+    Accepted,
+    /// The node budget is spent.
+    Budget,
+    /// The token budget is spent.
+    Tokens,
+    /// The call budget is spent.
+    Calls,
+    /// The deadline passed.
+    Deadline,
+    /// No node is left to expand.
+    Exhausted,
+    /// A judge or refine call failed.
+    Error,
+}
+
+/// What a search comes to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// All judged responses.
+    pub tree: Tree,
+    /// The answer.
+    pub best: NodeId,
+    /// Whether it was accepted.
+    pub accepted: bool,
+    /// Why the search ended.
+    pub stop: StopReason,
+    /// Model calls started.
+    pub calls: ByPurpose,
+    /// Tokens generated.
+    pub tokens: ByPurpose,
+    /// Prompt tokens sent.
+    pub prompt_tokens: ByPurpose,
+    /// Tokens of the answer itself, without a reflection around it.
+    pub answer_tokens: usize,
+    /// Prompt tokens of the draft.
+    pub draft_prompt_tokens: usize,
+    /// Votes not asked for, since the majority could not change any more.
+    pub votes_saved: usize,
+    /// How the reply that holds the answer ended.
+    pub finish: FinishReason,
+    /// Of the answer's tokens, where they were asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// The version of the templates that judged and refined.
+    pub templates: String,
+    /// From start to end.
+    pub elapsed: Duration,
+}
+
+/// Told while the search runs.
+#[derive(Clone, Debug)]
+pub enum Progress<'a> {
+    /// The draft was judged.
+    RootJudged(&'a Node),
+    /// A refinement was judged.
+    NodeAdded(NodeId, &'a Node),
+    /// A node was accepted.
+    Accepted(NodeId, &'a Node),
+    /// The search ended.
+    Stopped(StopReason),
+}
+
+impl From<Spent> for StopReason {
+    fn from(spent: Spent) -> Self {
+        match spent {
+            Spent::Calls => Self::Calls,
+            Spent::Tokens => Self::Tokens,
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::search::{Judge, Mode, SearchConfig, Strategy};
+use crate::search::SearchConfig;
 
 /// Everything that the server is told.
 #[derive(Args, Clone, Debug)]
@@ -120,7 +120,7 @@ pub enum LogFormat {
 #[command(next_help_heading = "Search")]
 pub struct SearchArgs {
     /// Nodes where a request asks for a search without a budget
-    #[arg(long, env = "SPAR_SEARCH_BUDGET", value_name = "N", default_value_t = 8)]
+    #[arg(long, env = "SPAR_SEARCH_BUDGET", value_name = "N", default_value_t = SearchConfig::default().budget)]
     pub search_budget: usize,
     /// Nodes that a request may ask for
     #[arg(long, env = "SPAR_MAX_SEARCH_BUDGET", value_name = "N", default_value_t = 64)]
@@ -144,19 +144,19 @@ pub struct SearchArgs {
     #[arg(long, env = "SPAR_MAX_SEARCH_DEADLINE", value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub max_search_deadline: Duration,
     /// Model calls of one search at a time
-    #[arg(long, env = "SPAR_SEARCH_PARALLEL", value_name = "N", default_value_t = 8)]
+    #[arg(long, env = "SPAR_SEARCH_PARALLEL", value_name = "N", default_value_t = SearchConfig::default().parallel)]
     pub search_parallel: usize,
     /// Tokens of one critique
-    #[arg(long, env = "SPAR_JUDGE_TOKENS", value_name = "N", default_value_t = 1024)]
+    #[arg(long, env = "SPAR_JUDGE_TOKENS", value_name = "N", default_value_t = SearchConfig::default().judge_tokens)]
     pub judge_tokens: usize,
     /// Tokens of one refinement
-    #[arg(long, env = "SPAR_REFINE_TOKENS", value_name = "N", default_value_t = 2048)]
+    #[arg(long, env = "SPAR_REFINE_TOKENS", value_name = "N", default_value_t = SearchConfig::default().refine_tokens)]
     pub refine_tokens: usize,
     /// Temperature of votes
-    #[arg(long, env = "SPAR_JUDGE_TEMPERATURE", value_name = "T", default_value_t = 0.7)]
+    #[arg(long, env = "SPAR_JUDGE_TEMPERATURE", value_name = "T", default_value_t = SearchConfig::default().judge_temperature)]
     pub judge_temperature: f32,
     /// Temperature of refinements
-    #[arg(long, env = "SPAR_REFINE_TEMPERATURE", value_name = "T", default_value_t = 0.7)]
+    #[arg(long, env = "SPAR_REFINE_TEMPERATURE", value_name = "T", default_value_t = SearchConfig::default().refine_temperature)]
     pub refine_temperature: f32,
 }
 
@@ -165,14 +165,6 @@ impl SearchArgs {
     pub fn defaults(&self) -> SearchConfig {
         SearchConfig {
             budget: self.search_budget,
-            strategy: Strategy::default(),
-            mode: Mode::default(),
-            judge: Judge::default(),
-            branch: 3,
-            keep: 2,
-            depth: 3,
-            votes: 5,
-            threshold: 0.5,
             max_tokens: Some(self.search_tokens),
             max_calls: Some(self.search_calls),
             deadline: Some(self.search_deadline),
@@ -181,6 +173,7 @@ impl SearchArgs {
             refine_tokens: self.refine_tokens,
             judge_temperature: self.judge_temperature,
             refine_temperature: self.refine_temperature,
+            ..SearchConfig::default()
         }
     }
 }

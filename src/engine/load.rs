@@ -1,9 +1,12 @@
 //! From settings to loaded models.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::fake::FakeEngine;
 use super::metered::Metered;
+use super::model_dir::{ModelDir, ModelError};
+use super::native::{NativeConfig, NativeEngine};
 use super::{Engine, EngineError, Input, Purpose, Request};
 use crate::config::{EngineArgs, EngineKind};
 use crate::prompts::{TemplateError, Templates};
@@ -26,31 +29,62 @@ pub enum LoadError {
     /// The engine is not in this binary.
     #[error("the engine {0} is not part of this build; {1}")]
     NotBuilt(&'static str, &'static str),
+    /// The directory cannot be served.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The templates cannot be used.
     #[error(transparent)]
     Templates(#[from] TemplateError),
 }
 
-/// Loads what `args` name.
+/// Loads what `args` name. Blocks for as long as that takes.
 ///
 /// # Errors
 /// [`LoadError`] in one line.
 pub fn load(args: &EngineArgs) -> Result<Loaded, LoadError> {
-    match args.engine {
-        EngineKind::Fake => fake(args),
-        EngineKind::Auto | EngineKind::Native => Err(LoadError::NotBuilt("native", "use --engine fake")),
-        EngineKind::Mistral => Err(LoadError::NotBuilt("mistral", "build with --features mistral")),
+    let own = args.templates.as_deref().map(Templates::from_file).transpose()?.map(Arc::new);
+    if args.engine == EngineKind::Fake {
+        return Ok(fake(args, own.unwrap_or_else(|| Arc::new(Templates::general()))));
+    }
+    let Some(model) = &args.model else {
+        return Err(LoadError::NotBuilt("of the embedded model", "pass --model DIR"));
+    };
+    let (actor, templates) = one(args.engine, model)?;
+    let (refiner, templates) = match &args.refiner {
+        Some(refiner) => one(args.engine, refiner)?,
+        None => (Arc::clone(&actor), templates),
+    };
+    let name = args.served_name.clone().unwrap_or_else(|| actor.info().name.clone());
+    Ok(Loaded { name, actor, refiner, templates: own.unwrap_or(templates) })
+}
+
+type Model = (Arc<dyn Engine>, Arc<Templates>);
+
+fn one(engine: EngineKind, directory: &Path) -> Result<Model, LoadError> {
+    match engine {
+        EngineKind::Mistral => mistral(directory),
+        EngineKind::Native => native(directory),
+        EngineKind::Auto if cfg!(feature = "cuda") => mistral(directory),
+        // What the native engine does not compute, mistral.rs may.
+        EngineKind::Auto | EngineKind::Fake => match native(directory) {
+            Err(LoadError::Model(ModelError::Unsupported { .. })) if cfg!(feature = "mistral") => mistral(directory),
+            loaded => loaded,
+        },
     }
 }
 
-fn templates(args: &EngineArgs) -> Result<Arc<Templates>, TemplateError> {
-    let templates = args.templates.as_deref().map_or_else(|| Ok(Templates::general()), Templates::from_file)?;
-    Ok(Arc::new(templates))
+fn native(directory: &Path) -> Result<Model, LoadError> {
+    let directory = ModelDir::open(directory)?;
+    let templates = Arc::clone(&directory.templates);
+    Ok((Arc::new(Metered(NativeEngine::load(directory, NativeConfig::default())?)), templates))
+}
+
+fn mistral(_directory: &Path) -> Result<Model, LoadError> {
+    Err(LoadError::NotBuilt("mistral", "build with --features mistral, or use --engine native"))
 }
 
 /// Echoes; drafts are judged wrong, refinements right.
-fn fake(args: &EngineArgs) -> Result<Loaded, LoadError> {
-    let templates = templates(args)?;
+fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
     let text = templates.text.clone();
     let script = move |request: &Request, _sibling: usize| -> Result<String, EngineError> {
         let asked = match &request.input {
@@ -66,5 +100,29 @@ fn fake(args: &EngineArgs) -> Result<Loaded, LoadError> {
     };
     let actor: Arc<dyn Engine> = Arc::new(Metered(FakeEngine::new(script)));
     let name = args.served_name.clone().unwrap_or_else(|| actor.info().name.clone());
-    Ok(Loaded { name, refiner: Arc::clone(&actor), actor, templates })
+    Loaded { name, refiner: Arc::clone(&actor), actor, templates }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(engine: EngineKind, model: Option<&Path>) -> EngineArgs {
+        let (model, refiner) = (model.map(Path::to_owned), None);
+        EngineArgs { model, refiner, templates: None, served_name: None, engine }
+    }
+
+    #[test]
+    fn a_mistyped_path_is_one_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = load(&args(EngineKind::Auto, Some(&directory.path().join("nowhere")))).err().unwrap().to_string();
+        assert!(error.contains("nowhere") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn a_missing_template_file_is_one_line() {
+        let templates = Some("nowhere.json".into());
+        let error = load(&EngineArgs { templates, ..args(EngineKind::Fake, None) }).err().unwrap().to_string();
+        assert!(error.contains("nowhere.json") && !error.contains('\n'), "{error}");
+    }
 }

@@ -71,6 +71,14 @@ impl Clock {
         let deadline = received.checked_add(timeout).unwrap_or(received + Duration::from_secs(1 << 30));
         Self { received, deadline }
     }
+
+    /// `step`, if it ends in time.
+    ///
+    /// # Errors
+    /// Its own, or [`ApiError::Deadline`].
+    pub async fn bound<T>(self, step: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        timeout_at(self.deadline, step).await.unwrap_or(Err(ApiError::Deadline))
+    }
 }
 
 /// What every answer holds from its start to its end.
@@ -101,10 +109,7 @@ pub struct SearchWork {
 
 /// Replies to `requests`, as they come. Choices count through the requests in order.
 pub fn plain(hold: Hold, requests: Vec<Request>) -> impl Stream<Item = Result<Part, ApiError>> + Send + 'static {
-    driven(hold, move |hold, outbox| async move {
-        let deadline = hold.clock.deadline;
-        timeout_at(deadline, replies(&hold, requests, &outbox)).await.unwrap_or(Err(ApiError::Deadline))
-    })
+    driven(hold, move |hold, outbox| async move { hold.clock.bound(replies(&hold, requests, &outbox)).await })
 }
 
 /// Searches, then shows the best responses.

@@ -37,7 +37,7 @@ use crate::search::Task;
 pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let http = &state.settings.http;
     let clock = Clock::start(http.request_timeout);
-    let object = JsonObject::read(&headers, body, http.max_body).await?;
+    let object = clock.bound(JsonObject::read(&headers, body, http.max_body)).await?;
     for refused in refused_in_chats() {
         object.refuse(refused)?;
     }

@@ -33,7 +33,7 @@ use crate::openai::{
 pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let http = &state.settings.http;
     let clock = Clock::start(http.request_timeout);
-    let object = JsonObject::read(&headers, body, http.max_body).await?;
+    let object = clock.bound(JsonObject::read(&headers, body, http.max_body)).await?;
     for refused in refused_in_completions() {
         object.refuse(refused)?;
     }

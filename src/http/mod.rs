@@ -13,6 +13,7 @@ mod models;
 mod observe;
 pub mod openapi;
 pub mod plan;
+mod playground;
 mod searches;
 mod stream;
 mod tokens;
@@ -28,6 +29,7 @@ use axum::Router;
 use axum::http::{HeaderValue, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -119,6 +121,7 @@ pub fn router(state: Shared) -> Router {
     let (router, api) = open_routes().merge(keyed).split_for_parts();
     let cors = cors(&state.settings.http.cors_origins);
     router
+        .route("/", get(playground::page))
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
         .method_not_allowed_fallback(|uri: Uri| async move { ApiError::WrongMethod(uri.path().to_owned()) })

@@ -21,6 +21,7 @@ const CLIENT_GONE: u16 = 499;
 
 /// The routes by which metrics are labelled.
 const ROUTES: &[&str] = &[
+    "/",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/models",

@@ -1,5 +1,6 @@
 //! The search that a request asks for: options become a checked configuration.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::error::ApiError;
@@ -73,10 +74,10 @@ impl SearchPlan {
             strategy: options.strategy.unwrap_or(defaults.strategy),
             mode: options.mode.unwrap_or(defaults.mode),
             judge: options.judge.unwrap_or(if checks.is_empty() { defaults.judge } else { Judge::Both }),
-            branch: ranged("search.branch", options.branch, 8, defaults.branch)?,
-            keep: ranged("search.keep", options.keep, 8, defaults.keep)?,
-            depth: ranged("search.depth", options.depth, 16, defaults.depth)?,
-            votes: ranged("search.votes", options.votes, 15, defaults.votes)?,
+            branch: ranged("search.branch", options.branch, SearchConfig::BRANCH, defaults.branch)?,
+            keep: ranged("search.keep", options.keep, SearchConfig::KEEP, defaults.keep)?,
+            depth: ranged("search.depth", options.depth, SearchConfig::DEPTH, defaults.depth)?,
+            votes: ranged("search.votes", options.votes, SearchConfig::VOTES, defaults.votes)?,
             threshold: options.threshold.map_or(Ok(defaults.threshold), threshold)?,
             max_tokens: capped("search.max_tokens", options.max_tokens, caps.max_search_tokens, defaults.max_tokens)?,
             max_calls: capped("search.max_calls", options.max_calls, caps.max_search_calls, defaults.max_calls)?,
@@ -102,8 +103,9 @@ impl SearchPlan {
     }
 }
 
-fn ranged(param: &str, value: Option<i64>, most: i64, default: usize) -> Result<usize, ApiError> {
-    value.map_or(Ok(default), |value| Ok(size(within(param, value, 1..=most)?)))
+fn ranged(param: &str, value: Option<i64>, range: RangeInclusive<usize>, default: usize) -> Result<usize, ApiError> {
+    let range = cap(*range.start())..=cap(*range.end());
+    value.map_or(Ok(default), |value| Ok(size(within(param, value, range)?)))
 }
 
 fn capped(param: &str, value: Option<i64>, most: usize, default: Option<usize>) -> Result<Option<usize>, ApiError> {

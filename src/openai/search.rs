@@ -108,6 +108,9 @@ pub struct SearchReport {
     pub generation: Generations,
     /// From start to end.
     pub elapsed_ms: u64,
+    /// The version of the templates that judged and refined, in a full trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub templates: Option<String>,
     /// By `trace`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree: Option<Vec<TreeNode>>,
@@ -150,11 +153,13 @@ pub struct TreeNode {
     pub depth: usize,
     /// Share of yes votes.
     pub value: Option<f64>,
+    /// Whether it was accepted.
+    pub accepted: bool,
     /// All votes.
     pub votes: VoteCounts,
     /// The response, in a full trace.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub response: Option<String>,
+    pub text: Option<String>,
     /// The critique that agrees with the majority, in a full trace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub critique: Option<String>,
@@ -185,15 +190,17 @@ impl TreeNode {
             parent: node.parent.map(|parent| parent.0),
             depth: node.depth,
             value: node.value,
+            accepted: node.accepted,
             votes: node.votes.into(),
-            response: None,
+            text: None,
             critique: None,
         }
     }
 
     /// A node with its texts.
     pub fn full(id: NodeId, node: &Node) -> Self {
-        Self { response: Some(node.response.clone()), critique: Some(node.critique.clone()), ..Self::summary(id, node) }
+        let texts = (Some(node.response.clone()), Some(node.critique.clone()));
+        Self { text: texts.0, critique: texts.1, ..Self::summary(id, node) }
     }
 }
 
@@ -210,12 +217,13 @@ impl SearchReport {
             value: best.and_then(|node| node.value),
             root_value: nodes.first().and_then(|node| node.value),
             depth: best.map_or(0, |node| node.depth),
-            nodes: nodes.len().saturating_sub(1),
+            nodes: outcome.tree.judged(),
             stop_reason: outcome.stop,
             calls: outcome.calls.into(),
             tokens: outcome.tokens.into(),
             generation,
             elapsed_ms: u64::try_from(outcome.elapsed.as_millis()).unwrap_or(u64::MAX),
+            templates: (trace == Trace::Full).then(|| outcome.templates.clone()),
             tree: shown(&outcome.tree, trace),
         }
     }

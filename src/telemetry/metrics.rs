@@ -266,7 +266,7 @@ pub fn search_ended(strategy: Strategy, outcome: &Outcome) {
     let nodes = &outcome.tree.nodes;
     counter!("spar_search_requests_total", "strategy" => strategy, "stop_reason" => stop_label(outcome.stop))
         .increment(1);
-    histogram!("spar_search_nodes", "strategy" => strategy).record(nodes.len().saturating_sub(1) as f64);
+    histogram!("spar_search_nodes", "strategy" => strategy).record(outcome.tree.judged() as f64);
     histogram!("spar_search_calls", "strategy" => strategy).record(outcome.calls.total() as f64);
     histogram!("spar_search_tokens", "strategy" => strategy).record(outcome.tokens.total() as f64);
     histogram!("spar_search_duration_seconds", "strategy" => strategy).record(outcome.elapsed);

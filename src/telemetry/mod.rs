@@ -2,9 +2,10 @@
 
 pub mod metrics;
 
+use std::io::IsTerminal;
+
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::{HttpArgs, LogFormat};
 
@@ -14,8 +15,8 @@ use crate::config::{HttpArgs, LogFormat};
 /// The filter cannot be read, or logging was set up before.
 pub fn start(settings: &HttpArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("--log {:?}", settings.log))?;
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match settings.log_format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -1,0 +1,180 @@
+//! What is refused, and how.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use spar::engine::EngineError;
+use spar::engine::fake::FakeEngine;
+
+use super::harness::{Server, improving, json_of, says, with};
+
+#[tokio::test]
+async fn every_refused_field_is_named_with_its_range() {
+    let server = Server::start(improving(), &[]).await;
+    let cases: &[(Value, &str, &str)] = &[
+        (json!({"messages": []}), "messages", "at least one message"),
+        (json!({"messages": "hi"}), "messages", "expected a sequence"),
+        (
+            json!({"messages": [{"role": "tool", "content": "x"}]}),
+            "messages[0].role",
+            "user or assistant, got \"tool\"",
+        ),
+        (json!({"messages": [{"role": "user"}]}), "messages[0].content", "a string or a list of text parts"),
+        (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content", "expected a string or a list"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
+            "messages[0].content[0]",
+            "\"image_url\"; only text is served",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}),
+            "messages[0].content[0]",
+            "\"input_audio\"; only text is served",
+        ),
+        (json!({"temperature": 2.5}), "temperature", "between 0 and 2, got 2.5"),
+        (json!({"temperature": "hot"}), "temperature", "invalid type: string \"hot\""),
+        (json!({"top_p": 0}), "top_p", "above 0 and at most 1, got 0"),
+        (json!({"top_k": -2}), "top_k", "got -2"),
+        (json!({"min_p": 1.5}), "min_p", "between 0 and 1, got 1.5"),
+        (json!({"frequency_penalty": 3}), "frequency_penalty", "between -2 and 2, got 3"),
+        (json!({"presence_penalty": -3}), "presence_penalty", "between -2 and 2, got -3"),
+        (json!({"repetition_penalty": 0}), "repetition_penalty", "above 0 and at most 2, got 0"),
+        (json!({"n": 0}), "n", "between 1 and 16, got 0"),
+        (json!({"n": 17}), "n", "between 1 and 16, got 17"),
+        (json!({"max_tokens": 0}), "max_tokens", "at least 1, got 0"),
+        (json!({"max_completion_tokens": -1}), "max_completion_tokens", "at least 1, got -1"),
+        (json!({"max_tokens": 5, "max_completion_tokens": 6}), "max_tokens", "send one of them"),
+        (json!({"stop": []}), "", ""),
+        (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop", "between 1 and 4 strings"),
+        (json!({"stop": ""}), "stop", "none of them empty"),
+        (json!({"logit_bias": {"one": 1}}), "logit_bias", "token ids"),
+        (json!({"logit_bias": {"1": 101}}), "logit_bias", "between -100 and 100, got 101"),
+        (json!({"top_logprobs": 3}), "top_logprobs", "needs `logprobs: true`"),
+        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs", "between 0 and 20, got 21"),
+        (json!({"response_format": {"type": "yaml"}}), "response_format.type", "json_schema, got \"yaml\""),
+        (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema", "is missing"),
+        (json!({"response_format": {"type": "json_object"}}), "response_format", "cannot constrain"),
+        (json!({"tools": [{"type": "function"}]}), "tools", "not supported"),
+        (json!({"tool_choice": "required"}), "tool_choice", "not supported"),
+        (json!({"functions": [{}]}), "functions", "not supported"),
+        (json!({"modalities": ["text", "audio"]}), "modalities", "not supported"),
+        (json!({"audio": {"voice": "x"}}), "audio", "not supported"),
+        (json!({"guided_regex": "a+"}), "guided_regex", "not supported"),
+        (json!({"search_budget": -1}), "search_budget", "between 0 and 64, got -1"),
+        (json!({"search_budget": 65}), "search_budget", "between 0 and 64, got 65"),
+        (json!({"search_budget": 1.5}), "search_budget", "expected i64"),
+        (json!({"search": {"strategy": "mcts"}}), "search.strategy", "`bfs`, `dfs`, `best_of_n`, `refine_chain`"),
+        (json!({"search": {"mode": "fast"}}), "search.mode", "`eager` or `paper`"),
+        (json!({"search": {"mode": "paper", "strategy": "best_of_n"}}), "search.mode", "bfs and dfs only"),
+        (json!({"search": {"branch": 9}}), "search.branch", "between 1 and 8, got 9"),
+        (json!({"search": {"keep": 0}}), "search.keep", "between 1 and 8, got 0"),
+        (json!({"search": {"depth": 17}}), "search.depth", "between 1 and 16, got 17"),
+        (json!({"search": {"votes": 16}}), "search.votes", "between 1 and 15, got 16"),
+        (json!({"search": {"threshold": 1}}), "search.threshold", "at least 0 and below 1, got 1"),
+        (json!({"search": {"max_tokens": 0}}), "search.max_tokens", "between 1 and 200000, got 0"),
+        (json!({"search": {"max_calls": 3000}}), "search.max_calls", "between 1 and 2000, got 3000"),
+        (json!({"search": {"deadline_ms": 0}}), "search.deadline_ms", "between 1 and 300000, got 0"),
+        (json!({"search": {"judge": "human"}}), "search.judge", "`model`, `rules`, `both`"),
+        (json!({"search": {"judge": "rules"}}), "search.judge", "needs `search.checks`"),
+        (json!({"search": {"checks": [{"id": "no:such"}]}}), "search.checks[0]", "no:such"),
+        (json!({"search": {"trace": "all"}}), "search.trace", "`none`, `summary`, `full`"),
+        (json!({"search": {"events": true}}), "search.events", "needs `stream: true`"),
+        (json!({"search": {"branches": 2}}), "search", "unknown field `branches`"),
+        (json!({"search_budget": 0, "search": {"branch": 9}}), "search.branch", "between 1 and 8"),
+        (
+            json!({"search_budget": 1, "messages": [{"role": "assistant", "content": "x"}]}),
+            "messages",
+            "ends in a `user` message",
+        ),
+    ];
+    for (fields, param, fragment) in cases {
+        let response = server.chat(&with(says("hello"), fields.clone())).send().await.unwrap();
+        let status = response.status();
+        let body: Value = response.json().await.unwrap();
+        if param.is_empty() {
+            assert_eq!(status, StatusCode::OK, "{fields}: {body}");
+            continue;
+        }
+        let error = &body["error"];
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{fields}: {body}");
+        assert_eq!(error["type"], "invalid_request_error", "{fields}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(fragment), "{fields}: {message}");
+        let named = error["param"].as_str().unwrap_or_default();
+        assert!(named == *param || named.starts_with(&format!("{param}.")), "{fields}: {named}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn values_that_ask_for_nothing_are_accepted() {
+    let server = Server::start(improving(), &[]).await;
+    let fields = json!({
+        "tools": [], "tool_choice": "none", "functions": null, "modalities": ["text"], "response_format": {"type": "text"},
+        "guided_json": null, "min_tokens": 0, "skip_special_tokens": true, "metadata": {"a": "b"}, "store": false,
+        "top_logprobs": 0, "logprobs": false, "search_budget": 0, "stream": false, "temperature": null,
+    });
+    server.answer(&with(says("hello"), fields)).await;
+}
+
+#[tokio::test]
+async fn everything_else_is_in_the_envelope_too() {
+    let server = Server::start(improving(), &["--max-body", "2000"]).await;
+    let chat = format!("{}/v1/chat/completions", server.url);
+    let json_body = |body: String| server.client.post(&chat).header("content-type", "application/json").body(body);
+    let large = with(says(&"long ".repeat(1000)), json!({}));
+    let cases = [
+        (json_body("{\"messages\": [".into()), 400, "invalid_value"),
+        (json_body("[1, 2]".into()), 400, "invalid_value"),
+        (json_body("{}".into()), 400, "invalid_value"),
+        (server.client.post(&chat).body("{}"), 415, "unsupported_media_type"),
+        (server.chat(&large), 413, "body_too_large"),
+        (server.chat(&with(says("hello"), json!({"model": "gpt-4"}))), 404, "model_not_found"),
+        (server.get("/v1/models/gpt-4"), 404, "model_not_found"),
+        (server.get("/v1/searches/srch_none"), 404, "search_not_found"),
+        (server.get("/v2/anything"), 404, "route_not_found"),
+        (server.get("/v1/chat/completions"), 405, "method_not_allowed"),
+    ];
+    for (request, status, code) in cases {
+        let body = json_of(request, StatusCode::from_u16(status).unwrap()).await;
+        assert_eq!(body["error"]["code"], code, "{body}");
+        assert!(!body["error"]["message"].as_str().unwrap().is_empty());
+    }
+    let missing = json_of(json_body("{}".into()), StatusCode::BAD_REQUEST).await;
+    assert_eq!(missing["error"]["param"], "messages");
+}
+
+#[tokio::test]
+async fn engine_errors_have_statuses_and_hide_their_causes() {
+    let cases = [
+        (EngineError::PromptTooLong { tokens: 9, limit: 8 }, 400, "context_length_exceeded"),
+        (EngineError::Unsupported("no grammars here".into()), 400, "invalid_value"),
+        (EngineError::Invalid("bad chat".into()), 400, "invalid_value"),
+        (EngineError::Unavailable("secret cause".into()), 503, "model_not_available"),
+        (EngineError::Crashed("secret cause".into()), 500, "model_failed"),
+    ];
+    for (error, status, code) in cases {
+        let server = Server::start(FakeEngine::new(move |_, _| Err(error.clone())), &[]).await;
+        for body in
+            [says("hello"), with(says("hello"), json!({"stream": true})), with(says("x"), json!({"search_budget": 1}))]
+        {
+            let response = server.chat(&body).send().await.unwrap();
+            assert_eq!(response.status(), status, "{body}");
+            assert_eq!(response.headers().contains_key("retry-after"), status == 503);
+            let body: Value = response.json().await.unwrap();
+            assert_eq!(body["error"]["code"], code, "{body}");
+            assert!(!body.to_string().contains("secret"), "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_in_the_middle_of_a_stream_is_an_event() {
+    let engine = FakeEngine::new(|_, sibling| match sibling {
+        0 => Ok("fine so far".into()),
+        _ => Err(EngineError::Crashed("the second sibling".into())),
+    });
+    let server = Server::start(engine, &[]).await;
+    let events = server.stream(&with(says("hello"), json!({"stream": true, "n": 2}))).await;
+    let last = events.chunks.last().unwrap();
+    assert_eq!(last["error"]["code"], "model_failed", "{last}");
+    assert!(events.done);
+}

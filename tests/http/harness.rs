@@ -1,0 +1,212 @@
+//! A server on port 0, and what to say to it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clap::Parser;
+use reqwest::{RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use spar::config::{ServeArgs, Settings};
+use spar::engine::fake::FakeEngine;
+use spar::engine::metered::Metered;
+use spar::engine::{Engine, Input, Purpose, Request};
+use spar::http::{AppState, Served, serve};
+use spar::prompts::Templates;
+use spar::telemetry::metrics;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+#[derive(Parser)]
+struct Typed {
+    #[command(flatten)]
+    args: ServeArgs,
+}
+
+/// A running server; dropping it ends it.
+pub struct Server {
+    pub url: String,
+    pub client: reqwest::Client,
+    shutdown: Option<oneshot::Sender<()>>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Serves `engine` as both roles.
+    pub async fn start(engine: impl Engine + 'static, flags: &[&str]) -> Self {
+        Self::with_keys(engine, flags, None).await
+    }
+
+    pub async fn with_keys(engine: impl Engine + 'static, flags: &[&str], keys: Option<&str>) -> Self {
+        let typed = Typed::try_parse_from([&["spar"], flags].concat()).unwrap();
+        let settings = Settings::check(typed.args, keys).unwrap();
+        let engine: Arc<dyn Engine> = Arc::new(Metered(engine));
+        let served = Served::new("fake".into(), Arc::clone(&engine), engine, Arc::new(Templates::general()));
+        let state = Arc::new(AppState::new(settings, served, metrics::install()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (shutdown, stopped) = oneshot::channel::<()>();
+        let stop = async move {
+            // A dropped sender is a stop as well.
+            drop(stopped.await);
+        };
+        let task = tokio::spawn(serve(listener, state, stop));
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { url, client, shutdown: Some(shutdown), task }
+    }
+
+    /// Waits until the canary is answered, so that every later call is a request's.
+    pub async fn ready(&self) {
+        let ready = async {
+            while self.get("/readyz").send().await.unwrap().status() != StatusCode::OK {
+                tokio::task::yield_now().await;
+            }
+        };
+        within_seconds(10, ready).await;
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.url))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.url)).json(body)
+    }
+
+    pub fn chat(&self, body: &Value) -> RequestBuilder {
+        self.post("/v1/chat/completions", body)
+    }
+
+    /// A chat answer that must be there.
+    pub async fn answer(&self, body: &Value) -> Value {
+        json_of(self.chat(body), StatusCode::OK).await
+    }
+
+    /// A streamed answer: comments and data lines until its end.
+    pub async fn stream(&self, body: &Value) -> Events {
+        let response = self.chat(body).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Events::read(&response.text().await.unwrap())
+    }
+
+    pub async fn metrics(&self) -> String {
+        self.get("/metrics").send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Asks the server to stop.
+    pub fn begin_shutdown(&mut self) {
+        self.shutdown.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) {
+        within_seconds(10, &mut self.task).await.unwrap().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The lines of a stream.
+#[derive(Debug)]
+pub struct Events {
+    pub comments: usize,
+    pub chunks: Vec<Value>,
+    pub done: bool,
+}
+
+impl Events {
+    pub fn read(text: &str) -> Self {
+        let mut events = Self { comments: 0, chunks: Vec::new(), done: false };
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            assert!(!events.done, "after [DONE]: {line}");
+            if line.starts_with(':') {
+                events.comments += 1;
+            } else if line == "data: [DONE]" {
+                events.done = true;
+            } else {
+                events.chunks.push(serde_json::from_str(line.strip_prefix("data: ").unwrap()).unwrap());
+            }
+        }
+        events
+    }
+
+    /// The text of a choice.
+    pub fn text(&self, index: usize) -> String {
+        let deltas = self.chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap());
+        deltas.filter(|c| c["index"] == index).filter_map(|c| c["delta"]["content"].as_str()).collect()
+    }
+}
+
+/// Sends and reads JSON with the expected status.
+pub async fn json_of(request: RequestBuilder, status: StatusCode) -> Value {
+    let response = request.send().await.unwrap();
+    let got = response.status();
+    let text = response.text().await.unwrap();
+    assert_eq!(got, status, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A future that must end soon.
+pub async fn within_seconds<T>(seconds: u64, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(seconds), future).await.expect("it must end soon")
+}
+
+/// A condition that must come true soon.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        let mut often = tokio::time::interval(Duration::from_millis(2));
+        while !holds() {
+            often.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), waiting).await.is_ok(), "{what}");
+}
+
+pub fn says(text: &str) -> Value {
+    json!({"model": "fake", "messages": [{"role": "user", "content": text}]})
+}
+
+/// `base` with more fields.
+pub fn with(mut base: Value, fields: Value) -> Value {
+    let more = fields.as_object().unwrap().clone();
+    base.as_object_mut().unwrap().extend(more);
+    base
+}
+
+/// What a request asks, as one text.
+pub fn asked(request: &Request) -> String {
+    match &request.input {
+        Input::Chat(turns) => turns.last().map(|turn| turn.content.clone()).unwrap_or_default(),
+        Input::Text(text) => text.clone(),
+    }
+}
+
+/// Drafts `a first draft`, which is judged wrong, and refines it to `the refined text`, which is judged right.
+pub fn improving() -> FakeEngine {
+    let text = Templates::general().text;
+    FakeEngine::new(move |request, sibling| {
+        Ok(match request.purpose {
+            Purpose::Answer if sibling > 0 => format!("draft number {sibling}"),
+            Purpose::Answer => "a first draft".into(),
+            Purpose::Judge if asked(request).contains("the refined text") => format!("Good.\n{} Yes", text.verdict),
+            Purpose::Judge => format!("Bad.\n{} No", text.verdict),
+            Purpose::Refine => format!("I change it. {}the refined text{}", text.start, text.end),
+        })
+    })
+}
+
+/// As [`improving`], and remembers every request.
+pub fn recording() -> (FakeEngine, Arc<Mutex<Vec<Request>>>) {
+    let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    let engine = FakeEngine::new(move |request, _| {
+        log.lock().unwrap().push(request.clone());
+        Ok("noted".into())
+    });
+    (engine, seen)
+}

@@ -1,0 +1,10 @@
+//! The HTTP server from outside.
+
+mod chat;
+mod clients;
+mod completions;
+mod errors;
+mod harness;
+mod life;
+mod openapi;
+mod search;

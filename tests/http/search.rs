@@ -1,0 +1,128 @@
+//! Chat completions with a search.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use spar::engine::Purpose;
+use spar::engine::fake::FakeEngine;
+
+use super::harness::{Server, improving, json_of, says, with};
+
+#[tokio::test]
+async fn a_search_answers_with_its_best_response_and_a_report() {
+    let server = Server::start(improving(), &[]).await;
+    let answer = server.answer(&with(says("hello"), json!({"search_budget": 4}))).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], "the refined text");
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    let search = &answer["search"];
+    assert!(search["id"].as_str().unwrap().starts_with("srch_"));
+    assert_eq!((&search["strategy"], &search["mode"]), (&json!("bfs"), &json!("eager")));
+    assert_eq!((&search["accepted"], &search["stop_reason"]), (&json!(true), &json!("accepted")));
+    assert_eq!((&search["value"], &search["root_value"], &search["depth"]), (&json!(1.0), &json!(0.0), &json!(1)));
+    assert_eq!(search["generation"], json!({"actor": "g-1", "refiner": "g-1"}));
+    assert_eq!(search["calls"]["answer"], 1);
+    let (nodes, tree) = (search["nodes"].as_u64().unwrap(), search["tree"].as_array().unwrap());
+    assert_eq!(nodes + 1, tree.len() as u64, "the draft is not counted");
+    assert!(tree[0]["parent"].is_null() && tree[0].get("text").is_none(), "{}", tree[0]);
+    let usage = &answer["usage"];
+    let total: u64 =
+        ["answer", "judge", "refine"].iter().map(|purpose| search["tokens"][purpose].as_u64().unwrap()).sum();
+    assert_eq!(usage["completion_tokens"].as_u64(), Some(total));
+    let reasoning = usage["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
+    assert!(reasoning > 0 && reasoning < total, "{usage}");
+}
+
+#[tokio::test]
+async fn three_ways_turn_a_search_on() {
+    let server = Server::start(improving(), &["--search-budget", "2"]).await;
+    for fields in [json!({"search_budget": 1}), json!({"search": {}}), json!({"model": "fake:search"})] {
+        let answer = server.answer(&with(says("hello"), fields.clone())).await;
+        assert_eq!(answer["choices"][0]["message"]["content"], "the refined text", "{fields}");
+    }
+    let models = json_of(server.get("/v1/models"), StatusCode::OK).await;
+    let names: Vec<_> = models["data"].as_array().unwrap().iter().map(|model| model["id"].clone()).collect();
+    assert_eq!(names, ["fake", "fake:search"]);
+}
+
+#[tokio::test]
+async fn a_trace_shows_as_much_as_asked_for_and_the_kept_search_all() {
+    let server = Server::start(improving(), &["--kept-searches", "1"]).await;
+    let ask = |trace: &str| with(says("hello"), json!({"search_budget": 1, "search": {"trace": trace}}));
+    let full = server.answer(&ask("full")).await;
+    assert_eq!(full["search"]["tree"][0]["text"], "a first draft");
+    let none = server.answer(&ask("none")).await;
+    assert!(none["search"].get("tree").is_none());
+    let path = |answer: &Value| format!("/v1/searches/{}", answer["search"]["id"].as_str().unwrap());
+    let kept = json_of(server.get(&path(&none)), StatusCode::OK).await;
+    assert_eq!(kept["tree"][1]["text"], "the refined text");
+    assert_eq!(kept["templates"], spar::prompts::Templates::general().text.version);
+    json_of(server.get(&path(&full)), StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test]
+async fn a_streamed_search_beats_shows_events_and_ends_with_its_report() {
+    let engine = improving().paced(|_, _| Duration::from_millis(15));
+    let server = Server::start(engine, &["--heartbeat", "10ms"]).await;
+    let body = json!({"search_budget": 2, "search": {"events": true}, "stream": true,
+                      "stream_options": {"include_usage": true}});
+    let events = server.stream(&with(says("hello"), body)).await;
+    assert!(events.done && events.comments > 1, "{events:?}");
+    let steps: Vec<_> = events.chunks.iter().filter_map(|c| c["search_event"].as_str()).collect();
+    assert_eq!(steps.first(), Some(&"root_judged"));
+    assert!(steps.contains(&"node_added") && steps.contains(&"accepted"), "{steps:?}");
+    assert_eq!(steps.last(), Some(&"stopped"));
+    assert!(events.chunks.iter().filter(|c| c.get("search_event").is_some()).all(|c| c["choices"] == json!([])));
+    assert_eq!(events.text(0), "the refined text");
+    let deltas = events.chunks.iter().filter(|c| c["choices"][0]["delta"]["content"].is_string()).count();
+    assert!(deltas > 2, "an answer streams as ordinary deltas");
+    let last = events.chunks.last().unwrap();
+    assert_eq!(last["search"]["stop_reason"], "accepted");
+    assert!(last["usage"]["total_tokens"].as_u64().unwrap() > 3);
+}
+
+#[tokio::test]
+async fn without_events_and_usage_every_chunk_has_a_choice() {
+    let server = Server::start(improving(), &[]).await;
+    let events = server.stream(&with(says("hello"), json!({"model": "fake:search", "stream": true}))).await;
+    assert!(events.chunks.iter().all(|chunk| chunk["choices"][0]["index"] == 0), "{events:?}");
+    assert_eq!(events.text(0), "the refined text");
+    assert_eq!(events.chunks.last().unwrap()["search"]["accepted"], true);
+}
+
+#[tokio::test]
+async fn n_runs_independent_searches() {
+    let server = Server::start(improving(), &[]).await;
+    let body = with(says("hello"), json!({"search_budget": 1, "n": 2, "seed": 1}));
+    let answer = server.answer(&body).await;
+    assert_eq!(answer["choices"][1]["message"]["content"], "the refined text");
+    let searches = answer["searches"].as_array().unwrap();
+    assert_eq!(searches.len(), 2);
+    assert_ne!(searches[0]["id"], searches[1]["id"]);
+    assert_eq!(answer["usage"]["prompt_tokens"], 1);
+}
+
+#[tokio::test]
+async fn a_deadline_before_the_draft_is_408_and_after_it_the_best_so_far() {
+    let slow = |purpose: Purpose| {
+        improving().paced(move |request, _| Duration::from_millis(if request.purpose == purpose { 60_000 } else { 0 }))
+    };
+    let body = with(says("hello"), json!({"search_budget": 1, "search": {"deadline_ms": 50}}));
+    let server = Server::start(slow(Purpose::Answer), &[]).await;
+    let error = json_of(server.chat(&body), StatusCode::REQUEST_TIMEOUT).await;
+    assert_eq!(error["error"]["code"], "deadline_exceeded");
+    let server = Server::start(slow(Purpose::Judge), &[]).await;
+    let answer = server.answer(&body).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], "a first draft");
+    assert_eq!(answer["search"]["stop_reason"], "deadline");
+}
+
+#[tokio::test]
+async fn rules_may_judge() {
+    let engine = FakeEngine::new(|request, _| Ok(format!("plain words, {:?}", request.purpose)));
+    let server = Server::start(engine, &[]).await;
+    let body = json!({"search_budget": 1, "search": {"judge": "rules", "checks": [{"id": "punctuation:no_comma"}]}});
+    let answer = server.answer(&with(says("hello"), body)).await;
+    assert_eq!(answer["search"]["root_value"], 0.0);
+    assert_eq!(answer["search"]["calls"]["judge"], 0);
+}

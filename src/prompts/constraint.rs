@@ -36,3 +36,44 @@ impl Templates {
         Some(Constraint::Lark(format!("start: head \"\\n\" body \"\\n\" {end}\n{head}{body}")))
     }
 }
+
+#[cfg(all(test, feature = "mistral"))]
+mod tests {
+    use super::*;
+    use crate::engine::grammar::{Grammars, TokenText};
+
+    /// How many bytes of `text` are allowed, and whether the reply is complete after them.
+    fn check(constraint: &Constraint, text: &str, expected: (usize, bool)) {
+        let vocabulary = (0..=255u8).map(|byte| TokenText::Bytes(vec![byte]));
+        let grammars = Grammars::new(vocabulary.chain([TokenText::Special("<end>".into())]), &[256]).unwrap();
+        let mut matcher = grammars.matcher(constraint).unwrap();
+        let (mut taken, mut complete) = (0, false);
+        for byte in text.bytes() {
+            let allowed = matcher.allowed().unwrap();
+            if complete || allowed[usize::from(byte) / 32] >> (byte % 32) & 1 == 0 {
+                break;
+            }
+            complete = matcher.accept(byte.into()).unwrap();
+            taken += 1;
+        }
+        assert_eq!((taken, complete), expected, "{text:?}");
+    }
+
+    #[test]
+    fn replies_end_with_what_is_read_from_them() {
+        let templates = Templates::general();
+        let verdict = templates.verdict_constraint();
+        check(&verdict, "Well.\nFinal Judgement: Yes, and more", (26, true));
+        check(&verdict, "Final Judgement: maybe", (17, false));
+        check(&verdict, "no verdict", (10, false));
+        let free = templates.refinement_constraint(None).unwrap();
+        check(&free, "Fix. [[start]]\na [[b]]\n[[end]] more", (30, true));
+        let schema = serde_json::json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
+        let json = templates.refinement_constraint(Some(&Constraint::JsonSchema(schema))).unwrap();
+        check(&json, "Fix. [[start]]\n{\"a\": 1}\n[[end]] more", (31, true));
+        check(&json, "[[start]]\n{\"a\": x", (16, false));
+        let digits = templates.refinement_constraint(Some(&Constraint::Regex("[0-9]+/".into()))).unwrap();
+        check(&digits, "[[start]]\n12/\n[[end]]", (21, true));
+        assert_eq!(templates.refinement_constraint(Some(&verdict)), None);
+    }
+}

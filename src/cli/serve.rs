@@ -22,8 +22,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     telemetry::start(&settings.http)?;
     let metrics = metrics::install();
     println!("{}", settings.describe());
-    let Loaded { name, actor, refiner, templates } = load::load(&settings.engine)?;
-    let served = Served::new(name, actor, refiner, templates);
+    let Loaded { name, generations, files: _files } = load::load(&settings.engine)?;
+    let served = Served::new(name, generations);
     let address = settings.address();
     let state = Arc::new(AppState::new(settings, served, metrics));
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::embedded::{Embedded, NAME, UnpackError};
 use super::fake::FakeEngine;
+use super::generation::{Generation, Generations};
 use super::metered::Metered;
 use super::model_dir::{ModelDir, ModelError};
 use super::native::{NativeConfig, NativeEngine};
@@ -15,12 +17,10 @@ use crate::prompts::{TemplateError, Templates};
 pub struct Loaded {
     /// The name that clients use.
     pub name: String,
-    /// Drafts and plain answers.
-    pub actor: Arc<dyn Engine>,
-    /// Judges and refines; the actor itself where there is no separate one.
-    pub refiner: Arc<dyn Engine>,
-    /// The refiner's templates.
-    pub templates: Arc<Templates>,
+    /// The first generation of each role.
+    pub generations: Generations,
+    /// The embedded model's files, where it is served; they must live as long as it does.
+    pub files: Option<Embedded>,
 }
 
 /// Why nothing can be served.
@@ -32,6 +32,9 @@ pub enum LoadError {
     /// The directory cannot be served.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The embedded model has no place.
+    #[error(transparent)]
+    Embedded(#[from] UnpackError),
     /// The templates cannot be used.
     #[error(transparent)]
     Templates(#[from] TemplateError),
@@ -46,16 +49,26 @@ pub fn load(args: &EngineArgs) -> Result<Loaded, LoadError> {
     if args.engine == EngineKind::Fake {
         return Ok(fake(args, own.unwrap_or_else(|| Arc::new(Templates::general()))));
     }
-    let Some(model) = &args.model else {
-        return Err(LoadError::NotBuilt("of the embedded model", "pass --model DIR"));
+    let (files, actor_path, refiner_path) = match &args.model {
+        Some(model) => (None, model.clone(), args.refiner.clone()),
+        None => {
+            let files = Embedded::unpack()?;
+            let (actor, refiner) = (files.actor(), args.refiner.clone().unwrap_or_else(|| files.refiner()));
+            (Some(files), actor, Some(refiner))
+        }
     };
-    let (actor, templates) = one(args.engine, model)?;
-    let (refiner, templates) = match &args.refiner {
-        Some(refiner) => one(args.engine, refiner)?,
-        None => (Arc::clone(&actor), templates),
+    let generation = |id: &str, (engine, templates): Model| {
+        let templates = own.clone().unwrap_or(templates);
+        Arc::new(Generation { id: id.into(), engine, templates })
     };
-    let name = args.served_name.clone().unwrap_or_else(|| actor.info().name.clone());
-    Ok(Loaded { name, actor, refiner, templates: own.unwrap_or(templates) })
+    let actor = generation("g-1", one(args.engine, &actor_path)?);
+    let refiner = match refiner_path {
+        Some(path) => generation("g-2", one(args.engine, &path)?),
+        None => Arc::clone(&actor),
+    };
+    let loaded_name = || if files.is_some() { NAME.to_owned() } else { actor.engine.info().name.clone() };
+    let name = args.served_name.clone().unwrap_or_else(loaded_name);
+    Ok(Loaded { name, generations: Generations::new(actor, refiner), files })
 }
 
 type Model = (Arc<dyn Engine>, Arc<Templates>);
@@ -79,6 +92,16 @@ fn native(directory: &Path) -> Result<Model, LoadError> {
     Ok((Arc::new(Metered(NativeEngine::load(directory, NativeConfig::default())?)), templates))
 }
 
+#[cfg(feature = "mistral")]
+fn mistral(directory: &Path) -> Result<Model, LoadError> {
+    use super::mistral::{MistralEngine, MistralOptions};
+    let on_restart = Some(Arc::new(crate::telemetry::metrics::engine_restarted) as super::mistral::OnRestart);
+    let engine = MistralEngine::load(directory, MistralOptions { on_restart, ..MistralOptions::default() })?;
+    let templates = Arc::clone(&engine.model().templates);
+    Ok((Arc::new(Metered(engine)), templates))
+}
+
+#[cfg(not(feature = "mistral"))]
 fn mistral(_directory: &Path) -> Result<Model, LoadError> {
     Err(LoadError::NotBuilt("mistral", "build with --features mistral, or use --engine native"))
 }
@@ -98,9 +121,10 @@ fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
             Purpose::Refine => format!("I refine it. {}Refined echo{}", text.start, text.end),
         })
     };
-    let actor: Arc<dyn Engine> = Arc::new(Metered(FakeEngine::new(script)));
-    let name = args.served_name.clone().unwrap_or_else(|| actor.info().name.clone());
-    Loaded { name, refiner: Arc::clone(&actor), actor, templates }
+    let engine: Arc<dyn Engine> = Arc::new(Metered(FakeEngine::new(script)));
+    let name = args.served_name.clone().unwrap_or_else(|| engine.info().name.clone());
+    let generation = Generation { id: "g-1".into(), engine, templates };
+    Loaded { name, generations: Generations::single(Arc::new(generation)), files: None }
 }
 
 #[cfg(test)]

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::limits::Permit;
-use super::models::Pinned;
+use super::models;
 use super::plan::{Events, SearchPlan};
 use super::searches::KeptSearches;
+use crate::engine::generation::Pinned;
 use crate::engine::{EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
 use crate::openai::{ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
 use crate::search::{self, NodeId, Outcome, Progress, SearchConfig, Task};
@@ -148,7 +149,7 @@ fn send(outbox: &Outbox, part: Result<Part, ApiError>) {
 }
 
 async fn replies(hold: &Hold, requests: Vec<Request>, outbox: &Outbox) -> Result<(), ApiError> {
-    let actor = &hold.pinned.actor;
+    let actor = &hold.pinned.actor.engine;
     let choices: usize = requests.iter().map(|request| request.samples).sum();
     let groups = future::try_join_all(requests.into_iter().map(|request| actor.start(request))).await?;
     let mut usage = Usage::default();
@@ -266,13 +267,13 @@ async fn one_search(
         }
     };
     let limit = Instant::now() + deadline + DRAFT_GRACE;
-    let outcome = timeout_at(limit, search::answer(hold.pinned.models(), &config, &task, &observe))
+    let outcome = timeout_at(limit, search::answer(models::of(&hold.pinned), &config, &task, &observe))
         .await
         .map_err(|_elapsed| ApiError::Deadline)??;
     metrics::search_ended(config.strategy, &outcome);
     let id = format!("srch_{}", uuid::Uuid::new_v4().simple());
     let report = |trace| {
-        let generations = hold.pinned.generations();
+        let generations = models::ids(&hold.pinned);
         SearchReport::new(id.clone(), (config.strategy, config.mode), &outcome, generations, trace)
     };
     work.kept.keep(|| report(Trace::Full));

@@ -43,9 +43,10 @@ pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -
     }
     // Read on their own first: inside the whole request they are flattened, and errors would not name them.
     object.fields::<DrawingFields>()?;
-    let job = ChatJob::from_wire(object.fields::<ChatRequest>()?, &state.limits())?;
+    let pinned = state.served.pin();
+    let job = ChatJob::from_wire(object.fields::<ChatRequest>()?, &state.limits(&pinned))?;
     let permit = state.gate.enter(clock.deadline).await?;
-    let hold = Hold { permit, pinned: state.served.pin(), clock, abort: state.abort.clone() };
+    let hold = Hold { permit, pinned, clock, abort: state.abort.clone() };
     let head = Head::new(&job, &hold);
     let delivery = job.drawing.delivery;
     match job.search.clone() {
@@ -115,7 +116,7 @@ impl Head {
             id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
             created: super::models::now(),
             model: job.drawing.model.clone(),
-            fingerprint: hold.pinned.fingerprint(),
+            fingerprint: super::models::fingerprint(&hold.pinned),
             choices: job.drawing.choices,
             logprobs: job.logprobs.is_some(),
         }

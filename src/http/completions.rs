@@ -38,9 +38,10 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
         object.refuse(refused)?;
     }
     object.fields::<DrawingFields>()?;
-    let job = CompletionJob::from_wire(object.fields::<CompletionRequest>()?, &state.limits())?;
+    let pinned = state.served.pin();
+    let job = CompletionJob::from_wire(object.fields::<CompletionRequest>()?, &state.limits(&pinned))?;
     let permit = state.gate.enter(clock.deadline).await?;
-    let hold = Hold { permit, pinned: state.served.pin(), clock, abort: state.abort.clone() };
+    let hold = Hold { permit, pinned, clock, abort: state.abort.clone() };
     let delivery = job.drawing.delivery;
     let count = job.prompts.len() * job.drawing.choices;
     let mut growing = Growing {
@@ -48,7 +49,7 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
             id: format!("cmpl-{}", uuid::Uuid::new_v4().simple()),
             created: super::models::now(),
             model: job.drawing.model.clone(),
-            fingerprint: hold.pinned.fingerprint(),
+            fingerprint: super::models::fingerprint(&hold.pinned),
         },
         offsets: vec![0; count],
     };

@@ -11,10 +11,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::{AppState, Shared};
+use super::{AppState, Shared, models};
 use crate::chat::Message;
 use crate::engine::{Engine, EngineError, Purpose, Request, Sampling};
-use crate::openai::{ErrorBody, Generations};
+use crate::openai::{ErrorBody, GenerationIds};
 use crate::telemetry::metrics;
 
 /// How it stands.
@@ -34,7 +34,7 @@ pub struct Version {
     /// The served model.
     pub model: String,
     /// The live weights.
-    pub generation: Generations,
+    pub generation: GenerationIds,
 }
 
 /// The process lives.
@@ -65,7 +65,7 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
         version: env!("CARGO_PKG_VERSION"),
         features: metrics::features(),
         model: state.served.name.clone(),
-        generation: state.served.pin().generations(),
+        generation: models::ids(&state.served.pin()),
     })
 }
 
@@ -79,9 +79,9 @@ pub async fn render_metrics(State(state): State<Shared>) -> ([(HeaderName, &'sta
 pub(super) async fn canary(state: &AppState) {
     let pinned = state.served.pin();
     loop {
-        let answered = match one_token(pinned.actor.as_ref()).await {
+        let answered = match one_token(pinned.actor.engine.as_ref()).await {
             Ok(()) if Arc::ptr_eq(&pinned.actor, &pinned.refiner) => Ok(()),
-            Ok(()) => one_token(pinned.refiner.as_ref()).await,
+            Ok(()) => one_token(pinned.refiner.engine.as_ref()).await,
             Err(error) => Err(error),
         };
         match answered {

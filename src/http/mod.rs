@@ -42,10 +42,11 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
+use crate::engine::generation::Pinned;
 use error::ApiError;
 use job::Limits;
 use limits::Gate;
-pub use models::{Pinned, Served};
+pub use models::Served;
 use searches::KeptSearches;
 
 /// What all handlers share.
@@ -84,8 +85,8 @@ impl AppState {
     }
 
     /// What requests are checked against.
-    fn limits(&self) -> Limits<'_> {
-        let actor = self.served.live.actor.as_ref();
+    fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
+        let actor = pinned.actor.engine.as_ref();
         let (model, constrains) = (actor.info(), actor.constrains());
         Limits { model, name: &self.served.name, constrains, settings: &self.settings }
     }

@@ -1,6 +1,5 @@
 //! The served models: what a request pins, and what `GET /v1/models` lists.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
@@ -9,70 +8,51 @@ use axum::extract::{Path, State};
 use super::Shared;
 use super::error::ApiError;
 use super::job::resolve;
-use crate::engine::Engine;
-use crate::openai::{ErrorBody, Generations, ModelCard, ModelList};
-use crate::prompts::Templates;
+use crate::engine::generation::{Generations, Pinned, Role};
+use crate::openai::{ErrorBody, GenerationIds, ModelCard, ModelList};
 use crate::search::Models;
-use crate::telemetry::metrics::{self, GenerationRole};
+use crate::telemetry::metrics;
 
 /// What is served, and since when.
 pub struct Served {
     /// The name that clients use.
     pub name: String,
     /// What a request pins.
-    pub live: Pinned,
+    generations: Generations,
     /// Seconds since 1970.
-    pub since: u64,
-}
-
-/// The models of one request, held from its start to its end.
-#[derive(Clone)]
-pub struct Pinned {
-    /// Drafts and plain answers.
-    pub actor: Arc<dyn Engine>,
-    /// Judges and refines.
-    pub refiner: Arc<dyn Engine>,
-    /// The refiner's templates.
-    pub templates: Arc<Templates>,
-    /// The actor's generation.
-    pub actor_generation: Arc<str>,
-    /// The refiner's generation.
-    pub refiner_generation: Arc<str>,
+    since: u64,
 }
 
 impl Served {
-    /// Serves `actor` under `name`, with `refiner` for searches.
-    pub fn new(name: String, actor: Arc<dyn Engine>, refiner: Arc<dyn Engine>, templates: Arc<Templates>) -> Self {
-        // Generations count from 1; the first ones are loaded with the server.
-        let first: Arc<str> = "g-1".into();
-        let refiner_generation = if Arc::ptr_eq(&actor, &refiner) { first.clone() } else { "g-2".into() };
-        let live = Pinned { actor, refiner, templates, actor_generation: first, refiner_generation };
-        metrics::generation_live(GenerationRole::Actor, &live.actor_generation);
-        metrics::generation_live(GenerationRole::Refiner, &live.refiner_generation);
-        Self { name, live, since: now() }
+    /// Serves `generations` under `name`.
+    pub fn new(name: String, generations: Generations) -> Self {
+        let live = generations.pin();
+        for role in [Role::Actor, Role::Refiner] {
+            metrics::generation_live(role, &live.role(role).id);
+        }
+        Self { name, generations, since: now() }
     }
 
-    /// What a request that starts now holds.
+    /// What a request that starts now holds to its end.
     pub fn pin(&self) -> Pinned {
-        self.live.clone()
+        self.generations.pin()
     }
 }
 
-impl Pinned {
-    /// As a search takes them.
-    pub fn models(&self) -> Models<'_> {
-        Models { actor: self.actor.as_ref(), refiner: self.refiner.as_ref(), templates: &self.templates }
-    }
+/// As a search takes them.
+pub fn of(pinned: &Pinned) -> Models<'_> {
+    let Pinned { actor, refiner } = pinned;
+    Models { actor: actor.engine.as_ref(), refiner: refiner.engine.as_ref(), templates: &refiner.templates }
+}
 
-    /// As a response shows them.
-    pub fn generations(&self) -> Generations {
-        Generations { actor: self.actor_generation.to_string(), refiner: self.refiner_generation.to_string() }
-    }
+/// As a response shows them.
+pub fn ids(pinned: &Pinned) -> GenerationIds {
+    GenerationIds { actor: pinned.actor.id.clone(), refiner: pinned.refiner.id.clone() }
+}
 
-    /// As `system_fingerprint`.
-    pub fn fingerprint(&self) -> String {
-        format!("{}+{}", self.actor_generation, self.refiner_generation)
-    }
+/// As `system_fingerprint`.
+pub fn fingerprint(pinned: &Pinned) -> String {
+    format!("{}+{}", pinned.actor.id, pinned.refiner.id)
 }
 
 /// Seconds since 1970.
@@ -86,7 +66,7 @@ fn card(served: &Served, id: &str, parent: Option<&str>) -> ModelCard {
         object: "model",
         created: served.since,
         owned_by: "spar",
-        max_model_len: served.live.actor.info().context,
+        max_model_len: served.pin().actor.engine.info().context,
         parent: parent.map(str::to_owned),
     }
 }

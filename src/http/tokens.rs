@@ -17,7 +17,7 @@ use crate::openai::{DetokenizeRequest, DetokenizeResponse, ErrorBody, TokenizeRe
 fn tokenizer(state: &AppState, model: Option<&str>) -> Result<Arc<Tokenizer>, ApiError> {
     resolve(model, &state.served.name)?;
     let none = || ApiError::Invalid { param: None, message: "this model's engine has no tokenizer".into() };
-    state.served.pin().actor.tokenizer().ok_or_else(none)
+    state.served.pin().actor.engine.tokenizer().ok_or_else(none)
 }
 
 /// A text's tokens.
@@ -38,7 +38,7 @@ pub async fn tokenize(
         .map_err(|error| ApiError::invalid("prompt", format!("`prompt` cannot be tokenized: {error}")))?;
     Ok(Json(TokenizeResponse {
         count: encoding.len(),
-        max_model_len: state.served.pin().actor.info().context,
+        max_model_len: state.served.pin().actor.engine.info().context,
         tokens: encoding.get_ids().to_vec(),
         token_strs: asked.return_token_strs.unwrap_or(false).then(|| encoding.get_tokens().to_vec()),
     }))

@@ -105,7 +105,7 @@ pub struct SearchReport {
     /// Generated tokens.
     pub tokens: PurposeCounts,
     /// The weights that answered.
-    pub generation: Generations,
+    pub generation: GenerationIds,
     /// From start to end.
     pub elapsed_ms: u64,
     /// The version of the templates that judged and refined, in a full trace.
@@ -135,7 +135,7 @@ impl From<ByPurpose> for PurposeCounts {
 
 /// The pinned generations of a search.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Generations {
+pub struct GenerationIds {
     /// Drafts.
     pub actor: String,
     /// Judges and refines.
@@ -206,7 +206,13 @@ impl TreeNode {
 
 impl SearchReport {
     /// The report on `outcome` with as much of the tree as `trace` shows.
-    pub fn new(id: String, about: (Strategy, Mode), outcome: &Outcome, generation: Generations, trace: Trace) -> Self {
+    pub fn new(
+        id: String,
+        about: (Strategy, Mode),
+        outcome: &Outcome,
+        generation: GenerationIds,
+        trace: Trace,
+    ) -> Self {
         let nodes = &outcome.tree.nodes;
         let best = nodes.get(outcome.best.0);
         Self {

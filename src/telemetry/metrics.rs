@@ -6,6 +6,9 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::engine::generation::Role;
+#[cfg(feature = "mistral")]
+use crate::engine::mistral::Restart;
 use crate::engine::{EngineError, Purpose};
 use crate::search::{Outcome, StopReason, Strategy};
 
@@ -91,6 +94,9 @@ fn describe() {
     }
     for kind in ["prompt_too_long", "unsupported", "invalid", "unavailable", "crashed"] {
         counter!("spar_engine_errors_total", "kind" => kind).increment(0);
+    }
+    for kind in ["engine", "model"] {
+        counter!("spar_engine_restarts_total", "kind" => kind).increment(0);
     }
     for verdict in ["yes", "no", "invalid"] {
         counter!("spar_judge_votes_total", "verdict" => verdict).increment(0);
@@ -291,25 +297,21 @@ pub fn search_ended(strategy: Strategy, outcome: &Outcome) {
     counter!("spar_votes_saved_total").increment(outcome.votes_saved as u64);
 }
 
-/// Which role a generation has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GenerationRole {
-    /// Drafts.
-    Actor,
-    /// Judges and refines.
-    Refiner,
-}
-
-impl GenerationRole {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Actor => "actor",
-            Self::Refiner => "refiner",
-        }
-    }
+/// A failed engine came back.
+#[cfg(feature = "mistral")]
+pub fn engine_restarted(restart: Restart) {
+    let kind = match restart {
+        Restart::Engine => "engine",
+        Restart::Model => "model",
+    };
+    counter!("spar_engine_restarts_total", "kind" => kind).increment(1);
 }
 
 /// `generation` is live in `role`.
-pub fn generation_live(role: GenerationRole, generation: &str) {
-    gauge!("spar_generation_info", "role" => role.label(), "generation" => generation.to_owned()).set(1.0);
+pub fn generation_live(role: Role, generation: &str) {
+    let role = match role {
+        Role::Actor => "actor",
+        Role::Refiner => "refiner",
+    };
+    gauge!("spar_generation_info", "role" => role, "generation" => generation.to_owned()).set(1.0);
 }

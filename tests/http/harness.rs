@@ -8,6 +8,7 @@ use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use spar::config::{ServeArgs, Settings};
 use spar::engine::fake::FakeEngine;
+use spar::engine::generation::{Generation, Generations};
 use spar::engine::metered::Metered;
 use spar::engine::{Engine, Input, Purpose, Request};
 use spar::http::{AppState, Served, serve};
@@ -38,10 +39,16 @@ impl Server {
     }
 
     pub async fn with_keys(engine: impl Engine + 'static, flags: &[&str], keys: Option<&str>) -> Self {
+        let engine: Arc<dyn Engine> = Arc::new(Metered(engine));
+        let generation = Generation { id: "g-1".into(), engine, templates: Arc::new(Templates::general()) };
+        let served = Served::new("fake".into(), Generations::single(Arc::new(generation)));
+        Self::serving(served, flags, keys).await
+    }
+
+    /// Serves what is loaded.
+    pub async fn serving(served: Served, flags: &[&str], keys: Option<&str>) -> Self {
         let typed = Typed::try_parse_from([&["spar"], flags].concat()).unwrap();
         let settings = Settings::check(typed.args, keys).unwrap();
-        let engine: Arc<dyn Engine> = Arc::new(Metered(engine));
-        let served = Served::new("fake".into(), Arc::clone(&engine), engine, Arc::new(Templates::general()));
         let state = Arc::new(AppState::new(settings, served, metrics::install()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -3,6 +3,7 @@
 mod chat;
 mod clients;
 mod completions;
+mod embedded;
 mod errors;
 mod harness;
 mod life;

@@ -1,0 +1,27 @@
+//! The default model, as a fresh checkout serves it.
+
+use serde_json::json;
+use spar::config::{EngineArgs, EngineKind};
+use spar::engine::load::load;
+use spar::http::Served;
+
+use super::harness::{Server, with};
+
+#[tokio::test]
+async fn the_embedded_model_answers_plainly_streamed_and_with_search() {
+    let args =
+        EngineArgs { model: None, refiner: None, templates: None, served_name: None, engine: EngineKind::Native };
+    let loaded = load(&args).unwrap();
+    let server = Server::serving(Served::new(loaded.name, loaded.generations), &[], None).await;
+    server.ready().await;
+    let body = json!({"model": "spar-tiny", "max_tokens": 24, "temperature": 0,
+                      "messages": [{"role": "user", "content": "Write one sentence about a river."}]});
+    let plain = server.answer(&body).await;
+    let text = plain["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(plain["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+    let events = server.stream(&with(body.clone(), json!({"stream": true}))).await;
+    assert_eq!(events.text(0), text, "a stream says the same");
+    let searched = server.answer(&with(body, json!({"search_budget": 2, "seed": 1}))).await;
+    assert_eq!(searched["search"]["generation"], json!({"actor": "g-1", "refiner": "g-2"}));
+    assert!(searched["search"]["nodes"].as_u64().unwrap() <= 2);
+}

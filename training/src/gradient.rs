@@ -81,32 +81,6 @@ impl GradientWorkers {
     pub fn gradient(&mut self) -> &mut [f32] {
         &mut self.sum.gradient
     }
-
-    /// The loss of a step without its gradient.
-    ///
-    /// # Errors
-    /// When a sequence does not fit the model.
-    pub fn evaluate(&mut self, params: &Params, units: &[Unit]) -> Result<StepLoss> {
-        let next = AtomicUsize::new(0);
-        let work = |workspace: &mut Workspace| -> Result<Vec<(usize, f64)>> {
-            let mut losses = Vec::new();
-            while let Some((index, unit)) = take(&next, units) {
-                workspace.forward(params, &unit.batch)?;
-                let log_probs = workspace.log_probs(params, &unit.batch);
-                losses.push((index, log_probs.iter().zip(&unit.weights).map(|(&l, &w)| f64::from(l * w)).sum()));
-            }
-            Ok(losses)
-        };
-        let mut losses = std::thread::scope(|scope| {
-            let threads: Vec<_> = self.workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
-            threads.into_iter().map(|thread| thread.join().expect("a worker panicked")).collect::<Result<Vec<_>>>()
-        })?
-        .concat();
-        losses.sort_by_key(|&(index, _)| index);
-        let total: f64 = units.iter().flat_map(|unit| &unit.weights).map(|&weight| f64::from(weight)).sum();
-        let loss = -losses.iter().map(|(_, loss)| loss).sum::<f64>() / total.max(f64::MIN_POSITIVE);
-        Ok(StepLoss { loss, rows: units.iter().map(|unit| unit.batch.rows()).sum() })
-    }
 }
 
 fn take<'a>(next: &AtomicUsize, units: &'a [Unit]) -> Option<(usize, &'a Unit)> {

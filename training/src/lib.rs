@@ -4,7 +4,7 @@
 //! [`tokens`] turns sequences into steps; [`optimizer`] and [`schedule`] turn gradients into updates; [`trainer`] is the
 //! loop; [`resume`] lets a killed run go on; [`checkpoint`] writes what the server loads; [`curve`] draws.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod checkpoint;
 pub mod curve;

@@ -42,7 +42,7 @@ pub fn units(examples: &[Example], unit_rows: usize) -> Vec<Unit> {
     order.sort_by_key(|example| std::cmp::Reverse(example.rows()));
     for example in order {
         let smallest = units.iter_mut().min_by_key(|unit| unit.batch.rows()).expect("there are rows");
-        smallest.batch.push(&example.tokens);
+        smallest.batch.push_asking(&example.tokens, |token| example.weights[token] != 0.0);
         smallest.weights.extend(&example.weights[1..]);
     }
     units

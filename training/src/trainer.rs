@@ -83,8 +83,6 @@ pub enum Init {
     Fresh,
     /// Those of a model directory of the same shape.
     From(PathBuf),
-    /// These.
-    Weights(Params),
 }
 
 /// One line of `metrics.jsonl`.
@@ -179,7 +177,6 @@ impl<'a> Run<'a> {
         let mut params = match init {
             Init::Fresh => Params::random(llama, config.seed),
             Init::From(directory) => Params::load(llama, &directory)?,
-            Init::Weights(params) => params,
         };
         let mut optimizer = Optimizer::new(config.optimizer, &params.layout);
         // What does not change the result may change between two parts of a run.

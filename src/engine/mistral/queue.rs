@@ -67,9 +67,7 @@ impl<J> Queue<J> {
 mod tests {
     use super::*;
 
-    type Call = (Purpose, &'static [&'static str]);
-
-    fn filled(calls: &[Call]) -> Queue<&'static str> {
+    fn filled(calls: &[(Purpose, &'static [&'static str])]) -> Queue<&'static str> {
         let mut queue = Queue::new();
         for (purpose, siblings) in calls {
             queue.push(*purpose, siblings.to_vec());
@@ -84,7 +82,7 @@ mod tests {
     #[test]
     fn replies_take_turns() {
         use Purpose::{Answer, Judge, Refine};
-        let cases: [(&[Call], &str); 5] = [
+        let cases: [(&[(Purpose, &[&str])], &str); 5] = [
             (&[], ""),
             (&[(Answer, &["a1", "a2"])], "a1 a2"),
             (&[(Judge, &["j1", "j2", "j3", "j4"]), (Answer, &["a"])], "a j1 j2 j3 j4"),

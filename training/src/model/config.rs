@@ -153,6 +153,7 @@ impl LlamaConfig {
         ensure!(self.rope_scaling.is_none(), "`rope_scaling` is not implemented");
         ensure!(!self.attention_bias && !self.mlp_bias, "biases are not implemented");
         ensure!(self.hidden_size > 0 && self.intermediate_size > 0, "sizes must be at least 1");
+        ensure!(self.num_hidden_layers > 0, "`num_hidden_layers` must be at least 1");
         ensure!(self.vocab_size > 0 && self.max_position_embeddings > 0, "sizes must be at least 1");
         ensure!(
             heads > 0 && self.hidden_size.is_multiple_of(2 * heads),

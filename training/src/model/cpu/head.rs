@@ -1,10 +1,10 @@
 //! The last norm, the head and the log-probabilities of the targets, a few rows at a time: the logits of a batch never
-//! exist as a whole, and rows that nobody asks for are skipped.
+//! exist as a whole.
 
 use super::linear::Size;
+use super::norm;
 use super::product::{Arithmetic, Products};
 use super::vector::{exp_sum, max, scale};
-use super::{batch::Packed, norm};
 use crate::model::LlamaConfig;
 
 /// Rows at a time: their logits and the head's weights stay in the cache.
@@ -16,7 +16,6 @@ pub struct Head {
     size: Size,
     products: Products,
     eps: f32,
-    x: Vec<f32>,
     normed: Vec<f32>,
     r: Vec<f32>,
     logits: Vec<f32>,
@@ -40,7 +39,6 @@ impl Head {
             size: Size { input: hidden, output: vocab },
             products: Products::new(arithmetic),
             eps: config.rms_norm_eps as f32,
-            x: buffer(hidden),
             normed: buffer(hidden),
             r: buffer(1),
             logits: buffer(vocab),
@@ -48,82 +46,71 @@ impl Head {
         }
     }
 
-    /// Copies rows of `x` together, normalises them and multiplies them by the head. At most [`CHUNK`] rows.
-    fn logits_of(&mut self, rows: &[usize], x: &[f32], weights: &HeadParts<&[f32]>) -> &mut [f32] {
-        let (hidden, vocab) = (self.size.input, self.size.output);
-        for (to, &row) in self.x.chunks_exact_mut(hidden).zip(rows) {
-            to.copy_from_slice(&x[row * hidden..(row + 1) * hidden]);
-        }
-        let n = rows.len() * hidden;
-        norm::forward(&mut self.normed[..n], &mut self.r, &self.x[..n], weights.norm, self.eps);
-        let logits = &mut self.logits[..rows.len() * vocab];
-        self.size.forward(&mut self.products, logits, &self.normed[..n], weights.head);
+    /// Normalises some rows of `x` and multiplies them by the head. At most [`CHUNK`] rows.
+    fn logits_of(&mut self, x: &[f32], weights: &HeadParts<&[f32]>) -> &mut [f32] {
+        let rows = x.len() / self.size.input;
+        let normed = &mut self.normed[..x.len()];
+        norm::forward(normed, &mut self.r, x, weights.norm, self.eps);
+        let logits = &mut self.logits[..rows * self.size.output];
+        self.size.forward(&mut self.products, logits, normed, weights.head);
         logits
     }
 
-    /// All logits, `(rows, vocab)`.
+    /// All logits, `(rows, vocab)`, from `x` `(rows, hidden)`.
     pub fn logits(&mut self, x: &[f32], weights: &HeadParts<&[f32]>) -> Vec<f32> {
-        let rows: Vec<usize> = (0..x.len() / self.size.input).collect();
-        rows.chunks(CHUNK).flat_map(|rows| self.logits_of(rows, x, weights).to_vec()).collect()
+        let chunk = CHUNK * self.size.input;
+        x.chunks(chunk).flat_map(|x| self.logits_of(x, weights).to_vec()).collect()
     }
 
-    /// `out[row] = log p(target of row)` for the given rows.
-    pub fn log_probs(
+    /// `log p(target)` of each row of `x`.
+    pub fn log_probs(&mut self, x: &[f32], targets: &[u32], weights: &HeadParts<&[f32]>) -> Vec<f32> {
+        let (chunk, vocab) = (CHUNK * self.size.input, self.size.output);
+        let mut out = Vec::with_capacity(targets.len());
+        for (x, targets) in x.chunks(chunk).zip(targets.chunks(CHUNK)) {
+            let logits = self.logits_of(x, weights);
+            out.extend(logits.chunks_exact_mut(vocab).zip(targets).map(|(logits, &target)| softmax(logits, target)));
+        }
+        out
+    }
+
+    /// [`Head::log_probs`], and the gradient of `Σ coefficient · log p(target)`: added to `step.dx` and to `gradient`.
+    pub fn backward(
         &mut self,
-        out: &mut [f32],
-        rows: &[usize],
-        x: &[f32],
-        batch: &Packed,
+        step: HeadStep<'_>,
         weights: &HeadParts<&[f32]>,
-    ) {
-        let vocab = self.size.output;
-        for rows in rows.chunks(CHUNK) {
-            let logits = self.logits_of(rows, x, weights);
-            for (logits, &row) in logits.chunks_exact_mut(vocab).zip(rows) {
-                out[row] = softmax(logits, batch.targets[row]);
-            }
-        }
-    }
-
-    /// [`Head::log_probs`], and the gradient of `Σ coefficient[row] · log p(target of row)`: written to the rows of `dx`,
-    /// added to `gradient`.
-    pub fn backward(&mut self, step: HeadStep<'_>, weights: &HeadParts<&[f32]>, gradient: &mut HeadParts<&mut [f32]>) {
-        let (size, hidden, vocab) = (self.size, self.size.input, self.size.output);
-        for rows in step.rows.chunks(CHUNK) {
-            let logits = self.logits_of(rows, step.x, weights);
-            for (logits, &row) in logits.chunks_exact_mut(vocab).zip(rows) {
-                let target = step.batch.targets[row];
-                step.log_probs[row] = softmax(logits, target);
+        gradient: &mut HeadParts<&mut [f32]>,
+    ) -> Vec<f32> {
+        let (size, chunk, vocab) = (self.size, CHUNK * self.size.input, self.size.output);
+        let mut out = Vec::with_capacity(step.targets.len());
+        let wanted = step.targets.chunks(CHUNK).zip(step.coefficients.chunks(CHUNK));
+        for ((x, dx), (targets, coefficients)) in step.x.chunks(chunk).zip(step.dx.chunks_mut(chunk)).zip(wanted) {
+            let logits = self.logits_of(x, weights);
+            for ((logits, &target), &coefficient) in logits.chunks_exact_mut(vocab).zip(targets).zip(coefficients) {
+                out.push(softmax(logits, target));
                 // d log p(target) / d logit = [target] - p
-                scale(logits, -step.coefficients[row]);
-                logits[target as usize] += step.coefficients[row];
+                scale(logits, -coefficient);
+                logits[target as usize] += coefficient;
             }
-            let (n, dlogits) = (rows.len() * hidden, &self.logits[..rows.len() * vocab]);
-            size.backward_weight(&mut self.products, gradient.head, dlogits, &self.normed[..n]);
-            size.backward_input(&mut self.products, &mut self.dnormed[..n], dlogits, weights.head);
-            let columns = self.dnormed.chunks_exact_mut(hidden).zip(self.x.chunks_exact(hidden)).zip(&self.r);
-            for (((dnormed, x), &r), &row) in columns.zip(rows) {
-                let dx = &mut step.dx[row * hidden..(row + 1) * hidden];
-                norm::backward_row(dx, gradient.norm, dnormed, x, weights.norm, r);
-            }
+            let (dlogits, normed) = (&self.logits[..targets.len() * vocab], &self.normed[..x.len()]);
+            let dnormed = &mut self.dnormed[..x.len()];
+            size.backward_weight(&mut self.products, gradient.head, dlogits, normed);
+            size.backward_input(&mut self.products, dnormed, dlogits, weights.head);
+            norm::backward(dx, gradient.norm, dnormed, x, weights.norm, &self.r);
         }
+        out
     }
 }
 
-/// What the head's backward pass reads and writes.
+/// What the head's backward pass reads and writes: rows that are asked about only.
 #[derive(Debug)]
 pub struct HeadStep<'a> {
     /// The residual stream after the last layer, `(rows, hidden)`.
     pub x: &'a [f32],
-    /// The targets.
-    pub batch: &'a Packed,
-    /// The rows to look at; all others have a coefficient of 0.
-    pub rows: &'a [usize],
-    /// For every row of the batch.
+    /// `(rows,)`
+    pub targets: &'a [u32],
+    /// `(rows,)`
     pub coefficients: &'a [f32],
-    /// For every row of the batch; only the given rows are written.
-    pub log_probs: &'a mut [f32],
-    /// `(rows, hidden)`; only the given rows are added to.
+    /// `(rows, hidden)`
     pub dx: &'a mut [f32],
 }
 

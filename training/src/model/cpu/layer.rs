@@ -27,6 +27,8 @@ pub struct LayerParts<S> {
 /// What the backward pass needs of the forward pass.
 #[derive(Debug, Default)]
 pub struct Activations {
+    /// The rows that go on after attention; all of them if there is no list.
+    kept: Option<Vec<usize>>,
     input_r: Vec<f32>,
     input_normed: Vec<f32>,
     qkv: Vec<f32>,
@@ -106,7 +108,8 @@ impl Layer {
         [self.qkv, self.output, self.gate_up, self.down].map(|size| size.input * size.output)
     }
 
-    /// `out = stream after the layer`, from `x` `(rows, hidden)`.
+    /// `out = stream after the layer`, from `x` `(rows, hidden)`. After the last layer only some rows are looked at: `kept`
+    /// are those that go on after attention, and `out` is `(kept, hidden)`.
     pub fn forward(
         &mut self,
         out: &mut Vec<f32>,
@@ -114,6 +117,7 @@ impl Layer {
         x: &[f32],
         weights: &LayerParts<&[f32]>,
         batch: &Packed,
+        kept: Option<&[usize]>,
     ) {
         let rows = batch.rows();
         a.input_r.resize(rows, 0.0);
@@ -129,10 +133,16 @@ impl Layer {
         self.attention.forward(&mut self.products, &mut a.attended, &mut a.probabilities, &a.qkv, batch);
         a.middle.clear();
         a.middle.extend_from_slice(x);
+        a.kept = kept.map(<[usize]>::to_vec);
+        if let Some(kept) = kept {
+            keep_rows(&mut a.attended, kept, self.output.output);
+            keep_rows(&mut a.middle, kept, self.output.output);
+        }
         self.output.forward_add(&mut self.products, &mut a.middle, &a.attended, weights.output);
 
+        let rows = kept.map_or(rows, <[usize]>::len);
         a.inner_r.resize(rows, 0.0);
-        a.inner_normed.resize(x.len(), 0.0);
+        a.inner_normed.resize(a.middle.len(), 0.0);
         norm::forward(&mut a.inner_normed, &mut a.inner_r, &a.middle, weights.inner_norm, self.eps);
         a.gate_up.resize(rows * self.gate_up.output, 0.0);
         self.gate_up.forward(&mut self.products, &mut a.gate_up, &a.inner_normed, weights.gate_up);
@@ -143,11 +153,11 @@ impl Layer {
         self.down.forward_add(&mut self.products, out, &a.inner, weights.down);
     }
 
-    /// Turns `d`, the gradient of the layer's output, into that of its input `x`; adds to `gradient`.
+    /// Turns `d`, the gradient of the layer's output, into that of its input `x`, `(rows, hidden)`; adds to `gradient`.
     /// The activations are used up.
     pub fn backward(
         &mut self,
-        d: &mut [f32],
+        d: &mut Vec<f32>,
         gradient: LayerParts<&mut [f32]>,
         a: &mut Activations,
         x: &[f32],
@@ -166,6 +176,10 @@ impl Layer {
         self.dqkv.resize(a.qkv.len(), 0.0);
         self.output.backward_weight(&mut self.products, gradient.output, d, &a.attended);
         self.output.backward_input(&mut self.products, &mut self.dnormed, d, weights.output);
+        if let Some(kept) = &a.kept {
+            spread_rows(&mut self.dnormed, kept, batch.rows(), self.output.output);
+            spread_rows(d, kept, batch.rows(), self.output.output);
+        }
         self.attention.backward(&mut self.products, &mut self.dqkv, &self.dnormed, &a.probabilities, &a.qkv, batch);
         for (start, len) in batch.sequences() {
             self.rope.backward(&mut self.dqkv[start * self.qkv.output..(start + len) * self.qkv.output]);
@@ -174,4 +188,24 @@ impl Layer {
         self.qkv.backward_input(&mut self.products, &mut self.dnormed, &self.dqkv, weights.qkv);
         norm::backward(d, gradient.input_norm, &mut self.dnormed, x, weights.input_norm, &a.input_r);
     }
+}
+
+/// Moves the kept rows of `x` together and drops the others. `kept` is in order.
+fn keep_rows(x: &mut Vec<f32>, kept: &[usize], columns: usize) {
+    for (to, &from) in kept.iter().enumerate() {
+        x.copy_within(from * columns..(from + 1) * columns, to * columns);
+    }
+    x.truncate(kept.len() * columns);
+}
+
+/// Moves rows back to where [`keep_rows`] took them from, among `rows` in all; the others are 0.
+fn spread_rows(x: &mut Vec<f32>, kept: &[usize], rows: usize, columns: usize) {
+    x.resize(rows * columns, 0.0);
+    let mut end = rows;
+    for (from, &to) in kept.iter().enumerate().rev() {
+        x.copy_within(from * columns..(from + 1) * columns, to * columns);
+        x[(to + 1) * columns..end * columns].fill(0.0);
+        end = to;
+    }
+    x[..end * columns].fill(0.0);
 }

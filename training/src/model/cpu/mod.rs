@@ -1,7 +1,7 @@
 //! The network and its gradient, written out for one CPU thread: `f32`, with matrix products in bf16 where asked for.
 //!
 //! One file per idea, each with its forward and its backward pass. All buffers are kept from batch to batch, sequences
-//! are packed without padding, and nothing is computed for rows whose targets nobody asks about.
+//! are packed without padding, and after the last attention only rows are computed whose targets somebody asks about.
 
 mod attention;
 mod batch;
@@ -37,7 +37,7 @@ pub struct Workspace {
     layer: Layer,
     head: Head,
     activations: Vec<Activations>,
-    /// The residual stream before each layer and after the last, `(rows, hidden)` each.
+    /// The residual stream before each layer, `(rows, hidden)` each, and after the last, `(asked rows, hidden)`.
     streams: Vec<Vec<f32>>,
     d: Vec<f32>,
 }
@@ -76,25 +76,25 @@ impl Workspace {
         for &token in &batch.inputs {
             first.extend_from_slice(&embedding[token as usize * self.hidden..][..self.hidden]);
         }
+        let last = self.activations.len() - 1;
         for (i, a) in self.activations.iter_mut().enumerate() {
             let weights = self.layer.weights(&params.data[self.layout.layers[i].clone()]);
             let (before, after) = self.streams.split_at_mut(i + 1);
-            self.layer.forward(&mut after[0], a, &before[i], &weights, batch);
+            let kept = (i == last && batch.asked.len() < batch.rows()).then_some(batch.asked.as_slice());
+            self.layer.forward(&mut after[0], a, &before[i], &weights, batch, kept);
         }
         Ok(())
     }
 
-    /// `log p(target)` of every row of the batch of the last [`Workspace::forward`].
+    /// `log p(target)` of every row of the batch of the last [`Workspace::forward`]; 0 where it is not asked.
     #[must_use]
     pub fn log_probs(&mut self, params: &Params, batch: &Packed) -> Vec<f32> {
-        let mut out = vec![0.0; batch.rows()];
-        let rows: Vec<usize> = (0..batch.rows()).collect();
         let weights = head_weights(&self.layout, params);
-        self.head.log_probs(&mut out, &rows, &self.streams[self.activations.len()], batch, &weights);
-        out
+        let targets: Vec<u32> = batch.asked.iter().map(|&row| batch.targets[row]).collect();
+        on_all_rows(batch, self.head.log_probs(&self.streams[self.activations.len()], &targets, &weights))
     }
 
-    /// The logits `(rows, vocab)` of the last [`Workspace::forward`].
+    /// The logits `(asked rows, vocab)` of the last [`Workspace::forward`].
     #[must_use]
     pub fn logits(&mut self, params: &Params) -> Vec<f32> {
         let weights = head_weights(&self.layout, params);
@@ -104,8 +104,8 @@ impl Workspace {
     /// Adds the gradient of `Σ coefficients[row] · log p(target of row)` to `gradient`, laid out as the parameters, for
     /// the batch of the last [`Workspace::forward`], which is used up.
     ///
-    /// Returns `log p(target)` of the rows with a coefficient, and 0 for the others. A loss that is a function of
-    /// log-probabilities has its derivatives by them as coefficients: `-weight / total` for likelihood.
+    /// Returns `log p(target)` as [`Workspace::log_probs`] does. A loss that is a function of log-probabilities has its
+    /// derivatives by them as coefficients: `-weight / total` for likelihood. Rows that are not asked have none.
     pub fn backward(
         &mut self,
         params: &Params,
@@ -114,20 +114,13 @@ impl Workspace {
         gradient: &mut [f32],
     ) -> Vec<f32> {
         let layers = self.activations.len();
-        let rows: Vec<usize> = (0..batch.rows()).filter(|&row| coefficients[row] != 0.0).collect();
-        let mut log_probs = vec![0.0; batch.rows()];
+        let targets: Vec<u32> = batch.asked.iter().map(|&row| batch.targets[row]).collect();
+        let asked: Vec<f32> = batch.asked.iter().map(|&row| coefficients[row]).collect();
         self.d.clear();
         self.d.resize(self.streams[layers].len(), 0.0);
-        let step = HeadStep {
-            x: &self.streams[layers],
-            batch,
-            rows: &rows,
-            coefficients,
-            log_probs: &mut log_probs,
-            dx: &mut self.d,
-        };
+        let step = HeadStep { x: &self.streams[layers], targets: &targets, coefficients: &asked, dx: &mut self.d };
         let weights = head_weights(&self.layout, params);
-        self.head.backward(step, &weights, &mut head_gradients(&self.layout, gradient));
+        let log_probs = self.head.backward(step, &weights, &mut head_gradients(&self.layout, gradient));
 
         for (i, a) in self.activations.iter_mut().enumerate().rev() {
             let range = self.layout.layers[i].clone();
@@ -139,8 +132,14 @@ impl Workspace {
         for (&token, d) in batch.inputs.iter().zip(self.d.chunks_exact(self.hidden)) {
             vector::add(&mut embedding[token as usize * self.hidden..][..self.hidden], d);
         }
-        log_probs
+        on_all_rows(batch, log_probs)
     }
+}
+
+fn on_all_rows(batch: &Packed, asked: Vec<f32>) -> Vec<f32> {
+    let mut out = vec![0.0; batch.rows()];
+    batch.asked.iter().zip(asked).for_each(|(&row, value)| out[row] = value);
+    out
 }
 
 fn head_weights<'a>(layout: &Layout, params: &'a Params) -> HeadParts<&'a [f32]> {

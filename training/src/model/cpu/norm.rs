@@ -13,24 +13,19 @@ pub fn forward(y: &mut [f32], r: &mut [f32], x: &[f32], weight: &[f32], eps: f32
     }
 }
 
-/// The gradient of one row, added to `dx`; `dw` collects over rows:
+/// The gradient, added to `dx`; `dw` collects over rows, `dy` is used up:
 /// `dx = r · (w·dy) - x · r³ · mean(w·dy·x)` and `dw = dy · x · r`.
-pub fn backward_row(dx: &mut [f32], dw: &mut [f32], dy: &mut [f32], x: &[f32], weight: &[f32], r: f32) {
-    for (((dw, dy), x), w) in dw.iter_mut().zip(dy.iter_mut()).zip(x).zip(weight) {
-        *dw += *dy * x * r;
-        *dy *= w;
-    }
-    let pull = dot(dy, x) * r * r * r / x.len() as f32;
-    for ((dx, dy), x) in dx.iter_mut().zip(dy.iter()).zip(x) {
-        *dx += r * dy - pull * x;
-    }
-}
-
-/// [`backward_row`] for all rows; `dy` is overwritten.
 pub fn backward(dx: &mut [f32], dw: &mut [f32], dy: &mut [f32], x: &[f32], weight: &[f32], r: &[f32]) {
     let hidden = weight.len();
     let rows = dx.chunks_exact_mut(hidden).zip(dy.chunks_exact_mut(hidden)).zip(x.chunks_exact(hidden));
     for (((dx, dy), x), &r) in rows.zip(r) {
-        backward_row(dx, dw, dy, x, weight, r);
+        for (((dw, dy), x), w) in dw.iter_mut().zip(dy.iter_mut()).zip(x).zip(weight) {
+            *dw += *dy * x * r;
+            *dy *= w;
+        }
+        let pull = dot(dy, x) * r * r * r / hidden as f32;
+        for ((dx, dy), x) in dx.iter_mut().zip(dy.iter()).zip(x) {
+            *dx += r * dy - pull * x;
+        }
     }
 }

@@ -94,11 +94,12 @@ fn native(directory: &Path) -> Result<Model, LoadError> {
 
 #[cfg(feature = "mistral")]
 fn mistral(directory: &Path) -> Result<Model, LoadError> {
-    use super::mistral::{MistralEngine, MistralOptions};
-    let on_restart = Some(Arc::new(crate::telemetry::metrics::engine_restarted) as super::mistral::OnRestart);
-    let engine = MistralEngine::load(directory, MistralOptions { on_restart, ..MistralOptions::default() })?;
-    let templates = Arc::clone(&engine.model().templates);
-    Ok((Arc::new(Metered(engine)), templates))
+    use super::mistral::{MistralConfig, MistralEngine, OnRestart};
+    let directory = ModelDir::open(directory)?;
+    let templates = Arc::clone(&directory.templates);
+    let on_restart: OnRestart = Arc::new(crate::telemetry::metrics::engine_restarted);
+    let config = MistralConfig { on_restart: Some(on_restart), ..MistralConfig::default() };
+    Ok((Arc::new(Metered(MistralEngine::load(directory, config)?)), templates))
 }
 
 #[cfg(not(feature = "mistral"))]

@@ -67,7 +67,9 @@ impl<J> Queue<J> {
 mod tests {
     use super::*;
 
-    fn filled(calls: &[(Purpose, &'static [&'static str])]) -> Queue<&'static str> {
+    type Call = (Purpose, &'static [&'static str]);
+
+    fn filled(calls: &[Call]) -> Queue<&'static str> {
         let mut queue = Queue::new();
         for (purpose, siblings) in calls {
             queue.push(*purpose, siblings.to_vec());
@@ -82,7 +84,7 @@ mod tests {
     #[test]
     fn replies_take_turns() {
         use Purpose::{Answer, Judge, Refine};
-        let cases: [(&[(Purpose, &[&str])], &str); 5] = [
+        let cases: [(&[Call], &str); 5] = [
             (&[], ""),
             (&[(Answer, &["a1", "a2"])], "a1 a2"),
             (&[(Judge, &["j1", "j2", "j3", "j4"]), (Answer, &["a"])], "a j1 j2 j3 j4"),

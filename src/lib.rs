@@ -13,6 +13,7 @@ pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod engine;
+pub mod eval;
 #[cfg(feature = "server")]
 pub mod http;
 pub mod kernels;

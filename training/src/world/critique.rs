@@ -1,0 +1,206 @@
+//! Critiques whose truth is known: one clause per constraint with its evidence, then the verdict.
+
+use spar::verify;
+
+use super::constraint::Constraint;
+
+/// A critique of `response`, and whether it follows every constraint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Critique {
+    /// The text, from the first clause to the final judgement.
+    pub text: String,
+    /// Truth by constraint.
+    pub followed: Vec<bool>,
+}
+
+impl Critique {
+    /// Whether every constraint is followed.
+    pub fn accepts(&self) -> bool {
+        self.followed.iter().all(|&f| f)
+    }
+}
+
+/// Writes the critique. `None` where the evidence that a critique can show contradicts the rule (a language detector's
+/// whim, say): such a response teaches nothing.
+pub fn write(constraints: &[Constraint], response: &str) -> Option<Critique> {
+    let mut text = String::new();
+    let mut followed = Vec::new();
+    for (i, constraint) in constraints.iter().enumerate() {
+        let (evidence, shown) = evidence(constraint, response);
+        let truth = constraint.check().strict(response);
+        if shown != truth {
+            return None;
+        }
+        text.push_str(&format!("{}. {}: {evidence}. {}\n", i + 1, head(constraint), yes_no(truth)));
+        followed.push(truth);
+    }
+    let accepts = followed.iter().all(|&f| f);
+    text.push_str(&format!("Final Judgement: {}", yes_no(accepts)));
+    Some(Critique { text, followed })
+}
+
+fn yes_no(truth: bool) -> &'static str {
+    if truth { "Yes" } else { "No" }
+}
+
+/// What a clause, and the line of a reflection that answers it, begin with.
+pub fn head(constraint: &Constraint) -> String {
+    match constraint {
+        Constraint::Include(w) => format!("include {w}"),
+        Constraint::Avoid(w) => format!("avoid {w}"),
+        Constraint::Repeat(w, n) => format!("repeat {w} {n}"),
+        Constraint::WordsAtLeast(n) => format!("at least {n} words"),
+        Constraint::WordsLess(n) => format!("less than {n} words"),
+        Constraint::SentencesAtLeast(n) => format!("at least {n} sentences"),
+        Constraint::SentencesLess(n) => format!("less than {n} sentences"),
+        Constraint::Bullets(n) => format!("{n} bullets"),
+        Constraint::Paragraphs(n) => format!("{n} paragraphs"),
+        Constraint::Two => "two answers".into(),
+        Constraint::Json => "JSON".into(),
+        Constraint::Title => "title".into(),
+        Constraint::Postscript => "postscript".into(),
+        Constraint::Quote => "quotes".into(),
+        Constraint::Lowercase => "lowercase".into(),
+        Constraint::NoComma => "no commas".into(),
+        Constraint::First(w) => format!("first word {w}"),
+        Constraint::End(phrase) => format!("end {phrase}"),
+        Constraint::Highlights(n) => format!("at least {n} highlights"),
+        Constraint::Placeholders(n) => format!("at least {n} placeholders"),
+    }
+}
+
+/// What a clause shows of `response`, and whether that speaks for it.
+fn evidence(constraint: &Constraint, response: &str) -> (String, bool) {
+    let text = response.trim();
+    let pieces: Vec<&str> = text.split_whitespace().collect();
+    let first = pieces.first().copied().unwrap_or("nothing");
+    match constraint {
+        Constraint::Include(w) => {
+            let places = places(&pieces, w);
+            (places.first().cloned().unwrap_or("none".into()), !places.is_empty())
+        }
+        Constraint::Avoid(w) => {
+            let places = places(&pieces, w);
+            (places.first().cloned().unwrap_or("none".into()), places.is_empty())
+        }
+        Constraint::Repeat(w, n) => {
+            let places = places(&pieces, w);
+            (counted(&places, *n), places.len() >= *n)
+        }
+        Constraint::WordsAtLeast(n) => {
+            let words: Vec<&str> = verify::words(text).collect();
+            (counted(&words, *n), words.len() >= *n)
+        }
+        Constraint::WordsLess(n) => {
+            let words: Vec<&str> = verify::words(text).collect();
+            (counted(&words, *n), words.len() < *n)
+        }
+        Constraint::SentencesAtLeast(n) => {
+            let ends = sentence_ends(&pieces);
+            (counted(&ends, *n), ends.len() >= *n)
+        }
+        Constraint::SentencesLess(n) => {
+            let ends = sentence_ends(&pieces);
+            (counted(&ends, *n), ends.len() < *n)
+        }
+        Constraint::Bullets(n) => {
+            let starts: Vec<&str> = text
+                .lines()
+                .filter_map(|l| l.trim_start().strip_prefix("* ").or(l.trim_start().strip_prefix('-')))
+                .map(|l| l.split_whitespace().next().unwrap_or("*"))
+                .collect();
+            (counted(&starts, *n), starts.len() == *n)
+        }
+        Constraint::Paragraphs(n) => {
+            let starts: Vec<&str> =
+                text.split("***").map(|p| p.split_whitespace().next().unwrap_or("nothing")).collect();
+            (counted(&starts, *n), starts.len() == *n && !starts.contains(&"nothing"))
+        }
+        Constraint::Two => {
+            let parts: Vec<&str> = text.split("******").map(str::trim).collect();
+            let starts: Vec<&str> = parts.iter().map(|p| p.split_whitespace().next().unwrap_or("nothing")).collect();
+            let distinct = parts.len() == 2 && parts[0] != parts[1] && parts.iter().all(|p| !p.is_empty());
+            (counted(&starts, 2), distinct)
+        }
+        Constraint::Json => (first.to_owned(), first.starts_with('{') && text.ends_with('}')),
+        Constraint::Title => (first.to_owned(), text.contains("<<") && text.contains(">>")),
+        Constraint::Postscript => {
+            let at = text.to_lowercase().find("p.s.");
+            let shown =
+                at.and_then(|at| text.get(at..)).map(|rest| rest.split_whitespace().take(2).collect::<Vec<_>>());
+            (shown.map_or("none".into(), |s| s.join(" ")), at.is_some())
+        }
+        Constraint::Quote => {
+            let last = pieces.last().copied().unwrap_or("nothing");
+            (format!("{first} to {last}"), text.len() > 1 && text.starts_with('"') && text.ends_with('"'))
+        }
+        Constraint::Lowercase => {
+            let capital = pieces.iter().find(|p| p.chars().any(char::is_uppercase));
+            ((*capital.unwrap_or(&"all")).to_owned(), capital.is_none())
+        }
+        Constraint::NoComma => {
+            let comma = pieces.iter().find(|p| p.contains(','));
+            ((*comma.unwrap_or(&"none")).to_owned(), comma.is_none())
+        }
+        Constraint::First(w) => {
+            let start: String = first.trim_start_matches('"').chars().take_while(|c| !".,?!'\"".contains(*c)).collect();
+            let same = start.to_lowercase() == w.to_lowercase() && !text.contains("\n\n");
+            (format!("{first} is {}", likeness(same)), same)
+        }
+        Constraint::End(phrase) => {
+            let bare = text.trim_matches('"');
+            let words: Vec<&str> = bare.split_whitespace().collect();
+            let shown = words[words.len().saturating_sub(phrase.split(' ').count())..].join(" ");
+            let same = bare.to_lowercase().ends_with(&phrase.to_lowercase());
+            (format!("{shown} is {}", likeness(same)), same)
+        }
+        Constraint::Highlights(n) => {
+            let marked: Vec<&str> = pieces.iter().filter_map(|p| between(p, '*', '*')).collect();
+            (counted(&marked, *n), marked.len() >= *n)
+        }
+        Constraint::Placeholders(n) => {
+            let marked: Vec<&str> = pieces.iter().filter_map(|p| between(p, '[', ']')).collect();
+            (counted(&marked, *n), marked.len() >= *n)
+        }
+    }
+}
+
+fn likeness(same: bool) -> &'static str {
+    if same { "the same" } else { "different" }
+}
+
+/// Where `word` occurs, each with the word before it.
+fn places(pieces: &[&str], word: &str) -> Vec<String> {
+    (0..pieces.len())
+        .filter(|&i| pieces[i].to_lowercase().contains(word))
+        .map(|i| pieces[i.saturating_sub(1)..=i].join(" ").trim_end_matches('.').to_owned())
+        .collect()
+}
+
+fn sentence_ends(pieces: &[&str]) -> Vec<String> {
+    let ends = pieces.iter().enumerate().filter(|(i, p)| p.ends_with(['.', '"', '}']) || i + 1 == pieces.len());
+    ends.map(|(_, p)| p.trim_end_matches(['.', '"', '}']).to_owned()).collect()
+}
+
+/// Items with running numbers, then the comparison with `wanted`: `the 1 river 2 waits 3; 3 below 5`.
+pub fn counted<T: AsRef<str>>(items: &[T], wanted: usize) -> String {
+    let n = items.len();
+    let relation = match n.cmp(&wanted) {
+        std::cmp::Ordering::Less => "below",
+        std::cmp::Ordering::Equal => "equal to",
+        std::cmp::Ordering::Greater => "above",
+    };
+    format!("{}; {n} {relation} {wanted}", numbered(items))
+}
+
+/// Items with running numbers.
+pub fn numbered<T: AsRef<str>>(items: &[T]) -> String {
+    let parts: Vec<String> = items.iter().enumerate().map(|(i, w)| format!("{} {}", w.as_ref(), i + 1)).collect();
+    if parts.is_empty() { "none".into() } else { parts.join(" ") }
+}
+
+fn between(piece: &str, open: char, close: char) -> Option<&str> {
+    let inner = &piece[piece.find(open)? + open.len_utf8()..];
+    let inner = &inner[..inner.find(close)?];
+    (!inner.is_empty()).then_some(inner)
+}

@@ -2,16 +2,22 @@
 //!
 //! The map: [`model`] is the network with its gradient (a fast form for the CPU, and candle's for everything else);
 //! [`tokens`] turns sequences into steps; [`optimizer`] and [`schedule`] turn gradients into updates; [`trainer`] is the
-//! loop; [`resume`] lets a killed run go on; [`checkpoint`] writes what the server loads; [`curve`] draws.
+//! loop; [`resume`] lets a killed run go on; [`checkpoint`] writes what the server loads; [`curve`] draws; [`world`] is
+//! what a tiny model learns, [`conversation`] its examples, [`stages`] the runs, each from a [`recipe`].
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 
 pub mod checkpoint;
+pub mod conversation;
 pub mod curve;
 pub mod gradient;
 pub mod model;
 pub mod optimizer;
+pub mod recipe;
 pub mod resume;
 pub mod schedule;
+pub mod stages;
+pub mod tokenizer;
 pub mod tokens;
 pub mod trainer;
+pub mod world;

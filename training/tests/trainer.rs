@@ -1,6 +1,6 @@
 //! Whole runs: a batch can be learnt by heart, a seed decides the curve, a killed run goes on as if nothing happened.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::path::Path;
 

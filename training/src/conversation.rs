@@ -1,0 +1,96 @@
+//! Conversations as training examples: what the model is told costs nothing, what it answers is learned.
+
+use anyhow::{Result, anyhow};
+use spar::prompts::Templates;
+use tokenizers::Tokenizer;
+
+use crate::tokenizer::{ASSISTANT, END, USER};
+use crate::tokens::Example;
+use crate::world::critique::Critique;
+use crate::world::{Instance, Repair};
+
+/// How much single tokens count in the loss; an ordinary answer token counts 1.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// Tokens of what the model is told.
+    pub prompt: f32,
+    /// `Yes` and `No`, and what follows a colon: where evidence, edits and plans begin.
+    pub verdict: f32,
+}
+
+/// Turns chats into examples.
+pub struct Encoder<'a> {
+    tokenizer: &'a Tokenizer,
+    templates: &'a Templates,
+    weights: Weights,
+    user: u32,
+    assistant: u32,
+    end: u32,
+    verdicts: Vec<u32>,
+    colon: Option<u32>,
+}
+
+impl<'a> Encoder<'a> {
+    /// # Errors
+    /// When the tokenizer lacks the chat template's special tokens.
+    pub fn new(tokenizer: &'a Tokenizer, templates: &'a Templates, weights: Weights) -> Result<Self> {
+        let id = |token: &str| tokenizer.token_to_id(token).ok_or_else(|| anyhow!("the tokenizer has no {token}"));
+        let verdicts = [" Yes", " No"].into_iter().flat_map(|w| encode(tokenizer, w)).collect();
+        let colon = tokenizer.token_to_id(":");
+        let (user, assistant, end) = (id(USER)?, id(ASSISTANT)?, id(END)?);
+        Ok(Self { tokenizer, templates, weights, user, assistant, end, verdicts, colon })
+    }
+
+    /// Prompt → response.
+    pub fn act(&self, prompt: &str, response: &str) -> Example {
+        let mut example = Example::default();
+        self.told(&mut example, prompt);
+        self.answered(&mut example, response);
+        example
+    }
+
+    /// The judge's turn and its critique; after a repair also the refiner's turn and the refinement.
+    pub fn judge(&self, instance: &Instance, response: &str, critique: &Critique, repair: Option<&Repair>) -> Example {
+        let conversation = [spar::chat::Message::user(&instance.prompt)];
+        let turns = self.templates.refine(&conversation, response, &critique.text);
+        let mut example = Example::default();
+        self.told(&mut example, &turns[0].content);
+        self.answered(&mut example, &critique.text);
+        if let Some(repair) = repair {
+            let text = &self.templates.text;
+            self.told(&mut example, &turns[2].content);
+            let reply = format!("{}\n{}\n{}\n{}", repair.reflection, text.start, repair.response, text.end);
+            self.answered(&mut example, &reply);
+        }
+        example
+    }
+
+    fn told(&self, example: &mut Example, text: &str) {
+        let first = example.tokens.is_empty();
+        self.push(example, self.user, if first { 0.0 } else { self.weights.prompt });
+        for id in encode(self.tokenizer, text) {
+            self.push(example, id, self.weights.prompt);
+        }
+        self.push(example, self.assistant, self.weights.prompt);
+    }
+
+    fn answered(&self, example: &mut Example, text: &str) {
+        for id in encode(self.tokenizer, text) {
+            let turning = self.verdicts.contains(&id) || example.tokens.last().copied() == self.colon;
+            let weight = if turning { self.weights.verdict } else { 1.0 };
+            self.push(example, id, weight);
+        }
+        self.push(example, self.end, 1.0);
+    }
+
+    fn push(&self, example: &mut Example, id: u32, weight: f32) {
+        example.tokens.push(id);
+        example.weights.push(weight);
+    }
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    // Encoding fails only for malformed tokenizers, and this one has encoded its own corpus.
+    tokenizer.encode_fast(text, false).expect("a byte-level tokenizer encodes any text").get_ids().to_vec()
+}

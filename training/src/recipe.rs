@@ -1,0 +1,168 @@
+//! Recipes: everything that a run depends on, in one TOML file.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use spar::prompts::TemplateText;
+
+use crate::conversation::Weights;
+use crate::model::config::{LlamaConfig, TokenIds};
+use crate::trainer::TrainConfig;
+
+/// The recipe of `spar-train bootstrap`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bootstrap {
+    /// Names the model.
+    pub name: String,
+    /// Decides every draw of the run.
+    pub seed: u64,
+    /// Longest sequence in tokens; a multiple of 512.
+    pub context: usize,
+    /// The tokenizer.
+    pub tokenizer: TokenizerRecipe,
+    /// The network, the same for actor and refiner.
+    pub model: Shape,
+    /// What the judge and the refiner are told; shipped as `spar.json`.
+    pub templates: TemplateText,
+    /// What counts in the loss.
+    pub weights: Weights,
+    /// Prompt → response.
+    pub actor: Actor,
+    /// What the actor really says.
+    pub samples: Samples,
+    /// Response → critique → refinement, from synthetic failures and the actor's.
+    pub refiner: Refiner,
+    /// What the refiner makes of them.
+    pub refined: Refined,
+    /// The same with the refiner's own refinements among the responses.
+    pub refiner_final: Refiner,
+    /// What is measured at the end.
+    pub evaluation: Evaluation,
+}
+
+/// The tokenizer's size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerRecipe {
+    /// Entries, special tokens included.
+    pub vocabulary: usize,
+}
+
+/// The network's size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, fewer than query heads.
+    pub kv_heads: usize,
+}
+
+/// How the actor is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Actor {
+    /// Share of an example's constraints that its response ignores.
+    pub slip: f64,
+    /// Tokens of one update.
+    pub tokens_per_step: usize,
+    /// The loop.
+    pub train: TrainConfig,
+}
+
+/// How the actor is sampled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Samples {
+    /// Training prompts.
+    pub prompts: u64,
+    /// Responses to each.
+    pub per_prompt: usize,
+    /// Of the draw.
+    pub temperature: f32,
+}
+
+/// How the refiner is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refiner {
+    /// Share of constraints that a synthetic response breaks.
+    pub damage: f64,
+    /// Share of examples that start from what a model really said.
+    pub real: f64,
+    /// Tokens of one update.
+    pub tokens_per_step: usize,
+    /// The loop.
+    pub train: TrainConfig,
+}
+
+/// How the refiner is sampled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refined {
+    /// Failing responses of the actor that it is given.
+    pub responses: usize,
+}
+
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Held-out prompts that are shipped with the model.
+    pub prompts: u64,
+}
+
+impl Bootstrap {
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// Names the file, the field and what it must be.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading the recipe {}", path.display()))?;
+        let recipe: Self = toml::from_str(&text).with_context(|| format!("in the recipe {}", path.display()))?;
+        ensure!(
+            recipe.context > 0 && recipe.context.is_multiple_of(512),
+            "context must be a multiple of 512, got {}",
+            recipe.context
+        );
+        for (name, share) in [
+            ("actor.slip", recipe.actor.slip),
+            ("refiner.damage", recipe.refiner.damage),
+            ("refiner.real", recipe.refiner.real),
+            ("refiner_final.damage", recipe.refiner_final.damage),
+            ("refiner_final.real", recipe.refiner_final.real),
+        ] {
+            ensure!((0.0..=1.0).contains(&share), "{name} must be between 0 and 1, got {share}");
+        }
+        Ok(recipe)
+    }
+
+    /// The network's configuration.
+    ///
+    /// # Errors
+    /// When the shape is not one that both engines run.
+    pub fn config(&self, vocabulary: usize, end: u32) -> Result<LlamaConfig> {
+        let shape = &self.model;
+        ensure!(shape.kv_heads < shape.heads, "model.kv_heads must be below model.heads, got {}", shape.kv_heads);
+        Ok(LlamaConfig {
+            hidden_size: shape.hidden_size,
+            intermediate_size: shape.intermediate_size,
+            num_hidden_layers: shape.layers,
+            num_attention_heads: shape.heads,
+            num_key_value_heads: shape.kv_heads,
+            max_position_embeddings: self.context,
+            bos_token_id: Some(end),
+            eos_token_id: Some(TokenIds::One(end)),
+            pad_token_id: Some(end),
+            ..LlamaConfig::tiny(vocabulary)
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! What a finished run ships: both models in half precision, the held-out prompts, and a manifest with the scores.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use spar::search::Models;
+use spar::verify::data::read_prompts;
+
+use super::bootstrap::load;
+use super::eval::{self, Options, Report};
+use super::{sample, write_json};
+use crate::recipe::Bootstrap;
+use crate::trainer::TrainReport;
+use crate::world::Split;
+
+/// Files of a model directory.
+const MODEL: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "spar.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+/// Budgets in the manifest.
+const BUDGETS: [usize; 5] = [1, 2, 4, 8, 16];
+
+/// Everything that is needed to repeat a run and to check what it shipped.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The model's name.
+    pub name: String,
+    /// The version of the trainer.
+    pub version: String,
+    /// The recipe, seed included.
+    pub recipe: Bootstrap,
+    /// What each training stage did.
+    pub training: BTreeMap<String, TrainReport>,
+    /// Time spent training, all stages together.
+    pub training_seconds: f64,
+    /// Lines of the data files between the stages.
+    pub data: BTreeMap<String, usize>,
+    /// SHA-256 by file.
+    pub sha256: BTreeMap<String, String>,
+    /// On the held-out prompts, with the shipped files.
+    pub scores: Report,
+}
+
+/// Writes `release/` in `out`: `actor/`, `refiner/`, `held-out.jsonl`, `manifest.json`. Nothing is made again.
+///
+/// # Errors
+/// When a file cannot be read or written, or a model call fails.
+pub async fn release(recipe: &Bootstrap, out: &Path) -> Result<()> {
+    let target = out.join("release");
+    let path = target.join("manifest.json");
+    if path.exists() {
+        return Ok(());
+    }
+    let mut files = Vec::new();
+    for role in ["actor", "refiner"] {
+        std::fs::create_dir_all(target.join(role)).with_context(|| format!("creating {}", target.display()))?;
+        for name in MODEL {
+            let file = PathBuf::from(role).join(name);
+            std::fs::copy(out.join(&file), target.join(&file))
+                .with_context(|| format!("copying {}", file.display()))?;
+            files.push(file);
+        }
+    }
+    let prompts = PathBuf::from("held-out.jsonl");
+    sample::write_prompts(Split::HeldOut, recipe.seed, recipe.evaluation.prompts, &target.join(&prompts))?;
+    let held_out = read_prompts(&target.join(&prompts))?.items;
+    files.push(prompts);
+    let (actor, refiner) = (load(&target.join("actor"))?, load(&target.join("refiner"))?);
+    let models = Models { actor: &actor, refiner: &refiner, templates: &refiner.dir().templates };
+    let options = Options { budgets: BUDGETS.to_vec(), seed: recipe.seed, parallel: 64 };
+    let scores = eval::evaluate(models, &held_out, &options).await.context("evaluating")?;
+    println!("{scores}");
+    let mut training = BTreeMap::new();
+    for stage in ["actor", "refiner-first", "refiner"] {
+        let path = out.join(stage).join("report.json");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let report: TrainReport = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+        training.insert(stage.to_owned(), report);
+    }
+    let manifest = Manifest {
+        name: recipe.name.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        recipe: recipe.clone(),
+        training_seconds: training.values().map(|r| r.seconds).sum(),
+        training,
+        data: ["samples.jsonl", "refined.jsonl"]
+            .into_iter()
+            .map(|name| Ok((name.to_owned(), lines(&out.join(name))?)))
+            .collect::<Result<_>>()?,
+        sha256: files
+            .iter()
+            .map(|file| Ok((file.display().to_string(), digest(&target.join(file))?)))
+            .collect::<Result<_>>()?,
+        scores,
+    };
+    write_json(&path, &manifest)
+}
+
+fn lines(path: &Path) -> Result<usize> {
+    Ok(std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?.lines().count())
+}
+
+fn digest(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect())
+}

@@ -166,7 +166,7 @@ def profile(path, batch_path, program, arithmetic):
     """Shares of our time by function, from samples of the processor's clock."""
     with tempfile.NamedTemporaryFile(suffix=".data") as data:
         command = ["perf", "record", "-q", "-e", "cpu-clock", "-o", data.name, program, path, batch_path, arithmetic]
-        subprocess.run(command, input="10\n", text=True, check=True, capture_output=True)
+        subprocess.run(command, input="30\n", text=True, check=True, capture_output=True)
         report = ["perf", "report", "-i", data.name, "--stdio", "-g", "none", "-F", "overhead,sym", "--percent-limit", "1"]
         text = subprocess.run(report, check=True, capture_output=True, text=True).stdout
     print(f"\nwhere our time goes, {arithmetic}")

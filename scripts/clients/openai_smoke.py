@@ -12,7 +12,7 @@ import openai
 from openai import OpenAI
 
 EVENTS = {"root_judged", "node_added", "accepted", "stopped"}
-QUESTION = [{"role": "user", "content": "Write one sentence about a river."}]
+QUESTION = [{"role": "user", "content": "Write about the river. Use at least 12 words. Do not use any commas. Include the word lantern."}]
 
 
 def whole(client, model):

@@ -22,8 +22,8 @@ pub struct Bootstrap {
     pub context: usize,
     /// The tokenizer.
     pub tokenizer: TokenizerRecipe,
-    /// The network, the same for actor and refiner.
-    pub model: Shape,
+    /// The networks.
+    pub model: Models,
     /// What the judge and the refiner are told; shipped as `spar.json`.
     pub templates: TemplateText,
     /// What counts in the loss.
@@ -50,7 +50,17 @@ pub struct TokenizerRecipe {
     pub vocabulary: usize,
 }
 
-/// The network's size.
+/// The network of each role.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    /// Drafts.
+    pub actor: Shape,
+    /// Judges and refines.
+    pub refiner: Shape,
+}
+
+/// A network's size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
@@ -145,13 +155,17 @@ impl Bootstrap {
         Ok(recipe)
     }
 
-    /// The network's configuration.
+    /// The configuration of a network of `shape`.
     ///
     /// # Errors
     /// When the shape is not one that both engines run.
-    pub fn config(&self, vocabulary: usize, end: u32) -> Result<LlamaConfig> {
-        let shape = &self.model;
-        ensure!(shape.kv_heads < shape.heads, "model.kv_heads must be below model.heads, got {}", shape.kv_heads);
+    pub fn config(&self, shape: &Shape, vocabulary: usize, end: u32) -> Result<LlamaConfig> {
+        ensure!(
+            shape.kv_heads < shape.heads,
+            "kv_heads must be below heads, got {} and {}",
+            shape.kv_heads,
+            shape.heads
+        );
         Ok(LlamaConfig {
             hidden_size: shape.hidden_size,
             intermediate_size: shape.intermediate_size,

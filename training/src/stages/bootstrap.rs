@@ -14,8 +14,7 @@ use super::mixture::{self, Sources};
 use super::sample::{self, Sample, instance};
 use super::{read_lines, release, write_json, write_lines};
 use crate::conversation::Encoder;
-use crate::model::config::LlamaConfig;
-use crate::recipe::{Bootstrap, Refiner};
+use crate::recipe::{Bootstrap, Refiner, Shape};
 use crate::tokenizer;
 use crate::tokens::Example;
 use crate::trainer::{self, Init, TrainConfig};
@@ -30,7 +29,7 @@ struct Run<'a> {
     out: &'a Path,
     tokenizer: Tokenizer,
     templates: Templates,
-    llama: LlamaConfig,
+    end: u32,
 }
 
 /// Makes `actor/` and `refiner/` in `out`, both complete model directories, and `release/` with their scores. What a
@@ -47,9 +46,8 @@ pub async fn bootstrap(recipe: &Bootstrap, out: &Path) -> Result<()> {
     }
     let tokenizer = Tokenizer::from_file(&path).map_err(|e| anyhow!("reading {}: {e}", path.display()))?;
     let end = tokenizer.token_to_id(tokenizer::END).context("the tokenizer has no end token")?;
-    let llama = recipe.config(tokenizer.get_vocab_size(true), end)?;
     let templates = Templates::new(recipe.templates.clone(), "the recipe")?;
-    let run = Run { recipe, out, tokenizer, templates, llama };
+    let run = Run { recipe, out, tokenizer, templates, end };
     run.stages().await
 }
 
@@ -58,7 +56,7 @@ impl Run<'_> {
         let (recipe, seed) = (self.recipe, self.recipe.seed);
         let encoder = Encoder::new(&self.tokenizer, &self.templates, recipe.weights)?;
         let actor = &recipe.actor;
-        self.train("actor", &actor.train, Init::Fresh, &mut |step| {
+        self.train("actor", &recipe.model.actor, &actor.train, Init::Fresh, &mut |step| {
             Ok(mixture::acting(&encoder, actor.slip, seed, step, actor.tokens_per_step, recipe.context))
         })?;
         let samples = self.samples().await?;
@@ -81,7 +79,7 @@ impl Run<'_> {
         seed: u64,
     ) -> Result<()> {
         let sources = Sources { real, seed: self.recipe.seed, share: recipe.real, damage: recipe.damage };
-        self.train(name, &recipe.train, init, &mut |step| {
+        self.train(name, &self.recipe.model.refiner, &recipe.train, init, &mut |step| {
             Ok(mixture::refining(encoder, sources, seed, step, recipe.tokens_per_step, self.recipe.context))
         })
     }
@@ -89,13 +87,15 @@ impl Run<'_> {
     fn train(
         &self,
         name: &str,
+        shape: &Shape,
         train: &TrainConfig,
         init: Init,
         data: &mut dyn FnMut(u64) -> Result<Vec<Example>>,
     ) -> Result<()> {
         let out_dir = self.out.join(name);
         let config = TrainConfig { seed: self.recipe.seed, out_dir: out_dir.clone(), ..train.clone() };
-        let report = trainer::train(&config, &self.llama, init, data).with_context(|| format!("training {name}"))?;
+        let llama = self.recipe.config(shape, self.tokenizer.get_vocab_size(true), self.end)?;
+        let report = trainer::train(&config, &llama, init, data).with_context(|| format!("training {name}"))?;
         tracing::info!(name, loss = report.loss, tokens = report.tokens, seconds = report.seconds, "trained");
         write_json(&out_dir.join("report.json"), &report)?;
         tokenizer::save(&self.tokenizer, self.recipe.context, &out_dir)?;

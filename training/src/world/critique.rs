@@ -77,11 +77,11 @@ fn evidence(constraint: &Constraint, response: &str) -> (String, bool) {
     match constraint {
         Constraint::Include(w) => {
             let places = places(&pieces, w);
-            (places.first().cloned().unwrap_or("none".into()), !places.is_empty())
+            (found(&places), !places.is_empty())
         }
         Constraint::Avoid(w) => {
             let places = places(&pieces, w);
-            (places.first().cloned().unwrap_or("none".into()), places.is_empty())
+            (found(&places), places.is_empty())
         }
         Constraint::Repeat(w, n) => {
             let places = places(&pieces, w);
@@ -169,12 +169,13 @@ fn likeness(same: bool) -> &'static str {
     if same { "the same" } else { "different" }
 }
 
-/// Where `word` occurs, each with the word before it.
-fn places(pieces: &[&str], word: &str) -> Vec<String> {
-    (0..pieces.len())
-        .filter(|&i| pieces[i].to_lowercase().contains(word))
-        .map(|i| pieces[i.saturating_sub(1)..=i].join(" ").trim_end_matches('.').to_owned())
-        .collect()
+fn found(places: &[&str]) -> String {
+    if places.is_empty() { "none".into() } else { "found".into() }
+}
+
+/// Pieces that hold `word`.
+fn places<'a>(pieces: &[&'a str], word: &str) -> Vec<&'a str> {
+    pieces.iter().filter(|p| p.to_lowercase().contains(word)).map(|p| p.trim_end_matches('.')).collect()
 }
 
 fn sentence_ends(pieces: &[&str]) -> Vec<String> {

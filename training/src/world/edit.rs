@@ -50,6 +50,19 @@ impl Guard {
         sentence
     }
 
+    /// `n` words that may follow a sentence: adverbs, or a phrase from a preposition to its noun.
+    fn tail(&self, n: usize, rng: &mut impl Rng) -> Sentence {
+        let classes: &[Class] = match n {
+            1 => &[Class::Adverb],
+            2 => &[Class::Adverb, Class::Adverb],
+            3 => &[Class::Preposition, Class::Determiner, Class::Noun],
+            4 => &[Class::Preposition, Class::Determiner, Class::Adjective, Class::Noun],
+            5 => &[Class::Adverb, Class::Preposition, Class::Determiner, Class::Adjective, Class::Noun],
+            _ => &[Class::Adverb, Class::Adverb, Class::Preposition, Class::Determiner, Class::Adjective, Class::Noun],
+        };
+        classes.iter().map(|&class| Word::new(&self.draw(class, rng))).collect()
+    }
+
     fn free(&self, word: &Word) -> bool {
         !self.keep.contains(&word.text)
     }
@@ -288,22 +301,19 @@ fn sentences(response: &Response) -> usize {
     verify::sentences(&response.render())
 }
 
-/// Adds a sentence where one is missing and allowed, single words otherwise.
+/// Adds words at the end of the last sentence, or a sentence where many are missing and one more is allowed. Always at
+/// the end: who copies a text with running numbers sees there, and only there, how many are missing.
 fn grow(response: &mut Response, low: usize, guard: &Guard, more_sentences: bool, rng: &mut impl Rng) {
-    for _ in 0..40 {
+    for _ in 0..8 {
         let missing = low.saturating_sub(word_count(response));
+        let Some(unit) = response.units.last_mut() else { return };
         if missing == 0 {
             return;
         }
-        if more_sentences && missing >= 4 {
-            let sentence = guard.sentence(rng);
-            if let Some(last) = response.units.last_mut() {
-                last.push(sentence);
-            }
-        } else if let Some(sentence) = response.sentences_mut().choose(rng) {
-            let class = if rng.random_bool(0.7) { Class::Adjective } else { Class::Adverb };
-            let word = guard.draw(class, rng);
-            insert(sentence, &word, class, rng);
+        if more_sentences && missing > 5 {
+            unit.push(guard.sentence(rng));
+        } else if let Some(sentence) = unit.last_mut() {
+            sentence.extend(guard.tail(missing.min(6), rng));
         }
     }
 }

@@ -22,7 +22,8 @@ ARG FEATURES=""
 ARG CUDA_COMPUTE_CAP=90
 ENV CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP}
 # The caches belong to the build host, so the binary is copied out of the target folder within the same step.
-RUN --mount=type=cache,target=/root/.cargo/registry --mount=type=cache,target=/target,id=spar-target-${FEATURES} \
+ENV CARGO_HOME=/cargo
+RUN --mount=type=cache,target=/cargo/registry --mount=type=cache,target=/target,id=spar-target-${FEATURES} \
     CARGO_TARGET_DIR=/target cargo build --release --locked -p spar --bin spar --features "${FEATURES}" \
     && install -D /target/release/spar /out/spar
 

@@ -2,6 +2,7 @@
 
 mod config;
 mod error;
+mod low_rank;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,6 +14,7 @@ use safetensors::{Dtype, SafeTensors};
 pub(crate) use config::read_json;
 pub use config::{Architecture, DenseConfig, ModelConfig, RopeScaling};
 pub use error::ModelError;
+pub use low_rank::{LowRank, LowRanks};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::ModelError;
+use super::adapter::Linears;
 
 /// The model families whose tensors we know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +162,18 @@ impl ModelConfig {
 }
 
 impl DenseConfig {
+    /// The linear modules that an adapter may change: those of the layers, and the head where it has weights of its own.
+    pub fn linears(&self, vocabulary: usize) -> Linears {
+        let tensors = self.tensors(vocabulary).into_iter();
+        let linear = |(name, shape): (String, Vec<usize>)| match (name.strip_suffix(".weight"), shape.as_slice()) {
+            (Some(module), &[outer, inner]) if module != "model.embed_tokens" => {
+                Some((module.to_owned(), [outer, inner]))
+            }
+            _ => None,
+        };
+        tensors.filter_map(linear).collect()
+    }
+
     fn new(fields: &Fields<'_>, architecture: &Architecture) -> Result<Self, ModelError> {
         let value = fields.value;
         let (hidden, heads) = (fields.count("hidden_size")?, fields.count("num_attention_heads")?);

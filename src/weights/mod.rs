@@ -1,6 +1,8 @@
 //! A checkpoint's tensors: memory-mapped, and checked by name, shape and type before anything is computed with them.
 
+pub mod adapter;
 mod config;
+pub mod digest;
 mod error;
 mod low_rank;
 
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
+use adapter::Linears;
 pub(crate) use config::read_json;
 pub use config::{Architecture, DenseConfig, ModelConfig, RopeScaling};
 pub use error::ModelError;
@@ -33,6 +36,14 @@ struct Location {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: std::ops::Range<usize>,
+}
+
+/// A tensor as its file holds it.
+pub(crate) struct Stored<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
 }
 
 impl Weights {
@@ -150,6 +161,25 @@ impl Weights {
             Some(i) => Err(wrong(format!("element {i} is {}; the checkpoint is damaged", values[i]))),
             None => Ok(values),
         }
+    }
+
+    /// The tensors of one of the files, as they are stored, in order of their names.
+    pub(crate) fn of_file(&self, path: &Path) -> Vec<Stored<'_>> {
+        let here = self.tensors.iter().filter(|(_, at)| self.files[at.file].0 == path);
+        here.map(|(name, at)| {
+            let bytes = &self.files[at.file].1[at.bytes.clone()];
+            Stored { name, dtype: at.dtype, shape: &at.shape, bytes }
+        })
+        .collect()
+    }
+
+    /// Every matrix that may be a linear module's weight: for architectures whose modules we do not know.
+    pub fn linears(&self) -> Linears {
+        let matrix = |(name, at): (&String, &Location)| match (name.strip_suffix(".weight"), at.shape.as_slice()) {
+            (Some(module), &[outer, inner]) if !module.contains("embed") => Some((module.to_owned(), [outer, inner])),
+            _ => None,
+        };
+        self.tensors.iter().filter_map(matrix).collect()
     }
 
     /// A tensor's shape, if the checkpoint holds it.

@@ -1,0 +1,211 @@
+//! Adapters: round trips, defects by name, and the same merge as PEFT's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::engine::derive_seed;
+use crate::testing::{TinyModel, write_json, write_model};
+use crate::weights::{ModelConfig, Weights};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/peft");
+const Q0: &str = "model.layers.0.self_attn.q_proj";
+
+fn linears(dir: &Path) -> Linears {
+    let config = ModelConfig::open(dir).unwrap();
+    config.dense.unwrap().linears(config.vocabulary)
+}
+
+fn adapter(base: &Linears, seed: u64) -> Adapter {
+    let config = AdapterConfig {
+        r: 2,
+        lora_alpha: 4.0,
+        use_rslora: false,
+        target_modules: Targets::Names(vec!["q_proj".into(), "up_proj".into()]),
+        exclude_modules: None,
+        layers_to_transform: None,
+        rank_pattern: BTreeMap::from([("up_proj".into(), 1)]),
+        alpha_pattern: BTreeMap::new(),
+        base_model_name_or_path: None,
+    };
+    let random = |key: u64, count: usize| -> Vec<f32> {
+        (0..count).map(|i| (derive_seed(key, i as u64) >> 40) as f32 / (1u64 << 24) as f32 - 0.5).collect()
+    };
+    let mut pairs = LowRanks::new();
+    for (index, (module, [outer, inner])) in base.iter().filter(|(module, _)| config.targets(module)).enumerate() {
+        let (rank, key) = (config.rank(module), derive_seed(seed, index as u64));
+        let (a, b) = (random(key, rank * inner), random(key + 1, outer * rank));
+        pairs.insert(module.clone(), LowRank { a, b, rank, scale: config.scale(module) });
+    }
+    Adapter { config, pairs, base_sha256: Some("abc".into()) }
+}
+
+fn model() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path(), &TinyModel::default());
+    dir
+}
+
+#[test]
+fn what_is_saved_is_read_and_named_by_its_contents() {
+    let base = linears(model().path());
+    let dir = tempfile::tempdir().unwrap();
+    let saved = adapter(&base, 1);
+    saved.save(dir.path()).unwrap();
+    let (read, digests) = Adapter::open(dir.path(), &base).unwrap();
+    assert_eq!(read, saved);
+    assert_eq!(digests, Digests::of(dir.path()).unwrap());
+    assert!(Adapter::is_in(dir.path()));
+    adapter(&base, 2).save(dir.path()).unwrap();
+    assert_ne!(Adapter::open(dir.path(), &base).unwrap().1.all(), digests.all());
+    saved.check_base(dir.path(), "abc").unwrap();
+    let message = saved.check_base(dir.path(), "abd").unwrap_err().to_string();
+    assert!(message.contains("SHA-256 abc") && message.contains("has abd"), "{message}");
+}
+
+#[test]
+fn merging_adds_the_product_and_keeps_types_and_other_files() {
+    let base = model();
+    let adapter = adapter(&linears(base.path()), 3);
+    let out = tempfile::tempdir().unwrap();
+    merge(base.path(), &adapter, out.path()).unwrap();
+    let (before, after) = (Weights::open(base.path()).unwrap(), Weights::open(out.path()).unwrap());
+    after.check(&ModelConfig::open(out.path()).unwrap()).unwrap();
+    for name in before.names() {
+        let (old, new) = (before.read(name).unwrap(), after.read(name).unwrap());
+        let Some(pair) = adapter.pairs.get(name.trim_end_matches(".weight")) else {
+            assert_eq!(old, new, "{name}");
+            continue;
+        };
+        let inner = pair.a.len() / pair.rank;
+        for (i, (old, new)) in old.iter().zip(&new).enumerate() {
+            let product: f64 = (0..pair.rank)
+                .map(|k| f64::from(pair.b[i / inner * pair.rank + k]) * f64::from(pair.a[k * inner + i % inner]))
+                .sum();
+            assert!((f64::from(*old) + f64::from(pair.scale) * product - f64::from(*new)).abs() < 1e-6, "{name} {i}");
+        }
+    }
+    assert_eq!(digest::files(base.path()).unwrap(), digest::files(out.path()).unwrap());
+    adapter.save(out.path()).unwrap();
+    let again = tempfile::tempdir().unwrap();
+    let message = merge(out.path(), &adapter, again.path()).unwrap_err().to_string();
+    assert!(message.contains("adapters do not stack"), "{message}");
+}
+
+#[test]
+fn merging_is_pefts() {
+    let golden = Path::new(GOLDEN);
+    let base = golden.join("base");
+    for name in ["plain", "patterns"] {
+        let (adapter, _) = Adapter::open(&golden.join(name), &linears(&base)).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        merge(&base, &adapter, out.path()).unwrap();
+        let ours = Weights::open(out.path()).unwrap();
+        let bytes = std::fs::read(golden.join(name).join("merged.safetensors")).unwrap();
+        let theirs = SafeTensors::deserialize(&bytes).unwrap();
+        let original = Weights::open(&base).unwrap();
+        let mut changed = 0;
+        for (tensor, view) in theirs.tensors() {
+            let expected: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+            let found = ours.read(&tensor).unwrap();
+            changed += usize::from(original.read(&tensor).unwrap() != found);
+            let error = found.iter().zip(&expected).map(|(x, y)| (x - y).abs()).fold(0.0f32, f32::max);
+            assert!(error < 1e-6, "{name} {tensor}: {error}");
+        }
+        assert_eq!(changed, adapter.pairs.len(), "{name}");
+    }
+}
+
+fn rewrite(dir: &Path, change: impl Fn(&str, &mut Vec<usize>, &mut Vec<u8>, &mut Dtype) -> Option<String>) {
+    let file = dir.join(WEIGHTS);
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut kept = Vec::new();
+    for (name, view) in tensors.tensors() {
+        let (mut shape, mut data, mut dtype) = (view.shape().to_vec(), view.data().to_vec(), view.dtype());
+        if let Some(name) = change(&name, &mut shape, &mut data, &mut dtype) {
+            kept.push((name, shape, data, dtype));
+        }
+    }
+    let views = kept.iter().map(|(n, shape, data, dtype)| (n, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    safetensors::serialize_to_file(views, None, &file).unwrap();
+}
+
+type Case<'a> = (&'a dyn Fn(&Path), &'a [&'a str]);
+
+#[test]
+fn every_defect_has_its_line() {
+    let base = linears(model().path());
+    let tensor = |side: &str| tensor_name(Q0, side);
+    let renamed = |to: &'static str| {
+        move |dir: &Path| {
+            rewrite(dir, |name, _, _, _| {
+                Some(if name == tensor_name(Q0, "A") { to.to_owned() } else { name.to_owned() })
+            })
+        }
+    };
+    let set = |field: &'static str, value: Value| {
+        move |dir: &Path| {
+            let mut config: Value = serde_json::from_slice(&std::fs::read(dir.join(config::FILE)).unwrap()).unwrap();
+            config[field] = value.clone();
+            write_json(dir, config::FILE, &config);
+        }
+    };
+    let truncate = |dir: &Path| {
+        let bytes = std::fs::read(dir.join(WEIGHTS)).unwrap();
+        std::fs::write(dir.join(WEIGHTS), &bytes[..bytes.len() - 7]).unwrap();
+    };
+    let missing = |dir: &Path| rewrite(dir, |name, _, _, _| (name != tensor("B")).then(|| name.to_owned()));
+    let shaped = |dir: &Path| {
+        rewrite(dir, |name, shape, _, _| {
+            if name == tensor("A") {
+                shape.reverse();
+            }
+            Some(name.to_owned())
+        });
+    };
+    let nan = |dir: &Path| {
+        rewrite(dir, |name, _, data, _| {
+            if name == tensor("A") {
+                data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+            }
+            Some(name.to_owned())
+        });
+    };
+    let typed = |dir: &Path| {
+        rewrite(dir, |name, _, _, dtype| {
+            if name == tensor("A") {
+                *dtype = Dtype::I32;
+            }
+            Some(name.to_owned())
+        });
+    };
+    let table: [Case<'_>; 16] = [
+        (&|dir| std::fs::remove_file(dir.join(config::FILE)).unwrap(), &["adapter_config.json", "does not exist"]),
+        (&|dir| std::fs::remove_file(dir.join(WEIGHTS)).unwrap(), &[WEIGHTS, "does not exist"]),
+        (&|dir| std::fs::write(dir.join(config::FILE), "{").unwrap(), &["adapter_config.json", "JSON"]),
+        (&truncate, &[WEIGHTS, "not a whole safetensors file"]),
+        (&missing, &["q_proj.lora_B", "it is missing"]),
+        (&shaped, &["q_proj.lora_A", "[32, 2]", "[2, 32]"]),
+        (&nan, &["q_proj.lora_A", "element 0 is NaN"]),
+        (&typed, &["q_proj.lora_A", "I32"]),
+        (&renamed("base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"), &["layers.9", "no linear module"]),
+        (&renamed("base_model.model.model.layers.0.self_attn.o_proj.lora_A.weight"), &["o_proj", "target_modules"]),
+        (&renamed("base_model.model.model.layers.0.self_attn.q_proj.lora_A.second.weight"), &["do not stack"]),
+        (&renamed("base_model.model.model.embed_tokens.lora_embedding_A"), &["embeddings are not supported"]),
+        (&renamed("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"), &["DoRA"]),
+        (&set("target_modules", json!(["q_proj", "up_proj", "o_proj"])), &["o_proj.lora_A", "it is missing"]),
+        (&set("target_modules", json!(["nothing"])), &["q_proj", "target_modules"]),
+        (&set("r", json!(3)), &["q_proj.lora_A", "[2, 32]", "[3, 32]"]),
+    ];
+    for (change, expected) in table {
+        let dir = tempfile::tempdir().unwrap();
+        adapter(&base, 1).save(dir.path()).unwrap();
+        change(dir.path());
+        let message = Adapter::open(dir.path(), &base).expect_err("the change breaks it").to_string();
+        assert!(expected.iter().all(|part| message.contains(part)), "{message} lacks one of {expected:?}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::engine::native::NativeConfig;
 use crate::search::SearchConfig;
 
 /// Everything that the server is told.
@@ -42,6 +43,40 @@ pub struct EngineArgs {
     /// What runs the model
     #[arg(long, env = "SPAR_ENGINE", value_enum, default_value_t = EngineKind::Auto)]
     pub engine: EngineKind,
+    #[command(flatten)]
+    #[doc = "How the native engine computes."]
+    pub native: NativeArgs,
+}
+
+/// How much of the machine the native engine uses.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Native engine")]
+pub struct NativeArgs {
+    /// Bytes of keys and values that are kept for later prompts, per model
+    #[arg(long, env = "SPAR_KV_CACHE_BYTES", value_name = "BYTES", default_value_t = NativeConfig::default().cache_bytes)]
+    pub kv_cache_bytes: usize,
+    /// Threads that compute; absent: one per processor
+    #[arg(long, env = "SPAR_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// Replies that are computed at the same time
+    #[arg(long, env = "SPAR_MAX_REPLIES", value_name = "N", default_value_t = NativeConfig::default().max_replies)]
+    pub max_replies: usize,
+}
+
+impl Default for NativeArgs {
+    fn default() -> Self {
+        let NativeConfig { cache_bytes, max_replies, .. } = NativeConfig::default();
+        Self { kv_cache_bytes: cache_bytes, threads: None, max_replies }
+    }
+}
+
+impl NativeArgs {
+    /// The engine's settings.
+    pub fn config(&self) -> NativeConfig {
+        let default = NativeConfig::default();
+        let threads = self.threads.unwrap_or(default.threads);
+        NativeConfig { threads, max_replies: self.max_replies, cache_bytes: self.kv_cache_bytes, ..default }
+    }
 }
 
 /// What runs a model.

@@ -12,6 +12,7 @@ use super::native::{NativeConfig, NativeEngine};
 use super::{Engine, EngineError, Input, Purpose, Request};
 use crate::config::{EngineArgs, EngineKind};
 use crate::prompts::{TemplateError, Templates};
+use crate::telemetry::metrics;
 
 /// What is served.
 pub struct Loaded {
@@ -61,9 +62,9 @@ pub fn load(args: &EngineArgs) -> Result<Loaded, LoadError> {
         let templates = own.clone().unwrap_or(templates);
         Arc::new(Generation { id: id.into(), engine, templates })
     };
-    let actor = generation("g-1", one(args.engine, &actor_path)?);
+    let actor = generation("g-1", one(args, &actor_path)?);
     let refiner = match refiner_path {
-        Some(path) => generation("g-2", one(args.engine, &path)?),
+        Some(path) => generation("g-2", one(args, &path)?),
         None => Arc::clone(&actor),
     };
     let loaded_name = || if files.is_some() { NAME.to_owned() } else { actor.engine.info().name.clone() };
@@ -73,8 +74,9 @@ pub fn load(args: &EngineArgs) -> Result<Loaded, LoadError> {
 
 type Model = (Arc<dyn Engine>, Arc<Templates>);
 
-fn one(engine: EngineKind, directory: &Path) -> Result<Model, LoadError> {
-    match engine {
+fn one(args: &EngineArgs, directory: &Path) -> Result<Model, LoadError> {
+    let native = |directory| native(directory, args.native.config());
+    match args.engine {
         EngineKind::Mistral => mistral(directory),
         EngineKind::Native => native(directory),
         EngineKind::Auto if cfg!(feature = "cuda") => mistral(directory),
@@ -86,10 +88,12 @@ fn one(engine: EngineKind, directory: &Path) -> Result<Model, LoadError> {
     }
 }
 
-fn native(directory: &Path) -> Result<Model, LoadError> {
+fn native(directory: &Path, config: NativeConfig) -> Result<Model, LoadError> {
     let directory = ModelDir::open(directory)?;
     let templates = Arc::clone(&directory.templates);
-    Ok((Arc::new(Metered(NativeEngine::load(directory, NativeConfig::default())?)), templates))
+    let engine = NativeEngine::load(directory, config)?;
+    metrics::watch_engine(Arc::clone(engine.counters()));
+    Ok((Arc::new(Metered(engine)), templates))
 }
 
 #[cfg(feature = "mistral")]
@@ -97,7 +101,7 @@ fn mistral(directory: &Path) -> Result<Model, LoadError> {
     use super::mistral::{MistralConfig, MistralEngine, OnRestart};
     let directory = ModelDir::open(directory)?;
     let templates = Arc::clone(&directory.templates);
-    let on_restart: OnRestart = Arc::new(crate::telemetry::metrics::engine_restarted);
+    let on_restart: OnRestart = Arc::new(metrics::engine_restarted);
     let config = MistralConfig { on_restart: Some(on_restart), ..MistralConfig::default() };
     Ok((Arc::new(Metered(MistralEngine::load(directory, config)?)), templates))
 }
@@ -131,10 +135,11 @@ fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::NativeArgs;
 
     fn args(engine: EngineKind, model: Option<&Path>) -> EngineArgs {
         let (model, refiner) = (model.map(Path::to_owned), None);
-        EngineArgs { model, refiner, templates: None, served_name: None, engine }
+        EngineArgs { model, refiner, templates: None, served_name: None, engine, native: NativeArgs::default() }
     }
 
     #[test]

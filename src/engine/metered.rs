@@ -8,7 +8,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures::Stream;
 
-use super::{Chunk, Engine, EngineError, ModelInfo, Purpose, Reply, Request};
+use super::{Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request, ScoredToken};
 use crate::telemetry::metrics;
 
 /// Wraps an engine.
@@ -28,6 +28,12 @@ impl<E: Engine> Engine for Metered<E> {
         Ok(replies.into_iter().map(meter).collect())
     }
 
+    async fn score(&self, input: Input, top: usize) -> Result<Vec<ScoredToken>, EngineError> {
+        let scored = self.0.score(input, top).await.inspect_err(metrics::call_failed)?;
+        metrics::tokens_sent(Purpose::Answer, scored.len());
+        Ok(scored)
+    }
+
     fn info(&self) -> &ModelInfo {
         self.0.info()
     }
@@ -38,6 +44,10 @@ impl<E: Engine> Engine for Metered<E> {
 
     fn constrains(&self) -> bool {
         self.0.constrains()
+    }
+
+    fn health(&self) -> Result<(), EngineError> {
+        self.0.health()
     }
 }
 

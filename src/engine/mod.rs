@@ -1,10 +1,10 @@
 //! The seam to a model: a request becomes sibling replies, and dropping a reply cancels it.
 
+pub mod counters;
 #[cfg(feature = "server")]
 pub mod embedded;
 pub mod fake;
 pub mod generation;
-#[cfg(feature = "mistral")]
 pub mod grammar;
 #[cfg(feature = "server")]
 pub mod load;
@@ -16,6 +16,7 @@ pub mod model_dir;
 pub mod native;
 pub mod sampling;
 pub mod text;
+pub mod writer;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -232,6 +233,17 @@ impl Reply {
     }
 }
 
+/// A token of a given text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredToken {
+    /// The token's id.
+    pub id: u32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// What the model expected after the tokens before it; `None` for the first.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
 /// What a caller can act on when a model call fails.
 #[derive(Clone, Debug, thiserror::Error, PartialEq)]
 pub enum EngineError {
@@ -288,6 +300,22 @@ pub trait Engine: Send + Sync {
     /// Whether [`Request::constraint`] is honoured; if not, such a request is refused as unsupported.
     fn constrains(&self) -> bool {
         false
+    }
+
+    /// Whether the engine can work now.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    fn health(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// The tokens of `input`, each with its log-probability after those before it, and the `top` likeliest in its place.
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; [`EngineError::Unsupported`] where the engine does not score.
+    async fn score(&self, _input: Input, _top: usize) -> Result<Vec<ScoredToken>, EngineError> {
+        Err(EngineError::Unsupported("this model's engine does not give log-probabilities of a given text".into()))
     }
 
     /// Starts one reply and waits for all of it.

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Sampling, derive_seed};
+use super::grammar::Matcher;
+use super::{EngineError, Sampling, derive_seed};
 use crate::kernels;
 
 /// A drawn token.
@@ -23,6 +24,13 @@ pub struct DrawnLogprobs {
     pub top: Vec<(u32, f32)>,
 }
 
+impl DrawnLogprobs {
+    /// Of the token `id`, which something else chose, and of the `top` likeliest.
+    pub fn new(logits: &[f32], id: u32, top: usize) -> Self {
+        Raw::new(logits, top).logprobs(id)
+    }
+}
+
 /// The sampler of one reply. Its draws depend on the logits, the seed and the position, never on other replies.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -33,6 +41,8 @@ pub struct Sampler {
     prompt: Vec<u32>,
     counts: HashMap<u32, u32>,
     candidates: Vec<(u32, f32)>,
+    /// The logits before a choice that may be refused.
+    unchanged: Vec<f32>,
 }
 
 impl Sampler {
@@ -49,43 +59,80 @@ impl Sampler {
             prompt,
             counts: HashMap::new(),
             candidates: Vec::new(),
+            unchanged: Vec::new(),
         }
     }
 
     /// Draws the next token; `logits` (vocabulary) is scratch afterwards. `None` when no token has a finite score.
     pub fn sample(&mut self, logits: &mut [f32]) -> Option<Drawn> {
-        self.draw(logits, None)
+        let raw = self.prepare(logits);
+        let id = self.choose(logits, derive_seed(self.stream, self.position))?;
+        Some(self.take(id, raw))
     }
 
-    /// As [`Sampler::sample`], from the tokens whose bit is set in `allowed`: token `t` is bit `t % 32` of word `t / 32`.
-    pub fn sample_allowed(&mut self, logits: &mut [f32], allowed: &[u32]) -> Option<Drawn> {
-        self.draw(logits, Some(allowed))
+    /// As [`Sampler::sample`], from the tokens that `grammar` allows; it goes on by the token. Also whether the text is
+    /// complete.
+    ///
+    /// Most tokens that the model wants are allowed, so one is drawn first and only then asked about. If it is refused,
+    /// another is drawn from the allowed ones: together that is the distribution restricted to the allowed tokens. Where
+    /// filters are set they apply to the allowed tokens, so these come first.
+    ///
+    /// # Errors
+    /// When the grammar is too costly to follow.
+    pub fn sample_matching(
+        &mut self,
+        logits: &mut [f32],
+        grammar: &mut Matcher,
+    ) -> Result<Option<(Drawn, bool)>, EngineError> {
+        let raw = self.prepare(logits);
+        let seed = derive_seed(self.stream, self.position);
+        if self.sampling.temperature <= 0.0 || self.is_unfiltered(logits.len()) {
+            self.unchanged.clear();
+            self.unchanged.extend_from_slice(logits);
+            let Some(id) = self.choose(logits, seed) else { return Ok(None) };
+            if let Some(complete) = grammar.accept(id)? {
+                return Ok(Some((self.take(id, raw), complete)));
+            }
+            logits.copy_from_slice(&self.unchanged);
+        }
+        mask(logits, &grammar.allowed()?);
+        let Some(id) = self.choose(logits, derive_seed(seed, 0)) else { return Ok(None) };
+        let complete = grammar.accept(id)?;
+        let complete = complete.ok_or_else(|| EngineError::Crashed("the grammar refuses what it allowed".into()))?;
+        Ok(Some((self.take(id, raw), complete)))
     }
 
-    fn draw(&mut self, logits: &mut [f32], allowed: Option<&[u32]>) -> Option<Drawn> {
+    /// Bias and penalties; what logprobs need of the logits before.
+    fn prepare(&mut self, logits: &mut [f32]) -> Option<Raw> {
         for logit in logits.iter_mut() {
             *logit = if logit.is_nan() { f32::NEG_INFINITY } else { *logit };
         }
         let raw = self.logprobs.map(|n| Raw::new(logits, n));
         self.adjust(logits);
-        if let Some(allowed) = allowed {
-            for (id, logit) in logits.iter_mut().enumerate() {
-                if allowed.get(id / 32).is_none_or(|word| word >> (id % 32) & 1 == 0) {
-                    *logit = f32::NEG_INFINITY;
-                }
-            }
-        }
+        raw
+    }
+
+    /// A token by its prepared logits.
+    fn choose(&mut self, logits: &mut [f32], seed: u64) -> Option<u32> {
         let (best, peak) = argmax(logits);
         if !peak.is_finite() {
             return None;
         }
-        let id = if self.sampling.temperature > 0.0 { self.draw_at_temperature(logits, peak) } else { best };
+        Some(if self.sampling.temperature > 0.0 { self.choose_at_temperature(logits, peak, seed) } else { best })
+    }
+
+    /// Notes that `id` is the token of this position.
+    fn take(&mut self, id: u32, raw: Option<Raw>) -> Drawn {
         self.position += 1;
         if self.penalizes() {
             *self.counts.entry(id).or_insert(0) += 1;
         }
-        let logprobs = raw.map(|raw| raw.logprobs(id));
-        Some(Drawn { id, logprobs })
+        Drawn { id, logprobs: raw.map(|raw| raw.logprobs(id)) }
+    }
+
+    fn is_unfiltered(&self, vocabulary: usize) -> bool {
+        let s = &self.sampling;
+        s.top_p >= 1.0 && s.top_k.is_none_or(|k| k == 0 || k >= vocabulary) && s.min_p <= 0.0
     }
 
     fn penalizes(&self) -> bool {
@@ -116,14 +163,15 @@ impl Sampler {
     }
 
     /// `peak` is the largest logit.
-    fn draw_at_temperature(&mut self, logits: &mut [f32], peak: f32) -> u32 {
+    fn choose_at_temperature(&mut self, logits: &mut [f32], peak: f32, seed: u64) -> u32 {
+        let unfiltered = self.is_unfiltered(logits.len());
         let s = &self.sampling;
         // The likeliest token has weight 1, so shares of it are the weights themselves.
         let scale = s.temperature.recip().min(f32::MAX);
         kernels::exp_scaled(logits, peak, scale);
         let weights = logits;
-        let uniform = (derive_seed(self.stream, self.position) >> 11) as f64 / (1u64 << 53) as f64;
-        if s.top_p >= 1.0 && s.top_k.is_none_or(|k| k == 0 || k >= weights.len()) && s.min_p <= 0.0 {
+        let uniform = (seed >> 11) as f64 / (1u64 << 53) as f64;
+        if unfiltered {
             let target = uniform * kernels::sum(weights);
             return pick(weights.iter().enumerate().map(|(id, &w)| (id as u32, w)), target);
         }
@@ -137,6 +185,15 @@ impl Sampler {
         self.candidates.retain(|&(_, w)| w >= floor);
         let total: f64 = self.candidates.iter().map(|&(_, w)| f64::from(w)).sum();
         pick(self.candidates.iter().copied(), uniform * total)
+    }
+}
+
+/// Takes away what is not allowed: token `t` is bit `t % 32` of word `t / 32`.
+fn mask(logits: &mut [f32], allowed: &[u32]) {
+    for (id, logit) in logits.iter_mut().enumerate() {
+        if allowed.get(id / 32).is_none_or(|word| word >> (id % 32) & 1 == 0) {
+            *logit = f32::NEG_INFINITY;
+        }
     }
 }
 
@@ -357,15 +414,44 @@ mod tests {
     }
 
     #[test]
-    fn masks_and_broken_logits() {
+    fn a_grammar_restricts_the_distribution() {
+        use crate::engine::Constraint;
+        use crate::engine::grammar::{Grammars, TokenText};
+        let words = ["a", "b", "c", "d"].map(|word| TokenText::Bytes(word.into()));
+        let end = TokenText::Special("<end>".into());
+        let grammars = Grammars::new(words.into_iter().chain([end]), &[4]).unwrap();
+        let matcher = || grammars.matcher(&Constraint::Regex("[bd][bd]".into())).unwrap();
+        let logits = [3.0f32, 1.0, 2.0, 0.0, 1.0];
+        // The vocabulary may have more rows than the tokenizer has tokens.
+        let padded = [3.0f32, 1.0, 2.0, 0.0, 1.0, 9.0];
+        for filters in [Sampling::default(), Sampling { top_k: Some(3), ..Sampling::default() }] {
+            let mut counts = [0usize; 6];
+            for seed in 0..20_000 {
+                let mut sampler = sampler(Sampling { seed, ..filters.clone() });
+                let (drawn, complete) = sampler.sample_matching(&mut padded.clone(), &mut matcher()).unwrap().unwrap();
+                assert!(!complete);
+                counts[drawn.id as usize] += 1;
+            }
+            let expected = 1.0 / (1.0 + (-1.0f64).exp());
+            assert_eq!(counts[1] + counts[3], 20_000);
+            assert!((counts[1] as f64 / 20_000.0 - expected).abs() < 0.01, "{counts:?}");
+        }
         let mut greedy = sampler(Sampling { temperature: 0.0, ..Sampling::default() });
-        assert_eq!(greedy.sample_allowed(&mut [3.0, 2.0, 1.0], &[0b110]).unwrap().id, 1);
-        assert_eq!(greedy.sample_allowed(&mut [3.0, 2.0, 1.0], &[0]), None);
+        let mut grammar = matcher();
+        for complete in [false, true] {
+            let (drawn, ends) = greedy.sample_matching(&mut logits.clone(), &mut grammar).unwrap().unwrap();
+            assert_eq!((drawn.id, ends), (1, complete));
+        }
+        let nothing = [3.0, f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY, 1.0];
+        assert_eq!(greedy.sample_matching(&mut nothing.clone(), &mut matcher()).unwrap(), None);
+    }
+
+    #[test]
+    fn broken_logits() {
+        let mut greedy = sampler(Sampling { temperature: 0.0, ..Sampling::default() });
         assert_eq!(greedy.sample(&mut [f32::NAN, 2.0, 1.0]).unwrap().id, 1);
         assert_eq!(greedy.sample(&mut [f32::NAN, f32::NEG_INFINITY]), None);
         assert_eq!(greedy.sample(&mut [0.0, f32::INFINITY]), None);
-        let mut random = sampler(Sampling::default());
-        assert!((0..50).all(|_| random.sample_allowed(&mut [0.0; 3], &[0b100]).unwrap().id == 2));
         let mut cold = sampler(Sampling { temperature: 1e-40, ..Sampling::default() });
         assert_eq!(cold.sample(&mut [1.0, 2.0]).unwrap().id, 1);
     }

@@ -55,6 +55,10 @@ pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiErro
     if !state.ready.load(Ordering::Acquire) {
         return Err(ApiError::Unavailable("the canary has not answered yet".into()));
     }
+    let pinned = state.served.pin();
+    for generation in [&pinned.actor, &pinned.refiner] {
+        generation.engine.health()?;
+    }
     Ok(Json(Health { status: "ready" }))
 }
 
@@ -72,6 +76,7 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
 /// Prometheus text.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, body = String)))]
 pub async fn render_metrics(State(state): State<Shared>) -> ([(HeaderName, &'static str); 1], String) {
+    metrics::publish_engines();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render())
 }
 

@@ -37,7 +37,7 @@ impl Templates {
     }
 }
 
-#[cfg(all(test, feature = "mistral"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::grammar::{Grammars, TokenText};
@@ -53,7 +53,7 @@ mod tests {
             if complete || allowed[usize::from(byte) / 32] >> (byte % 32) & 1 == 0 {
                 break;
             }
-            complete = matcher.accept(byte.into()).unwrap();
+            complete = matcher.accept(byte.into()).unwrap().unwrap();
             taken += 1;
         }
         assert_eq!((taken, complete), expected, "{text:?}");

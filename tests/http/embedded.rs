@@ -1,7 +1,7 @@
 //! The default model, as a fresh checkout serves it.
 
 use serde_json::json;
-use spar::config::{EngineArgs, EngineKind};
+use spar::config::{EngineArgs, EngineKind, NativeArgs};
 use spar::engine::load::load;
 use spar::http::Served;
 
@@ -9,8 +9,14 @@ use super::harness::{Server, with};
 
 #[tokio::test]
 async fn the_embedded_model_answers_plainly_streamed_and_with_search() {
-    let args =
-        EngineArgs { model: None, refiner: None, templates: None, served_name: None, engine: EngineKind::Native };
+    let args = EngineArgs {
+        model: None,
+        refiner: None,
+        templates: None,
+        served_name: None,
+        engine: EngineKind::Native,
+        native: NativeArgs::default(),
+    };
     let loaded = load(&args).unwrap();
     let server = Server::serving(Served::new(loaded.name, loaded.generations), &[], None).await;
     server.ready().await;

@@ -12,7 +12,8 @@ use super::front::Event;
 use crate::engine::grammar::Matcher;
 use crate::engine::sampling::Sampler;
 use crate::engine::text::{Pieces, ReplyRules, ReplyText};
-use crate::engine::{Chunk, EngineError, FinishReason};
+use crate::engine::writer::Writer;
+use crate::engine::{Chunk, EngineError};
 
 /// What is the same for all replies of a model.
 pub(super) struct Shared {
@@ -61,10 +62,9 @@ impl Job {
 
     /// The processor for one attempt.
     pub(super) fn hook(&self, ticket: Ticket) -> Arc<dyn CustomLogitsProcessor> {
+        let text = ReplyText::new(Arc::clone(&self.shared.pieces), self.rules.clone());
         Arc::new(Hook(Mutex::new(Draft {
-            sampler: self.sampler.clone(),
-            text: ReplyText::new(Arc::clone(&self.shared.pieces), self.rules.clone()),
-            grammar: self.grammar.clone(),
+            writer: Writer::new(self.sampler.clone(), text, self.grammar.clone()),
             chunks: self.chunks.clone(),
             shared: Arc::clone(&self.shared),
             ticket: Some(ticket),
@@ -105,9 +105,7 @@ struct Hook(Mutex<Draft>);
 
 /// A reply while it runs.
 struct Draft {
-    sampler: Sampler,
-    text: ReplyText,
-    grammar: Option<Matcher>,
+    writer: Writer,
     chunks: UnboundedSender<std::result::Result<Chunk, EngineError>>,
     shared: Arc<Shared>,
     /// Given back with the last token.
@@ -131,7 +129,7 @@ impl Draft {
         self.shared.sampled.fetch_add(1, Ordering::Relaxed);
         #[cfg(test)]
         self.shared.maybe_fail();
-        match self.draw(logits) {
+        match self.writer.next(logits) {
             Ok((id, chunk)) => {
                 let ends = chunk.finish.is_some();
                 self.pass_on(Ok(chunk), ends);
@@ -142,26 +140,6 @@ impl Draft {
                 None
             }
         }
-    }
-
-    fn draw(&mut self, logits: &mut [f32]) -> std::result::Result<(u32, Chunk), EngineError> {
-        let drawn = match &mut self.grammar {
-            None => self.sampler.sample(logits),
-            Some(grammar) => self.sampler.sample_allowed(logits, &grammar.allowed()?),
-        };
-        let drawn =
-            drawn.ok_or_else(|| EngineError::Crashed("no token that may come next has a finite score".into()))?;
-        let id = drawn.id;
-        let mut chunk = self.text.push(drawn);
-        if chunk.finish.is_none()
-            && let Some(grammar) = &mut self.grammar
-            && grammar.accept(id)?
-        {
-            let rest = self.text.finish(FinishReason::Stop);
-            chunk.text.push_str(&rest.text);
-            chunk.finish = rest.finish;
-        }
-        Ok((id, chunk))
     }
 
     fn pass_on(&mut self, news: std::result::Result<Chunk, EngineError>, ends: bool) {

@@ -11,9 +11,9 @@ mod runner;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
@@ -22,11 +22,11 @@ use tokio::sync::mpsc::unbounded_channel;
 use self::front::{Event, Front};
 use self::hook::{Job, Shared};
 use self::runner::{Runner, Source};
-use super::grammar::{Grammars, Matcher, TokenText};
+use super::grammar::ModelGrammars;
 use super::model_dir::{ModelDir, ModelError};
 use super::sampling::Sampler;
 use super::text::ReplyRules;
-use super::{Chunk, Constraint, Engine, EngineError, FinishReason, Input, ModelInfo, Reply, Request};
+use super::{Chunk, Engine, EngineError, FinishReason, Input, ModelInfo, Reply, Request};
 
 /// Where a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub struct MistralEngine {
     info: ModelInfo,
     dir: ModelDir,
     shared: Arc<Shared>,
-    grammars: Arc<OnceLock<Result<Grammars, EngineError>>>,
+    grammars: ModelGrammars,
     events: Sender<Event>,
     front: Option<JoinHandle<()>>,
 }
@@ -109,7 +109,7 @@ impl MistralEngine {
         let thread = std::thread::Builder::new().name("spar-mistral".into());
         let front =
             thread.spawn(move || front.run(&inbox)).map_err(|e| refused(format!("no thread for its engine: {e}")))?;
-        let grammars = Arc::default();
+        let grammars = ModelGrammars::new(Arc::clone(&dir.pieces), shared.ends.clone());
         Ok(Self { info, dir, shared, grammars, events, front: Some(front) })
     }
 
@@ -138,22 +138,6 @@ impl MistralEngine {
         self.events.send(Event::Close).ok();
     }
 
-    /// The matcher for a request's constraint. Compiling may take long, so it has a thread for that.
-    async fn matcher(&self, constraint: Constraint) -> Result<Matcher, EngineError> {
-        let (grammars, shared) = (Arc::clone(&self.grammars), Arc::clone(&self.shared));
-        let compile = move || {
-            let pieces = &shared.pieces;
-            let token = |id| match pieces.is_special(id) {
-                true => TokenText::Special(String::from_utf8_lossy(pieces.bytes(id)).into_owned()),
-                false => TokenText::Bytes(pieces.bytes(id).to_vec()),
-            };
-            let grammars = grammars.get_or_init(|| Grammars::new((0..pieces.len() as u32).map(token), &shared.ends));
-            grammars.as_ref().map_err(EngineError::clone)?.matcher(&constraint)
-        };
-        let compiled = tokio::task::spawn_blocking(compile).await;
-        compiled.unwrap_or_else(|_| Err(EngineError::Invalid("the constraint cannot be compiled".into())))
-    }
-
     fn sampling(&self, request: &Request) -> super::Sampling {
         let mut sampling = request.sampling.clone();
         if sampling.ignore_eos {
@@ -180,9 +164,9 @@ impl Engine for MistralEngine {
             return Err(EngineError::PromptTooLong { tokens: prompt.len(), limit });
         }
         let max_tokens = request.max_tokens.unwrap_or(room).min(room);
-        let grammar = match &request.constraint {
-            Some(constraint) => Some(self.matcher(constraint.clone()).await?),
-            None => None,
+        let mut grammars = match &request.constraint {
+            Some(constraint) => self.grammars.matchers(constraint, request.samples).await?,
+            None => Vec::new(),
         };
         let rules = ReplyRules {
             eos: if request.sampling.ignore_eos { Vec::new() } else { self.shared.ends.clone() },
@@ -208,7 +192,7 @@ impl Engine for MistralEngine {
                 prompt: Arc::clone(&prompt),
                 rules: rules.clone(),
                 sampler: Sampler::new(&sampling, index, &prompt, request.logprobs),
-                grammar: grammar.clone(),
+                grammar: grammars.pop(),
                 chunks,
                 shared: Arc::clone(&self.shared),
                 retried: false,

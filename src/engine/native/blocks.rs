@@ -1,8 +1,10 @@
 //! Keys and values in blocks of positions, and the tree of blocks that later prompts may begin with.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::engine::counters::EngineCounters;
 use crate::kernels::packed::{Line, WIDTH};
 
 /// Positions of a block: one panel of the matrix kernel.
@@ -37,29 +39,81 @@ impl Shape {
     }
 }
 
-/// Keys and values of [`BLOCK`] positions in all layers, in the panels that the matrix kernel reads: for each layer and
-/// head, keys `(head_dim, BLOCK)`, then values `(head_dim / 32, BLOCK, 32)`.
-#[derive(Clone)]
-pub(super) struct Block(Box<[Line]>);
+/// Blocks that are free to be used again.
+const SPARE: usize = 64;
 
-impl Block {
-    pub(super) fn new(shape: Shape) -> Self {
-        Self(vec![Line::ZERO; shape.lines()].into_boxed_slice())
+/// Makes blocks of one shape, counts them, and keeps a few that were given up.
+pub(super) struct BlockPool {
+    shape: Shape,
+    counters: Arc<EngineCounters>,
+    spare: Mutex<Vec<Box<[Line]>>>,
+}
+
+impl BlockPool {
+    pub(super) fn new(shape: Shape, counters: Arc<EngineCounters>) -> Arc<Self> {
+        Arc::new(Self { shape, counters, spare: Mutex::default() })
     }
 
+    fn take(&self) -> Option<Box<[Line]>> {
+        self.counters.blocks.fetch_add(1, Ordering::Relaxed);
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// A block of zeros.
+    pub(super) fn block(self: &Arc<Self>) -> Block {
+        let fresh = || vec![Line::ZERO; self.shape.lines()].into_boxed_slice();
+        let lines = self.take().map_or_else(fresh, |mut lines| {
+            lines.fill(Line::ZERO);
+            lines
+        });
+        Block { lines, pool: Arc::clone(self) }
+    }
+}
+
+/// Keys and values of [`BLOCK`] positions in all layers, in the panels that the matrix kernel reads: for each layer and
+/// head, keys `(head_dim, BLOCK)`, then values `(head_dim / 32, BLOCK, 32)`.
+pub(super) struct Block {
+    lines: Box<[Line]>,
+    pool: Arc<BlockPool>,
+}
+
+impl Clone for Block {
+    fn clone(&self) -> Self {
+        let lines = self.pool.take().map_or_else(
+            || self.lines.clone(),
+            |mut lines| {
+                lines.copy_from_slice(&self.lines);
+                lines
+            },
+        );
+        Self { lines, pool: Arc::clone(&self.pool) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.pool.counters.blocks.fetch_sub(1, Ordering::Relaxed);
+        let mut spare = self.pool.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE {
+            spare.push(std::mem::take(&mut self.lines));
+        }
+    }
+}
+
+impl Block {
     pub(super) fn keys(&self, shape: Shape, layer: usize, head: usize) -> &[Line] {
-        &self.0[shape.at(layer, head)..][..shape.head_dim]
+        &self.lines[shape.at(layer, head)..][..shape.head_dim]
     }
 
     pub(super) fn values(&self, shape: Shape, layer: usize, head: usize) -> &[Line] {
-        &self.0[shape.at(layer, head) + shape.head_dim..][..shape.values()]
+        &self.lines[shape.at(layer, head) + shape.head_dim..][..shape.values()]
     }
 
     /// Sets the keys and values, `(heads, head_dim)`, of the position `slot` in this block.
     pub(super) fn write(&mut self, shape: Shape, layer: usize, slot: usize, keys: &[f32], values: &[f32]) {
         let size = shape.head_dim;
         for (head, (key, value)) in keys.chunks_exact(size).zip(values.chunks_exact(size)).enumerate() {
-            let both = &mut self.0[shape.at(layer, head)..][..size + shape.values()];
+            let both = &mut self.lines[shape.at(layer, head)..][..size + shape.values()];
             let (k, v) = both.split_at_mut(size);
             for (line, &x) in k.iter_mut().zip(key) {
                 line.0[slot] = x;
@@ -71,12 +125,15 @@ impl Block {
     }
 }
 
-/// A node of the tree: the blocks from the root to here. [`Prefix::ROOT`] is no block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A node of the tree: the blocks from a root to here. A root is no block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Prefix(u64);
 
 impl Prefix {
-    pub(super) const ROOT: Self = Self(0);
+    /// Where prompts for one set of weights begin. Roots count down, nodes up.
+    pub(super) fn root(weights: u64) -> Self {
+        Self(u64::MAX - weights)
+    }
 }
 
 /// Full blocks by the tokens that lead to them, within a budget of bytes; the least recently used go first.
@@ -84,9 +141,11 @@ pub(super) struct PrefixTree {
     nodes: HashMap<(Prefix, [u32; BLOCK]), Node>,
     limit: usize,
     clock: u64,
+    counters: Arc<EngineCounters>,
 }
 
 struct Node {
+    root: Prefix,
     id: Prefix,
     block: Arc<Block>,
     used: u64,
@@ -94,8 +153,10 @@ struct Node {
 
 impl PrefixTree {
     /// A tree of at most `bytes`.
-    pub(super) fn new(bytes: usize, shape: Shape) -> Self {
-        Self { nodes: HashMap::new(), limit: bytes / shape.bytes(), clock: 0 }
+    pub(super) fn new(bytes: usize, shape: Shape, counters: Arc<EngineCounters>) -> Self {
+        let tree = Self { nodes: HashMap::new(), limit: bytes / shape.bytes(), clock: 0, counters };
+        tree.count();
+        tree
     }
 
     /// The block that holds the keys and values of `tokens` after `parent`.
@@ -107,7 +168,13 @@ impl PrefixTree {
     }
 
     /// Keeps a full block; where the tree has it already, `block` becomes the tree's, so that one copy is left.
-    pub(super) fn keep(&mut self, parent: Prefix, tokens: &[u32; BLOCK], block: &mut Arc<Block>) -> Prefix {
+    pub(super) fn keep(
+        &mut self,
+        root: Prefix,
+        parent: Prefix,
+        tokens: &[u32; BLOCK],
+        block: &mut Arc<Block>,
+    ) -> Prefix {
         if let Some((id, known)) = self.find(parent, tokens) {
             *block = known;
             return id;
@@ -117,9 +184,20 @@ impl PrefixTree {
         }
         let id = Prefix(self.clock);
         if self.limit > 0 {
-            self.nodes.insert((parent, *tokens), Node { id, block: block.clone(), used: self.clock });
+            self.nodes.insert((parent, *tokens), Node { root, id, block: block.clone(), used: self.clock });
         }
+        self.count();
         id
+    }
+
+    /// Drops every block after `root`.
+    pub(super) fn forget(&mut self, root: Prefix) {
+        self.nodes.retain(|_, node| node.root != root);
+        self.count();
+    }
+
+    fn count(&self) {
+        self.counters.kept_blocks.store(self.nodes.len(), Ordering::Relaxed);
     }
 
     /// Removes the eighth that was not used for longest.
@@ -139,38 +217,73 @@ mod tests {
 
     const SHAPE: Shape = Shape { layers: 1, heads: 1, head_dim: 2 };
 
+    fn root() -> Prefix {
+        Prefix::root(0)
+    }
+
+    fn block() -> Arc<Block> {
+        Arc::new(BlockPool::new(SHAPE, Arc::default()).block())
+    }
+
     fn keep(tree: &mut PrefixTree, parent: Prefix, token: u32) -> Prefix {
-        tree.keep(parent, &[token; BLOCK], &mut Arc::new(Block::new(SHAPE)))
+        tree.keep(root(), parent, &[token; BLOCK], &mut block())
+    }
+
+    #[test]
+    fn blocks_are_counted_and_used_again() {
+        let counters = Arc::<EngineCounters>::default();
+        let pool = BlockPool::new(SHAPE, counters.clone());
+        let mut first = pool.block();
+        first.write(SHAPE, 0, 3, &[1.0, 2.0], &[3.0, 4.0]);
+        let copy = first.clone();
+        assert!(copy.keys(SHAPE, 0, 0) == first.keys(SHAPE, 0, 0) && copy.values(SHAPE, 0, 0)[3].0[1] == 4.0);
+        assert_eq!(counters.blocks.load(Ordering::Relaxed), 2);
+        drop((first, copy));
+        assert_eq!(counters.blocks.load(Ordering::Relaxed), 0);
+        assert!(pool.block().lines.iter().all(|line| *line == Line::ZERO));
+    }
+
+    #[test]
+    fn a_root_is_forgotten_alone() {
+        let mut tree = PrefixTree::new(1 << 20, SHAPE, Arc::default());
+        let other = Prefix::root(1);
+        let a = keep(&mut tree, root(), 1);
+        keep(&mut tree, a, 2);
+        tree.keep(other, other, &[1; BLOCK], &mut block());
+        tree.forget(root());
+        assert!(tree.find(root(), &[1; BLOCK]).is_none() && tree.find(a, &[2; BLOCK]).is_none());
+        assert!(tree.find(other, &[1; BLOCK]).is_some());
+        assert_eq!(tree.counters.kept_blocks.load(Ordering::Relaxed), 1);
     }
 
     #[test]
     fn a_block_is_found_after_its_own_prefix_only() {
-        let mut tree = PrefixTree::new(1 << 20, SHAPE);
-        let a = keep(&mut tree, Prefix::ROOT, 1);
+        let mut tree = PrefixTree::new(1 << 20, SHAPE, Arc::default());
+        let a = keep(&mut tree, root(), 1);
         let b = keep(&mut tree, a, 2);
-        assert_eq!(tree.find(Prefix::ROOT, &[1; BLOCK]).unwrap().0, a);
+        assert_eq!(tree.find(root(), &[1; BLOCK]).unwrap().0, a);
         assert_eq!(tree.find(a, &[2; BLOCK]).unwrap().0, b);
-        assert!(tree.find(Prefix::ROOT, &[2; BLOCK]).is_none() && tree.find(b, &[2; BLOCK]).is_none());
-        let mut again = Arc::new(Block::new(SHAPE));
-        assert_eq!(tree.keep(Prefix::ROOT, &[1; BLOCK], &mut again), a);
-        assert!(Arc::ptr_eq(&again, &tree.find(Prefix::ROOT, &[1; BLOCK]).unwrap().1));
+        assert!(tree.find(root(), &[2; BLOCK]).is_none() && tree.find(b, &[2; BLOCK]).is_none());
+        let mut again = block();
+        assert_eq!(tree.keep(root(), root(), &[1; BLOCK], &mut again), a);
+        assert!(Arc::ptr_eq(&again, &tree.find(root(), &[1; BLOCK]).unwrap().1));
     }
 
     #[test]
     fn the_least_recently_used_go_first_and_the_budget_holds() {
-        let mut tree = PrefixTree::new(8 * SHAPE.bytes(), SHAPE);
+        let mut tree = PrefixTree::new(8 * SHAPE.bytes(), SHAPE, Arc::default());
         for token in 0..8 {
-            keep(&mut tree, Prefix::ROOT, token);
+            keep(&mut tree, root(), token);
         }
-        assert!(tree.find(Prefix::ROOT, &[0; BLOCK]).is_some());
+        assert!(tree.find(root(), &[0; BLOCK]).is_some());
         for token in 8..10 {
-            keep(&mut tree, Prefix::ROOT, token);
+            keep(&mut tree, root(), token);
             assert!(tree.nodes.len() <= 8);
         }
-        assert!(tree.find(Prefix::ROOT, &[0; BLOCK]).is_some());
-        assert!(tree.find(Prefix::ROOT, &[1; BLOCK]).is_none());
-        let mut none = PrefixTree::new(0, SHAPE);
-        keep(&mut none, Prefix::ROOT, 1);
-        assert!(none.find(Prefix::ROOT, &[1; BLOCK]).is_none());
+        assert!(tree.find(root(), &[0; BLOCK]).is_some());
+        assert!(tree.find(root(), &[1; BLOCK]).is_none());
+        let mut none = PrefixTree::new(0, SHAPE, Arc::default());
+        keep(&mut none, root(), 1);
+        assert!(none.find(root(), &[1; BLOCK]).is_none());
     }
 }

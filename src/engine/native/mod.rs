@@ -2,28 +2,42 @@
 //! one batch, siblings share their prompt's keys and values, later prompts reuse earlier ones', and a reply is
 //! bit-identical alone and in any company.
 
+mod adapter;
 mod attention;
 mod blocks;
 mod model;
+mod runtime;
 mod scheduler;
 mod sequence;
+mod variant;
 
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::channel::{mpsc, oneshot};
 use futures::{StreamExt, stream};
 use tokenizers::Tokenizer;
 
+use tokio_util::sync::CancellationToken;
+
+use self::adapter::Adapter;
 use self::model::Model;
-use self::scheduler::Job;
+use self::runtime::Runtime;
+use self::scheduler::{Job, Started};
+use self::sequence::Scoring;
+use self::variant::Variant;
+use super::counters::EngineCounters;
+use super::grammar::ModelGrammars;
 use super::model_dir::{ModelDir, ModelError};
 use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
-use super::{Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request};
-use crate::weights::RopeScaling;
+use super::writer::Writer;
+use super::{
+    Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request, ScoredToken, TokenLogprobs, TokenProb,
+};
+use crate::weights::{LowRanks, RopeScaling};
 
 /// How much of the machine the engine uses. Results do not depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +46,14 @@ pub struct NativeConfig {
     pub threads: usize,
     /// Replies that run at once; more wait in order, plain answers first.
     pub max_replies: usize,
+    /// Replies that may wait; more are refused as unavailable.
+    pub max_waiting: usize,
     /// Bytes of keys and values that are kept for later prompts.
     pub cache_bytes: usize,
     /// Positions that a thread computes per step: a long prompt delays running replies by one such step at a time.
     pub step_rows: usize,
+    /// Time without a step after which the threads are given up and started again.
+    pub stall: Duration,
 }
 
 impl Default for NativeConfig {
@@ -43,17 +61,21 @@ impl Default for NativeConfig {
         Self {
             threads: std::thread::available_parallelism().map_or(1, NonZero::get),
             max_replies: 128,
+            max_waiting: 4096,
             cache_bytes: 256 << 20,
             step_rows: 256,
+            stall: Duration::from_secs(60),
         }
     }
 }
 
-/// A loaded model with the threads that run it. They end when the engine is dropped and its replies have ended.
+/// A loaded model, or an adapter on it, with the threads that run it. They end when the last such handle is dropped and
+/// its replies have ended.
 pub struct NativeEngine {
-    dir: ModelDir,
+    dir: Arc<ModelDir>,
     info: ModelInfo,
-    jobs: Sender<Job>,
+    grammars: ModelGrammars,
+    variant: Arc<Variant>,
 }
 
 impl NativeEngine {
@@ -71,9 +93,27 @@ impl NativeEngine {
             return Err(unsupported(format!("rope scaling `{kind}` is not computed by the native engine")));
         }
         let model = Model::load(&dir.config, dense, &dir.weights)?;
-        let jobs =
-            scheduler::spawn(model, config).map_err(|e| unsupported(format!("no thread can be started: {e}")))?;
-        Ok(Self { info: dir.info(), dir, jobs })
+        let runtime =
+            Runtime::start(model, config).map_err(|e| unsupported(format!("no thread can be started: {e}")))?;
+        let grammars = ModelGrammars::new(dir.pieces.clone(), dir.config.eos.clone());
+        Ok(Self { info: dir.info(), grammars, dir: Arc::new(dir), variant: Variant::new(runtime, None) })
+    }
+
+    /// The same base with an adapter: another handle on the same weights, threads and blocks, whose replies are computed
+    /// with the adapter. Dropping the handle frees the adapter, once its last reply has ended.
+    ///
+    /// # Errors
+    /// A module that the model does not have, or whose sizes do not fit.
+    pub fn with_adapter(&self, modules: &LowRanks) -> Result<Self, ModelError> {
+        let runtime = &self.variant.runtime;
+        let adapter = Adapter::new(&runtime.model.config, modules)
+            .map_err(|reason| ModelError::Unsupported { dir: self.dir.path.clone(), reason })?;
+        Ok(Self {
+            dir: self.dir.clone(),
+            info: self.info.clone(),
+            grammars: self.grammars.clone(),
+            variant: Variant::new(runtime.clone(), Some(adapter)),
+        })
     }
 
     /// The directory that the model was loaded from.
@@ -81,7 +121,41 @@ impl NativeEngine {
         &self.dir
     }
 
-    fn replies(&self, request: &Request, prompt: &[u32]) -> Vec<(Sampler, ReplyText)> {
+    /// What the engine counts; handles with adapters share it.
+    pub fn counters(&self) -> &Arc<EngineCounters> {
+        &self.variant.runtime.counters
+    }
+
+    fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
+        let tokens = self.dir.encode(input)?;
+        match tokens.iter().find(|&&id| id as usize >= self.info.vocabulary) {
+            Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
+            None => Ok(tokens),
+        }
+    }
+
+    /// Hands work to the threads and waits until it begins; the token is cancelled if they are lost.
+    async fn run(
+        &self,
+        plain: bool,
+        prompt: Vec<u32>,
+        replies: Vec<Writer>,
+        scoring: Option<Scoring>,
+    ) -> Result<(Started, CancellationToken), EngineError> {
+        let runtime = &self.variant.runtime;
+        let place = runtime.place(replies.len().max(1))?;
+        let (started, admitted) = oneshot::channel();
+        let variant = self.variant.clone();
+        let lost = runtime.submit(Job { variant, plain, prompt, replies, scoring, started, place })?;
+        let stopped = || EngineError::Unavailable("the native engine stopped before the reply began".into());
+        let started = tokio::select! {
+            started = admitted => started.map_err(|_| stopped())?,
+            () = lost.cancelled() => return Err(stopped()),
+        };
+        Ok((started, lost))
+    }
+
+    async fn replies(&self, request: &Request, prompt: &[u32]) -> Result<Vec<Writer>, EngineError> {
         let room = self.info.context - prompt.len();
         let rules = ReplyRules {
             eos: if request.sampling.ignore_eos { Vec::new() } else { self.dir.config.eos.clone() },
@@ -91,33 +165,60 @@ impl NativeEngine {
         };
         let sampler = |index| Sampler::new(&request.sampling, index, prompt, request.logprobs);
         let text = || ReplyText::new(self.dir.pieces.clone(), rules.clone());
-        (0..request.samples).map(|index| (sampler(index), text())).collect()
+        let mut grammars = match &request.constraint {
+            Some(constraint) => self.grammars.matchers(constraint, request.samples).await?,
+            None => Vec::new(),
+        };
+        Ok((0..request.samples).map(|index| Writer::new(sampler(index), text(), grammars.pop())).collect())
     }
 }
 
 #[async_trait]
 impl Engine for NativeEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        if request.constraint.is_some() {
-            return Err(EngineError::Unsupported("this model's engine does not constrain replies to a grammar".into()));
-        }
-        let prompt = self.dir.encode(&request.input)?;
+        let prompt = self.encode(&request.input)?;
         let (prompt_tokens, limit) = (prompt.len(), self.info.context);
         if prompt_tokens >= limit {
             return Err(EngineError::PromptTooLong { tokens: prompt_tokens, limit });
         }
-        if let Some(id) = prompt.iter().find(|&&id| id as usize >= self.info.vocabulary) {
-            return Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary")));
-        }
-        let stopped = || EngineError::Unavailable("the native engine has stopped".into());
-        let (started, admitted) = oneshot::channel();
-        let replies = self.replies(&request, &prompt);
-        let plain = request.purpose == Purpose::Answer;
-        self.jobs.send(Job { plain, prompt, replies, started }).map_err(|_| stopped())?;
-        let started = admitted.await.map_err(|_| stopped())?;
+        let replies = self.replies(&request, &prompt).await?;
+        let (started, lost) = self.run(request.purpose == Purpose::Answer, prompt, replies, None).await?;
         let cached_tokens = started.cached_tokens;
-        let reply = |chunks| Reply { prompt_tokens, cached_tokens, chunks: Box::pin(until_the_end(chunks)) };
+        let reply = |chunks| {
+            let chunks = Box::pin(until_the_end(chunks, lost.clone()));
+            Reply { prompt_tokens, cached_tokens, chunks }
+        };
         Ok(started.replies.into_iter().map(reply).collect())
+    }
+
+    async fn score(&self, input: Input, top: usize) -> Result<Vec<ScoredToken>, EngineError> {
+        let mut tokens = self.encode(&input)?;
+        let limit = self.info.context;
+        if tokens.len() > limit {
+            return Err(EngineError::PromptTooLong { tokens: tokens.len(), limit });
+        }
+        let targets = tokens.split_off(1);
+        let first = tokens[0];
+        let mut scored = vec![ScoredToken { id: first, bytes: self.dir.pieces.bytes(first).to_vec(), logprobs: None }];
+        if targets.is_empty() {
+            return Ok(scored);
+        }
+        tokens.extend_from_slice(&targets[..targets.len() - 1]);
+        let (done, found) = oneshot::channel();
+        let scoring = Scoring { targets: targets.clone(), top, found: Vec::with_capacity(targets.len()), done };
+        let (_, lost) = self.run(true, tokens, Vec::new(), Some(scoring)).await?;
+        let stopped = || EngineError::Crashed("the native engine stopped while it scored".into());
+        let found = tokio::select! {
+            found = found => found.map_err(|_| stopped())?,
+            () = lost.cancelled() => return Err(stopped()),
+        };
+        let token = |id: u32, logprob| TokenProb { id, bytes: self.dir.pieces.bytes(id).to_vec(), logprob };
+        scored.extend(targets.into_iter().zip(found).map(|(id, found)| {
+            let top = found.top.into_iter().map(|(id, logprob)| token(id, logprob)).collect();
+            let token = token(id, found.drawn);
+            ScoredToken { id, bytes: token.bytes.clone(), logprobs: Some(TokenLogprobs { token, top }) }
+        }));
+        Ok(scored)
     }
 
     fn info(&self) -> &ModelInfo {
@@ -127,19 +228,31 @@ impl Engine for NativeEngine {
     fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
         Some(self.dir.tokenizer.clone())
     }
+
+    fn constrains(&self) -> bool {
+        true
+    }
+
+    fn health(&self) -> Result<(), EngineError> {
+        self.variant.runtime.health()
+    }
 }
 
 type Chunks = mpsc::UnboundedReceiver<Result<Chunk, EngineError>>;
 
-/// The chunks up to the last one; if they break off, because the engine's thread is gone, an error.
-fn until_the_end(chunks: Chunks) -> impl futures::Stream<Item = Result<Chunk, EngineError>> {
-    stream::unfold(Some(chunks), |chunks| async move {
-        let mut chunks = chunks?;
-        let next = chunks.next().await;
-        let lost = || Err(EngineError::Crashed("the native engine stopped during the reply".into()));
-        let next = next.unwrap_or_else(lost);
+/// The chunks up to the last one; an error if they break off because the engine's threads are lost.
+fn until_the_end(chunks: Chunks, lost: CancellationToken) -> impl futures::Stream<Item = Result<Chunk, EngineError>> {
+    stream::unfold(Some((chunks, lost)), |running| async move {
+        let (mut chunks, lost) = running?;
+        let next = tokio::select! {
+            biased;
+            next = chunks.next() => next,
+            () = lost.cancelled() => None,
+        };
+        let stopped = || Err(EngineError::Crashed("the native engine stopped during the reply".into()));
+        let next = next.unwrap_or_else(stopped);
         let over = next.as_ref().is_ok_and(|chunk| chunk.finish.is_some()) || next.is_err();
-        Some((next, (!over).then_some(chunks)))
+        Some((next, (!over).then_some((chunks, lost))))
     })
 }
 

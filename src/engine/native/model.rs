@@ -1,5 +1,9 @@
 //! A decoder of the Llama family, laid out for speed, and its forward pass over rows of many sequences.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::adapter::{Adapter, Delta, LayerAdapter};
 use super::attention::{Attention, Heads};
 use super::blocks::Shape;
 use super::sequence::Sequence;
@@ -47,6 +51,12 @@ pub(super) struct Row {
     pub(super) position: usize,
 }
 
+/// Rows of a step that one adapter changes.
+pub(super) struct Group {
+    pub(super) rows: Range<usize>,
+    pub(super) adapter: Arc<Adapter>,
+}
+
 /// Buffers of a step, kept from step to step. Shapes are `(rows, …)`.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -57,6 +67,8 @@ pub(super) struct Scratch {
     gate_up: Vec<f32>,
     activated: Vec<f32>,
     attention: Attention,
+    /// `(rows of a group, ranks)`.
+    low: Vec<f32>,
     /// `(rows asked for, vocabulary)`.
     pub(super) logits: Vec<f32>,
 }
@@ -85,9 +97,18 @@ impl Model {
     }
 
     /// Computes `rows`, whose blocks exist and are not shared, and leaves the logits of the rows numbered `wanted`.
-    pub(super) fn forward(&self, scratch: &mut Scratch, sequences: &mut [Sequence], rows: &[Row], wanted: &[usize]) {
+    ///
+    /// `groups` are disjoint ranges of `rows`.
+    pub(super) fn forward(
+        &self,
+        scratch: &mut Scratch,
+        sequences: &mut [Sequence],
+        rows: &[Row],
+        groups: &[Group],
+        wanted: &[usize],
+    ) {
         let c = &self.config;
-        let Scratch { x, normed, qkv, attended, gate_up, activated, attention, logits } = scratch;
+        let Scratch { x, normed, qkv, attended, gate_up, activated, attention, low, logits } = scratch;
         x.clear();
         for row in rows {
             let token = sequences[row.sequence].tokens[row.position] as usize;
@@ -102,6 +123,15 @@ impl Model {
         for (index, layer) in self.layers.iter().enumerate() {
             rms_norm(normed, x, &layer.attention_norm, c.norm_eps);
             layer.qkv.apply(normed, qkv);
+            let mut adapt = |which: fn(&LayerAdapter) -> Option<&Delta>, a: &[f32], out: &mut [f32]| {
+                let (inner, columns) = (a.len() / rows.len(), out.len() / rows.len());
+                for Group { rows, adapter } in groups {
+                    let Some(delta) = which(adapter.layer(index)) else { continue };
+                    let out = &mut out[rows.start * columns..rows.end * columns];
+                    delta.add(&a[rows.start * inner..rows.end * inner], out, low);
+                }
+            };
+            adapt(|layer| layer.qkv.as_ref(), normed, qkv);
             for (row, qkv) in rows.iter().zip(qkv.chunks_exact_mut(q + 2 * kv)) {
                 self.position(layer, &mut qkv[..q + kv], row.position);
                 let (keys, values) = qkv[q..].split_at(kv);
@@ -112,14 +142,17 @@ impl Model {
                 attention.attend(heads, &sequences[row.sequence].blocks, row.position, &qkv[..q], out);
             }
             layer.output.add(attended, x);
+            adapt(|layer| layer.output.as_ref(), attended, x);
             rms_norm(normed, x, &layer.mlp_norm, c.norm_eps);
             layer.gate_up.apply(normed, gate_up);
+            adapt(|layer| layer.gate_up.as_ref(), normed, gate_up);
             for (both, out) in gate_up.chunks_exact(2 * c.intermediate).zip(activated.chunks_exact_mut(c.intermediate))
             {
                 let (gate, up) = both.split_at(c.intermediate);
                 silu_times(out, gate, up);
             }
             layer.down.add(activated, x);
+            adapt(|layer| layer.down.as_ref(), activated, x);
         }
         for (to, &from) in wanted.iter().enumerate() {
             let to = to * c.hidden..(to + 1) * c.hidden;

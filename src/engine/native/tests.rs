@@ -1,10 +1,13 @@
+use std::sync::atomic::Ordering;
+
 use futures::StreamExt;
 use futures::future::join_all;
 
 use super::*;
 use crate::chat::Message;
-use crate::engine::{Completion, FinishReason, Sampling, derive_seed};
+use crate::engine::{Completion, Constraint, FinishReason, Sampling, derive_seed};
 use crate::testing::{self, TinyModel, write_model};
+use crate::weights::LowRank;
 
 fn engine_with(model: &TinyModel, config: NativeConfig) -> NativeEngine {
     let dir = tempfile::tempdir().unwrap();
@@ -140,6 +143,80 @@ async fn greedy_replies_and_logprobs_equal_a_plain_forward_pass() {
     }
 }
 
+/// Logits of every position, straight from the forward pass.
+fn all_logits(engine: &NativeEngine, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let model = &engine.variant.runtime.model;
+    let pool = blocks::BlockPool::new(model.block_shape(), Arc::default());
+    let (variant, count) = (engine.variant.clone(), tokens.len());
+    let mut sequence = sequence::Sequence {
+        variant,
+        tokens: tokens.to_vec(),
+        prompt: count,
+        computed: 0,
+        blocks: vec![],
+        kept: vec![],
+        replies: vec![],
+        scoring: None,
+    };
+    sequence.own(&pool, count);
+    let rows: Vec<_> = (0..count).map(|position| model::Row { sequence: 0, position }).collect();
+    let (mut scratch, wanted) = (model::Scratch::default(), (0..count).collect::<Vec<_>>());
+    model.forward(&mut scratch, &mut [sequence], &rows, &[], &wanted);
+    scratch.logits.chunks_exact(model.vocabulary).map(<[f32]>::to_vec).collect()
+}
+
+#[tokio::test]
+async fn a_text_is_scored_as_its_forward_pass_says() {
+    let config = NativeConfig { step_rows: 40, ..two_threads() };
+    let engine = engine_with(&TinyModel { context: 200, ..TinyModel::default() }, config);
+    let text =
+        "a text that is longer than a step's rows and whose every token has a probability of its own. ".repeat(2);
+    let input = Input::Text(text[..150].into());
+    let tokens = engine.dir.encode(&input).unwrap();
+    let logits = all_logits(&engine, &tokens);
+    for _ in 0..2 {
+        let scored = engine.score(input.clone(), 2).await.unwrap();
+        assert_eq!(scored.iter().map(|token| token.id).collect::<Vec<_>>(), tokens);
+        assert_eq!(scored[0].logprobs, None);
+        for (scored, logits) in scored[1..].iter().zip(&logits) {
+            let logprobs = scored.logprobs.as_ref().unwrap();
+            let expected = crate::engine::sampling::DrawnLogprobs::new(logits, scored.id, 2);
+            assert_eq!((logprobs.token.logprob, logprobs.top[1].logprob), (expected.drawn, expected.top[1].1));
+        }
+    }
+    assert_eq!(engine.score(Input::Text(String::new()), 0).await.unwrap().len(), 1);
+    let long = engine.score(Input::Text("x".repeat(200)), 0).await;
+    assert_eq!(long, Err(EngineError::PromptTooLong { tokens: 201, limit: 200 }));
+}
+
+/// Golden values of `tests/golden/make.py`.
+#[test]
+fn logits_are_those_of_transformers() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../../../tests/golden/logits.json")).unwrap();
+    let cases = golden.as_object().unwrap().iter().filter(|(name, _)| *name != "transformers");
+    let mut seen = 0;
+    for (name, case) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        write_model(dir.path(), &TinyModel::default());
+        testing::write_json(dir.path(), "config.json", &case["config"]);
+        let tensors = crate::weights::ModelConfig::open(dir.path()).unwrap().tensors();
+        testing::write_weights(&dir.path().join("model.safetensors"), &TinyModel::default(), &tensors);
+        let engine = NativeEngine::load(ModelDir::open(dir.path()).unwrap(), two_threads()).unwrap();
+        let tokens: Vec<u32> = serde_json::from_value(case["tokens"].clone()).unwrap();
+        let positions: Vec<usize> = serde_json::from_value(case["positions"].clone()).unwrap();
+        let expected: Vec<Vec<f32>> = serde_json::from_value(case["logits"].clone()).unwrap();
+        let logits = all_logits(&engine, &tokens);
+        for (position, expected) in positions.into_iter().zip(expected) {
+            assert_eq!(logits[position].len(), expected.len());
+            for (x, y) in logits[position].iter().zip(expected) {
+                assert!((x - y).abs() < 1e-4, "{name}, position {position}: {x} {y}");
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 9 * 4 * 320);
+}
+
 /// Request `n` of a random mix.
 fn mixed(n: u64) -> Request {
     let pick = |what: u64, below: u64| derive_seed(derive_seed(99, n), what) % below;
@@ -164,38 +241,20 @@ fn mixed(n: u64) -> Request {
         max_tokens: Some(1 + pick(9, 60) as usize),
         logprobs: Some(1),
         stop: if pick(20, 2) == 0 { vec!["e".into()] } else { vec![] },
-        constraint: None,
+        constraint: match pick(21, 6) {
+            0 => Some(Constraint::Regex("[a-z ]{3,20}!".into())),
+            1 => Some(Constraint::Lark(
+                "start: head VERDICT\nhead[lazy]: /(.|\\n)*/ \":\"\nVERDICT: \"Yes\" | \"No\"".into(),
+            )),
+            2 => Some(Constraint::JsonSchema(serde_json::json!({"type": "array", "items": {"type": "integer"}}))),
+            _ => None,
+        },
     }
 }
 
 /// What must not depend on company.
 fn content(completions: Vec<Completion>) -> Vec<Completion> {
     completions.into_iter().map(|c| Completion { cached_tokens: 0, ..c }).collect()
-}
-
-#[tokio::test]
-async fn a_reply_is_bit_identical_alone_and_in_company() {
-    let alone_engine = engine(NativeConfig { threads: 1, cache_bytes: 0, ..NativeConfig::default() });
-    let mut alone = Vec::new();
-    for n in 0..150 {
-        alone.push(content(run(&alone_engine, mixed(n)).await));
-    }
-    let configs = [
-        NativeConfig { threads: 1, max_replies: 40, ..NativeConfig::default() },
-        NativeConfig { threads: 3, max_replies: 200, step_rows: 40, ..NativeConfig::default() },
-        NativeConfig { threads: 2, max_replies: 13, cache_bytes: 60_000, ..NativeConfig::default() },
-    ];
-    for config in configs {
-        let engine = engine(config);
-        for round in 0..2u64 {
-            let mut order: Vec<u64> = (0..150).collect();
-            order.sort_by_key(|&n| derive_seed(round, n));
-            let together = join_all(order.iter().map(|&n| run(&engine, mixed(n)))).await;
-            for (n, completions) in order.into_iter().zip(together) {
-                assert_eq!(content(completions), alone[n as usize], "request {n}");
-            }
-        }
-    }
 }
 
 #[tokio::test]
@@ -279,11 +338,28 @@ async fn replies_end_at_eos_and_stop_strings() {
 }
 
 #[tokio::test]
+async fn a_constrained_reply_matches_from_its_first_to_its_last_character() {
+    let engine = engine(two_threads());
+    assert!(engine.constrains());
+    let expected = regex::Regex::new("^[a-c]{3}-[0-9]{4}$").unwrap();
+    for temperature in [0.0, 1.0, 1.5] {
+        let sampling = Sampling { temperature, seed: 3, ..Sampling::default() };
+        let constraint = Some(Constraint::Regex("[a-c]{3}-[0-9]{4}".into()));
+        let request = Request { samples: 6, sampling, constraint, ..greedy("code: ", 60) };
+        for _ in 0..2 {
+            for reply in run(&engine, request.clone()).await {
+                assert!(expected.is_match(&reply.text), "{:?}", reply.text);
+                assert_eq!(reply.finish, FinishReason::Stop);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_supported_is_refused() {
     let engine = engine(two_threads());
-    assert!(!engine.constrains());
-    let request = Request { constraint: Some(crate::engine::Constraint::Regex("a".into())), ..greedy("x", 3) };
-    assert!(matches!(engine.start(request).await.err().unwrap(), EngineError::Unsupported(_)));
+    let request = Request { constraint: Some(Constraint::Regex("(".into())), ..greedy("x", 3) };
+    assert!(matches!(engine.start(request).await.err().unwrap(), EngineError::Invalid(_)));
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path(), &TinyModel::default());
     let mut config = TinyModel::default().config();
@@ -293,24 +369,280 @@ async fn what_is_not_supported_is_refused() {
     assert!(error.to_string().contains("`yarn`"), "{error}");
 }
 
-#[tokio::test]
-async fn a_lost_thread_ends_replies_and_refuses_the_next() {
-    let (jobs, inbox) = std::sync::mpsc::channel::<Job>();
+/// Pairs of rank 3 on the named modules of the default tiny model.
+fn adapter(seed: u64, names: &[&str]) -> LowRanks {
+    let model = TinyModel::default();
+    let numbers = |count: usize, key: u64, scale: f32| -> Vec<f32> {
+        (0..count as u64).map(|i| scale * ((derive_seed(key, i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0)).collect()
+    };
+    let shapes: std::collections::HashMap<String, Vec<usize>> = model.tensors().into_iter().collect();
+    let names = (0..model.layers).flat_map(|l| names.iter().map(move |name| format!("model.layers.{l}.{name}")));
+    let pair = |(index, name): (usize, String)| {
+        let shape = &shapes[&format!("{name}.weight")];
+        let key = derive_seed(seed, index as u64);
+        let (a, b) = (numbers(3 * shape[1], key, 0.5), numbers(shape[0] * 3, key + 1, 0.5));
+        (name, LowRank { a, b, rank: 3, scale: 1.5 })
+    };
+    names.enumerate().map(pair).collect()
+}
+
+const ALL: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
+/// A directory whose weights are the default model's with the pairs added.
+fn merged(modules: &LowRanks) -> NativeEngine {
     let dir = tempfile::tempdir().unwrap();
-    write_model(dir.path(), &TinyModel::default());
-    let dir = ModelDir::open(dir.path()).unwrap();
-    let engine = NativeEngine { info: dir.info(), dir, jobs };
-    // A thread that admits one request, says one chunk and is gone.
-    let thread = std::thread::spawn(move || {
-        let job = inbox.recv().unwrap();
-        let (chunks, listener) = mpsc::unbounded();
-        assert!(job.started.send(scheduler::Started { cached_tokens: 0, replies: vec![listener] }).is_ok());
-        chunks.unbounded_send(Ok(Chunk { tokens: 1, ..Chunk::default() })).unwrap();
+    let model = TinyModel::default();
+    write_model(dir.path(), &model);
+    let values = |(name, shape): (String, Vec<usize>)| {
+        let mut values = model.values(&name, &shape);
+        if let Some(LowRank { a, b, rank, scale }) = modules.get(name.trim_end_matches(".weight")) {
+            for (row, values) in values.chunks_exact_mut(shape[1]).enumerate() {
+                for (column, value) in values.iter_mut().enumerate() {
+                    *value += scale * (0..*rank).map(|r| b[row * rank + r] * a[r * shape[1] + column]).sum::<f32>();
+                }
+            }
+        }
+        (name, shape, values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
+    };
+    let tensors: Vec<_> = model.tensors().into_iter().map(values).collect();
+    let views = tensors.iter().map(|(name, shape, data)| {
+        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data).unwrap())
     });
-    let reply = engine.start(greedy("x", 3)).await.unwrap().remove(0);
-    assert!(matches!(reply.complete().await, Err(EngineError::Crashed(_))));
-    thread.join().unwrap();
-    assert!(matches!(engine.start(greedy("x", 3)).await.err(), Some(EngineError::Unavailable(_))));
+    safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    NativeEngine::load(ModelDir::open(dir.path()).unwrap(), two_threads()).unwrap()
+}
+
+#[tokio::test]
+async fn an_adapter_computes_what_its_merged_weights_do() {
+    let base = engine(two_threads());
+    let prompt = "an adapter changes every projection of every layer, and here it is merged, too";
+    for names in [&ALL[..], &["self_attn.q_proj", "self_attn.v_proj"], &["mlp.up_proj"], &["self_attn.k_proj"]] {
+        let modules = adapter(7, names);
+        let (ours, expected) = (base.with_adapter(&modules).unwrap(), merged(&modules));
+        let ours = run(&ours, greedy(prompt, 20)).await.remove(0);
+        let expected = run(&expected, greedy(prompt, 20)).await.remove(0);
+        assert_eq!(ids(&ours), ids(&expected), "{names:?}");
+        for (a, b) in ours.logprobs.iter().zip(&expected.logprobs) {
+            assert!((a.token.logprob - b.token.logprob).abs() < 1e-4, "{a:?} {b:?}");
+        }
+        assert_ne!(run(&base, greedy(prompt, 20)).await[0].logprobs, ours.logprobs);
+    }
+}
+
+/// The base and three adapters on it, one of which changes everything.
+fn with_adapters(config: NativeConfig) -> Vec<NativeEngine> {
+    let adapters = [adapter(1, &ALL), adapter(2, &ALL[..4]), adapter(3, &["mlp.down_proj"])];
+    let base = engine(config);
+    let adapted: Vec<_> = adapters.iter().map(|a| base.with_adapter(a).unwrap()).collect();
+    std::iter::once(base).chain(adapted).collect()
+}
+
+/// Whether `seen` may be the beginning of `whole`.
+fn is_beginning(seen: &[Chunk], whole: &Completion) -> bool {
+    let text: String = seen.iter().map(|chunk| chunk.text.as_str()).collect();
+    let logprobs: Vec<_> = seen.iter().flat_map(|chunk| chunk.logprobs.clone()).collect();
+    whole.text.starts_with(&text) && whole.logprobs.starts_with(&logprobs)
+}
+
+/// Reads `chunks` of every sibling and goes away.
+async fn leave_after(engine: &NativeEngine, request: Request, chunks: usize) -> Vec<Vec<Chunk>> {
+    let replies = engine.start(request).await.unwrap();
+    let read = |reply: Reply| reply.chunks.take(chunks).map(Result::unwrap).collect::<Vec<_>>();
+    join_all(replies.into_iter().map(read)).await
+}
+
+/// Prompts, lengths, adapters, temperatures, seeds, constraints, cancellations and evictions, all mixed.
+#[tokio::test]
+async fn every_reply_of_a_thousand_random_mixes_equals_the_reply_alone() {
+    const REQUESTS: u64 = 160;
+    let alone_engines = with_adapters(NativeConfig { threads: 1, cache_bytes: 0, ..NativeConfig::default() });
+    let mut alone = Vec::new();
+    for n in 0..REQUESTS {
+        alone.push(content(run(&alone_engines[n as usize % 4], mixed(n / 2)).await));
+    }
+    let configs = [
+        NativeConfig { threads: 1, max_replies: 40, ..NativeConfig::default() },
+        NativeConfig { threads: 3, max_replies: 200, step_rows: 40, ..NativeConfig::default() },
+        NativeConfig { threads: 2, max_replies: 13, cache_bytes: 60_000, ..NativeConfig::default() },
+        NativeConfig { threads: 2, max_replies: 4, cache_bytes: 400_000, step_rows: 32, ..NativeConfig::default() },
+    ];
+    let mut compared = 0;
+    for (index, config) in configs.into_iter().enumerate() {
+        let engines = with_adapters(config);
+        for mix in 0..250u64 {
+            let pick = |what: u64, below: u64| derive_seed(derive_seed(index as u64 * 1_000 + mix, 5), what) % below;
+            let requests: Vec<(usize, Option<usize>)> = (0..2 + pick(0, 8))
+                .map(|i| {
+                    let leaves = (pick(100 + i, 4) == 0).then(|| pick(200 + i, 20) as usize);
+                    (pick(1 + i, REQUESTS) as usize, leaves)
+                })
+                .collect();
+            join_all(requests.iter().map(async |&(n, leaves)| {
+                let (engine, request) = (&engines[n % 4], mixed(n as u64 / 2));
+                match leaves {
+                    Some(chunks) => {
+                        for (seen, whole) in leave_after(engine, request, chunks).await.iter().zip(&alone[n]) {
+                            assert!(is_beginning(seen, whole), "mix {mix}, request {n}: {seen:?} {whole:?}");
+                        }
+                    }
+                    None => assert_eq!(content(run(engine, request).await), alone[n], "mix {mix}, request {n}"),
+                }
+            }))
+            .await;
+            compared += requests.len();
+        }
+    }
+    assert!(compared > 5_000);
+}
+
+/// Bytes of this process in memory, where the system tells them.
+fn resident() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(status.split_whitespace().nth(1)?.parse::<usize>().ok()? * 4096)
+}
+
+/// Many requests, half of them dropped at a random moment, within a small budget of bytes.
+/// Returns how much memory was added after the first quarter.
+async fn flood(requests: u64) -> usize {
+    let budget = 400_000;
+    let engines = with_adapters(NativeConfig { cache_bytes: budget, ..two_threads() });
+    let counters = engines[0].counters().clone();
+    let block = engines[0].variant.runtime.model.block_shape().bytes();
+    let mut early = None;
+    for n in 0..requests / 50 {
+        join_all((0..50).map(async |i| {
+            let n = 50 * n + i;
+            let (engine, request) = (&engines[n as usize % 4], mixed(n));
+            match derive_seed(n, 77) % 4 {
+                0 => drop(leave_after(engine, request, derive_seed(n, 78) as usize % 8).await),
+                // Also while it waits or its prompt is computed.
+                1 => {
+                    let moment = Duration::from_micros(derive_seed(n, 79) % 1_000);
+                    drop(tokio::time::timeout(moment, run(engine, request)).await);
+                }
+                _ => drop(run(engine, request).await),
+            }
+        }))
+        .await;
+        assert!(counters.kept_blocks.load(Ordering::Relaxed) * block <= budget);
+        if n == requests / 200 {
+            early = resident();
+        }
+    }
+    until("every running block is given back", || counters.running_blocks() == 0).await;
+    let kept = counters.kept_blocks.load(Ordering::Relaxed);
+    assert!(kept > 0 && kept == counters.blocks.load(Ordering::Relaxed));
+    let grown = resident().zip(early).map_or(0, |(now, early)| now.saturating_sub(early));
+    println!(
+        "{requests} requests: {kept} blocks of {block} bytes kept, {grown} bytes more than after the first quarter"
+    );
+    drop(engines);
+    until("the blocks go with the engine", || counters.blocks.load(Ordering::Relaxed) == 0).await;
+    grown
+}
+
+#[tokio::test]
+async fn random_cancels_leave_no_block_behind() {
+    flood(1_000).await;
+}
+
+#[tokio::test]
+#[ignore = "takes longer; run it with --ignored"]
+async fn ten_thousand_random_cancels_leave_memory_flat() {
+    let grown = flood(10_000).await;
+    assert!(grown < 8 << 20, "memory grew by {grown} bytes");
+}
+
+/// Waits until the owner thread has done what it was told.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..2_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it never came to this: {what}");
+}
+
+#[tokio::test]
+async fn prefixes_belong_to_their_weights_and_go_with_them() {
+    let base = engine(two_threads());
+    let counters = base.counters().clone();
+    let adapted = base.with_adapter(&adapter(1, &ALL)).unwrap();
+    let prompt = "a prompt of more than one block of keys and values, which each set of weights computes for itself";
+    for engine in [&base, &adapted] {
+        assert_eq!(run(engine, greedy(prompt, 4)).await[0].cached_tokens, 0);
+        assert!(run(engine, greedy(prompt, 4)).await[0].cached_tokens >= 64);
+    }
+    let kept = || counters.kept_blocks.load(Ordering::Relaxed);
+    let both = kept();
+    drop(adapted);
+    until("the adapter's blocks are dropped", || kept() == both / 2).await;
+    assert!(run(&base, greedy(prompt, 4)).await[0].cached_tokens >= 64);
+    let (reused, computed) = (&counters.prompt_tokens_reused, &counters.prompt_tokens_computed);
+    assert!(reused.load(Ordering::Relaxed) >= 192 && computed.load(Ordering::Relaxed) >= 192);
+    until("no block is left over", || counters.running_blocks() == 0).await;
+}
+
+#[test]
+fn an_adapter_of_another_model_is_refused_by_name() {
+    let base = engine(two_threads());
+    let mut wrong = adapter(1, &["mlp.up_proj"]);
+    let pair = wrong.remove("model.layers.1.mlp.up_proj").unwrap();
+    let table = [
+        ("lm_head", pair.clone(), "`lm_head`"),
+        ("model.layers.2.mlp.up_proj", pair.clone(), "`model.layers.2.mlp.up_proj`"),
+        ("model.layers.1.mlp.down_proj", pair.clone(), "does not fit a matrix of 32 × 48"),
+        ("model.layers.1.mlp.up_proj", LowRank { rank: 2, ..pair }, "`model.layers.1.mlp.up_proj`: rank 2"),
+    ];
+    for (name, pair, expected) in table {
+        let error = base.with_adapter(&LowRanks::from([(name.into(), pair)])).err().unwrap().to_string();
+        assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn lost_threads_fail_their_replies_and_are_started_again() {
+    let engine = engine_with(
+        &TinyModel { context: 1 << 16, ..TinyModel::default() },
+        NativeConfig { stall: Duration::from_millis(400), ..two_threads() },
+    );
+    let before = run(&engine, greedy("x", 3)).await;
+    let faults: [fn(); 2] = [|| panic!("a fault on purpose"), || std::thread::sleep(Duration::from_secs(3))];
+    for (index, fault) in faults.into_iter().enumerate() {
+        let mut endless = engine.start(greedy("hello", usize::MAX)).await.unwrap().remove(0);
+        assert!(endless.chunks.next().await.unwrap().is_ok());
+        engine.variant.runtime.fail(fault);
+        if index == 1 {
+            until("the silence is told", || engine.health().is_err()).await;
+        }
+        assert!(matches!(endless.complete().await, Err(EngineError::Crashed(_))));
+        assert_eq!(content(run(&engine, greedy("x", 3)).await), content(before.clone()));
+        assert_eq!(engine.counters().restarts.load(Ordering::Relaxed), index as u64 + 1);
+        assert!(engine.health().is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_full_line_refuses() {
+    let config = NativeConfig { max_replies: 1, max_waiting: 2, ..two_threads() };
+    let engine = engine_with(&TinyModel { context: 1 << 16, ..TinyModel::default() }, config);
+    let running = engine.start(greedy("hello", usize::MAX)).await.unwrap();
+    let mut waiting = Box::pin(engine.start(Request { samples: 2, ..greedy("x", 3) }));
+    assert!(tokio::time::timeout(Duration::from_millis(5), &mut waiting).await.is_err());
+    let error = engine.start(greedy("y", 3)).await.err().unwrap();
+    assert!(matches!(&error, EngineError::Unavailable(reason) if reason.contains("2 replies wait")), "{error}");
+    drop(running);
+    assert_eq!(waiting.await.unwrap().len(), 2);
+    assert_eq!(run(&engine, greedy("y", 3)).await[0].tokens, 3);
 }
 
 /// Prints tokens per second of 64 replies at once on a random model of about 2 M parameters.

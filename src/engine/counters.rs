@@ -1,0 +1,25 @@
+//! What an engine counts of its own work, for its owner to publish.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Numbers of one engine; adapters of one base share them.
+#[derive(Debug, Default)]
+pub struct EngineCounters {
+    /// Blocks of keys and values that exist.
+    pub blocks: AtomicUsize,
+    /// Of these, blocks that are kept for later prompts.
+    pub kept_blocks: AtomicUsize,
+    /// Tokens of prompts whose keys and values were taken over from earlier ones.
+    pub prompt_tokens_reused: AtomicU64,
+    /// Tokens of prompts that were computed.
+    pub prompt_tokens_computed: AtomicU64,
+    /// Times that the engine's threads were started again.
+    pub restarts: AtomicU64,
+}
+
+impl EngineCounters {
+    /// Blocks in use by running replies alone.
+    pub fn running_blocks(&self) -> usize {
+        self.blocks.load(Ordering::Relaxed).saturating_sub(self.kept_blocks.load(Ordering::Relaxed))
+    }
+}

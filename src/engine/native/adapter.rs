@@ -1,0 +1,139 @@
+//! An adapter as the forward pass applies it: low-rank pairs beside the fused matrices that they change.
+
+use crate::kernels::packed::Packed;
+use crate::weights::{DenseConfig, LowRank, LowRanks};
+
+/// The changes of every layer.
+pub(super) struct Adapter {
+    layers: Vec<LayerAdapter>,
+}
+
+/// The changes of one layer's fused matrices.
+#[derive(Default)]
+pub(super) struct LayerAdapter {
+    pub(super) qkv: Option<Delta>,
+    pub(super) output: Option<Delta>,
+    pub(super) gate_up: Option<Delta>,
+    pub(super) down: Option<Delta>,
+}
+
+/// A low-rank change of matrices that lie side by side.
+pub(super) struct Delta {
+    /// The pairs' `A` below one another, `(hidden, ranks)` as it multiplies.
+    a: Packed,
+    /// The pairs' scaled `B` as blocks on a diagonal, `(ranks, columns)`.
+    b: Packed,
+    rank: usize,
+}
+
+impl Adapter {
+    /// Packs the pairs for a model of this shape.
+    ///
+    /// # Errors
+    /// A sentence that names the module that the model does not have, or whose sizes do not fit.
+    pub(super) fn new(config: &DenseConfig, modules: &LowRanks) -> Result<Self, String> {
+        let c = config;
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let mut used = 0;
+        let mut delta = |layer: usize, parts: &[(&str, usize)], inner: usize| {
+            let named = parts.iter().map(|&(name, outer)| (format!("model.layers.{layer}.{name}"), outer));
+            let found: Vec<_> = named.map(|(name, outer)| (modules.get(&name), name, outer)).collect();
+            for (pair, name, outer) in &found {
+                if let Some(pair) = pair {
+                    fits(pair, *outer, inner).map_err(|reason| format!("adapter of `{name}`: {reason}"))?;
+                    used += 1;
+                }
+            }
+            let pairs: Vec<_> = found.into_iter().map(|(pair, _, outer)| (pair, outer)).collect();
+            Ok::<_, String>(Delta::new(&pairs, inner))
+        };
+        let mut layers = Vec::with_capacity(c.layers);
+        for layer in 0..c.layers {
+            let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+            let gate_up = [("mlp.gate_proj", c.intermediate), ("mlp.up_proj", c.intermediate)];
+            layers.push(LayerAdapter {
+                qkv: delta(layer, &qkv, c.hidden)?,
+                output: delta(layer, &[("self_attn.o_proj", c.hidden)], q)?,
+                gate_up: delta(layer, &gate_up, c.hidden)?,
+                down: delta(layer, &[("mlp.down_proj", c.hidden)], c.intermediate)?,
+            });
+        }
+        if used < modules.len() {
+            let adapted = |name: &str| {
+                let Some((layer, module)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'))
+                else {
+                    return false;
+                };
+                layer.parse().is_ok_and(|layer: usize| layer < c.layers) && MODULES.contains(&module)
+            };
+            let unknown = modules.keys().find(|name| !adapted(name)).map_or("", String::as_str);
+            return Err(format!(
+                "the adapter changes `{unknown}`, which is none of the projections of the model's {} layers; train it \
+                 on {}",
+                c.layers,
+                MODULES.map(|module| module.rsplit('.').next().unwrap_or(module)).join(", ")
+            ));
+        }
+        Ok(Self { layers })
+    }
+
+    pub(super) fn layer(&self, layer: usize) -> &LayerAdapter {
+        &self.layers[layer]
+    }
+}
+
+const MODULES: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
+fn fits(pair: &LowRank, outer: usize, inner: usize) -> Result<(), String> {
+    let LowRank { a, b, rank, .. } = pair;
+    if *rank == 0 || a.len() != rank * inner || b.len() != outer * rank {
+        let (a, b) = (a.len(), b.len());
+        return Err(format!(
+            "rank {rank} with {a} and {b} elements does not fit a matrix of {outer} × {inner}; it is of another base model"
+        ));
+    }
+    Ok(())
+}
+
+impl Delta {
+    /// `None` where no part is changed. A part is its pair and how many columns it has.
+    fn new(parts: &[(Option<&LowRank>, usize)], inner: usize) -> Option<Self> {
+        let pairs: Vec<&LowRank> = parts.iter().filter_map(|(pair, _)| *pair).collect();
+        let rank = pairs.iter().map(|pair| pair.rank).sum();
+        if rank == 0 {
+            return None;
+        }
+        let mut b = Vec::new();
+        let mut before = 0;
+        for (pair, outer) in parts {
+            let Some(pair) = pair else {
+                b.resize(b.len() + outer * rank, 0.0);
+                continue;
+            };
+            for row in pair.b.chunks_exact(pair.rank) {
+                let start = b.len() + before;
+                b.resize(b.len() + rank, 0.0);
+                b[start..][..pair.rank].iter_mut().zip(row).for_each(|(to, x)| *to = x * pair.scale);
+            }
+            before += pair.rank;
+        }
+        let a: Vec<&[f32]> = pairs.iter().map(|pair| pair.a.as_slice()).collect();
+        Some(Self { a: Packed::new(&a, inner), b: Packed::new(&[&b], rank), rank })
+    }
+
+    /// `out += x · Aᵀ · Bᵀ`, row by row. `low` is scratch.
+    pub(super) fn add(&self, x: &[f32], out: &mut [f32], low: &mut Vec<f32>) {
+        low.clear();
+        low.resize(out.len() / self.b.columns() * self.rank, 0.0);
+        self.a.multiply(x, low);
+        self.b.multiply_add(low, out);
+    }
+}

@@ -1,10 +1,17 @@
-//! Attention of one position over its sequence's blocks of keys and values.
+//! Attention of many positions over their sequences' blocks of keys and values. A block that neighbours share, as siblings
+//! do their prompt's and the positions of a prompt all earlier ones, is read once for all of them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::blocks::{BLOCK, Block, Shape};
-use crate::kernels::packed::{AT_ONCE, Line, ROWS, WIDTH, at_once, multiply_tiles};
+use super::model::Row;
+use super::sequence::Sequence;
+use crate::kernels::packed::{AT_ONCE, Line, ROWS, Tile, WIDTH, at_once, multiply_tiles};
 use crate::kernels::{exp_scaled, max, sum};
+
+/// Positions that are looked at together: their scores fit into a near cache.
+const NEIGHBOURS: usize = 16;
 
 /// Where the keys and values of a layer are, and which of them a position sees.
 #[derive(Clone, Copy)]
@@ -16,83 +23,169 @@ pub(super) struct Heads {
 }
 
 /// Buffers of the computation.
-#[derive(Default)]
 pub(super) struct Attention {
-    /// `(query heads of one tile, positions)`.
+    /// `(query heads of a key head of all neighbours, head_dim)`.
+    queries: Vec<f32>,
+    /// `(the same, positions)`.
     scores: Vec<f32>,
+    /// Sums of weights.
+    totals: Vec<f32>,
+    /// `(the same, head_dim)`.
+    sums: Vec<f32>,
+    /// Weights of a block, `(query heads of a tile, BLOCK)`.
+    weights: Vec<f32>,
+    tiles: Box<[Tile; AT_ONCE]>,
+}
+
+impl Default for Attention {
+    fn default() -> Self {
+        let [queries, scores, totals, sums, weights] = [const { Vec::new() }; 5];
+        Self { queries, scores, totals, sums, weights, tiles: Box::new([[Line::ZERO; ROWS]; AT_ONCE]) }
+    }
+}
+
+/// A position and what it sees.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    blocks: &'a [Arc<Block>],
+    /// Positions from the first to the one after the last.
+    seen: (usize, usize),
+}
+
+impl View<'_> {
+    fn sees(&self, block: usize) -> bool {
+        (self.seen.0 / BLOCK..self.seen.1.div_ceil(BLOCK)).contains(&block)
+    }
 }
 
 impl Attention {
-    /// `out = softmax(q · kᵀ / √head_dim) · v` for each query head; `q` and `out` are `(heads, head_dim)`.
+    /// `out = softmax(q · kᵀ / √head_dim) · v` for each query head of each row. `q` has `stride` elements per row, of which
+    /// the first are the queries, `(heads, head_dim)`; `out` is `(rows, heads, head_dim)`.
     ///
     /// Every sum runs over positions in order, block by block, so the result does not depend on who shares the blocks.
-    pub(super) fn attend(&mut self, heads: Heads, blocks: &[Arc<Block>], position: usize, q: &[f32], out: &mut [f32]) {
-        let Heads { layer, shape, window } = heads;
-        let size = shape.head_dim;
-        let group = q.len() / shape.heads;
-        for head in 0..shape.heads {
-            // Query heads that share a key head share the reading of its blocks.
-            let tiles = q[head * group..][..group].chunks(ROWS * size);
-            for (q, out) in tiles.zip(out[head * group..][..group].chunks_mut(ROWS * size)) {
-                let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
-                self.attend_tile(&blocks[..=position / BLOCK], (shape, layer, head), (first, position), q, out);
+    pub(super) fn attend(
+        &mut self,
+        heads: Heads,
+        sequences: &[Sequence],
+        rows: &[Row],
+        (q, stride): (&[f32], usize),
+        out: &mut [f32],
+    ) {
+        let width = out.len() / rows.len();
+        let chunks = rows.chunks(NEIGHBOURS).zip(q.chunks(NEIGHBOURS * stride));
+        for ((rows, q), out) in chunks.zip(out.chunks_mut(NEIGHBOURS * width)) {
+            let mut views = [View { blocks: &[], seen: (0, 0) }; NEIGHBOURS];
+            for (view, row) in views.iter_mut().zip(rows) {
+                let end = row.position + 1;
+                let first = heads.window.map_or(0, |window| end.saturating_sub(window));
+                *view = View { blocks: &sequences[row.sequence].blocks, seen: (first, end) };
+            }
+            for head in 0..heads.shape.heads {
+                self.attend_head(heads, head, &views[..rows.len()], (q, stride), (out, width));
             }
         }
     }
 
-    fn attend_tile(
+    fn attend_head(
         &mut self,
-        blocks: &[Arc<Block>],
-        (shape, layer, head): (Shape, usize, usize),
-        (first, last): (usize, usize),
-        q: &[f32],
-        out: &mut [f32],
+        Heads { layer, shape, .. }: Heads,
+        head: usize,
+        views: &[View<'_>],
+        (q, stride): (&[f32], usize),
+        (out, width): (&mut [f32], usize),
     ) {
         let size = shape.head_dim;
-        let rows = q.len() / size;
-        let mut tiles = [[Line::ZERO; ROWS]; AT_ONCE];
-        let start = first / BLOCK;
-        let length = (blocks.len() - start) * BLOCK;
-        self.scores.resize(rows * length, 0.0);
-        for (b, block) in blocks[start..].iter().enumerate() {
-            multiply_tiles(q, size, block.keys(shape, layer, head), &mut tiles);
-            for (scores, line) in self.scores.chunks_exact_mut(length).zip(&tiles[0]) {
-                scores[b * BLOCK..][..BLOCK].copy_from_slice(&line.0);
-            }
+        let part = width / shape.heads;
+        // Query heads that share this key head, of one position.
+        let group = part / size;
+        self.queries.clear();
+        for q in q.chunks(stride).take(views.len()) {
+            self.queries.extend_from_slice(&q[head * part..][..part]);
         }
-        let seen = first - start * BLOCK..last + 1 - start * BLOCK;
+        let start = views.iter().map(|view| view.seen.0 / BLOCK).min().unwrap_or(0);
+        let end = views.iter().map(|view| view.seen.1.div_ceil(BLOCK)).max().unwrap_or(0);
+        let length = (end - start) * BLOCK;
+        let Self { queries, scores, totals, sums, weights, tiles } = self;
+        scores.resize(views.len() * group * length, 0.0);
+        for index in start..end {
+            let at = (index - start) * BLOCK;
+            sharing(views, index, |sharers, block| {
+                let rows = sharers.start * group..sharers.end * group;
+                let tiled = queries[rows.start * size..rows.end * size].chunks(ROWS * size);
+                let scores = scores[rows.start * length..rows.end * length].chunks_mut(ROWS * length);
+                for (q, scores) in tiled.zip(scores) {
+                    multiply_tiles(q, size, block.keys(shape, layer, head), tiles);
+                    for (scores, line) in scores.chunks_exact_mut(length).zip(&tiles[0]) {
+                        scores[at..][..BLOCK].copy_from_slice(&line.0);
+                    }
+                }
+            });
+        }
         let scale = (size as f32).sqrt().recip();
-        let mut totals = [0.0f32; ROWS];
-        for (scores, total) in self.scores.chunks_exact_mut(length).zip(&mut totals) {
+        sums.clear();
+        sums.resize(views.len() * part, 0.0);
+        totals.clear();
+        totals.resize(views.len() * group, 0.0);
+        for (row, (scores, total)) in scores.chunks_exact_mut(length.max(1)).zip(totals.iter_mut()).enumerate() {
+            let (first, last) = views[row / group].seen;
+            let seen = first - start * BLOCK..last - start * BLOCK;
             scores[..seen.start].fill(0.0);
             scores[seen.end..].fill(0.0);
-            let seen = &mut scores[seen.clone()];
+            let seen = &mut scores[seen];
             let peak = max(seen);
             exp_scaled(seen, peak, scale);
             *total = sum(seen) as f32;
         }
-        out.fill(0.0);
-        let panels = at_once(rows) * BLOCK;
-        let mut weights = [0.0; ROWS * BLOCK];
-        for (b, block) in blocks[start..].iter().enumerate() {
-            // Weights of positions that are not there yet are 0, and so are their values.
-            for (to, scores) in weights.chunks_exact_mut(BLOCK).zip(self.scores.chunks_exact(length)) {
-                to.copy_from_slice(&scores[b * BLOCK..][..BLOCK]);
-            }
-            for (p, panels) in block.values(shape, layer, head).chunks(panels).enumerate() {
-                multiply_tiles(&weights[..rows * BLOCK], BLOCK, panels, &mut tiles);
-                for (tile, first) in
-                    tiles.iter().zip((p * at_once(rows) * WIDTH..size).step_by(WIDTH)).take(panels.len() / BLOCK)
-                {
-                    let columns = first..(first + WIDTH).min(size);
-                    for (out, line) in out.chunks_exact_mut(size).zip(tile) {
-                        out[columns.clone()].iter_mut().zip(&line.0).for_each(|(o, x)| *o += x);
+        for index in start..end {
+            let at = (index - start) * BLOCK;
+            sharing(views, index, |sharers, block| {
+                let rows = sharers.start * group..sharers.end * group;
+                let scores = scores[rows.start * length..rows.end * length].chunks(ROWS * length);
+                let sums = sums[rows.start * size..rows.end * size].chunks_mut(ROWS * size);
+                for (scores, sums) in scores.zip(sums) {
+                    // Weights of positions that are not there yet are 0, and so are their values.
+                    weights.clear();
+                    for scores in scores.chunks_exact(length) {
+                        weights.extend_from_slice(&scores[at..][..BLOCK]);
                     }
+                    add_values(weights, block.values(shape, layer, head), tiles, (sums, size));
                 }
-            }
+            });
         }
-        for (out, total) in out.chunks_exact_mut(size).zip(totals) {
-            out.iter_mut().for_each(|x| *x /= total);
+        for (row, (sums, total)) in sums.chunks_exact(size).zip(totals.iter()).enumerate() {
+            let out = &mut out[row / group * width + head * part + row % group * size..][..size];
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum / total);
+        }
+    }
+}
+
+/// Calls `f` for each range of neighbours that see one and the same block `index`.
+fn sharing(views: &[View<'_>], index: usize, mut f: impl FnMut(Range<usize>, &Block)) {
+    let mut first = 0;
+    while first < views.len() {
+        if !views[first].sees(index) {
+            first += 1;
+            continue;
+        }
+        let block = &views[first].blocks[index];
+        let same = |view: &&View<'_>| view.sees(index) && Arc::ptr_eq(&view.blocks[index], block);
+        let end = first + views[first..].iter().take_while(same).count();
+        f(first..end, block);
+        first = end;
+    }
+}
+
+/// `sums += weights · values`, where sums are `(rows, size)`.
+fn add_values(weights: &[f32], values: &[Line], tiles: &mut [Tile; AT_ONCE], (sums, size): (&mut [f32], usize)) {
+    let many = at_once(weights.len() / BLOCK);
+    for (p, panels) in values.chunks(many * BLOCK).enumerate() {
+        multiply_tiles(weights, BLOCK, panels, tiles);
+        let firsts = (p * many * WIDTH..size).step_by(WIDTH).take(panels.len() / BLOCK);
+        for (tile, first) in tiles.iter().zip(firsts) {
+            let columns = first..(first + WIDTH).min(size);
+            for (sums, line) in sums.chunks_exact_mut(size).zip(tile) {
+                sums[columns.clone()].iter_mut().zip(&line.0).for_each(|(sum, x)| *sum += x);
+            }
         }
     }
 }

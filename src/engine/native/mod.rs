@@ -26,7 +26,7 @@ use self::adapter::Adapter;
 use self::model::Model;
 use self::runtime::Runtime;
 use self::scheduler::{Job, Started};
-use self::sequence::Scoring;
+use self::sequence::{Chunks, Scoring};
 use self::variant::Variant;
 use super::counters::EngineCounters;
 use super::grammar::ModelGrammars;
@@ -238,21 +238,29 @@ impl Engine for NativeEngine {
     }
 }
 
-type Chunks = mpsc::UnboundedReceiver<Result<Chunk, EngineError>>;
-
 /// The chunks up to the last one; an error if they break off because the engine's threads are lost.
-fn until_the_end(chunks: Chunks, lost: CancellationToken) -> impl futures::Stream<Item = Result<Chunk, EngineError>> {
-    stream::unfold(Some((chunks, lost)), |running| async move {
-        let (mut chunks, lost) = running?;
-        let next = tokio::select! {
-            biased;
-            next = chunks.next() => next,
-            () = lost.cancelled() => None,
+fn until_the_end(
+    chunks: mpsc::UnboundedReceiver<Chunks>,
+    lost: CancellationToken,
+) -> impl futures::Stream<Item = Result<Chunk, EngineError>> {
+    let there = Vec::new().into_iter();
+    stream::unfold(Some((chunks, lost, there)), |running| async move {
+        let (mut chunks, lost, mut there) = running?;
+        let next = match there.next() {
+            Some(next) => next,
+            None => {
+                let more = tokio::select! {
+                    biased;
+                    more = chunks.next() => more,
+                    () = lost.cancelled() => None,
+                };
+                there = more.unwrap_or_default().into_iter();
+                let stopped = || Err(EngineError::Crashed("the native engine stopped during the reply".into()));
+                there.next().unwrap_or_else(stopped)
+            }
         };
-        let stopped = || Err(EngineError::Crashed("the native engine stopped during the reply".into()));
-        let next = next.unwrap_or_else(stopped);
         let over = next.as_ref().is_ok_and(|chunk| chunk.finish.is_some()) || next.is_err();
-        Some((next, (!over).then_some((chunks, lost))))
+        Some((next, (!over).then_some((chunks, lost, there))))
     })
 }
 

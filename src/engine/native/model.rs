@@ -57,6 +57,62 @@ pub(super) struct Group {
     pub(super) adapter: Arc<Adapter>,
 }
 
+/// What a step computes.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) rows: Vec<Row>,
+    /// Disjoint ranges of rows.
+    pub(super) groups: Vec<Group>,
+    /// Numbers of the rows whose logits are asked for, in order.
+    pub(super) wanted: Vec<usize>,
+}
+
+impl Batch {
+    pub(super) fn clear(&mut self) {
+        self.rows.clear();
+        self.groups.clear();
+        self.wanted.clear();
+    }
+
+    /// Leaves the rows whose logits are asked for.
+    fn keep_wanted(&mut self) {
+        for Group { rows, .. } in &mut self.groups {
+            let place = |row: usize| self.wanted.partition_point(|&wanted| wanted < row);
+            *rows = place(rows.start)..place(rows.end);
+        }
+        keep_rows(&mut self.rows, 1, &self.wanted);
+        for (place, row) in self.wanted.iter_mut().enumerate() {
+            *row = place;
+        }
+    }
+
+    /// Adds what adapters change in the matrix `which` of a layer.
+    fn adapt(
+        &self,
+        layer: usize,
+        which: fn(&LayerAdapter) -> Option<&Delta>,
+        a: &[f32],
+        out: &mut [f32],
+        low: &mut Vec<f32>,
+    ) {
+        let (inner, columns) = (a.len() / self.rows.len(), out.len() / self.rows.len());
+        for Group { rows, adapter } in &self.groups {
+            if let Some(delta) = which(adapter.layer(layer)) {
+                let out = &mut out[rows.start * columns..rows.end * columns];
+                delta.add(&a[rows.start * inner..rows.end * inner], out, low);
+            }
+        }
+    }
+}
+
+/// Leaves the rows numbered `kept`, in order, of a matrix with so many columns.
+fn keep_rows<T: Copy>(matrix: &mut Vec<T>, columns: usize, kept: &[usize]) {
+    for (to, &from) in kept.iter().enumerate() {
+        matrix.copy_within(from * columns..(from + 1) * columns, to * columns);
+    }
+    matrix.truncate(kept.len() * columns);
+}
+
 /// Buffers of a step, kept from step to step. Shapes are `(rows, …)`.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -67,6 +123,8 @@ pub(super) struct Scratch {
     gate_up: Vec<f32>,
     activated: Vec<f32>,
     attention: Attention,
+    /// A head before its norm.
+    head: Vec<f32>,
     /// `(rows of a group, ranks)`.
     low: Vec<f32>,
     /// `(rows asked for, vocabulary)`.
@@ -96,81 +154,87 @@ impl Model {
         Shape { layers: self.config.layers, heads: self.config.kv_heads, head_dim: self.config.head_dim }
     }
 
-    /// Computes `rows`, whose blocks exist and are not shared, and leaves the logits of the rows numbered `wanted`.
-    ///
-    /// `groups` are disjoint ranges of `rows`.
-    pub(super) fn forward(
-        &self,
-        scratch: &mut Scratch,
-        sequences: &mut [Sequence],
-        rows: &[Row],
-        groups: &[Group],
-        wanted: &[usize],
-    ) {
-        let c = &self.config;
-        let Scratch { x, normed, qkv, attended, gate_up, activated, attention, low, logits } = scratch;
-        x.clear();
-        for row in rows {
+    /// Computes the batch's rows, whose blocks exist and are not shared, and leaves the logits of the wanted ones, which
+    /// are all of the batch afterwards.
+    pub(super) fn forward(&self, scratch: &mut Scratch, sequences: &mut [Sequence], batch: &mut Batch) {
+        let hidden = self.config.hidden;
+        scratch.x.clear();
+        for row in &batch.rows {
             let token = sequences[row.sequence].tokens[row.position] as usize;
-            x.extend_from_slice(&self.embedding[token * c.hidden..][..c.hidden]);
+            scratch.x.extend_from_slice(&self.embedding[token * hidden..][..hidden]);
         }
-        normed.resize(x.len(), 0.0);
-        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        qkv.resize(rows.len() * (q + 2 * kv), 0.0);
-        attended.resize(rows.len() * q, 0.0);
-        gate_up.resize(rows.len() * 2 * c.intermediate, 0.0);
-        activated.resize(rows.len() * c.intermediate, 0.0);
-        for (index, layer) in self.layers.iter().enumerate() {
-            rms_norm(normed, x, &layer.attention_norm, c.norm_eps);
-            layer.qkv.apply(normed, qkv);
-            let mut adapt = |which: fn(&LayerAdapter) -> Option<&Delta>, a: &[f32], out: &mut [f32]| {
-                let (inner, columns) = (a.len() / rows.len(), out.len() / rows.len());
-                for Group { rows, adapter } in groups {
-                    let Some(delta) = which(adapter.layer(index)) else { continue };
-                    let out = &mut out[rows.start * columns..rows.end * columns];
-                    delta.add(&a[rows.start * inner..rows.end * inner], out, low);
+        for index in 0..self.layers.len() {
+            self.project(index, scratch, sequences, batch);
+            if index + 1 == self.layers.len() {
+                // Nothing more is asked of other rows: their keys and values are all that is left of them.
+                keep_rows(&mut scratch.x, hidden, &batch.wanted);
+                keep_rows(&mut scratch.qkv, self.layers[index].qkv.weight.columns(), &batch.wanted);
+                batch.keep_wanted();
+                if batch.rows.is_empty() {
+                    scratch.logits.clear();
+                    return;
                 }
-            };
-            adapt(|layer| layer.qkv.as_ref(), normed, qkv);
-            for (row, qkv) in rows.iter().zip(qkv.chunks_exact_mut(q + 2 * kv)) {
-                self.position(layer, &mut qkv[..q + kv], row.position);
-                let (keys, values) = qkv[q..].split_at(kv);
-                sequences[row.sequence].write(self.block_shape(), index, row.position, keys, values);
             }
-            for ((row, qkv), out) in rows.iter().zip(qkv.chunks_exact(q + 2 * kv)).zip(attended.chunks_exact_mut(q)) {
-                let heads = Heads { layer: index, shape: self.block_shape(), window: c.sliding_window };
-                attention.attend(heads, &sequences[row.sequence].blocks, row.position, &qkv[..q], out);
-            }
-            layer.output.add(attended, x);
-            adapt(|layer| layer.output.as_ref(), attended, x);
-            rms_norm(normed, x, &layer.mlp_norm, c.norm_eps);
-            layer.gate_up.apply(normed, gate_up);
-            adapt(|layer| layer.gate_up.as_ref(), normed, gate_up);
-            for (both, out) in gate_up.chunks_exact(2 * c.intermediate).zip(activated.chunks_exact_mut(c.intermediate))
-            {
-                let (gate, up) = both.split_at(c.intermediate);
-                silu_times(out, gate, up);
-            }
-            layer.down.add(activated, x);
-            adapt(|layer| layer.down.as_ref(), activated, x);
+            self.mix(index, scratch, sequences, batch);
         }
-        for (to, &from) in wanted.iter().enumerate() {
-            let to = to * c.hidden..(to + 1) * c.hidden;
-            rms_norm(&mut normed[to], &x[from * c.hidden..][..c.hidden], &self.norm, c.norm_eps);
+        let Scratch { x, normed, logits, .. } = scratch;
+        normed.resize(x.len(), 0.0);
+        rms_norm(normed, x, &self.norm, self.config.norm_eps);
+        logits.resize(batch.rows.len() * self.vocabulary, 0.0);
+        self.head.multiply(normed, logits);
+    }
+
+    /// Queries, keys and values of a layer; the latter two go to the sequences' blocks.
+    fn project(&self, index: usize, scratch: &mut Scratch, sequences: &mut [Sequence], batch: &Batch) {
+        let Scratch { x, normed, qkv, low, head, .. } = scratch;
+        let (c, layer) = (&self.config, &self.layers[index]);
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        normed.resize(x.len(), 0.0);
+        qkv.resize(batch.rows.len() * (q + 2 * kv), 0.0);
+        rms_norm(normed, x, &layer.attention_norm, c.norm_eps);
+        layer.qkv.apply(normed, qkv);
+        batch.adapt(index, |layer| layer.qkv.as_ref(), normed, qkv, low);
+        for (row, qkv) in batch.rows.iter().zip(qkv.chunks_exact_mut(q + 2 * kv)) {
+            self.position(layer, &mut qkv[..q + kv], row.position, head);
+            let (keys, values) = qkv[q..].split_at(kv);
+            sequences[row.sequence].write(self.block_shape(), index, row.position, keys, values);
         }
-        logits.resize(wanted.len() * self.vocabulary, 0.0);
-        self.head.multiply(&normed[..wanted.len() * c.hidden], logits);
+    }
+
+    /// The rest of a layer: attention and feed-forward, added to the residual stream.
+    fn mix(&self, index: usize, scratch: &mut Scratch, sequences: &[Sequence], batch: &Batch) {
+        let Scratch { x, normed, qkv, attended, gate_up, activated, attention, low, .. } = scratch;
+        let (c, layer) = (&self.config, &self.layers[index]);
+        let rows = batch.rows.len();
+        attended.resize(rows * c.heads * c.head_dim, 0.0);
+        let heads = Heads { layer: index, shape: self.block_shape(), window: c.sliding_window };
+        attention.attend(heads, sequences, &batch.rows, (qkv, layer.qkv.weight.columns()), attended);
+        layer.output.add(attended, x);
+        batch.adapt(index, |layer| layer.output.as_ref(), attended, x, low);
+        normed.resize(x.len(), 0.0);
+        rms_norm(normed, x, &layer.mlp_norm, c.norm_eps);
+        gate_up.resize(rows * 2 * c.intermediate, 0.0);
+        layer.gate_up.apply(normed, gate_up);
+        batch.adapt(index, |layer| layer.gate_up.as_ref(), normed, gate_up, low);
+        activated.resize(rows * c.intermediate, 0.0);
+        for (both, out) in gate_up.chunks_exact(2 * c.intermediate).zip(activated.chunks_exact_mut(c.intermediate)) {
+            let (gate, up) = both.split_at(c.intermediate);
+            silu_times(out, gate, up);
+        }
+        layer.down.add(activated, x);
+        batch.adapt(index, |layer| layer.down.as_ref(), activated, x, low);
     }
 
     /// Norms, where the family has them, and rotation of query and key heads.
-    fn position(&self, layer: &Layer, heads: &mut [f32], position: usize) {
+    fn position(&self, layer: &Layer, heads: &mut [f32], position: usize, raw: &mut Vec<f32>) {
         let half = self.config.head_dim / 2;
         let turns = &self.turns[position * half..][..half];
         for (index, head) in heads.chunks_exact_mut(2 * half).enumerate() {
             if let Some((queries, keys)) = &layer.qk_norm {
                 let weight = if index < self.config.heads { queries } else { keys };
-                let raw = head.to_vec();
-                rms_norm(head, &raw, weight, self.config.norm_eps);
+                raw.clear();
+                raw.extend_from_slice(head);
+                rms_norm(head, raw, weight, self.config.norm_eps);
             }
             rotate(head, turns);
         }

@@ -1,28 +1,29 @@
-//! The thread that owns all running sequences: admits requests, deals the work of each step to workers, keeps prefixes.
+//! What the computing threads share: requests in line, kept prefixes, and sequences that change threads. Each thread steps
+//! its own sequences at its own pace and comes here between steps.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use futures::channel::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::NativeConfig;
-use super::blocks::{BlockPool, PrefixTree};
+use super::blocks::{BlockPool, Prefix, PrefixTree};
 use super::model::Model;
-use super::runtime::{Message, Place, Pulse};
-use super::sequence::{RunningReply, Scoring, Sequence, Shard};
+use super::runtime::Place;
+use super::sequence::{Chunks, RunningReply, Scoring, Sequence, Shard};
 use super::variant::Variant;
 use crate::engine::counters::EngineCounters;
 use crate::engine::writer::Writer;
-use crate::engine::{Chunk, EngineError};
 
 /// A request that is ready to run.
 pub(super) struct Job {
     /// The weights that compute it.
     pub(super) variant: Arc<Variant>,
-    /// Plain answers go before judging and refining.
+    /// Plain answers go before judging and refining, and a token at a time.
     pub(super) plain: bool,
     pub(super) prompt: Vec<u32>,
     pub(super) replies: Vec<Writer>,
@@ -35,141 +36,238 @@ pub(super) struct Job {
 /// What an admitted request gets.
 pub(super) struct Started {
     pub(super) cached_tokens: usize,
-    pub(super) replies: Vec<mpsc::UnboundedReceiver<Result<Chunk, EngineError>>>,
+    pub(super) replies: Vec<mpsc::UnboundedReceiver<Chunks>>,
 }
 
-/// Starts the owner thread; it ends when the sender is dropped and no reply is left.
-pub(super) fn spawn(
+/// One run of the threads.
+pub(super) struct Scheduler {
     model: Arc<Model>,
     counters: Arc<EngineCounters>,
     config: NativeConfig,
-    pulse: Arc<Pulse>,
-) -> std::io::Result<Sender<Message>> {
-    let (messages, inbox) = channel();
-    let pool = BlockPool::new(model.block_shape(), counters.clone());
-    let worker = |_| Worker::spawn(model.clone(), pool.clone(), config.step_rows);
-    let scheduler = Scheduler {
-        tree: PrefixTree::new(config.cache_bytes, model.block_shape(), counters.clone()),
-        shards: (0..config.threads.max(1)).map(|_| Shard::default()).collect(),
-        waiting: [VecDeque::new(), VecDeque::new()],
-        workers: (1..config.threads).map(worker).collect::<Result<_, _>>()?,
-        model,
-        counters,
-        config,
-        pool,
-        pulse,
-    };
-    thread::Builder::new().name("spar-native".into()).spawn(move || {
-        let alarm = Alarm(scheduler.pulse.clone());
-        if scheduler.run(&inbox).is_ok() {
-            std::mem::forget(alarm);
-        }
-    })?;
-    Ok(messages)
-}
-
-/// Dropped when the owner thread panics or gives up.
-struct Alarm(Arc<Pulse>);
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        self.0.lost.cancel();
-    }
-}
-
-/// A thread that steps a shard and hands it back.
-struct Worker {
-    work: Sender<Shard>,
-    done: Receiver<Shard>,
-}
-
-impl Worker {
-    fn spawn(model: Arc<Model>, pool: Arc<BlockPool>, step_rows: usize) -> std::io::Result<Self> {
-        let (work, shards) = channel::<Shard>();
-        let (finished, done) = channel();
-        let run = move || {
-            for mut shard in shards {
-                shard.step(&model, &pool, step_rows);
-                if finished.send(shard).is_err() {
-                    return;
-                }
-            }
-        };
-        thread::Builder::new().name("spar-native-worker".into()).spawn(run)?;
-        Ok(Self { work, done })
-    }
-}
-
-/// A worker is gone: it panicked, which the panic hook has told.
-struct WorkerLost;
-
-struct Scheduler {
-    model: Arc<Model>,
-    counters: Arc<EngineCounters>,
-    config: NativeConfig,
-    tree: PrefixTree,
     pool: Arc<BlockPool>,
-    /// The first is this thread's own, the others the workers'.
-    shards: Vec<Shard>,
-    workers: Vec<Worker>,
+    state: Mutex<State>,
+    /// Rung when there is something to do for a thread that waits.
+    bell: Condvar,
+    pulses: Vec<Pulse>,
+    begun: Instant,
+    /// Cancelled when this run is over before its time: its replies fail.
+    pub(super) lost: CancellationToken,
+}
+
+struct State {
+    tree: PrefixTree,
     /// Plain requests, and the rest.
     waiting: [VecDeque<Job>; 2],
-    pulse: Arc<Pulse>,
+    threads: Vec<Load>,
+    /// The engine is not wanted any more; what runs may end.
+    closed: bool,
+    #[cfg(test)]
+    fault: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// What a thread has to do, as of its last visit.
+#[derive(Default)]
+struct Load {
+    sequences: usize,
+    replies: usize,
+    /// Whether plain replies run on it.
+    plain: bool,
+    /// On their way to it.
+    coming: Vec<Sequence>,
+}
+
+/// A thread's signs of life.
+#[derive(Default)]
+struct Pulse {
+    /// Milliseconds from the beginning to the last step.
+    last_step: AtomicU64,
+    busy: AtomicBool,
 }
 
 impl Scheduler {
-    /// Dropping the scheduler drops every reply's sender: listeners see the end of their stream.
-    fn run(mut self, inbox: &Receiver<Message>) -> Result<(), WorkerLost> {
-        // A run that was given up as stuck and goes on after all has been replaced.
-        while !self.pulse.lost.is_cancelled() {
-            let idle = self.running() == 0 && self.waiting.iter().all(VecDeque::is_empty);
-            if idle {
-                self.pulse.rest();
-                let Ok(message) = inbox.recv() else { return Ok(()) };
-                self.pulse.beat();
-                self.take(message);
-            }
-            while let Ok(message) = inbox.try_recv() {
-                self.take(message);
-            }
-            self.admit();
-            self.step().inspect_err(|_| tracing::error!("a worker of the native engine was lost"))?;
-            self.pulse.beat();
+    /// Starts the threads.
+    pub(super) fn start(
+        model: Arc<Model>,
+        counters: Arc<EngineCounters>,
+        config: NativeConfig,
+    ) -> io::Result<Arc<Self>> {
+        let threads = config.threads.max(1);
+        let scheduler = Arc::new(Self {
+            pool: BlockPool::new(model.block_shape(), counters.clone()),
+            state: Mutex::new(State {
+                tree: PrefixTree::new(config.cache_bytes, model.block_shape(), counters.clone()),
+                waiting: [VecDeque::new(), VecDeque::new()],
+                threads: (0..threads).map(|_| Load::default()).collect(),
+                closed: false,
+                #[cfg(test)]
+                fault: None,
+            }),
+            bell: Condvar::new(),
+            pulses: (0..threads).map(|_| Pulse::default()).collect(),
+            begun: Instant::now(),
+            lost: CancellationToken::new(),
+            model,
+            counters,
+            config,
+        });
+        for index in 0..threads {
+            let own = scheduler.clone();
+            let work = move || Alarm(own).0.work(index);
+            let spawned = thread::Builder::new().name("spar-native".into()).spawn(work);
+            spawned.inspect_err(|_| scheduler.abandon())?;
         }
-        Ok(())
+        Ok(scheduler)
     }
 
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Job(job) => self.waiting[usize::from(!job.plain)].push_back(job),
-            Message::Forget(root) => self.tree.forget(root),
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a request in line.
+    pub(super) fn submit(&self, job: Job) {
+        self.state().waiting[usize::from(!job.plain)].push_back(job);
+        self.bell.notify_all();
+    }
+
+    /// Drops the prefixes below a root. Nobody may call this who holds the state.
+    pub(super) fn forget(&self, root: Prefix) {
+        self.state().tree.forget(root);
+    }
+
+    /// Lets the threads end when nothing runs.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.bell.notify_all();
+    }
+
+    /// Ends the threads as soon as they notice; replies fail at once.
+    pub(super) fn abandon(&self) {
+        self.lost.cancel();
+        drop(self.state());
+        self.bell.notify_all();
+    }
+
+    #[cfg(test)]
+    pub(super) fn fail(&self, fault: impl FnOnce() + Send + 'static) {
+        self.state().fault = Some(Box::new(fault));
+        self.bell.notify_all();
+    }
+
+    /// How long a thread has had work without making a step, at most.
+    pub(super) fn silence(&self) -> Duration {
+        let silence = |pulse: &Pulse| {
+            let last = Duration::from_millis(pulse.last_step.load(Ordering::Relaxed));
+            if pulse.busy.load(Ordering::Relaxed) { self.begun.elapsed().saturating_sub(last) } else { Duration::ZERO }
+        };
+        self.pulses.iter().map(silence).max().unwrap_or_default()
+    }
+
+    fn beat(&self, index: usize) {
+        let pulse = &self.pulses[index];
+        pulse.last_step.store(self.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+        pulse.busy.store(true, Ordering::Relaxed);
+    }
+
+    /// A thread's life: between steps it keeps what was computed, takes and gives work, and rests when there is none.
+    fn work(&self, index: usize) {
+        let mut shard = Shard::default();
+        let mut gone = Vec::new();
+        while self.visit(index, &mut shard, &mut gone) {
+            // Here, because the last of a set of weights has its prefixes forgotten.
+            gone.clear();
+            shard.step(&self.model, &self.pool, self.config.step_rows);
+            let computed = std::mem::take(&mut shard.prompt_tokens) as u64;
+            self.counters.prompt_tokens_computed.fetch_add(computed, Ordering::Relaxed);
+            shard.forget_unheard();
+            self.beat(index);
+        }
+    }
+
+    /// False when the thread's work is over. `gone` holds weights that must not be dropped while the state is held.
+    fn visit(&self, index: usize, shard: &mut Shard, gone: &mut Vec<Arc<Variant>>) -> bool {
+        let mut state = self.state();
+        for sequence in &mut shard.sequences {
+            sequence.keep(&mut state.tree);
+        }
+        loop {
+            if self.lost.is_cancelled() {
+                return false;
+            }
             #[cfg(test)]
-            Message::Fault(fault) => fault(),
+            if let Some(fault) = state.fault.take() {
+                self.beat(index);
+                drop(state);
+                fault();
+                state = self.state();
+                continue;
+            }
+            shard.sequences.append(&mut state.threads[index].coming);
+            state.note(index, shard);
+            self.admit(&mut state, index, shard, gone);
+            if state.share(index, shard) {
+                self.bell.notify_all();
+            }
+            if !shard.sequences.is_empty() {
+                break;
+            }
+            if !gone.is_empty() {
+                drop(state);
+                gone.clear();
+                state = self.state();
+                continue;
+            }
+            if state.closed {
+                return false;
+            }
+            self.pulses[index].busy.store(false, Ordering::Relaxed);
+            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        self.beat(index);
+        let mut reused = 0;
+        for sequence in shard.sequences.iter_mut().filter(|s| s.tokens.len() > s.computed + 1) {
+            let before = sequence.computed;
+            sequence.reuse(&mut state.tree);
+            reused += sequence.computed - before;
+        }
+        self.counters.prompt_tokens_reused.fetch_add(reused as u64, Ordering::Relaxed);
+        true
     }
 
-    fn running(&self) -> usize {
-        self.shards.iter().map(|shard| shard.replies()).sum()
-    }
-
-    /// Starts requests in order while all of their replies fit; a request alone always fits.
-    fn admit(&mut self) {
-        for class in 0..self.waiting.len() {
-            self.waiting[class].retain(|job| !job.started.is_canceled());
-            while let Some(job) = self.waiting[class].front() {
-                let running = self.running();
+    /// Starts requests in order while all of their replies fit, and this thread has the least to do; a request alone always
+    /// fits.
+    fn admit(&self, state: &mut State, index: usize, shard: &mut Shard, gone: &mut Vec<Arc<Variant>>) {
+        for class in 0..state.waiting.len() {
+            state.waiting[class].retain(|job| {
+                let wanted = !job.started.is_canceled();
+                if !wanted {
+                    gone.push(job.variant.clone());
+                }
+                wanted
+            });
+            while let Some(job) = state.waiting[class].front() {
+                let running: usize = state.threads.iter().map(|thread| thread.replies).sum();
                 if running > 0 && running + job.replies.len() > self.config.max_replies {
                     return;
                 }
-                let Some(job) = self.waiting[class].pop_front() else { return };
-                self.start(job);
+                if state.threads.iter().any(|thread| thread.replies < state.threads[index].replies) {
+                    return;
+                }
+                let Some(job) = state.waiting[class].pop_front() else { return };
+                gone.push(job.variant.clone());
+                if let Some(sequence) = self.begin(job, &mut state.tree) {
+                    shard.sequences.push(sequence);
+                }
+                state.note(index, shard);
             }
         }
     }
 
-    fn start(&mut self, job: Job) {
+    /// `None` when the caller has gone.
+    fn begin(&self, job: Job, tree: &mut PrefixTree) -> Option<Sequence> {
         let mut sequence = Sequence {
             variant: job.variant,
+            plain: job.plain,
+            served: 0,
             prompt: job.prompt.len(),
             tokens: job.prompt,
             computed: 0,
@@ -178,75 +276,72 @@ impl Scheduler {
             replies: Vec::new(),
             scoring: job.scoring,
         };
-        sequence.reuse(&mut self.tree);
-        self.note_reused(sequence.computed);
+        sequence.reuse(tree);
+        self.counters.prompt_tokens_reused.fetch_add(sequence.computed as u64, Ordering::Relaxed);
         let mut started = Started { cached_tokens: sequence.computed, replies: Vec::new() };
         for writer in job.replies {
             let (chunks, listener) = mpsc::unbounded();
-            sequence.replies.push(RunningReply { writer, chunks });
+            sequence.replies.push(RunningReply::new(writer, chunks));
             started.replies.push(listener);
         }
         drop(job.place);
-        // A caller that has gone drops the listeners with the message, and the sequence is forgotten at the next step.
-        if job.started.send(started).is_ok()
-            && let Some(shard) = self.shards.iter_mut().min_by_key(|shard| shard.replies())
-        {
-            shard.sequences.push(sequence);
-        }
+        job.started.send(started).is_ok().then_some(sequence)
+    }
+}
+
+impl State {
+    fn note(&mut self, index: usize, shard: &Shard) {
+        let thread = &mut self.threads[index];
+        thread.sequences = shard.sequences.len();
+        thread.replies = shard.replies();
+        thread.plain = shard.sequences.iter().any(|sequence| sequence.plain);
     }
 
-    fn note_reused(&self, tokens: usize) {
-        self.counters.prompt_tokens_reused.fetch_add(tokens as u64, Ordering::Relaxed);
+    /// Gives sequences to threads that have less to do. Returns whether something was given.
+    fn share(&mut self, index: usize, shard: &mut Shard) -> bool {
+        let mut given = false;
+        while let Some((to, which)) = self.surplus(index, shard) {
+            let sequence = shard.sequences.remove(which);
+            let other = &mut self.threads[to];
+            other.sequences += 1;
+            other.replies += sequence.replies.len();
+            other.plain |= sequence.plain;
+            other.coming.push(sequence);
+            self.note(index, shard);
+            given = true;
+        }
+        given
     }
 
-    fn step(&mut self) -> Result<(), WorkerLost> {
-        let mut reused = 0;
-        for shard in &mut self.shards {
-            for sequence in shard.sequences.iter_mut().filter(|s| s.tokens.len() > s.computed + 1) {
-                let before = sequence.computed;
-                sequence.reuse(&mut self.tree);
-                reused += sequence.computed - before;
-            }
-        }
-        self.note_reused(reused);
-        self.balance();
-        let mut away = Vec::new();
-        for (index, worker) in (1..).zip(&self.workers) {
-            if !self.shards[index].sequences.is_empty() {
-                worker.work.send(std::mem::take(&mut self.shards[index])).map_err(|_| WorkerLost)?;
-                away.push((index, worker));
-            }
-        }
-        self.shards[0].step(&self.model, &self.pool, self.config.step_rows);
-        for (index, worker) in away {
-            self.shards[index] = worker.done.recv().map_err(|_| WorkerLost)?;
-        }
-        for shard in &mut self.shards {
-            for sequence in &mut shard.sequences {
-                sequence.keep(&mut self.tree);
-            }
-            shard.forget_unheard();
-            let computed = std::mem::take(&mut shard.prompt_tokens) as u64;
-            self.counters.prompt_tokens_computed.fetch_add(computed, Ordering::Relaxed);
-        }
-        Ok(())
+    /// A thread that should have more to do, and the sequence that it should be given. Searches keep to threads without
+    /// plain replies where there are any; within a kind of threads, none has two more than another.
+    fn surplus(&self, index: usize, shard: &Shard) -> Option<(usize, usize)> {
+        let least = |plain: bool| {
+            let others = self.threads.iter().enumerate().filter(|(other, _)| *other != index);
+            others.filter(|(_, thread)| thread.plain == plain).min_by_key(|(_, thread)| thread.sequences)
+        };
+        let own = &self.threads[index];
+        let (to, other) = match (own.plain, least(false)) {
+            (true, Some((quiet, thread))) => match shard.sequences.iter().rposition(|sequence| !sequence.plain) {
+                Some(search) => return Some((quiet, search)),
+                None if thread.sequences == 0 => (quiet, thread),
+                None => return None,
+            },
+            (true, None) => least(true)?,
+            (false, quiet) => quiet?,
+        };
+        (own.sequences >= other.sequences + 2).then(|| (to, shard.sequences.len() - 1))
     }
+}
 
-    /// Moves sequences until no shard has two more than another.
-    fn balance(&mut self) {
-        loop {
-            let size = |&i: &usize| self.shards[i].sequences.len();
-            let (Some(least), Some(most)) =
-                ((0..self.shards.len()).min_by_key(size), (0..self.shards.len()).max_by_key(size))
-            else {
-                return;
-            };
-            if size(&most) < size(&least) + 2 {
-                return;
-            }
-            if let Some(sequence) = self.shards[most].sequences.pop() {
-                self.shards[least].sequences.push(sequence);
-            }
+/// Held by a thread; tells when it panics.
+struct Alarm(Arc<Scheduler>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("a thread of the native engine was lost");
+            self.0.abandon();
         }
     }
 }

@@ -6,7 +6,7 @@ use futures::channel::mpsc::UnboundedSender;
 use futures::channel::oneshot;
 
 use super::blocks::{BLOCK, Block, BlockPool, Prefix, PrefixTree, Shape};
-use super::model::{Group, Model, Row, Scratch};
+use super::model::{Batch, Group, Model, Row, Scratch};
 use super::variant::Variant;
 use crate::engine::sampling::DrawnLogprobs;
 use crate::engine::writer::Writer;
@@ -16,6 +16,10 @@ use crate::engine::{Chunk, EngineError};
 pub(super) struct Sequence {
     /// The weights that compute it.
     pub(super) variant: Arc<Variant>,
+    /// Somebody reads along: it does not wait for long steps of others.
+    pub(super) plain: bool,
+    /// The step in which it last advanced.
+    pub(super) served: u64,
     /// Prompt and reply so far.
     pub(super) tokens: Vec<u32>,
     /// Tokens of the prompt.
@@ -41,27 +45,37 @@ pub(super) struct Scoring {
     pub(super) done: oneshot::Sender<Vec<DrawnLogprobs>>,
 }
 
+/// What a listener is told at once.
+pub(super) type Chunks = Vec<Result<Chunk, EngineError>>;
+
+/// Chunks of a judgement or a refinement that are told at once: nobody reads along, and waking a listener costs more than
+/// a token.
+const HELD: usize = 16;
+
 /// A reply and the one who listens to it.
 pub(super) struct RunningReply {
-    pub(super) writer: Writer,
-    pub(super) chunks: UnboundedSender<Result<Chunk, EngineError>>,
+    writer: Writer,
+    listener: UnboundedSender<Chunks>,
+    held: Chunks,
 }
 
 impl RunningReply {
-    /// Draws a token and tells the listener. `None` when the reply is over.
-    fn advance(&mut self, logits: &mut [f32]) -> Option<u32> {
-        match self.writer.next(logits) {
-            Ok((id, chunk)) => {
-                let over = chunk.finish.is_some();
-                let heard = self.chunks.unbounded_send(Ok(chunk)).is_ok();
-                (heard && !over).then_some(id)
-            }
-            Err(error) => {
-                // A listener that has gone needs no error.
-                self.chunks.unbounded_send(Err(error)).ok();
-                None
-            }
+    pub(super) fn new(writer: Writer, listener: UnboundedSender<Chunks>) -> Self {
+        Self { writer, listener, held: Vec::new() }
+    }
+
+    /// Draws a token and tells the listener, of plain replies at once. `None` when the reply is over.
+    fn advance(&mut self, logits: &mut [f32], plain: bool) -> Option<u32> {
+        let (id, over, news) = match self.writer.next(logits) {
+            Ok((id, chunk)) => (Some(id), chunk.finish.is_some(), Ok(chunk)),
+            Err(error) => (None, true, Err(error)),
+        };
+        self.held.push(news);
+        let mut heard = true;
+        if plain || over || self.held.len() >= HELD {
+            heard = self.listener.unbounded_send(std::mem::take(&mut self.held)).is_ok();
         }
+        id.filter(|_| heard && !over)
     }
 }
 
@@ -118,9 +132,12 @@ impl Sequence {
 #[derive(Default)]
 pub(super) struct Shard {
     pub(super) sequences: Vec<Sequence>,
-    rows: Vec<Row>,
-    groups: Vec<Group>,
-    wanted: Vec<usize>,
+    batch: Batch,
+    steps: u64,
+    /// Sequences in the order in which they are served.
+    order: Vec<usize>,
+    /// Positions that each of them advances by.
+    advances: Vec<usize>,
     scratch: Scratch,
     /// Tokens of prompts that were computed since the owner last asked.
     pub(super) prompt_tokens: usize,
@@ -136,26 +153,24 @@ impl Shard {
     pub(super) fn step(&mut self, model: &Model, pool: &Arc<BlockPool>, most_rows: usize) {
         self.forget_unheard();
         self.choose_rows(most_rows, pool);
-        if self.rows.is_empty() {
+        if self.batch.rows.is_empty() {
             return;
         }
-        model.forward(&mut self.scratch, &mut self.sequences, &self.rows, &self.groups, &self.wanted);
-        self.groups.clear();
-        for row in &self.rows {
-            let sequence = &mut self.sequences[row.sequence];
-            sequence.computed = row.position + 1;
-            self.prompt_tokens += usize::from(row.position < sequence.prompt);
+        model.forward(&mut self.scratch, &mut self.sequences, &mut self.batch);
+        for (sequence, advance) in self.sequences.iter_mut().zip(&self.advances) {
+            self.prompt_tokens += sequence.prompt.saturating_sub(sequence.computed).min(*advance);
+            sequence.computed += advance;
         }
         let mut begun = Vec::new();
-        for (&row, logits) in self.wanted.iter().zip(self.scratch.logits.chunks_exact_mut(model.vocabulary)) {
-            let Row { sequence, position } = self.rows[row];
+        for (row, logits) in self.batch.rows.iter().zip(self.scratch.logits.chunks_exact_mut(model.vocabulary)) {
+            let Row { sequence, position } = *row;
             let sequence = &mut self.sequences[sequence];
             if let Some(scoring) = &mut sequence.scoring {
                 scoring.found.push(DrawnLogprobs::new(logits, scoring.targets[position], scoring.top));
                 continue;
             }
             if let [reply] = sequence.replies.as_mut_slice() {
-                match reply.advance(logits) {
+                match reply.advance(logits, sequence.plain) {
                     Some(id) => sequence.tokens.push(id),
                     None => sequence.replies.clear(),
                 }
@@ -163,11 +178,13 @@ impl Shard {
             }
             // The prompt is computed: every sibling goes on by itself, on the prompt's blocks.
             for mut reply in std::mem::take(&mut sequence.replies) {
-                if let Some(id) = reply.advance(&mut logits.to_vec()) {
+                if let Some(id) = reply.advance(&mut logits.to_vec(), sequence.plain) {
                     let mut tokens = sequence.tokens.clone();
                     tokens.push(id);
                     begun.push(Sequence {
                         variant: sequence.variant.clone(),
+                        plain: sequence.plain,
+                        served: sequence.served,
                         tokens,
                         prompt: sequence.prompt,
                         computed: sequence.computed,
@@ -180,6 +197,8 @@ impl Shard {
             }
         }
         self.sequences.append(&mut begun);
+        // Adapters are not held between steps.
+        self.batch.clear();
         for sequence in &mut self.sequences {
             if let Some(scoring) = sequence.scoring.take_if(|scoring| scoring.found.len() == scoring.targets.len()) {
                 // A caller that has gone needs no answer.
@@ -191,46 +210,83 @@ impl Shard {
     /// Drops replies that nobody listens to any more.
     pub(super) fn forget_unheard(&mut self) {
         for sequence in &mut self.sequences {
-            sequence.replies.retain(|reply| !reply.chunks.is_closed());
+            sequence.replies.retain(|reply| !reply.listener.is_closed());
             sequence.scoring.take_if(|scoring| scoring.done.is_canceled());
         }
         self.sequences.retain(|sequence| !sequence.replies.is_empty() || sequence.scoring.is_some());
     }
 
     fn choose_rows(&mut self, most: usize, pool: &Arc<BlockPool>) {
-        self.rows.clear();
-        self.wanted.clear();
+        self.batch.clear();
         // Rows that share an adapter lie side by side.
         self.sequences.sort_by_key(|sequence| sequence.variant.root);
-        let running = self.sequences.iter().filter(|s| s.tokens.len() == s.computed + 1).count();
-        // Prompts advance by whole blocks, so that between steps they can take over what another has computed.
-        let mut spare = most.saturating_sub(running).max(BLOCK);
-        for (index, sequence) in self.sequences.iter_mut().enumerate() {
-            let due = sequence.tokens.len() - sequence.computed;
-            let scored = sequence.scoring.is_some();
-            // Scores of a whole vocabulary for every row: a few at a time.
-            let spare = if scored { &mut BLOCK.min(spare) } else { &mut spare };
-            let end = match due {
-                due if due == 1 || due <= *spare => sequence.tokens.len(),
-                _ => ((sequence.computed + *spare) / BLOCK * BLOCK).max(sequence.computed),
-            };
-            let count = end - sequence.computed;
-            if due > 1 {
-                *spare -= count;
+        self.choose_advances(most);
+        let Batch { rows, groups, wanted } = &mut self.batch;
+        for (index, (sequence, &advance)) in self.sequences.iter_mut().zip(&self.advances).enumerate() {
+            if advance == 0 {
+                continue;
             }
+            let end = sequence.computed + advance;
             sequence.own(pool, end);
-            let first = self.rows.len();
-            self.rows.extend((sequence.computed..end).map(|position| Row { sequence: index, position }));
+            let first = rows.len();
+            rows.extend((sequence.computed..end).map(|position| Row { sequence: index, position }));
             match () {
-                () if scored => self.wanted.extend(first..self.rows.len()),
-                () if count == due => self.wanted.push(self.rows.len() - 1),
+                () if sequence.scoring.is_some() => wanted.extend(first..rows.len()),
+                () if end == sequence.tokens.len() => wanted.push(rows.len() - 1),
                 () => {}
             }
             let Some(adapter) = &sequence.variant.adapter else { continue };
-            match self.groups.last_mut() {
-                Some(group) if Arc::ptr_eq(&group.adapter, adapter) => group.rows.end = self.rows.len(),
-                _ => self.groups.push(Group { rows: first..self.rows.len(), adapter: adapter.clone() }),
+            match groups.last_mut() {
+                Some(group) if Arc::ptr_eq(&group.adapter, adapter) => group.rows.end = rows.len(),
+                _ => groups.push(Group { rows: first..rows.len(), adapter: adapter.clone() }),
             }
+        }
+    }
+
+    /// Every reply advances by its token and prompts by what is left of `most`. Beside plain replies that run, searches get
+    /// as many positions as these, in turns, so that a plain reply's next token takes at most twice as long as alone.
+    fn choose_advances(&mut self, most: usize) {
+        self.steps += 1;
+        let due = |sequence: &Sequence| sequence.tokens.len() - sequence.computed;
+        let runs = |sequence: &&Sequence| due(sequence) == 1 && sequence.scoring.is_none();
+        let running = self.sequences.iter().filter(runs).count();
+        let plain = self.sequences.iter().filter(runs).filter(|sequence| sequence.plain).count();
+        let mut for_searches = if plain == 0 { usize::MAX } else { plain };
+        let mut for_prompts = if plain == 0 { most.saturating_sub(running).max(BLOCK) } else { BLOCK };
+        self.order.clear();
+        self.order.extend(0..self.sequences.len());
+        if plain > 0 {
+            self.order.sort_by_key(|&index| self.sequences[index].served);
+        }
+        self.advances.clear();
+        self.advances.resize(self.sequences.len(), 0);
+        for &index in &self.order {
+            let sequence = &mut self.sequences[index];
+            let due = due(sequence);
+            let mut room = if due == 1 { 1 } else { for_prompts };
+            if !sequence.plain {
+                room = room.min(for_searches);
+            }
+            if sequence.scoring.is_some() {
+                // Scores of a whole vocabulary for every row: a few at a time.
+                room = room.min(BLOCK);
+            }
+            let advance = match room {
+                room if due <= room => due,
+                room if room < BLOCK => room,
+                // By whole blocks, so that between steps it can take over what another has computed.
+                room => ((sequence.computed + room) / BLOCK * BLOCK) - sequence.computed,
+            };
+            if due > 1 {
+                for_prompts -= advance;
+            }
+            if !sequence.plain {
+                for_searches -= advance;
+            }
+            if advance > 0 {
+                sequence.served = self.steps;
+            }
+            self.advances[index] = advance;
         }
     }
 }

@@ -150,6 +150,8 @@ fn all_logits(engine: &NativeEngine, tokens: &[u32]) -> Vec<Vec<f32>> {
     let (variant, count) = (engine.variant.clone(), tokens.len());
     let mut sequence = sequence::Sequence {
         variant,
+        plain: true,
+        served: 0,
         tokens: tokens.to_vec(),
         prompt: count,
         computed: 0,
@@ -159,9 +161,10 @@ fn all_logits(engine: &NativeEngine, tokens: &[u32]) -> Vec<Vec<f32>> {
         scoring: None,
     };
     sequence.own(&pool, count);
-    let rows: Vec<_> = (0..count).map(|position| model::Row { sequence: 0, position }).collect();
-    let (mut scratch, wanted) = (model::Scratch::default(), (0..count).collect::<Vec<_>>());
-    model.forward(&mut scratch, &mut [sequence], &rows, &[], &wanted);
+    let rows = (0..count).map(|position| model::Row { sequence: 0, position }).collect();
+    let mut batch = model::Batch { rows, groups: vec![], wanted: (0..count).collect() };
+    let mut scratch = model::Scratch::default();
+    model.forward(&mut scratch, &mut [sequence], &mut batch);
     scratch.logits.chunks_exact(model.vocabulary).map(<[f32]>::to_vec).collect()
 }
 

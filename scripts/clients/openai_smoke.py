@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Talks to a running server with the unmodified `openai` package: whole, streamed, searched, with events.
+"""Talks to a running server with the unmodified `openai` package: whole, streamed, searched, with events, hanging up.
 
 usage: openai_smoke.py [BASE_URL]      (default http://127.0.0.1:8080/v1; needs `pip install openai`)
 Exits with 1 at the first broken promise.
 """
 
+import json
 import sys
 import time
+import urllib.request
 
 import openai
 from openai import OpenAI
@@ -84,14 +86,65 @@ def refused(client, model):
     raise AssertionError("a branch of 99 was accepted")
 
 
+# A search that lasts for many seconds: 8 choices of 64 nodes with 15 votes each.
+LONG = {"search_budget": 64, "n": 8, "search": {"votes": 15, "mode": "paper", "branch": 8, "keep": 8, "depth": 16}}
+
+
+def get(base_url, path):
+    with urllib.request.urlopen(base_url.removesuffix("/v1") + path) as response:
+        return response.read().decode()
+
+
+def beats(base_url, model):
+    """Signs of life as a proxy sees them: the SDK passes over comments."""
+    body = json.dumps({"model": model, "messages": QUESTION, "stream": True, **LONG}).encode()
+    request = urllib.request.Request(f"{base_url}/chat/completions", body, {"content-type": "application/json"})
+    started = last = time.monotonic()
+    gaps = []
+    with urllib.request.urlopen(request) as response:
+        for line in response:
+            now = time.monotonic()
+            if line.strip():
+                gaps.append(now - last)
+                last = now
+            if now - started > 5:
+                break
+    assert len(gaps) > 5 and max(gaps) <= 1, gaps
+    return f"{len(gaps)} lines, longest gap {max(gaps):.2f} s"
+
+
+def disconnected(base_url, client, model):
+    """After a second the client hangs up; a moment later nothing is generated any more."""
+    generated = lambda: sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in get(base_url, "/metrics").splitlines()
+        if line.startswith("spar_generation_tokens_total")
+    )
+    start = generated()
+    stream = client.chat.completions.create(model=model, messages=QUESTION, stream=True, extra_body=LONG)
+    time.sleep(1)
+    before = generated() - start
+    stream.close()
+    time.sleep(0.1)
+    stopped = generated() - start
+    time.sleep(1)
+    later = generated() - start
+    assert before > 0 and later == stopped, f"{later - stopped} tokens after the disconnect"
+    assert "\nspar_requests_running 0\n" in get(base_url, "/metrics")
+    return f"{before:.0f} tokens before the disconnect, {stopped - before:.0f} until 0.1 s after it, then none"
+
+
 def main():
     base_url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080/v1"
     client = OpenAI(base_url=base_url, api_key="none", max_retries=0)
     model = client.models.list().data[0].id
     print(f"openai {openai.__version__}, model {model}")
-    for promise in (whole, streamed, searched, searched_with_events, alias, refused):
+    promises = [whole, streamed, searched, searched_with_events, alias, refused]
+    promises = [(promise, (client, model)) for promise in promises]
+    promises += [(beats, (base_url, model)), (disconnected, (base_url, client, model))]
+    for promise, arguments in promises:
         started = time.monotonic()
-        shown = promise(client, model)
+        shown = promise(*arguments)
         print(f"ok {promise.__name__} ({time.monotonic() - started:.2f} s): {shown}")
 
 

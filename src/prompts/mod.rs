@@ -1,6 +1,7 @@
 //! What a judge and a refiner are told, and how their answers are read: together they are one contract.
 
 mod constraint;
+pub mod evolve;
 mod parse;
 
 use std::path::Path;
@@ -143,6 +144,13 @@ impl Templates {
         turns.push(Message::assistant(critique));
         turns.push(Message::user(self.render(1, conversation, response, critique)));
         turns
+    }
+
+    /// A refiner's reply in the form that [`Templates::parse_refinement`] reads.
+    pub fn refinement(&self, reflection: &str, response: &str) -> String {
+        let TemplateText { start, end, .. } = &self.text;
+        let gap = if reflection.is_empty() { "" } else { "\n" };
+        format!("{reflection}{gap}{start}\n{response}\n{end}")
     }
 
     /// A critique in the judge's own form that says which rules a response breaks; `failed` holds what they ask for.

@@ -11,6 +11,8 @@ const DRAWS: usize = 9;
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub response: String,
+    /// What the refiner said before it.
+    pub reflection: String,
     /// Tokens of the response itself.
     pub tokens: usize,
     pub finish: FinishReason,
@@ -19,7 +21,13 @@ pub(super) struct Candidate {
 
 impl From<Completion> for Candidate {
     fn from(draft: Completion) -> Self {
-        Self { response: draft.text, tokens: draft.tokens, finish: draft.finish, logprobs: draft.logprobs }
+        Self {
+            response: draft.text,
+            reflection: String::new(),
+            tokens: draft.tokens,
+            finish: draft.finish,
+            logprobs: draft.logprobs,
+        }
     }
 }
 
@@ -107,7 +115,7 @@ impl Search<'_> {
             return None;
         }
         let logprobs = spoken.logprobs_within(start, end);
-        Some(Candidate { response, tokens, finish: FinishReason::Stop, logprobs })
+        Some(Candidate { response, reflection: refinement.reflection, tokens, finish: FinishReason::Stop, logprobs })
     }
 }
 

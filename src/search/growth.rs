@@ -30,10 +30,10 @@ pub(super) struct Origin {
 
 impl Growth {
     pub fn add(&mut self, parent: Option<NodeId>, made: Candidate, judgement: Judgement, seed: u64) -> NodeId {
-        let Candidate { response, tokens, finish, logprobs } = made;
+        let Candidate { response, reflection, tokens, finish, logprobs } = made;
         let depth = parent.map_or(0, |id| self.tree[id].depth + 1);
         self.origins.push(Origin { seed, tokens, finish, logprobs });
-        let node = Node { parent, depth, response, ..Node::default() };
+        let node = Node { parent, depth, response, reflection, ..Node::default() };
         self.tree.push(node.judged(judgement))
     }
 

@@ -23,6 +23,9 @@ pub struct Node {
     pub depth: usize,
     /// The response.
     pub response: String,
+    /// What the refiner said before this response; empty for drafts.
+    #[serde(skip)]
+    pub reflection: String,
     /// The first critique that agrees with the decision.
     pub critique: String,
     /// Yes votes / valid votes, or the share of checks that hold; `None` where the draft could not be judged.
@@ -43,7 +46,7 @@ pub struct Node {
 }
 
 /// Votes on one response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Votes {
     /// For yes.
     pub yes: usize,

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use spar_training::gradient::GradientWorkers;
-use spar_training::model::cpu::Arithmetic;
+use spar_training::gradient::{Computing, GradientWorkers};
+use spar_training::loss::Preference;
+use spar_training::model::cpu::{Arithmetic, Keep};
 use spar_training::model::{LlamaConfig, Params};
 use spar_training::optimizer::{Optimizer, OptimizerConfig, Rule, Update, norm};
 use spar_training::tokens::{Example, units};
@@ -31,7 +32,8 @@ fn main() -> Result<()> {
     let example = |tokens: Vec<u32>| Example { weights: vec![1.0; tokens.len()], tokens };
     let units = units(&sequences.into_iter().map(example).collect::<Vec<_>>(), unit_tokens);
 
-    let mut gradients = GradientWorkers::new(&config, arithmetic, workers);
+    let computing = Computing { arithmetic, lora: None, keep: Keep::Everything, workers };
+    let mut gradients = GradientWorkers::new(&config, computing);
     let settings = OptimizerConfig { rule, lr: 1e-4, muon_lr: 1e-4, beta2: 0.999, ..OptimizerConfig::default() };
     let mut optimizer = Optimizer::new(settings, &params.layout);
     for line in std::io::stdin().lock().lines() {
@@ -40,7 +42,7 @@ fn main() -> Result<()> {
         let (mut gradient_s, mut tokens, mut first) = (0.0, 0, None);
         for _ in 0..steps {
             let began = Instant::now();
-            let (loss, ()) = gradients.compute(&params, &units, || ())?;
+            let (loss, ()) = gradients.compute(&params, &units, &Preference::default(), || ())?;
             gradient_s += began.elapsed().as_secs_f64();
             tokens += loss.rows;
             first.get_or_insert(loss.loss);

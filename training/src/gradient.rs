@@ -9,9 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 
-use crate::model::cpu::{Arithmetic, Workspace};
-use crate::model::{LlamaConfig, Params};
-use crate::tokens::Unit;
+use spar::engine::derive_seed;
+
+use crate::loss::{Pair, Preference, PreferenceMetrics, Scores};
+use crate::model::cpu::{Arithmetic, Keep, Weights, Workspace};
+use crate::model::{LlamaConfig, LoraConfig};
+use crate::tokens::{PairRows, Unit};
 
 /// The threads' workspaces and the sum of gradients, kept from step to step.
 #[derive(Debug)]
@@ -21,49 +24,79 @@ pub struct GradientWorkers {
 }
 
 /// What a step's batch says.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepLoss {
-    /// `-Σ weight · log p / Σ weight`, in nats.
+    /// `-Σ weight · log p / Σ weight` in nats, or the mean of the pairs' losses.
     pub loss: f64,
     /// Rows computed.
     pub rows: usize,
+    /// Of pairs.
+    pub preference: Option<PreferenceMetrics>,
+}
+
+/// How gradients are computed; the result depends on `lora` only.
+#[derive(Clone, Copy, Debug)]
+pub struct Computing<'a> {
+    /// The precision of products.
+    pub arithmetic: Arithmetic,
+    /// An adapter's settings, where one is trained.
+    pub lora: Option<&'a LoraConfig>,
+    /// What is kept for the backward pass.
+    pub keep: Keep,
+    /// Threads, at least one.
+    pub workers: usize,
 }
 
 impl GradientWorkers {
-    /// `workers` threads, at least one.
+    /// Workspaces for models of a shape.
     #[must_use]
-    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic, workers: usize) -> Self {
+    pub fn new(config: &LlamaConfig, computing: Computing<'_>) -> Self {
+        let Computing { arithmetic, lora, keep, workers } = computing;
         Self {
-            workspaces: (0..workers.max(1)).map(|_| Workspace::new(config, arithmetic)).collect(),
+            workspaces: (0..workers.max(1)).map(|_| Workspace::with(config, arithmetic, lora, keep)).collect(),
             sum: Sum::default(),
         }
     }
 
-    /// The loss of a step; its gradient is in [`GradientWorkers::gradient`] afterwards. `meanwhile` runs on the calling
-    /// thread while the workers compute.
+    /// The loss of a step; its gradient is in [`GradientWorkers::gradient`] afterwards. `preference` is what pairs are
+    /// compared by. `meanwhile` runs on the calling thread while the workers compute.
     ///
     /// # Errors
     /// When a sequence does not fit the model.
-    pub fn compute<T>(
+    pub fn compute<'w, T>(
         &mut self,
-        params: &Params,
+        weights: impl Into<Weights<'w>>,
         units: &[Unit],
+        preference: &Preference,
         meanwhile: impl FnOnce() -> T,
     ) -> Result<(StepLoss, T)> {
+        let weights = weights.into();
         let total: f64 = units.iter().flat_map(|unit| &unit.weights).map(|&weight| f64::from(weight)).sum();
         let scale = if total > 0.0 { (-1.0 / total) as f32 } else { 0.0 };
-        self.sum.start(params.data.len());
+        let pairs: usize = units.iter().map(|unit| unit.pairs.len()).sum();
+        let share = 1.0 / pairs.max(1) as f64;
+        let trained = weights.adapter.unwrap_or(weights.base).data.len();
+        self.sum.start(trained);
         let (sum, next) = (Mutex::new(&mut self.sum), AtomicUsize::new(0));
         let work = |workspace: &mut Workspace| -> Result<()> {
             while let Some((index, unit)) = take(&next, units) {
-                let coefficients: Vec<f32> = unit.weights.iter().map(|weight| weight * scale).collect();
-                let mut gradient = lock(&sum).free.pop().unwrap_or_default();
-                gradient.clear();
-                gradient.resize(params.data.len(), 0.0);
-                workspace.forward(params, &unit.batch)?;
-                let log_probs = workspace.backward(params, &unit.batch, &coefficients, &mut gradient);
-                let loss = log_probs.iter().zip(&coefficients).map(|(&l, &c)| f64::from(l) * f64::from(c)).sum();
-                lock(&sum).add(index, gradient, loss);
+                let dropout = weights.dropout.map(|seed| derive_seed(seed, index as u64));
+                let weights = Weights { dropout, ..weights };
+                let mut part = Part { gradient: lock(&sum).free.pop().unwrap_or_default(), ..Part::default() };
+                part.gradient.clear();
+                part.gradient.resize(trained, 0.0);
+                workspace.forward(weights, &unit.batch)?;
+                let mut coefficients: Vec<f32> = unit.weights.iter().map(|weight| weight * scale).collect();
+                if !unit.pairs.is_empty() {
+                    let log_probs = workspace.log_probs(weights, &unit.batch);
+                    coefficients.resize(unit.batch.rows(), 0.0);
+                    compare(preference, share, &unit.pairs, &log_probs, &mut coefficients, &mut part);
+                }
+                let log_probs = workspace.backward(weights, &unit.batch, &coefficients, &mut part.gradient);
+                if unit.pairs.is_empty() {
+                    part.loss = log_probs.iter().zip(&coefficients).map(|(&l, &c)| f64::from(l) * f64::from(c)).sum();
+                }
+                lock(&sum).add(index, part);
             }
             Ok(())
         };
@@ -74,7 +107,30 @@ impl GradientWorkers {
             anyhow::Ok(other)
         })?;
         let rows = units.iter().map(|unit| unit.batch.rows()).sum();
-        Ok((StepLoss { loss: self.sum.loss, rows }, other))
+        let preference = (pairs > 0).then_some(self.sum.preference);
+        Ok((StepLoss { loss: self.sum.loss, rows, preference }, other))
+    }
+
+    /// Sums of log-probabilities of the responses of all pairs, in the order of the units' pairs.
+    ///
+    /// # Errors
+    /// When a sequence does not fit the model.
+    pub fn score<'w>(&mut self, weights: impl Into<Weights<'w>>, units: &[Unit]) -> Result<Vec<Vec<Pair<f64>>>> {
+        let (weights, next) = (weights.into(), AtomicUsize::new(0));
+        let scores: Vec<Mutex<Vec<Pair<f64>>>> = units.iter().map(|_| Mutex::default()).collect();
+        let work = |workspace: &mut Workspace| -> Result<()> {
+            while let Some((index, unit)) = take(&next, units) {
+                workspace.forward(weights, &unit.batch)?;
+                let log_probs = workspace.log_probs(weights, &unit.batch);
+                *lock(&scores[index]) = unit.pairs.iter().map(|pair| sums(pair, &log_probs)).collect();
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = self.workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("a worker panicked"))
+        })?;
+        Ok(scores.into_iter().map(|scores| scores.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
 
     /// The gradient of the last step, laid out as the parameters.
@@ -93,13 +149,57 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Sums of log-probabilities of a pair's responses.
+fn sums(pair: &PairRows, log_probs: &[f32]) -> Pair<f64> {
+    let sum = |parts: [std::ops::Range<usize>; 2]| {
+        parts.into_iter().flat_map(|rows| &log_probs[rows]).map(|&x| f64::from(x)).sum::<f64>()
+    };
+    let answers = pair.answers();
+    Pair { chosen: sum(answers.chosen), rejected: sum(answers.rejected) }
+}
+
+/// The loss of some pairs, each of which counts `share`, and its derivatives by the log-probability of every row. A row that both
+/// responses have in common has the sum of both derivatives.
+fn compare(
+    preference: &Preference,
+    share: f64,
+    pairs: &[PairRows],
+    log_probs: &[f32],
+    coefficients: &mut [f32],
+    part: &mut Part,
+) {
+    for pair in pairs {
+        let answers = pair.answers();
+        let count =
+            |parts: &[std::ops::Range<usize>; 2]| parts.iter().map(ExactSizeIterator::len).sum::<usize>() as f64;
+        let tokens = Pair { chosen: count(&answers.chosen), rejected: count(&answers.rejected) };
+        let policy = sums(pair, log_probs);
+        let loss = preference.loss(Scores { policy, reference: pair.reference, tokens });
+        part.loss += share * loss.loss;
+        part.preference.add(share, policy, loss.rewards);
+        for (parts, slope) in [(answers.chosen, loss.slope.chosen), (answers.rejected, loss.slope.rejected)] {
+            let slope = (share * slope) as f32;
+            parts.into_iter().flatten().for_each(|row| coefficients[row] += slope);
+        }
+    }
+}
+
+/// What one unit adds.
+#[derive(Debug, Default)]
+struct Part {
+    gradient: Vec<f32>,
+    loss: f64,
+    preference: PreferenceMetrics,
+}
+
 /// Adds gradients in order, holding back those that come early.
 #[derive(Debug, Default)]
 struct Sum {
     gradient: Vec<f32>,
     loss: f64,
+    preference: PreferenceMetrics,
     next: usize,
-    early: BTreeMap<usize, (Vec<f32>, f64)>,
+    early: BTreeMap<usize, Part>,
     free: Vec<Vec<f32>>,
 }
 
@@ -108,15 +208,17 @@ impl Sum {
         self.gradient.clear();
         self.gradient.resize(len, 0.0);
         self.loss = 0.0;
+        self.preference = PreferenceMetrics::default();
         self.next = 0;
         self.early.clear();
     }
 
-    fn add(&mut self, index: usize, gradient: Vec<f32>, loss: f64) {
-        self.early.insert(index, (gradient, loss));
-        while let Some((gradient, loss)) = self.early.remove(&self.next) {
+    fn add(&mut self, index: usize, part: Part) {
+        self.early.insert(index, part);
+        while let Some(Part { gradient, loss, preference }) = self.early.remove(&self.next) {
             self.gradient.iter_mut().zip(&gradient).for_each(|(sum, x)| *sum += x);
             self.loss += loss;
+            self.preference += preference;
             self.next += 1;
             self.free.push(gradient);
         }

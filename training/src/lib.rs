@@ -1,19 +1,25 @@
 //! `spar-training`: makes the weights that `spar` serves.
 //!
 //! The map: [`model`] is the network with its gradient (a fast form for the CPU, and candle's for everything else);
-//! [`tokens`] turns sequences into steps; [`optimizer`] and [`schedule`] turn gradients into updates; [`trainer`] is the
+//! [`tokens`] turns sequences into steps; [`loss`] says what they count; [`optimizer`] and [`schedule`] turn gradients into updates; [`trainer`] is the
 //! loop; [`resume`] lets a killed run go on; [`checkpoint`] writes what the server loads; [`curve`] draws; [`world`] is
-//! what a tiny model learns, [`conversation`] its examples, [`stages`] the runs, each from a [`recipe`].
+//! what a tiny model learns, [`conversation`] its examples, [`chats`] those of any model, [`stages`] the runs, each from a [`recipe`], between files of
+//! [`records`]; [`report`] shows a run, [`adapter`] is PEFT's files.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 
+pub mod adapter;
+pub mod chats;
 pub mod checkpoint;
 pub mod conversation;
 pub mod curve;
 pub mod gradient;
+pub mod loss;
 pub mod model;
 pub mod optimizer;
 pub mod recipe;
+pub mod records;
+pub mod report;
 pub mod resume;
 pub mod schedule;
 pub mod stages;

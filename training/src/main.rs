@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use spar::prompts::Templates;
+use spar::engine::model_dir::ModelDir;
 use spar::search::Models;
 use spar::verify::data::read_prompts;
 use spar_training::recipe::Bootstrap;
-use spar_training::stages::{self, eval};
+use spar_training::recipe::iterate::Iterate;
+use spar_training::records::BadLines;
+use spar_training::stages::manifest::Record;
+use spar_training::stages::{self, eval, judge_eval};
 use spar_training::tokenizer;
 use spar_training::world::Split;
 
@@ -48,6 +51,136 @@ enum Command {
         /// The recipe, a TOML file.
         #[arg(long)]
         recipe: PathBuf,
+    },
+    /// Fine-tunes a model on pairs of replies, by direct preference optimization.
+    Dpo {
+        /// The recipe, a TOML file.
+        #[arg(long)]
+        recipe: PathBuf,
+    },
+    /// Drafts answers to prompts and judges them, as a recipe's `[iterate]` section says.
+    Sample {
+        /// The recipe, a TOML file.
+        #[arg(long)]
+        recipe: PathBuf,
+        /// Prompts, one a line.
+        #[arg(long)]
+        prompts: PathBuf,
+        /// Judged drafts, one prompt a line.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Refines one failing draft of each prompt by tree search.
+    Search {
+        /// The recipe, a TOML file.
+        #[arg(long)]
+        recipe: PathBuf,
+        /// What `sample` wrote.
+        #[arg(long)]
+        samples: PathBuf,
+        /// Trees, one a line.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Makes training data of drafts and trees: `dpo.jsonl` and `sft.jsonl`.
+    Build {
+        /// The recipe, a TOML file.
+        #[arg(long)]
+        recipe: PathBuf,
+        /// What `sample` wrote.
+        #[arg(long)]
+        samples: PathBuf,
+        /// What `search` wrote.
+        #[arg(long)]
+        trees: PathBuf,
+        /// The folder.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Runs SPaR iterations: sample, search, build, train, and a gate after every round.
+    Iterate {
+        /// The recipe, a TOML file with an `[iterate]` section.
+        #[arg(long)]
+        recipe: PathBuf,
+        /// Where the run is kept; a killed run goes on from there.
+        #[arg(long, default_value = "runs/iterate")]
+        out: PathBuf,
+        /// Instead of the recipe's.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Runs variants of a recipe with several seeds and tabulates them.
+    Ablate {
+        /// The recipe, a TOML file with `[iterate]` and `[ablate]` sections.
+        #[arg(long)]
+        recipe: PathBuf,
+        /// Where the runs are kept.
+        #[arg(long, default_value = "runs/ablate")]
+        out: PathBuf,
+    },
+    /// Says what a recipe's training needs, before anything is loaded.
+    Plan {
+        /// The recipe, a TOML file with an `[iterate]` section.
+        recipe: PathBuf,
+    },
+    /// Writes a run's report again: `index.html` and `report.json`.
+    Report {
+        /// The run's folder.
+        run: PathBuf,
+    },
+    /// Merges a LoRA adapter into its base.
+    Merge {
+        /// The base's model directory.
+        #[arg(long)]
+        base: PathBuf,
+        /// The adapter's directory.
+        #[arg(long)]
+        adapter: PathBuf,
+        /// The merged model directory.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Makes harder prompts of given ones by asking a model to add constraints.
+    Evolve {
+        /// Prompts, one a line.
+        #[arg(long)]
+        prompts: PathBuf,
+        /// The model directory that is asked.
+        #[arg(long)]
+        model: PathBuf,
+        /// The harder prompts.
+        #[arg(long)]
+        out: PathBuf,
+        /// Constraints added to a prompt at most.
+        #[arg(long, default_value_t = 3)]
+        most: usize,
+        /// Fixes every draw.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Measures a judge by number of votes, against labels or against rules.
+    JudgeEval {
+        /// The judge's model directory.
+        #[arg(long)]
+        judge: PathBuf,
+        /// Labelled responses: LLMBar's items, or `prompt`, `response` and `label`.
+        #[arg(long, conflicts_with = "prompts")]
+        labels: Option<PathBuf>,
+        /// Checkable prompts, whose rules judge the responses of `--actor`.
+        #[arg(long, requires = "actor")]
+        prompts: Option<PathBuf>,
+        /// The model directory that answers `--prompts`.
+        #[arg(long)]
+        actor: Option<PathBuf>,
+        /// Votes on a response at most.
+        #[arg(long, default_value_t = 5)]
+        votes: usize,
+        /// Of the votes.
+        #[arg(long, default_value_t = 0.7)]
+        temperature: f32,
+        /// Fixes every draw.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
     },
     /// Writes a split's prompts in IFEval's JSONL format.
     Prompts {
@@ -97,15 +230,94 @@ async fn main() -> Result<()> {
         Command::Bootstrap { recipe, out } => stages::bootstrap::bootstrap(&Bootstrap::read(&recipe)?, &out).await,
         Command::Tokenizer { recipe, out } => {
             let recipe = Bootstrap::read(&recipe)?;
-            let templates = Templates::new(recipe.templates.clone(), "the recipe")?;
-            let made = tokenizer::train(recipe.tokenizer.vocabulary, recipe.seed, &templates)?;
-            tokenizer::save(&made, recipe.context, &out)
+            tokenizer::save(&tokenizer::train(recipe.tokenizer.vocabulary, recipe.seed)?, recipe.context, &out)
         }
         Command::Sft { recipe } => {
             let text = std::fs::read_to_string(&recipe).with_context(|| format!("reading {}", recipe.display()))?;
             let recipe = toml::from_str(&text).with_context(|| format!("in the recipe {}", recipe.display()))?;
             let report = stages::sft::sft(&recipe)?;
             println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
+            Ok(())
+        }
+        Command::Dpo { recipe } => {
+            let text = std::fs::read_to_string(&recipe).with_context(|| format!("reading {}", recipe.display()))?;
+            let recipe = toml::from_str(&text).with_context(|| format!("in the recipe {}", recipe.display()))?;
+            let report = stages::dpo::dpo(&recipe)?;
+            println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
+            Ok(())
+        }
+        Command::Sample { recipe, prompts, out } => {
+            let recipe = Iterate::read(&recipe)?;
+            let Iterate { seed, ref sample, ref search, bad_lines, .. } = recipe;
+            let settings = stages::draft::Settings { seed, sample, search, bad_lines };
+            let (actor, refiner) = (&recipe.actor, &recipe.refiner);
+            let files = stages::draft::Files { prompts: &prompts, actor, refiner, out: &out };
+            show(&stages::draft::sample(&settings, files).await?);
+            Ok(())
+        }
+        Command::Search { recipe, samples, out } => {
+            let recipe = Iterate::read(&recipe)?;
+            let (seed, parallel) = (recipe.seed, recipe.sample.parallel);
+            let settings = stages::grow::Settings { seed, search: &recipe.search, parallel };
+            let files = stages::grow::Files { samples: &samples, refiner: &recipe.refiner, out: &out };
+            show(&stages::grow::grow(&settings, files).await?);
+            Ok(())
+        }
+        Command::Build { recipe, samples, trees, out } => {
+            let recipe = Iterate::read(&recipe)?;
+            let templates = ModelDir::open(recipe.refiner.clone())?.templates;
+            let settings = stages::build::Settings { seed: recipe.seed, build: &recipe.build };
+            let files = stages::build::Files { samples: &samples, trees: &trees, refiner: &recipe.refiner, out: &out };
+            show(&stages::build::build(&settings, files, &templates)?);
+            Ok(())
+        }
+        Command::Iterate { recipe, out, seed } => {
+            let mut recipe = Iterate::read(&recipe)?;
+            recipe.seed = seed.unwrap_or(recipe.seed);
+            let manifest = stages::iterate::iterate(&recipe, &out).await?;
+            for (round, scores) in manifest.held_out.iter().enumerate() {
+                println!("after round {round}, held out: greedy {}, search {}", scores.greedy, scores.search);
+            }
+            println!("{}", out.join("index.html").display());
+            Ok(())
+        }
+        Command::Ablate { recipe, out } => {
+            stages::ablate::ablate(&recipe, &out).await?;
+            print!("{}", std::fs::read_to_string(out.join("ablations.md"))?);
+            Ok(())
+        }
+        Command::Plan { recipe } => {
+            for plan in stages::plan::plan(&Iterate::read(&recipe)?)? {
+                println!("{plan}");
+            }
+            Ok(())
+        }
+        Command::Report { run } => spar_training::report::write(&run),
+        Command::Merge { base, adapter, out } => {
+            show(&stages::merge::merge(&base, &adapter, &out)?);
+            Ok(())
+        }
+        Command::Evolve { prompts, model, out, most, seed } => {
+            let bad_lines = BadLines::Stop;
+            let settings = stages::evolve::Settings { seed, most, temperature: 0.9, bad_lines, parallel: 64 };
+            show(&stages::evolve::evolve(&settings, &prompts, &model, &out).await?);
+            Ok(())
+        }
+        Command::JudgeEval { judge, labels, prompts, actor, votes, temperature, seed } => {
+            let judge = stages::bootstrap::load(&judge)?;
+            let labelled = match (labels, prompts, actor) {
+                (Some(path), _, _) => judge_eval::read_labels(&path)?,
+                (None, Some(prompts), Some(actor)) => {
+                    let actor = stages::bootstrap::load(&actor)?;
+                    judge_eval::label_by_rules(&prompts, &actor, seed, 64).await?
+                }
+                _ => anyhow::bail!("name --labels, or --prompts and --actor"),
+            };
+            let votes = judge_eval::Votes { most: votes, temperature, seed, parallel: 64 };
+            println!("{}", judge_eval::HEADING);
+            for quality in judge_eval::judge_eval(&judge, &judge.dir().templates, &labelled, votes).await? {
+                println!("{quality}");
+            }
             Ok(())
         }
         Command::Prompts { split, count, seed, out } => stages::sample::write_prompts(split, seed, count, &out),
@@ -120,5 +332,15 @@ async fn main() -> Result<()> {
             println!("{report}");
             out.map_or(Ok(()), |path| stages::write_json(&path, &report))
         }
+    }
+}
+
+/// What a stage counted.
+fn show(record: &Record) {
+    for (name, count) in &record.counts {
+        println!("{name:32} {count:>10}");
+    }
+    for line in &record.skipped {
+        println!("skipped {line}");
     }
 }

@@ -1,5 +1,7 @@
 //! Recipes: everything that a run depends on, in one TOML file.
 
+pub mod iterate;
+
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -40,6 +42,9 @@ pub struct Bootstrap {
     pub refiner_final: Refiner,
     /// What is measured at the end.
     pub evaluation: Evaluation,
+    /// SPaR iterations that start from the models made here.
+    #[serde(default, skip_serializing)]
+    pub iterate: Option<iterate::Iterate>,
 }
 
 /// The tokenizer's size.
@@ -108,10 +113,6 @@ pub struct Refiner {
     pub damage: f64,
     /// Share of examples that start from what a model really said.
     pub real: f64,
-    /// Share of examples that only ask for the presence of words, of many at once.
-    pub drill: f64,
-    /// Share of repairs that follow a rule's critique instead of the refiner's own.
-    pub rules: f64,
     /// Tokens of one update.
     pub tokens_per_step: usize,
     /// The loop.
@@ -151,12 +152,8 @@ impl Bootstrap {
             ("actor.slip", recipe.actor.slip),
             ("refiner.damage", recipe.refiner.damage),
             ("refiner.real", recipe.refiner.real),
-            ("refiner.drill", recipe.refiner.drill),
-            ("refiner.rules", recipe.refiner.rules),
             ("refiner_final.damage", recipe.refiner_final.damage),
             ("refiner_final.real", recipe.refiner_final.real),
-            ("refiner_final.drill", recipe.refiner_final.drill),
-            ("refiner_final.rules", recipe.refiner_final.rules),
         ] {
             ensure!((0.0..=1.0).contains(&share), "{name} must be between 0 and 1, got {share}");
         }

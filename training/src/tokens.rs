@@ -3,8 +3,10 @@
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use spar::engine::derive_seed;
 
-use crate::model::cpu::Packed;
+use crate::loss::Pair;
+use crate::model::cpu::{Fork, Packed};
 
 /// A sequence to learn from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,13 +25,71 @@ impl Example {
     }
 }
 
-/// Sequences that one worker computes at once, and the weights of their targets.
+/// Two responses to one prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PairExample {
+    /// Prompt and response, the better and the worse one.
+    pub tokens: Pair<Vec<u32>>,
+    /// Tokens of the prompt, at least 1.
+    pub told: usize,
+    /// Sums of log-probabilities of the responses under the model that training starts from.
+    pub reference: Pair<f64>,
+}
+
+impl PairExample {
+    /// Rows that the model computes: the common beginning once.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        let mut batch = Packed::default();
+        self.push_to(&mut batch).rows()
+    }
+
+    fn push_to(&self, batch: &mut Packed) -> PairRows {
+        let start = batch.rows();
+        let fork = batch.push_fork(&self.tokens.chosen, &self.tokens.rejected, self.told);
+        let len = batch.rows() - start;
+        PairRows { start, told: self.told - 1, len, fork, reference: self.reference }
+    }
+}
+
+/// Where the rows of a pair are in a unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PairRows {
+    start: usize,
+    /// Rows that predict the prompt.
+    told: usize,
+    len: usize,
+    fork: Fork,
+    /// From [`PairExample`].
+    pub reference: Pair<f64>,
+}
+
+impl PairRows {
+    /// Rows that the model computes for the pair.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.len
+    }
+
+    /// The rows that predict each response; those of the common beginning are in both.
+    #[must_use]
+    pub fn answers(&self) -> Pair<[std::ops::Range<usize>; 2]> {
+        let at = |from: usize, to: usize| self.start + from..self.start + to;
+        let turn = self.fork.shared + self.fork.first;
+        let common = at(self.told, self.fork.shared);
+        Pair { chosen: [common.clone(), at(self.fork.shared, turn)], rejected: [common, at(turn, self.len)] }
+    }
+}
+
+/// Sequences that one worker computes at once, and what their targets count.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Unit {
     /// The sequences.
     pub batch: Packed,
-    /// The weight of each row's target, `(rows,)`.
+    /// The weight of each row's target, `(rows,)`; empty for pairs.
     pub weights: Vec<f32>,
+    /// The pairs, where sequences are pairs.
+    pub pairs: Vec<PairRows>,
 }
 
 /// Spreads a step's examples over `ceil(rows / unit_rows)` units of about equal size, largest examples first. Depends on
@@ -48,21 +108,91 @@ pub fn units(examples: &[Example], unit_rows: usize) -> Vec<Unit> {
     units
 }
 
+/// As [`units`], of pairs.
+#[must_use]
+pub fn pair_units(pairs: &[PairExample], unit_rows: usize) -> Vec<Unit> {
+    let mut order: Vec<(usize, &PairExample)> = pairs.iter().map(|pair| (pair.rows(), pair)).collect();
+    let rows: usize = order.iter().map(|(rows, _)| rows).sum();
+    let mut units = vec![Unit::default(); rows.div_ceil(unit_rows.max(1))];
+    order.sort_by_key(|&(rows, _)| std::cmp::Reverse(rows));
+    for (_, pair) in order {
+        let smallest = units.iter_mut().min_by_key(|unit| unit.batch.rows()).expect("there are rows");
+        let place = pair.push_to(&mut smallest.batch);
+        smallest.pairs.push(place);
+    }
+    units.retain(|unit| !unit.pairs.is_empty());
+    units
+}
+
+/// Pairs in units of about equal size, in their order.
+#[must_use]
+pub fn pair_units_in_order(pairs: &[PairExample], unit_rows: usize) -> Vec<Unit> {
+    let mut units: Vec<Unit> = Vec::new();
+    for pair in pairs {
+        let full = units.last().is_none_or(|unit| unit.batch.rows() >= unit_rows);
+        if full {
+            units.push(Unit::default());
+        }
+        let unit = units.last_mut().expect("one was made");
+        let place = pair.push_to(&mut unit.batch);
+        unit.pairs.push(place);
+    }
+    units
+}
+
+/// Several passes over a fixed set, step by step.
+#[derive(Debug)]
+pub struct Passes {
+    rows: Vec<usize>,
+    budget: usize,
+    seed: u64,
+    /// Steps of a pass. Passes may differ by a step or two in length; every pass is cut to the first one's, or filled from
+    /// its own beginning.
+    pub steps: u64,
+    current: Option<(u64, Vec<Vec<usize>>)>,
+}
+
+impl Passes {
+    /// Over items of that many rows each, in steps of at most `budget` rows.
+    #[must_use]
+    pub fn new(rows: Vec<usize>, budget: usize, seed: u64) -> Self {
+        let steps = epoch_of(&rows, budget, seed).len() as u64;
+        Self { rows, budget, seed, steps, current: None }
+    }
+
+    /// The items of a step, counted from 0.
+    pub fn step(&mut self, step: u64) -> &[usize] {
+        let (number, place) = (step / self.steps.max(1), step % self.steps.max(1));
+        if self.current.as_ref().is_none_or(|(n, _)| *n != number) {
+            let seed = if number == 0 { self.seed } else { derive_seed(self.seed, number) };
+            self.current = Some((number, epoch_of(&self.rows, self.budget, seed)));
+        }
+        let steps = self.current.as_ref().map_or(&[][..], |(_, steps)| steps);
+        if steps.is_empty() { &[] } else { &steps[usize::try_from(place).unwrap_or_default() % steps.len()] }
+    }
+}
+
 /// One pass over a fixed set in steps of at most `budget` rows (more only if one example alone has more): examples of
 /// similar length together, steps in random order, both decided by the seed. Returns indices.
 #[must_use]
 pub fn epoch(examples: &[Example], budget: usize, seed: u64) -> Vec<Vec<usize>> {
+    epoch_of(&examples.iter().map(Example::rows).collect::<Vec<_>>(), budget, seed)
+}
+
+/// [`epoch`] of items that have `rows` rows each.
+#[must_use]
+pub fn epoch_of(rows: &[usize], budget: usize, seed: u64) -> Vec<Vec<usize>> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut order: Vec<(usize, usize)> = (0..examples.len())
+    let mut order: Vec<(usize, usize)> = (0..rows.len())
         // A few rows of noise, so that neighbours differ from pass to pass.
-        .map(|i| (examples[i].rows() + rng.random_range(0..=examples[i].rows() / 8), i))
+        .map(|i| (rows[i] + rng.random_range(0..=rows[i] / 8), i))
         .collect();
     order.shuffle(&mut rng);
     order.sort_by_key(|&(rows, _)| rows);
     let mut steps: Vec<Vec<usize>> = Vec::new();
     let mut filled = usize::MAX;
     for (_, i) in order {
-        let rows = examples[i].rows();
+        let rows = rows[i];
         match steps.last_mut() {
             Some(step) if filled + rows <= budget => {
                 step.push(i);

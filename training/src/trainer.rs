@@ -8,15 +8,18 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use crate::gradient::{GradientWorkers, StepLoss};
-use crate::model::cpu::Arithmetic;
+use spar::engine::derive_seed;
+
+use crate::gradient::{Computing, GradientWorkers, StepLoss};
+use crate::loss::{Preference, PreferenceMetrics};
+use crate::model::cpu::{Arithmetic, Keep, Weights};
 use crate::model::params::Precision;
-use crate::model::{LlamaConfig, Params};
+use crate::model::{LlamaConfig, LoraConfig, Params};
 use crate::optimizer::{Optimizer, OptimizerConfig, Update, norm};
 use crate::resume::{self, Place};
 use crate::schedule::Schedule;
 use crate::tokens::{Example, Unit, units};
-use crate::{checkpoint, curve};
+use crate::{adapter, checkpoint, curve};
 
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +49,10 @@ pub struct TrainConfig {
     pub out_dir: PathBuf,
     /// Element type of the exported weights.
     pub precision: Precision,
+    /// Trains a low-rank adapter beside frozen weights.
+    pub lora: Option<LoraConfig>,
+    /// What is kept for the backward pass: less needs less memory and a third more time. The result does not depend on it.
+    pub keep: Keep,
 }
 
 impl Default for TrainConfig {
@@ -63,12 +70,16 @@ impl Default for TrainConfig {
             checkpoint_every: 200,
             out_dir: PathBuf::from("runs/train"),
             precision: Precision::F32,
+            lora: None,
+            keep: Keep::Everything,
         }
     }
 }
 
 impl TrainConfig {
-    fn threads(&self) -> usize {
+    /// Threads that compute.
+    #[must_use]
+    pub fn threads(&self) -> usize {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
@@ -102,6 +113,9 @@ pub struct StepMetrics {
     pub tokens_per_s: f64,
     /// Time spent training up to here.
     pub seconds: f64,
+    /// Of pairs.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceMetrics>,
 }
 
 /// A finished run in numbers.
@@ -121,7 +135,18 @@ pub struct TrainReport {
     pub parameters: usize,
 }
 
-/// Trains a model and exports it to `out_dir`, with `metrics.jsonl`, `loss.svg` and `resume.safetensors`.
+/// What a run learns.
+#[derive(Clone, Debug)]
+pub struct Learning<'a> {
+    /// The model's shape.
+    pub llama: &'a LlamaConfig,
+    /// Where it starts.
+    pub init: Init,
+    /// What pairs are compared by.
+    pub preference: Preference,
+}
+
+/// Trains a model by likelihood and exports it to `out_dir`, with `metrics.jsonl`, `loss.svg` and `resume.safetensors`.
 ///
 /// `data` gives the examples of each step, counted from 0; it must depend on the step only, because a killed run asks
 /// again from its last resume file on. It is called for the next step while the workers compute. A run that is
@@ -135,18 +160,30 @@ pub fn train(
     init: Init,
     data: &mut dyn FnMut(u64) -> Result<Vec<Example>>,
 ) -> Result<TrainReport> {
-    llama.check()?;
+    let learning = Learning { llama, init, preference: Preference::default() };
+    learn(config, learning, &mut |step| Ok(units(&data(step)?, config.unit_tokens)))
+}
+
+/// As [`train`], from units of work: sequences or pairs. With `config.lora` an adapter is trained and exported beside its base.
+///
+/// # Errors
+/// As [`train`].
+pub fn learn(
+    config: &TrainConfig,
+    learning: Learning<'_>,
+    data: &mut dyn FnMut(u64) -> Result<Vec<Unit>>,
+) -> Result<TrainReport> {
+    learning.llama.check()?;
+    learning.preference.check()?;
+    config.lora.as_ref().map_or(Ok(()), LoraConfig::check)?;
     std::fs::create_dir_all(&config.out_dir).with_context(|| format!("cannot create {}", config.out_dir.display()))?;
-    let mut run = Run::start(config, llama, init)?;
-    let examples = |data: &mut dyn FnMut(u64) -> Result<Vec<Example>>, step| {
-        Ok::<Vec<Unit>, anyhow::Error>(units(&data(step)?, config.unit_tokens))
-    };
-    let mut next = if run.place.step < config.steps { examples(data, run.place.step)? } else { Vec::new() };
+    let llama = learning.llama;
+    let mut run = Run::start(config, learning)?;
+    let mut next = if run.place.step < config.steps { data(run.place.step)? } else { Vec::new() };
     let mut saved = run.place.step;
     while run.place.step < config.steps {
         let following = run.place.step + 1;
-        let units =
-            run.step(&next, || if following < config.steps { examples(data, following) } else { Ok(Vec::new()) })?;
+        let units = run.step(&next, || if following < config.steps { data(following) } else { Ok(Vec::new()) })?;
         if config.checkpoint_every > 0 && run.place.step % config.checkpoint_every == 0 {
             run.save()?;
             saved = run.place.step;
@@ -157,13 +194,20 @@ pub fn train(
         run.save()?;
     }
     run.bar.finish();
-    checkpoint::export(&config.out_dir, llama, &run.params, config.precision)?;
+    match &config.lora {
+        Some(lora) => adapter::save(&config.out_dir, lora, &run.params)?,
+        None => checkpoint::export(&config.out_dir, llama, &run.params, config.precision)?,
+    }
     Ok(run.report())
 }
 
 /// A run in memory.
 struct Run<'a> {
     config: &'a TrainConfig,
+    preference: Preference,
+    /// The frozen weights under an adapter.
+    base: Option<Params>,
+    /// What is trained.
     params: Params,
     optimizer: Optimizer,
     workers: GradientWorkers,
@@ -173,15 +217,27 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(config: &'a TrainConfig, llama: &LlamaConfig, init: Init) -> Result<Self> {
-        let mut params = match init {
+    fn start(config: &'a TrainConfig, learning: Learning<'_>) -> Result<Self> {
+        let Learning { llama, init, preference } = learning;
+        let model = match init {
             Init::Fresh => Params::random(llama, config.seed),
             Init::From(directory) => Params::load(llama, &directory)?,
         };
+        let (base, mut params) = match &config.lora {
+            Some(lora) => {
+                let adapter = match &lora.from {
+                    Some(directory) => adapter::load(directory, lora, llama)?,
+                    None => lora.fresh(llama, config.seed),
+                };
+                (Some(model), adapter)
+            }
+            None => (None, model),
+        };
         let mut optimizer = Optimizer::new(config.optimizer, &params.layout);
         // What does not change the result may change between two parts of a run.
-        let fixed = TrainConfig { workers: 0, checkpoint_every: 0, out_dir: PathBuf::new(), ..config.clone() };
-        let description = serde_json::to_string(&(llama, fixed))?;
+        let free = TrainConfig { keep: Keep::Everything, workers: 0, checkpoint_every: 0, ..config.clone() };
+        let fixed = TrainConfig { out_dir: PathBuf::new(), ..free };
+        let description = serde_json::to_string(&(llama, fixed, preference))?;
         let path = config.out_dir.join("resume.safetensors");
         let place = if path.exists() {
             resume::load(&path, &description, &mut params, &mut optimizer)?
@@ -194,7 +250,17 @@ impl<'a> Run<'a> {
         bar.reset_eta();
         Ok(Self {
             config,
-            workers: GradientWorkers::new(llama, config.arithmetic, config.threads()),
+            workers: GradientWorkers::new(
+                llama,
+                Computing {
+                    arithmetic: config.arithmetic,
+                    lora: config.lora.as_ref(),
+                    keep: config.keep,
+                    workers: config.threads(),
+                },
+            ),
+            preference,
+            base,
             metrics: Metrics::open(&config.out_dir.join("metrics.jsonl"), place.step)?,
             params,
             optimizer,
@@ -205,7 +271,15 @@ impl<'a> Run<'a> {
 
     fn step<T>(&mut self, units: &[Unit], meanwhile: impl FnOnce() -> T) -> Result<T> {
         let started = Instant::now();
-        let (StepLoss { loss, rows }, other) = self.workers.compute(&self.params, units, meanwhile)?;
+        let weights = match &self.base {
+            Some(base) => {
+                let dropout = Some(derive_seed(self.config.seed, self.place.step));
+                Weights { base, adapter: Some(&self.params), dropout }
+            }
+            None => Weights::from(&self.params),
+        };
+        let (step, other) = self.workers.compute(weights, units, &self.preference, meanwhile)?;
+        let StepLoss { loss, rows, preference } = step;
         let grad_norm = norm(self.workers.gradient());
         ensure!(loss.is_finite() && grad_norm.is_finite(), "the loss is {loss} at step {}", self.place.step + 1);
         let factor = self.config.schedule.factor(self.place.step, self.config.warmup, self.config.steps);
@@ -226,6 +300,7 @@ impl<'a> Run<'a> {
             tokens: rows,
             tokens_per_s: rows as f64 / seconds,
             seconds: self.place.seconds,
+            preference,
         };
         self.bar.set_message(format!("loss {loss:.4} {:.0} tokens/s", metrics.tokens_per_s));
         self.bar.inc(1);

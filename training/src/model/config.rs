@@ -42,7 +42,7 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Scaled rotary positions are not implemented: `None` or the file is refused.
+    /// How rotary frequencies are stretched: `llama3` and `linear` are implemented.
     #[serde(default)]
     pub rope_scaling: Option<serde_json::Value>,
     /// Whether the head is the embedding transposed.
@@ -54,6 +54,9 @@ pub struct LlamaConfig {
     /// Biases in the feed-forward layer are not implemented: `true` is refused.
     #[serde(default)]
     pub mlp_bias: bool,
+    /// Keys that a query sees, where a Mistral says so; shorter than the context is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sliding_window: Option<usize>,
     /// Always `silu`.
     #[serde(default = "silu")]
     pub hidden_act: String,
@@ -114,6 +117,7 @@ impl LlamaConfig {
             tie_word_embeddings: true,
             attention_bias: false,
             mlp_bias: false,
+            sliding_window: None,
             hidden_act: silu(),
             bos_token_id: None,
             eos_token_id: None,
@@ -129,6 +133,43 @@ impl LlamaConfig {
         self.hidden_size / self.num_attention_heads
     }
 
+    /// The rotary frequency of each pair of elements of a head, `(head_dim / 2,)`, stretched where the configuration says so.
+    ///
+    /// # Errors
+    /// When it asks for a kind of scaling that is not implemented.
+    pub fn frequencies(&self) -> Result<Vec<f32>> {
+        let dim = self.head_dim();
+        let base = |i: usize| 1.0 / self.rope_theta.powf((2 * i) as f64 / dim as f64) as f32;
+        let plain = (0..dim / 2).map(base);
+        let Some(scaling) = &self.rope_scaling else { return Ok(plain.collect()) };
+        let kind = scaling["rope_type"].as_str().or(scaling["type"].as_str()).unwrap_or("default");
+        let number = |name: &str| {
+            scaling[name]
+                .as_f64()
+                .with_context(|| format!("`rope_scaling.{name}` must be a number, got {}", scaling[name]))
+        };
+        Ok(match kind {
+            "default" => plain.collect(),
+            "linear" => {
+                let factor = number("factor")?;
+                plain.map(|f| (f64::from(f) / factor) as f32).collect()
+            }
+            // Low frequencies are divided by the factor, high ones kept, those between are blended.
+            "llama3" => {
+                let (factor, original) = (number("factor")?, number("original_max_position_embeddings")?);
+                let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
+                let stretch = |f: f32| {
+                    let f = f64::from(f);
+                    let turns = original * f / std::f64::consts::TAU;
+                    let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    ((1.0 - keep) * f / factor + keep * f) as f32
+                };
+                plain.map(stretch).collect()
+            }
+            other => anyhow::bail!("`rope_scaling` of type {other} is not implemented"),
+        })
+    }
+
     /// Reads and checks `config.json` in `directory`.
     ///
     /// # Errors
@@ -136,8 +177,11 @@ impl LlamaConfig {
     pub fn load(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut value: serde_json::Value =
+            serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+        lift_rope(&mut value);
         let config: Self =
-            serde_json::from_str(&text).with_context(|| format!("{} is not a Llama's", path.display()))?;
+            serde_json::from_value(value).with_context(|| format!("{} is not a Llama's", path.display()))?;
         config.check().with_context(|| format!("{} cannot be trained", path.display()))?;
         Ok(config)
     }
@@ -148,9 +192,18 @@ impl LlamaConfig {
     /// Names the first field that does not fit.
     pub fn check(&self) -> Result<()> {
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
-        ensure!(self.model_type == "llama", "`model_type` must be llama, got {}", self.model_type);
+        ensure!(
+            ["llama", "mistral"].contains(&self.model_type.as_str()),
+            "`model_type` must be llama or mistral, got {}",
+            self.model_type
+        );
+        let window = self.sliding_window.unwrap_or(usize::MAX);
+        ensure!(
+            window >= self.max_position_embeddings,
+            "`sliding_window` of {window} is not implemented: lower `max_position_embeddings` to it"
+        );
         ensure!(self.hidden_act == "silu", "`hidden_act` must be silu, got {}", self.hidden_act);
-        ensure!(self.rope_scaling.is_none(), "`rope_scaling` is not implemented");
+        self.frequencies()?;
         ensure!(!self.attention_bias && !self.mlp_bias, "biases are not implemented");
         ensure!(self.hidden_size > 0 && self.intermediate_size > 0, "sizes must be at least 1");
         ensure!(self.num_hidden_layers > 0, "`num_hidden_layers` must be at least 1");
@@ -168,6 +221,16 @@ impl LlamaConfig {
     }
 }
 
+/// Newer files nest the rotary settings: `rope_parameters` holds the base and the scaling.
+fn lift_rope(config: &mut serde_json::Value) {
+    let nested = config["rope_parameters"].clone();
+    let Some(fields) = config.as_object_mut().filter(|_| nested.is_object()) else { return };
+    fields.entry("rope_theta").or_insert(nested["rope_theta"].clone());
+    if nested["rope_type"].as_str().is_some_and(|kind| kind != "default") {
+        fields.entry("rope_scaling").or_insert(nested);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,10 +245,37 @@ mod tests {
     }
 
     #[test]
+    fn frequencies_are_stretched_as_llama_3_says() {
+        let mut config = LlamaConfig { rope_theta: 500_000.0, ..LlamaConfig::tiny(300) };
+        let plain = config.frequencies().unwrap();
+        config.rope_scaling = Some(serde_json::json!({
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }));
+        let stretched = config.frequencies().unwrap();
+        assert_eq!((plain[0], stretched[0]), (1.0, 1.0));
+        let last = plain.len() - 1;
+        assert!((stretched[last] * 8.0 / plain[last] - 1.0).abs() < 1e-6);
+        // A wavelength of 8192 / 2 is blended with weight 1/3 of the high end.
+        let between =
+            (0..plain.len()).find(|&i| stretched[i] != plain[i] && stretched[i] * 8.0 > plain[i] * 1.01).unwrap();
+        let turns = 8192.0 * f64::from(plain[between]) / std::f64::consts::TAU;
+        let keep = (turns - 1.0) / 3.0;
+        let expected = f64::from(plain[between]) * (keep + (1.0 - keep) / 8.0);
+        assert!((f64::from(stretched[between]) / expected - 1.0).abs() < 1e-5);
+        let mut nested =
+            serde_json::json!({ "rope_parameters": { "rope_type": "linear", "factor": 2.0, "rope_theta": 5.0 } });
+        lift_rope(&mut nested);
+        assert_eq!((&nested["rope_theta"], &nested["rope_scaling"]["factor"]), (&5.0.into(), &2.0.into()));
+    }
+
+    #[test]
     fn what_is_not_implemented_is_refused() {
         type Change = fn(&mut LlamaConfig);
-        let cases: [(Change, &str); 5] = [
-            (|c| c.rope_scaling = Some(serde_json::json!({"rope_type": "llama3"})), "rope_scaling"),
+        let cases: [(Change, &str); 7] = [
+            (|c| c.rope_scaling = Some(serde_json::json!({"rope_type": "yarn"})), "type yarn"),
+            (|c| c.rope_scaling = Some(serde_json::json!({"rope_type": "llama3"})), "`rope_scaling.factor`"),
+            (|c| c.sliding_window = Some(100), "sliding_window"),
             (|c| c.attention_bias = true, "biases"),
             (|c| c.num_key_value_heads = 2, "2 key heads"),
             (|c| c.num_attention_heads = 5, "5 heads"),

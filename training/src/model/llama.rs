@@ -185,8 +185,8 @@ impl Llama {
 
     fn positions(&self, time: usize, like: &Tensor) -> Result<Positions> {
         let (dim, device) = (self.config.head_dim(), like.device());
-        let frequency = |i: usize| 1.0 / self.config.rope_theta.powf((2 * i) as f64 / dim as f64) as f32;
-        let angles: Vec<f32> = (0..time).flat_map(|t| (0..dim / 2).map(move |i| t as f32 * frequency(i))).collect();
+        let frequencies = self.config.frequencies().map_err(|error| candle_core::Error::Msg(error.to_string()))?;
+        let angles: Vec<f32> = (0..time).flat_map(|t| frequencies.iter().map(move |f| t as f32 * f)).collect();
         let angles = Tensor::from_vec(angles, (time, dim / 2), device)?;
         let hidden = |t: usize| (0..time).map(move |j| if j > t { f32::NEG_INFINITY } else { 0.0 });
         let mask: Vec<f32> = (0..time).flat_map(hidden).collect();

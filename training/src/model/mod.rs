@@ -3,7 +3,9 @@
 pub mod config;
 pub mod cpu;
 pub mod llama;
+pub mod lora;
 pub mod params;
 
 pub use config::LlamaConfig;
+pub use lora::LoraConfig;
 pub use params::Params;

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use spar::weights::Weights;
 
 use super::LlamaConfig;
 
@@ -177,27 +178,24 @@ impl Params {
         Some(&self.data[entry.range.clone()])
     }
 
-    /// Reads `model.safetensors` in `directory`, of any of the three precisions.
+    /// Reads `model.safetensors` in `directory`, or the shards that its index names, of any of the three precisions.
     ///
     /// # Errors
-    /// When the file is missing, damaged, or lacks a tensor of the right shape.
+    /// When a file is missing or damaged, or lacks a tensor of the right shape.
     pub fn load(config: &LlamaConfig, directory: &Path) -> Result<Self> {
-        let path = directory.join("model.safetensors");
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file = SafeTensors::deserialize(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+        let weights = Weights::open(directory)?;
         let layout = Layout::new(config);
         let mut data = Vec::with_capacity(layout.len());
         for entry in &layout.entries {
-            let tensor =
-                file.tensor(&entry.name).with_context(|| format!("{} lacks {}", path.display(), entry.name))?;
+            let shape = weights.shape(&entry.name);
+            let shape = shape.with_context(|| format!("{} lacks {}", directory.display(), entry.name))?;
             ensure!(
-                tensor.shape() == entry.shape,
-                "{} has shape {:?}, the configuration says {:?}",
+                shape == entry.shape,
+                "{} has shape {shape:?}, the configuration says {:?}",
                 entry.name,
-                tensor.shape(),
                 entry.shape
             );
-            decode(&tensor, &mut data).with_context(|| format!("cannot read {}", entry.name))?;
+            data.extend(weights.read(&entry.name)?);
         }
         Ok(Self { layout: Arc::new(layout), data })
     }
@@ -223,15 +221,11 @@ impl Params {
     }
 }
 
-fn decode(tensor: &TensorView<'_>, out: &mut Vec<f32>) -> Result<()> {
-    let bytes = tensor.data();
-    match tensor.dtype() {
-        Dtype::F32 => out.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
-        Dtype::F16 => out.extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
-        Dtype::BF16 => out.extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32())),
-        other => anyhow::bail!("element type {other:?} is not one of F32, F16, BF16"),
-    }
-    Ok(())
+/// Fills `out` uniformly within `bound` of 0, by stream `stream` of `seed`.
+pub(super) fn uniform(out: &mut [f32], bound: f32, seed: u64, stream: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    out.iter_mut().for_each(|x| *x = bound * (2.0 * rng.random::<f32>() - 1.0));
 }
 
 /// A sample of the standard normal distribution (Box and Muller).

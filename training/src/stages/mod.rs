@@ -1,11 +1,28 @@
 //! The stages of a run: each is a function from files to files, and a finished output is not made again.
 
+pub mod ablate;
 pub mod bootstrap;
+pub mod build;
+pub mod dpo;
+pub mod draft;
+pub mod engines;
 pub mod eval;
+pub mod evolve;
+pub mod gate;
+pub mod grow;
+pub mod iterate;
+pub mod journal;
+pub mod judge_eval;
+pub mod manifest;
+pub mod merge;
 pub mod mixture;
+pub mod plan;
+pub mod prompts;
 pub mod release;
 pub mod sample;
+pub mod scores;
 pub mod sft;
+pub mod training;
 
 use std::path::Path;
 
@@ -25,7 +42,13 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 
 pub(crate) fn write_lines(path: &Path, values: &[impl Serialize]) -> Result<()> {
     let lines: Vec<String> = values.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
-    checkpoint::replace(path, |path| Ok(std::fs::write(path, lines.join("\n") + "\n")?))
+    let text: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+    checkpoint::replace(path, |path| Ok(std::fs::write(path, text)?))
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
 }
 
 /// `None` where the file does not exist yet.
@@ -34,7 +57,6 @@ pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<
         return Ok(None);
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let parse =
-        |(i, line)| serde_json::from_str(line).with_context(|| format!("{}:{}: not a sample", path.display(), i + 1));
+    let parse = |(i, line)| serde_json::from_str(line).with_context(|| format!("{}:{}", path.display(), i + 1));
     text.lines().enumerate().map(parse).collect::<Result<_>>().map(Some)
 }

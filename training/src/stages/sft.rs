@@ -4,13 +4,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use spar::chat::{Message, Role};
-use spar::engine::Input;
-use spar::engine::model_dir::ModelDir;
+use spar::chat::Role;
 
-use crate::model::config::{LlamaConfig, TokenIds};
-use crate::tokens::{Example, epoch};
-use crate::trainer::{self, Init, TrainConfig, TrainReport};
+use super::training::{Data, Task, fit};
+use crate::chats::Chats;
+use crate::loss::Preference;
+use crate::records::{BadLines, ChatLine, Lines, read};
+use crate::tokens::Example;
+use crate::trainer::{TrainConfig, TrainReport};
+
+/// Which of the assistant's turns are learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Turns {
+    /// Every one.
+    #[default]
+    All,
+    /// The last.
+    Last,
+}
 
 /// The recipe of `spar-train sft`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,81 +32,70 @@ pub struct Sft {
     pub base: PathBuf,
     /// One `{"messages": [{"role", "content"}, …]}` per line.
     pub data: PathBuf,
+    /// Which turns are learned.
+    #[serde(default)]
+    pub turns: Turns,
+    /// What happens to a line that cannot be used.
+    #[serde(default)]
+    pub bad_lines: BadLines,
     /// Tokens of one update.
     pub tokens_per_step: usize,
+    /// Passes over the data; decides `train.steps`, and `train.warmup` as a tenth of them.
+    #[serde(default)]
+    pub epochs: Option<f64>,
     /// The loop; `steps` may go over the data several times.
     pub train: TrainConfig,
 }
 
-#[derive(Deserialize)]
-struct Chat {
-    messages: Vec<Message>,
-}
-
-/// Fine-tunes `recipe.base` into `recipe.train.out_dir`, a complete model directory.
+/// Fine-tunes `recipe.base` into `recipe.train.out_dir`: a complete model directory, or an adapter's. A finished run is not
+/// made again.
 ///
 /// # Errors
 /// When the model or the data cannot be used: names the file, the line and what is wrong.
 pub fn sft(recipe: &Sft) -> Result<TrainReport> {
-    let model = ModelDir::open(recipe.base.clone())?;
-    let config = LlamaConfig::load(&recipe.base)?;
-    let examples = examples(&model, &config, &recipe.data)?;
-    let mut pass: Option<(u64, Vec<Vec<usize>>)> = None;
-    let first = epoch(&examples, recipe.tokens_per_step, recipe.train.seed).len() as u64;
-    let report = trainer::train(&recipe.train, &config, Init::From(recipe.base.clone()), &mut |step| {
-        // Passes may differ by a step or two in length; every pass is cut to the shortest that the first one promises.
-        let (number, place) = (step / first, step % first);
-        if pass.as_ref().is_none_or(|(n, _)| *n != number) {
-            let seed = spar::engine::derive_seed(recipe.train.seed, number);
-            let seed = if number == 0 { recipe.train.seed } else { seed };
-            pass = Some((number, epoch(&examples, recipe.tokens_per_step, seed)));
-        }
-        let steps = pass.as_ref().map_or(&[][..], |(_, steps)| steps);
-        let chosen = &steps[usize::try_from(place)? % steps.len()];
-        Ok(chosen.iter().map(|&i| examples[i].clone()).collect())
-    })?;
-    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "spar.json"] {
-        let from = recipe.base.join(name);
-        if from.exists() {
-            std::fs::copy(&from, recipe.train.out_dir.join(name)).with_context(|| format!("copying {name}"))?;
-        }
-    }
-    Ok(report)
+    let task = Task {
+        stage: "sft",
+        base: &recipe.base,
+        data: &recipe.data,
+        tokens_per_step: recipe.tokens_per_step,
+        epochs: recipe.epochs,
+        preference: Preference::default(),
+        settings: serde_json::to_value((recipe.turns, recipe.bad_lines))?,
+        train: &recipe.train,
+    };
+    fit(&task, |chats, longest| {
+        let Lines { items, skipped } =
+            read(&recipe.data, recipe.bad_lines, |line| examples(chats, longest, recipe.turns, &line))?;
+        Ok((Data::Examples(items.into_iter().flatten().collect()), skipped))
+    })
+}
+
+/// Reads chats as they are trained on; the number of examples is what `plan` asks for.
+///
+/// # Errors
+/// As [`sft`].
+pub fn read_examples(base: &Path, data: &Path, turns: Turns) -> Result<Vec<Example>> {
+    let chats = Chats::open(base)?;
+    let lines = read(data, BadLines::Stop, |line| examples(&chats, chats.context(), turns, &line))?;
+    Ok(lines.items.into_iter().flatten().collect())
 }
 
 /// One example per assistant turn: what came before it costs nothing.
-fn examples(model: &ModelDir, config: &LlamaConfig, path: &Path) -> Result<Vec<Example>> {
-    let end = match &config.eos_token_id {
-        Some(TokenIds::One(id)) => Some(*id),
-        Some(TokenIds::Many(ids)) => ids.first().copied(),
-        None => None,
-    };
-    let end = end.with_context(|| format!("{}: config.json names no eos_token_id", model.path.display()))?;
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let mut examples = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-        let place = || format!("{}:{}", path.display(), i + 1);
-        let chat: Chat = serde_json::from_str(line).with_context(|| format!("{}: not a chat", place()))?;
-        let before = examples.len();
-        for (turn, message) in chat.messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
-            let mut tokens = model.encode(&Input::Chat(chat.messages[..turn].to_vec())).with_context(place)?;
-            let told = tokens.len();
-            let answer = model.tokenizer.encode_fast(message.content.as_str(), false);
-            tokens.extend(answer.map_err(|e| anyhow::anyhow!("{}: {e}", place()))?.get_ids());
-            tokens.push(end);
-            ensure!(
-                tokens.len() <= config.max_position_embeddings,
-                "{}: {} tokens, the model's context holds {}; shorten the chat",
-                place(),
-                tokens.len(),
-                config.max_position_embeddings
-            );
-            let mut weights = vec![1.0; tokens.len()];
-            weights[..told].fill(0.0);
-            examples.push(Example { tokens, weights });
-        }
-        ensure!(examples.len() > before, "{}: the chat has no assistant turn", place());
+fn examples(chats: &Chats, longest: usize, turns: Turns, chat: &ChatLine) -> Result<Vec<Example>> {
+    let said = |(_, message): &(usize, &spar::chat::Message)| message.role == Role::Assistant;
+    let mut places: Vec<usize> = chat.messages.iter().enumerate().filter(said).map(|(turn, _)| turn).collect();
+    ensure!(!places.is_empty(), "the chat has no assistant turn");
+    if turns == Turns::Last {
+        places.drain(..places.len() - 1);
     }
-    ensure!(!examples.is_empty(), "{}: no chats", path.display());
-    Ok(examples)
+    let example = |turn: usize| {
+        let content = &chat.messages[turn].content;
+        ensure!(!content.trim().is_empty(), "turn {} is empty", turn + 1);
+        let answered =
+            chats.answered(&chat.messages[..turn], content, longest).with_context(|| format!("turn {}", turn + 1))?;
+        let mut weights = vec![1.0; answered.tokens.len()];
+        weights[..answered.told].fill(0.0);
+        Ok(Example { tokens: answered.tokens, weights })
+    };
+    places.into_iter().map(example).collect()
 }

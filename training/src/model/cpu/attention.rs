@@ -5,7 +5,7 @@
 
 use spar::kernels::Matrix;
 
-use super::batch::Packed;
+use super::batch::{Fork, Packed, Span};
 use super::product::Products;
 use super::vector::{dot, exp_sum, max, scale};
 use crate::model::LlamaConfig;
@@ -43,11 +43,28 @@ struct Block {
     /// First query, counted in the sequence.
     start: usize,
     queries: usize,
+    fork: Fork,
 }
 
 impl Block {
     fn keys(self) -> usize {
         self.start + self.queries
+    }
+
+    /// Turns the scores of the block's `i`-th query into probabilities of the keys that it sees: those up to itself, but
+    /// for the rest of the other text where the sequence forks.
+    fn softmax(self, scores: &mut [f32], i: usize) {
+        let query = self.start + i;
+        let Fork { shared, first } = self.fork;
+        let (visible, later) = scores.split_at_mut(query + 1);
+        later.fill(0.0);
+        let (before, rest) = visible.split_at_mut(if query < shared + first { 0 } else { shared });
+        let (other, own) = rest.split_at_mut(if query < shared + first { 0 } else { first });
+        other.fill(0.0);
+        let shift = max(before).max(max(own));
+        let sum = exp_sum(before, shift) + exp_sum(own, shift);
+        scale(before, 1.0 / sum);
+        scale(own, 1.0 / sum);
     }
 }
 
@@ -62,9 +79,11 @@ impl Heads {
         self.group * self.kv_heads * self.dim
     }
 
-    fn blocks(&self, sequence: usize, len: usize) -> impl Iterator<Item = Block> + use<> {
+    fn blocks(&self, span: Span) -> impl Iterator<Item = Block> + use<> {
+        let Span { start: sequence, len, fork } = span;
         (0..self.kv_heads).flat_map(move |head| {
-            (0..len).step_by(BLOCK).map(move |start| Block { sequence, head, start, queries: BLOCK.min(len - start) })
+            let block = move |start| Block { sequence, head, start, queries: BLOCK.min(len - start), fork };
+            (0..len).step_by(BLOCK).map(block)
         })
     }
 
@@ -113,7 +132,7 @@ impl Attention {
     /// Elements that the probabilities of a batch take.
     pub fn probabilities(&self, batch: &Packed) -> usize {
         let heads = self.heads;
-        let of = |(start, len)| heads.blocks(start, len).map(|b| heads.group * b.queries * b.keys()).sum::<usize>();
+        let of = |span| heads.blocks(span).map(|b| heads.group * b.queries * b.keys()).sum::<usize>();
         batch.sequences().map(of).sum()
     }
 
@@ -128,19 +147,15 @@ impl Attention {
     ) {
         let (heads, mut rest) = (self.heads, probabilities);
         let width = heads.width();
-        for (sequence, len) in batch.sequences() {
-            for block in heads.blocks(sequence, len) {
+        for span in batch.sequences() {
+            for block in heads.blocks(span) {
                 let (rows, keys) = (heads.group * block.queries, block.keys());
                 let p = rest.split_off_mut(..rows * keys).expect("sized by `probabilities`");
                 gather(&mut self.queries, qkv, &heads.places(block, width), heads.query_scale());
                 let queries = Matrix::row_major(&self.queries, rows, heads.dim);
                 products.matmul(p, 0.0, queries, heads.keys(qkv, block).transposed());
                 for (i, row) in p.chunks_exact_mut(keys).enumerate() {
-                    let (visible, hidden) = row.split_at_mut(block.start + i % block.queries + 1);
-                    let shift = max(visible);
-                    let sum = exp_sum(visible, shift);
-                    scale(visible, 1.0 / sum);
-                    hidden.fill(0.0);
+                    block.softmax(row, i % block.queries);
                 }
                 products.matmul(&mut self.outputs, 0.0, Matrix::row_major(p, rows, keys), heads.values(qkv, block));
                 scatter(out, &self.outputs, &heads.places(block, heads.query_width()), 1.0);
@@ -163,10 +178,10 @@ impl Attention {
     ) {
         let (heads, mut rest) = (self.heads, probabilities);
         let (width, dim) = (heads.width(), heads.dim);
-        for (sequence, len) in batch.sequences() {
-            self.dk.resize(len * dim, 0.0);
-            self.dv.resize(len * dim, 0.0);
-            for block in heads.blocks(sequence, len) {
+        for span in batch.sequences() {
+            self.dk.resize(span.len * dim, 0.0);
+            self.dv.resize(span.len * dim, 0.0);
+            for block in heads.blocks(span) {
                 let (rows, keys) = (heads.group * block.queries, block.keys());
                 let p = rest.split_off(..rows * keys).expect("sized by `probabilities`");
                 if block.start == 0 {
@@ -190,9 +205,9 @@ impl Attention {
                 gather(&mut self.queries, qkv, &heads.places(block, width), heads.query_scale());
                 let ds = Matrix::row_major(&self.scores, rows, keys);
                 products.matmul(&mut self.dk, 1.0, ds.transposed(), Matrix::row_major(&self.queries, rows, dim));
-                if keys == len {
+                if keys == span.len {
                     let key = heads.query_width() + block.head * dim;
-                    let rows = dqkv[sequence * width..].chunks_exact_mut(width);
+                    let rows = dqkv[span.start * width..].chunks_exact_mut(width);
                     for ((row, dk), dv) in rows.zip(self.dk.chunks_exact(dim)).zip(self.dv.chunks_exact(dim)) {
                         row[key..key + dim].copy_from_slice(dk);
                         let value = key + heads.kv_heads * dim;

@@ -9,8 +9,45 @@ pub struct Packed {
     pub targets: Vec<u32>,
     /// The number of rows of each sequence.
     pub lengths: Vec<usize>,
+    /// How each sequence forks, if it does.
+    pub forks: Vec<Fork>,
     /// The rows whose targets matter, in order: only their log-probabilities are computed.
     pub asked: Vec<usize>,
+}
+
+/// Two sequences with a common beginning: its rows come first and are computed once, then the rest of the first sequence,
+/// then the rest of the second, which neither sees nor counts the first's rest. `first` is 0 for a plain sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fork {
+    /// Rows of the common beginning.
+    pub shared: usize,
+    /// Rows of the first sequence after it.
+    pub first: usize,
+}
+
+/// A sequence's place in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its first row.
+    pub start: usize,
+    /// Its rows.
+    pub len: usize,
+    /// Where it forks.
+    pub fork: Fork,
+}
+
+impl Span {
+    /// Rows of one text after the other, each with the position of its first: one run, or two where the sequence forks.
+    pub fn runs(self) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
+        let Fork { shared, first } = self.fork;
+        let turn = if first == 0 { self.len } else { shared + first };
+        [(self.start..self.start + turn, 0), (self.start + turn..self.start + self.len, shared)].into_iter()
+    }
+
+    /// The longest text's positions.
+    pub fn positions(self) -> usize {
+        self.runs().map(|(rows, position)| rows.len() + position).max().unwrap_or(0)
+    }
 }
 
 impl Packed {
@@ -28,7 +65,23 @@ impl Packed {
             self.inputs.extend(&tokens[..rows]);
             self.targets.extend(&tokens[1..]);
             self.lengths.push(rows);
+            self.forks.push(Fork::default());
         }
+    }
+
+    /// Appends two sequences whose common beginning is computed once; the tokens from place `told` on matter. Returns
+    /// where they fork. A row is common if it reads and predicts the same in both.
+    pub fn push_fork(&mut self, first: &[u32], second: &[u32], told: usize) -> Fork {
+        let common = first.iter().zip(second).take_while(|(a, b)| a == b).count();
+        let shared = common.saturating_sub(1);
+        let fork = Fork { shared, first: first.len() - 1 - shared };
+        let start = self.rows();
+        self.asked.extend(start + told - 1..start + first.len() - 1 + second.len() - 1 - shared);
+        self.inputs.extend(first[..first.len() - 1].iter().chain(&second[shared..second.len() - 1]));
+        self.targets.extend(first[1..].iter().chain(&second[shared + 1..]));
+        self.lengths.push(self.inputs.len() - start);
+        self.forks.push(fork);
+        fork
     }
 
     /// Rows in all.
@@ -37,12 +90,12 @@ impl Packed {
         self.inputs.len()
     }
 
-    /// First row and number of rows of each sequence.
-    pub fn sequences(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        self.lengths.iter().scan(0, |next, &len| {
+    /// The sequences' places.
+    pub fn sequences(&self) -> impl Iterator<Item = Span> + '_ {
+        self.lengths.iter().zip(&self.forks).scan(0, |next, (&len, &fork)| {
             let start = *next;
             *next += len;
-            Some((start, len))
+            Some(Span { start, len, fork })
         })
     }
 }

@@ -73,12 +73,13 @@ impl Head {
         out
     }
 
-    /// [`Head::log_probs`], and the gradient of `Σ coefficient · log p(target)`: added to `step.dx` and to `gradient`.
+    /// [`Head::log_probs`], and the gradient of `Σ coefficient · log p(target)`: added to `step.dx`, and to `gradient` where it is
+    /// wanted.
     pub fn backward(
         &mut self,
         step: HeadStep<'_>,
         weights: &HeadParts<&[f32]>,
-        gradient: &mut HeadParts<&mut [f32]>,
+        mut gradient: Option<&mut HeadParts<&mut [f32]>>,
     ) -> Vec<f32> {
         let (size, chunk, vocab) = (self.size, CHUNK * self.size.input, self.size.output);
         let mut out = Vec::with_capacity(step.targets.len());
@@ -93,9 +94,12 @@ impl Head {
             }
             let (dlogits, normed) = (&self.logits[..targets.len() * vocab], &self.normed[..x.len()]);
             let dnormed = &mut self.dnormed[..x.len()];
-            size.backward_weight(&mut self.products, gradient.head, dlogits, normed);
+            if let Some(gradient) = &mut gradient {
+                size.backward_weight(&mut self.products, gradient.head, dlogits, normed);
+            }
             size.backward_input(&mut self.products, dnormed, dlogits, weights.head);
-            norm::backward(dx, gradient.norm, dnormed, x, weights.norm, &self.r);
+            let dw = gradient.as_mut().map(|gradient| &mut *gradient.norm);
+            norm::backward(dx, dw, dnormed, x, weights.norm, &self.r);
         }
         out
     }

@@ -1,11 +1,14 @@
 //! One layer: attention and feed-forward, each with a norm before it and added to the residual stream.
 
 use super::attention::Attention;
+use super::batch::{Packed, Span};
 use super::linear::Size;
+use super::low_rank::{BackStep, Kept, LayerFactors, LowRank, Place};
 use super::product::{Arithmetic, Products};
 use super::rope::Rope;
-use super::{batch::Packed, norm, swiglu};
+use super::{norm, swiglu};
 use crate::model::LlamaConfig;
+use crate::model::lora::{LoraConfig, Module};
 
 /// The tensors of a layer in the order of the flat vector: weights (`S = &[f32]`) or gradients (`S = &mut [f32]`).
 #[derive(Debug)]
@@ -24,6 +27,25 @@ pub struct LayerParts<S> {
     pub inner_norm: S,
 }
 
+/// A layer's weights: the base's, and an adapter's where there is one.
+#[derive(Debug)]
+pub struct LayerWeights<'a> {
+    pub base: LayerParts<&'a [f32]>,
+    pub low: LayerFactors<&'a [f32]>,
+    /// Decides what the adapter's dropout leaves out.
+    pub dropout: Option<u64>,
+}
+
+/// Where a layer's gradient goes: whoever trains an adapter leaves the base as it is.
+#[derive(Debug)]
+pub enum LayerGradient<'a> {
+    Base(LayerParts<&'a mut [f32]>),
+    Low(LayerFactors<&'a mut [f32]>),
+}
+
+const QKV: [Module; 3] = [Module::Query, Module::Key, Module::Value];
+const GATE_UP: [Module; 2] = [Module::Gate, Module::Up];
+
 /// What the backward pass needs of the forward pass.
 #[derive(Debug, Default)]
 pub struct Activations {
@@ -39,6 +61,7 @@ pub struct Activations {
     inner_normed: Vec<f32>,
     gate_up: Vec<f32>,
     inner: Vec<f32>,
+    low: [Kept; 7],
 }
 
 /// The layer's sizes, and buffers that all layers share.
@@ -51,6 +74,7 @@ pub struct Layer {
     eps: f32,
     rope: Rope,
     attention: Attention,
+    low_rank: LowRank,
     products: Products,
     dwide: Vec<f32>,
     dnormed: Vec<f32>,
@@ -58,7 +82,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic) -> Self {
+    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic, lora: &LoraConfig) -> Self {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let qkv = hidden + 2 * config.num_key_value_heads * config.head_dim();
         Self {
@@ -69,11 +93,17 @@ impl Layer {
             eps: config.rms_norm_eps as f32,
             rope: Rope::new(config),
             attention: Attention::new(config),
+            low_rank: LowRank::new(config, lora),
             products: Products::new(arithmetic),
             dwide: Vec::new(),
             dnormed: Vec::new(),
             dqkv: Vec::new(),
         }
+    }
+
+    /// The factors of an adapter.
+    pub fn low_rank(&self) -> &LowRank {
+        &self.low_rank
     }
 
     /// Splits a layer's range of the flat vector.
@@ -115,18 +145,21 @@ impl Layer {
         out: &mut Vec<f32>,
         a: &mut Activations,
         x: &[f32],
-        weights: &LayerParts<&[f32]>,
+        weights: &LayerWeights<'_>,
         batch: &Packed,
         kept: Option<&[usize]>,
     ) {
+        let LayerWeights { base, low, dropout } = weights;
+        let mut low = Place { factors: low, kept: &mut a.low, seed: *dropout };
         let rows = batch.rows();
         a.input_r.resize(rows, 0.0);
         a.input_normed.resize(x.len(), 0.0);
-        norm::forward(&mut a.input_normed, &mut a.input_r, x, weights.input_norm, self.eps);
+        norm::forward(&mut a.input_normed, &mut a.input_r, x, base.input_norm, self.eps);
         a.qkv.resize(rows * self.qkv.output, 0.0);
-        self.qkv.forward(&mut self.products, &mut a.qkv, &a.input_normed, weights.qkv);
-        for (start, len) in batch.sequences() {
-            self.rope.forward(&mut a.qkv[start * self.qkv.output..(start + len) * self.qkv.output]);
+        self.qkv.forward(&mut self.products, &mut a.qkv, &a.input_normed, base.qkv);
+        self.low_rank.forward(&mut self.products, &QKV, &mut a.qkv, &a.input_normed, &mut low);
+        for (rows, position) in batch.sequences().flat_map(Span::runs) {
+            self.rope.forward(&mut a.qkv[rows.start * self.qkv.output..rows.end * self.qkv.output], position);
         }
         a.probabilities.resize(self.attention.probabilities(batch), 0.0);
         a.attended.resize(x.len(), 0.0);
@@ -138,19 +171,22 @@ impl Layer {
             keep_rows(&mut a.attended, kept, self.output.output);
             keep_rows(&mut a.middle, kept, self.output.output);
         }
-        self.output.forward_add(&mut self.products, &mut a.middle, &a.attended, weights.output);
+        self.output.forward_add(&mut self.products, &mut a.middle, &a.attended, base.output);
+        self.low_rank.forward(&mut self.products, &[Module::Output], &mut a.middle, &a.attended, &mut low);
 
         let rows = kept.map_or(rows, <[usize]>::len);
         a.inner_r.resize(rows, 0.0);
         a.inner_normed.resize(a.middle.len(), 0.0);
-        norm::forward(&mut a.inner_normed, &mut a.inner_r, &a.middle, weights.inner_norm, self.eps);
+        norm::forward(&mut a.inner_normed, &mut a.inner_r, &a.middle, base.inner_norm, self.eps);
         a.gate_up.resize(rows * self.gate_up.output, 0.0);
-        self.gate_up.forward(&mut self.products, &mut a.gate_up, &a.inner_normed, weights.gate_up);
+        self.gate_up.forward(&mut self.products, &mut a.gate_up, &a.inner_normed, base.gate_up);
+        self.low_rank.forward(&mut self.products, &GATE_UP, &mut a.gate_up, &a.inner_normed, &mut low);
         a.inner.resize(rows * self.down.input, 0.0);
         swiglu::forward(&mut a.inner, &a.gate_up, self.down.input);
         out.clear();
         out.extend_from_slice(&a.middle);
-        self.down.forward_add(&mut self.products, out, &a.inner, weights.down);
+        self.down.forward_add(&mut self.products, out, &a.inner, base.down);
+        self.low_rank.forward(&mut self.products, &[Module::Down], out, &a.inner, &mut low);
     }
 
     /// Turns `d`, the gradient of the layer's output, into that of its input `x`, `(rows, hidden)`; adds to `gradient`.
@@ -158,35 +194,61 @@ impl Layer {
     pub fn backward(
         &mut self,
         d: &mut Vec<f32>,
-        gradient: LayerParts<&mut [f32]>,
+        gradient: LayerGradient<'_>,
         a: &mut Activations,
         x: &[f32],
-        weights: &LayerParts<&[f32]>,
+        weights: &LayerWeights<'_>,
         batch: &Packed,
     ) {
+        let LayerWeights { base, low, dropout } = weights;
+        let low = Place { factors: low, kept: &mut a.low, seed: *dropout };
+        let (mut full, mut lows) = match gradient {
+            LayerGradient::Base(parts) => (Some(parts), [const { None }; 7]),
+            LayerGradient::Low(factors) => (None, factors),
+        };
+        let (products, low_rank) = (&mut self.products, &mut self.low_rank);
         self.dwide.resize(a.inner.len(), 0.0);
-        self.dnormed.resize(x.len(), 0.0);
-        self.down.backward_weight(&mut self.products, gradient.down, d, &a.inner);
-        self.down.backward_input(&mut self.products, &mut self.dwide, d, weights.down);
+        self.dnormed.resize(a.inner_normed.len(), 0.0);
+        if let Some(full) = &mut full {
+            self.down.backward_weight(products, full.down, d, &a.inner);
+        }
+        self.down.backward_input(products, &mut self.dwide, d, base.down);
+        let step = BackStep { dx: &mut self.dwide, dy: d, x: &a.inner };
+        low_rank.backward(products, &[Module::Down], &mut lows, step, &low);
         swiglu::backward(&mut a.gate_up, &self.dwide, self.down.input);
-        self.gate_up.backward_weight(&mut self.products, gradient.gate_up, &a.gate_up, &a.inner_normed);
-        self.gate_up.backward_input(&mut self.products, &mut self.dnormed, &a.gate_up, weights.gate_up);
-        norm::backward(d, gradient.inner_norm, &mut self.dnormed, &a.middle, weights.inner_norm, &a.inner_r);
+        if let Some(full) = &mut full {
+            self.gate_up.backward_weight(products, full.gate_up, &a.gate_up, &a.inner_normed);
+        }
+        self.gate_up.backward_input(products, &mut self.dnormed, &a.gate_up, base.gate_up);
+        let step = BackStep { dx: &mut self.dnormed, dy: &a.gate_up, x: &a.inner_normed };
+        low_rank.backward(products, &GATE_UP, &mut lows, step, &low);
+        let dw = full.as_mut().map(|full| &mut *full.inner_norm);
+        norm::backward(d, dw, &mut self.dnormed, &a.middle, base.inner_norm, &a.inner_r);
 
         self.dqkv.resize(a.qkv.len(), 0.0);
-        self.output.backward_weight(&mut self.products, gradient.output, d, &a.attended);
-        self.output.backward_input(&mut self.products, &mut self.dnormed, d, weights.output);
+        if let Some(full) = &mut full {
+            self.output.backward_weight(products, full.output, d, &a.attended);
+        }
+        self.output.backward_input(products, &mut self.dnormed, d, base.output);
+        let step = BackStep { dx: &mut self.dnormed, dy: d, x: &a.attended };
+        low_rank.backward(products, &[Module::Output], &mut lows, step, &low);
         if let Some(kept) = &a.kept {
             spread_rows(&mut self.dnormed, kept, batch.rows(), self.output.output);
             spread_rows(d, kept, batch.rows(), self.output.output);
         }
-        self.attention.backward(&mut self.products, &mut self.dqkv, &self.dnormed, &a.probabilities, &a.qkv, batch);
-        for (start, len) in batch.sequences() {
-            self.rope.backward(&mut self.dqkv[start * self.qkv.output..(start + len) * self.qkv.output]);
+        self.attention.backward(products, &mut self.dqkv, &self.dnormed, &a.probabilities, &a.qkv, batch);
+        for (rows, position) in batch.sequences().flat_map(Span::runs) {
+            self.rope.backward(&mut self.dqkv[rows.start * self.qkv.output..rows.end * self.qkv.output], position);
         }
-        self.qkv.backward_weight(&mut self.products, gradient.qkv, &self.dqkv, &a.input_normed);
-        self.qkv.backward_input(&mut self.products, &mut self.dnormed, &self.dqkv, weights.qkv);
-        norm::backward(d, gradient.input_norm, &mut self.dnormed, x, weights.input_norm, &a.input_r);
+        if let Some(full) = &mut full {
+            self.qkv.backward_weight(products, full.qkv, &self.dqkv, &a.input_normed);
+        }
+        self.dnormed.resize(x.len(), 0.0);
+        self.qkv.backward_input(products, &mut self.dnormed, &self.dqkv, base.qkv);
+        let step = BackStep { dx: &mut self.dnormed, dy: &self.dqkv, x: &a.input_normed };
+        low_rank.backward(products, &QKV, &mut lows, step, &low);
+        let dw = full.as_mut().map(|full| &mut *full.input_norm);
+        norm::backward(d, dw, &mut self.dnormed, x, base.input_norm, &a.input_r);
     }
 }
 

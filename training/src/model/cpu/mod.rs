@@ -9,6 +9,7 @@ mod bf16;
 mod head;
 mod layer;
 mod linear;
+mod low_rank;
 mod norm;
 mod product;
 mod rope;
@@ -19,13 +20,42 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-pub use batch::Packed;
+pub use batch::{Fork, Packed, Span};
 use head::{Head, HeadParts, HeadStep};
-use layer::{Activations, Layer};
+use layer::{Activations, Layer, LayerGradient, LayerWeights};
 pub use product::{Arithmetic, Products};
 
 use super::params::Layout;
-use super::{LlamaConfig, Params};
+use super::{LlamaConfig, LoraConfig, Params};
+use spar::engine::derive_seed;
+
+/// What a model computes with.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    /// The model's own.
+    pub base: &'a Params,
+    /// An adapter; where there is one, the base stays as it is and gradients are the adapter's.
+    pub adapter: Option<&'a Params>,
+    /// Decides what the adapter's dropout leaves out; nothing without it.
+    pub dropout: Option<u64>,
+}
+
+impl<'a> From<&'a Params> for Weights<'a> {
+    fn from(base: &'a Params) -> Self {
+        Self { base, adapter: None, dropout: None }
+    }
+}
+
+/// What is kept between the forward and the backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// All activations.
+    #[default]
+    Everything,
+    /// The residual stream before each layer; the rest is computed again, a layer at a time, bit for bit the same.
+    Streams,
+}
 
 /// Everything that one thread needs to compute log-probabilities and gradients: sizes and buffers, no weights.
 #[derive(Debug)]
@@ -36,6 +66,8 @@ pub struct Workspace {
     longest: usize,
     layer: Layer,
     head: Head,
+    adapter: Option<Arc<Layout>>,
+    /// One for each layer, or one for all of them.
     activations: Vec<Activations>,
     /// The residual stream before each layer, `(rows, hidden)` each, and after the last, `(asked rows, hidden)`.
     streams: Vec<Vec<f32>>,
@@ -46,15 +78,24 @@ impl Workspace {
     /// For models of this shape.
     #[must_use]
     pub fn new(config: &LlamaConfig, arithmetic: Arithmetic) -> Self {
+        Self::with(config, arithmetic, None, Keep::Everything)
+    }
+
+    /// For models of this shape with an adapter, or that keep less.
+    #[must_use]
+    pub fn with(config: &LlamaConfig, arithmetic: Arithmetic, lora: Option<&LoraConfig>, keep: Keep) -> Self {
         let layers = config.num_hidden_layers;
+        let none = LoraConfig { targets: Vec::new(), ..LoraConfig::default() };
+        let kept = if keep == Keep::Everything { layers } else { 1 };
         Self {
             layout: Arc::new(Layout::new(config)),
             hidden: config.hidden_size,
             vocab: config.vocab_size,
             longest: config.max_position_embeddings,
-            layer: Layer::new(config, arithmetic),
+            layer: Layer::new(config, arithmetic, lora.unwrap_or(&none)),
             head: Head::new(config, arithmetic),
-            activations: (0..layers).map(|_| Activations::default()).collect(),
+            adapter: lora.map(|lora| Arc::new(lora.layout(config))),
+            activations: (0..kept).map(|_| Activations::default()).collect(),
             streams: vec![Vec::new(); layers + 1],
             d: Vec::new(),
         }
@@ -64,73 +105,106 @@ impl Workspace {
     ///
     /// # Errors
     /// When a sequence is longer than the model's positions or a token is not in its vocabulary.
-    pub fn forward(&mut self, params: &Params, batch: &Packed) -> Result<()> {
-        let longest = batch.lengths.iter().copied().max().unwrap_or(0);
+    pub fn forward<'a>(&mut self, weights: impl Into<Weights<'a>>, batch: &Packed) -> Result<()> {
+        let longest = batch.sequences().map(Span::positions).max().unwrap_or(0);
         ensure!(longest <= self.longest, "a sequence of {longest} tokens exceeds {} positions", self.longest);
         let largest = batch.inputs.iter().chain(&batch.targets).copied().max().unwrap_or(0);
         ensure!((largest as usize) < self.vocab, "token {largest} is not in a vocabulary of {}", self.vocab);
 
-        let embedding = &params.data[self.layout.embedding.clone()];
+        let weights = weights.into();
+        let embedding = &weights.base.data[self.layout.embedding.clone()];
         let first = &mut self.streams[0];
         first.clear();
         for &token in &batch.inputs {
             first.extend_from_slice(&embedding[token as usize * self.hidden..][..self.hidden]);
         }
-        let last = self.activations.len() - 1;
-        for (i, a) in self.activations.iter_mut().enumerate() {
-            let weights = self.layer.weights(&params.data[self.layout.layers[i].clone()]);
-            let (before, after) = self.streams.split_at_mut(i + 1);
-            let kept = (i == last && batch.asked.len() < batch.rows()).then_some(batch.asked.as_slice());
-            self.layer.forward(&mut after[0], a, &before[i], &weights, batch, kept);
+        for i in 0..self.layout.layers.len() {
+            let mut out = std::mem::take(&mut self.streams[i + 1]);
+            self.layer_forward(i, &mut out, weights, batch);
+            self.streams[i + 1] = out;
         }
         Ok(())
     }
 
+    fn layer_forward(&mut self, i: usize, out: &mut Vec<f32>, weights: Weights<'_>, batch: &Packed) {
+        let last = i + 1 == self.layout.layers.len();
+        let kept = (last && batch.asked.len() < batch.rows()).then_some(batch.asked.as_slice());
+        let of_layer = self.layer_weights(i, weights);
+        let place = if self.activations.len() == 1 { 0 } else { i };
+        self.layer.forward(out, &mut self.activations[place], &self.streams[i], &of_layer, batch, kept);
+    }
+
+    fn layer_weights<'a>(&self, i: usize, weights: Weights<'a>) -> LayerWeights<'a> {
+        let low = match (&self.adapter, weights.adapter) {
+            (Some(layout), Some(adapter)) => self.layer.low_rank().weights(&adapter.data[layout.layers[i].clone()]),
+            _ => [const { None }; 7],
+        };
+        LayerWeights {
+            base: self.layer.weights(&weights.base.data[self.layout.layers[i].clone()]),
+            low,
+            dropout: weights.dropout.map(|seed| derive_seed(seed, i as u64)),
+        }
+    }
+
     /// `log p(target)` of every row of the batch of the last [`Workspace::forward`]; 0 where it is not asked.
     #[must_use]
-    pub fn log_probs(&mut self, params: &Params, batch: &Packed) -> Vec<f32> {
-        let weights = head_weights(&self.layout, params);
+    pub fn log_probs<'a>(&mut self, weights: impl Into<Weights<'a>>, batch: &Packed) -> Vec<f32> {
+        let weights = head_weights(&self.layout, weights.into().base);
         let targets: Vec<u32> = batch.asked.iter().map(|&row| batch.targets[row]).collect();
-        on_all_rows(batch, self.head.log_probs(&self.streams[self.activations.len()], &targets, &weights))
+        on_all_rows(batch, self.head.log_probs(self.streams.last().expect("a stream"), &targets, &weights))
     }
 
     /// The logits `(asked rows, vocab)` of the last [`Workspace::forward`].
     #[must_use]
-    pub fn logits(&mut self, params: &Params) -> Vec<f32> {
-        let weights = head_weights(&self.layout, params);
-        self.head.logits(&self.streams[self.activations.len()], &weights)
+    pub fn logits<'a>(&mut self, weights: impl Into<Weights<'a>>) -> Vec<f32> {
+        let weights = head_weights(&self.layout, weights.into().base);
+        self.head.logits(self.streams.last().expect("a stream"), &weights)
     }
 
-    /// Adds the gradient of `Σ coefficients[row] · log p(target of row)` to `gradient`, laid out as the parameters, for
-    /// the batch of the last [`Workspace::forward`], which is used up.
+    /// Adds the gradient of `Σ coefficients[row] · log p(target of row)` to `gradient`, laid out as what is trained (the
+    /// adapter, or else the model), for the batch of the last [`Workspace::forward`], which is used up.
     ///
     /// Returns `log p(target)` as [`Workspace::log_probs`] does. A loss that is a function of log-probabilities has its
     /// derivatives by them as coefficients: `-weight / total` for likelihood. Rows that are not asked have none.
-    pub fn backward(
+    pub fn backward<'a>(
         &mut self,
-        params: &Params,
+        weights: impl Into<Weights<'a>>,
         batch: &Packed,
         coefficients: &[f32],
         gradient: &mut [f32],
     ) -> Vec<f32> {
-        let layers = self.activations.len();
+        let weights = weights.into();
+        let layers = self.layout.layers.len();
         let targets: Vec<u32> = batch.asked.iter().map(|&row| batch.targets[row]).collect();
         let asked: Vec<f32> = batch.asked.iter().map(|&row| coefficients[row]).collect();
         self.d.clear();
         self.d.resize(self.streams[layers].len(), 0.0);
         let step = HeadStep { x: &self.streams[layers], targets: &targets, coefficients: &asked, dx: &mut self.d };
-        let weights = head_weights(&self.layout, params);
-        let log_probs = self.head.backward(step, &weights, &mut head_gradients(&self.layout, gradient));
+        let trained = self.adapter.clone();
+        let mut head = trained.is_none().then(|| head_gradients(&self.layout, gradient));
+        let log_probs = self.head.backward(step, &head_weights(&self.layout, weights.base), head.as_mut());
 
-        for (i, a) in self.activations.iter_mut().enumerate().rev() {
-            let range = self.layout.layers[i].clone();
-            let weights = self.layer.weights(&params.data[range.clone()]);
-            let gradient = self.layer.gradients(&mut gradient[range]);
-            self.layer.backward(&mut self.d, gradient, a, &self.streams[i], &weights, batch);
+        let again = self.activations.len() < layers;
+        for i in (0..layers).rev() {
+            if again && i + 1 < layers {
+                let mut out = Vec::new();
+                self.layer_forward(i, &mut out, weights, batch);
+            }
+            let of_layer = self.layer_weights(i, weights);
+            let gradient = match &trained {
+                Some(layout) => {
+                    LayerGradient::Low(self.layer.low_rank().gradients(&mut gradient[layout.layers[i].clone()]))
+                }
+                None => LayerGradient::Base(self.layer.gradients(&mut gradient[self.layout.layers[i].clone()])),
+            };
+            let a = &mut self.activations[if again { 0 } else { i }];
+            self.layer.backward(&mut self.d, gradient, a, &self.streams[i], &of_layer, batch);
         }
-        let embedding = &mut gradient[self.layout.embedding.clone()];
-        for (&token, d) in batch.inputs.iter().zip(self.d.chunks_exact(self.hidden)) {
-            vector::add(&mut embedding[token as usize * self.hidden..][..self.hidden], d);
+        if trained.is_none() {
+            let embedding = &mut gradient[self.layout.embedding.clone()];
+            for (&token, d) in batch.inputs.iter().zip(self.d.chunks_exact(self.hidden)) {
+                vector::add(&mut embedding[token as usize * self.hidden..][..self.hidden], d);
+            }
         }
         on_all_rows(batch, log_probs)
     }

@@ -19,10 +19,10 @@ impl Rope {
     pub fn new(config: &LlamaConfig) -> Self {
         let dim = config.head_dim();
         let half = dim / 2;
+        let frequencies = config.frequencies().expect("a checked configuration");
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in 0..config.max_position_embeddings {
-            for i in 0..half {
-                let frequency = 1.0 / config.rope_theta.powf((2 * i) as f64 / dim as f64) as f32;
+            for frequency in &frequencies {
                 let angle = position as f32 * frequency;
                 cos.push(angle.cos());
                 sin.push(angle.sin());
@@ -32,18 +32,18 @@ impl Rope {
         Self { half, width: rotated + config.num_key_value_heads * dim, rotated: 0..rotated, cos, sin }
     }
 
-    /// Rotates the rows of one sequence, whose first row is position 0.
-    pub fn forward(&self, rows: &mut [f32]) {
-        self.rotate(rows, 1.0);
+    /// Rotates neighbouring rows, the first of which is at `position`.
+    pub fn forward(&self, rows: &mut [f32], position: usize) {
+        self.rotate(rows, position, 1.0);
     }
 
     /// Rotates gradients back: the transpose of a rotation turns the other way.
-    pub fn backward(&self, rows: &mut [f32]) {
-        self.rotate(rows, -1.0);
+    pub fn backward(&self, rows: &mut [f32], position: usize) {
+        self.rotate(rows, position, -1.0);
     }
 
-    fn rotate(&self, rows: &mut [f32], direction: f32) {
-        let angles = self.cos.chunks_exact(self.half).zip(self.sin.chunks_exact(self.half));
+    fn rotate(&self, rows: &mut [f32], position: usize, direction: f32) {
+        let angles = self.cos.chunks_exact(self.half).zip(self.sin.chunks_exact(self.half)).skip(position);
         for (row, (cos, sin)) in rows.chunks_exact_mut(self.width).zip(angles) {
             for head in row[self.rotated.clone()].chunks_exact_mut(2 * self.half) {
                 let (first, second) = head.split_at_mut(self.half);

@@ -1,0 +1,87 @@
+//! Chats as token sequences: what a model is told, by its own chat template, and what it answers.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use spar::chat::Message;
+use spar::engine::Input;
+use spar::engine::model_dir::ModelDir;
+
+/// Stands for an answer while the template is asked what it puts after one.
+const ANSWER: &str = "answer";
+
+/// A model's tokenizer and template.
+pub struct Chats {
+    /// The directory.
+    pub model: ModelDir,
+    /// Ends an assistant's turn.
+    end: u32,
+}
+
+/// Tokens of a conversation and of the answer to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answered {
+    /// All of them.
+    pub tokens: Vec<u32>,
+    /// How many the model is told.
+    pub told: usize,
+}
+
+impl Chats {
+    /// Opens a model directory.
+    ///
+    /// # Errors
+    /// The directory's defect.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let model = ModelDir::open(directory.to_path_buf())?;
+        let end = end_of_turn(&model)?;
+        Ok(Self { model, end })
+    }
+
+    /// Positions of the model.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.model.config.context
+    }
+
+    /// The tokens of `answer` after `turns`, with the token that ends the turn.
+    ///
+    /// # Errors
+    /// When the template refuses the turns, or the tokens exceed `longest`.
+    pub fn answered(&self, turns: &[Message], answer: &str, longest: usize) -> Result<Answered> {
+        let mut tokens = self.model.encode(&Input::Chat(turns.to_vec()))?;
+        let told = tokens.len();
+        let encoding = self.model.tokenizer.encode_fast(answer, false).map_err(|e| anyhow::anyhow!("{e}"))?;
+        tokens.extend(encoding.get_ids());
+        tokens.push(self.end);
+        ensure!(tokens.len() <= longest, "too long: {} tokens, at most {longest} fit", tokens.len());
+        Ok(Answered { tokens, told })
+    }
+}
+
+/// The token that the template puts after an assistant's turn if a reply ends with it, or else the first that ends replies.
+fn end_of_turn(model: &ModelDir) -> Result<u32> {
+    let rendered = model.render(&[Message::user("question"), Message::assistant(ANSWER)])?;
+    let after = rendered.rfind(ANSWER).map_or("", |at| &rendered[at + ANSWER.len()..]);
+    let encoding = model.tokenizer.encode_fast(after.trim_start(), false).map_err(|e| anyhow::anyhow!("{e}"))?;
+    let first = encoding.get_ids().first().copied().filter(|id| model.config.eos.contains(id));
+    first.or(model.config.eos.first().copied()).context("the model has no token that ends a reply")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_as_the_template_ends_it() {
+        let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/spar-tiny/actor"));
+        let chats = Chats::open(directory).unwrap();
+        let turns = [Message::user("Write about the river.")];
+        let answered = chats.answered(&turns, "The river waits.", 100).unwrap();
+        let text = chats.model.tokenizer.decode(&answered.tokens, false).unwrap();
+        assert_eq!(text, "<|user|>Write about the river.<|assistant|>The river waits.<|end|>");
+        let told = chats.model.tokenizer.decode(&answered.tokens[..answered.told], false).unwrap();
+        assert!(told.ends_with("<|assistant|>"));
+        assert!(chats.answered(&turns, "The river waits.", 5).unwrap_err().to_string().contains("at most 5"));
+    }
+}

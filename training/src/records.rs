@@ -1,0 +1,305 @@
+//! The lines of the files between stages, and how files of other people's lines are read.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use spar::chat::Message;
+use spar::search::{Node, Votes};
+use spar::verify::Check;
+use spar::verify::data::Prompt;
+
+/// What happens to a line that cannot be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BadLines {
+    /// It ends the stage.
+    #[default]
+    Stop,
+    /// It is left out and counted.
+    Skip,
+}
+
+/// A file's usable lines, and what was wrong with the others.
+#[derive(Clone, Debug)]
+pub struct Lines<T> {
+    /// Usable ones in their order.
+    pub items: Vec<T>,
+    /// `file:line: what is wrong`, without the file's directory.
+    pub skipped: Vec<String>,
+}
+
+/// Reads JSON lines, each of which `check` turns into what is used. Blank lines are passed over.
+///
+/// # Errors
+/// The file cannot be read; or, unless bad lines are skipped, the first bad line: file, line and what is wrong.
+pub fn read<T: DeserializeOwned, U>(path: &Path, bad: BadLines, check: impl Fn(T) -> Result<U>) -> Result<Lines<U>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let mut lines = Lines { items: Vec::new(), skipped: Vec::new() };
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let parsed = serde_json::from_str(line)
+            .map_err(|error| anyhow::anyhow!("{}", error.to_string().replace(" at line 1 column ", " at column ")));
+        match (parsed.and_then(&check), bad) {
+            (Ok(item), _) => lines.items.push(item),
+            (Err(error), BadLines::Stop) => bail!("{}:{}: {error:#}", path.display(), i + 1),
+            (Err(error), BadLines::Skip) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                tracing::warn!("{}:{}: {error:#}; skipped", path.display(), i + 1);
+                lines.skipped.push(format!("{name}:{}: {error:#}", i + 1));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// A prompt, and what a response to it can be checked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Names it.
+    #[serde(default)]
+    pub key: Value,
+    /// What a model is asked.
+    pub prompt: String,
+    /// IFEval's instruction ids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instruction_id_list: Vec<String>,
+    /// Their arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kwargs: Vec<Map<String, Value>>,
+}
+
+impl Asked {
+    /// The rules by which a response is checked; none where there are none.
+    ///
+    /// # Errors
+    /// Names the instruction and what is wrong.
+    pub fn checks(&self) -> Result<Vec<Check>> {
+        let (ids, kwargs) = (&self.instruction_id_list, &self.kwargs);
+        ensure!(
+            ids.len() == kwargs.len(),
+            "`instruction_id_list` and `kwargs` must be equally long, got {} and {}",
+            ids.len(),
+            kwargs.len()
+        );
+        let made = ids.iter().zip(kwargs).map(|(id, kwargs)| Check::new(id, kwargs.clone()));
+        made.collect::<Result<_, _>>().map_err(|error| anyhow::anyhow!("{error}"))
+    }
+
+    /// As evaluation takes it.
+    ///
+    /// # Errors
+    /// As [`Asked::checks`].
+    pub fn to_prompt(&self) -> Result<Prompt> {
+        Ok(Prompt { key: self.key.clone(), prompt: self.prompt.clone(), checks: self.checks()? })
+    }
+
+    fn checked(self) -> Result<Self> {
+        ensure!(!self.prompt.trim().is_empty(), "`prompt` is empty");
+        self.checks()?;
+        Ok(self)
+    }
+}
+
+/// Reads prompts.
+///
+/// # Errors
+/// As [`read`], and where no line is left.
+pub fn read_prompts(path: &Path, bad: BadLines) -> Result<Lines<Asked>> {
+    let lines = read(path, bad, Asked::checked)?;
+    ensure!(!lines.items.is_empty(), "{}: no prompts", path.display());
+    Ok(lines)
+}
+
+/// A judged draft.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Draft {
+    /// What the actor said.
+    pub response: String,
+    /// Whether it was cut off.
+    pub cut: bool,
+    /// The votes.
+    pub votes: Votes,
+    /// Share of yes among the valid votes; `None` on a tie.
+    pub value: Option<f64>,
+    /// Whether it passes.
+    pub accepted: bool,
+    /// The first critique that agrees with the decision.
+    pub critique: String,
+    /// What the rules say, where there are rules.
+    pub right: Option<bool>,
+}
+
+/// A line of `samples.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampled {
+    /// The prompt.
+    #[serde(flatten)]
+    pub asked: Asked,
+    /// Its drafts.
+    pub drafts: Vec<Draft>,
+}
+
+/// A judged response of a search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grown {
+    /// The node it was refined from.
+    pub parent: Option<usize>,
+    /// Refinements since the draft.
+    pub depth: usize,
+    /// The response.
+    pub response: String,
+    /// What the refiner said before it.
+    pub reflection: String,
+    /// The first critique that agrees with the decision.
+    pub critique: String,
+    /// The votes.
+    pub votes: Votes,
+    /// Share of yes among the valid votes.
+    pub value: Option<f64>,
+    /// Whether it was accepted.
+    pub accepted: bool,
+    /// What the rules say, where there are rules.
+    pub right: Option<bool>,
+}
+
+impl Grown {
+    /// A search's node as a line has it.
+    #[must_use]
+    pub fn new(node: &Node, right: Option<bool>) -> Self {
+        Self {
+            parent: node.parent.map(|id| id.0),
+            depth: node.depth,
+            response: node.response.clone(),
+            reflection: node.reflection.clone(),
+            critique: node.critique.clone(),
+            votes: node.votes,
+            value: node.value,
+            accepted: node.accepted,
+            right,
+        }
+    }
+}
+
+/// A line of `trees.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Searched {
+    /// The prompt.
+    #[serde(flatten)]
+    pub asked: Asked,
+    /// The nodes; the failing draft is the first.
+    pub nodes: Vec<Grown>,
+    /// The answer.
+    pub best: usize,
+    /// Whether it was accepted.
+    pub accepted: bool,
+    /// Model calls.
+    pub calls: usize,
+    /// Tokens generated.
+    pub tokens: usize,
+}
+
+/// A line of `dpo.jsonl`: conversational preference data as TRL reads it, and the same texts plainly for LLaMA-Factory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PairLine {
+    /// The conversation.
+    pub prompt: Vec<Message>,
+    /// The better reply.
+    pub chosen: Vec<Message>,
+    /// The worse one.
+    pub rejected: Vec<Message>,
+    /// The last user turn's text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instruction: String,
+    /// The better reply's text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub chosen_text: String,
+    /// The worse reply's text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rejected_text: String,
+}
+
+impl PairLine {
+    /// A pair of replies to one prompt.
+    #[must_use]
+    pub fn new(prompt: &str, chosen: &str, rejected: &str) -> Self {
+        Self {
+            prompt: vec![Message::user(prompt)],
+            chosen: vec![Message::assistant(chosen)],
+            rejected: vec![Message::assistant(rejected)],
+            instruction: prompt.into(),
+            chosen_text: chosen.into(),
+            rejected_text: rejected.into(),
+        }
+    }
+
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.prompt.is_empty(), "`prompt` has no turns");
+        for (name, turns) in [("chosen", &self.chosen), ("rejected", &self.rejected)] {
+            let [turn] = turns.as_slice() else { bail!("`{name}` must be one assistant turn, got {}", turns.len()) };
+            ensure!(turn.role == spar::chat::Role::Assistant, "`{name}` must be an assistant turn");
+            ensure!(!turn.content.trim().is_empty(), "`{name}` is empty");
+        }
+        ensure!(self.chosen != self.rejected, "`chosen` and `rejected` are the same");
+        Ok(())
+    }
+}
+
+/// A line of `sft.jsonl`: a chat, as TRL and LLaMA-Factory read it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChatLine {
+    /// The turns.
+    pub messages: Vec<Message>,
+    /// What it teaches, for counting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(lines: &[&str]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n")).unwrap();
+        file
+    }
+
+    const GOOD: &str = r#"{"prompt": [{"role": "user", "content": "a"}], "chosen": [{"role": "assistant", "content": "b"}], "rejected": [{"role": "assistant", "content": "c"}]}"#;
+
+    #[test]
+    fn a_bad_line_is_named_and_skipped_only_where_that_is_asked_for() {
+        let replaced = |from: &str, to: &str| GOOD.replace(from, to);
+        let cases = [
+            ("{".to_owned(), "EOF while parsing an object"),
+            (r#"{"prompt": []}"#.to_owned(), "missing field `chosen`"),
+            (replaced(r#""content": "b""#, r#""content": " ""#), "`chosen` is empty"),
+            (replaced(r#""content": "c""#, r#""content": "b""#), "are the same"),
+            (replaced(r#"[{"role": "user", "content": "a"}]"#, "[]"), "`prompt` has no turns"),
+        ];
+        let check = |line: PairLine| line.check().map(|()| line);
+        for (bad, expected) in cases {
+            let file = file(&[GOOD, "", &bad]);
+            let message = format!("{:#}", read(file.path(), BadLines::Stop, check).unwrap_err());
+            assert!(message.contains(":3: ") && message.contains(expected), "{message}");
+            let lines = read(file.path(), BadLines::Skip, check).unwrap();
+            assert_eq!((lines.items.len(), lines.skipped.len()), (1, 1));
+            assert!(lines.skipped[0].contains(":3: ") && lines.skipped[0].contains(expected), "{:?}", lines.skipped);
+        }
+    }
+
+    #[test]
+    fn prompts_may_have_rules_and_rules_are_checked() {
+        let plain = r#"{"prompt": "Say hello."}"#;
+        let ruled =
+            r#"{"key": 7, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}"#;
+        let lines = read_prompts(file(&[plain, ruled]).path(), BadLines::Stop).unwrap();
+        assert_eq!(lines.items[1].checks().unwrap().len(), 1);
+        let wrong = ruled.replace("no_comma", "no_colon");
+        let message = format!("{:#}", read_prompts(file(&[plain, &wrong]).path(), BadLines::Stop).unwrap_err());
+        assert!(message.contains(":2: unknown instruction id"), "{message}");
+    }
+}

@@ -1,0 +1,120 @@
+//! A run as one page and as JSON: curves, scores by round, counts by stage, pairs with their differences marked.
+
+mod chart;
+mod page;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+use similar::{Algorithm, TextDiff};
+
+use crate::checkpoint;
+use crate::records::{PairLine, Sampled, Searched};
+use crate::stages::iterate::Manifest;
+use crate::stages::{read_json, read_lines, write_json};
+use crate::trainer::StepMetrics;
+
+/// Everything that the page shows.
+#[derive(Serialize)]
+struct Report {
+    manifest: Manifest,
+    /// By training stage, such as `iter-1/actor`.
+    curves: BTreeMap<String, Vec<StepMetrics>>,
+    similarity: Vec<Similarity>,
+    /// Seconds by stage.
+    times: BTreeMap<String, f64>,
+    #[serde(skip)]
+    examples: Vec<PairLine>,
+}
+
+/// How alike the two sides of a round's pairs are: twice the words in common over all words, 1 for equal texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Similarity {
+    /// Of a failing draft and its accepted refinement.
+    refined: f64,
+    /// How many.
+    refined_pairs: usize,
+    /// Of the same draft and another draft that was accepted.
+    independent: f64,
+    /// How many.
+    independent_pairs: usize,
+}
+
+/// Pairs on the page.
+const EXAMPLES: usize = 12;
+
+/// Writes `report.json` and `index.html` to a run's folder.
+///
+/// # Errors
+/// When a file of the run cannot be read, or one of these cannot be written.
+pub fn write(out: &Path) -> Result<()> {
+    let manifest: Manifest = read_json(&out.join("manifest.json"))?;
+    let folders: Vec<PathBuf> = (1..=manifest.rounds.len()).map(|t| out.join(format!("iter-{t}"))).collect();
+    let mut report = Report {
+        manifest,
+        curves: BTreeMap::new(),
+        similarity: folders.iter().map(|folder| similarity_of(folder)).collect::<Result<_>>()?,
+        times: read_json(&out.join("times.json")).unwrap_or_default(),
+        examples: Vec::new(),
+    };
+    for (t, folder) in folders.iter().enumerate() {
+        for name in ["actor", "actor.adapter", "refiner", "refiner.adapter"] {
+            if let Some(steps) = read_lines(&folder.join(name).join("metrics.jsonl"))? {
+                report.curves.insert(format!("iter-{}/{}", t + 1, name.trim_end_matches(".adapter")), steps);
+            }
+        }
+        let pairs: Vec<PairLine> = read_lines(&folder.join("dpo.jsonl"))?.unwrap_or_default();
+        report.examples.extend(pairs.into_iter().take(EXAMPLES.div_ceil(folders.len().max(1))));
+    }
+    write_json(&out.join("report.json"), &report)?;
+    let html = page::render(&report)?;
+    checkpoint::replace(&out.join("index.html"), |path| Ok(std::fs::write(path, html)?))
+}
+
+fn similarity_of(folder: &Path) -> Result<Similarity> {
+    let trees: Vec<Searched> = read_lines(&folder.join("trees.jsonl"))?.unwrap_or_default();
+    let samples: Vec<Sampled> = read_lines(&folder.join("samples.jsonl"))?.unwrap_or_default();
+    let accepted: BTreeMap<&str, &str> = samples
+        .iter()
+        .filter_map(|line| {
+            let draft = line.drafts.iter().find(|draft| draft.accepted)?;
+            Some((line.asked.prompt.as_str(), draft.response.as_str()))
+        })
+        .collect();
+    let (mut refined, mut independent) = (Vec::new(), Vec::new());
+    for tree in trees.iter().filter(|tree| tree.best > 0 && tree.accepted) {
+        refined.push(similarity(&tree.nodes[0].response, &tree.nodes[tree.best].response));
+    }
+    for tree in &trees {
+        if let Some(draft) = accepted.get(tree.asked.prompt.as_str()) {
+            independent.push(similarity(&tree.nodes[0].response, draft));
+        }
+    }
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    Ok(Similarity {
+        refined: mean(&refined),
+        refined_pairs: refined.len(),
+        independent: mean(&independent),
+        independent_pairs: independent.len(),
+    })
+}
+
+/// Twice the words in common over all words.
+pub(crate) fn similarity(a: &str, b: &str) -> f64 {
+    f64::from(TextDiff::configure().algorithm(Algorithm::Myers).diff_words(a, b).ratio())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn similarity_is_one_for_equal_texts_and_zero_for_disjoint_ones() {
+        assert_eq!(similarity("the quiet river", "the quiet river"), 1.0);
+        assert_eq!(similarity("river", "mountain"), 0.0);
+        let near = similarity("the quiet river waits here", "the quiet river waits");
+        assert!((0.8..1.0).contains(&near), "{near}");
+    }
+}

@@ -1,0 +1,312 @@
+//! `build`: drafts and trees become preference pairs for the actor and turns for the refiner.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::path::Path;
+
+use anyhow::Result;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use serde_json::json;
+use spar::chat::Message;
+use spar::engine::derive_seed;
+use spar::prompts::Templates;
+use spar::search::Votes;
+
+use super::manifest::{Record, Stage};
+use super::{write_json, write_lines};
+use crate::recipe::iterate::{Build, Pairing};
+use crate::records::{BadLines, ChatLine, Draft, PairLine, Sampled, Searched, read};
+
+/// What decides the stage's output beside its inputs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings<'a> {
+    /// Of every draw.
+    pub seed: u64,
+    /// What becomes data.
+    pub build: &'a Build,
+}
+
+/// Files of the stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// Judged drafts.
+    pub samples: &'a Path,
+    /// Trees.
+    pub trees: &'a Path,
+    /// The refiner's directory, for its templates.
+    pub refiner: &'a Path,
+    /// Gets `dpo.jsonl`, `sft.jsonl` and `dataset_info.json`.
+    pub out: &'a Path,
+}
+
+/// Runs the stage.
+///
+/// # Errors
+/// A file's or a line's.
+pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -> Result<Record> {
+    let inputs = [("samples", files.samples), ("trees", files.trees), ("refiner", files.refiner)];
+    let running = match Stage::begin(&files.out.join("build.stage.json"), "build", settings, &inputs)? {
+        Stage::Finished(record) => return Ok(record),
+        Stage::Running(running) => running,
+    };
+    let samples: Vec<Sampled> = read(files.samples, BadLines::Stop, Ok)?.items;
+    let trees: Vec<Searched> = read(files.trees, BadLines::Stop, Ok)?.items;
+    let (pairs, mut counts) = pairs(settings, &samples, &trees);
+    let (turns, of_turns) = turns(settings, &samples, &trees, templates);
+    counts.extend(of_turns);
+    let (dpo, sft) = (files.out.join("dpo.jsonl"), files.out.join("sft.jsonl"));
+    write_lines(&dpo, &pairs)?;
+    write_lines(&sft, &turns)?;
+    write_json(&files.out.join("dataset_info.json"), &dataset_info())?;
+    let counts: Vec<(&str, u64)> = counts.into_iter().map(|(name, count)| (name, count as u64)).collect();
+    running.finish(&counts, Vec::new(), &[("dpo", &dpo), ("sft", &sft)])
+}
+
+type Counts = Vec<(&'static str, usize)>;
+
+fn pairs(settings: &Settings<'_>, samples: &[Sampled], trees: &[Searched]) -> (Vec<PairLine>, Counts) {
+    let build = settings.build;
+    let unanimous = |votes: &Votes| votes.no == 0 && votes.invalid == 0;
+    let found: Vec<(PairLine, Votes)> = match build.pairing {
+        Pairing::Refined => trees.iter().filter_map(refined).collect(),
+        Pairing::Independent => independent(settings.seed, samples, trees),
+    };
+    let mut counts = vec![("pairs found", found.len())];
+    let mut pairs: Vec<PairLine> = found
+        .into_iter()
+        .filter(|(_, votes)| !build.unanimous || unanimous(votes))
+        .map(|(pair, _)| pair)
+        .filter(|pair| pair.check().is_ok())
+        .collect();
+    counts.push(("pairs agreed on", pairs.len()));
+    if let Some(drift) = build.length_drift {
+        balance(&mut pairs, drift);
+    }
+    counts.push(("pairs balanced", pairs.len()));
+    pairs.shuffle(&mut ChaCha8Rng::seed_from_u64(derive_seed(settings.seed, 1)));
+    pairs.truncate(build.pairs.unwrap_or(usize::MAX));
+    counts.push(("pairs", pairs.len()));
+    (pairs, counts)
+}
+
+fn refined(tree: &Searched) -> Option<(PairLine, Votes)> {
+    let best = &tree.nodes[tree.best];
+    let pair = || PairLine::new(&tree.asked.prompt, &best.response, &tree.nodes[0].response);
+    (tree.accepted && best.depth > 0).then(|| (pair(), best.votes))
+}
+
+/// Another accepted draft, at random, over the draft that the tree starts from.
+fn independent(seed: u64, samples: &[Sampled], trees: &[Searched]) -> Vec<(PairLine, Votes)> {
+    let mut samples = samples.iter().enumerate();
+    let of = |tree: &Searched| {
+        let (i, line) = samples.find(|(_, line)| line.asked == tree.asked)?;
+        let accepted: Vec<&Draft> = line.drafts.iter().filter(|draft| draft.accepted && !draft.cut).collect();
+        let count = u64::try_from(accepted.len()).ok().filter(|&count| count > 0)?;
+        let chosen = accepted[usize::try_from(derive_seed(!seed, i as u64) % count).ok()?];
+        Some((PairLine::new(&tree.asked.prompt, &chosen.response, &tree.nodes[0].response), chosen.votes))
+    };
+    trees.iter().filter_map(of).collect()
+}
+
+/// Leaves out the pairs with the largest difference in length of the heavier sign until the mean is within `drift`.
+fn balance(pairs: &mut Vec<PairLine>, drift: f64) {
+    let difference = |pair: &PairLine| {
+        let length = |text: &str| text.chars().count() as f64;
+        length(&pair.chosen_text) - length(&pair.rejected_text)
+    };
+    let mut order: Vec<(f64, usize)> = pairs.iter().enumerate().map(|(i, pair)| (difference(pair), i)).collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let (mut low, mut high) = (0, order.len());
+    let mut sum: f64 = order.iter().map(|(difference, _)| difference).sum();
+    while high > low && (sum / (high - low) as f64).abs() > drift {
+        match sum.total_cmp(&0.0) {
+            Ordering::Greater => {
+                high -= 1;
+                sum -= order[high].0;
+            }
+            _ => {
+                sum -= order[low].0;
+                low += 1;
+            }
+        }
+    }
+    let kept: HashSet<usize> = order[low..high].iter().map(|&(_, i)| i).collect();
+    let mut i = 0;
+    pairs.retain(|_| {
+        i += 1;
+        kept.contains(&(i - 1))
+    });
+}
+
+/// Refinement turns that led to an accepted node, and critiques that agree with the votes: at most one of each kind for a
+/// prompt, at most as many of a kind as the recipe says.
+fn turns(
+    settings: &Settings<'_>,
+    samples: &[Sampled],
+    trees: &[Searched],
+    templates: &Templates,
+) -> (Vec<ChatLine>, Counts) {
+    let build = settings.build;
+    let critique = |prompt: &str, response: &str, critique: &str| {
+        let mut turns = templates.judge(&[Message::user(prompt)], response);
+        turns.push(Message::assistant(critique));
+        turns
+    };
+    let refinement = |tree: &Searched| {
+        let best = &tree.nodes[tree.best];
+        let parent = &tree.nodes[best.parent.filter(|_| tree.accepted)?];
+        let conversation = [Message::user(&tree.asked.prompt)];
+        let mut turns = templates.refine(&conversation, &parent.response, &parent.critique);
+        turns.push(Message::assistant(templates.refinement(&best.reflection, &best.response)));
+        Some(turns)
+    };
+    let agreed = |accepts: bool, accepted: bool, value: Option<f64>| {
+        accepted == accepts
+            && value.is_some_and(|value| (if accepts { value } else { 1.0 - value }) >= build.agreement.max(0.5))
+    };
+    let of_tree = |accepts: bool| {
+        let pick = move |tree: &Searched| {
+            let mut nodes = tree.nodes.iter().skip(1);
+            let node = nodes.find(|node| agreed(accepts, node.accepted, node.value))?;
+            Some(critique(&tree.asked.prompt, &node.response, &node.critique))
+        };
+        trees.iter().filter_map(pick).collect::<Vec<_>>()
+    };
+    let of_draft = |accepts: bool| {
+        let pick = move |line: &Sampled| {
+            let draft = line.drafts.iter().find(|draft| agreed(accepts, draft.accepted, draft.value))?;
+            Some(critique(&line.asked.prompt, &draft.response, &draft.critique))
+        };
+        samples.iter().filter_map(pick).collect::<Vec<_>>()
+    };
+    let kinds = [
+        ("refinements", trees.iter().filter_map(refinement).collect(), build.refinements),
+        ("tree critiques, yes", of_tree(true), build.tree_positive),
+        ("tree critiques, no", of_tree(false), build.tree_negative),
+        ("draft critiques, yes", of_draft(true), build.draft_positive),
+        ("draft critiques, no", of_draft(false), build.draft_negative),
+    ];
+    let (mut lines, mut counts) = (Vec::new(), Counts::new());
+    for (stream, (kind, mut found, most)) in kinds.into_iter().enumerate() {
+        let mut rng = ChaCha8Rng::seed_from_u64(derive_seed(settings.seed, 2 + stream as u64));
+        found.shuffle(&mut rng);
+        found.truncate(most);
+        counts.push((kind, found.len()));
+        lines.extend(found.into_iter().map(|messages| ChatLine { messages, kind: Some(kind.into()) }));
+    }
+    lines.shuffle(&mut ChaCha8Rng::seed_from_u64(derive_seed(settings.seed, 99)));
+    (lines, counts)
+}
+
+/// What LLaMA-Factory asks of a folder of data.
+fn dataset_info() -> serde_json::Value {
+    json!({
+        "spar_dpo": {
+            "file_name": "dpo.jsonl", "ranking": true,
+            "columns": { "prompt": "instruction", "chosen": "chosen_text", "rejected": "rejected_text" },
+        },
+        "spar_sft": {
+            "file_name": "sft.jsonl", "formatting": "sharegpt",
+            "columns": { "messages": "messages" },
+            "tags": { "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant" },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{Asked, Grown};
+
+    fn asked(i: usize) -> Asked {
+        Asked { key: json!(i), prompt: format!("prompt {i}"), instruction_id_list: Vec::new(), kwargs: Vec::new() }
+    }
+
+    fn draft(response: &str, yes: usize, no: usize) -> Draft {
+        let votes = Votes { yes, no, invalid: 0 };
+        Draft {
+            response: response.into(),
+            cut: false,
+            votes,
+            value: votes.value(),
+            accepted: yes > no,
+            critique: format!("of {response}"),
+            right: None,
+        }
+    }
+
+    fn node(parent: Option<usize>, response: &str, yes: usize, no: usize) -> Grown {
+        let Draft { response, votes, value, accepted, critique, right, .. } = draft(response, yes, no);
+        let depth = parent.map_or(0, |_| 1);
+        Grown { parent, depth, response, reflection: "fix".into(), critique, votes, value, accepted, right }
+    }
+
+    fn data() -> (Vec<Sampled>, Vec<Searched>) {
+        let samples = (0..4).map(|i| Sampled {
+            asked: asked(i),
+            drafts: vec![draft("bad", 0, 3), draft("good and long", 3, if i == 0 { 1 } else { 0 })],
+        });
+        let trees = (0..4).map(|i| Searched {
+            asked: asked(i),
+            nodes: vec![node(None, "bad", 0, 3), node(Some(0), "worse", 1, 3), node(Some(0), "fine", 3, i % 2)],
+            best: if i < 3 { 2 } else { 1 },
+            accepted: i < 3,
+            calls: 1,
+            tokens: 1,
+        });
+        (samples.collect(), trees.collect())
+    }
+
+    fn count(counts: &Counts, name: &str) -> usize {
+        counts.iter().find(|(n, _)| *n == name).unwrap().1
+    }
+
+    #[test]
+    fn accepted_refinements_become_pairs_and_agreement_is_asked_for() {
+        let (samples, trees) = data();
+        let all = Build::default();
+        let settings = Settings { seed: 1, build: &all };
+        let (pairs, counts) = pairs(&settings, &samples, &trees);
+        assert_eq!((pairs.len(), count(&counts, "pairs found")), (3, 3));
+        assert!(pairs.iter().all(|pair| pair.chosen_text == "fine" && pair.rejected_text == "bad"));
+        let strict = Build { unanimous: true, ..Build::default() };
+        let (pairs, _) = super::pairs(&Settings { seed: 1, build: &strict }, &samples, &trees);
+        assert_eq!(pairs.len(), 2);
+        let apart = Build { pairing: Pairing::Independent, pairs: Some(2), ..Build::default() };
+        let (pairs, counts) = super::pairs(&Settings { seed: 1, build: &apart }, &samples, &trees);
+        assert_eq!((pairs.len(), count(&counts, "pairs found")), (2, 4));
+        assert!(pairs.iter().all(|pair| pair.chosen_text == "good and long"));
+    }
+
+    #[test]
+    fn lengths_are_balanced_by_leaving_out_the_extremes() {
+        let pair = |extra: usize| PairLine::new("p", &"x".repeat(10 + extra), &"y".repeat(10));
+        let mut pairs: Vec<PairLine> = [0, 1, 30, 2, 0].map(pair).into();
+        balance(&mut pairs, 1.0);
+        assert_eq!(pairs.iter().map(|p| p.chosen_text.len() - 10).collect::<Vec<_>>(), [0, 1, 2, 0]);
+        balance(&mut pairs, 0.0);
+        assert_eq!(pairs.len(), 2);
+    }
+
+    #[test]
+    fn turns_are_capped_by_kind_and_agree_with_the_votes() {
+        let (samples, trees) = data();
+        let templates = Templates::general();
+        let build = Build { draft_negative: 1, ..Build::default() };
+        let (lines, counts) = turns(&Settings { seed: 1, build: &build }, &samples, &trees, &templates);
+        let expected = [3, 4, 4, 4, 1];
+        assert_eq!(counts.iter().map(|(_, n)| *n).collect::<Vec<_>>(), expected);
+        assert_eq!(lines.len(), expected.iter().sum::<usize>());
+        for line in &lines {
+            assert_eq!(line.messages.len(), if line.kind.as_deref() == Some("refinements") { 4 } else { 2 });
+        }
+        let refined = lines.iter().find(|line| line.messages.len() == 4).unwrap();
+        assert_eq!(templates.parse_refinement(&refined.messages[3].content).unwrap().response, "fine");
+        let strict = Build { agreement: 1.0, ..Build::default() };
+        let (_, counts) = turns(&Settings { seed: 1, build: &strict }, &samples, &trees, &templates);
+        assert_eq!(counts.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [3, 2, 0, 3, 4]);
+    }
+}

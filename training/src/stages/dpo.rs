@@ -1,0 +1,84 @@
+//! Direct preference optimization: pairs in JSONL, the actor moves towards the chosen replies and away from the rejected ones.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::training::{Data, Task, fit};
+use crate::chats::Chats;
+use crate::loss::{Pair, Preference};
+use crate::records::{BadLines, Lines, PairLine, read};
+use crate::tokens::{Example, PairExample};
+use crate::trainer::{TrainConfig, TrainReport};
+
+/// The recipe of `spar-train dpo`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dpo {
+    /// The model directory to start from, which is also the reference.
+    pub base: PathBuf,
+    /// One `{"prompt": […], "chosen": […], "rejected": […]}` per line, each a list of turns.
+    pub data: PathBuf,
+    /// What happens to a line that cannot be used.
+    #[serde(default)]
+    pub bad_lines: BadLines,
+    /// What pairs are compared by.
+    #[serde(default)]
+    pub preference: Preference,
+    /// Learns the chosen replies by likelihood alone.
+    #[serde(default)]
+    pub chosen_only: bool,
+    /// Tokens of one update; what a pair's replies share counts once.
+    pub tokens_per_step: usize,
+    /// Passes over the data; decides `train.steps`, and `train.warmup` as a tenth of them.
+    #[serde(default)]
+    pub epochs: Option<f64>,
+    /// The loop.
+    pub train: TrainConfig,
+}
+
+/// Trains `recipe.base` into `recipe.train.out_dir`: a complete model directory, or an adapter's. A finished run is not made
+/// again.
+///
+/// # Errors
+/// When the model or the data cannot be used: names the file, the line and what is wrong.
+pub fn dpo(recipe: &Dpo) -> Result<TrainReport> {
+    let task = Task {
+        stage: "dpo",
+        base: &recipe.base,
+        data: &recipe.data,
+        tokens_per_step: recipe.tokens_per_step,
+        epochs: recipe.epochs,
+        preference: recipe.preference,
+        settings: serde_json::to_value((recipe.preference, recipe.chosen_only, recipe.bad_lines))?,
+        train: &recipe.train,
+    };
+    fit(&task, |chats, longest| {
+        let Lines { items, skipped } = read(&recipe.data, recipe.bad_lines, |line| pair(chats, longest, &line))?;
+        let data = if recipe.chosen_only {
+            Data::Examples(items.into_iter().map(chosen).collect())
+        } else {
+            Data::Pairs(items)
+        };
+        Ok((data, skipped))
+    })
+}
+
+fn pair(chats: &Chats, longest: usize, line: &PairLine) -> Result<PairExample> {
+    line.check()?;
+    let chosen = chats.answered(&line.prompt, &line.chosen[0].content, longest)?;
+    let rejected = chats.answered(&line.prompt, &line.rejected[0].content, longest)?;
+    let told = chosen.told;
+    Ok(PairExample {
+        tokens: Pair { chosen: chosen.tokens, rejected: rejected.tokens },
+        told,
+        reference: Pair::default(),
+    })
+}
+
+fn chosen(pair: PairExample) -> Example {
+    let mut weights = vec![1.0; pair.tokens.chosen.len()];
+    weights[..pair.told].fill(0.0);
+    Example { tokens: pair.tokens.chosen, weights }
+}

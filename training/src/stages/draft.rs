@@ -1,0 +1,165 @@
+//! `sample`: prompts become drafts of the actor, each judged by votes of the refiner.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, stream};
+use serde::Serialize;
+use spar::chat::Message;
+use spar::engine::{EngineError, FinishReason, Purpose, Request, Sampling, derive_seed};
+use spar::search::{self, Judgement, Models, SearchConfig, Task};
+use spar::verify::Check;
+
+use super::engines::{Engines, bar};
+use super::journal::Journal;
+use super::manifest::{Record, Stage};
+use crate::recipe::iterate::{Sample, Search};
+use crate::records::{Asked, BadLines, Draft, Sampled, read_prompts};
+
+/// What decides the stage's output beside its inputs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings<'a> {
+    /// Of every draw.
+    pub seed: u64,
+    /// Of drafts.
+    pub sample: &'a Sample,
+    /// Of votes.
+    pub search: &'a Search,
+    /// What happens to a bad line.
+    pub bad_lines: BadLines,
+}
+
+/// Files of the stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// Prompts, one a line.
+    pub prompts: &'a Path,
+    /// The actor's directory.
+    pub actor: &'a Path,
+    /// The refiner's directory.
+    pub refiner: &'a Path,
+    /// Judged drafts, one prompt a line.
+    pub out: &'a Path,
+}
+
+/// Runs the stage. Lines appear as they are made; a killed stage goes on after the last.
+///
+/// # Errors
+/// A file's, a line's or a model call's.
+pub async fn sample(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
+    let inputs = [("prompts", files.prompts), ("actor", files.actor), ("refiner", files.refiner)];
+    let running = match Stage::begin(&files.out.with_extension("stage.json"), "sample", settings, &inputs)? {
+        Stage::Finished(record) => return Ok(record),
+        Stage::Running(running) => running,
+    };
+    let prompts = read_prompts(files.prompts, settings.bad_lines)?;
+    let mut journal = Journal::open(files.out)?;
+    let engines = Engines::open(files.actor, files.refiner)?;
+    let config = SearchConfig { votes: settings.sample.votes, ..settings.search.config() };
+    let bar = bar("sampling", prompts.items.len(), journal.done);
+    let mut lines = stream::iter(prompts.items.iter().enumerate().skip(journal.done))
+        .map(|(i, asked)| one(engines.models(), settings, &config, i, asked))
+        .buffered(settings.sample.parallel);
+    while let Some(line) = lines.next().await {
+        journal.push(&line?)?;
+        bar.inc(1);
+    }
+    drop(lines);
+    bar.finish_and_clear();
+    journal.finish()?;
+    let counts = counts(files.out)?;
+    running.finish(&counts, prompts.skipped, &[("samples", files.out)])
+}
+
+async fn one(
+    models: Models<'_>,
+    settings: &Settings<'_>,
+    config: &SearchConfig,
+    index: usize,
+    asked: &Asked,
+) -> Result<Sampled> {
+    let seed = derive_seed(settings.seed, index as u64);
+    let Sample { per_prompt, temperature, top_p, max_tokens, .. } = *settings.sample;
+    let checks = asked.checks()?;
+    let messages = vec![Message::user(&asked.prompt)];
+    let request = Request {
+        samples: per_prompt,
+        sampling: Sampling { temperature, top_p, seed, ..Sampling::default() },
+        max_tokens,
+        ..Request::chat(Purpose::Answer, messages.clone())
+    };
+    let context = || format!("prompt {}", asked.key);
+    let replies = models.actor.start(request).await.with_context(context)?;
+    let mut drafts: Vec<Draft> = Vec::with_capacity(per_prompt);
+    let replies = futures::future::try_join_all(replies.into_iter().map(|reply| reply.complete()));
+    for (i, reply) in replies.await.with_context(context)?.into_iter().enumerate() {
+        // Identical drafts are judged once, and drafts that were cut off or leave no room for a critique not at all.
+        let twin = drafts.iter().find(|draft| draft.response == reply.text).cloned();
+        let cut = reply.finish == FinishReason::Length;
+        let draft = match twin {
+            Some(twin) => twin,
+            None if cut => judged(reply.text, Judgement::default(), &checks),
+            None => {
+                let task = task(&messages, derive_seed(seed, i as u64), &checks);
+                let judgement = match search::judge(models, config, &task, &reply.text).await {
+                    Err(EngineError::PromptTooLong { .. }) => Judgement::default(),
+                    judgement => judgement.with_context(context)?,
+                };
+                judged(reply.text, judgement, &checks)
+            }
+        };
+        drafts.push(Draft { cut, ..draft });
+    }
+    Ok(Sampled { asked: asked.clone(), drafts })
+}
+
+fn judged(response: String, judgement: Judgement, checks: &[Check]) -> Draft {
+    Draft {
+        right: right(checks, &response),
+        response,
+        cut: false,
+        votes: judgement.votes,
+        value: judgement.value,
+        accepted: judgement.accepted,
+        critique: judgement.critique,
+    }
+}
+
+/// What the rules say of a response, where there are rules.
+pub(super) fn right(checks: &[Check], response: &str) -> Option<bool> {
+    (!checks.is_empty()).then(|| checks.iter().all(|check| check.strict(response)))
+}
+
+/// A search's task that starts from a given draft.
+pub(super) fn task(messages: &[Message], seed: u64, checks: &[Check]) -> Task {
+    Task {
+        messages: messages.to_vec(),
+        sampling: Sampling { seed, ..Sampling::default() },
+        max_tokens: None,
+        stop: Vec::new(),
+        logprobs: None,
+        constraint: None,
+        checks: checks.to_vec(),
+    }
+}
+
+fn counts(path: &Path) -> Result<Vec<(&'static str, u64)>> {
+    let sampled: Vec<Sampled> = super::read_lines(path)?.unwrap_or_default();
+    let drafts = || sampled.iter().flat_map(|line| &line.drafts);
+    let count = |holds: fn(&Draft) -> bool| drafts().filter(|draft| holds(draft)).count() as u64;
+    let failing = |line: &&Sampled| line.drafts.iter().any(|draft| draft.value.is_some() && !draft.accepted);
+    Ok(vec![
+        ("prompts", sampled.len() as u64),
+        ("drafts", drafts().count() as u64),
+        ("cut off", count(|draft| draft.cut)),
+        ("accepted", count(|draft| draft.accepted)),
+        ("undecided", count(|draft| draft.value.is_none())),
+        ("prompts with a failing draft", sampled.iter().filter(failing).count() as u64),
+        ("right by rules", count(|draft| draft.right == Some(true))),
+        ("accepted, wrong by rules", count(|draft| draft.accepted && draft.right == Some(false))),
+        (
+            "refused, right by rules",
+            count(|draft| !draft.accepted && draft.value.is_some() && draft.right == Some(true)),
+        ),
+    ])
+}

@@ -1,0 +1,47 @@
+//! The models of a stage in memory: the tree engine in this process, and once for both roles where they are one directory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use spar::engine::native::NativeEngine;
+use spar::search::Models;
+
+use super::bootstrap::load;
+
+/// An actor and a refiner.
+pub struct Engines {
+    actor: Arc<NativeEngine>,
+    refiner: Arc<NativeEngine>,
+}
+
+impl Engines {
+    /// Loads both.
+    ///
+    /// # Errors
+    /// The directory's defect.
+    pub fn open(actor: &Path, refiner: &Path) -> Result<Self> {
+        let first = Arc::new(load(actor)?);
+        let second = if actor == refiner { first.clone() } else { Arc::new(load(refiner)?) };
+        Ok(Self { actor: first, refiner: second })
+    }
+
+    /// As a search takes them; the templates are the refiner's.
+    #[must_use]
+    pub fn models(&self) -> Models<'_> {
+        Models { actor: &*self.actor, refiner: &*self.refiner, templates: &self.refiner.dir().templates }
+    }
+}
+
+/// A progress bar that starts at what is done.
+pub(super) fn bar(what: &'static str, all: usize, done: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} [{elapsed_precise} < {eta_precise}]");
+    let bar = ProgressBar::new(all as u64).with_message(what);
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar.set_position(done as u64);
+    bar.reset_eta();
+    bar
+}

@@ -1,0 +1,116 @@
+//! `evolve`: seed prompts become harder ones, by asking a model to add constraints of drawn kinds.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, stream};
+use rand::seq::index::sample;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use spar::engine::{Engine, EngineError, Purpose, Request, Sampling, derive_seed};
+use spar::prompts::Templates;
+use spar::prompts::evolve::TAXONOMY;
+
+use super::engines::bar;
+use super::journal::Journal;
+use super::manifest::{Record, Stage};
+use super::{bootstrap, write_lines};
+use crate::records::{Asked, BadLines, read_prompts};
+
+/// What decides the stage's output beside its inputs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings {
+    /// Of every draw.
+    pub seed: u64,
+    /// Constraints added to a prompt at most.
+    pub most: usize,
+    /// Of the model.
+    pub temperature: f32,
+    /// What happens to a bad line.
+    pub bad_lines: BadLines,
+    /// Prompts at a time; what is made does not depend on it.
+    #[serde(skip)]
+    pub parallel: usize,
+}
+
+/// What came of a prompt: a line of the stage's log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evolved {
+    /// Of the prompt it was made from.
+    pub key: Value,
+    /// Kinds of constraints that were asked for.
+    pub kinds: Vec<String>,
+    /// The prompt it was made from.
+    pub from: String,
+    /// The harder prompt; `None` where the model's reply held none, or the same.
+    pub prompt: Option<String>,
+}
+
+/// Writes the harder prompts to `out`, as prompts without rules, and everything that was tried beside it, in `*.log.jsonl`.
+///
+/// # Errors
+/// A file's, a line's or a model call's.
+pub async fn evolve(settings: &Settings, prompts: &Path, model: &Path, out: &Path) -> Result<Record> {
+    let inputs = [("prompts", prompts), ("model", model)];
+    let running = match Stage::begin(&out.with_extension("stage.json"), "evolve", settings, &inputs)? {
+        Stage::Finished(record) => return Ok(record),
+        Stage::Running(running) => running,
+    };
+    let asked = read_prompts(prompts, settings.bad_lines)?;
+    let engine = bootstrap::load(model)?;
+    let log = out.with_extension("log.jsonl");
+    let mut journal = Journal::open(&log)?;
+    let bar = bar("evolving", asked.items.len(), journal.done);
+    let templates = engine.dir().templates.clone();
+    let mut lines = stream::iter(asked.items.iter().enumerate().skip(journal.done))
+        .map(|(i, asked)| one(&engine, &templates, settings, i, asked))
+        .buffered(settings.parallel.max(1));
+    while let Some(line) = lines.next().await {
+        journal.push(&line?)?;
+        bar.inc(1);
+    }
+    drop(lines);
+    bar.finish_and_clear();
+    journal.finish()?;
+    let tried: Vec<Evolved> = super::read_lines(&log)?.unwrap_or_default();
+    let harder: Vec<Asked> = tried
+        .iter()
+        .filter_map(|line| {
+            let prompt = line.prompt.clone()?;
+            Some(Asked { key: line.key.clone(), prompt, instruction_id_list: Vec::new(), kwargs: Vec::new() })
+        })
+        .collect();
+    write_lines(out, &harder)?;
+    let counts = [("prompts", tried.len() as u64), ("harder", harder.len() as u64)];
+    running.finish(&counts, asked.skipped, &[("prompts", out)])
+}
+
+async fn one(
+    engine: &dyn Engine,
+    templates: &Templates,
+    settings: &Settings,
+    index: usize,
+    asked: &Asked,
+) -> Result<Evolved> {
+    let seed = derive_seed(settings.seed, index as u64);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let count = rng.random_range(1..=settings.most.clamp(1, TAXONOMY.len()));
+    let kinds = sample(&mut rng, TAXONOMY.len(), count).into_vec();
+    let request = Request {
+        sampling: Sampling { temperature: settings.temperature, seed, ..Sampling::default() },
+        ..Request::chat(Purpose::Answer, templates.evolve(&asked.prompt, &kinds)?)
+    };
+    let reply = match engine.generate(request).await {
+        Err(EngineError::PromptTooLong { .. }) => None,
+        reply => Some(reply.with_context(|| format!("prompt {}", asked.key))?),
+    };
+    let prompt = reply.and_then(|reply| templates.parse_refinement(&reply.text)).map(|found| found.response);
+    Ok(Evolved {
+        key: asked.key.clone(),
+        kinds: kinds.iter().map(|&kind| TAXONOMY[kind].0.to_owned()).collect(),
+        from: asked.prompt.clone(),
+        prompt: prompt.filter(|prompt| *prompt != asked.prompt),
+    })
+}

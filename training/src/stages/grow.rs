@@ -1,0 +1,136 @@
+//! `search`: one failing draft of each prompt becomes the root of a tree of refinements.
+
+use std::path::Path;
+
+use anyhow::Result;
+use futures::{StreamExt, stream};
+use serde::Serialize;
+use spar::chat::Message;
+use spar::engine::{Completion, FinishReason, derive_seed};
+use spar::search::{self, Judgement, Models, SearchConfig};
+
+use super::draft::{right, task};
+use super::engines::{Engines, bar};
+use super::journal::Journal;
+use super::manifest::{Record, Stage};
+use crate::recipe::iterate::Search;
+use crate::records::{BadLines, Draft, Grown, Sampled, Searched, read};
+
+/// What decides the stage's output beside its inputs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings<'a> {
+    /// Of every draw.
+    pub seed: u64,
+    /// Of the search.
+    pub search: &'a Search,
+    /// Prompts at a time; what is made does not depend on it.
+    #[serde(skip)]
+    pub parallel: usize,
+}
+
+/// Files of the stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// Judged drafts, one prompt a line.
+    pub samples: &'a Path,
+    /// The refiner's directory.
+    pub refiner: &'a Path,
+    /// Trees, one a line.
+    pub out: &'a Path,
+}
+
+/// Runs the stage. Lines appear as they are made; a killed stage goes on after the last.
+///
+/// # Errors
+/// A file's, a line's or a model call's.
+pub async fn grow(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
+    let inputs = [("samples", files.samples), ("refiner", files.refiner)];
+    let running = match Stage::begin(&files.out.with_extension("stage.json"), "search", settings, &inputs)? {
+        Stage::Finished(record) => return Ok(record),
+        Stage::Running(running) => running,
+    };
+    let sampled: Vec<Sampled> = read(files.samples, BadLines::Stop, Ok)?.items;
+    let roots: Vec<(usize, &Sampled, &Draft)> = sampled
+        .iter()
+        .enumerate()
+        .filter_map(|(i, line)| Some((i, line, failing(line, derive_seed(settings.seed, i as u64))?)))
+        .collect();
+    let mut journal = Journal::open(files.out)?;
+    let engines = Engines::open(files.refiner, files.refiner)?;
+    let config = settings.search.config();
+    let bar = bar("searching", roots.len(), journal.done);
+    let mut lines = stream::iter(roots.iter().skip(journal.done))
+        .map(|&(i, line, draft)| one(engines.models(), settings, &config, i, line, draft))
+        .buffered(settings.parallel);
+    while let Some(line) = lines.next().await {
+        journal.push(&line?)?;
+        bar.inc(1);
+    }
+    drop(lines);
+    bar.finish_and_clear();
+    journal.finish()?;
+    let counts = counts(files.out)?;
+    running.finish(&counts, Vec::new(), &[("trees", files.out)])
+}
+
+/// One of the drafts that the majority refuses, at random.
+fn failing(line: &Sampled, seed: u64) -> Option<&Draft> {
+    let failing: Vec<&Draft> =
+        line.drafts.iter().filter(|draft| draft.value.is_some() && !draft.accepted && !draft.cut).collect();
+    let count = u64::try_from(failing.len()).ok().filter(|&count| count > 0)?;
+    Some(failing[usize::try_from(seed % count).ok()?])
+}
+
+async fn one(
+    models: Models<'_>,
+    settings: &Settings<'_>,
+    config: &SearchConfig,
+    index: usize,
+    line: &Sampled,
+    draft: &Draft,
+) -> Result<Searched> {
+    let checks = line.asked.checks()?;
+    let seed = derive_seed(!settings.seed, index as u64);
+    let task = task(&[Message::user(&line.asked.prompt)], seed, &checks);
+    let root = Completion {
+        text: draft.response.clone(),
+        prompt_tokens: 0,
+        cached_tokens: 0,
+        tokens: 0,
+        logprobs: Vec::new(),
+        finish: FinishReason::Stop,
+    };
+    let judgement = Judgement {
+        value: draft.value,
+        votes: draft.votes,
+        accepted: draft.accepted,
+        critique: draft.critique.clone(),
+        unasked: 0,
+    };
+    let outcome = search::refine_judged(models, config, &task, root, judgement, &|_| {}).await;
+    let nodes = outcome.tree.nodes.iter().map(|node| Grown::new(node, right(&checks, &node.response))).collect();
+    Ok(Searched {
+        asked: line.asked.clone(),
+        nodes,
+        best: outcome.best.0,
+        accepted: outcome.accepted,
+        calls: outcome.calls.total(),
+        tokens: outcome.tokens.total(),
+    })
+}
+
+fn counts(path: &Path) -> Result<Vec<(&'static str, u64)>> {
+    let trees: Vec<Searched> = super::read_lines(path)?.unwrap_or_default();
+    let accepted = || trees.iter().filter(|tree| tree.accepted);
+    let truth = |truth: bool| accepted().filter(|tree| tree.nodes[tree.best].right == Some(truth)).count() as u64;
+    Ok(vec![
+        ("trees", trees.len() as u64),
+        ("nodes", trees.iter().map(|tree| tree.nodes.len() as u64 - 1).sum()),
+        ("accepted", accepted().count() as u64),
+        ("accepted, right by rules", truth(true)),
+        ("accepted, wrong by rules", truth(false)),
+        ("roots, right by rules", trees.iter().filter(|tree| tree.nodes[0].right == Some(true)).count() as u64),
+        ("calls", trees.iter().map(|tree| tree.calls as u64).sum()),
+        ("tokens", trees.iter().map(|tree| tree.tokens as u64).sum()),
+    ])
+}

@@ -1,0 +1,300 @@
+//! `iterate`: rounds of sample, search, build, train and gate. It only calls stages; each of them resumes by itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use spar::engine::derive_seed;
+use spar::engine::model_dir::ModelDir;
+
+use super::gate::{self, Decision};
+use super::manifest::{Record, digest};
+use super::prompts::{self, Part};
+use super::scores::{self, Scores, Summary};
+use super::{build, dpo, draft, grow, merge, sft, training, write_json};
+use crate::recipe::iterate::Iterate;
+use crate::trainer::TrainConfig;
+
+/// Everything that is needed to repeat a run and to check what it made; the same for the same recipe on any machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of the trainer.
+    pub version: String,
+    /// The recipe, seeds included.
+    pub recipe: Iterate,
+    /// On the validation prompts, before the first round.
+    pub start: Option<Summary>,
+    /// On the held-out prompts, before the first round and after each.
+    pub held_out: Vec<Summary>,
+    /// What each round counted and decided.
+    pub rounds: Vec<Round>,
+    /// SHA-256 of the models that came out.
+    pub sha256: BTreeMap<String, String>,
+}
+
+/// One round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Round {
+    /// By stage.
+    pub counts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// The gate's decision.
+    pub gate: Option<Decision>,
+}
+
+/// Models that are in use.
+#[derive(Clone, Debug)]
+struct Current {
+    actor: PathBuf,
+    refiner: PathBuf,
+}
+
+struct Run<'a> {
+    recipe: &'a Iterate,
+    out: &'a Path,
+    /// Seconds by stage.
+    times: BTreeMap<String, f64>,
+}
+
+/// Runs all rounds of `recipe` in `out` and writes `final/` (both models), `manifest.json` and `times.json`.
+///
+/// # Errors
+/// The first failing stage's; the message says which.
+pub async fn iterate(recipe: &Iterate, out: &Path) -> Result<Manifest> {
+    std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    let mut run = Run { recipe, out, times: read_times(out) };
+    let mut current = Current { actor: recipe.actor.clone(), refiner: recipe.refiner.clone() };
+    prompts::write(recipe, Part::Validation, &out.join("validation.jsonl")).context("the validation prompts")?;
+    if recipe.prompts.held_out.is_some() {
+        prompts::write(recipe, Part::HeldOut, &out.join("held-out.jsonl")).context("the held-out prompts")?;
+    }
+    let start = run.validate(&current, "start").await?;
+    let mut held_out: Vec<Summary> = run.hold_out(&current, "start").await?.into_iter().collect();
+    let mut before = start.clone();
+    let mut rounds = Vec::new();
+    for t in 1..=recipe.iterations {
+        let folder = out.join(format!("iter-{t}"));
+        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let round = run.round(t, &folder, &mut current, &mut before).await.with_context(|| format!("round {t}"))?;
+        held_out.extend(run.hold_out(&current, &format!("iter-{t}")).await?);
+        rounds.push(round);
+    }
+    let mut sha256 = BTreeMap::new();
+    for (role, from) in [("actor", &current.actor), ("refiner", &current.refiner)] {
+        let to = out.join("final").join(role);
+        copy_model(from, &to)?;
+        sha256.insert(role.to_owned(), digest(&to)?);
+    }
+    let start = recipe.gate.enabled.then(|| start.summary());
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let manifest = Manifest { version, recipe: recipe.clone(), start, held_out, rounds, sha256 };
+    write_json(&out.join("manifest.json"), &manifest)?;
+    crate::report::write(out)?;
+    Ok(manifest)
+}
+
+impl Run<'_> {
+    async fn round(&mut self, t: usize, folder: &Path, current: &mut Current, before: &mut Scores) -> Result<Round> {
+        let recipe = self.recipe;
+        let seed = |stage: u64| derive_seed(recipe.seed, 16 * t as u64 + stage);
+        let mut counts = BTreeMap::new();
+        let mut keep = |record: &Record| counts.insert(record.stage.clone(), record.counts.clone());
+
+        let asked = folder.join("prompts.jsonl");
+        prompts::write(recipe, Part::Round(t), &asked).context("the prompts")?;
+        let (samples, trees) = (folder.join("samples.jsonl"), folder.join("trees.jsonl"));
+        let settings = draft::Settings {
+            seed: seed(1),
+            sample: &recipe.sample,
+            search: &recipe.search,
+            bad_lines: recipe.bad_lines,
+        };
+        let files = draft::Files { prompts: &asked, actor: &current.actor, refiner: &current.refiner, out: &samples };
+        let record = self.timed("sample", draft::sample(&settings, files)).await.context("sampling")?;
+        keep(&record);
+
+        let settings = grow::Settings { seed: seed(2), search: &recipe.search, parallel: recipe.sample.parallel };
+        let files = grow::Files { samples: &samples, refiner: &current.refiner, out: &trees };
+        let record = self.timed("search", grow::grow(&settings, files)).await.context("searching")?;
+        keep(&record);
+
+        let settings = build::Settings { seed: seed(3), build: &recipe.build };
+        let files = build::Files { samples: &samples, trees: &trees, refiner: &current.refiner, out: folder };
+        let templates = ModelDir::open(current.refiner.clone())?.templates;
+        let built = build::build(&settings, files, &templates).context("building")?;
+        keep(&built);
+
+        let actor = (built.counts["pairs"] > 0).then(|| folder.join("actor"));
+        if let Some(actor) = &actor {
+            let train = later(&recipe.dpo.train, t, recipe.dpo.later_lr, seed(4));
+            let stage = dpo::Dpo {
+                base: current.actor.clone(),
+                data: folder.join("dpo.jsonl"),
+                bad_lines: recipe.bad_lines,
+                preference: recipe.dpo.preference,
+                chosen_only: recipe.dpo.chosen_only,
+                tokens_per_step: recipe.dpo.tokens_per_step,
+                epochs: Some(recipe.dpo.epochs),
+                train: TrainConfig { out_dir: trained_to(actor, &train), ..train },
+            };
+            self.timed("dpo", async { dpo::dpo(&stage) }).await.context("training the actor")?;
+            keep(&training::record(&stage.train.out_dir, "dpo")?);
+            merge_adapter(&stage.base, &stage.train, actor)?;
+        }
+        let turns = std::fs::metadata(folder.join("sft.jsonl"))?.len() > 0;
+        let refiner = (recipe.sft.enabled && turns).then(|| folder.join("refiner"));
+        if let Some(refiner) = &refiner {
+            let train = later(&recipe.sft.train, t, recipe.sft.later_lr, seed(5));
+            let stage = sft::Sft {
+                base: current.refiner.clone(),
+                data: folder.join("sft.jsonl"),
+                turns: sft::Turns::Last,
+                bad_lines: recipe.bad_lines,
+                tokens_per_step: recipe.sft.tokens_per_step,
+                epochs: Some(recipe.sft.epochs),
+                train: TrainConfig { out_dir: trained_to(refiner, &train), ..train },
+            };
+            self.timed("sft", async { sft::sft(&stage) }).await.context("training the refiner")?;
+            keep(&training::record(&stage.train.out_dir, "sft")?);
+            merge_adapter(&stage.base, &stage.train, refiner)?;
+        }
+        let gate = self.gate(t, current, before, Trained { actor, refiner }).await.context("at the gate")?;
+        if let Some(gate) = &gate {
+            write_json(&folder.join("gate.json"), gate)?;
+        }
+        Ok(Round { counts, gate })
+    }
+
+    /// Takes over what is not worse: the actor first, then the refiner beside the actor that is now in use.
+    async fn gate(
+        &mut self,
+        t: usize,
+        current: &mut Current,
+        before: &mut Scores,
+        trained: Trained,
+    ) -> Result<Option<Decision>> {
+        let (recipe, enabled) = (self.recipe, self.recipe.gate.enabled);
+        if !enabled {
+            current.actor = trained.actor.unwrap_or(current.actor.clone());
+            current.refiner = trained.refiner.unwrap_or(current.refiner.clone());
+            return Ok(None);
+        }
+        let (mut of_actor, mut actor_accepted) = (None, false);
+        if let Some(actor) = trained.actor {
+            let next = Current { actor, ..current.clone() };
+            let after = self.validate(&next, &format!("iter-{t}/actor")).await?;
+            let (found, holds) = gate::actor(&recipe.gate, before, &after);
+            (of_actor, actor_accepted) = (Some(found), holds);
+            if holds {
+                (*current, *before) = (next, after);
+            }
+        }
+        let (mut of_refiner, mut of_judge, mut refiner_accepted) = (None, None, false);
+        if let Some(refiner) = trained.refiner {
+            let next = Current { refiner, ..current.clone() };
+            let after = self.validate(&next, &format!("iter-{t}/refiner")).await?;
+            let (found, judge, holds) = gate::refiner(&recipe.gate, before, &after);
+            (of_refiner, of_judge, refiner_accepted) = (Some(found), Some(judge), holds);
+            if holds {
+                (*current, *before) = (next, after);
+            }
+        }
+        Ok(Some(Decision {
+            actor: of_actor,
+            actor_accepted,
+            refiner: of_refiner,
+            judge: of_judge,
+            refiner_accepted,
+            scores: before.summary(),
+        }))
+    }
+
+    /// Scores on the validation prompts; zero prompts where there is no gate.
+    async fn validate(&mut self, models: &Current, name: &str) -> Result<Scores> {
+        if !self.recipe.gate.enabled {
+            return Ok(Scores::empty());
+        }
+        self.score(models, "validation", name, self.recipe.gate.prompts).await
+    }
+
+    async fn hold_out(&mut self, models: &Current, name: &str) -> Result<Option<Summary>> {
+        if self.recipe.prompts.held_out.is_none() {
+            return Ok(None);
+        }
+        let scores = self.score(models, "held-out", name, self.recipe.prompts.held_out_count).await?;
+        Ok(Some(scores.summary()))
+    }
+
+    async fn score(&mut self, models: &Current, set: &str, name: &str, prompts: usize) -> Result<Scores> {
+        let recipe = self.recipe;
+        let settings = scores::Settings {
+            seed: recipe.seed,
+            sample: &recipe.sample,
+            search: &recipe.search,
+            budget: recipe.gate.budget,
+            prompts,
+        };
+        let (prompts, out) =
+            (self.out.join(format!("{set}.jsonl")), self.out.join("scores").join(set).join(format!("{name}.json")));
+        let files = scores::Files { prompts: &prompts, actor: &models.actor, refiner: &models.refiner, out: &out };
+        self.timed("score", scores::score(&settings, files)).await.with_context(|| format!("scoring {set} at {name}"))
+    }
+
+    /// Adds the time of a step to its stage's; a step that was finished before adds next to nothing.
+    async fn timed<T>(&mut self, stage: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
+        let started = Instant::now();
+        let result = step.await;
+        *self.times.entry(stage.to_owned()).or_default() += started.elapsed().as_secs_f64();
+        write_json(&self.out.join("times.json"), &self.times)?;
+        result
+    }
+}
+
+/// What a round trained.
+struct Trained {
+    actor: Option<PathBuf>,
+    refiner: Option<PathBuf>,
+}
+
+/// The settings of a round: from the second on at another learning rate.
+fn later(train: &TrainConfig, t: usize, factor: f64, seed: u64) -> TrainConfig {
+    let mut train = TrainConfig { seed, ..train.clone() };
+    if t > 1 {
+        train.optimizer.lr *= factor;
+        train.optimizer.muon_lr *= factor;
+    }
+    train
+}
+
+/// Where a stage writes: an adapter goes beside the model that it is merged to.
+fn trained_to(model: &Path, train: &TrainConfig) -> PathBuf {
+    if train.lora.is_none() { model.into() } else { model.with_extension("adapter") }
+}
+
+fn merge_adapter(base: &Path, train: &TrainConfig, model: &Path) -> Result<()> {
+    if train.lora.is_some() {
+        merge::merge(base, &train.out_dir, model).context("merging the adapter")?;
+    }
+    Ok(())
+}
+
+fn read_times(out: &Path) -> BTreeMap<String, f64> {
+    super::read_json(&out.join("times.json")).unwrap_or_default()
+}
+
+/// The files of a model directory that decide what it computes.
+fn copy_model(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("creating {}", to.display()))?;
+    let mut copied = 0;
+    for entry in std::fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if super::manifest::is_of_model(&name) {
+            std::fs::copy(&path, to.join(&name)).with_context(|| format!("copying {}", path.display()))?;
+            copied += 1;
+        }
+    }
+    ensure!(copied > 0, "{} holds no model", from.display());
+    Ok(())
+}

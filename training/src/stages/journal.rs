@@ -1,0 +1,103 @@
+//! A file of lines that grows while a stage runs: a killed stage goes on after its last whole line.
+
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// Lines on their way to `path`; until all of them are there, they are in `.NAME.partial` beside it.
+pub struct Journal {
+    path: PathBuf,
+    partial: PathBuf,
+    file: BufWriter<File>,
+    /// Whole lines so far.
+    pub done: usize,
+    pending: usize,
+}
+
+/// Lines that may be lost by a kill: they are made again.
+const FLUSH: usize = 16;
+
+impl Journal {
+    /// Opens what there is of the file, without its last line if that was cut off.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let name = path.file_name().context("a path without a file name")?.to_string_lossy();
+        let partial = path.with_file_name(format!(".{name}.partial"));
+        if path.exists() && !partial.exists() {
+            // The stage ended, but not its record.
+            std::fs::rename(path, &partial).with_context(|| format!("cannot write {}", partial.display()))?;
+        }
+        let there = std::fs::read(&partial).unwrap_or_default();
+        let whole = there.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let done = there[..whole].iter().filter(|&&byte| byte == b'\n').count();
+        let writing = || format!("cannot write {}", partial.display());
+        let mut file = File::options().create(true).truncate(false).write(true).open(&partial).with_context(writing)?;
+        file.set_len(whole as u64).with_context(writing)?;
+        file.seek(SeekFrom::End(0)).with_context(writing)?;
+        Ok(Self { path: path.into(), file: BufWriter::new(file), partial, done, pending: 0 })
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn push(&mut self, line: &impl Serialize) -> Result<()> {
+        serde_json::to_writer(&mut self.file, line)?;
+        self.file.write_all(b"\n")?;
+        self.done += 1;
+        self.pending += 1;
+        if self.pending == FLUSH {
+            self.file.flush()?;
+            self.pending = 0;
+        }
+        Ok(())
+    }
+
+    /// Makes the lines the file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(mut self) -> Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_all()?;
+        std::fs::rename(&self.partial, &self.path).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_cut_off_is_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lines.jsonl");
+        let mut journal = Journal::open(&path).unwrap();
+        for i in 0..20 {
+            journal.push(&i).unwrap();
+        }
+        drop(journal);
+        let partial = directory.path().join(".lines.jsonl.partial");
+        let text = std::fs::read(&partial).unwrap();
+        std::fs::write(&partial, &text[..text.len() - 2]).unwrap();
+        let mut journal = Journal::open(&path).unwrap();
+        let first = journal.done;
+        assert_eq!(first, 19);
+        for i in first..21 {
+            journal.push(&i).unwrap();
+        }
+        journal.finish().unwrap();
+        let expected: String = (0..21).map(|i| format!("{i}\n")).collect();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+        assert!(!partial.exists());
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.done, 21);
+        journal.finish().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+    }
+}

@@ -1,0 +1,150 @@
+//! `plan`: what a recipe's training needs in memory and does in a step, by arithmetic, before anything is loaded.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::model::LlamaConfig;
+use crate::model::cpu::Keep;
+use crate::model::params::Layout;
+use crate::optimizer::Rule;
+use crate::recipe::iterate::Iterate;
+use crate::trainer::TrainConfig;
+
+/// Bytes by purpose, on this trainer's CPU path: weights, gradients and moments are `f32`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// What is trained.
+    pub role: &'static str,
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Parameters that are trained.
+    pub trained: usize,
+    /// The model's weights, and the adapter's.
+    pub weights: usize,
+    /// A sum and one for each worker at work.
+    pub gradients: usize,
+    /// The optimizer's moving averages.
+    pub optimizer: usize,
+    /// Of all workers, for a unit of one longest sequence each.
+    pub activations: usize,
+    /// Tokens of one update.
+    pub tokens_per_step: usize,
+    /// Floating-point operations of one update: forward and backward, attention included.
+    pub flops_per_step: f64,
+}
+
+impl Plan {
+    /// All of it.
+    #[must_use]
+    pub fn peak(&self) -> usize {
+        self.weights + self.gradients + self.optimizer + self.activations
+    }
+}
+
+/// The plans of the actor's and the refiner's training.
+///
+/// # Errors
+/// When a model's configuration cannot be read.
+pub fn plan(recipe: &Iterate) -> Result<Vec<Plan>> {
+    let actor = LlamaConfig::load(&recipe.actor)?;
+    let refiner = LlamaConfig::load(&recipe.refiner)?;
+    Ok(vec![
+        of("actor, DPO", &actor, &recipe.dpo.train, recipe.dpo.tokens_per_step),
+        of("refiner, RFT", &refiner, &recipe.sft.train, recipe.sft.tokens_per_step),
+    ])
+}
+
+/// The plan of one training.
+#[must_use]
+pub fn of(role: &'static str, llama: &LlamaConfig, train: &TrainConfig, tokens_per_step: usize) -> Plan {
+    const F32: usize = 4;
+    let layout = Layout::new(llama);
+    let parameters = layout.len();
+    let trained = train.lora.as_ref().map_or(parameters, |lora| lora.layout(llama).len());
+    let moments = match (train.optimizer.rule, &train.lora) {
+        (Rule::Muon, Some(_)) => trained,
+        (Rule::Muon, None) => {
+            let matrices = |entry: &&crate::model::params::Entry| entry.kind == crate::model::params::Kind::Matrix;
+            2 * trained - layout.entries.iter().filter(matrices).map(|entry| entry.range.len()).sum::<usize>()
+        }
+        (Rule::AdamW, _) => 2 * trained,
+    };
+    let workers = train.threads();
+    let rows = train.unit_tokens.min(tokens_per_step).max(1);
+    let (hidden, inner, layers) = (llama.hidden_size, llama.intermediate_size, llama.num_hidden_layers);
+    let qkv = hidden + 2 * llama.num_key_value_heads * llama.head_dim();
+    let length = rows.min(llama.max_position_embeddings);
+    let rank = train.lora.as_ref().map_or(0, |lora| lora.rank * lora.targets.len());
+    // Normed inputs, queries, keys and values, attended, middle, gates and ups, their product, and half of a square of
+    // probabilities per head.
+    let layer = rows * (2 * hidden + qkv + 2 * hidden + 3 * inner + rank)
+        + llama.num_attention_heads * (rows / length).max(1) * length * (length + 1) / 2;
+    let kept = if train.keep == Keep::Everything { layers } else { 1 };
+    let shared = rows * (qkv + hidden + 2 * inner) + 128 * (llama.vocab_size + 2 * hidden);
+    let activations = workers * (kept * layer + (layers + 1) * rows * hidden + shared);
+    // 2 operations a weight and token forward, as many for the inputs' gradients, and as many for the weights' that are trained.
+    let products = (parameters - if llama.tie_word_embeddings { 0 } else { layout.embedding.len() }) as f64;
+    let passes = if train.lora.is_some() { 4.0 } else { 6.0 } + if kept < layers { 2.0 } else { 0.0 };
+    let attention = (layers * 2 * length * hidden) as f64;
+    Plan {
+        role,
+        parameters,
+        trained,
+        weights: F32 * (parameters + train.lora.as_ref().map_or(0, |_| trained)),
+        gradients: F32 * trained * (1 + workers),
+        optimizer: F32 * moments,
+        activations: F32 * activations,
+        tokens_per_step,
+        flops_per_step: tokens_per_step as f64 * (passes * products + 3.0 * attention),
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let share = 100.0 * self.trained as f64 / self.parameters.max(1) as f64;
+        writeln!(f, "{}", self.role)?;
+        writeln!(f, "  parameters        {:>15}", self.parameters)?;
+        writeln!(f, "  trained           {:>15}  ({share:.2} %)", self.trained)?;
+        for (name, bytes) in [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            ("activations", self.activations),
+            ("peak, about", self.peak()),
+        ] {
+            writeln!(f, "  {name:17} {:>15.1} MiB", mib(bytes))?;
+        }
+        writeln!(f, "  tokens per step   {:>15}", self.tokens_per_step)?;
+        write!(f, "  GFLOP per step    {:>15.1}", self.flops_per_step / 1e9)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::LoraConfig;
+
+    #[test]
+    fn adapters_and_recomputing_need_less() {
+        let llama = LlamaConfig {
+            vocab_size: 32_000,
+            hidden_size: 768,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_key_value_heads: 4,
+            ..LlamaConfig::tiny(32_000)
+        };
+        let train = TrainConfig { workers: 2, ..TrainConfig::default() };
+        let full = of("full", &llama, &train, 4096);
+        let lora = TrainConfig { lora: Some(LoraConfig { rank: 8, ..LoraConfig::default() }), ..train.clone() };
+        let adapted = of("lora", &llama, &lora, 4096);
+        let again = of("again", &llama, &TrainConfig { keep: Keep::Streams, ..lora }, 4096);
+        assert_eq!(full.trained, full.parameters);
+        assert!(adapted.trained * 20 < adapted.parameters);
+        assert!(adapted.peak() < full.peak() && again.peak() < adapted.peak());
+        assert!(adapted.flops_per_step < again.flops_per_step && again.flops_per_step <= full.flops_per_step);
+        assert_eq!(full.gradients, 3 * 4 * full.parameters);
+    }
+}

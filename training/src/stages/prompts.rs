@@ -1,0 +1,85 @@
+//! Which prompts a run asks: the next ones of a file or of the seeded world for every round, fixed ones to validate on.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use super::sample::instance;
+use super::write_lines;
+use crate::recipe::iterate::{Iterate, Source};
+use crate::records::{Asked, read_prompts};
+use crate::world::Split;
+
+/// What prompts are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Of round `t`, counted from 1.
+    Round(usize),
+    /// The gate's.
+    Validation,
+    /// Reported.
+    HeldOut,
+}
+
+/// Seeds of the world's prompts: training prompts follow the run's seed, the others are the same for every run.
+const VALIDATION_SEED: u64 = 9_001;
+const HELD_OUT_SEED: u64 = 9_002;
+
+/// Writes the prompts of a part, once.
+///
+/// # Errors
+/// A file's, a line's, or that there are too few.
+pub fn write(recipe: &Iterate, part: Part, out: &Path) -> Result<()> {
+    if out.exists() {
+        return Ok(());
+    }
+    let of = &recipe.prompts;
+    let (source, skip, count, seed) = match part {
+        Part::Round(t) => (Some(&of.train), (t - 1) * of.per_iteration, of.per_iteration, recipe.seed),
+        Part::Validation => (Some(&of.validation), 0, recipe.gate.prompts, VALIDATION_SEED),
+        Part::HeldOut => (of.held_out.as_ref(), 0, of.held_out_count, HELD_OUT_SEED),
+    };
+    let prompts: Vec<Asked> = match source {
+        None => Vec::new(),
+        Some(Source::World { world }) => worlds(*world, seed, skip, count)?,
+        Some(Source::File(path)) => {
+            let all = read_prompts(path, recipe.bad_lines)?.items;
+            let there = all.len();
+            let taken: Vec<Asked> = all.into_iter().skip(skip).take(count).collect();
+            let enough = if matches!(part, Part::Round(_)) { taken.len() == count } else { !taken.is_empty() };
+            ensure!(
+                enough,
+                "{} has {there} prompts, {} are asked for: add some, or lower iterate.prompts.per_iteration",
+                path.display(),
+                skip + count
+            );
+            taken
+        }
+    };
+    write_lines(out, &prompts)
+}
+
+/// Prompts `skip..skip + count` of a split, each prompt once.
+fn worlds(split: Split, seed: u64, skip: usize, count: usize) -> Result<Vec<Asked>> {
+    let mut seen = HashSet::new();
+    let fresh = |(_, instance): &(u64, crate::world::Instance)| seen.insert(instance.prompt.clone());
+    let drawn = (0..).map(|i| (i, instance(split, seed, i))).filter(fresh).skip(skip).take(count);
+    drawn.map(|(i, instance)| Ok(serde_json::from_value(instance.record(usize::try_from(i)?))?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_ask_different_prompts_and_repeat_them() {
+        let first = worlds(Split::Train, 3, 0, 40).unwrap();
+        let second = worlds(Split::Train, 3, 40, 40).unwrap();
+        assert_eq!((first.len(), second.len()), (40, 40));
+        let prompts: HashSet<&str> = first.iter().chain(&second).map(|asked| asked.prompt.as_str()).collect();
+        assert_eq!(prompts.len(), 80);
+        assert_eq!(second, worlds(Split::Train, 3, 40, 40).unwrap());
+        assert!(first.iter().all(|asked| !asked.checks().unwrap().is_empty()));
+    }
+}

@@ -1,0 +1,160 @@
+//! What the training stages have in common: data becomes steps, the reference is computed once, a model directory comes out.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::manifest::{Record, Stage};
+use super::{read_lines, write_json, write_lines};
+use crate::chats::Chats;
+use crate::gradient::{Computing, GradientWorkers};
+use crate::loss::{Pair, Preference};
+use crate::model::cpu::Keep;
+use crate::model::{LlamaConfig, Params};
+use crate::tokens::{Example, PairExample, Passes, pair_units, pair_units_in_order, units};
+use crate::trainer::{self, Init, Learning, TrainConfig, TrainReport};
+
+/// What is learned from.
+pub(super) enum Data {
+    /// Sequences.
+    Examples(Vec<Example>),
+    /// Pairs of replies.
+    Pairs(Vec<PairExample>),
+}
+
+impl Data {
+    fn rows(&self) -> Vec<usize> {
+        match self {
+            Self::Examples(examples) => examples.iter().map(Example::rows).collect(),
+            Self::Pairs(pairs) => pairs.iter().map(PairExample::rows).collect(),
+        }
+    }
+}
+
+/// A training stage.
+pub(super) struct Task<'a> {
+    pub stage: &'static str,
+    pub base: &'a Path,
+    pub data: &'a Path,
+    pub tokens_per_step: usize,
+    pub epochs: Option<f64>,
+    pub preference: Preference,
+    /// What decides the result beside the loop's settings.
+    pub settings: Value,
+    pub train: &'a TrainConfig,
+}
+
+/// Files beside the weights that a model directory needs.
+const BESIDE: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "spar.json"];
+
+/// Trains on what `load` reads, given the tokenizer and the longest sequence.
+pub(super) fn fit(
+    task: &Task<'_>,
+    load: impl FnOnce(&Chats, usize) -> Result<(Data, Vec<String>)>,
+) -> Result<TrainReport> {
+    let out = &task.train.out_dir;
+    let record = out.join(format!("{}.stage.json", task.stage));
+    let inputs = [("base", task.base), ("data", task.data)];
+    let report = out.join("report.json");
+    let running = match Stage::begin(&record, task.stage, &settings(task), &inputs)? {
+        Stage::Finished(_) => {
+            remove_resume_file(out)?;
+            let text = std::fs::read_to_string(&report).with_context(|| format!("reading {}", report.display()))?;
+            return serde_json::from_str(&text).with_context(|| format!("reading {}", report.display()));
+        }
+        Stage::Running(running) => running,
+    };
+    let llama = LlamaConfig::load(task.base)?;
+    let (mut data, skipped) = load(&Chats::open(task.base)?, llama.max_position_embeddings)?;
+    let rows = data.rows();
+    ensure!(!rows.is_empty(), "{}: nothing to learn from", task.data.display());
+    let items = rows.len() as u64;
+    let mut passes = Passes::new(rows, task.tokens_per_step, task.train.seed);
+    let mut config = task.train.clone();
+    if let Some(epochs) = task.epochs {
+        config.steps = ((passes.steps as f64 * epochs).ceil() as u64).max(1);
+        config.warmup = config.steps / 10;
+    }
+    if let Data::Pairs(pairs) = &mut data {
+        refer(&config, &llama, task.base, pairs)?;
+    }
+    let learning = Learning { llama: &llama, init: Init::From(task.base.into()), preference: task.preference };
+    let trained = trainer::learn(&config, learning, &mut |step| {
+        let chosen = passes.step(step);
+        Ok(match &data {
+            Data::Examples(examples) => {
+                let chosen: Vec<Example> = chosen.iter().map(|&i| examples[i].clone()).collect();
+                units(&chosen, config.unit_tokens)
+            }
+            Data::Pairs(pairs) => {
+                let chosen: Vec<PairExample> = chosen.iter().map(|&i| pairs[i].clone()).collect();
+                pair_units(&chosen, config.unit_tokens)
+            }
+        })
+    })?;
+    if config.lora.is_none() {
+        copy_beside(task.base, out)?;
+    }
+    write_json(&report, &trained)?;
+    let counts = [("items", items), ("steps", trained.steps), ("tokens", trained.tokens)];
+    running.finish(&counts, skipped, &[("model", out)])?;
+    remove_resume_file(out)?;
+    Ok(trained)
+}
+
+/// It is large, of no use after the end, and knows times that no two runs share.
+fn remove_resume_file(out: &Path) -> Result<()> {
+    let path = out.join("resume.safetensors");
+    if path.exists() {
+        std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The files beside the weights come from the model that was trained.
+pub(super) fn copy_beside(from: &Path, to: &Path) -> Result<()> {
+    for name in BESIDE.iter().filter(|name| from.join(name).exists()) {
+        std::fs::copy(from.join(name), to.join(name)).with_context(|| format!("copying {name}"))?;
+    }
+    Ok(())
+}
+
+/// What decides the result: the machine's share of the loop does not.
+fn settings(task: &Task<'_>) -> Value {
+    let free = TrainConfig { keep: Keep::Everything, workers: 0, checkpoint_every: 0, ..task.train.clone() };
+    let train = TrainConfig { out_dir: PathBuf::new(), ..free };
+    json!({ "of": task.settings, "tokens_per_step": task.tokens_per_step, "epochs": task.epochs, "train": train })
+}
+
+/// Gives every pair its sums of log-probabilities under the model that training starts from, which is in memory once: they
+/// are computed before it changes, and kept in `reference.jsonl` for a run that is killed.
+fn refer(config: &TrainConfig, llama: &LlamaConfig, base: &Path, pairs: &mut [PairExample]) -> Result<()> {
+    std::fs::create_dir_all(&config.out_dir).with_context(|| format!("creating {}", config.out_dir.display()))?;
+    let path = config.out_dir.join("reference.jsonl");
+    let scores: Vec<Pair<f64>> = match read_lines(&path)? {
+        Some(scores) => scores,
+        None => {
+            let params = Params::load(llama, base)?;
+            let computing =
+                Computing { arithmetic: config.arithmetic, lora: None, keep: Keep::Streams, workers: config.threads() };
+            let units = pair_units_in_order(pairs, config.unit_tokens);
+            let scores = GradientWorkers::new(llama, computing).score(&params, &units)?.concat();
+            write_lines(&path, &scores)?;
+            scores
+        }
+    };
+    ensure!(scores.len() == pairs.len(), "{} is of other data: remove it", path.display());
+    pairs.iter_mut().zip(scores).for_each(|(pair, score)| pair.reference = score);
+    Ok(())
+}
+
+/// The record of a finished training stage.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn record(out: &Path, stage: &str) -> Result<Record> {
+    let path = out.join(format!("{stage}.stage.json"));
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
+}

@@ -1,0 +1,160 @@
+//! Whole rounds on the smoke recipe: they run, they resume after a kill to the same bytes, bad data is named.
+
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use spar::engine::derive_seed;
+use spar_training::recipe::Bootstrap;
+use spar_training::recipe::iterate::Iterate;
+use spar_training::stages::iterate::Manifest;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn command(out: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spar-train"));
+    command.current_dir(root()).args(["iterate", "--recipe", "training/recipes/smoke.toml", "--out"]).arg(out);
+    command.env("RUST_LOG", "warn").stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Everything that seeds decide; times, and what is drawn from them, are left out.
+fn artefacts(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !["times.json", "report.json", "index.html", "metrics.jsonl"].contains(&name.as_str()) {
+                found.insert(path.strip_prefix(folder).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// `SPAR_KILLS` sets how often the second run is killed, `SPAR_KILL_SEED` when.
+#[test]
+fn rounds_killed_at_random_moments_end_in_the_same_bytes() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |value| value.parse().unwrap());
+    let (kills, seed) = (number("SPAR_KILLS", 4), number("SPAR_KILL_SEED", 1));
+    let directory = tempfile::tempdir().unwrap();
+    let (whole, killed) = (directory.path().join("whole"), directory.path().join("killed"));
+    let started = Instant::now();
+    assert!(command(&whole).status().unwrap().success());
+    let time = started.elapsed();
+    println!("undisturbed: {time:?}");
+
+    let manifest: Manifest =
+        serde_json::from_str(&std::fs::read_to_string(whole.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!((manifest.rounds.len(), manifest.held_out.len()), (2, 3));
+    for round in &manifest.rounds {
+        assert_eq!(round.counts["sample"]["drafts"], 72);
+        assert!(round.counts["search"]["trees"] > 0 && round.counts["build"]["pairs"] > 0, "{:?}", round.counts);
+        assert!(round.gate.is_some());
+    }
+    let page = std::fs::read_to_string(whole.join("index.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("rewards/margins") && page.contains("<ins>"));
+
+    // Each life is a random part of what a whole run takes, so that together they are killed all over it.
+    let mut moments = Vec::new();
+    for kill in 0..kills {
+        let share = derive_seed(seed, kill) as f64 / u64::MAX as f64;
+        let life = Duration::from_millis(50) + time.mul_f64(2.0 * share / (kills + 1) as f64);
+        let mut child = command(&killed).spawn().unwrap();
+        std::thread::sleep(life);
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        moments.push(life);
+    }
+    println!("killed after {moments:?}");
+    assert!(!moments.is_empty());
+    assert!(command(&killed).status().unwrap().success());
+    let (expected, found) = (artefacts(&whole), artefacts(&killed));
+    assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+    for (path, bytes) in &expected {
+        assert!(*bytes == found[path], "{} differs", path.display());
+    }
+    println!("{} files are the same", expected.len());
+}
+
+#[test]
+fn every_recipe_is_read_and_names_what_is_wrong() {
+    let recipes = root().join("training/recipes");
+    for name in ["smoke.toml", "spar-tiny.toml", "llama3-8b-lora.toml", "llama3-8b-full.toml"] {
+        Iterate::read(&recipes.join(name)).unwrap();
+    }
+    Bootstrap::read(&recipes.join("spar-tiny.toml")).unwrap();
+    let text = std::fs::read_to_string(recipes.join("smoke.toml")).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (from, to, expected) in [
+        ("per_prompt = 3", "per_prompt = 0", "iterate.sample.per_prompt must be at least 1"),
+        ("per_prompt = 3", "per_promt = 3", "unknown field `per_promt`"),
+        ("budget = 4\nvotes = 3", "budget = 4\nvotes = 99", "iterate.search.votes must be between 1 and 15"),
+        ("seed = 5", "seed = -5", "seed"),
+        ("later_lr = 0.5", "later_lr = 0.0", "later_lr must be above 0"),
+    ] {
+        std::fs::write(file.path(), text.replacen(from, to, 1)).unwrap();
+        let message = format!("{:#}", Iterate::read(file.path()).unwrap_err());
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn bad_pairs_are_named_or_skipped_and_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, recipe, out) =
+        (directory.path().join("dpo.jsonl"), directory.path().join("dpo.toml"), directory.path().join("out"));
+    let pair = |chosen: &str, rejected: &str| {
+        format!(
+            r#"{{"prompt": [{{"role": "user", "content": "Write about the river."}}], "chosen": [{{"role": "assistant", "content": "{chosen}"}}], "rejected": [{{"role": "assistant", "content": "{rejected}"}}]}}"#
+        )
+    };
+    let long = "river ".repeat(1200);
+    let lines =
+        [pair("The river waits.", "The river sings."), "{".into(), pair("a", "a"), pair(" ", "b"), pair("a", &long)];
+    std::fs::write(&data, lines.join("\n")).unwrap();
+    let write = |bad: &str| {
+        let text = format!(
+            "base = '{}'\ndata = '{}'\nbad_lines = '{bad}'\ntokens_per_step = 100\nepochs = 1.0\n[train]\nout_dir = '{}'\n",
+            root().join("assets/spar-tiny/actor").display(),
+            data.display(),
+            out.display()
+        );
+        std::fs::write(&recipe, text).unwrap();
+    };
+    let dpo = || {
+        let program = env!("CARGO_BIN_EXE_spar-train");
+        Command::new(program).args(["dpo", "--recipe"]).arg(&recipe).output().unwrap()
+    };
+    write("stop");
+    let stopped = dpo();
+    let message = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert!(!stopped.status.success() && message.contains("dpo.jsonl:2: EOF while parsing"), "{message}");
+    std::fs::remove_dir_all(&out).unwrap();
+    write("skip");
+    let done = dpo();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let record = std::fs::read_to_string(out.join("dpo.stage.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    assert_eq!((&record["counts"]["items"], record["skipped"].as_array().unwrap().len()), (&1.into(), 4));
+    for (line, expected) in [(2, "EOF"), (3, "are the same"), (4, "`chosen` is empty"), (5, "too long")] {
+        let found = record["skipped"].as_array().unwrap().iter().filter_map(|s| s.as_str());
+        assert!(
+            found.into_iter().any(|s| s.contains(&format!("dpo.jsonl:{line}: ")) && s.contains(expected)),
+            "{record}"
+        );
+    }
+    assert!(out.join("model.safetensors").exists() && out.join("tokenizer.json").exists());
+}

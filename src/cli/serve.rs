@@ -46,7 +46,7 @@ fn welcome(address: SocketAddr, model: &str) -> String {
     let curl = |extra: &str| {
         format!(
             "curl http://{address}/v1/chat/completions -H 'content-type: application/json' \\\n  -d '{{\"model\": \"{model}\", \
-             {extra}\"messages\": [{{\"role\": \"user\", \"content\": \"Write about the river. Use at least 12 words. Do not use any commas. Include the word lantern.\"}}]}}'"
+             {extra}\"messages\": [{{\"role\": \"user\", \"content\": \"Write about what the river does. Use at least 12 words. Do not use any commas. Include the word lantern somewhere.\"}}]}}'"
         )
     };
     let (plain, searched) = (curl(""), curl("\"search_budget\": 8, "));

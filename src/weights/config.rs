@@ -22,6 +22,15 @@ pub enum Architecture {
     Other(String),
 }
 
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Other(class) => f.write_str(class),
+            known => write!(f, "{known:?}"),
+        }
+    }
+}
+
 /// What both engines need to know of a model.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {

@@ -21,7 +21,7 @@ async fn the_embedded_model_answers_plainly_streamed_and_with_search() {
     let server = Server::serving(Served::new(loaded.name, loaded.generations), &[], None).await;
     server.ready().await;
     let body = json!({"model": "spar-tiny", "max_tokens": 24, "temperature": 0,
-                      "messages": [{"role": "user", "content": "Write about the river. Use at least 12 words. Do not use any commas. Include the word lantern."}]});
+                      "messages": [{"role": "user", "content": "Write about what the river does. Use at least 12 words. Do not use any commas. Include the word lantern somewhere."}]});
     let plain = server.answer(&body).await;
     let text = plain["choices"][0]["message"]["content"].as_str().unwrap();
     assert!(plain["usage"]["completion_tokens"].as_u64().unwrap() > 0);

@@ -1,13 +1,14 @@
 //! Conversations as training examples: what the model is told costs nothing, what it answers is learned.
 
 use anyhow::{Result, anyhow};
+use spar::chat::Message;
 use spar::prompts::Templates;
 use tokenizers::Tokenizer;
 
 use crate::tokenizer::{ASSISTANT, END, USER};
 use crate::tokens::Example;
 use crate::world::critique::Critique;
-use crate::world::{Instance, Repair};
+use crate::world::{Constraint, Instance, Repair};
 
 /// How much single tokens count in the loss; an ordinary answer token counts 1.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -15,7 +16,8 @@ use crate::world::{Instance, Repair};
 pub struct Weights {
     /// Tokens of what the model is told.
     pub prompt: f32,
-    /// `Yes` and `No`, and what follows a colon: where evidence, edits and plans begin.
+    /// `Yes` and `No`, what follows a colon, where evidence, edits and plans begin, and what follows a word that is looked
+    /// for.
     pub verdict: f32,
 }
 
@@ -29,6 +31,7 @@ pub struct Encoder<'a> {
     end: u32,
     verdicts: Vec<u32>,
     colon: Option<u32>,
+    presence: Vec<u32>,
 }
 
 impl<'a> Encoder<'a> {
@@ -38,8 +41,9 @@ impl<'a> Encoder<'a> {
         let id = |token: &str| tokenizer.token_to_id(token).ok_or_else(|| anyhow!("the tokenizer has no {token}"));
         let verdicts = [" Yes", " No"].into_iter().flat_map(|w| encode(tokenizer, w)).collect();
         let colon = tokenizer.token_to_id(":");
+        let presence = [" include", " avoid"].into_iter().flat_map(|w| encode(tokenizer, w)).collect();
         let (user, assistant, end) = (id(USER)?, id(ASSISTANT)?, id(END)?);
-        Ok(Self { tokenizer, templates, weights, user, assistant, end, verdicts, colon })
+        Ok(Self { tokenizer, templates, weights, user, assistant, end, verdicts, colon, presence })
     }
 
     /// Prompt → response.
@@ -52,18 +56,43 @@ impl<'a> Encoder<'a> {
 
     /// The judge's turn and its critique; after a repair also the refiner's turn and the refinement.
     pub fn judge(&self, instance: &Instance, response: &str, critique: &Critique, repair: Option<&Repair>) -> Example {
-        let conversation = [spar::chat::Message::user(&instance.prompt)];
-        let turns = self.templates.refine(&conversation, response, &critique.text);
         let mut example = Example::default();
-        self.told(&mut example, &turns[0].content);
+        self.told(&mut example, &self.turns(instance, response, &critique.text)[0]);
         self.answered(&mut example, &critique.text);
         if let Some(repair) = repair {
-            let text = &self.templates.text;
-            self.told(&mut example, &turns[2].content);
-            let reply = format!("{}\n{}\n{}\n{}", repair.reflection, text.start, repair.response, text.end);
-            self.answered(&mut example, &reply);
+            self.refined(&mut example, &self.turns(instance, response, &critique.text)[2], repair);
         }
         example
+    }
+
+    /// The refiner's turn and the refinement, after a critique that is not its own: what a search writes where rules
+    /// judge, with the model's words before it where it was asked too.
+    pub fn obey(&self, instance: &Instance, response: &str, spoken: Option<&Critique>, repair: &Repair) -> Example {
+        let checks = instance.constraints.iter().map(Constraint::check);
+        let failed: Vec<String> = checks.filter(|c| !c.strict(response)).map(|c| c.describe()).collect();
+        let critique = self.templates.rule_critique(&failed, spoken.map(|s| s.text.as_str()));
+        let [judge, _, refine] = self.turns(instance, response, &critique);
+        let mut example = Example::default();
+        self.told(&mut example, &judge);
+        for id in encode(self.tokenizer, &critique) {
+            self.push(&mut example, id, 0.0);
+        }
+        self.push(&mut example, self.end, 0.0);
+        self.refined(&mut example, &refine, repair);
+        example
+    }
+
+    fn turns(&self, instance: &Instance, response: &str, critique: &str) -> [String; 3] {
+        let conversation = [Message::user(&instance.prompt)];
+        let turns = self.templates.refine(&conversation, response, critique);
+        std::array::from_fn(|i| turns[i].content.clone())
+    }
+
+    fn refined(&self, example: &mut Example, turn: &str, repair: &Repair) {
+        let text = &self.templates.text;
+        self.told(example, turn);
+        let reply = format!("{}\n{}\n{}\n{}", repair.reflection, text.start, repair.response, text.end);
+        self.answered(example, &reply);
     }
 
     fn told(&self, example: &mut Example, text: &str) {
@@ -77,7 +106,10 @@ impl<'a> Encoder<'a> {
 
     fn answered(&self, example: &mut Example, text: &str) {
         for id in encode(self.tokenizer, text) {
-            let turning = self.verdicts.contains(&id) || example.tokens.last().copied() == self.colon;
+            let last = |n: usize| example.tokens.iter().nth_back(n).copied();
+            let turning = self.verdicts.contains(&id)
+                || (self.colon.is_some() && last(0) == self.colon)
+                || last(1).is_some_and(|t| self.presence.contains(&t));
             let weight = if turning { self.weights.verdict } else { 1.0 };
             self.push(example, id, weight);
         }

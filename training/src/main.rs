@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use spar::engine::model_dir::ModelDir;
+use spar::prompts::Templates;
 use spar::search::Models;
 use spar::verify::data::read_prompts;
 use spar_training::recipe::Bootstrap;
@@ -230,7 +231,9 @@ async fn main() -> Result<()> {
         Command::Bootstrap { recipe, out } => stages::bootstrap::bootstrap(&Bootstrap::read(&recipe)?, &out).await,
         Command::Tokenizer { recipe, out } => {
             let recipe = Bootstrap::read(&recipe)?;
-            tokenizer::save(&tokenizer::train(recipe.tokenizer.vocabulary, recipe.seed)?, recipe.context, &out)
+            let templates = Templates::new(recipe.templates.clone(), "the recipe")?;
+            let made = tokenizer::train(recipe.tokenizer.vocabulary, recipe.seed, &templates)?;
+            tokenizer::save(&made, recipe.context, &out)
         }
         Command::Sft { recipe } => {
             let text = std::fs::read_to_string(&recipe).with_context(|| format!("reading {}", recipe.display()))?;

@@ -113,6 +113,10 @@ pub struct Refiner {
     pub damage: f64,
     /// Share of examples that start from what a model really said.
     pub real: f64,
+    /// Share of examples that only ask for the presence of words, of many at once.
+    pub drill: f64,
+    /// Share of repairs that follow a rule's critique instead of the refiner's own.
+    pub rules: f64,
     /// Tokens of one update.
     pub tokens_per_step: usize,
     /// The loop.
@@ -152,8 +156,12 @@ impl Bootstrap {
             ("actor.slip", recipe.actor.slip),
             ("refiner.damage", recipe.refiner.damage),
             ("refiner.real", recipe.refiner.real),
+            ("refiner.drill", recipe.refiner.drill),
+            ("refiner.rules", recipe.refiner.rules),
             ("refiner_final.damage", recipe.refiner_final.damage),
             ("refiner_final.real", recipe.refiner_final.real),
+            ("refiner_final.drill", recipe.refiner_final.drill),
+            ("refiner_final.rules", recipe.refiner_final.rules),
         ] {
             ensure!((0.0..=1.0).contains(&share), "{name} must be between 0 and 1, got {share}");
         }

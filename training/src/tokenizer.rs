@@ -6,11 +6,13 @@ use anyhow::{Context, Result, anyhow};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
+use spar::prompts::Templates;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer, TokenizerBuilder};
 
-use crate::world::{self, Split, critique};
+use crate::world::lexicon::{CONTENT, words};
+use crate::world::{self, Constraint, Split, critique};
 
 /// Ends an assistant turn.
 pub const END: &str = "<|end|>";
@@ -27,7 +29,7 @@ const CHAT_TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'assistant' 
 ///
 /// # Errors
 /// When the trainer fails.
-pub fn train(vocabulary: usize, seed: u64) -> Result<Tokenizer> {
+pub fn train(vocabulary: usize, seed: u64, templates: &Templates) -> Result<Tokenizer> {
     let special: Vec<AddedToken> = [END, USER, ASSISTANT].map(|t| AddedToken::from(t, true)).into();
     let mut trainer = BpeTrainer::builder()
         .vocab_size(vocabulary)
@@ -45,14 +47,17 @@ pub fn train(vocabulary: usize, seed: u64) -> Result<Tokenizer> {
         .with_decoder(Some(byte_level))
         .build()
         .map_err(|e| anyhow!("tokenizer: {e}"))?;
-    tokenizer.train(&mut trainer, corpus(seed).into_iter()).map_err(|e| anyhow!("tokenizer training: {e}"))?;
+    tokenizer
+        .train(&mut trainer, corpus(seed, templates).into_iter())
+        .map_err(|e| anyhow!("tokenizer training: {e}"))?;
     tokenizer.add_special_tokens(&special);
     let json = tokenizer.to_string(false).map_err(|e| anyhow!("tokenizer: {e}"))?;
     json.parse().map_err(|e| anyhow!("tokenizer: {e}"))
 }
 
-/// Prompts, responses in every case, critiques and repairs of 6,000 instances.
-fn corpus(seed: u64) -> Vec<String> {
+/// Prompts, responses in every case, critiques (the rules' too) and repairs of 6,000 instances; every word that may be
+/// asked for without a space before it, as it stands between marks.
+fn corpus(seed: u64, templates: &Templates) -> Vec<String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut texts = Vec::new();
     for _ in 0..6_000 {
@@ -62,10 +67,14 @@ fn corpus(seed: u64) -> Vec<String> {
             if let Some(repair) = world::repair(&instance, &response, &critique.followed, &mut rng) {
                 texts.extend([repair.reflection, repair.response]);
             }
-            texts.push(critique.text);
+            let checks = instance.constraints.iter().map(Constraint::check);
+            let failed: Vec<String> = checks.filter(|c| !c.strict(&response)).map(|c| c.describe()).collect();
+            texts.extend([critique.text, templates.rule_critique(&failed, None)]);
         }
         texts.extend([instance.prompt, response]);
     }
+    let words = CONTENT.into_iter().flat_map(words);
+    texts.extend(words.flat_map(|word| (0..60).map(move |_| format!("[{word}]"))));
     texts
 }
 
@@ -93,14 +102,15 @@ pub fn save(tokenizer: &Tokenizer, context: usize, directory: &Path) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::lexicon::{CONTENT, words};
 
     #[test]
     fn words_are_single_tokens_and_any_text_survives() {
-        let tokenizer = train(1024, 7).unwrap();
+        let tokenizer = train(1280, 7, &Templates::general()).unwrap();
         for word in CONTENT.into_iter().flat_map(words) {
-            let ids = tokenizer.encode(format!(" {word}"), false).unwrap();
-            assert_eq!(ids.len(), 1, "{word}: {:?}", ids.get_tokens());
+            for text in [format!(" {word}"), (*word).to_owned()] {
+                let ids = tokenizer.encode(text.as_str(), false).unwrap();
+                assert_eq!(ids.len(), 1, "{text}: {:?}", ids.get_tokens());
+            }
         }
         for text in ["Größe 🦀 naïve\n\n\tx", "The quiet river waits.", "[[start]]"] {
             let ids = tokenizer.encode(text, false).unwrap();

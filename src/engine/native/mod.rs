@@ -87,7 +87,10 @@ impl NativeEngine {
         let unsupported = |reason: String| ModelError::Unsupported { dir: dir.path.clone(), reason };
         let dense = dir.config.dense.as_ref();
         let dense = dense.ok_or_else(|| {
-            unsupported(format!("{:?} is not computed by the native engine", dir.config.architecture))
+            unsupported(format!(
+                "the native engine computes Llama, Mistral, Qwen2 and Qwen3, not {}; a build with mistral.rs knows more",
+                dir.config.architecture
+            ))
         })?;
         if let RopeScaling::Other(kind) = &dense.rope_scaling {
             return Err(unsupported(format!("rope scaling `{kind}` is not computed by the native engine")));

@@ -39,14 +39,14 @@ struct Run<'a> {
 /// When a file cannot be read or written, or a stage fails; the message says which.
 pub async fn bootstrap(recipe: &Bootstrap, out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    let templates = Templates::new(recipe.templates.clone(), "the recipe")?;
     let path = out.join("tokenizer.json");
     if !path.exists() {
-        let made = tokenizer::train(recipe.tokenizer.vocabulary, recipe.seed)?;
+        let made = tokenizer::train(recipe.tokenizer.vocabulary, recipe.seed, &templates)?;
         tokenizer::save(&made, recipe.context, out)?;
     }
     let tokenizer = Tokenizer::from_file(&path).map_err(|e| anyhow!("reading {}: {e}", path.display()))?;
     let end = tokenizer.token_to_id(tokenizer::END).context("the tokenizer has no end token")?;
-    let templates = Templates::new(recipe.templates.clone(), "the recipe")?;
     let run = Run { recipe, out, tokenizer, templates, end };
     run.stages().await
 }
@@ -78,7 +78,8 @@ impl Run<'_> {
         real: &[Sample],
         seed: u64,
     ) -> Result<()> {
-        let sources = Sources { real, seed: self.recipe.seed, share: recipe.real, damage: recipe.damage };
+        let Refiner { real: share, damage, drill, rules, .. } = *recipe;
+        let sources = Sources { real, seed: self.recipe.seed, share, damage, drill, rules };
         self.train(name, &self.recipe.model.refiner, &recipe.train, init, &mut |step| {
             Ok(mixture::refining(encoder, sources, seed, step, recipe.tokens_per_step, self.recipe.context))
         })

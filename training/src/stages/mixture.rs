@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use super::sample::{Sample, instance};
 use crate::conversation::Encoder;
 use crate::tokens::Example;
-use crate::world::{self, Instance, Split, critique};
+use crate::world::{self, Instance, Response, Split, critique};
 
 /// Examples of one step until `rows` rows are filled; longer ones than `context` are left out.
 fn fill(
@@ -50,6 +50,10 @@ pub struct Sources<'a> {
     pub share: f64,
     /// Share of constraints that a synthetic response breaks.
     pub damage: f64,
+    /// Share of examples that only ask for the presence of words, of many.
+    pub drill: f64,
+    /// Share of repairs that follow a rule's critique.
+    pub rules: f64,
 }
 
 /// Responses, their critiques and, of failing ones, their repairs.
@@ -62,6 +66,13 @@ pub fn refining(
     context: usize,
 ) -> Vec<Example> {
     fill(seed, step, rows, context, |rng| {
+        let drilled = rng.random_bool(sources.drill);
+        if drilled && rng.random_bool(0.7) {
+            let instance = world::drill(world::word_salad(rng), rng);
+            let response = instance.witness.render();
+            let critique = critique::write(&instance.constraints, &response)?;
+            return Some(encoder.judge(&instance, &response, &critique, None));
+        }
         let (instance, response): (Instance, String) = if rng.random_bool(sources.share) {
             let sample = sources.real.choose(rng)?;
             (instance(Split::Train, sources.seed, sample.index), sample.response.clone())
@@ -70,11 +81,22 @@ pub fn refining(
             let response = world::damaged(&instance, sources.damage, rng).render();
             (instance, response)
         };
+        if drilled {
+            let instance = world::drill(Response::parse(&response), rng);
+            let critique = critique::write(&instance.constraints, &response)?;
+            return Some(encoder.judge(&instance, &response, &critique, None));
+        }
         let critique = critique::write(&instance.constraints, &response)?;
         if critique.accepts() {
             return Some(encoder.judge(&instance, &response, &critique, None));
         }
         let repair = world::repair(&instance, &response, &critique.followed, rng);
-        Some(encoder.judge(&instance, &response, &critique, repair.as_ref()))
+        Some(match &repair {
+            Some(repair) if rng.random_bool(sources.rules) => {
+                let spoken = rng.random_bool(0.25).then_some(&critique);
+                encoder.obey(&instance, &response, spoken, repair)
+            }
+            repair => encoder.judge(&instance, &response, &critique, repair.as_ref()),
+        })
     })
 }

@@ -27,7 +27,7 @@ const MODEL: [&str; 6] = [
 ];
 
 /// Budgets in the manifest.
-const BUDGETS: [usize; 5] = [1, 2, 4, 8, 16];
+const BUDGETS: [usize; 4] = [1, 4, 8, 16];
 
 /// Everything that is needed to repeat a run and to check what it shipped.
 #[derive(Clone, Debug, Serialize, Deserialize)]

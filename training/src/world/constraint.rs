@@ -192,8 +192,8 @@ impl Constraint {
     /// A sentence that asks for it.
     pub fn phrase(&self, rng: &mut impl Rng) -> String {
         let (forms, argument): (&[&str], String) = match self {
-            Self::Include(w) => (&["Include the word @.", "Use the word @ somewhere."], w.clone()),
-            Self::Avoid(w) => (&["Do not use the word @.", "Avoid the word @."], w.clone()),
+            Self::Include(w) => (&["Include the word @ somewhere.", "Use the word @ somewhere."], w.clone()),
+            Self::Avoid(w) => (&["Do not use the word @ anywhere.", "Avoid the word @ anywhere."], w.clone()),
             Self::Repeat(w, n) => {
                 let n = n.to_string();
                 let form = ["Use the word @ at least # times.", "The word @ must appear at least # times."]

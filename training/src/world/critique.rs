@@ -26,12 +26,17 @@ pub fn write(constraints: &[Constraint], response: &str) -> Option<Critique> {
     let mut text = String::new();
     let mut followed = Vec::new();
     for (i, constraint) in constraints.iter().enumerate() {
-        let (evidence, shown) = evidence(constraint, response);
+        let (shown, holds) = evidence(constraint, response);
         let truth = constraint.check().strict(response);
-        if shown != truth {
+        if holds != truth {
             return None;
         }
-        text.push_str(&format!("{}. {}: {evidence}. {}\n", i + 1, head(constraint), yes_no(truth)));
+        let head = head(constraint);
+        let clause = match constraint {
+            Constraint::Include(_) | Constraint::Avoid(_) => format!("{head}{shown}"),
+            _ => format!("{head}: {shown}."),
+        };
+        text.push_str(&format!("{}. {clause} {}\n", i + 1, yes_no(truth)));
         followed.push(truth);
     }
     let accepts = followed.iter().all(|&f| f);
@@ -69,19 +74,35 @@ pub fn head(constraint: &Constraint) -> String {
     }
 }
 
-/// What a clause shows of `response`, and whether that speaks for it.
+/// What follows `word` where `pieces` hold it first: the rest of its piece, or the next word.
+fn after(pieces: &[&str], word: &str) -> Option<String> {
+    let at = pieces.iter().position(|p| p.to_lowercase().contains(word))?;
+    let end = pieces[at].to_lowercase().find(word)? + word.len();
+    let rest = pieces[at].get(end..).unwrap_or_default();
+    let next = pieces.get(at + 1).map_or("", |p| p.trim_matches(|c: char| !c.is_alphanumeric()));
+    Some(match (rest, next) {
+        ("", "") => ".".into(),
+        ("", next) => format!(" {next}."),
+        (rest, _) => rest.to_owned(),
+    })
+}
+
+/// What a clause shows of `response`, and whether that speaks for it. The presence of a word is shown by what follows it
+/// in the response: saying it is a copy, and begins right after the word.
 fn evidence(constraint: &Constraint, response: &str) -> (String, bool) {
     let text = response.trim();
     let pieces: Vec<&str> = text.split_whitespace().collect();
     let first = pieces.first().copied().unwrap_or("nothing");
     match constraint {
         Constraint::Include(w) => {
-            let places = places(&pieces, w);
-            (found(&places), !places.is_empty())
+            let after = after(&pieces, w);
+            let found = after.is_some();
+            (after.unwrap_or_else(|| " none.".into()), found)
         }
         Constraint::Avoid(w) => {
-            let places = places(&pieces, w);
-            (found(&places), places.is_empty())
+            let after = after(&pieces, w);
+            let found = after.is_some();
+            (after.unwrap_or_else(|| " none.".into()), !found)
         }
         Constraint::Repeat(w, n) => {
             let places = places(&pieces, w);
@@ -169,10 +190,6 @@ fn likeness(same: bool) -> &'static str {
     if same { "the same" } else { "different" }
 }
 
-fn found(places: &[&str]) -> String {
-    if places.is_empty() { "none".into() } else { "found".into() }
-}
-
 /// Pieces that hold `word`.
 fn places<'a>(pieces: &[&'a str], word: &str) -> Vec<&'a str> {
     pieces.iter().filter(|p| p.to_lowercase().contains(word)).map(|p| p.trim_end_matches('.')).collect()
@@ -204,4 +221,33 @@ fn between(piece: &str, open: char, close: char) -> Option<&str> {
     let inner = &piece[piece.find(open)? + open.len_utf8()..];
     let inner = &inner[..inner.find(close)?];
     (!inner.is_empty()).then_some(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clause_shows_what_follows_the_word_or_that_it_is_not_there() {
+        let include = |word: &str| Constraint::Include(word.into());
+        let avoid = |word: &str| Constraint::Avoid(word.into());
+        let cases = [
+            (include("river"), "The river waits.", "1. include river waits. Yes\nFinal Judgement: Yes"),
+            (include("river"), "The sailor waits.", "1. include river none. No\nFinal Judgement: No"),
+            (include("river"), "<<Quiet River>>\nIt waits.", "1. include river>> Yes\nFinal Judgement: Yes"),
+            (include("river"), "A sailor and a *river*, too.", "1. include river*, Yes\nFinal Judgement: Yes"),
+            (include("river"), "The river", "1. include river. Yes\nFinal Judgement: Yes"),
+            (avoid("river"), "Near the river.", "1. avoid river. No\nFinal Judgement: No"),
+            (avoid("river"), "The river [waits].", "1. avoid river waits. No\nFinal Judgement: No"),
+            (avoid("river"), "The sailor waits.", "1. avoid river none. Yes\nFinal Judgement: Yes"),
+            (
+                Constraint::WordsLess(3),
+                "So it is.",
+                "1. less than 3 words: So 1 it 2 is 3; 3 equal to 3. No\nFinal Judgement: No",
+            ),
+        ];
+        for (constraint, response, text) in cases {
+            assert_eq!(write(&[constraint], response).unwrap().text, text);
+        }
+    }
 }

@@ -1,9 +1,12 @@
 //! A seeded world of instructions that a tiny model can learn: prompts with constraints, responses, critiques and
 //! refinements whose truth `spar::verify` decides.
 
+pub mod breaking;
 pub mod constraint;
 pub mod critique;
 pub mod edit;
+pub mod fixing;
+pub mod guard;
 pub mod lexicon;
 pub mod prompt;
 pub mod response;
@@ -11,10 +14,10 @@ pub mod response;
 use rand::Rng;
 
 pub use constraint::Constraint;
-pub use prompt::{Instance, Split, draw};
+pub use prompt::{Instance, Split, draw, drill, word_salad};
 pub use response::Response;
 
-use edit::Guard;
+use guard::Guard;
 
 /// A response to `instance` that fails some of its constraints: each is broken with probability `rate`.
 pub fn damaged(instance: &Instance, rate: f64, rng: &mut impl Rng) -> Response {
@@ -22,7 +25,7 @@ pub fn damaged(instance: &Instance, rate: f64, rng: &mut impl Rng) -> Response {
     let mut response = instance.witness.clone();
     for constraint in &instance.constraints {
         if rng.random_bool(rate) {
-            edit::break_one(&mut response, constraint, &guard, rng);
+            breaking::break_one(&mut response, constraint, &guard, rng);
         }
     }
     response
@@ -49,7 +52,7 @@ pub fn repair(instance: &Instance, response: &str, followed: &[bool], rng: &mut 
         let mut lines = Vec::new();
         let failing: Vec<usize> = (0..followed.len()).filter(|&i| !followed[i]).collect();
         for &i in &failing {
-            let note = edit::fix_one(&mut fixed, &instance.constraints[i], &guard, rng);
+            let note = fixing::fix_one(&mut fixed, &instance.constraints[i], &guard, rng);
             lines.push(format!("{}: {note}", critique::head(&instance.constraints[i])));
         }
         let (mut low, mut high, mut counted, mut more) = (0, usize::MAX, false, true);
@@ -94,6 +97,25 @@ mod tests {
     }
 
     #[test]
+    fn a_drill_asks_for_many_words_of_which_about_half_are_there() {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let (mut found, mut asked) = (0, 0);
+        for _ in 0..300 {
+            let response =
+                if rng.random_bool(0.5) { word_salad(&mut rng) } else { draw(Split::Train, &mut rng).witness };
+            let instance = drill(response, &mut rng);
+            let critique = critique::write(&instance.constraints, &instance.witness.render()).unwrap();
+            for (constraint, line) in instance.constraints.iter().zip(critique.text.lines()) {
+                if matches!(constraint, Constraint::Include(_) | Constraint::Avoid(_)) {
+                    asked += 1;
+                    found += usize::from(!line.contains(" none. "));
+                }
+            }
+        }
+        assert!(asked > 300 * 4 && found * 3 > asked && found * 3 < asked * 2, "{found} of {asked}");
+    }
+
+    #[test]
     fn damage_fails_and_repair_mends() {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let (mut failing, mut mended, mut written) = (0, 0, 0);
@@ -121,7 +143,7 @@ mod tests {
             let guard = Guard::new(&instance.constraints);
             for constraint in &instance.constraints {
                 let mut response = instance.witness.clone();
-                edit::break_one(&mut response, constraint, &guard, &mut rng);
+                breaking::break_one(&mut response, constraint, &guard, &mut rng);
                 all += 1;
                 failed += usize::from(!constraint.check().strict(&response.render()));
             }

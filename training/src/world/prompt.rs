@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 
 use super::constraint::{Constraint, KINDS, Kind};
 use super::critique;
-use super::edit::{self, Guard};
+use super::fixing;
+use super::guard::Guard;
 use super::lexicon::{self, CONTENT, Class, ENDINGS};
 use super::response::{Layout, Mark, Response, Word, draw_sentence};
 
@@ -120,13 +121,66 @@ fn realise(kinds: &[Kind], rng: &mut impl Rng) -> Option<Instance> {
     constraints.shuffle(rng);
     let text = witness.render();
     critique::write(&constraints, &text).filter(critique::Critique::accepts)?;
-    let opening = ["Write about the @.", "Tell me about the @.", "Describe the @."].choose(rng)?.replace('@', topic);
-    let mut prompt = opening;
-    for constraint in &constraints {
+    let prompt = write(topic, &constraints, rng);
+    Some(Instance { prompt, constraints, witness })
+}
+
+/// What a user asks. A word that a text may have to hold is never followed by what could follow it in the text.
+fn write(topic: &str, constraints: &[Constraint], rng: &mut impl Rng) -> String {
+    let openings = ["Write about what the @ does.", "Tell me what the @ does.", "Describe what the @ does."];
+    let mut prompt = openings.choose(rng).expect("three openings").replace('@', topic);
+    for constraint in constraints {
         prompt.push(' ');
         prompt.push_str(&constraint.phrase(rng));
     }
-    Some(Instance { prompt, constraints, witness })
+    prompt
+}
+
+/// Sentences of words drawn evenly and in no order: what follows a word in them can be looked up but never guessed.
+pub fn word_salad(rng: &mut impl Rng) -> Response {
+    let classes = [CONTENT.as_slice(), &[Class::Determiner, Class::Preposition]].concat();
+    let all: Vec<&str> = classes.into_iter().flat_map(lexicon::words).copied().collect();
+    let word = |rng: &mut _| Word::new(all.choose(rng).expect("the lexicon has words"));
+    let sentences =
+        (0..rng.random_range(1..=3)).map(|_| (0..rng.random_range(3..=10)).map(|_| word(rng)).collect()).collect();
+    Response {
+        title: None,
+        layout: Layout::Prose,
+        units: vec![sentences],
+        postscript: None,
+        ending: None,
+        quoted: false,
+        lowercase: rng.random_bool(0.2),
+    }
+}
+
+/// A prompt about `response` that asks for many words to be there or not, about half of which are there, and sometimes for
+/// a count of words. It is there to be judged: no response that follows it is known.
+pub fn drill(response: Response, rng: &mut impl Rng) -> Instance {
+    let content = |w: &&Word| w.class().is_some_and(|c| CONTENT.contains(&c));
+    let mut present: Vec<String> = response.words().filter(content).map(|w| w.text.clone()).collect();
+    present.shuffle(rng);
+    let mut asked: Vec<String> = Vec::new();
+    for _ in 0..rng.random_range(4..=10) {
+        let word = match present.pop().filter(|_| rng.random_bool(0.5)) {
+            Some(word) => word,
+            None => lexicon::draw(*CONTENT.choose(rng).expect("four classes"), rng).to_owned(),
+        };
+        if !asked.contains(&word) {
+            asked.push(word);
+        }
+    }
+    let mut constraints: Vec<Constraint> = asked
+        .into_iter()
+        .map(|w| if rng.random_bool(0.5) { Constraint::Include(w) } else { Constraint::Avoid(w) })
+        .collect();
+    if rng.random_bool(0.4) {
+        let words = spar::verify::words(&response.render()).count() + rng.random_range(0..4);
+        constraints.push(Constraint::WordsAtLeast(words.saturating_sub(1).max(1)));
+    }
+    constraints.shuffle(rng);
+    let prompt = write(lexicon::draw(Class::Noun, rng), &constraints, rng);
+    Instance { prompt, constraints, witness: response }
 }
 
 fn rng_bool(rng: &mut impl Rng, p: f64) -> bool {
@@ -140,7 +194,7 @@ fn read_off(kind: Kind, witness: &mut Response, earlier: &[Constraint], rng: &mu
     let present: Vec<String> = witness.words().filter(|w| content(w)).map(|w| w.text.clone()).collect();
     let words = spar::verify::words(&witness.render()).count();
     let fixed = |constraint: Constraint, witness: &mut Response, rng: &mut _| {
-        edit::fix_one(witness, &constraint, &guard, rng);
+        fixing::fix_one(witness, &constraint, &guard, rng);
         Some(constraint)
     };
     match kind {

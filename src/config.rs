@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::engine::native::NativeConfig;
+use crate::kernels::packed::Format;
 use crate::search::SearchConfig;
 
 /// Everything that the server is told.
@@ -61,12 +62,24 @@ pub struct NativeArgs {
     /// Replies that are computed at the same time
     #[arg(long, env = "SPAR_MAX_REPLIES", value_name = "N", default_value_t = NativeConfig::default().max_replies)]
     pub max_replies: usize,
+    /// How the weights are kept in memory
+    #[arg(long, env = "SPAR_QUANTIZE", value_enum, default_value_t = Quantize::None)]
+    pub quantize: Quantize,
+}
+
+/// How weights are kept in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Quantize {
+    /// As the checkpoint has them
+    None,
+    /// In 8 bits, with a scale for each 32 of a row
+    Q8,
 }
 
 impl Default for NativeArgs {
     fn default() -> Self {
         let NativeConfig { cache_bytes, max_replies, .. } = NativeConfig::default();
-        Self { kv_cache_bytes: cache_bytes, threads: None, max_replies }
+        Self { kv_cache_bytes: cache_bytes, threads: None, max_replies, quantize: Quantize::None }
     }
 }
 
@@ -75,7 +88,11 @@ impl NativeArgs {
     pub fn config(&self) -> NativeConfig {
         let default = NativeConfig::default();
         let threads = self.threads.unwrap_or(default.threads);
-        NativeConfig { threads, max_replies: self.max_replies, cache_bytes: self.kv_cache_bytes, ..default }
+        let weights = match self.quantize {
+            Quantize::None => default.weights,
+            Quantize::Q8 => Format::Q8,
+        };
+        NativeConfig { threads, max_replies: self.max_replies, cache_bytes: self.kv_cache_bytes, weights, ..default }
     }
 }
 

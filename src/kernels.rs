@@ -1,6 +1,7 @@
 //! Arithmetic on `f32` slices that the tree engine and the trainer share.
 
 pub mod packed;
+pub mod team;
 
 /// A matrix in a slice: element `(r, c)` is at `r * row_stride + c * column_stride`.
 #[derive(Clone, Copy, Debug)]

@@ -76,14 +76,33 @@ type Model = (Arc<dyn Engine>, Arc<Templates>);
 
 fn one(args: &EngineArgs, directory: &Path) -> Result<Model, LoadError> {
     let native = |directory| native(directory, args.native.config());
+    let says =
+        |engine: &str, why: &str| tracing::info!(model = %directory.display(), engine, why, "the engine is chosen");
     match args.engine {
-        EngineKind::Mistral => mistral(directory),
-        EngineKind::Native => native(directory),
-        EngineKind::Auto if cfg!(feature = "cuda") => mistral(directory),
-        // What the native engine does not compute, mistral.rs may.
+        EngineKind::Native => {
+            says("native", "--engine asks for it");
+            native(directory)
+        }
+        EngineKind::Mistral => {
+            says("mistral", "--engine asks for it");
+            mistral(directory)
+        }
+        EngineKind::Auto if cfg!(feature = "cuda") => {
+            says("mistral", "this build computes on CUDA, which the native engine does not");
+            mistral(directory)
+        }
         EngineKind::Auto | EngineKind::Fake => match native(directory) {
-            Err(LoadError::Model(ModelError::Unsupported { .. })) if cfg!(feature = "mistral") => mistral(directory),
-            loaded => loaded,
+            // What the native engine does not compute, mistral.rs may.
+            Err(LoadError::Model(error @ ModelError::Unsupported { .. })) if cfg!(feature = "mistral") => {
+                says("mistral", &error.to_string());
+                mistral(directory)
+            }
+            loaded => {
+                if loaded.is_ok() {
+                    says("native", "it computes this architecture on the CPU");
+                }
+                loaded
+            }
         },
     }
 }

@@ -182,6 +182,11 @@ impl Weights {
         self.tensors.iter().filter_map(matrix).collect()
     }
 
+    /// A tensor's type, if the checkpoint holds it.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|at| at.dtype)
+    }
+
     /// A tensor's shape, if the checkpoint holds it.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|at| at.shape.as_slice())

@@ -7,14 +7,27 @@ use spar::http::Served;
 
 use super::harness::{Server, with};
 
+/// Every engine of this build that computes.
+const ENGINES: &[EngineKind] =
+    if cfg!(feature = "mistral") { &[EngineKind::Native, EngineKind::Mistral] } else { &[EngineKind::Native] };
+
 #[tokio::test]
-async fn the_embedded_model_answers_plainly_streamed_and_with_search() {
+async fn the_embedded_model_answers_plainly_streamed_and_with_search_on_every_engine() {
+    let mut texts = Vec::new();
+    for &engine in ENGINES {
+        texts.push(answers(engine).await);
+    }
+    assert!(texts.iter().all(|text| *text == texts[0]), "engines differ: {texts:?}");
+}
+
+/// The plain answer, after it was asked for in all ways.
+async fn answers(engine: EngineKind) -> String {
     let args = EngineArgs {
         model: None,
         refiner: None,
         templates: None,
         served_name: None,
-        engine: EngineKind::Native,
+        engine,
         native: NativeArgs::default(),
     };
     let loaded = load(&args).unwrap();
@@ -30,4 +43,5 @@ async fn the_embedded_model_answers_plainly_streamed_and_with_search() {
     let searched = server.answer(&with(body, json!({"search_budget": 2, "seed": 1}))).await;
     assert_eq!(searched["search"]["generation"], json!({"actor": "g-1", "refiner": "g-2"}));
     assert!(searched["search"]["nodes"].as_u64().unwrap() <= 2);
+    text.to_owned()
 }

@@ -72,7 +72,7 @@ mod mistral {
     async fn greedy_tokens_and_logprobs_are_the_native_engines() {
         let theirs = MistralEngine::load(model("actor"), MistralConfig::default()).unwrap();
         let ours = native();
-        for prompt in prompts(50) {
+        for prompt in prompts(200) {
             let (a, b) =
                 (ours.generate(ask(&prompt, 0.0)).await.unwrap(), theirs.generate(ask(&prompt, 0.0)).await.unwrap());
             assert_eq!((&a.text, a.tokens, a.finish), (&b.text, b.tokens, b.finish), "{prompt}");

@@ -1,6 +1,6 @@
 //! An adapter as the forward pass applies it: low-rank pairs beside the fused matrices that they change.
 
-use crate::kernels::packed::Packed;
+use crate::kernels::packed::{Format, Packed, Workspace};
 use crate::weights::{DenseConfig, LowRank, LowRanks};
 
 /// The changes of every layer.
@@ -126,14 +126,15 @@ impl Delta {
             before += pair.rank;
         }
         let a: Vec<&[f32]> = pairs.iter().map(|pair| pair.a.as_slice()).collect();
-        Some(Self { a: Packed::new(&a, inner), b: Packed::new(&[&b], rank), rank })
+        let (a, b) = (Packed::new(&a, inner, Format::F32), Packed::new(&[&b], rank, Format::F32));
+        Some(Self { a, b, rank })
     }
 
     /// `out += x · Aᵀ · Bᵀ`, row by row. `low` is scratch.
-    pub(super) fn add(&self, x: &[f32], out: &mut [f32], low: &mut Vec<f32>) {
+    pub(super) fn add(&self, x: &[f32], out: &mut [f32], low: &mut Vec<f32>, workspace: &mut Workspace) {
         low.clear();
         low.resize(out.len() / self.b.columns() * self.rank, 0.0);
-        self.a.multiply(x, low);
-        self.b.multiply_add(low, out);
+        self.a.multiply(x, low, workspace);
+        self.b.multiply_add(low, out, workspace);
     }
 }

@@ -2,12 +2,13 @@
 //! do their prompt's and the positions of a prompt all earlier ones, is read once for all of them.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::blocks::{BLOCK, Block, Shape};
 use super::model::Row;
 use super::sequence::Sequence;
-use crate::kernels::packed::{AT_ONCE, Line, ROWS, Tile, WIDTH, at_once, multiply_tiles};
+use crate::kernels::packed::{AT_ONCE, Line, ROWS, Tile, WIDTH, at_once, multiply_tiles, rows_per_tile};
+use crate::kernels::team::Team;
 use crate::kernels::{exp_scaled, max, sum};
 
 /// Positions that are looked at together: their scores fit into a near cache.
@@ -22,9 +23,14 @@ pub(super) struct Heads {
     pub(super) window: Option<usize>,
 }
 
-/// Buffers of the computation.
+/// Buffers of the computation, one for each key head that is computed at a time.
+#[derive(Default)]
 pub(super) struct Attention {
-    /// `(query heads of a key head of all neighbours, head_dim)`.
+    parts: Vec<Mutex<Part>>,
+}
+
+struct Part {
+    /// `(query heads of the key head of all neighbours, head_dim)`.
     queries: Vec<f32>,
     /// `(the same, positions)`.
     scores: Vec<f32>,
@@ -35,12 +41,14 @@ pub(super) struct Attention {
     /// Weights of a block, `(query heads of a tile, BLOCK)`.
     weights: Vec<f32>,
     tiles: Box<[Tile; AT_ONCE]>,
+    /// `(rows, query heads of the key head, head_dim)`.
+    results: Vec<f32>,
 }
 
-impl Default for Attention {
+impl Default for Part {
     fn default() -> Self {
-        let [queries, scores, totals, sums, weights] = [const { Vec::new() }; 5];
-        Self { queries, scores, totals, sums, weights, tiles: Box::new([[Line::ZERO; ROWS]; AT_ONCE]) }
+        let [queries, scores, totals, sums, weights, results] = [const { Vec::new() }; 6];
+        Self { queries, scores, totals, sums, weights, tiles: Box::new([[Line::ZERO; ROWS]; AT_ONCE]), results }
     }
 }
 
@@ -60,7 +68,7 @@ impl View<'_> {
 
 impl Attention {
     /// `out = softmax(q · kᵀ / √head_dim) · v` for each query head of each row. `q` has `stride` elements per row, of which
-    /// the first are the queries, `(heads, head_dim)`; `out` is `(rows, heads, head_dim)`.
+    /// the first are the queries, `(heads, head_dim)`; `out` is `(rows, heads, head_dim)`. A team shares the key heads.
     ///
     /// Every sum runs over positions in order, block by block, so the result does not depend on who shares the blocks.
     pub(super) fn attend(
@@ -70,49 +78,79 @@ impl Attention {
         rows: &[Row],
         (q, stride): (&[f32], usize),
         out: &mut [f32],
+        team: Option<&Team>,
     ) {
+        let count = heads.shape.heads;
         let width = out.len() / rows.len();
-        let chunks = rows.chunks(NEIGHBOURS).zip(q.chunks(NEIGHBOURS * stride));
-        for ((rows, q), out) in chunks.zip(out.chunks_mut(NEIGHBOURS * width)) {
+        let part = width / count;
+        let mut keep = |head: usize, results: &[f32]| {
+            for (out, results) in out.chunks_exact_mut(width).zip(results.chunks_exact(part)) {
+                out[head * part..][..part].copy_from_slice(results);
+            }
+        };
+        self.parts.resize_with(if team.is_some() { count } else { 1 }, Mutex::default);
+        let Some(team) = team else {
+            let own = self.parts[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+            for head in 0..count {
+                own.attend(heads, head, sequences, rows, (q, stride), part);
+                keep(head, &own.results);
+            }
+            return;
+        };
+        let parts = &self.parts;
+        team.run(count, &|head| {
+            let mut own = parts[head].lock().unwrap_or_else(PoisonError::into_inner);
+            own.attend(heads, head, sequences, rows, (q, stride), part);
+        });
+        for (head, own) in self.parts.iter_mut().enumerate() {
+            keep(head, &own.get_mut().unwrap_or_else(PoisonError::into_inner).results);
+        }
+    }
+}
+
+impl Part {
+    /// All rows' query heads of one key head.
+    fn attend(
+        &mut self,
+        heads: Heads,
+        head: usize,
+        sequences: &[Sequence],
+        rows: &[Row],
+        (q, stride): (&[f32], usize),
+        part: usize,
+    ) {
+        self.results.clear();
+        for (rows, q) in rows.chunks(NEIGHBOURS).zip(q.chunks(NEIGHBOURS * stride)) {
             let mut views = [View { blocks: &[], seen: (0, 0) }; NEIGHBOURS];
             for (view, row) in views.iter_mut().zip(rows) {
                 let end = row.position + 1;
                 let first = heads.window.map_or(0, |window| end.saturating_sub(window));
                 *view = View { blocks: &sequences[row.sequence].blocks, seen: (first, end) };
             }
-            for head in 0..heads.shape.heads {
-                self.attend_head(heads, head, &views[..rows.len()], (q, stride), (out, width));
+            self.queries.clear();
+            for q in q.chunks(stride).take(rows.len()) {
+                self.queries.extend_from_slice(&q[head * part..][..part]);
             }
+            self.attend_neighbours(heads, head, &views[..rows.len()], part / heads.shape.head_dim);
         }
     }
 
-    fn attend_head(
-        &mut self,
-        Heads { layer, shape, .. }: Heads,
-        head: usize,
-        views: &[View<'_>],
-        (q, stride): (&[f32], usize),
-        (out, width): (&mut [f32], usize),
-    ) {
+    /// Appends the results of neighbours, whose `group` query heads each are in `queries`.
+    fn attend_neighbours(&mut self, heads: Heads, head: usize, views: &[View<'_>], group: usize) {
+        let Heads { layer, shape, .. } = heads;
         let size = shape.head_dim;
-        let part = width / shape.heads;
-        // Query heads that share this key head, of one position.
-        let group = part / size;
-        self.queries.clear();
-        for q in q.chunks(stride).take(views.len()) {
-            self.queries.extend_from_slice(&q[head * part..][..part]);
-        }
         let start = views.iter().map(|view| view.seen.0 / BLOCK).min().unwrap_or(0);
         let end = views.iter().map(|view| view.seen.1.div_ceil(BLOCK)).max().unwrap_or(0);
         let length = (end - start) * BLOCK;
-        let Self { queries, scores, totals, sums, weights, tiles } = self;
+        let Self { queries, scores, totals, sums, weights, tiles, results } = self;
         scores.resize(views.len() * group * length, 0.0);
         for index in start..end {
             let at = (index - start) * BLOCK;
             sharing(views, index, |sharers, block| {
                 let rows = sharers.start * group..sharers.end * group;
-                let tiled = queries[rows.start * size..rows.end * size].chunks(ROWS * size);
-                let scores = scores[rows.start * length..rows.end * length].chunks_mut(ROWS * length);
+                let height = rows_per_tile(rows.len());
+                let tiled = queries[rows.start * size..rows.end * size].chunks(height * size);
+                let scores = scores[rows.start * length..rows.end * length].chunks_mut(height * length);
                 for (q, scores) in tiled.zip(scores) {
                     multiply_tiles(q, size, block.keys(shape, layer, head), tiles);
                     for (scores, line) in scores.chunks_exact_mut(length).zip(&tiles[0]) {
@@ -123,7 +161,7 @@ impl Attention {
         }
         let scale = (size as f32).sqrt().recip();
         sums.clear();
-        sums.resize(views.len() * part, 0.0);
+        sums.resize(views.len() * group * size, 0.0);
         totals.clear();
         totals.resize(views.len() * group, 0.0);
         for (row, (scores, total)) in scores.chunks_exact_mut(length.max(1)).zip(totals.iter_mut()).enumerate() {
@@ -140,8 +178,9 @@ impl Attention {
             let at = (index - start) * BLOCK;
             sharing(views, index, |sharers, block| {
                 let rows = sharers.start * group..sharers.end * group;
-                let scores = scores[rows.start * length..rows.end * length].chunks(ROWS * length);
-                let sums = sums[rows.start * size..rows.end * size].chunks_mut(ROWS * size);
+                let height = rows_per_tile(rows.len());
+                let scores = scores[rows.start * length..rows.end * length].chunks(height * length);
+                let sums = sums[rows.start * size..rows.end * size].chunks_mut(height * size);
                 for (scores, sums) in scores.zip(sums) {
                     // Weights of positions that are not there yet are 0, and so are their values.
                     weights.clear();
@@ -152,9 +191,8 @@ impl Attention {
                 }
             });
         }
-        for (row, (sums, total)) in sums.chunks_exact(size).zip(totals.iter()).enumerate() {
-            let out = &mut out[row / group * width + head * part + row % group * size..][..size];
-            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum / total);
+        for (sums, total) in sums.chunks_exact(size).zip(totals.iter()) {
+            results.extend(sums.iter().map(|sum| sum / total));
         }
     }
 }

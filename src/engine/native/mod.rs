@@ -37,6 +37,7 @@ use super::writer::Writer;
 use super::{
     Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request, ScoredToken, TokenLogprobs, TokenProb,
 };
+use crate::kernels::packed::Format;
 use crate::weights::{LowRanks, RopeScaling};
 
 /// How much of the machine the engine uses. Results do not depend on it.
@@ -52,6 +53,8 @@ pub struct NativeConfig {
     pub cache_bytes: usize,
     /// Positions that a thread computes per step: a long prompt delays running replies by one such step at a time.
     pub step_rows: usize,
+    /// The type of the weights in memory; [`Format::F32`] keeps them as the checkpoint has them.
+    pub weights: Format,
     /// Time without a step after which the threads are given up and started again.
     pub stall: Duration,
 }
@@ -64,6 +67,7 @@ impl Default for NativeConfig {
             max_waiting: 4096,
             cache_bytes: 256 << 20,
             step_rows: 256,
+            weights: Format::F32,
             stall: Duration::from_secs(60),
         }
     }
@@ -95,7 +99,7 @@ impl NativeEngine {
         if let RopeScaling::Other(kind) = &dense.rope_scaling {
             return Err(unsupported(format!("rope scaling `{kind}` is not computed by the native engine")));
         }
-        let model = Model::load(&dir.config, dense, &dir.weights)?;
+        let model = Model::load(&dir.config, dense, &dir.weights, config.weights)?;
         let runtime =
             Runtime::start(model, config).map_err(|e| unsupported(format!("no thread can be started: {e}")))?;
         let grammars = ModelGrammars::new(dir.pieces.clone(), dir.config.eos.clone());
@@ -267,5 +271,7 @@ fn until_the_end(
     })
 }
 
+#[cfg(test)]
+mod measures;
 #[cfg(test)]
 mod tests;

@@ -3,20 +3,22 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use safetensors::Dtype;
+
 use super::adapter::{Adapter, Delta, LayerAdapter};
 use super::attention::{Attention, Heads};
 use super::blocks::Shape;
 use super::sequence::Sequence;
-use crate::kernels::packed::Packed;
+use crate::kernels::packed::{Format, Packed, Workspace};
 use crate::kernels::{rms_norm, rotate, silu_times};
 use crate::weights::{DenseConfig, ModelConfig, ModelError, RopeScaling, Weights};
 
-/// Weights in `f32`, fused and packed.
+/// Weights, fused and packed, in the checkpoint's own type or a smaller one; norms and biases in `f32`.
 pub(super) struct Model {
     pub(super) config: DenseConfig,
     pub(super) vocabulary: usize,
-    /// `(vocabulary, hidden)`.
-    embedding: Vec<f32>,
+    /// Where it is not the head: a column per token, as the head has.
+    embedding: Option<Packed>,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     head: Packed,
@@ -94,12 +96,13 @@ impl Batch {
         a: &[f32],
         out: &mut [f32],
         low: &mut Vec<f32>,
+        workspace: &mut Workspace,
     ) {
         let (inner, columns) = (a.len() / self.rows.len(), out.len() / self.rows.len());
         for Group { rows, adapter } in &self.groups {
             if let Some(delta) = which(adapter.layer(layer)) {
                 let out = &mut out[rows.start * columns..rows.end * columns];
-                delta.add(&a[rows.start * inner..rows.end * inner], out, low);
+                delta.add(&a[rows.start * inner..rows.end * inner], out, low, workspace);
             }
         }
     }
@@ -127,19 +130,30 @@ pub(super) struct Scratch {
     head: Vec<f32>,
     /// `(rows of a group, ranks)`.
     low: Vec<f32>,
+    pub(super) workspace: Workspace,
     /// `(rows asked for, vocabulary)`.
     pub(super) logits: Vec<f32>,
 }
 
 impl Model {
-    pub(super) fn load(config: &ModelConfig, dense: &DenseConfig, weights: &Weights) -> Result<Self, ModelError> {
-        let embedding = weights.read("model.embed_tokens.weight")?;
-        let head = match dense.tied {
-            true => Packed::new(&[&embedding], dense.hidden),
-            false => Packed::new(&[&weights.read("lm_head.weight")?], dense.hidden),
+    /// Reads the weights; the matrices are kept as the checkpoint has them, or in `format` if that is smaller.
+    pub(super) fn load(
+        config: &ModelConfig,
+        dense: &DenseConfig,
+        weights: &Weights,
+        format: Format,
+    ) -> Result<Self, ModelError> {
+        let packed = |name: &str| -> Result<Packed, ModelError> {
+            Ok(Packed::new(&[&weights.read(name)?], dense.hidden, format.min(own_format(weights, &[name]))))
         };
+        let embedding = packed("model.embed_tokens.weight")?;
+        let (embedding, head) = match dense.tied {
+            true => (None, embedding),
+            false => (Some(embedding), packed("lm_head.weight")?),
+        };
+        let layer = |layer| Layer::load(layer, dense, weights, format);
         Ok(Self {
-            layers: (0..dense.layers).map(|layer| Layer::load(layer, dense, weights)).collect::<Result<_, _>>()?,
+            layers: (0..dense.layers).map(layer).collect::<Result<_, _>>()?,
             norm: weights.read("model.norm.weight")?,
             turns: turns(dense, config.context),
             config: dense.clone(),
@@ -147,6 +161,14 @@ impl Model {
             embedding,
             head,
         })
+    }
+
+    /// Bytes of the matrices that every token is multiplied with.
+    pub(super) fn bytes(&self) -> usize {
+        let layer = |l: &Layer| {
+            [&l.qkv, &l.output, &l.gate_up, &l.down].iter().map(|linear| linear.weight.bytes()).sum::<usize>()
+        };
+        self.head.bytes() + self.layers.iter().map(layer).sum::<usize>()
     }
 
     /// The shape of a block of keys and values.
@@ -158,10 +180,10 @@ impl Model {
     /// are all of the batch afterwards.
     pub(super) fn forward(&self, scratch: &mut Scratch, sequences: &mut [Sequence], batch: &mut Batch) {
         let hidden = self.config.hidden;
-        scratch.x.clear();
-        for row in &batch.rows {
-            let token = sequences[row.sequence].tokens[row.position] as usize;
-            scratch.x.extend_from_slice(&self.embedding[token * hidden..][..hidden]);
+        scratch.x.resize(batch.rows.len() * hidden, 0.0);
+        let embedding = self.embedding.as_ref().unwrap_or(&self.head);
+        for (row, x) in batch.rows.iter().zip(scratch.x.chunks_exact_mut(hidden)) {
+            embedding.column(sequences[row.sequence].tokens[row.position] as usize, x);
         }
         for index in 0..self.layers.len() {
             self.project(index, scratch, sequences, batch);
@@ -177,23 +199,23 @@ impl Model {
             }
             self.mix(index, scratch, sequences, batch);
         }
-        let Scratch { x, normed, logits, .. } = scratch;
+        let Scratch { x, normed, logits, workspace, .. } = scratch;
         normed.resize(x.len(), 0.0);
         rms_norm(normed, x, &self.norm, self.config.norm_eps);
         logits.resize(batch.rows.len() * self.vocabulary, 0.0);
-        self.head.multiply(normed, logits);
+        self.head.multiply(normed, logits, workspace);
     }
 
     /// Queries, keys and values of a layer; the latter two go to the sequences' blocks.
     fn project(&self, index: usize, scratch: &mut Scratch, sequences: &mut [Sequence], batch: &Batch) {
-        let Scratch { x, normed, qkv, low, head, .. } = scratch;
+        let Scratch { x, normed, qkv, low, head, workspace, .. } = scratch;
         let (c, layer) = (&self.config, &self.layers[index]);
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         normed.resize(x.len(), 0.0);
         qkv.resize(batch.rows.len() * (q + 2 * kv), 0.0);
         rms_norm(normed, x, &layer.attention_norm, c.norm_eps);
-        layer.qkv.apply(normed, qkv);
-        batch.adapt(index, |layer| layer.qkv.as_ref(), normed, qkv, low);
+        layer.qkv.apply(normed, qkv, workspace);
+        batch.adapt(index, |layer| layer.qkv.as_ref(), normed, qkv, low, workspace);
         for (row, qkv) in batch.rows.iter().zip(qkv.chunks_exact_mut(q + 2 * kv)) {
             self.position(layer, &mut qkv[..q + kv], row.position, head);
             let (keys, values) = qkv[q..].split_at(kv);
@@ -203,26 +225,27 @@ impl Model {
 
     /// The rest of a layer: attention and feed-forward, added to the residual stream.
     fn mix(&self, index: usize, scratch: &mut Scratch, sequences: &[Sequence], batch: &Batch) {
-        let Scratch { x, normed, qkv, attended, gate_up, activated, attention, low, .. } = scratch;
+        let Scratch { x, normed, qkv, attended, gate_up, activated, attention, low, workspace, .. } = scratch;
         let (c, layer) = (&self.config, &self.layers[index]);
         let rows = batch.rows.len();
         attended.resize(rows * c.heads * c.head_dim, 0.0);
         let heads = Heads { layer: index, shape: self.block_shape(), window: c.sliding_window };
-        attention.attend(heads, sequences, &batch.rows, (qkv, layer.qkv.weight.columns()), attended);
-        layer.output.add(attended, x);
-        batch.adapt(index, |layer| layer.output.as_ref(), attended, x, low);
+        let queries = (qkv.as_slice(), layer.qkv.weight.columns());
+        attention.attend(heads, sequences, &batch.rows, queries, attended, workspace.team.as_deref());
+        layer.output.add(attended, x, workspace);
+        batch.adapt(index, |layer| layer.output.as_ref(), attended, x, low, workspace);
         normed.resize(x.len(), 0.0);
         rms_norm(normed, x, &layer.mlp_norm, c.norm_eps);
         gate_up.resize(rows * 2 * c.intermediate, 0.0);
-        layer.gate_up.apply(normed, gate_up);
-        batch.adapt(index, |layer| layer.gate_up.as_ref(), normed, gate_up, low);
+        layer.gate_up.apply(normed, gate_up, workspace);
+        batch.adapt(index, |layer| layer.gate_up.as_ref(), normed, gate_up, low, workspace);
         activated.resize(rows * c.intermediate, 0.0);
         for (both, out) in gate_up.chunks_exact(2 * c.intermediate).zip(activated.chunks_exact_mut(c.intermediate)) {
             let (gate, up) = both.split_at(c.intermediate);
             silu_times(out, gate, up);
         }
-        layer.down.add(activated, x);
-        batch.adapt(index, |layer| layer.down.as_ref(), activated, x, low);
+        layer.down.add(activated, x, workspace);
+        batch.adapt(index, |layer| layer.down.as_ref(), activated, x, low, workspace);
     }
 
     /// Norms, where the family has them, and rotation of query and key heads.
@@ -242,18 +265,20 @@ impl Model {
 }
 
 impl Layer {
-    fn load(layer: usize, c: &DenseConfig, weights: &Weights) -> Result<Self, ModelError> {
+    fn load(layer: usize, c: &DenseConfig, weights: &Weights, format: Format) -> Result<Self, ModelError> {
         let read = |name: &str| weights.read(&format!("model.layers.{layer}.{name}.weight"));
         let linear = |names: &[&str], inner: usize, biased: bool| -> Result<Linear, ModelError> {
             let parts: Vec<_> = names.iter().map(|name| read(name)).collect::<Result<_, _>>()?;
             let slices: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
+            let full: Vec<String> = names.iter().map(|name| format!("model.layers.{layer}.{name}.weight")).collect();
+            let format = format.min(own_format(weights, &full.iter().map(String::as_str).collect::<Vec<_>>()));
             let biases = || -> Result<Vec<f32>, ModelError> {
                 let parts: Result<Vec<_>, _> =
                     names.iter().map(|name| weights.read(&format!("model.layers.{layer}.{name}.bias"))).collect();
                 Ok(parts?.concat())
             };
             let bias = biased.then(biases).transpose()?;
-            Ok(Linear { weight: Packed::new(&slices, inner), bias })
+            Ok(Linear { weight: Packed::new(&slices, inner, format), bias })
         };
         let qk_norm = || Ok((read("self_attn.q_norm")?, read("self_attn.k_norm")?));
         Ok(Self {
@@ -268,14 +293,26 @@ impl Layer {
     }
 }
 
+/// The type that keeps all of these tensors as they are.
+fn own_format(weights: &Weights, names: &[&str]) -> Format {
+    let format = |name: &&str| match weights.dtype(name) {
+        Some(Dtype::F16) => Format::F16,
+        Some(Dtype::BF16) => Format::Bf16,
+        _ => Format::F32,
+    };
+    let mut formats = names.iter().map(format);
+    let first = formats.next().unwrap_or(Format::F32);
+    if formats.all(|other| other == first) { first } else { Format::F32 }
+}
+
 impl Linear {
-    fn apply(&self, a: &[f32], out: &mut [f32]) {
-        self.weight.multiply(a, out);
+    fn apply(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
+        self.weight.multiply(a, out, workspace);
         self.add_bias(out);
     }
 
-    fn add(&self, a: &[f32], out: &mut [f32]) {
-        self.weight.multiply_add(a, out);
+    fn add(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
+        self.weight.multiply_add(a, out, workspace);
         self.add_bias(out);
     }
 

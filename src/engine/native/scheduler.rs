@@ -18,6 +18,10 @@ use super::sequence::{Chunks, RunningReply, Scoring, Sequence, Shard};
 use super::variant::Variant;
 use crate::engine::counters::EngineCounters;
 use crate::engine::writer::Writer;
+use crate::kernels::team::Team;
+
+/// Bytes of weights from which on a model is large: more than the caches hold.
+const LARGE: usize = 64 << 20;
 
 /// A request that is ready to run.
 pub(super) struct Job {
@@ -91,7 +95,10 @@ impl Scheduler {
         counters: Arc<EngineCounters>,
         config: NativeConfig,
     ) -> io::Result<Arc<Self>> {
-        let threads = config.threads.max(1);
+        // A large model waits for memory, so that threads are better used on one token's products than on several tokens.
+        let large = model.bytes() >= LARGE && config.threads > 1;
+        let team = if large { Some(Arc::new(Team::new(config.threads)?)) } else { None };
+        let threads = if large { 1 } else { config.threads.max(1) };
         let scheduler = Arc::new(Self {
             pool: BlockPool::new(model.block_shape(), counters.clone()),
             state: Mutex::new(State {
@@ -111,8 +118,8 @@ impl Scheduler {
             config,
         });
         for index in 0..threads {
-            let own = scheduler.clone();
-            let work = move || Alarm(own).0.work(index);
+            let (own, shard) = (scheduler.clone(), Shard::new(team.clone()));
+            let work = move || Alarm(own).0.work(index, shard);
             let spawned = thread::Builder::new().name("spar-native".into()).spawn(work);
             spawned.inspect_err(|_| scheduler.abandon())?;
         }
@@ -169,8 +176,7 @@ impl Scheduler {
     }
 
     /// A thread's life: between steps it keeps what was computed, takes and gives work, and rests when there is none.
-    fn work(&self, index: usize) {
-        let mut shard = Shard::default();
+    fn work(&self, index: usize, mut shard: Shard) {
         let mut gone = Vec::new();
         while self.visit(index, &mut shard, &mut gone) {
             // Here, because the last of a set of weights has its prefixes forgotten.

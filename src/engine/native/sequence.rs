@@ -11,6 +11,7 @@ use super::variant::Variant;
 use crate::engine::sampling::DrawnLogprobs;
 use crate::engine::writer::Writer;
 use crate::engine::{Chunk, EngineError};
+use crate::kernels::team::Team;
 
 /// Tokens with their keys and values: the prompt of siblings, and after it one reply.
 pub(super) struct Sequence {
@@ -144,6 +145,13 @@ pub(super) struct Shard {
 }
 
 impl Shard {
+    /// A share whose large products a team computes.
+    pub(super) fn new(team: Option<Arc<Team>>) -> Self {
+        let mut shard = Self::default();
+        shard.scratch.workspace.team = team;
+        shard
+    }
+
     /// Replies that run or wait for their prompt, and texts that are scored.
     pub(super) fn replies(&self) -> usize {
         self.sequences.iter().map(|s| s.replies.len() + usize::from(s.scoring.is_some())).sum()

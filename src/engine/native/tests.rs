@@ -9,7 +9,7 @@ use crate::engine::{Completion, Constraint, FinishReason, Sampling, derive_seed}
 use crate::testing::{self, TinyModel, write_model};
 use crate::weights::LowRank;
 
-fn engine_with(model: &TinyModel, config: NativeConfig) -> NativeEngine {
+pub(super) fn engine_with(model: &TinyModel, config: NativeConfig) -> NativeEngine {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path(), model);
     NativeEngine::load(ModelDir::open(dir.path()).unwrap(), config).unwrap()
@@ -23,7 +23,7 @@ fn two_threads() -> NativeConfig {
     NativeConfig { threads: 2, ..NativeConfig::default() }
 }
 
-fn greedy(text: &str, max_tokens: usize) -> Request {
+pub(super) fn greedy(text: &str, max_tokens: usize) -> Request {
     let sampling = Sampling { temperature: 0.0, ignore_eos: true, ..Sampling::default() };
     let input = Input::Text(text.into());
     Request {
@@ -35,7 +35,7 @@ fn greedy(text: &str, max_tokens: usize) -> Request {
     }
 }
 
-async fn run(engine: &NativeEngine, request: Request) -> Vec<Completion> {
+pub(super) async fn run(engine: &NativeEngine, request: Request) -> Vec<Completion> {
     let replies = engine.start(request).await.unwrap();
     join_all(replies.into_iter().map(Reply::complete)).await.into_iter().map(Result::unwrap).collect()
 }
@@ -646,49 +646,4 @@ async fn a_full_line_refuses() {
     drop(running);
     assert_eq!(waiting.await.unwrap().len(), 2);
     assert_eq!(run(&engine, greedy("y", 3)).await[0].tokens, 3);
-}
-
-/// Prints tokens per second of 64 replies at once on a random model of about 2 M parameters.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn speed() {
-    let model = TinyModel {
-        hidden: 192,
-        intermediate: 512,
-        layers: 5,
-        heads: 3,
-        kv_heads: 1,
-        head_dim: 64,
-        vocabulary: 1024,
-        context: 1024,
-        tied: true,
-        ..TinyModel::default()
-    };
-    let engine = engine_with(&model, NativeConfig::default());
-    // Ticks of 10 ms of this process on processors, where the system tells them: fair on a busy machine.
-    let ticks = || -> Option<u64> {
-        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-        Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-    };
-    for (requests, samples) in [(1, 1), (8, 1), (64, 1), (13, 5), (128, 1)] {
-        for round in 0..3u64 {
-            let (begun, ticks_before) = (std::time::Instant::now(), ticks());
-            let prompt = |n: usize| format!("{round} {n} ") + &"the prompt of a request ".repeat(4 + n % 5);
-            let work = (0..requests).map(|n| {
-                let sampling = Sampling { seed: n as u64, ignore_eos: true, ..Sampling::default() };
-                run(&engine, Request { samples, sampling, logprobs: None, ..greedy(&prompt(n), 200) })
-            });
-            let done: Vec<Completion> = join_all(work).await.into_iter().flatten().collect();
-            let tokens: usize = done.iter().map(|c| c.tokens).sum();
-            let seconds = begun.elapsed().as_secs_f64();
-            let busy = ticks().zip(ticks_before).map_or(0.0, |(after, before)| (after - before) as f64 / 100.0);
-            println!(
-                "{requests} requests × {samples}, {} prompt and {tokens} reply tokens: {:.0} reply tokens/s, {:.0} per second of a processor",
-                done.iter().step_by(samples).map(|c| c.prompt_tokens).sum::<usize>(),
-                tokens as f64 / seconds,
-                tokens as f64 / busy,
-            );
-        }
-    }
 }

@@ -1,0 +1,358 @@
+//! Measurements: `cargo test --release --lib native::measures -- --ignored --nocapture --test-threads 1`.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use futures::StreamExt;
+use futures::future::join_all;
+
+use super::tests::{engine_with, greedy, run};
+use super::*;
+use crate::chat::Message;
+use crate::engine::{Completion, Sampling, derive_seed};
+use crate::testing::TinyModel;
+use crate::weights::{LowRank, LowRanks};
+
+fn shipped(role: &str) -> NativeEngine {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/spar-tiny").join(role);
+    NativeEngine::load(ModelDir::open(dir).unwrap(), NativeConfig::default()).unwrap()
+}
+
+/// The texts of some held-out prompts.
+fn prompts(count: usize) -> Vec<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/spar-tiny/held-out.jsonl");
+    let lines = std::fs::read_to_string(file).unwrap();
+    let prompt = |line: &str| {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        value["prompt"].as_str().unwrap().to_owned()
+    };
+    lines.lines().take(count).map(prompt).collect()
+}
+
+/// Seconds of this process on processors, where the system tells them: fair on a busy machine.
+fn busy() -> f64 {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return 0.0 };
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap_or(0.0)).sum::<f64>() / 100.0
+}
+
+/// Tokens per second on a random model of about 2 M parameters.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn speed() {
+    let model = TinyModel {
+        hidden: 192,
+        intermediate: 512,
+        layers: 5,
+        heads: 3,
+        kv_heads: 1,
+        head_dim: 64,
+        vocabulary: 1024,
+        context: 1024,
+        tied: true,
+        ..TinyModel::default()
+    };
+    let engine = engine_with(&model, NativeConfig::default());
+    for (requests, samples) in [(1, 1), (8, 1), (64, 1), (13, 5), (128, 1)] {
+        for round in 0..3u64 {
+            let (begun, busy_before) = (Instant::now(), busy());
+            let prompt = |n: usize| format!("{round} {n} ") + &"the prompt of a request ".repeat(4 + n % 5);
+            let work = (0..requests).map(|n| {
+                let sampling = Sampling { seed: n as u64, ignore_eos: true, ..Sampling::default() };
+                run(&engine, Request { samples, sampling, logprobs: None, ..greedy(&prompt(n), 200) })
+            });
+            let done: Vec<Completion> = join_all(work).await.into_iter().flatten().collect();
+            let tokens: usize = done.iter().map(|c| c.tokens).sum();
+            println!(
+                "{requests} requests × {samples}, {} prompt and {tokens} reply tokens: {:.0} reply tokens/s, {:.0} per second of a processor",
+                done.iter().step_by(samples).map(|c| c.prompt_tokens).sum::<usize>(),
+                tokens as f64 / begun.elapsed().as_secs_f64(),
+                tokens as f64 / (busy() - busy_before),
+            );
+        }
+    }
+}
+
+/// From an adapter's numbers to the first token of its first reply, on the shipped actor.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn adapter_to_first_token() {
+    let base = shipped("actor");
+    let config = &base.variant.runtime.model.config;
+    let mut times = Vec::new();
+    for round in 0..21u64 {
+        let pair = |outer: usize, inner: usize, key: u64| {
+            let numbers = |count: usize, key: u64| -> Vec<f32> {
+                (0..count as u64).map(|i| (derive_seed(key, i) >> 40) as f32 * 1e-10).collect()
+            };
+            LowRank { a: numbers(16 * inner, key), b: numbers(16 * outer, key + 1), rank: 16, scale: 1.0 }
+        };
+        let (h, q, kv) = (config.hidden, config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let modules: LowRanks = (0..config.layers)
+            .flat_map(|layer| {
+                let shapes = [
+                    ("self_attn.q_proj", q, h),
+                    ("self_attn.v_proj", kv, h),
+                    ("mlp.down_proj", h, config.intermediate),
+                ];
+                shapes.map(|(name, outer, inner)| (format!("model.layers.{layer}.{name}"), pair(outer, inner, round)))
+            })
+            .collect();
+        let begun = Instant::now();
+        let adapted = base.with_adapter(&modules).unwrap();
+        let request = Request {
+            max_tokens: Some(1),
+            ..Request::chat(Purpose::Answer, vec![Message::user(prompts(1)[0].clone())])
+        };
+        run(&adapted, request).await;
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    println!("adapter of rank 16 to first token: median {:.1} ms, worst of 21 {:.1} ms", times[10], times[20]);
+}
+
+/// Votes of the shipped refiner, free and under the verdict's grammar.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn constrained_votes() {
+    let engine = shipped("refiner");
+    let templates = engine.dir.templates.clone();
+    let prompts = prompts(100);
+    let votes = |constraint: Option<crate::engine::Constraint>| {
+        let (engine, templates, prompts) = (&engine, &templates, &prompts);
+        async move {
+            let (begun, busy_before) = (Instant::now(), busy());
+            let vote = |(n, prompt): (usize, &String)| {
+                let messages =
+                    templates.judge(&[Message::user(prompt.clone())], "The quiet river carries a small lantern.");
+                let sampling = Sampling { temperature: 0.7, seed: n as u64, ..Sampling::default() };
+                let request = Request {
+                    samples: 3,
+                    sampling,
+                    max_tokens: Some(400),
+                    constraint: constraint.clone(),
+                    ..Request::chat(Purpose::Judge, messages)
+                };
+                run(engine, request)
+            };
+            let done = join_all(prompts.iter().enumerate().map(vote)).await.concat();
+            let tokens: usize = done.iter().map(|reply| reply.tokens).sum();
+            let valid = done.iter().filter(|reply| templates.parse_verdict(&reply.text).is_some()).count();
+            println!(
+                "{}: {} votes, {valid} valid, {tokens} tokens, {:.2} s, {:.0} tokens/s, {:.0} per second of a processor",
+                if constraint.is_some() { "grammar" } else { "free" },
+                done.len(),
+                begun.elapsed().as_secs_f64(),
+                tokens as f64 / begun.elapsed().as_secs_f64(),
+                tokens as f64 / (busy() - busy_before),
+            );
+        }
+    };
+    for _ in 0..3 {
+        votes(None).await;
+        votes(Some(templates.verdict_constraint())).await;
+    }
+}
+
+/// Time between a plain reply's tokens, alone and beside eight searches that vote without pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn plain_beside_searches() {
+    for shared in [false, true] {
+        let refiner = Arc::new(shipped("refiner"));
+        let actor = if shared { refiner.clone() } else { Arc::new(shipped("actor")) };
+        let prompts = prompts(40);
+        let gaps = async || {
+            let mut gaps = Vec::new();
+            for prompt in &prompts {
+                let sampling = Sampling { ignore_eos: true, ..Sampling::default() };
+                let request = Request {
+                    sampling,
+                    max_tokens: Some(60),
+                    ..Request::chat(Purpose::Answer, vec![Message::user(prompt.clone())])
+                };
+                let mut reply = actor.start(request).await.unwrap().remove(0);
+                let mut last = None;
+                while reply.chunks.next().await.is_some() {
+                    let now = Instant::now();
+                    gaps.extend(last.replace(now).map(|last| (now - last).as_secs_f64() * 1e6));
+                }
+            }
+            gaps.sort_by(f64::total_cmp);
+            (gaps[gaps.len() / 2], gaps[gaps.len() * 95 / 100], gaps[gaps.len() * 99 / 100])
+        };
+        let alone = gaps().await;
+        let over = Arc::new(AtomicBool::new(false));
+        let search = |n: u64| {
+            let (refiner, over, prompts) = (refiner.clone(), over.clone(), prompts.clone());
+            tokio::spawn(async move {
+                let mut tokens = 0;
+                for round in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let prompt = &prompts[(n * 7 + round) as usize % prompts.len()];
+                    let messages = refiner
+                        .dir
+                        .templates
+                        .judge(&[Message::user(prompt.clone())], "The quiet river carries a small lantern.");
+                    let sampling = Sampling { seed: round, ..Sampling::default() };
+                    let request = Request {
+                        samples: 3,
+                        sampling,
+                        max_tokens: Some(200),
+                        ..Request::chat(Purpose::Judge, messages)
+                    };
+                    tokens += run(&refiner, request).await.iter().map(|reply| reply.tokens).sum::<usize>();
+                }
+                tokens
+            })
+        };
+        let searches: Vec<_> = (0..8).map(search).collect();
+        let begun = Instant::now();
+        let beside = gaps().await;
+        over.store(true, Ordering::Relaxed);
+        let tokens: usize = join_all(searches).await.into_iter().map(Result::unwrap).sum();
+        println!(
+            "{}: µs between tokens, median / 95 % / 99 %: alone {:.0} / {:.0} / {:.0}, beside 8 searches {:.0} / {:.0} / {:.0} (95 %: × {:.2}); searches {:.0} tokens/s",
+            if shared { "one engine" } else { "actor and refiner" },
+            alone.0,
+            alone.1,
+            alone.2,
+            beside.0,
+            beside.1,
+            beside.2,
+            beside.1 / alone.1,
+            tokens as f64 / begun.elapsed().as_secs_f64(),
+        );
+    }
+}
+
+/// Bytes per second that all threads together read from memory.
+fn bandwidth(threads: usize) -> f64 {
+    let buffers: Vec<Vec<u64>> = (0..threads).map(|_| vec![1u64; (512 << 20) / 8]).collect();
+    let read =
+        |buffer: &Vec<u64>| buffer.chunks(8).fold([0u64; 8], |sums, eight| std::array::from_fn(|i| sums[i] ^ eight[i]));
+    let pass = || {
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            buffers.iter().for_each(|buffer| _ = scope.spawn(|| std::hint::black_box(read(buffer))))
+        });
+        (threads * (512 << 20)) as f64 / begun.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// Writes a random model in bf16 whose weights are drawn from one small table, since only speed is asked.
+fn write_bf16(dir: &Path, model: &TinyModel) {
+    use std::io::Write;
+    crate::testing::write_model(
+        dir,
+        &TinyModel { hidden: 8, intermediate: 8, layers: 1, vocabulary: 320, ..model.clone() },
+    );
+    crate::testing::write_json(dir, "config.json", &model.config());
+    let tensors = model.tensors();
+    let mut header = serde_json::Map::new();
+    let mut end = 0;
+    for (name, shape) in &tensors {
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        header
+            .insert(name.clone(), serde_json::json!({ "dtype": "BF16", "shape": shape, "data_offsets": [start, end] }));
+    }
+    let header = serde_json::Value::from(header).to_string();
+    let mut file = std::io::BufWriter::new(std::fs::File::create(dir.join("model.safetensors")).unwrap());
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    for (name, shape) in &tensors {
+        let scale = 1.0 / (*shape.last().unwrap() as f32).sqrt();
+        let table: Vec<u8> = (0..1 << 16)
+            .flat_map(|i| {
+                let uniform = (derive_seed(7, i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+                let value = if name.contains("norm") { 1.0 } else { uniform * scale };
+                half::bf16::from_f32(value).to_le_bytes()
+            })
+            .collect();
+        let mut left = 2 * shape.iter().product::<usize>();
+        while left > 0 {
+            let part = left.min(table.len());
+            file.write_all(&table[..part]).unwrap();
+            left -= part;
+        }
+    }
+}
+
+/// Kilobytes of a line of /proc/self/status.
+fn status(name: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Random Llamas of about 100 M and 1 B parameters. SPAR_BENCH_MODELS may name a directory that keeps them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "a measurement that needs gigabytes"]
+async fn large_models() {
+    let shape = |hidden, intermediate, layers, heads, kv_heads, vocabulary| TinyModel {
+        hidden,
+        intermediate,
+        layers,
+        heads,
+        kv_heads,
+        head_dim: 64,
+        vocabulary,
+        context: 2048,
+        tied: true,
+        ..TinyModel::default()
+    };
+    let models = [("100 M", shape(768, 2048, 12, 12, 4, 32_000)), ("1 B", shape(2048, 5632, 22, 32, 4, 32_000))];
+    let wanted = std::env::var("SPAR_BENCH_SIZE").ok();
+    let threads = NativeConfig::default().threads;
+    for (name, model) in models.into_iter().filter(|(name, _)| wanted.as_ref().is_none_or(|wanted| wanted == name)) {
+        let dir = tempfile::tempdir().unwrap();
+        write_bf16(dir.path(), &model);
+        let count: usize = model.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        for (format, weights) in [("bf16", Format::F32), ("q8", Format::Q8)] {
+            std::fs::write("/proc/self/clear_refs", "5").ok();
+            let begun = Instant::now();
+            let config = NativeConfig { weights, ..NativeConfig::default() };
+            let engine = NativeEngine::load(ModelDir::open(dir.path()).unwrap(), config).unwrap();
+            let bytes = engine.variant.runtime.model.bytes();
+            println!(
+                "{name} ({:.0} M parameters), {format}: {:.0} MB of weights, loaded in {:.1} s, {threads} threads",
+                count as f64 / 1e6,
+                bytes as f64 / 1e6,
+                begun.elapsed().as_secs_f64()
+            );
+            let tokens = if count > 500_000_000 { 24 } else { 64 };
+            for batch in [1usize, 8, 32] {
+                let mut best = 0.0f64;
+                for round in 0..3u64 {
+                    let prompt = |n: usize| format!("{round} {n} {} ", "a prompt ".repeat(3));
+                    let start = join_all(
+                        (0..batch).map(|n| engine.start(Request { logprobs: None, ..greedy(&prompt(n), tokens) })),
+                    )
+                    .await;
+                    let mut replies: Vec<Reply> = start.into_iter().map(|replies| replies.unwrap().remove(0)).collect();
+                    // Time is taken from the first token on: the prompt is another matter.
+                    for reply in &mut replies {
+                        reply.chunks.next().await.unwrap().unwrap();
+                    }
+                    let begun = Instant::now();
+                    let rest = join_all(replies.into_iter().map(Reply::complete)).await;
+                    let made: usize = rest.into_iter().map(|reply| reply.unwrap().tokens).sum();
+                    best = best.max(made as f64 / begun.elapsed().as_secs_f64());
+                }
+                let read = best / batch as f64 * bytes as f64;
+                println!("  batch {batch}: {best:.1} tokens/s, weights read at {:.1} GB/s", read / 1e9);
+            }
+            let limit = bandwidth(threads);
+            println!(
+                "  memory is read at {:.1} GB/s by {threads} threads; peak memory {:.0} MB",
+                limit / 1e9,
+                status("VmHWM") as f64 / 1e3
+            );
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The types in which a packed matrix keeps its elements. All are multiplied as `f32`.
+
+use half::{bf16, f16};
+
+use super::{Line, WIDTH};
+
+/// What an element is kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Format {
+    /// 8 bits, with a scale in 16 bits for each [`GROUP`] elements of a column.
+    Q8,
+    /// The upper half of an `f32`.
+    Bf16,
+    /// Half precision.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+/// Inner elements of a column that share a scale.
+pub const GROUP: usize = 32;
+
+/// A row of a panel in 16 bits per element.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct HalfLine(pub [u16; WIDTH]);
+
+/// A row of a panel in 8 bits per element.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(32))]
+pub struct ByteLine(pub [i8; WIDTH]);
+
+/// Panels, one after another.
+pub(super) enum Panels {
+    F32(Vec<Line>),
+    F16(Vec<HalfLine>),
+    Bf16(Vec<HalfLine>),
+    /// Values, and a line of `f16` scales for each group of lines.
+    Q8(Vec<ByteLine>, Vec<HalfLine>),
+}
+
+/// Some of a matrix's panels.
+#[derive(Clone, Copy)]
+pub(super) enum View<'a> {
+    F32(&'a [Line]),
+    F16(&'a [HalfLine]),
+    Bf16(&'a [HalfLine]),
+    Q8(&'a [ByteLine], &'a [HalfLine]),
+}
+
+impl Panels {
+    pub(super) fn new(format: Format) -> Self {
+        match format {
+            Format::F32 => Self::F32(Vec::new()),
+            Format::F16 => Self::F16(Vec::new()),
+            Format::Bf16 => Self::Bf16(Vec::new()),
+            Format::Q8 => Self::Q8(Vec::new(), Vec::new()),
+        }
+    }
+
+    /// Adds a panel.
+    pub(super) fn push(&mut self, panel: &[Line]) {
+        let halves = |convert: fn(f32) -> u16| panel.iter().map(move |line| HalfLine(line.0.map(convert)));
+        match self {
+            Self::F32(lines) => lines.extend_from_slice(panel),
+            Self::F16(lines) => lines.extend(halves(|x| f16::from_f32(x).to_bits())),
+            Self::Bf16(lines) => lines.extend(halves(|x| bf16::from_f32(x).to_bits())),
+            Self::Q8(lines, scales) => {
+                for group in panel.chunks(GROUP) {
+                    let largest = |c: usize| group.iter().map(|line| line.0[c].abs()).fold(0.0, f32::max);
+                    let scale: [f16; WIDTH] = std::array::from_fn(|c| f16::from_f32(largest(c) / 127.0));
+                    let quantized = |x: f32, scale: f16| match scale.to_f32() {
+                        0.0 => 0,
+                        scale => (x / scale).round().clamp(-127.0, 127.0) as i8,
+                    };
+                    scales.push(HalfLine(scale.map(f16::to_bits)));
+                    lines.extend(
+                        group.iter().map(|line| ByteLine(std::array::from_fn(|c| quantized(line.0[c], scale[c])))),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Panels `first` and the `count - 1` after it, of `inner` lines each.
+    pub(super) fn view(&self, first: usize, count: usize, inner: usize) -> View<'_> {
+        let lines = first * inner..(first + count) * inner;
+        let groups = inner.div_ceil(GROUP);
+        match self {
+            Self::F32(all) => View::F32(&all[lines]),
+            Self::F16(all) => View::F16(&all[lines]),
+            Self::Bf16(all) => View::Bf16(&all[lines]),
+            Self::Q8(all, scales) => View::Q8(&all[lines], &scales[first * groups..(first + count) * groups]),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::F32(lines) => size_of_val(lines.as_slice()),
+            Self::F16(lines) | Self::Bf16(lines) => size_of_val(lines.as_slice()),
+            Self::Q8(lines, scales) => size_of_val(lines.as_slice()) + size_of_val(scales.as_slice()),
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    /// Element `c` of line `i` of a single panel.
+    pub(super) fn element(self, i: usize, c: usize) -> f32 {
+        match self {
+            Self::F32(lines) => lines[i].0[c],
+            Self::F16(lines) => f16::from_bits(lines[i].0[c]).to_f32(),
+            Self::Bf16(lines) => bf16::from_bits(lines[i].0[c]).to_f32(),
+            Self::Q8(lines, scales) => f32::from(lines[i].0[c]) * f16::from_bits(scales[i / GROUP].0[c]).to_f32(),
+        }
+    }
+
+    /// The same panel in `f32`; `unpacked` is scratch.
+    pub(super) fn unpack<'b>(self, inner: usize, unpacked: &'b mut Vec<Line>) -> View<'b>
+    where
+        'a: 'b,
+    {
+        let Self::F32(lines) = self else {
+            unpacked.resize(inner, Line::ZERO);
+            super::tile::unpack(self, unpacked);
+            return View::F32(unpacked);
+        };
+        View::F32(lines)
+    }
+}

@@ -1,0 +1,303 @@
+//! Products with matrices that were laid out once in panels. A row's result depends on that row only: every element is
+//! one chain of fused multiply-adds over the inner index, in order, on every machine and in any company of rows.
+
+mod format;
+mod tile;
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use self::format::Format;
+use self::format::{Panels, View};
+use super::team::Team;
+
+/// Columns of a panel.
+pub const WIDTH: usize = 32;
+/// Rows of a tile at most.
+pub const ROWS: usize = 8;
+
+/// A row of a panel, aligned to a cache line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub struct Line(pub [f32; WIDTH]);
+
+impl Line {
+    /// All zeros.
+    pub const ZERO: Self = Self([0.0; WIDTH]);
+}
+
+/// A tile of results: rows of one panel's columns.
+pub type Tile = [Line; ROWS];
+
+/// Panels that one call multiplies at most.
+pub const AT_ONCE: usize = 4;
+
+/// How many panels fit into registers beside each other for so many rows.
+pub fn at_once(rows: usize) -> usize {
+    match rows {
+        0..=2 => 4,
+        3..=4 => 2,
+        _ => 1,
+    }
+}
+
+/// Rows of each tile, where so many are dealt evenly.
+pub fn rows_per_tile(rows: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(ROWS).max(1)).max(1)
+}
+
+/// Bytes of a matrix from which on a team multiplies it.
+const FOR_A_TEAM: usize = 128 << 10;
+
+/// What products need besides their operands, kept from product to product.
+#[derive(Default)]
+pub struct Workspace {
+    /// Shares the work on large matrices.
+    pub team: Option<Arc<Team>>,
+    unpacked: Vec<Line>,
+    /// Per part of a team's work.
+    parts: Vec<Mutex<Part>>,
+}
+
+#[derive(Default)]
+struct Part {
+    unpacked: Vec<Line>,
+    /// `(rows, columns of the part)`.
+    results: Vec<f32>,
+}
+
+/// A matrix `(inner, columns)` in panels: for each 32 columns, `inner` lines; the last panel is filled with zeros.
+pub struct Packed {
+    panels: Panels,
+    inner: usize,
+    columns: usize,
+}
+
+impl Packed {
+    /// Packs matrices `(columns, inner)`, row-major as checkpoints hold them, side by side, and keeps them in `format`.
+    ///
+    /// # Panics
+    /// When a length is no multiple of `inner`.
+    pub fn new(matrices: &[&[f32]], inner: usize, format: Format) -> Self {
+        assert!(matrices.iter().all(|m| m.len().is_multiple_of(inner)), "a row is cut off");
+        let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(inner)).collect();
+        let mut panels = Panels::new(format);
+        let mut panel = vec![Line::ZERO; inner];
+        for rows in rows.chunks(WIDTH) {
+            panel.fill(Line::ZERO);
+            for (c, row) in rows.iter().enumerate() {
+                for (line, &x) in panel.iter_mut().zip(*row) {
+                    line.0[c] = x;
+                }
+            }
+            panels.push(&panel);
+        }
+        Self { panels, inner, columns: rows.len() }
+    }
+
+    /// Columns of a result.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    /// Writes the elements of a column, `inner` of them.
+    pub fn column(&self, column: usize, out: &mut [f32]) {
+        let panel = self.panels.view(column / WIDTH, 1, self.inner);
+        for (i, x) in out.iter_mut().enumerate() {
+            *x = panel.element(i, column % WIDTH);
+        }
+    }
+
+    /// `out = a · self`; `a` is `(rows, inner)`, `out` `(rows, columns)`, both row-major.
+    ///
+    /// # Panics
+    /// When a slice's length does not fit.
+    pub fn multiply(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
+        self.each_tile(a, out, workspace, |out, tile| out.copy_from_slice(tile));
+    }
+
+    /// `out += a · self`, as [`Packed::multiply`].
+    ///
+    /// # Panics
+    /// When a slice's length does not fit.
+    pub fn multiply_add(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
+        self.each_tile(a, out, workspace, |out, tile| out.iter_mut().zip(tile).for_each(|(o, x)| *o += x));
+    }
+
+    fn each_tile(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace, store: fn(&mut [f32], &[f32])) {
+        let rows = a.len() / self.inner;
+        assert!(a.len() == rows * self.inner && out.len() == rows * self.columns, "shapes disagree");
+        let Workspace { team, unpacked, parts } = workspace;
+        let panels = self.columns.div_ceil(WIDTH);
+        let Some(team) = team.as_ref().filter(|_| self.bytes() >= FOR_A_TEAM) else {
+            return self.some_tiles(a, 0..panels, unpacked, |row, column, tile| {
+                store(&mut out[row * self.columns + column..][..tile.len()], tile);
+            });
+        };
+        // Whole groups of panels, so that every part multiplies as many at once as it can.
+        let size = panels.div_ceil(team.members()).next_multiple_of(AT_ONCE);
+        let count = panels.div_ceil(size);
+        parts.resize_with(count.max(parts.len()), Mutex::default);
+        let range = |part: usize| part * size..panels.min((part + 1) * size);
+        let width = |part: usize| self.columns.min(range(part).end * WIDTH) - range(part).start * WIDTH;
+        team.run(count, &|part| {
+            let Part { unpacked, results } = &mut *parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+            let (first, width) = (range(part).start * WIDTH, width(part));
+            results.resize(rows * width, 0.0);
+            self.some_tiles(a, range(part), unpacked, |row, column, tile| {
+                results[row * width + column - first..][..tile.len()].copy_from_slice(tile);
+            });
+        });
+        for (part, done) in parts.iter_mut().take(count).enumerate() {
+            let results = &done.get_mut().unwrap_or_else(PoisonError::into_inner).results;
+            let (first, width) = (range(part).start * WIDTH, width(part));
+            for (out, results) in out.chunks_exact_mut(self.columns).zip(results.chunks_exact(width)) {
+                store(&mut out[first..first + width], results);
+            }
+        }
+    }
+
+    /// Gives `store` the row, the first column and the elements of each line of these panels' results.
+    fn some_tiles(
+        &self,
+        a: &[f32],
+        panels: Range<usize>,
+        unpacked: &mut Vec<Line>,
+        mut store: impl FnMut(usize, usize, &[f32]),
+    ) {
+        let rows = a.len() / self.inner;
+        let mut tiles = [[Line::ZERO; ROWS]; AT_ONCE];
+        // A few rows are multiplied with panels side by side as they are kept; for many rows a panel is unpacked once and
+        // read again from the nearest cache.
+        let unpacks = rows > ROWS || !tile::reads_all_formats();
+        let (height, many) = (rows_per_tile(rows), if unpacks { 1 } else { at_once(rows) });
+        for first in panels.clone().step_by(many) {
+            let count = many.min(panels.end - first);
+            let mut view = self.panels.view(first, count, self.inner);
+            if unpacks {
+                view = view.unpack(self.inner, unpacked);
+            }
+            for (t, a) in a.chunks(height * self.inner).enumerate() {
+                let rows = a.len() / self.inner;
+                tile::multiply(a, view, (rows, count), &mut tiles);
+                for (p, tile) in tiles.iter().take(count).enumerate() {
+                    let column = (first + p) * WIDTH;
+                    let width = WIDTH.min(self.columns - column);
+                    for (r, line) in tile.iter().take(rows).enumerate() {
+                        store(t * height + r, column, &line.0[..width]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `tiles[p] = a · panel p` for up to [`ROWS`] rows of `inner` elements each and up to [`at_once`] panels of `inner`
+/// lines, one after another.
+///
+/// # Panics
+/// When `a` is not 1 to [`ROWS`] whole rows, or the panels are none, not whole or too many for the rows.
+pub fn multiply_tiles(a: &[f32], inner: usize, panels: &[Line], tiles: &mut [Tile; AT_ONCE]) {
+    let (rows, count) = (a.len() / inner, panels.len() / inner);
+    assert!(a.len() == rows * inner && panels.len() == count * inner, "a row or a panel is cut off");
+    tile::multiply(a, View::F32(panels), (rows, count), tiles);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        (0..count as u64).map(|i| (crate::engine::derive_seed(seed, i) >> 40) as f32 / 8e6 - 1.0).collect()
+    }
+
+    /// The definition, element by element.
+    fn expected(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
+        let element = |(a, b): (&[f32], &[f32])| a.iter().zip(b).fold(0.0f32, |sum, (x, y)| x.mul_add(*y, sum));
+        a.chunks(inner).flat_map(|a| b.chunks(inner).map(move |b| element((a, b)))).collect()
+    }
+
+    /// What a column becomes when it is kept in `format`.
+    fn kept(column: &[f32], format: Format) -> Vec<f32> {
+        let group = |group: &[f32]| -> Vec<f32> {
+            let largest = group.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            let scale = half::f16::from_f32(largest / 127.0).to_f32();
+            group.iter().map(|x| (x / scale).round().clamp(-127.0, 127.0) * scale).collect()
+        };
+        match format {
+            Format::F32 => column.to_vec(),
+            Format::F16 => column.iter().map(|&x| half::f16::from_f32(x).to_f32()).collect(),
+            Format::Bf16 => column.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
+            Format::Q8 => column.chunks(32).flat_map(group).collect(),
+        }
+    }
+
+    #[test]
+    fn products_are_bit_equal_to_their_definition() {
+        let teams = [None, Some(Arc::new(Team::new(3).unwrap()))];
+        for format in [Format::F32, Format::F16, Format::Bf16, Format::Q8] {
+            for (rows, inner, columns) in [
+                (1, 1, 1),
+                (3, 5, 31),
+                (8, 64, 32),
+                (9, 33, 70),
+                (2, 7, 300),
+                (4, 9, 65),
+                (23, 192, 100),
+                (5, 300, 999),
+            ] {
+                let (a, b) = (numbers(rows * inner, 1), numbers(columns * inner, 2));
+                let packed = Packed::new(&[&b[..inner], &b[inner..]], inner, format);
+                let b: Vec<f32> = b.chunks(inner).flat_map(|column| kept(column, format)).collect();
+                for team in teams.clone() {
+                    let mut workspace = Workspace { team, ..Workspace::default() };
+                    let mut out = vec![9.0; rows * columns];
+                    packed.multiply(&a, &mut out, &mut workspace);
+                    assert_eq!(out, expected(&a, &b, inner), "{format:?}");
+                    packed.multiply_add(&a, &mut out, &mut workspace);
+                    assert_eq!(out, expected(&a, &b, inner).iter().map(|x| x + x).collect::<Vec<_>>());
+                }
+                let mut column = vec![0.0; inner];
+                packed.column(columns - 1, &mut column);
+                assert_eq!(column, b[(columns - 1) * inner..]);
+            }
+        }
+    }
+
+    #[test]
+    fn eight_bits_are_near_and_small() {
+        let values = numbers(64 * 320, 5);
+        let packed = Packed::new(&[&values], 320, Format::Q8);
+        assert_eq!(packed.bytes(), 64 * 320 + 64 * 10 * 2);
+        let mut column = vec![0.0; 320];
+        packed.column(7, &mut column);
+        assert!(column.iter().zip(&values[7 * 320..]).all(|(x, y)| (x - y).abs() < 1.1 / 254.0));
+        let zeros = Packed::new(&[&[0.0; 64]], 64, Format::Q8);
+        zeros.column(0, &mut column[..64]);
+        assert!(column[..64].iter().all(|x| *x == 0.0));
+    }
+
+    #[test]
+    fn the_portable_tile_equals_the_wide_one() {
+        let inner = 40;
+        let numbers_of = numbers(4 * inner * WIDTH, 3);
+        let panels: Vec<Line> = numbers_of.as_chunks::<WIDTH>().0.iter().map(|&line| Line(line)).collect();
+        for rows in 1..=ROWS {
+            let a = numbers(rows * inner, 4);
+            for count in 1..=at_once(rows) {
+                let mut tiles = [[Line::ZERO; ROWS]; AT_ONCE];
+                multiply_tiles(&a, inner, &panels[..count * inner], &mut tiles);
+                for (tile, panel) in tiles.iter().zip(panels.chunks(inner)).take(count) {
+                    let mut expected = [Line::ZERO; ROWS];
+                    tile::portable(&a, panel, &mut expected);
+                    assert_eq!(tile[..rows], expected[..rows]);
+                }
+            }
+        }
+    }
+}

@@ -14,7 +14,9 @@ fn the_manifest_names_the_recipe_and_the_digest_of_every_shipped_file() {
     let assets = root.join("../assets/spar-tiny");
     let text = std::fs::read(assets.join("manifest.json")).unwrap();
     let manifest: Manifest = serde_json::from_slice(&text).unwrap();
-    assert_eq!(manifest.recipe, Bootstrap::read(&root.join("recipes/spar-tiny.toml")).unwrap());
+    // Iterations start from what is shipped.
+    let recipe = Bootstrap { iterate: None, ..Bootstrap::read(&root.join("recipes/spar-tiny.toml")).unwrap() };
+    assert_eq!(manifest.recipe, recipe);
     let mut size = text.len();
     for (file, digest) in &manifest.sha256 {
         let bytes = std::fs::read(assets.join(file)).unwrap();

@@ -197,7 +197,7 @@ fn every_defect_has_its_line() {
         (&renamed("base_model.model.model.embed_tokens.lora_embedding_A"), &["embeddings are not supported"]),
         (&renamed("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"), &["DoRA"]),
         (&set("target_modules", json!(["q_proj", "up_proj", "o_proj"])), &["o_proj.lora_A", "it is missing"]),
-        (&set("target_modules", json!(["nothing"])), &["q_proj", "target_modules"]),
+        (&set("target_modules", json!(["nothing"])), &["_proj", "target_modules"]),
         (&set("r", json!(3)), &["q_proj.lora_A", "[2, 32]", "[3, 32]"]),
     ];
     for (change, expected) in table {

@@ -1,11 +1,14 @@
 //! Small model directories for tests: random weights, byte tokenizers, a chat template.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use crate::engine::derive_seed;
+use crate::weights::adapter::{Adapter, AdapterConfig, Targets};
+use crate::weights::{Digests, LowRank, LowRanks, ModelConfig};
 
 /// The beginning-of-sequence token of [`tokenizer`].
 pub const BOS: u32 = 0;
@@ -169,6 +172,37 @@ pub fn write_weights(file: &Path, model: &TinyModel, tensors: &[(String, Vec<usi
         (name.clone(), view.expect("data and shape agree"))
     });
     safetensors::serialize_to_file(views, None, file).expect("the test weights can be written");
+}
+
+/// A LoRA adapter of rank 2 over queries and up-projections of the model in `base`, random within `size`, which names its base.
+///
+/// # Panics
+/// When the directory holds no model whose linear modules are known.
+pub fn random_adapter(base: &Path, size: f32, seed: u64) -> Adapter {
+    let config = ModelConfig::open(base).expect("the base has a config");
+    let linears = config.dense.as_ref().expect("the base is of a known family").linears(config.vocabulary);
+    let config = AdapterConfig {
+        r: 2,
+        lora_alpha: 4.0,
+        use_rslora: false,
+        target_modules: Targets::Names(vec!["q_proj".into(), "up_proj".into()]),
+        exclude_modules: None,
+        layers_to_transform: None,
+        rank_pattern: BTreeMap::from([("up_proj".into(), 1)]),
+        alpha_pattern: BTreeMap::new(),
+        base_model_name_or_path: None,
+    };
+    let random = |key: u64, count: usize| -> Vec<f32> {
+        (0..count).map(|i| size * ((derive_seed(key, i as u64) >> 40) as f32 / (1u64 << 23) as f32 - 1.0)).collect()
+    };
+    let mut pairs = LowRanks::new();
+    for (index, (module, [outer, inner])) in linears.iter().filter(|(module, _)| config.targets(module)).enumerate() {
+        let (rank, key) = (config.rank(module), derive_seed(seed, index as u64));
+        let (a, b) = (random(key, rank * inner), random(key + 1, outer * rank));
+        pairs.insert(module.clone(), LowRank { a, b, rank, scale: config.scale(module) });
+    }
+    let digests = Digests::of(base).expect("the base can be read");
+    Adapter { config, pairs, base_sha256: Some(digests.weights()) }
 }
 
 /// Writes `value` as `dir/name`.

@@ -89,6 +89,22 @@ impl Digests {
         self.name_of(is_weights)
     }
 
+    /// Writes `manifest.json` with these digests.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_manifest(&self, dir: &Path) -> Result<(), ModelError> {
+        let mut manifest = Manifest::default();
+        for (name, file) in self.0.iter().filter(|(name, _)| *name != MANIFEST) {
+            manifest.sha256.insert(name.clone(), file.sha256.clone());
+            manifest.bytes.insert(name.clone(), file.bytes);
+        }
+        let path = dir.join(MANIFEST);
+        let text = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::other);
+        let written = text.and_then(|text| replace(&path, &text));
+        written.map_err(|e| ModelError::Broken { file: path, reason: e.to_string() })
+    }
+
     fn name_of(&self, counts: impl Fn(&str) -> bool) -> String {
         let mut hash = Sha256::new();
         for (name, file) in self.0.iter().filter(|(name, _)| counts(name)) {

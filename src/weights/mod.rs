@@ -5,6 +5,8 @@ mod config;
 pub mod digest;
 mod error;
 mod low_rank;
+pub mod roots;
+pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -16,6 +18,7 @@ use safetensors::{Dtype, SafeTensors};
 use adapter::Linears;
 pub(crate) use config::read_json;
 pub use config::{Architecture, DenseConfig, ModelConfig, RopeScaling};
+pub use digest::Digests;
 pub use error::ModelError;
 pub use low_rank::{LowRank, LowRanks};
 
@@ -161,6 +164,21 @@ impl Weights {
             Some(i) => Err(wrong(format!("element {i} is {}; the checkpoint is damaged", values[i]))),
             None => Ok(values),
         }
+    }
+
+    /// Checks that every number is finite; types that are not read as numbers are passed over.
+    ///
+    /// # Errors
+    /// Names the first tensor that holds one that is not.
+    pub fn check_finite(&self) -> Result<(), ModelError> {
+        let numbers = |at: &&Location| matches!(at.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        let mut names = self.tensors.iter().filter(|(_, at)| numbers(at)).map(|(name, _)| name);
+        names.try_for_each(|name| self.read(name).map(drop))
+    }
+
+    /// Elements of all tensors.
+    pub fn elements(&self) -> usize {
+        self.tensors.values().map(|at| at.shape.iter().product::<usize>()).sum()
     }
 
     /// The tensors of one of the files, as they are stored, in order of their names.

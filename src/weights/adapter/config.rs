@@ -61,8 +61,10 @@ pub enum Layers {
     Many(Vec<usize>),
 }
 
+type Harmless = fn(&Value) -> bool;
+
 /// Fields that would change what is computed, and the values of them that change nothing.
-const REFUSED: &[(&str, fn(&Value) -> bool, &str)] = &[
+const REFUSED: &[(&str, Harmless, &str)] = &[
     ("use_dora", off, "DoRA is not supported; train without it"),
     (
         "modules_to_save",

@@ -23,6 +23,12 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[doc = "How it searches."]
     pub search: SearchArgs,
+    #[command(flatten)]
+    #[doc = "How its weights are swapped."]
+    pub swap: SwapArgs,
+    #[command(flatten)]
+    #[doc = "What of its traffic is kept."]
+    pub traffic: TrafficArgs,
 }
 
 /// Which models are served, and by what.
@@ -230,6 +236,66 @@ impl SearchArgs {
     }
 }
 
+/// How weights are swapped while the server runs. Only whoever has the admin key may.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Swapping weights")]
+pub struct SwapArgs {
+    /// Directories below which weights may be named, separated by commas
+    #[arg(long = "weights-root", env = "SPAR_WEIGHTS_ROOTS", value_name = "DIR", value_delimiter = ',')]
+    pub weights_roots: Vec<PathBuf>,
+    /// File with the admin key; it may also be in the environment, as SPAR_ADMIN_KEY. Without a key nothing can be swapped
+    #[arg(long, env = "SPAR_ADMIN_KEY_FILE", value_name = "FILE")]
+    pub admin_key_file: Option<PathBuf>,
+    /// Directory for copied and merged weights and for what was published last; absent: by port, in the user's cache
+    #[arg(long, env = "SPAR_SWAP_DIR", value_name = "DIR")]
+    pub swap_dir: Option<PathBuf>,
+    /// Bytes of weights kept there; what is live and what was live before it stay in any case
+    #[arg(long, env = "SPAR_SWAP_DIR_BYTES", value_name = "BYTES", default_value_t = 64 << 30)]
+    pub swap_dir_bytes: u64,
+    /// Generations in memory at most, at least 2: live ones, and old ones that still answer
+    #[arg(long, env = "SPAR_MAX_GENERATIONS", value_name = "N", default_value_t = 6)]
+    pub max_generations: usize,
+    /// Bytes of memory for new weights beside the live ones; absent: what is free. Where they do not fit, requests wait
+    #[arg(long, env = "SPAR_SWAP_MEMORY", value_name = "BYTES")]
+    pub swap_memory: Option<u64>,
+    /// Time that running requests have to end where old and new weights do not fit together
+    #[arg(long, env = "SPAR_SWAP_DRAIN", value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub swap_drain: Duration,
+    /// Prompts in IFEval's JSONL format that new actors must answer as they ask; absent: any answer will do
+    #[arg(long, env = "SPAR_CANARY", value_name = "FILE")]
+    pub canary: Option<PathBuf>,
+    /// Perplexity of new weights on what they and the live ones say, at most; 0 allows any
+    #[arg(long, env = "SPAR_CANARY_PERPLEXITY", value_name = "P", default_value_t = 100.0)]
+    pub canary_perplexity: f64,
+}
+
+/// Which searches are kept as training data: none, unless a directory is named.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Keeping traffic")]
+pub struct TrafficArgs {
+    /// Directory for accepted searches as training data, for `spar-train build --from-traffic`; absent: nothing is kept
+    #[arg(long, env = "SPAR_TRAFFIC_DIR", value_name = "DIR")]
+    pub traffic_dir: Option<PathBuf>,
+    /// File of `pattern<TAB>replacement` lines that take identities out; absent: addresses, URLs, accounts and long numbers
+    #[arg(long, env = "SPAR_TRAFFIC_FILTER", value_name = "FILE")]
+    pub traffic_filter: Option<PathBuf>,
+    /// Bytes kept at most; the oldest go
+    #[arg(long, env = "SPAR_TRAFFIC_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
+    pub traffic_bytes: u64,
+    /// Age at which what was kept goes (such as 43200m)
+    #[arg(long, env = "SPAR_TRAFFIC_AGE", value_name = "TIME", default_value = "43200m", value_parser = duration)]
+    pub traffic_age: Duration,
+}
+
+/// What comes from the environment and is never shown.
+#[derive(Clone, Copy, Default)]
+pub struct Secrets<'a> {
+    /// SPAR_API_KEYS: separated by commas.
+    pub api_keys: Option<&'a str>,
+    /// SPAR_ADMIN_KEY.
+    pub admin_key: Option<&'a str>,
+}
+
 /// Checked settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -239,8 +305,14 @@ pub struct Settings {
     pub http: HttpArgs,
     /// How it searches.
     pub search: SearchArgs,
+    /// How weights are swapped.
+    pub swap: SwapArgs,
+    /// What of its traffic is kept.
+    pub traffic: TrafficArgs,
     /// Keys that callers must show one of; none: everybody may call.
     pub api_keys: Vec<SecretString>,
+    /// The key to the admin routes; none: nobody may call them.
+    pub admin_key: Option<SecretString>,
 }
 
 /// Settings that cannot be used, or that do not agree.
@@ -249,12 +321,12 @@ pub struct Settings {
 pub struct ConfigError(String);
 
 impl Settings {
-    /// Checks `args` and takes the API keys from `env_keys` (comma-separated) and the file that `args` name.
+    /// Checks `args` and takes the keys from `secrets` and the files that `args` name.
     ///
     /// # Errors
     /// Names the flag, or both flags where two do not agree.
-    pub fn check(args: ServeArgs, env_keys: Option<&str>) -> Result<Self, ConfigError> {
-        let ServeArgs { engine, http, search } = args;
+    pub fn check(args: ServeArgs, secrets: Secrets<'_>) -> Result<Self, ConfigError> {
+        let ServeArgs { engine, http, search, swap, traffic } = args;
         let second = Duration::from_secs(1);
         let at_least_one = [
             ("--max-running", http.max_running),
@@ -298,8 +370,21 @@ impl Settings {
             let (default, cap) = (search.search_deadline, search.max_search_deadline);
             format!("--search-deadline ({default:?}) must not be above --max-search-deadline ({cap:?})")
         })?;
-        let api_keys = api_keys(&http, env_keys)?;
-        Ok(Self { engine, http, search, api_keys })
+        require(swap.max_generations >= 2, || {
+            format!("--max-generations must be at least 2, got {}", swap.max_generations)
+        })?;
+        require(swap.canary_perplexity >= 0.0, || {
+            format!("--canary-perplexity must not be negative, got {}", swap.canary_perplexity)
+        })?;
+        let api_keys = api_keys(&http, secrets.api_keys)?;
+        let admin_key = admin_key(&swap, secrets.admin_key)?;
+        require(admin_key.is_some() || swap.weights_roots.is_empty(), || {
+            "--weights-root needs an admin key: set SPAR_ADMIN_KEY or --admin-key-file".into()
+        })?;
+        require(traffic.traffic_bytes >= 1 << 20, || {
+            format!("--traffic-bytes must be at least 1048576, got {}", traffic.traffic_bytes)
+        })?;
+        Ok(Self { engine, http, search, swap, traffic, api_keys, admin_key })
     }
 
     /// Where to listen.
@@ -310,7 +395,11 @@ impl Settings {
     /// Every setting on a line of its own, secrets hidden.
     pub fn describe(&self) -> String {
         let keys = self.api_keys.len();
-        format!("{:#?}\n{:#?}\n{:#?}\nApiKeys: {keys} (hidden)", self.engine, self.http, self.search)
+        let admin = if self.admin_key.is_some() { "set (hidden)" } else { "not set: weights cannot be swapped" };
+        let Self { engine, http, search, swap, traffic, .. } = self;
+        format!(
+            "{engine:#?}\n{http:#?}\n{search:#?}\n{swap:#?}\n{traffic:#?}\nApiKeys: {keys} (hidden)\nAdminKey: {admin}"
+        )
     }
 }
 
@@ -332,6 +421,23 @@ fn api_keys(http: &HttpArgs, env_keys: Option<&str>) -> Result<Vec<SecretString>
     require(http.api_keys_file.is_none() || !keys.is_empty(), || "--api-keys-file holds no key".into())?;
     require(keys.iter().all(|key| key.expose_secret().is_ascii()), || "API keys must be ASCII".into())?;
     Ok(keys)
+}
+
+fn admin_key(swap: &SwapArgs, secret: Option<&str>) -> Result<Option<SecretString>, ConfigError> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|e| ConfigError(format!("--admin-key-file {}: {e}", path.display())))
+    };
+    let file = swap.admin_key_file.as_ref().map(read).transpose()?;
+    let keys = [file.as_deref(), secret].map(|key| key.map(str::trim));
+    require(keys[0] != Some(""), || "--admin-key-file holds no key".into())?;
+    require(keys[0].is_none() || keys[1].is_none(), || {
+        "the admin key is given twice: by SPAR_ADMIN_KEY and by --admin-key-file".into()
+    })?;
+    let key = keys.into_iter().flatten().find(|key| !key.is_empty());
+    require(key.is_none_or(|key| key.bytes().all(|byte| byte.is_ascii_graphic())), || {
+        "the admin key must be one line of printable ASCII without spaces".into()
+    })?;
+    Ok(key.map(SecretString::from))
 }
 
 /// Reads `500ms`, `30s` or `10m`.
@@ -362,7 +468,8 @@ mod tests {
 
     fn settings(flags: &[&str], env_keys: Option<&str>) -> Result<Settings, String> {
         let typed = Typed::try_parse_from([&["spar"], flags].concat()).map_err(|e| e.to_string())?;
-        Settings::check(typed.args, env_keys).map_err(|e| e.to_string())
+        let secrets = Secrets { api_keys: env_keys, admin_key: None };
+        Settings::check(typed.args, secrets).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -380,6 +487,8 @@ mod tests {
             (&["--search-budget", "65"], "--search-budget (65) must not be above --max-search-budget (64)"),
             (&["--search-deadline", "6m"], "--search-deadline (360s) must not be above --max-search-deadline (300s)"),
             (&["--judge-temperature", "3"], "--judge-temperature must be between 0 and 2, got 3"),
+            (&["--max-generations", "1"], "--max-generations must be at least 2, got 1"),
+            (&["--weights-root", "/"], "--weights-root needs an admin key"),
             (&["--request-timeout", "soon"], "expected a whole number with ms, s or m"),
         ];
         for (flags, expected) in cases {

@@ -22,6 +22,8 @@ pub mod openai;
 pub mod prompts;
 pub mod search;
 #[cfg(feature = "server")]
+pub mod swap;
+#[cfg(feature = "server")]
 pub mod telemetry;
 #[doc(hidden)]
 pub mod testing;

@@ -7,9 +7,9 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{ServeArgs, Settings};
-use crate::engine::load::{self, Loaded};
-use crate::http::{self, AppState, Served};
+use crate::config::{Secrets, ServeArgs, Settings};
+use crate::http::{self, AppState, Served, Traffic};
+use crate::swap::{self, Started};
 use crate::telemetry::{self, metrics};
 
 /// Serves until SIGTERM or SIGINT.
@@ -17,17 +17,22 @@ use crate::telemetry::{self, metrics};
 /// # Errors
 /// Settings, models or the socket cannot be used.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let keys = std::env::var("SPAR_API_KEYS").ok();
-    let settings = Settings::check(args, keys.as_deref())?;
+    let [api_keys, admin_key] = ["SPAR_API_KEYS", "SPAR_ADMIN_KEY"].map(|name| std::env::var(name).ok());
+    let secrets = Secrets { api_keys: api_keys.as_deref(), admin_key: admin_key.as_deref() };
+    let settings = Settings::check(args, secrets)?;
     telemetry::start(&settings.http)?;
     let metrics = metrics::install();
     println!("{}", settings.describe());
-    let Loaded { name, generations, files: _files } = load::load(&settings.engine)?;
-    let served = Served::new(name, generations);
-    let address = settings.address();
-    let state = Arc::new(AppState::new(settings, served, metrics));
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     runtime.block_on(async {
+        let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
+        let Started { name, generations, swapper, files: _files } = swap::start(&settings).await?;
+        let served = Served::new(name, generations);
+        let address = settings.address();
+        let mut state = AppState::new(settings, served, metrics);
+        state.swapper = swapper;
+        state.traffic = traffic.map(Arc::new);
+        let state = Arc::new(state);
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
         let shutdown = async move {

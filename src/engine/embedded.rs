@@ -70,7 +70,8 @@ impl Embedded {
     }
 }
 
-fn cache_directory() -> Option<PathBuf> {
+/// Where this user's programs keep what they can make again.
+pub(crate) fn cache_directory() -> Option<PathBuf> {
     // As the XDG specification says, a relative path does not count.
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));

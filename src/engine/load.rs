@@ -1,6 +1,6 @@
 //! From settings to loaded models.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::embedded::{Embedded, NAME, UnpackError};
@@ -13,6 +13,7 @@ use super::{Engine, EngineError, Input, Purpose, Request};
 use crate::config::{EngineArgs, EngineKind};
 use crate::prompts::{TemplateError, Templates};
 use crate::telemetry::metrics;
+use crate::weights::LowRanks;
 
 /// What is served.
 pub struct Loaded {
@@ -50,14 +51,7 @@ pub fn load(args: &EngineArgs) -> Result<Loaded, LoadError> {
     if args.engine == EngineKind::Fake {
         return Ok(fake(args, own.unwrap_or_else(|| Arc::new(Templates::general()))));
     }
-    let (files, actor_path, refiner_path) = match &args.model {
-        Some(model) => (None, model.clone(), args.refiner.clone()),
-        None => {
-            let files = Embedded::unpack()?;
-            let (actor, refiner) = (files.actor(), args.refiner.clone().unwrap_or_else(|| files.refiner()));
-            (Some(files), actor, Some(refiner))
-        }
-    };
+    let Configured { files, actor: actor_path, refiner: refiner_path } = directories(args)?;
     let generation = |id: &str, (engine, templates): Model| {
         let templates = own.clone().unwrap_or(templates);
         Arc::new(Generation { id: id.into(), engine, templates })
@@ -72,9 +66,55 @@ pub fn load(args: &EngineArgs) -> Result<Loaded, LoadError> {
     Ok(Loaded { name, generations: Generations::new(actor, refiner), files })
 }
 
+/// The directories that settings name.
+pub struct Configured {
+    files: Option<Embedded>,
+    actor: PathBuf,
+    refiner: Option<PathBuf>,
+}
+
+impl Configured {
+    /// The actor's and the refiner's.
+    pub fn paths(&self) -> [PathBuf; 2] {
+        [self.actor.clone(), self.refiner.clone().unwrap_or_else(|| self.actor.clone())]
+    }
+}
+
+/// The directories that `args` name; none where the engine needs none.
+///
+/// # Errors
+/// The embedded model cannot be unpacked.
+pub fn configured(args: &EngineArgs) -> Result<Option<Configured>, LoadError> {
+    match args.engine {
+        EngineKind::Fake => Ok(None),
+        _ => directories(args).map(Some),
+    }
+}
+
+/// The name that clients use, where `args` decide it.
+pub fn served_name(args: &EngineArgs) -> Option<String> {
+    let directory = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    args.served_name.clone().or_else(|| args.model.as_ref().and_then(directory))
+}
+
+fn directories(args: &EngineArgs) -> Result<Configured, LoadError> {
+    Ok(match &args.model {
+        Some(model) => Configured { files: None, actor: model.clone(), refiner: args.refiner.clone() },
+        None => {
+            let files = Embedded::unpack()?;
+            let (actor, refiner) = (files.actor(), args.refiner.clone().unwrap_or_else(|| files.refiner()));
+            Configured { files: Some(files), actor, refiner: Some(refiner) }
+        }
+    })
+}
+
 type Model = (Arc<dyn Engine>, Arc<Templates>);
 
-fn one(args: &EngineArgs, directory: &Path) -> Result<Model, LoadError> {
+/// Loads one directory with the engine that `args` ask for.
+///
+/// # Errors
+/// [`LoadError`] in one line.
+pub(crate) fn one(args: &EngineArgs, directory: &Path) -> Result<Model, LoadError> {
     let native = |directory| native(directory, args.native.config());
     let says =
         |engine: &str, why: &str| tracing::info!(model = %directory.display(), engine, why, "the engine is chosen");
@@ -113,6 +153,14 @@ fn native(directory: &Path, config: NativeConfig) -> Result<Model, LoadError> {
     let engine = NativeEngine::load(directory, config)?;
     metrics::watch_engine(Arc::clone(engine.counters()));
     Ok((Arc::new(Metered(engine)), templates))
+}
+
+/// An adapter on the weights that `native` has in memory.
+///
+/// # Errors
+/// A module that does not fit.
+pub(crate) fn with_adapter(native: &NativeEngine, modules: &LowRanks) -> Result<Arc<dyn Engine>, ModelError> {
+    Ok(Arc::new(Metered(native.with_adapter(modules)?)))
 }
 
 #[cfg(feature = "mistral")]

@@ -49,6 +49,10 @@ impl<E: Engine> Engine for Metered<E> {
     fn health(&self) -> Result<(), EngineError> {
         self.0.health()
     }
+
+    fn native(&self) -> Option<&super::native::NativeEngine> {
+        self.0.native()
+    }
 }
 
 /// Counts what passes; its drop is the call's end, however it came.

@@ -318,6 +318,11 @@ pub trait Engine: Send + Sync {
         Err(EngineError::Unsupported("this model's engine does not give log-probabilities of a given text".into()))
     }
 
+    /// The native engine, where it is one: an adapter can be put on its weights while it runs.
+    fn native(&self) -> Option<&native::NativeEngine> {
+        None
+    }
+
     /// Starts one reply and waits for all of it.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::channel::mpsc::{self, UnboundedSender};
@@ -17,6 +18,7 @@ use super::limits::Permit;
 use super::models;
 use super::plan::{Events, SearchPlan};
 use super::searches::KeptSearches;
+use super::traffic::Traffic;
 use crate::engine::generation::Pinned;
 use crate::engine::{EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
 use crate::openai::{ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
@@ -106,6 +108,8 @@ pub struct SearchWork {
     pub heartbeat: Duration,
     /// Where finished searches go.
     pub kept: KeptSearches,
+    /// Where accepted ones are kept as training data, if anywhere.
+    pub traffic: Option<Arc<Traffic>>,
 }
 
 /// Replies to `requests`, as they come. Choices count through the requests in order.
@@ -271,6 +275,9 @@ async fn one_search(
         .await
         .map_err(|_elapsed| ApiError::Deadline)??;
     metrics::search_ended(config.strategy, &outcome);
+    if let Some(traffic) = &work.traffic {
+        traffic.keep(&task, &outcome);
+    }
     let id = format!("srch_{}", uuid::Uuid::new_v4().simple());
     let report = |trace| {
         let generations = models::ids(&hold.pinned);

@@ -1,4 +1,4 @@
-//! API keys: where some are configured, callers must show one.
+//! API keys: where some are configured, callers must show one. Admin routes need a key of their own.
 
 use axum::extract::{Request, State};
 use axum::http::header;
@@ -17,12 +17,27 @@ use super::error::ApiError;
 /// [`ApiError::Unauthorized`].
 pub async fn require_key(State(state): State<Shared>, request: Request, next: Next) -> Result<Response, ApiError> {
     let keys = &state.settings.api_keys;
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown = header.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-    if keys.is_empty() || known(keys, shown.trim()) {
+    if keys.is_empty() || known(keys, shown(&request)) {
         return Ok(next.run(request).await);
     }
     Err(ApiError::Unauthorized)
+}
+
+/// Lets requests with the admin key pass; none where none is configured.
+///
+/// # Errors
+/// [`ApiError::Forbidden`] or [`ApiError::Unauthorized`].
+pub async fn require_admin(State(state): State<Shared>, request: Request, next: Next) -> Result<Response, ApiError> {
+    match &state.settings.admin_key {
+        None => Err(ApiError::Forbidden),
+        Some(key) if known(std::slice::from_ref(key), shown(&request)) => Ok(next.run(request).await),
+        Some(_) => Err(ApiError::Unauthorized),
+    }
+}
+
+fn shown(request: &Request) -> &str {
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    header.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().trim()
 }
 
 /// Compares digests of all keys, so that the time tells neither a key's length nor where it differs.

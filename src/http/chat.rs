@@ -12,6 +12,7 @@ use super::answer::{self, Clock, Hold, Part, SearchWork};
 use super::body::{JsonObject, refused_in_chats};
 use super::error::ApiError;
 use super::job::{ChatJob, Delivery};
+use super::models;
 use super::stream::{comment, event, events};
 use crate::engine::{EngineError, FinishReason, Input, Purpose, Request, TokenLogprobs};
 use crate::openai::{
@@ -43,22 +44,25 @@ pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -
     }
     // Read on their own first: inside the whole request they are flattened, and errors would not name them.
     object.fields::<DrawingFields>()?;
-    let pinned = state.served.pin();
+    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
+    let generations = models::ids(&pinned);
     let job = ChatJob::from_wire(object.fields::<ChatRequest>()?, &state.limits(&pinned))?;
     let permit = state.gate.enter(clock.deadline).await?;
     let hold = Hold { permit, pinned, clock, abort: state.abort.clone() };
     let head = Head::new(&job, &hold);
     let delivery = job.drawing.delivery;
-    match job.search.clone() {
+    let mut response = match job.search.clone() {
         Some(plan) => {
             let choices = job.drawing.choices;
             let checks = plan.checks.clone();
-            let kept = state.kept.clone();
-            let work = SearchWork { plan, task: task(job, checks), choices, heartbeat: http.heartbeat, kept };
-            deliver(head, answer::searched(hold, work), delivery).await
+            let (kept, traffic) = (state.kept.clone(), state.traffic.clone());
+            let work = SearchWork { plan, task: task(job, checks), choices, heartbeat: http.heartbeat, kept, traffic };
+            deliver(head, answer::searched(hold, work), delivery).await?
         }
-        None => deliver(head, answer::plain(hold, vec![request(job)]), delivery).await,
-    }
+        None => deliver(head, answer::plain(hold, vec![request(job)]), delivery).await?,
+    };
+    models::show_generations(&mut response, &generations);
+    Ok(response)
 }
 
 fn request(job: ChatJob) -> Request {

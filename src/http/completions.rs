@@ -14,6 +14,7 @@ use super::answer::{self, Clock, Hold, Part};
 use super::body::{JsonObject, refused_in_completions};
 use super::error::ApiError;
 use super::job::{CompletionJob, Delivery};
+use super::models;
 use super::stream::{event, events};
 use crate::engine::{Purpose, Request, TokenLogprobs};
 use crate::openai::{
@@ -38,7 +39,8 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
         object.refuse(refused)?;
     }
     object.fields::<DrawingFields>()?;
-    let pinned = state.served.pin();
+    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
+    let generations = models::ids(&pinned);
     let job = CompletionJob::from_wire(object.fields::<CompletionRequest>()?, &state.limits(&pinned))?;
     let permit = state.gate.enter(clock.deadline).await?;
     let hold = Hold { permit, pinned, clock, abort: state.abort.clone() };
@@ -55,7 +57,9 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
     };
     let parts = answer::plain(hold, requests(job));
     if delivery != Delivery::Whole {
-        return events(parts, move |part| growing.show(part, delivery)).await;
+        let mut response = events(parts, move |part| growing.show(part, delivery)).await?;
+        models::show_generations(&mut response, &generations);
+        return Ok(response);
     }
     let mut choices: Vec<CompletionChoice> = (0..count).map(|index| growing.step(index, String::new(), &[])).collect();
     let mut used = Usage::default();
@@ -70,7 +74,9 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
             Part::Alive | Part::Progress(_) => {}
         }
     }
-    Ok(Json(growing.response(choices, Some(used))).into_response())
+    let mut response = Json(growing.response(choices, Some(used))).into_response();
+    models::show_generations(&mut response, &generations);
+    Ok(response)
 }
 
 fn requests(job: CompletionJob) -> Vec<Request> {

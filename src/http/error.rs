@@ -24,6 +24,24 @@ pub enum ApiError {
     /// No key, or not one of ours.
     #[error("a valid API key is needed: send it as `authorization: Bearer KEY`")]
     Unauthorized,
+    /// Nobody may.
+    #[error("the admin routes are off: start the server with SPAR_ADMIN_KEY or --admin-key-file")]
+    Forbidden,
+    /// Another generation is live than the caller thinks.
+    #[error("{0}")]
+    Conflict(String),
+    /// There is no such adapter, or nothing to go back to.
+    #[error("{0}")]
+    NothingThere(String),
+    /// The weights are not accepted.
+    #[error("{0}")]
+    BadWeights(String),
+    /// One swap at a time.
+    #[error("{0}")]
+    SwapBusy(String),
+    /// Requests wait for other weights.
+    #[error("weights are being swapped; requests wait until the new ones are there")]
+    Swapping,
     /// No such model.
     #[error("the model `{0}` is not served here; GET /v1/models lists what is")]
     UnknownModel(String),
@@ -70,13 +88,18 @@ impl ApiError {
         match self {
             Self::Invalid { .. } | Self::TooLong(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::UnknownModel(_) | Self::UnknownSearch(_) | Self::UnknownRoute(_) => StatusCode::NOT_FOUND,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::BadWeights(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::UnknownModel(_) | Self::UnknownSearch(_) | Self::UnknownRoute(_) | Self::NothingThere(_) => {
+                StatusCode::NOT_FOUND
+            }
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Deadline => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::QueueFull(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::ShuttingDown | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QueueFull(_) | Self::SwapBusy(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::ShuttingDown | Self::Swapping | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -87,6 +110,12 @@ impl ApiError {
             Self::Invalid { param, .. } => ("invalid_value", param.clone()),
             Self::TooLong(_) => ("context_length_exceeded", Some("messages".to_owned())),
             Self::Unauthorized => ("invalid_api_key", None),
+            Self::Forbidden => ("admin_is_off", None),
+            Self::Conflict(_) => ("generation_not_live", Some("expected_generation".to_owned())),
+            Self::NothingThere(_) => ("not_found", None),
+            Self::BadWeights(_) => ("weights_refused", None),
+            Self::SwapBusy(_) => ("swap_running", None),
+            Self::Swapping => ("swapping", None),
             Self::UnknownModel(_) => ("model_not_found", Some("model".to_owned())),
             Self::UnknownSearch(_) => ("search_not_found", None),
             Self::UnknownRoute(_) => ("route_not_found", None),
@@ -101,6 +130,8 @@ impl ApiError {
         };
         let kind = match self.status() {
             StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::CONFLICT => "conflict_error",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::REQUEST_TIMEOUT => "timeout_error",
             status if status.is_server_error() => "server_error",

@@ -52,6 +52,9 @@ pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiErro
     if state.gate.is_closing() {
         return Err(ApiError::ShuttingDown);
     }
+    if state.served.pin().is_away() {
+        return Err(ApiError::Swapping);
+    }
     if !state.ready.load(Ordering::Acquire) {
         return Err(ApiError::Unavailable("the canary has not answered yet".into()));
     }

@@ -1,5 +1,6 @@
 //! The HTTP server: routes, what they share, and its life from the first connection to the last.
 
+mod admin;
 pub mod answer;
 mod auth;
 mod body;
@@ -17,6 +18,7 @@ mod playground;
 mod searches;
 mod stream;
 mod tokens;
+mod traffic;
 
 use std::any::Any;
 use std::future::Future;
@@ -43,11 +45,13 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
 use crate::engine::generation::Pinned;
+use crate::swap::Swapper;
 use error::ApiError;
 use job::Limits;
 use limits::Gate;
 pub use models::Served;
 use searches::KeptSearches;
+pub use traffic::Traffic;
 
 /// What all handlers share.
 pub struct AppState {
@@ -55,8 +59,12 @@ pub struct AppState {
     pub settings: Settings,
     /// The models.
     pub served: Served,
+    /// What swaps their weights, where that is allowed.
+    pub swapper: Option<Arc<Swapper>>,
     /// Admission.
     pub gate: Gate,
+    /// Where accepted searches are kept as training data, if anywhere.
+    pub traffic: Option<Arc<Traffic>>,
     /// Finished searches.
     kept: KeptSearches,
     /// Whether a canary was answered.
@@ -79,6 +87,8 @@ impl AppState {
             ready: AtomicBool::new(false),
             abort: CancellationToken::new(),
             metrics,
+            swapper: None,
+            traffic: None,
             served,
             settings,
         }
@@ -94,7 +104,7 @@ impl AppState {
 
 /// Everything that the API document describes.
 fn routes() -> OpenApiRouter<Shared> {
-    open_routes().merge(keyed_routes())
+    open_routes().merge(keyed_routes()).merge(admin_routes())
 }
 
 fn keyed_routes() -> OpenApiRouter<Shared> {
@@ -108,6 +118,15 @@ fn keyed_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(tokens::detokenize))
 }
 
+fn admin_routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default()
+        .routes(routes!(admin::generations, admin::publish))
+        .routes(routes!(admin::rollback))
+        .routes(routes!(admin::load_lora))
+        .routes(routes!(admin::unload_lora))
+        .routes(routes!(admin::update_weights))
+}
+
 fn open_routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
         .routes(routes!(health::healthz))
@@ -119,7 +138,8 @@ fn open_routes() -> OpenApiRouter<Shared> {
 /// The whole application.
 pub fn router(state: Shared) -> Router {
     let keyed = keyed_routes().route_layer(from_fn_with_state(Arc::clone(&state), auth::require_key));
-    let (router, api) = open_routes().merge(keyed).split_for_parts();
+    let admin = admin_routes().route_layer(from_fn_with_state(Arc::clone(&state), auth::require_admin));
+    let (router, api) = open_routes().merge(keyed).merge(admin).split_for_parts();
     let cors = cors(&state.settings.http.cors_origins);
     router
         .route("/", get(playground::page))

@@ -1,9 +1,12 @@
 //! The served models: what a request pins, and what `GET /v1/models` lists.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::HeaderValue;
+use axum::response::Response;
 
 use super::Shared;
 use super::error::ApiError;
@@ -18,14 +21,15 @@ pub struct Served {
     /// The name that clients use.
     pub name: String,
     /// What a request pins.
-    generations: Generations,
+    generations: Arc<Generations>,
     /// Seconds since 1970.
     since: u64,
 }
 
 impl Served {
     /// Serves `generations` under `name`.
-    pub fn new(name: String, generations: Generations) -> Self {
+    pub fn new(name: String, generations: impl Into<Arc<Generations>>) -> Self {
+        let generations = generations.into();
         let live = generations.pin();
         for role in [Role::Actor, Role::Refiner] {
             metrics::generation_live(role, &live.role(role).id);
@@ -33,9 +37,14 @@ impl Served {
         Self { name, generations, since: now() }
     }
 
-    /// What a request that starts now holds to its end.
+    /// What is live now, for looking at it.
     pub fn pin(&self) -> Pinned {
         self.generations.pin()
+    }
+
+    /// What a request that starts now holds to its end. While weights are swapped that do not fit together, it waits.
+    pub async fn pin_present(&self) -> Pinned {
+        self.generations.pin_present().await
     }
 }
 
@@ -53,6 +62,14 @@ pub fn ids(pinned: &Pinned) -> GenerationIds {
 /// As `system_fingerprint`.
 pub fn fingerprint(pinned: &Pinned) -> String {
     format!("{}+{}", pinned.actor.id, pinned.refiner.id)
+}
+
+/// Tells a caller which weights answered.
+pub fn show_generations(response: &mut Response, ids: &GenerationIds) {
+    let GenerationIds { actor, refiner } = ids;
+    if let Ok(value) = HeaderValue::try_from(format!("actor={actor}, refiner={refiner}")) {
+        response.headers_mut().insert("x-spar-generation", value);
+    }
 }
 
 /// Seconds since 1970.

@@ -14,6 +14,7 @@ use utoipa::OpenApi;
         (name = "search", description = "What searches did"),
         (name = "models", description = "What is served"),
         (name = "operation", description = "Health and metrics"),
+        (name = "admin", description = "Other weights while the server runs; needs the admin key"),
     )
 )]
 pub struct ApiDoc;

@@ -9,10 +9,12 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::engine::counters::EngineCounters;
 use crate::engine::generation::Role;
+use crate::engine::generation::registry::Ids;
 #[cfg(feature = "mistral")]
 use crate::engine::mistral::Restart;
 use crate::engine::{EngineError, Purpose};
 use crate::search::{Outcome, StopReason, Strategy};
+use crate::swap::Scope;
 
 const COUNTERS: &[(&str, &str)] = &[
     ("spar_http_requests_total", "Requests by route and status; 499 is a client that went away"),
@@ -25,6 +27,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("spar_engine_restarts_total", "Restarts of an engine"),
     ("spar_search_requests_total", "Finished searches"),
     ("spar_judge_votes_total", "Votes by verdict"),
+    ("spar_swaps_total", "Swaps of weights by what they came to"),
     ("spar_votes_saved_total", "Votes not needed, since the majority was certain"),
 ];
 
@@ -63,6 +66,7 @@ const HISTOGRAMS: &[(&str, &[f64], &str)] = &[
     ("spar_search_duration_seconds", SECONDS, "From the draft to the answer"),
     ("spar_search_value", SHARES, "Share of yes votes of the answer"),
     ("spar_search_gain", GAINS, "Value of the answer minus value of the draft"),
+    ("spar_swap_duration_seconds", SECONDS, "From the order to its end"),
     ("spar_judge_agreement", SHARES, "Share of valid votes with the majority"),
 ];
 
@@ -111,6 +115,11 @@ fn describe() {
     }
     counter!("spar_votes_saved_total").increment(0);
     publish_engines();
+    for scope in [Scope::One(Role::Actor), Scope::One(Role::Refiner), Scope::Both] {
+        for result in SwapResult::ALL {
+            counter!("spar_swaps_total", "role" => scope_label(scope), "result" => result.label()).increment(0);
+        }
+    }
     gauge!("spar_requests_running").increment(0.0);
     gauge!("spar_requests_waiting").increment(0.0);
     gauge!("spar_build_info", "version" => env!("CARGO_PKG_VERSION"), "features" => features()).set(1.0);
@@ -353,11 +362,68 @@ pub fn engine_restarted(restart: Restart) {
     counter!("spar_engine_restarts_total", "kind" => kind).increment(1);
 }
 
-/// `generation` is live in `role`.
-pub fn generation_live(role: Role, generation: &str) {
-    let role = match role {
+fn role_label(role: Role) -> &'static str {
+    match role {
         Role::Actor => "actor",
         Role::Refiner => "refiner",
-    };
-    gauge!("spar_generation_info", "role" => role, "generation" => generation.to_owned()).set(1.0);
+    }
+}
+
+/// `generation` is live in `role`.
+pub fn generation_live(role: Role, generation: &str) {
+    gauge!("spar_generation_info", "role" => role_label(role), "generation" => generation.to_owned()).set(1.0);
+}
+
+/// `after` is live in place of `before`.
+pub fn generations_live(before: &Ids, after: &Ids) {
+    for role in Role::ALL {
+        let (old, new) = (before.role(role), after.role(role));
+        if old != new {
+            gauge!("spar_generation_info", "role" => role_label(role), "generation" => old.to_owned()).set(0.0);
+            generation_live(role, new);
+        }
+    }
+}
+
+/// What a swap came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapResult {
+    /// Other weights are live.
+    Live,
+    /// They could be.
+    DryRun,
+    /// They are not accepted.
+    Refused,
+    /// Another generation was live than expected.
+    Conflict,
+    /// Another swap was running.
+    Busy,
+}
+
+impl SwapResult {
+    const ALL: [Self; 5] = [Self::Live, Self::DryRun, Self::Refused, Self::Conflict, Self::Busy];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::DryRun => "dry_run",
+            Self::Refused => "refused",
+            Self::Conflict => "conflict",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+fn scope_label(scope: Scope) -> &'static str {
+    match scope {
+        Scope::One(role) => role_label(role),
+        Scope::Both => "both",
+    }
+}
+
+/// A swap ended.
+pub fn swap_ended(scope: Scope, result: SwapResult, took: Duration) {
+    let (role, result) = (scope_label(scope), result.label());
+    counter!("spar_swaps_total", "role" => role, "result" => result).increment(1);
+    histogram!("spar_swap_duration_seconds", "role" => role, "result" => result).record(took);
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use clap::Parser;
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use spar::config::{ServeArgs, Settings};
+use spar::config::{Secrets, ServeArgs, Settings};
 use spar::engine::fake::FakeEngine;
 use spar::engine::generation::{Generation, Generations};
 use spar::engine::metered::Metered;
 use spar::engine::{Engine, Input, Purpose, Request};
-use spar::http::{AppState, Served, serve};
+use spar::http::{AppState, Served, Traffic, serve};
 use spar::prompts::Templates;
+use spar::swap::{Started, start};
 use spar::telemetry::metrics;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -48,8 +49,27 @@ impl Server {
     /// Serves what is loaded.
     pub async fn serving(served: Served, flags: &[&str], keys: Option<&str>) -> Self {
         let typed = Typed::try_parse_from([&["spar"], flags].concat()).unwrap();
-        let settings = Settings::check(typed.args, keys).unwrap();
-        let state = Arc::new(AppState::new(settings, served, metrics::install()));
+        let settings = Settings::check(typed.args, Secrets { api_keys: keys, admin_key: None }).unwrap();
+        let traffic = Traffic::new(&settings.traffic).unwrap();
+        let mut state = AppState::new(settings, served, metrics::install());
+        state.traffic = traffic.map(Arc::new);
+        Self::running(state).await
+    }
+
+    /// Serves what the flags name; its weights can be swapped with the admin key `admin`.
+    pub async fn swapping(flags: &[&str]) -> Self {
+        let typed = Typed::try_parse_from([&["spar"], flags].concat()).unwrap();
+        let settings = Settings::check(typed.args, Secrets { api_keys: None, admin_key: Some("admin") }).unwrap();
+        let metrics = metrics::install();
+        let Started { name, generations, swapper, .. } = start(&settings).await.unwrap();
+        let served = Served::new(name, generations);
+        let mut state = AppState::new(settings, served, metrics);
+        state.swapper = swapper;
+        Self::running(state).await
+    }
+
+    async fn running(state: AppState) -> Self {
+        let state = Arc::new(state);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (shutdown, stopped) = oneshot::channel::<()>();

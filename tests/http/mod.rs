@@ -9,3 +9,4 @@ mod harness;
 mod life;
 mod openapi;
 mod search;
+mod swap;

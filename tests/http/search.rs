@@ -126,3 +126,26 @@ async fn rules_may_judge() {
     assert_eq!(answer["search"]["root_value"], 0.0);
     assert_eq!(answer["search"]["calls"]["judge"], 0);
 }
+
+#[tokio::test]
+async fn accepted_searches_are_kept_as_training_data_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(improving(), &["--traffic-dir", &dir.path().display().to_string()]).await;
+    let asked = "hello, I am ann@mail.example";
+    server.answer(&with(says(asked), json!({"search_budget": 4}))).await;
+    // Not a search; and one that is not accepted.
+    server.answer(&says("plain")).await;
+    let rules = json!({"search_budget": 1, "search": {"checks": [{"id": "keywords:existence", "kwargs": {"keywords": ["zebra"]}}]}});
+    server.answer(&with(says("rejected"), rules)).await;
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    let text = std::fs::read_to_string(&files[0]).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [line] = lines.as_slice() else { panic!("{text}") };
+    assert_eq!(line["prompt"], "hello, I am <email>");
+    let best = line["best"].as_u64().unwrap() as usize;
+    let node = |index: usize, field: &str| line["nodes"][index][field].clone();
+    assert_eq!((node(0, "response"), node(best, "response")), (json!("a first draft"), json!("the refined text")));
+    assert_eq!((node(best, "reflection"), node(best, "accepted")), (json!("I change it."), json!(true)));
+    assert_eq!((node(best, "parent"), node(0, "parent")), (json!(0), json!(null)));
+}

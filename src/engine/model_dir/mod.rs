@@ -1,6 +1,7 @@
 //! A local model directory in Hugging Face layout, opened and checked before any engine sees it.
 
 mod chat_template;
+mod identity;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use tokenizers::Tokenizer;
 
 use self::chat_template::ChatTemplate;
+pub use self::identity::Identity;
 use super::text::Pieces;
 use super::{EngineError, Input, ModelInfo};
 use crate::chat::Message;

@@ -243,6 +243,10 @@ impl Engine for NativeEngine {
     fn health(&self) -> Result<(), EngineError> {
         self.variant.runtime.health()
     }
+
+    fn native(&self) -> Option<&NativeEngine> {
+        Some(self)
+    }
 }
 
 /// The chunks up to the last one; an error if they break off because the engine's threads are lost.

@@ -1,0 +1,38 @@
+//! What a model reads and writes, apart from its weights: equal for two models that can take each other's place.
+
+use sha2::{Digest, Sha256};
+
+use super::ModelDir;
+use crate::chat::{Message, Role};
+use crate::weights::digest::hex;
+
+/// Digests of what clients and prompts depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Of the tokenizer.
+    pub tokenizer: String,
+    /// Of what the chat template makes of a few conversations.
+    pub chat_template: String,
+    /// Of the judge and refine templates.
+    pub templates: String,
+}
+
+impl ModelDir {
+    /// The directory's.
+    pub fn identity(&self) -> Identity {
+        let sha256 = |text: String| hex(&Sha256::digest(text));
+        let system = Message { role: Role::System, content: "Be brief.".into() };
+        let turns = [Message::user("Hello  there\n"), Message::assistant("Hi!"), Message::user("<b>Bye</b>")];
+        let mut rendered = String::new();
+        for conversation in [&turns[..1], &turns, &[&[system], &turns[..]].concat()] {
+            // A template may refuse a conversation, and its successor should refuse it too.
+            rendered += &self.render(conversation).unwrap_or_else(|error| error.to_string());
+            rendered.push('\0');
+        }
+        Identity {
+            tokenizer: sha256(self.tokenizer.to_string(false).unwrap_or_default()),
+            chat_template: sha256(rendered),
+            templates: sha256(serde_json::to_string(&self.templates.text).unwrap_or_default()),
+        }
+    }
+}

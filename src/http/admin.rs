@@ -1,0 +1,365 @@
+//! The admin routes: which generations there are, other weights, back to the weights before; and the same by the bodies of
+//! vLLM and SGLang.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::body::JsonObject;
+use super::error::ApiError;
+use super::{AppState, Shared};
+use crate::engine::generation::Role;
+use crate::engine::generation::registry::{Ids, Record, State as Phase};
+use crate::openai::{ErrorBody, GenerationIds};
+use crate::swap::{Intent, Mode, NamedAdapter, Order, Part, Report, Scope, SwapError, Swapper, Weights};
+
+/// Whose weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleName {
+    /// Who answers.
+    Actor,
+    /// Who judges and rewrites.
+    Refiner,
+    /// One generation for both.
+    Both,
+}
+
+impl From<RoleName> for Scope {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Actor => Self::One(Role::Actor),
+            RoleName::Refiner => Self::One(Role::Refiner),
+            RoleName::Both => Self::Both,
+        }
+    }
+}
+
+/// A generation of weights.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct GenerationInfo {
+    /// As responses name it.
+    pub id: String,
+    /// What it is or was for.
+    pub role: RoleName,
+    /// Where its weights came from; absent where they did not come from a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceInfo>,
+    /// SHA-256 of everything that is computed with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// How far it has come.
+    pub state: Phase,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Requests and searches that hold it.
+    pub pins: usize,
+    /// Seconds since 1970.
+    pub loaded_at: u64,
+}
+
+/// Where weights came from, as it was named.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SourceInfo {
+    /// The model's directory.
+    pub model_path: String,
+    /// The adapter's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter_path: Option<String>,
+    /// What the adapter is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter_name: Option<String>,
+}
+
+impl GenerationInfo {
+    fn new(record: Record, pins: usize) -> Self {
+        let role = match record.roles.as_slice() {
+            [Role::Actor] => RoleName::Actor,
+            [Role::Refiner] => RoleName::Refiner,
+            _ => RoleName::Both,
+        };
+        let source = record.source.as_ref().map(|source| SourceInfo {
+            model_path: source.model_path.display().to_string(),
+            adapter_path: source.adapter.as_ref().map(|adapter| adapter.path.display().to_string()),
+            adapter_name: source.adapter.as_ref().and_then(|adapter| adapter.name.clone()),
+        });
+        let sha256 = record.source.as_ref().map(crate::engine::generation::registry::Source::sha256);
+        let Record { id, state, reason, loaded_at, .. } = record;
+        Self { id, role, source, sha256, state, reason, pins, loaded_at }
+    }
+}
+
+/// All of them.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct GenerationList {
+    /// Always `list`.
+    pub object: &'static str,
+    /// The live pair.
+    pub live: GenerationIds,
+    /// Oldest first; old ones that ended are forgotten after a while.
+    pub data: Vec<GenerationInfo>,
+}
+
+/// Weights that are to take over. At least one path is needed.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SwapRequest {
+    /// Whose weights.
+    pub role: RoleName,
+    /// A model's directory below a configured root; absent: the live model's.
+    pub model_path: Option<String>,
+    /// A PEFT LoRA adapter's directory below a configured root.
+    pub adapter_path: Option<String>,
+    /// The generation that must be live, or nothing happens; for `both` the two ids joined by `+`, or the one that serves both.
+    pub expected_generation: Option<String>,
+    /// Everything but the switch.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// How memory is used.
+    #[serde(default)]
+    pub mode: Mode,
+    /// What may differ from the live model.
+    #[serde(default)]
+    pub changes: Vec<Part>,
+}
+
+/// Back to the weights before.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Whose weights; absent: whatever was published last.
+    pub role: Option<RoleName>,
+    /// The generation that must be live, or nothing happens.
+    pub expected_generation: Option<String>,
+}
+
+/// As vLLM takes it.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct LoadLoraRequest {
+    /// What the adapter is called.
+    pub lora_name: String,
+    /// Its directory below a configured root.
+    pub lora_path: String,
+    /// Whose weights; not a field of vLLM's.
+    pub role: Option<RoleName>,
+}
+
+/// As vLLM takes it.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct UnloadLoraRequest {
+    /// What the adapter was called when it was loaded.
+    pub lora_name: String,
+}
+
+/// As SGLang takes it.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct UpdateWeightsRequest {
+    /// A model's directory below a configured root.
+    pub model_path: String,
+    /// Whose weights; not a field of SGLang's. Absent: both roles' where one model serves both, else the actor's.
+    pub role: Option<RoleName>,
+}
+
+/// What a swap came to.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SwapResponse {
+    /// `live`, or `checked` after a dry run.
+    pub state: &'static str,
+    /// The live pair now.
+    pub generation: GenerationIds,
+    /// The live pair before.
+    pub previous: GenerationIds,
+    /// SHA-256 of the new weights.
+    pub sha256: String,
+    /// How memory was used.
+    pub mode: Mode,
+    /// From the request to the switch.
+    pub elapsed_ms: f64,
+}
+
+/// As SGLang answers.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct UpdateWeightsResponse {
+    /// Always true; a failure is an error.
+    pub success: bool,
+    /// For people.
+    pub message: String,
+    /// The live pair now; not a field of SGLang's.
+    pub generation: GenerationIds,
+}
+
+impl From<Report> for SwapResponse {
+    fn from(report: Report) -> Self {
+        Self {
+            state: if report.published { "live" } else { "checked" },
+            generation: wire(report.after),
+            previous: wire(report.before),
+            sha256: report.sha256,
+            mode: report.mode,
+            elapsed_ms: report.took.as_secs_f64() * 1e3,
+        }
+    }
+}
+
+fn wire(ids: Ids) -> GenerationIds {
+    GenerationIds { actor: ids.actor, refiner: ids.refiner }
+}
+
+impl From<SwapError> for ApiError {
+    fn from(error: SwapError) -> Self {
+        let message = error.to_string();
+        match error {
+            SwapError::Busy | SwapError::Draining(_) => Self::SwapBusy(message),
+            SwapError::NotLive { .. } => Self::Conflict(message),
+            SwapError::Missing(_) => Self::NothingThere(message),
+            SwapError::Refused(_) => Self::BadWeights(message),
+        }
+    }
+}
+
+fn swapper(state: &AppState) -> Result<&std::sync::Arc<Swapper>, ApiError> {
+    state.swapper.as_ref().ok_or_else(|| ApiError::BadWeights("this server's weights cannot be swapped".into()))
+}
+
+/// Every generation of weights.
+#[utoipa::path(
+    get, path = "/admin/generations", tag = "admin",
+    responses((status = 200, body = GenerationList), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)),
+)]
+pub async fn generations(State(state): State<Shared>) -> Result<Json<GenerationList>, ApiError> {
+    let swapper = swapper(&state)?;
+    let data = swapper.list().into_iter().map(|(record, pins)| GenerationInfo::new(record, pins)).collect();
+    Ok(Json(GenerationList { object: "list", live: wire(swapper.live()), data }))
+}
+
+/// Loads other weights beside the live ones, checks them, tries them out, and switches; requests that run keep the old ones.
+#[utoipa::path(
+    post, path = "/admin/generations", tag = "admin", request_body = SwapRequest,
+    responses(
+        (status = 200, body = SwapResponse),
+        (status = 400, body = ErrorBody, description = "A field is at fault"),
+        (status = 403, body = ErrorBody, description = "No admin key is configured"),
+        (status = 409, body = ErrorBody, description = "`expected_generation` is not live"),
+        (status = 422, body = ErrorBody, description = "The weights are not accepted; the old ones stay"),
+        (status = 429, body = ErrorBody, description = "Another swap runs"),
+    ),
+)]
+pub async fn publish(
+    State(state): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<SwapResponse>, ApiError> {
+    let asked: SwapRequest = JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?;
+    let adapter = asked.adapter_path.map(|path| NamedAdapter { path: path.into(), name: None });
+    let weights = match (asked.model_path, adapter) {
+        (Some(model), adapter) => Weights::Model(model.into(), adapter),
+        (None, Some(adapter)) => Weights::Adapter(adapter),
+        (None, None) => {
+            return Err(ApiError::invalid("model_path", "name weights by `model_path`, `adapter_path` or both"));
+        }
+    };
+    let order = Order {
+        scope: asked.role.into(),
+        weights,
+        expected: asked.expected_generation,
+        changes: asked.changes,
+        mode: asked.mode,
+        intent: if asked.dry_run { Intent::DryRun } else { Intent::Publish },
+    };
+    Ok(Json(swapper(&state)?.swap(order).await?.into()))
+}
+
+/// Back to the weights that were live before, which are checked and tried out again.
+#[utoipa::path(
+    post, path = "/admin/generations/rollback", tag = "admin", request_body = Option<RollbackRequest>,
+    responses(
+        (status = 200, body = SwapResponse),
+        (status = 404, body = ErrorBody, description = "Nothing was live before"),
+        (status = 409, body = ErrorBody, description = "`expected_generation` is not live"),
+        (status = 422, body = ErrorBody, description = "The old weights are gone or damaged"),
+        (status = 429, body = ErrorBody, description = "Another swap runs"),
+    ),
+)]
+pub async fn rollback(
+    State(state): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<SwapResponse>, ApiError> {
+    let asked: RollbackRequest = match headers.contains_key(header::CONTENT_TYPE) {
+        true => JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?,
+        false => RollbackRequest::default(),
+    };
+    let role = match asked.role.map(Scope::from) {
+        Some(Scope::One(role)) => Some(role),
+        Some(Scope::Both) | None => None,
+    };
+    Ok(Json(swapper(&state)?.rollback(role, asked.expected_generation).await?.into()))
+}
+
+/// Puts a LoRA adapter on the live model, in place of the one that is on it.
+#[utoipa::path(
+    post, path = "/v1/load_lora_adapter", tag = "admin", request_body = LoadLoraRequest,
+    responses((status = 200, body = String), (status = 422, body = ErrorBody), (status = 429, body = ErrorBody)),
+)]
+pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
+    let asked: LoadLoraRequest = JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?;
+    let adapter = NamedAdapter { path: asked.lora_path.into(), name: Some(asked.lora_name.clone()) };
+    let scope = asked.role.map_or(Scope::One(Role::Actor), Scope::from);
+    swapper(&state)?.swap(simple(scope, Weights::Adapter(adapter))).await?;
+    Ok(format!("Success: LoRA adapter '{}' added successfully.", asked.lora_name))
+}
+
+/// Takes an adapter off again.
+#[utoipa::path(
+    post, path = "/v1/unload_lora_adapter", tag = "admin", request_body = UnloadLoraRequest,
+    responses((status = 200, body = String), (status = 404, body = ErrorBody), (status = 429, body = ErrorBody)),
+)]
+pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
+    let asked: UnloadLoraRequest = JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?;
+    let swapper = swapper(&state)?;
+    let has = |role: Role| {
+        let adapter = swapper.source(role).and_then(|source| source.adapter);
+        adapter.is_some_and(|adapter| adapter.name.as_deref() == Some(asked.lora_name.as_str()))
+    };
+    let live = swapper.live();
+    let scope = match Role::ALL.map(has) {
+        [true, true] if live.actor == live.refiner => Scope::Both,
+        [true, _] => Scope::One(Role::Actor),
+        [_, true] => Scope::One(Role::Refiner),
+        [false, false] => {
+            return Err(ApiError::NothingThere(format!("The lora adapter '{}' cannot be found.", asked.lora_name)));
+        }
+    };
+    swapper.swap(simple(scope, Weights::Bare)).await?;
+    Ok(format!("Success: LoRA adapter '{}' removed successfully.", asked.lora_name))
+}
+
+/// Loads another model.
+#[utoipa::path(
+    post, path = "/update_weights_from_disk", tag = "admin", request_body = UpdateWeightsRequest,
+    responses(
+        (status = 200, body = UpdateWeightsResponse), (status = 422, body = ErrorBody), (status = 429, body = ErrorBody),
+    ),
+)]
+pub async fn update_weights(
+    State(state): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<UpdateWeightsResponse>, ApiError> {
+    let asked: UpdateWeightsRequest = JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?;
+    let swapper = swapper(&state)?;
+    let live = swapper.live();
+    let usual = if live.actor == live.refiner { Scope::Both } else { Scope::One(Role::Actor) };
+    let scope = asked.role.map_or(usual, Scope::from);
+    let report = swapper.swap(simple(scope, Weights::Model(asked.model_path.into(), None))).await?;
+    let message = "Succeeded to update model weights.".to_owned();
+    Ok(Json(UpdateWeightsResponse { success: true, message, generation: wire(report.after) }))
+}
+
+fn simple(scope: Scope, weights: Weights) -> Order {
+    Order { scope, weights, expected: None, changes: Vec::new(), mode: Mode::Auto, intent: Intent::Publish }
+}

@@ -1,0 +1,87 @@
+//! A swap where old and new weights do not fit together: requests wait, the old weights go, the new ones come.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use tokio::time::{Duration, sleep};
+
+use super::candidate::Candidate;
+use super::order::SwapError;
+use super::{Swapper, now};
+use crate::engine::generation::registry::Source;
+use crate::engine::generation::{Generation, Pinned, Role};
+
+impl Swapper {
+    /// Loads a candidate after the generations of `roles` have left memory. If it is not accepted, they come back.
+    pub(super) async fn drained(
+        &self,
+        id: &str,
+        roles: &[Role],
+        candidate: Candidate,
+    ) -> Result<(Arc<Generation>, Source), SwapError> {
+        let before = self.generations.withdraw(roles);
+        let leaving: Vec<(Role, String, Weak<Generation>)> =
+            roles.iter().map(|&role| (role, before.role(role).id.clone(), Arc::downgrade(before.role(role)))).collect();
+        let kept = self.generations.pin();
+        self.empty(before, &leaving).await?;
+        let result = self.loaded(id, roles, candidate, &kept).await;
+        if result.is_err() {
+            self.bring_back(&leaving).await;
+        }
+        result
+    }
+
+    /// Waits until nobody holds the leaving generations. After too long they are put back.
+    async fn empty(&self, before: Pinned, leaving: &[(Role, String, Weak<Generation>)]) -> Result<(), SwapError> {
+        let patience = Instant::now() + self.settings.swap_drain;
+        // This copy of the pair is what can be put back.
+        let own = |weak: &Weak<Generation>| leaving.iter().filter(|(.., other)| other.ptr_eq(weak)).count();
+        while leaving.iter().any(|(.., weak)| weak.strong_count() > own(weak)) {
+            if Instant::now() > patience {
+                let mut pair = self.generations.pin();
+                for (role, ..) in leaving {
+                    *pair.role_mut(*role) = Arc::clone(before.role(*role));
+                }
+                self.generations.publish(pair);
+                let took = self.settings.swap_drain;
+                return Err(SwapError::Refused(format!(
+                    "running requests did not end within the {took:?} of --swap-drain"
+                )));
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
+    /// Loads again what was live, as often as it takes: without it nothing is served.
+    async fn bring_back(&self, leaving: &[(Role, String, Weak<Generation>)]) {
+        let mut pause = Duration::from_millis(50);
+        while let Err(error) = self.try_bring_back(leaving).await {
+            tracing::error!(%error, "the old weights cannot be loaded again; trying on");
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    async fn try_bring_back(&self, leaving: &[(Role, String, Weak<Generation>)]) -> Result<(), SwapError> {
+        let mut pair = self.generations.pin();
+        let mut back: Vec<Arc<Generation>> = Vec::new();
+        for (role, id, _) in leaving {
+            let generation = match back.iter().find(|generation| generation.id == *id) {
+                Some(generation) => Arc::clone(generation),
+                None => {
+                    let lost = || SwapError::Refused(format!("{id} has no directory"));
+                    let source = self.registry().find(id).and_then(|record| record.source.clone()).ok_or_else(lost)?;
+                    let generation = self.build(id, self.again(source.clone(), &pair).await?, &pair).await?;
+                    self.registry().loaded(&generation, source, now());
+                    back.push(Arc::clone(&generation));
+                    generation
+                }
+            };
+            *pair.role_mut(*role) = generation;
+        }
+        self.registry().restored(&pair);
+        self.generations.publish(pair);
+        Ok(())
+    }
+}

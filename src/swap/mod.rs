@@ -1,0 +1,234 @@
+//! Hot swap: other weights take over while requests run. They are copied, checked, loaded beside the live ones, tried out,
+//! and published at one instant; whoever began with the old ones ends with them. Any failure leaves the old ones live.
+
+mod canary;
+mod candidate;
+mod drain;
+mod memory;
+mod order;
+mod rollback;
+mod start;
+pub mod state;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::time::sleep;
+
+use self::canary::Canary;
+use self::candidate::Candidate;
+pub use self::order::{Intent, Mode, NamedAdapter, Order, Part, Report, Scope, SwapError, Weights};
+pub use self::start::{StartError, Started, start};
+use self::state::StateFile;
+use crate::config::{EngineArgs, SwapArgs};
+use crate::engine::generation::registry::{Ids, Record, Registry, Source};
+use crate::engine::generation::{Generation, Generations, Pinned, Role};
+use crate::prompts::Templates;
+use crate::telemetry::metrics::{self, SwapResult};
+use crate::weights::roots::Roots;
+use crate::weights::store::Store;
+
+/// Swaps the weights of running generations, one at a time.
+pub struct Swapper {
+    generations: Arc<Generations>,
+    registry: Mutex<Registry>,
+    engine: EngineArgs,
+    /// What `--templates` names: every refiner's.
+    templates: Option<Arc<Templates>>,
+    roots: Roots,
+    store: Store,
+    canary: Canary,
+    state: Option<StateFile>,
+    settings: SwapArgs,
+    busy: Arc<tokio::sync::Mutex<()>>,
+    _workplace: start::Workplace,
+}
+
+impl Swapper {
+    /// Carries an order out, or refuses it and leaves everything as it is.
+    ///
+    /// # Errors
+    /// [`SwapError`]: another swap runs, the expected generation is not live, or the weights are not accepted.
+    pub async fn swap(self: &Arc<Self>, order: Order) -> Result<Report, SwapError> {
+        let scope = order.scope;
+        self.alone(scope, |swapper| async move { swapper.perform(order).await }).await
+    }
+
+    /// Goes back to what was live before: the whole pair, or one role of it.
+    ///
+    /// # Errors
+    /// As [`Swapper::swap`]; also when there is nothing to go back to.
+    pub async fn rollback(self: &Arc<Self>, role: Option<Role>, expected: Option<String>) -> Result<Report, SwapError> {
+        let scope = role.map_or(Scope::Both, Scope::One);
+        self.alone(scope, move |swapper| async move { swapper.go_back(role, expected).await }).await
+    }
+
+    /// Every generation that is known, oldest first, and how many requests hold each.
+    pub fn list(&self) -> Vec<(Record, usize)> {
+        let live = self.generations.pin();
+        self.registry().list(&live)
+    }
+
+    /// The live pair.
+    pub fn live(&self) -> Ids {
+        Ids::of(&self.generations.pin())
+    }
+
+    /// What the live generation of `role` was loaded from.
+    pub fn source(&self, role: Role) -> Option<Source> {
+        self.registry().find(self.live().role(role))?.source.clone()
+    }
+
+    /// Runs one swap at a time, to its end: in a task of its own, since a caller that goes away in the middle must not leave
+    /// a role without a model.
+    async fn alone<W>(
+        self: &Arc<Self>,
+        scope: Scope,
+        work: impl FnOnce(Arc<Self>) -> W + Send + 'static,
+    ) -> Result<Report, SwapError>
+    where
+        W: Future<Output = Result<Report, SwapError>> + Send + 'static,
+    {
+        let started = Instant::now();
+        let result = match Arc::clone(&self.busy).try_lock_owned() {
+            Err(_) => Err(SwapError::Busy),
+            Ok(turn) => {
+                let swapper = Arc::clone(self);
+                let task = tokio::spawn(async move {
+                    let result = work(swapper).await;
+                    drop(turn);
+                    result
+                });
+                task.await.unwrap_or_else(|error| Err(SwapError::Refused(format!("the swap failed: {error}"))))
+            }
+        };
+        let outcome = match &result {
+            Ok(report) if report.published => SwapResult::Live,
+            Ok(_) => SwapResult::DryRun,
+            Err(SwapError::Busy | SwapError::Draining(_)) => SwapResult::Busy,
+            Err(SwapError::NotLive { .. }) => SwapResult::Conflict,
+            Err(SwapError::Refused(_) | SwapError::Missing(_)) => SwapResult::Refused,
+        };
+        metrics::swap_ended(scope, outcome, started.elapsed());
+        match &result {
+            Ok(report) => tracing::info!(?report, "swapped"),
+            Err(error) => tracing::warn!(%error, "not swapped"),
+        }
+        result.map(|report| Report { took: started.elapsed(), ..report })
+    }
+
+    async fn perform(&self, order: Order) -> Result<Report, SwapError> {
+        let live = self.generations.pin();
+        order.check_expected(&Ids::of(&live))?;
+        self.room().await?;
+        let id = self.registry().begin(order.scope.roles(), now());
+        let result = self.attempt(&id, &order, live).await;
+        if let Err(error) = &result {
+            self.registry().failed(&id, error.to_string());
+        }
+        result
+    }
+
+    async fn attempt(&self, id: &str, order: &Order, live: Pinned) -> Result<Report, SwapError> {
+        let roles = order.scope.roles();
+        let candidate = self.candidate(order, &live).await?;
+        let mode = self.mode(order.mode, &candidate);
+        if mode == Mode::Drain && roles.len() == 1 && live.actor.id == live.refiner.id {
+            let message = "actor and refiner share the live weights, which can only leave together; swap `both`, or use mode blue_green";
+            return Err(SwapError::Refused(message.into()));
+        }
+        let before = Ids::of(&live);
+        let generation = match (mode, order.intent) {
+            (Mode::Drain, Intent::Publish) => {
+                drop(live);
+                self.drained(id, roles, candidate).await?
+            }
+            _ => self.loaded(id, roles, candidate, &live).await?,
+        };
+        if order.intent == Intent::DryRun {
+            self.registry().forget(id);
+            return Ok(Report::new(false, mode, before.clone(), before, generation.1.sha256()));
+        }
+        let sha256 = generation.1.sha256();
+        let after = self.publish(roles, generation.0, &before);
+        Ok(Report::new(true, mode, before, after, sha256))
+    }
+
+    /// Loads a candidate and tries it out.
+    async fn loaded(
+        &self,
+        id: &str,
+        roles: &[Role],
+        candidate: Candidate,
+        live: &Pinned,
+    ) -> Result<(Arc<Generation>, Source), SwapError> {
+        let source = candidate.source.clone();
+        let generation = self.build(id, candidate, live).await?;
+        self.registry().loaded(&generation, source.clone(), now());
+        self.canary.try_out(&generation, roles, live).await.map_err(SwapError::Refused)?;
+        Ok((generation, source))
+    }
+
+    /// Makes `generation` live in `roles`.
+    fn publish(&self, roles: &[Role], generation: Arc<Generation>, before: &Ids) -> Ids {
+        let mut next = self.generations.pin();
+        for &role in roles {
+            *next.role_mut(role) = Arc::clone(&generation);
+        }
+        self.generations.publish(next.clone());
+        let after = Ids::of(&next);
+        {
+            let mut registry = self.registry();
+            registry.published(before.clone(), &next);
+            self.remember(&registry, &after);
+        }
+        metrics::generations_live(before, &after);
+        self.store.evict(&self.registry().directories());
+        after
+    }
+
+    /// Waits for room for one more generation in memory.
+    async fn room(&self) -> Result<(), SwapError> {
+        let patience = Instant::now() + Duration::from_secs(10);
+        loop {
+            let in_memory = self.registry().in_memory();
+            if in_memory < self.settings.max_generations {
+                return Ok(());
+            }
+            if Instant::now() > patience {
+                return Err(SwapError::Draining(in_memory));
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn remember(&self, registry: &Registry, live: &Ids) {
+        let Some(file) = &self.state else { return };
+        if let Err(error) = file.save(registry, live) {
+            tracing::error!(%error, "what is live cannot be written down; a restart will serve something else");
+        }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Runs blocking work on a thread for that; a panic in it is a refusal.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SwapError> + Send + 'static,
+) -> Result<T, SwapError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(SwapError::Refused("the weights made their loader panic; see the log".into())))
+}
+
+/// The directory that swaps use where none is named: by port, so that two servers do not share one.
+fn default_directory(port: u16) -> Option<PathBuf> {
+    crate::engine::embedded::cache_directory().map(|cache| cache.join(format!("swap-{port}")))
+}

@@ -1,0 +1,54 @@
+//! Back to what was live before: still in memory, or loaded again from what was kept.
+
+use std::sync::Arc;
+
+use super::order::{Mode, Report, Scope, SwapError, check_expected};
+use super::{Swapper, now};
+use crate::engine::generation::Role;
+use crate::engine::generation::registry::Ids;
+use crate::telemetry::metrics;
+
+impl Swapper {
+    pub(super) async fn go_back(&self, role: Option<Role>, expected: Option<String>) -> Result<Report, SwapError> {
+        let live = self.generations.pin();
+        let before = Ids::of(&live);
+        check_expected(expected.as_deref(), role.map_or(Scope::Both, Scope::One), &before)?;
+        let nothing = || SwapError::Missing("nothing was live before this; there is nothing to go back to".into());
+        let target = self.registry().previous(&before, role).ok_or_else(nothing)?;
+        self.room().await?;
+        let mut next = live.clone();
+        let mut sha256 = String::new();
+        for role in Role::ALL {
+            let id = target.role(role);
+            if id == before.role(role) {
+                continue;
+            }
+            let other = [&next.actor, &next.refiner].into_iter().find(|generation| generation.id == id).cloned();
+            let record = self.registry().find(id).cloned();
+            let record =
+                record.ok_or_else(|| SwapError::Missing(format!("{id} is forgotten; publish its weights again")))?;
+            let lost = || SwapError::Missing(format!("{id} did not come from a directory"));
+            let source = record.source.clone().ok_or_else(lost)?;
+            sha256 = source.sha256();
+            let generation = match other.or_else(|| record.generation()) {
+                Some(generation) => generation,
+                None => {
+                    let candidate = self.again(source.clone(), &live).await?;
+                    let generation = self.build(id, candidate, &live).await?;
+                    self.canary.try_out(&generation, &[role], &live).await.map_err(SwapError::Refused)?;
+                    self.registry().loaded(&generation, source, now());
+                    generation
+                }
+            };
+            *next.role_mut(role) = Arc::clone(&generation);
+        }
+        self.generations.publish(next.clone());
+        {
+            let mut registry = self.registry();
+            registry.rolled_back(before.clone(), &next);
+            self.remember(&registry, &Ids::of(&next));
+        }
+        metrics::generations_live(&before, &Ids::of(&next));
+        Ok(Report::new(true, Mode::BlueGreen, before, Ids::of(&next), sha256))
+    }
+}

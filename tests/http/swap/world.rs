@@ -1,0 +1,172 @@
+//! A server on copies of the embedded model's directories, and variants of them that answer differently.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use spar::chat::Message;
+use spar::engine::model_dir::ModelDir;
+use spar::engine::native::{NativeConfig, NativeEngine};
+use spar::engine::{Engine, Purpose, Request, Sampling};
+use spar::testing::random_adapter;
+use spar::weights::adapter::{Adapter, merge};
+use tempfile::TempDir;
+
+use super::super::harness::{Server, json_of, with};
+
+/// What every generation answers differently.
+pub const FINGERPRINT: &str = "Write about the river. Use at least 12 words. Include the word lantern.";
+/// Tokens of a fingerprint.
+pub const TOKENS: usize = 24;
+
+/// A server and the directories that it may load.
+pub struct World {
+    pub root: TempDir,
+    pub server: Server,
+}
+
+impl World {
+    pub async fn start(flags: &[&str]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for role in ["actor", "refiner"] {
+            copy(
+                &Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/spar-tiny").join(role),
+                &weights(&root).join(role),
+            );
+        }
+        let server = serve(&root, flags).await;
+        Self { root, server }
+    }
+
+    /// A directory below the allowed root.
+    pub fn path(&self, name: &str) -> PathBuf {
+        weights(&self.root).join(name)
+    }
+
+    /// A copy of the live actor or refiner.
+    pub fn copied(&self, role: &str, name: &str) -> PathBuf {
+        copy(&self.path(role), &self.path(name));
+        self.path(name)
+    }
+
+    /// An adapter on one of them.
+    pub fn adapter(&self, role: &str, name: &str, seed: u64) -> PathBuf {
+        random_adapter(&self.path(role), size(role), seed).save(&self.path(name)).unwrap();
+        self.path(name)
+    }
+
+    /// Whole weights that differ from one of them.
+    pub fn variant(&self, role: &str, name: &str, seed: u64) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(&path).unwrap();
+        merge(&self.path(role), &random_adapter(&self.path(role), size(role), seed), &path).unwrap();
+        path
+    }
+
+    pub async fn restarted(self, flags: &[&str]) -> Self {
+        let Self { root, mut server } = self;
+        server.begin_shutdown();
+        server.ended().await;
+        drop(server);
+        let server = serve(&root, flags).await;
+        Self { root, server }
+    }
+
+    /// An admin call.
+    pub async fn admin(&self, path: &str, body: &Value, status: StatusCode) -> Value {
+        json_of(self.server.post(path, body).bearer_auth("admin"), status).await
+    }
+
+    /// A swap that must succeed.
+    pub async fn swap(&self, role: &str, fields: Value) -> Value {
+        self.admin("/admin/generations", &with(json!({ "role": role }), fields), StatusCode::OK).await
+    }
+
+    /// The message of a swap that must be refused.
+    pub async fn refused(&self, role: &str, fields: Value) -> String {
+        let body = with(json!({ "role": role }), fields);
+        let error = self.admin("/admin/generations", &body, StatusCode::UNPROCESSABLE_ENTITY).await;
+        error["error"]["message"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn generations(&self) -> Value {
+        json_of(self.server.get("/admin/generations").bearer_auth("admin"), StatusCode::OK).await
+    }
+
+    /// The live actor's id and fingerprint.
+    pub async fn fingerprint(&self) -> (String, String) {
+        let response = self.server.chat(&fingerprint()).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let actor = actor_of(&response);
+        let body: Value = response.json().await.unwrap();
+        (actor, body["choices"][0]["message"]["content"].as_str().unwrap().to_owned())
+    }
+}
+
+fn weights(root: &TempDir) -> PathBuf {
+    root.path().join("weights")
+}
+
+async fn serve(root: &TempDir, flags: &[&str]) -> Server {
+    let (weights, swaps) = (weights(root), root.path().join("swaps"));
+    let text = |path: PathBuf| path.display().to_string();
+    let (model, refiner, weights, swaps) =
+        (text(weights.join("actor")), text(weights.join("refiner")), text(weights), text(swaps));
+    let own = ["--model", &model, "--refiner", &refiner, "--weights-root", &weights, "--swap-dir", &swaps];
+    Server::swapping(&[&own[..], &["--engine", "native", "--served-name", "fake"], flags].concat()).await
+}
+
+/// Small enough that a refiner's verdicts stay readable, large enough that an actor says something else.
+pub fn size(role: &str) -> f32 {
+    if role == "actor" { 0.25 } else { 0.02 }
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// A request for the fingerprint.
+pub fn fingerprint() -> Value {
+    json!({ "model": "fake", "temperature": 0, "max_tokens": TOKENS, "messages": [{ "role": "user", "content": FINGERPRINT }] })
+}
+
+/// The actor's id in the response's header.
+pub fn actor_of(response: &reqwest::Response) -> String {
+    let header = response.headers()["x-spar-generation"].to_str().unwrap();
+    header.strip_prefix("actor=").unwrap().split(',').next().unwrap().to_owned()
+}
+
+/// A greedy reply of the weights in a directory, perhaps with an adapter on them, computed without the server.
+pub async fn greedy(
+    (dir, adapter): (&Path, Option<&Adapter>),
+    purpose: Purpose,
+    turns: Vec<Message>,
+    max_tokens: usize,
+) -> String {
+    let engine =
+        NativeEngine::load(ModelDir::open(dir).unwrap(), NativeConfig { threads: 1, ..NativeConfig::default() })
+            .unwrap();
+    let engine =
+        adapter.map_or(Ok(None), |adapter| engine.with_adapter(&adapter.pairs).map(Some)).unwrap().unwrap_or(engine);
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    let request = Request { sampling, max_tokens: Some(max_tokens), ..Request::chat(purpose, turns) };
+    engine.generate(request).await.unwrap().text
+}
+
+/// Threads and resident bytes of this process.
+pub fn usage() -> HashMap<&'static str, u64> {
+    static NAMES: OnceLock<[&str; 2]> = OnceLock::new();
+    let names = NAMES.get_or_init(|| ["Threads", "VmRSS"]);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let value = |name: &&'static str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(*name)?.strip_prefix(':')).unwrap();
+        (*name, line.split_whitespace().next().unwrap().parse().unwrap())
+    };
+    names.iter().map(value).collect()
+}

@@ -17,6 +17,7 @@ pub mod gradient;
 pub mod loss;
 pub mod model;
 pub mod optimizer;
+pub mod publish;
 pub mod recipe;
 pub mod records;
 pub mod report;

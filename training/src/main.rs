@@ -8,6 +8,7 @@ use spar::engine::model_dir::ModelDir;
 use spar::prompts::Templates;
 use spar::search::Models;
 use spar::verify::data::read_prompts;
+use spar_training::publish::{Admin, Weights};
 use spar_training::recipe::Bootstrap;
 use spar_training::recipe::iterate::Iterate;
 use spar_training::records::BadLines;
@@ -198,6 +199,30 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Swaps weights of a running server; its admin key comes from SPAR_ADMIN_KEY.
+    Swap {
+        /// The server.
+        #[arg(long, default_value = "http://127.0.0.1:8080")]
+        url: String,
+        /// Whose weights.
+        #[arg(long, value_parser = ["actor", "refiner", "both"])]
+        role: String,
+        /// A model's directory, below one of the server's --weights-root.
+        #[arg(long)]
+        model: Option<PathBuf>,
+        /// A LoRA adapter's directory, below one of them.
+        #[arg(long)]
+        adapter: Option<PathBuf>,
+        /// The generation that must be live, or nothing happens.
+        #[arg(long)]
+        expected: Option<String>,
+        /// Everything but the switch.
+        #[arg(long)]
+        dry_run: bool,
+        /// Goes back to what was live before instead.
+        #[arg(long, conflicts_with_all = ["model", "adapter", "dry_run"])]
+        rollback: bool,
+    },
     /// Measures an actor and a refiner: greedy, judge, one refinement, search, rules, best-of-N.
     Eval {
         /// The actor's model directory.
@@ -324,6 +349,16 @@ async fn main() -> Result<()> {
             Ok(())
         }
         Command::Prompts { split, count, seed, out } => stages::sample::write_prompts(split, seed, count, &out),
+        Command::Swap { url, role, model, adapter, expected, dry_run, rollback } => {
+            let admin = Admin::new(&url)?;
+            let report = if rollback {
+                admin.rollback(&role, expected.as_deref()).await?
+            } else {
+                admin.swap(&Weights { role, model, adapter, expected, dry_run }).await?
+            };
+            println!("{report:#}");
+            Ok(())
+        }
         Command::Eval { actor, refiner, data, limit, budgets, seed, out } => {
             let refiner = refiner.unwrap_or_else(|| actor.clone());
             let (actor, refiner) = (stages::bootstrap::load(&actor)?, stages::bootstrap::load(&refiner)?);

@@ -90,11 +90,14 @@ enum Command {
         #[arg(long)]
         recipe: PathBuf,
         /// What `sample` wrote.
-        #[arg(long)]
-        samples: PathBuf,
+        #[arg(long, required_unless_present = "from_traffic")]
+        samples: Option<PathBuf>,
         /// What `search` wrote.
-        #[arg(long)]
-        trees: PathBuf,
+        #[arg(long, required_unless_present = "from_traffic")]
+        trees: Option<PathBuf>,
+        /// A server's --traffic-dir: its searches in place of both.
+        #[arg(long, conflicts_with_all = ["samples", "trees"])]
+        from_traffic: Option<PathBuf>,
         /// The folder.
         #[arg(long)]
         out: PathBuf,
@@ -291,8 +294,13 @@ async fn main() -> Result<()> {
             show(&stages::grow::grow(&settings, files).await?);
             Ok(())
         }
-        Command::Build { recipe, samples, trees, out } => {
+        Command::Build { recipe, samples, trees, from_traffic, out } => {
             let recipe = Iterate::read(&recipe)?;
+            let (samples, trees) = match (samples, trees, from_traffic) {
+                (_, _, Some(traffic)) => stages::build::collect_traffic(&traffic, &out)?,
+                (Some(samples), Some(trees), None) => (samples, trees),
+                _ => anyhow::bail!("name --samples and --trees, or --from-traffic"),
+            };
             let templates = ModelDir::open(recipe.refiner.clone())?.templates;
             let settings = stages::build::Settings { seed: recipe.seed, build: &recipe.build };
             let files = stages::build::Files { samples: &samples, trees: &trees, refiner: &recipe.refiner, out: &out };

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::stages::write_json;
+
 /// The `[publish]` section of a recipe. The admin key comes from the environment, as SPAR_ADMIN_KEY.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,6 +56,27 @@ pub struct Published {
     pub elapsed_ms: f64,
     /// Why they were taken back, if they were.
     pub rolled_back: Option<String>,
+}
+
+/// Publishes the models that a round has accepted, one role after the other, and writes down in `file` what became of them;
+/// what the file says already is not done again.
+///
+/// # Errors
+/// The server cannot be reached or refuses a model; the message says why.
+pub async fn publish_round(publish: &Publish, models: &[(&str, &Path)], file: &Path) -> Result<Vec<Published>> {
+    if let Ok(text) = std::fs::read_to_string(file) {
+        return serde_json::from_str(&text).with_context(|| format!("reading {}", file.display()));
+    }
+    let admin = Admin::new(&publish.url)?;
+    let mut published = Vec::new();
+    for (role, model) in models {
+        let weights = Weights { role: (*role).to_owned(), model: Some((*model).to_owned()), ..Weights::default() };
+        let done = admin.publish(publish, &weights).await.with_context(|| format!("publishing {}", model.display()))?;
+        tracing::info!(role, generation = %done.generation, elapsed_ms = done.elapsed_ms, rolled_back = ?done.rolled_back, "published");
+        published.push(done);
+    }
+    write_json(file, &published)?;
+    Ok(published)
 }
 
 /// A server's admin routes.

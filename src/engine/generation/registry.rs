@@ -191,8 +191,7 @@ impl Registry {
     /// Notes that a generation will not be live, and why.
     pub fn failed(&mut self, id: &str, reason: String) {
         if let Some(record) = self.find_mut(id) {
-            // One that was live before can still be gone back to.
-            record.state = if record.source.is_some() { State::Retired } else { State::Failed };
+            record.state = State::Failed;
             record.reason = Some(reason);
         }
     }

@@ -188,7 +188,8 @@ async fn check_all(world: &World, sources: &HashMap<String, Value>, answers: &[(
         assert_eq!(&seen.text, draft, "an answer of {} is not its own", seen.actor);
         let (Some(refiner), Some(critique)) = (&seen.refiner, &seen.critique) else { continue };
         let pair = (seen.actor.as_str(), refiner.as_str());
-        if critiques.get(&pair).is_none() {
+        let known = critiques.get(&pair).cloned();
+        if known.is_none() {
             let (dir, adapter) = weights(world, &sources[refiner]);
             let templates = ModelDir::open(&dir).unwrap().templates;
             let turns = templates.judge(&[Message::user(FINGERPRINT)], draft);

@@ -44,7 +44,7 @@ type Case<'a> = (&'a str, &'a dyn Fn(&Path), &'a [&'a str]);
 
 #[tokio::test]
 async fn every_spoiled_directory_is_refused_by_name_and_the_old_weights_serve_on() {
-    let world = World::start(&[]).await;
+    let world = World::start(&["--canary-perplexity", "100"]).await;
     let before = world.fingerprint().await;
     let truncate = |dir: &Path| {
         let file = dir.join("model.safetensors");

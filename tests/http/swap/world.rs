@@ -115,7 +115,9 @@ async fn serve(root: &TempDir, flags: &[&str]) -> Server {
     let (model, refiner, weights, swaps) =
         (text(weights.join("actor")), text(weights.join("refiner")), text(weights), text(swaps));
     let own = ["--model", &model, "--refiner", &refiner, "--weights-root", &weights, "--swap-dir", &swaps];
-    Server::swapping(&[&own[..], &["--engine", "native", "--served-name", "fake"], flags].concat()).await
+    // Random variants find each other absurd.
+    let canary: &[&str] = if flags.contains(&"--canary-perplexity") { &[] } else { &["--canary-perplexity", "0"] };
+    Server::swapping(&[&own[..], &["--engine", "native", "--served-name", "fake"], canary, flags].concat()).await
 }
 
 /// Small enough that a refiner's verdicts stay readable, large enough that an actor says something else.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use spar::search::{Judge, Mode, SearchConfig, Strategy};
 
 use crate::loss::Preference;
+use crate::publish::Publish;
 use crate::records::BadLines;
 use crate::trainer::TrainConfig;
 use crate::world::Split;
@@ -46,6 +47,9 @@ pub struct Iterate {
     /// What a round must not make worse.
     #[serde(default)]
     pub gate: Gate,
+    /// The recipe's `[publish]` section: where accepted models go. It decides nothing about the run.
+    #[serde(skip)]
+    pub publish: Option<Publish>,
 }
 
 fn three() -> usize {
@@ -329,6 +333,8 @@ impl Default for Gate {
 #[derive(Deserialize)]
 struct File {
     iterate: Iterate,
+    #[serde(default)]
+    publish: Option<Publish>,
 }
 
 impl Iterate {
@@ -340,7 +346,7 @@ impl Iterate {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading the recipe {}", path.display()))?;
         let file: File = toml::from_str(&text).with_context(|| format!("in the recipe {}", path.display()))?;
         file.iterate.check().with_context(|| format!("in the recipe {}", path.display()))?;
-        Ok(file.iterate)
+        Ok(Self { publish: file.publish, ..file.iterate })
     }
 
     /// # Errors

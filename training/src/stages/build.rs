@@ -2,9 +2,9 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -17,6 +17,7 @@ use spar::search::Votes;
 
 use super::manifest::{Record, Stage};
 use super::{write_json, write_lines};
+use crate::checkpoint;
 use crate::recipe::iterate::{Build, Pairing};
 use crate::records::{BadLines, ChatLine, Draft, PairLine, Sampled, Searched, read};
 
@@ -63,6 +64,42 @@ pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -
     write_json(&files.out.join("dataset_info.json"), &dataset_info())?;
     let counts: Vec<(&str, u64)> = counts.into_iter().map(|(name, count)| (name, count as u64)).collect();
     running.finish(&counts, Vec::new(), &[("dpo", &dpo), ("sft", &sft)])
+}
+
+/// Copies the searches that a server has kept into `out`, as `trees.jsonl` beside an empty `samples.jsonl`, and gives both paths.
+/// Two searches with the same question and draft count once.
+///
+/// # Errors
+/// A file's or a line's, or there is none.
+pub fn collect_traffic(traffic: &Path, out: &Path) -> Result<(PathBuf, PathBuf)> {
+    std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(traffic).with_context(|| format!("reading {}", traffic.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "jsonl") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let (mut seen, mut trees) = (HashSet::new(), Vec::new());
+    for file in files {
+        // A server that was killed may have left half a line.
+        let lines = read(&file, BadLines::Skip, |tree: Searched| {
+            ensure!(tree.best < tree.nodes.len(), "`best` is {}, there are {} nodes", tree.best, tree.nodes.len());
+            Ok(tree)
+        })?;
+        trees.extend(
+            lines
+                .items
+                .into_iter()
+                .filter(|tree: &Searched| seen.insert((tree.asked.prompt.clone(), tree.nodes[0].response.clone()))),
+        );
+    }
+    ensure!(!trees.is_empty(), "{} holds no searches; start the server with --traffic-dir", traffic.display());
+    let (samples_path, trees_path) = (out.join("samples.jsonl"), out.join("trees.jsonl"));
+    write_lines(&trees_path, &trees)?;
+    checkpoint::replace(&samples_path, |path| Ok(std::fs::write(path, "")?))?;
+    Ok((samples_path, trees_path))
 }
 
 type Counts = Vec<(&'static str, usize)>;
@@ -308,5 +345,24 @@ mod tests {
         let strict = Build { agreement: 1.0, ..Build::default() };
         let (_, counts) = turns(&Settings { seed: 1, build: &strict }, &samples, &trees, &templates);
         assert_eq!(counts.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [3, 2, 0, 3, 4]);
+    }
+
+    #[test]
+    fn a_servers_traffic_is_input_and_repeats_count_once() {
+        let (traffic, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (_, trees) = data();
+        let lines: Vec<String> = trees.iter().map(|tree| serde_json::to_string(tree).unwrap()).collect();
+        std::fs::write(traffic.path().join("traffic-1.jsonl"), lines[..3].join("\n")).unwrap();
+        let half = &lines[3][..lines[3].len() / 2];
+        std::fs::write(traffic.path().join("traffic-2.jsonl"), [lines[2].as_str(), &lines[3], half].join("\n"))
+            .unwrap();
+        std::fs::write(traffic.path().join("notes.txt"), "no search").unwrap();
+        let (samples_path, trees_path) = collect_traffic(traffic.path(), out.path()).unwrap();
+        let found: Vec<Searched> = read(&trees_path, BadLines::Stop, Ok).unwrap().items;
+        assert_eq!(found, trees);
+        assert!(read(&samples_path, BadLines::Stop, Ok::<Sampled, _>).unwrap().items.is_empty());
+        let empty = tempfile::tempdir().unwrap();
+        let message = format!("{:#}", collect_traffic(empty.path(), out.path()).unwrap_err());
+        assert!(message.contains("--traffic-dir"), "{message}");
     }
 }

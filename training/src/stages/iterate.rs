@@ -14,6 +14,7 @@ use super::manifest::{Record, digest};
 use super::prompts::{self, Part};
 use super::scores::{self, Scores, Summary};
 use super::{build, dpo, draft, grow, merge, sft, training, write_json};
+use crate::publish::publish_round;
 use crate::recipe::iterate::Iterate;
 use crate::trainer::TrainConfig;
 
@@ -76,7 +77,14 @@ pub async fn iterate(recipe: &Iterate, out: &Path) -> Result<Manifest> {
     for t in 1..=recipe.iterations {
         let folder = out.join(format!("iter-{t}"));
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let live = current.clone();
         let round = run.round(t, &folder, &mut current, &mut before).await.with_context(|| format!("round {t}"))?;
+        if let Some(publish) = &recipe.publish {
+            let both = [("actor", &live.actor, &current.actor), ("refiner", &live.refiner, &current.refiner)];
+            let new = both.into_iter().filter(|(_, old, new)| old != new);
+            let new: Vec<(&str, &Path)> = new.map(|(role, _, new)| (role, new.as_path())).collect();
+            publish_round(publish, &new, &folder.join("published.json")).await.with_context(|| format!("round {t}"))?;
+        }
         held_out.extend(run.hold_out(&current, &format!("iter-{t}")).await?);
         rounds.push(round);
     }

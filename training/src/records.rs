@@ -192,12 +192,8 @@ pub struct Searched {
     pub nodes: Vec<Grown>,
     /// The answer.
     pub best: usize,
-    /// Whether it was accepted.
+    /// Whether it was accepted. What the search spent is left out: how far cancelled replies came depends on timing.
     pub accepted: bool,
-    /// Model calls.
-    pub calls: usize,
-    /// Tokens generated.
-    pub tokens: usize,
 }
 
 /// A line of `dpo.jsonl`: conversational preference data as TRL reads it, and the same texts plainly for LLaMA-Factory.

@@ -114,8 +114,6 @@ async fn one(
         nodes,
         best: outcome.best.0,
         accepted: outcome.accepted,
-        calls: outcome.calls.total(),
-        tokens: outcome.tokens.total(),
     })
 }
 
@@ -130,7 +128,5 @@ fn counts(path: &Path) -> Result<Vec<(&'static str, u64)>> {
         ("accepted, right by rules", truth(true)),
         ("accepted, wrong by rules", truth(false)),
         ("roots, right by rules", trees.iter().filter(|tree| tree.nodes[0].right == Some(true)).count() as u64),
-        ("calls", trees.iter().map(|tree| tree.calls as u64).sum()),
-        ("tokens", trees.iter().map(|tree| tree.tokens as u64).sum()),
     ])
 }

@@ -97,26 +97,25 @@ def serve_trl(path, pairs_path, rank):
 
     raw = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="a"))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="a", eos_token="b", unk_token="a")
-    answers = sys.stdout
-    for line in sys.stdin:
-        steps, clock = int(line), Clock()
-        with tempfile.TemporaryDirectory() as directory:
-            config = trl.DPOConfig(
-                output_dir=directory, per_device_train_batch_size=len(pairs), max_steps=steps, learning_rate=1e-4, optim="adamw_torch",
-                max_grad_norm=1.0, beta=0.1, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.1], precompute_ref_log_probs=True,
-                logging_strategy="no", report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, save_strategy="no",
-                disable_tqdm=True, max_length=None, remove_unused_columns=False,
-            )
-            sys.stdout = sys.stderr
-            trainer = Trainer(
-                model=model, args=config, train_dataset=datasets.Dataset.from_list(pairs), processing_class=tokenizer,
-                callbacks=[clock], peft_config=lora if rank and not isinstance(model, peft.PeftModel) else None,
-            )
-            model = trainer.model
+    answers, sys.stdout = sys.stdout, sys.stderr
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as directory:
+        config = trl.DPOConfig(
+            output_dir=directory, per_device_train_batch_size=len(pairs), max_steps=1, learning_rate=1e-4, optim="adamw_torch",
+            max_grad_norm=1.0, beta=0.1, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.1], precompute_ref_log_probs=True,
+            logging_strategy="no", report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, save_strategy="no",
+            disable_tqdm=True, max_length=None, remove_unused_columns=False,
+        )
+        trainer = Trainer(
+            model=model, args=config, train_dataset=datasets.Dataset.from_list(pairs), processing_class=tokenizer, callbacks=[clock],
+            peft_config=lora if rank else None,
+        )
+        for line in sys.stdin:
+            # An optimizer and a schedule of its own for every line.
+            trainer.args.max_steps, trainer.optimizer, trainer.lr_scheduler, clock.seconds = int(line), None, None, 0.0
             trainer.train()
-            sys.stdout = answers
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": clock.seconds, "peak_mib": peak}), flush=True)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(json.dumps({"seconds": clock.seconds, "peak_mib": peak}), file=answers, flush=True)
 
 
 class Contender:

@@ -11,15 +11,8 @@ use spar::prompts::Templates;
 use spar::search::{Mode, Models, SearchConfig, Strategy, Task, answer};
 
 fn task(seed: u64) -> Task {
-    Task {
-        messages: vec![Message::user("Name five rivers in one sentence without a comma.")],
-        sampling: Sampling { seed, ..Sampling::default() },
-        max_tokens: None,
-        stop: Vec::new(),
-        logprobs: None,
-        constraint: None,
-        checks: Vec::new(),
-    }
+    let sampling = Sampling { seed, ..Sampling::default() };
+    Task { sampling, ..Task::chat(vec![Message::user("Name five rivers in one sentence without a comma.")]) }
 }
 
 /// Never right, and never twice the same.
@@ -60,5 +53,30 @@ fn controller(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, controller);
+/// Resident memory of this process in MiB, where the system tells.
+fn resident() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
+}
+
+/// Not a time: wave after wave of 1,000 searches side by side, and the memory after each.
+fn memory(_: &mut Criterion) {
+    let (engine, templates) = (engine(), Templates::general());
+    let models = Models { actor: &engine, refiner: &engine, templates: &templates };
+    let config = SearchConfig::default();
+    let tasks: Vec<_> = (0..1_000).map(task).collect();
+    let mut after = Vec::new();
+    for _ in 0..20 {
+        let nodes: usize = block_on(join_all(tasks.iter().map(|task| answer(models, &config, task, &|_| {}))))
+            .into_iter()
+            .map(|outcome| outcome.expect("the script never fails").tree.nodes.len())
+            .sum();
+        assert_eq!(nodes, 17_000);
+        after.extend(resident());
+    }
+    println!("resident MiB after each wave of 1,000 searches: {after:.1?}");
+}
+
+criterion_group!(benches, memory, controller);
 criterion_main!(benches);

@@ -53,6 +53,9 @@ pub struct EngineArgs {
     #[command(flatten)]
     #[doc = "How the native engine computes."]
     pub native: NativeArgs,
+    #[command(flatten)]
+    #[doc = "Which server, where the engine is one."]
+    pub upstream: UpstreamArgs,
 }
 
 /// How much of the machine the native engine uses.
@@ -102,6 +105,33 @@ impl NativeArgs {
     }
 }
 
+/// Which server answers where the engine is `upstream`. Its key comes from the environment, as SPAR_UPSTREAM_KEY.
+#[derive(Args, Clone, Debug, Default)]
+pub struct UpstreamArgs {
+    /// OpenAI-compatible server to ask, such as http://127.0.0.1:8000/v1; its key is taken from SPAR_UPSTREAM_KEY
+    #[arg(long, env = "SPAR_UPSTREAM_URL", value_name = "URL")]
+    pub upstream_url: Option<String>,
+    /// Model to ask it for; absent: the one that it serves
+    #[arg(long, env = "SPAR_UPSTREAM_MODEL", value_name = "NAME")]
+    pub upstream_model: Option<String>,
+    /// Tokens of its context; absent: what it says, else 8192
+    #[arg(long, env = "SPAR_UPSTREAM_CONTEXT", value_name = "N")]
+    pub upstream_context: Option<usize>,
+    /// How it is asked for votes and branches of one prompt: by `n`, or by a request for each
+    #[arg(long, env = "SPAR_UPSTREAM_SIBLINGS", value_name = "HOW", value_enum, default_value_t)]
+    pub upstream_siblings: SiblingsBy,
+}
+
+/// How an upstream is asked for several replies to one prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SiblingsBy {
+    /// One request with `n`
+    #[default]
+    N,
+    /// A request for each, for servers that ignore `n`
+    Requests,
+}
+
 /// What runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EngineKind {
@@ -111,9 +141,30 @@ pub enum EngineKind {
     Mistral,
     /// The native engine: Llama-family models on the CPU
     Native,
+    /// Any OpenAI-compatible server, named by --upstream-url
+    Upstream,
     /// Scripted replies without a model
     #[value(hide = true)]
     Fake,
+}
+
+impl EngineArgs {
+    /// Checks what must agree.
+    ///
+    /// # Errors
+    /// Names both flags.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let upstream = self.engine == EngineKind::Upstream;
+        require(upstream || self.upstream.upstream_url.is_none(), || "--upstream-url needs --engine upstream".into())?;
+        require(upstream || self.upstream.upstream_model.is_none(), || {
+            "--upstream-model needs --engine upstream".into()
+        })?;
+        require(!upstream || self.upstream.upstream_url.is_some(), || "--engine upstream needs --upstream-url".into())?;
+        require(!upstream || self.model.is_none(), || {
+            "--engine upstream takes the model from the server: use --upstream-model instead of --model".into()
+        })?;
+        require(self.upstream.upstream_context != Some(0), || "--upstream-context must be at least 1, got 0".into())
+    }
 }
 
 /// How requests are taken and answered.
@@ -327,6 +378,7 @@ impl Settings {
     /// Names the flag, or both flags where two do not agree.
     pub fn check(args: ServeArgs, secrets: Secrets<'_>) -> Result<Self, ConfigError> {
         let ServeArgs { engine, http, search, swap, traffic } = args;
+        engine.check()?;
         let second = Duration::from_secs(1);
         let at_least_one = [
             ("--max-running", http.max_running),
@@ -487,6 +539,9 @@ mod tests {
             (&["--search-budget", "65"], "--search-budget (65) must not be above --max-search-budget (64)"),
             (&["--search-deadline", "6m"], "--search-deadline (360s) must not be above --max-search-deadline (300s)"),
             (&["--judge-temperature", "3"], "--judge-temperature must be between 0 and 2, got 3"),
+            (&["--engine", "upstream"], "--engine upstream needs --upstream-url"),
+            (&["--upstream-url", "http://h"], "--upstream-url needs --engine upstream"),
+            (&["--engine", "upstream", "--upstream-url", "http://h", "--model", "d"], "use --upstream-model instead"),
             (&["--max-generations", "1"], "--max-generations must be at least 2, got 1"),
             (&["--weights-root", "/"], "--weights-root needs an admin key"),
             (&["--request-timeout", "soon"], "expected a whole number with ms, s or m"),

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod bench;
+mod eval;
 mod openapi;
 mod serve;
 mod verify;
@@ -26,6 +28,10 @@ enum Command {
     Openapi,
     /// Score a file of responses by IFEval's rules
     Verify(verify::VerifyArgs),
+    /// Compare strategies and budgets on prompts that can be checked
+    Eval(Box<eval::EvalArgs>),
+    /// Load a running server and say how long its tokens take
+    Bench(bench::BenchArgs),
 }
 
 impl Cli {
@@ -39,6 +45,18 @@ impl Cli {
             Some(Command::Serve(args)) => serve::run(*args),
             Some(Command::Openapi) => openapi::run(),
             Some(Command::Verify(args)) => verify::run(&args),
+            Some(Command::Eval(args)) => eval::run(&args),
+            Some(Command::Bench(args)) => bench::run(&args),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_two_arguments_are_one() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -1,6 +1,6 @@
 //! Grammars over tokens: which tokens may come next so that the text can still match, and when it is complete.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
@@ -14,6 +14,25 @@ const KEPT: usize = 64;
 
 /// Matchers of one constraint that are kept for later replies.
 const IDLE: usize = 128;
+
+/// Whether all of `text` matches `constraint`; nothing matches one that does not compile.
+pub fn matches(constraint: &Constraint, text: &str) -> bool {
+    const END: u32 = 256;
+    static BYTES: LazyLock<Grammars> = LazyLock::new(|| {
+        let bytes = (0..=255u8).map(|byte| TokenText::Bytes(vec![byte]));
+        let vocabulary = bytes.chain([TokenText::Special("<end>".into())]);
+        Grammars::new(vocabulary, &[END]).expect("bytes and an end are a vocabulary")
+    });
+    let Ok(mut matcher) = BYTES.matcher(constraint) else { return false };
+    let mut complete = false;
+    for byte in text.bytes() {
+        match matcher.accept(byte.into()) {
+            Ok(Some(is_last)) => complete = is_last,
+            Ok(None) | Err(_) => return false,
+        }
+    }
+    complete || matches!(matcher.accept(END), Ok(Some(_)))
+}
 
 /// The grammars of a model, made when the first constraint comes.
 #[derive(Clone)]
@@ -262,6 +281,22 @@ mod tests {
             "additionalProperties": false});
         check(&Constraint::JsonSchema(schema), r#"{"a":12}x"#, (8, true, true));
         check(&Constraint::Lark("start: \"a\" start | \"b\"".into()), "aaab", (4, true, true));
+    }
+
+    #[test]
+    fn whole_texts_match_or_do_not() {
+        let schema = Constraint::JsonSchema(serde_json::json!({"type": "object", "required": ["a"]}));
+        for (constraint, text, expected) in [
+            (&schema, r#"{"a": [1, 2]}"#, true),
+            (&schema, r#"{"b": 1}"#, false),
+            (&schema, r#"{"a": 1"#, false),
+            (&schema, "so: {\"a\": 1}", false),
+            (&Constraint::Regex("[0-9]+".into()), "12", true),
+            (&Constraint::Regex("[0-9]+".into()), "", false),
+            (&Constraint::Regex("(".into()), "(", false),
+        ] {
+            assert_eq!(matches(constraint, text), expected, "{constraint:?} {text:?}");
+        }
     }
 
     #[test]

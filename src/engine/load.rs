@@ -9,8 +9,9 @@ use super::generation::{Generation, Generations};
 use super::metered::Metered;
 use super::model_dir::{ModelDir, ModelError};
 use super::native::{NativeConfig, NativeEngine};
+use super::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
 use super::{Engine, EngineError, Input, Purpose, Request};
-use crate::config::{EngineArgs, EngineKind};
+use crate::config::{EngineArgs, EngineKind, SiblingsBy, UpstreamArgs};
 use crate::prompts::{TemplateError, Templates};
 use crate::telemetry::metrics;
 use crate::weights::LowRanks;
@@ -40,6 +41,9 @@ pub enum LoadError {
     /// The templates cannot be used.
     #[error(transparent)]
     Templates(#[from] TemplateError),
+    /// The server that should answer does not.
+    #[error("--upstream-url: {0}")]
+    Upstream(EngineError),
 }
 
 /// Loads what `args` name. Blocks for as long as that takes.
@@ -50,6 +54,9 @@ pub fn load(args: &EngineArgs) -> Result<Loaded, LoadError> {
     let own = args.templates.as_deref().map(Templates::from_file).transpose()?.map(Arc::new);
     if args.engine == EngineKind::Fake {
         return Ok(fake(args, own.unwrap_or_else(|| Arc::new(Templates::general()))));
+    }
+    if args.engine == EngineKind::Upstream {
+        return upstream(args, own);
     }
     let Configured { files, actor: actor_path, refiner: refiner_path } = directories(args)?;
     let generation = |id: &str, (engine, templates): Model| {
@@ -86,7 +93,7 @@ impl Configured {
 /// The embedded model cannot be unpacked.
 pub fn configured(args: &EngineArgs) -> Result<Option<Configured>, LoadError> {
     match args.engine {
-        EngineKind::Fake => Ok(None),
+        EngineKind::Fake | EngineKind::Upstream => Ok(None),
         _ => directories(args).map(Some),
     }
 }
@@ -131,7 +138,7 @@ pub(crate) fn one(args: &EngineArgs, directory: &Path) -> Result<Model, LoadErro
             says("mistral", "this build computes on CUDA, which the native engine does not");
             mistral(directory)
         }
-        EngineKind::Auto | EngineKind::Fake => match native(directory) {
+        EngineKind::Auto | EngineKind::Fake | EngineKind::Upstream => match native(directory) {
             // What the native engine does not compute, mistral.rs may.
             Err(LoadError::Model(error @ ModelError::Unsupported { .. })) if cfg!(feature = "mistral") => {
                 says("mistral", &error.to_string());
@@ -178,6 +185,38 @@ fn mistral(_directory: &Path) -> Result<Model, LoadError> {
     Err(LoadError::NotBuilt("mistral", "build with --features mistral, or use --engine native"))
 }
 
+/// A server answers, and judges and refines unless a refiner's directory is named. Only the question for its models is waited for
+/// here.
+fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>) -> Result<Loaded, LoadError> {
+    let UpstreamArgs { upstream_url: url, upstream_model: model, upstream_context: context, upstream_siblings } =
+        args.upstream.clone();
+    let config = UpstreamConfig {
+        url: url.unwrap_or_default(),
+        model,
+        key: std::env::var("SPAR_UPSTREAM_KEY").ok(),
+        context,
+        siblings: match upstream_siblings {
+            SiblingsBy::N => Siblings::Choices,
+            SiblingsBy::Requests => Siblings::Requests,
+        },
+    };
+    let failed = |error: std::io::Error| LoadError::Upstream(EngineError::Unavailable(error.to_string()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let engine = runtime.block_on(UpstreamEngine::connect(config)).map_err(LoadError::Upstream)?;
+    let engine: Arc<dyn Engine> = Arc::new(Metered(engine));
+    let name = args.served_name.clone().unwrap_or_else(|| engine.info().name.clone());
+    let templates = own.clone().unwrap_or_else(|| Arc::new(Templates::general()));
+    let actor = Arc::new(Generation { id: "g-1".into(), engine, templates });
+    let refiner = match &args.refiner {
+        Some(path) => {
+            let (engine, templates) = one(args, path)?;
+            Arc::new(Generation { id: "g-2".into(), engine, templates: own.unwrap_or(templates) })
+        }
+        None => Arc::clone(&actor),
+    };
+    Ok(Loaded { name, generations: Generations::new(actor, refiner), files: None })
+}
+
 /// Echoes; drafts are judged wrong, refinements right.
 fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
     let text = templates.text.clone();
@@ -206,7 +245,8 @@ mod tests {
 
     fn args(engine: EngineKind, model: Option<&Path>) -> EngineArgs {
         let (model, refiner) = (model.map(Path::to_owned), None);
-        EngineArgs { model, refiner, templates: None, served_name: None, engine, native: NativeArgs::default() }
+        let (native, upstream) = (NativeArgs::default(), UpstreamArgs::default());
+        EngineArgs { model, refiner, templates: None, served_name: None, engine, native, upstream }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures::Stream;
 
 use super::{Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request, ScoredToken};
+use crate::chat::Message;
 use crate::telemetry::metrics;
 
 /// Wraps an engine.
@@ -21,11 +22,11 @@ impl<E: Engine> Engine for Metered<E> {
         tracing::debug!(?purpose, samples = request.samples, "model call");
         let replies = self.0.start(request).await.inspect_err(metrics::call_failed)?;
         metrics::tokens_sent(purpose, replies.first().map_or(0, |reply| reply.prompt_tokens));
-        let meter = |reply: Reply| Reply {
-            chunks: Box::pin(MeteredChunks { chunks: reply.chunks, purpose, started }),
+        let meter = |(sibling, reply): (usize, Reply)| Reply {
+            chunks: Box::pin(MeteredChunks { chunks: reply.chunks, purpose, started, first: sibling == 0 }),
             ..reply
         };
-        Ok(replies.into_iter().map(meter).collect())
+        Ok(replies.into_iter().enumerate().map(meter).collect())
     }
 
     async fn score(&self, input: Input, top: usize) -> Result<Vec<ScoredToken>, EngineError> {
@@ -42,8 +43,16 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.tokenizer()
     }
 
+    fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
+        self.0.render(messages)
+    }
+
     fn constrains(&self) -> bool {
         self.0.constrains()
+    }
+
+    fn constrains_json(&self) -> bool {
+        self.0.constrains_json()
     }
 
     fn health(&self) -> Result<(), EngineError> {
@@ -60,6 +69,8 @@ struct MeteredChunks {
     chunks: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
     purpose: Purpose,
     started: Instant,
+    /// Of its siblings, which share their prompt.
+    first: bool,
 }
 
 impl Stream for MeteredChunks {
@@ -68,7 +79,12 @@ impl Stream for MeteredChunks {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = self.chunks.as_mut().poll_next(cx);
         match &next {
-            Poll::Ready(Some(Ok(chunk))) => metrics::tokens_generated(self.purpose, chunk.tokens),
+            Poll::Ready(Some(Ok(chunk))) => {
+                metrics::tokens_generated(self.purpose, chunk.tokens);
+                if let Some(prompt) = chunk.prompt.filter(|_| self.first) {
+                    metrics::tokens_sent(self.purpose, prompt.sent);
+                }
+            }
             Poll::Ready(Some(Err(error))) => metrics::call_failed(error),
             _ => {}
         }

@@ -16,6 +16,8 @@ pub mod model_dir;
 pub mod native;
 pub mod sampling;
 pub mod text;
+#[cfg(feature = "upstream")]
+pub mod upstream;
 pub mod writer;
 
 use std::pin::Pin;
@@ -176,6 +178,17 @@ pub struct Chunk {
     pub logprobs: Vec<TokenLogprobs>,
     /// Set on the last chunk.
     pub finish: Option<FinishReason>,
+    /// From engines that learn of the prompt's tokens only while they answer; it takes the place of the [`Reply`]'s counts.
+    pub prompt: Option<PromptTokens>,
+}
+
+/// Tokens of a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PromptTokens {
+    /// All of them.
+    pub sent: usize,
+    /// Of these, reused rather than computed.
+    pub cached: usize,
 }
 
 /// A running reply. Dropping it cancels it within one decode step.
@@ -223,6 +236,9 @@ impl Reply {
             let chunk = chunk?;
             done.text.push_str(&chunk.text);
             done.tokens += chunk.tokens;
+            if let Some(PromptTokens { sent, cached }) = chunk.prompt {
+                (done.prompt_tokens, done.cached_tokens) = (sent, cached);
+            }
             done.logprobs.extend(chunk.logprobs);
             if let Some(finish) = chunk.finish {
                 done.finish = finish;
@@ -297,9 +313,22 @@ pub trait Engine: Send + Sync {
         None
     }
 
+    /// The text that a chat becomes before it is tokenized, ending where the assistant begins to speak.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] where the template refuses the chat, [`EngineError::Unsupported`] where the engine has none.
+    fn render(&self, _messages: &[Message]) -> Result<String, EngineError> {
+        Err(EngineError::Unsupported("this model's engine has no chat template".into()))
+    }
+
     /// Whether [`Request::constraint`] is honoured; if not, such a request is refused as unsupported.
     fn constrains(&self) -> bool {
         false
+    }
+
+    /// Whether at least a JSON schema of an [`Purpose::Answer`] is honoured.
+    fn constrains_json(&self) -> bool {
+        self.constrains()
     }
 
     /// Whether the engine can work now.

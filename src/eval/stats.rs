@@ -20,15 +20,25 @@ pub struct Estimate {
 /// Mean of `values` with a 95 % interval from 2,000 resamples (Efron's percentile method), always the same for the same
 /// values.
 pub fn estimate(values: &[f64]) -> Estimate {
+    let ones: Vec<(f64, f64)> = values.iter().map(|value| (*value, 1.0)).collect();
+    ratio(&ones)
+}
+
+/// The sum of the first numbers over the sum of the second ones, such as right instructions over all instructions by prompt, with
+/// an interval from resampled pairs.
+pub fn ratio(pairs: &[(f64, f64)]) -> Estimate {
     const RESAMPLES: usize = 2_000;
-    let n = values.len();
+    let n = pairs.len();
     if n == 0 {
         return Estimate { mean: 0.0, low: 0.0, high: 0.0, n };
     }
-    let mean = values.iter().sum::<f64>() / n as f64;
+    let share = |sums: (f64, f64)| sums.0 / sums.1;
+    let add = |sums: (f64, f64), pair: &(f64, f64)| (sums.0 + pair.0, sums.1 + pair.1);
+    let mean = share(pairs.iter().fold((0.0, 0.0), add));
     let mut rng = StdRng::seed_from_u64(0);
-    let mut means: Vec<f64> =
-        (0..RESAMPLES).map(|_| (0..n).map(|_| values[rng.random_range(0..n)]).sum::<f64>() / n as f64).collect();
+    let mut means: Vec<f64> = (0..RESAMPLES)
+        .map(|_| share((0..n).fold((0.0, 0.0), |sums, _| add(sums, &pairs[rng.random_range(0..n)]))))
+        .collect();
     means.sort_by(f64::total_cmp);
     Estimate { mean, low: means[RESAMPLES / 40], high: means[RESAMPLES - 1 - RESAMPLES / 40], n }
 }
@@ -44,6 +54,9 @@ pub fn paired(a: &[f64], b: &[f64]) -> Estimate {
 
 impl std::fmt::Display for Estimate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if f.sign_plus() {
+            return write!(f, "{:+.3} [{:+.3}, {:+.3}]", self.mean, self.low, self.high);
+        }
         write!(f, "{:.3} [{:.3}, {:.3}]", self.mean, self.low, self.high)
     }
 }
@@ -57,6 +70,8 @@ mod tests {
         let values: Vec<f64> = (0..500).map(|i| f64::from(u8::from(i % 2 == 0))).collect();
         let e = estimate(&values);
         assert!((e.mean - 0.5).abs() < 1e-12 && (e.high - e.low - 0.0877).abs() < 0.01, "{e}");
+        let by_prompt: Vec<(f64, f64)> = values.iter().map(|right| (2.0 * right, 2.0)).collect();
+        assert_eq!(ratio(&by_prompt), e, "instructions of one prompt stand or fall together");
         let zero = paired(&values, &values);
         assert_eq!((zero.mean, zero.low, zero.high), (0.0, 0.0, 0.0));
     }

@@ -164,18 +164,22 @@ async fn replies(hold: &Hold, requests: Vec<Request>, outbox: &Outbox) -> Result
             usage.prompt_tokens += reply.prompt_tokens;
             usage.prompt_tokens_details.cached_tokens += reply.cached_tokens;
         }
-        for reply in group {
+        for (sibling, reply) in group.into_iter().enumerate() {
             let choice = running.len();
-            running.push(reply.chunks.map(move |chunk| (choice, chunk)));
+            running.push(reply.chunks.map(move |chunk| (choice, sibling, chunk)));
         }
     }
     let mut pace = Pace::new(hold.clock);
     let mut unfinished = choices;
     while unfinished > 0 {
-        let Some((choice, chunk)) = running.next().await else {
+        let Some((choice, sibling, chunk)) = running.next().await else {
             return Err(EngineError::Crashed("a reply ended without a finish reason".into()).into());
         };
         let chunk = chunk?;
+        if let Some(prompt) = chunk.prompt.filter(|_| sibling == 0) {
+            usage.prompt_tokens += prompt.sent;
+            usage.prompt_tokens_details.cached_tokens += prompt.cached;
+        }
         usage.completion_tokens += chunk.tokens;
         pace.tokens(choice, chunk.tokens);
         if !chunk.text.is_empty() || !chunk.logprobs.is_empty() {
@@ -237,6 +241,9 @@ async fn searches(hold: &Hold, work: &SearchWork, outbox: &Outbox) -> Result<(),
         }
         // The choices share their prompt: it counts once.
         usage.prompt_tokens = outcome.draft_prompt_tokens;
+        if choice == 0 {
+            usage.prompt_tokens_details.cached_tokens = outcome.draft_cached_tokens;
+        }
         usage.completion_tokens += outcome.tokens.total();
         usage.completion_tokens_details.reasoning_tokens +=
             outcome.tokens.total().saturating_sub(outcome.answer_tokens);

@@ -114,7 +114,6 @@ const REFUSED: &[Refused] = &[
     Refused { name: "skip_special_tokens", harmless: is_true },
     Refused { name: "spaces_between_special_tokens", harmless: is_true },
     unless_empty("stop_token_ids"),
-    unless_empty("structured_outputs"),
     unless_empty("truncate_prompt_tokens"),
     unless_empty("use_beam_search"),
 ];
@@ -143,7 +142,21 @@ const REFUSED_IN_COMPLETIONS: &[Refused] = &[
     Refused { name: "search_budget", harmless: is_zero },
     unless_empty("search"),
     unless_empty("response_format"),
+    unless_empty("structured_outputs"),
 ];
+
+const REFUSED_IN_TOKENIZE: &[Refused] = &[
+    Refused { name: "add_generation_prompt", harmless: is_true },
+    unless_empty("continue_final_message"),
+    unless_empty("chat_template"),
+    unless_empty("chat_template_kwargs"),
+    unless_empty("tools"),
+];
+
+/// What a tokenization must not ask for.
+pub fn refused_in_tokenize() -> &'static [Refused] {
+    REFUSED_IN_TOKENIZE
+}
 
 /// What a chat completion must not ask for.
 pub fn refused_in_chats() -> [&'static [Refused]; 2] {

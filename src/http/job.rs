@@ -4,12 +4,11 @@ use std::ops::RangeInclusive;
 
 use crate::chat::{Message, Role};
 use crate::config::Settings;
-use crate::engine::{Constraint, Input, ModelInfo, Sampling};
+use crate::engine::{Constraint, Engine, Input, ModelInfo, Sampling};
 use crate::http::error::ApiError;
-use crate::openai::{
-    ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, Prompt, ResponseFormat, Stop,
-};
+use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, Prompt, Stop};
 
+use super::constraint;
 use super::plan::SearchPlan;
 
 /// What a request is checked against.
@@ -19,10 +18,32 @@ pub struct Limits<'a> {
     pub model: &'a ModelInfo,
     /// The name that clients use for it.
     pub name: &'a str,
-    /// Whether it honours constraints.
-    pub constrains: bool,
+    /// Which constraints it honours.
+    pub constrains: Constrains,
     /// The server's defaults and caps.
     pub settings: &'a Settings,
+}
+
+/// Which constraints a model honours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Constrains {
+    /// None.
+    Nothing,
+    /// JSON schemas.
+    Json,
+    /// All of them.
+    Everything,
+}
+
+impl Constrains {
+    /// What `engine` says.
+    pub fn of(engine: &dyn Engine) -> Self {
+        match (engine.constrains(), engine.constrains_json()) {
+            (true, _) => Self::Everything,
+            (false, true) => Self::Json,
+            (false, false) => Self::Nothing,
+        }
+    }
 }
 
 /// How an answer is delivered.
@@ -101,7 +122,7 @@ impl ChatJob {
             (Some(old), None) => Some(count("max_tokens", old)?),
             (None, None) => None,
         };
-        let constraint = body.response_format.as_ref().map_or(Ok(None), |format| constraint(format, limits))?;
+        let constraint = constraint::from_wire(&body, limits.constrains)?;
         let search = SearchPlan::from_wire(&body, &drawing, constraint.as_ref(), limits)?;
         if search.is_some() && messages.last().is_none_or(|last| last.role != Role::User) {
             return Err(ApiError::invalid("messages", "a search needs a conversation that ends in a `user` message"));
@@ -145,6 +166,9 @@ impl Drawing {
         let (model, alias) = resolve(fields.model.as_deref(), limits.name)?;
         let http = &limits.settings.http;
         let most = i64::try_from(http.max_choices).unwrap_or(i64::MAX);
+        if fields.stream != Some(true) && fields.stream_options.is_some() {
+            return Err(ApiError::invalid("stream_options", "`stream_options` needs `stream: true`"));
+        }
         let delivery = match (fields.stream, fields.stream_options.as_ref().and_then(|o| o.include_usage)) {
             (Some(true), Some(true)) => Delivery::StreamWithUsage,
             (Some(true), _) => Delivery::Stream,
@@ -278,33 +302,7 @@ fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {
     }
 }
 
-fn constraint(format: &ResponseFormat, limits: &Limits<'_>) -> Result<Option<Constraint>, ApiError> {
-    let any_object = || serde_json::json!({"type": "object"});
-    let schema = match (format.kind.as_str(), &format.json_schema) {
-        ("text", _) => return Ok(None),
-        ("json_object", _) => any_object(),
-        ("json_schema", Some(named)) => named.schema.clone().unwrap_or_else(any_object),
-        ("json_schema", None) => {
-            let message = "`response_format.json_schema` is missing: it holds the name and the schema";
-            return Err(ApiError::invalid("response_format.json_schema", message));
-        }
-        (kind, _) => {
-            let message = format!("`response_format.type` must be text, json_object or json_schema, got {kind:?}");
-            return Err(ApiError::invalid("response_format.type", message));
-        }
-    };
-    if !schema.is_object() && !schema.is_boolean() {
-        let param = "response_format.json_schema.schema";
-        return Err(ApiError::invalid(param, format!("`{param}` must be a JSON schema: an object")));
-    }
-    if !limits.constrains {
-        let message = "this model's engine cannot constrain its answer; leave `response_format` out";
-        return Err(ApiError::invalid("response_format", message));
-    }
-    Ok(Some(Constraint::JsonSchema(schema)))
-}
-
-fn conversation(messages: &[ChatMessage]) -> Result<Vec<Message>, ApiError> {
+pub(super) fn conversation(messages: &[ChatMessage]) -> Result<Vec<Message>, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "`messages` must hold at least one message"));
     }

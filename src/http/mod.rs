@@ -6,11 +6,12 @@ mod auth;
 mod body;
 mod chat;
 mod completions;
+mod constraint;
 pub mod error;
 mod health;
 pub mod job;
 pub mod limits;
-mod models;
+pub mod models;
 mod observe;
 pub mod openapi;
 pub mod plan;
@@ -47,7 +48,7 @@ use crate::config::Settings;
 use crate::engine::generation::Pinned;
 use crate::swap::Swapper;
 use error::ApiError;
-use job::Limits;
+use job::{Constrains, Limits};
 use limits::Gate;
 pub use models::Served;
 use searches::KeptSearches;
@@ -97,7 +98,7 @@ impl AppState {
     /// What requests are checked against.
     fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
         let actor = pinned.actor.engine.as_ref();
-        let (model, constrains) = (actor.info(), actor.constrains());
+        let (model, constrains) = (actor.info(), Constrains::of(actor));
         Limits { model, name: &self.served.name, constrains, settings: &self.settings }
     }
 }

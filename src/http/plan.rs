@@ -95,6 +95,11 @@ impl SearchPlan {
             let message = "`search.judge` rules or both needs `search.checks` or a json_schema `response_format`";
             return Err(ApiError::invalid("search.judge", message));
         }
+        if config.judge == Judge::Model && !checks.is_empty() {
+            let message =
+                "`search.judge` model leaves `search.checks` unused; ask for rules or both, or leave the checks out";
+            return Err(ApiError::invalid("search.judge", message));
+        }
         let events = if options.events == Some(true) { Events::Progress } else { Events::Heartbeat };
         if events == Events::Progress && drawing.delivery == Delivery::Whole {
             return Err(ApiError::invalid("search.events", "`search.events` needs `stream: true`"));

@@ -8,9 +8,9 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use tokenizers::Tokenizer;
 
-use super::body::JsonObject;
+use super::body::{JsonObject, refused_in_tokenize};
 use super::error::ApiError;
-use super::job::resolve;
+use super::job::{conversation, resolve};
 use super::{AppState, Shared};
 use crate::openai::{DetokenizeRequest, DetokenizeResponse, ErrorBody, TokenizeRequest, TokenizeResponse};
 
@@ -20,7 +20,7 @@ fn tokenizer(state: &AppState, model: Option<&str>) -> Result<Arc<Tokenizer>, Ap
     state.served.pin().actor.engine.tokenizer().ok_or_else(none)
 }
 
-/// A text's tokens.
+/// The tokens of a text or of a conversation.
 #[utoipa::path(
     post, path = "/tokenize", tag = "models", request_body = TokenizeRequest,
     responses((status = 200, body = TokenizeResponse), (status = 400, body = ErrorBody)),
@@ -31,11 +31,21 @@ pub async fn tokenize(
     body: Body,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let object = JsonObject::read(&headers, body, state.settings.http.max_body).await?;
+    object.refuse(refused_in_tokenize())?;
     let asked: TokenizeRequest = object.fields()?;
     let tokenizer = tokenizer(&state, asked.model.as_deref())?;
+    let (param, text, specials) = match (asked.prompt, asked.messages) {
+        (Some(text), None) => ("prompt", text, true),
+        (None, Some(messages)) => {
+            let turns = conversation(&messages)?;
+            ("messages", state.served.pin().actor.engine.render(&turns)?, false)
+        }
+        (Some(_), Some(_)) => return Err(ApiError::invalid("messages", "send `prompt` or `messages`, not both")),
+        (None, None) => return Err(ApiError::invalid("prompt", "`prompt` or `messages` is missing")),
+    };
     let encoding = tokenizer
-        .encode(asked.prompt, asked.add_special_tokens.unwrap_or(true))
-        .map_err(|error| ApiError::invalid("prompt", format!("`prompt` cannot be tokenized: {error}")))?;
+        .encode(text, asked.add_special_tokens.unwrap_or(specials))
+        .map_err(|error| ApiError::invalid(param, format!("`{param}` cannot be tokenized: {error}")))?;
     Ok(Json(TokenizeResponse {
         count: encoding.len(),
         max_model_len: state.served.pin().actor.engine.info().context,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{DrawingFields, Finish, Usage};
+use super::{ChatMessage, DrawingFields, Finish, Usage};
 
 /// The body of `POST /v1/completions`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -79,14 +79,16 @@ pub struct CompletionLogprobs {
     pub text_offset: Vec<usize>,
 }
 
-/// The body of `POST /tokenize`.
+/// The body of `POST /tokenize`: a text or a conversation.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TokenizeRequest {
     /// A served model's name; absent: the served model.
     pub model: Option<String>,
     /// The text.
-    pub prompt: String,
-    /// Add what the tokenizer adds around a text; absent: true.
+    pub prompt: Option<String>,
+    /// The conversation, as the model's chat template renders it.
+    pub messages: Option<Vec<ChatMessage>>,
+    /// Add what the tokenizer adds around a text; absent: true for a text, false for a conversation, whose template adds it.
     pub add_special_tokens: Option<bool>,
     /// Also give the tokens' texts.
     pub return_token_strs: Option<bool>,

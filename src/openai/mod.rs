@@ -32,6 +32,8 @@ pub struct ChatRequest {
     pub top_logprobs: Option<i64>,
     /// What the answer must be: text, any JSON object, or JSON of a schema.
     pub response_format: Option<ResponseFormat>,
+    /// As vLLM has it: what the answer must match, where `response_format` cannot say it.
+    pub structured_outputs: Option<StructuredOutputs>,
     /// Judged refinements that the answer may cost; 0 or absent is plain decoding.
     #[schema(minimum = 0)]
     pub search_budget: Option<i64>,
@@ -144,6 +146,19 @@ pub struct ResponseFormat {
     pub kind: String,
     /// The schema of `json_schema`.
     pub json_schema: Option<JsonSchemaFormat>,
+}
+
+/// What the answer must match: exactly one of these.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StructuredOutputs {
+    /// A JSON schema.
+    #[schema(value_type = Option<Object>)]
+    pub json: Option<Value>,
+    /// A regular expression for the whole answer.
+    pub regex: Option<String>,
+    /// One of these texts.
+    pub choice: Option<Vec<String>>,
 }
 
 /// A named JSON schema.

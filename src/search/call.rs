@@ -6,7 +6,7 @@ use tracing::Instrument;
 
 use super::budget::{Permit, Spent};
 use super::{Models, SearchConfig, Task, budget::Ledger};
-use crate::engine::{Engine, EngineError, FinishReason, Reply, Request, TokenLogprobs, derive_seed};
+use crate::engine::{Engine, EngineError, FinishReason, PromptTokens, Reply, Request, TokenLogprobs, derive_seed};
 
 /// What all steps of one search share.
 #[derive(Clone, Copy)]
@@ -107,6 +107,10 @@ async fn listen(mut reply: Reply, permit: &Permit<'_>) -> Result<Spoken, EngineE
     while let Some(chunk) = reply.chunks.next().await {
         let chunk = chunk?;
         permit.spend(chunk.tokens);
+        if let Some(PromptTokens { sent, cached }) = chunk.prompt {
+            permit.sent(sent.saturating_sub(spoken.prompt_tokens));
+            (spoken.prompt_tokens, spoken.cached_tokens) = (sent, cached);
+        }
         spoken.tokens += chunk.tokens;
         spoken.text.push_str(&chunk.text);
         spoken.ends.push((spoken.text.len(), chunk.tokens));

@@ -2,6 +2,7 @@
 
 use super::call::{Draw, Halt, Search, Spoken};
 use super::tree::Node;
+use crate::engine::grammar;
 use crate::engine::{Completion, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs};
 
 /// Draws per child before it is given up, as in the reference: three times three.
@@ -86,6 +87,9 @@ impl Search<'_> {
             temperature: self.config.refine_temperature,
             seed,
             logit_bias: self.task.sampling.logit_bias.clone(),
+            // Not the repetition penalty: it counts the prompt, which holds the response that is to be kept.
+            frequency_penalty: self.task.sampling.frequency_penalty,
+            presence_penalty: self.task.sampling.presence_penalty,
             ..Sampling::default()
         };
         let messages = templates.refine(&self.task.messages, &node.response, &node.critique);
@@ -101,8 +105,8 @@ impl Search<'_> {
         }
     }
 
-    /// The refined response, ended at the task's stop strings; `None` if there is none, or if it is longer than an
-    /// answer may be.
+    /// The refined response, ended at the task's stop strings; `None` if there is none, if it is longer than an answer may be,
+    /// or if it does not match what an answer must.
     fn read(&self, mut spoken: Spoken) -> Option<Candidate> {
         let refinement = self.models.templates.parse_refinement(&spoken.text)?;
         let mut response = refinement.response;
@@ -111,6 +115,11 @@ impl Search<'_> {
         }
         let (start, end) = (refinement.offset, refinement.offset + response.len());
         let tokens = spoken.tokens_within(start, end);
+        // An engine that does not constrain may have said anything.
+        let free = self.task.constraint.as_ref().filter(|_| !self.models.refiner.constrains());
+        if free.is_some_and(|constraint| !grammar::matches(constraint, &response)) {
+            return None;
+        }
         if response.is_empty() || self.task.max_tokens.is_some_and(|most| tokens > most) {
             return None;
         }

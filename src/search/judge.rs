@@ -3,6 +3,7 @@
 use super::call::{Draw, Halt, Search};
 use super::config::{Judge, Mode, SearchConfig};
 use super::tree::{Node, Votes};
+use crate::engine::grammar;
 use crate::engine::{Constraint, Purpose, Request, Sampling};
 use crate::prompts::Verdict;
 use crate::verify::Check;
@@ -40,13 +41,14 @@ impl Search<'_> {
         }
     }
 
-    /// What the rules that `response` breaks ask for. A JSON schema counts as a rule that its text is JSON: decoding
-    /// follows the schema, but a reply may be cut off.
+    /// What the rules that `response` breaks ask for. A JSON schema counts as a rule: decoding follows it, but a reply may be
+    /// cut off.
     fn failed_rules(&self, response: &str) -> Vec<String> {
         let failed = self.task.checks.iter().filter(|check| !check.strict(response)).map(Check::describe);
-        let json = matches!(self.task.constraint, Some(Constraint::JsonSchema(_)));
-        let cut = json && serde_json::from_str::<serde::de::IgnoredAny>(response).is_err();
-        failed.chain(cut.then(|| "answer with one complete JSON value and nothing else".into())).collect()
+        let schema = self.task.constraint.as_ref().filter(|c| matches!(c, Constraint::JsonSchema(_)));
+        let broken = schema.is_some_and(|schema| !grammar::matches(schema, response));
+        let rule = "answer with one complete JSON value that matches the schema, and nothing else";
+        failed.chain(broken.then(|| rule.into())).collect()
     }
 
     fn by_rules(&self, failed: &[String]) -> Judgement {

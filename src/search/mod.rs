@@ -58,6 +58,21 @@ pub struct Task {
     pub checks: Vec<Check>,
 }
 
+impl Task {
+    /// An answer to `messages` from the model's plain distribution, without limits or rules.
+    pub fn chat(messages: Vec<Message>) -> Self {
+        Self {
+            messages,
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            logprobs: None,
+            constraint: None,
+            checks: Vec::new(),
+        }
+    }
+}
+
 /// The models of one search, pinned from its start to its end.
 #[derive(Clone, Copy)]
 pub struct Models<'a> {
@@ -148,7 +163,7 @@ async fn run(
     observe: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Outcome {
     let Search { models, config, task, ledger } = search;
-    let draft_prompt_tokens = draft.prompt_tokens;
+    let (draft_prompt_tokens, draft_cached_tokens) = (draft.prompt_tokens, draft.cached_tokens);
     let mut growth = Growth::default();
     growth.add(None, draft.into(), Judgement::default(), task.sampling.seed);
     let stop = within(started, config, search.grow(&mut growth, judgement, observe)).await;
@@ -170,6 +185,7 @@ async fn run(
         prompt_tokens: used.prompt_tokens,
         answer_tokens,
         draft_prompt_tokens,
+        draft_cached_tokens,
         votes_saved: growth.votes_saved,
         finish,
         logprobs,

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::budget::{ByPurpose, Spent};
 use super::tree::{Node, NodeId, Tree};
 use crate::engine::{FinishReason, TokenLogprobs};
 
 /// Why a search ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// A node was accepted.
@@ -49,6 +49,8 @@ pub struct Outcome {
     pub answer_tokens: usize,
     /// Prompt tokens of the draft.
     pub draft_prompt_tokens: usize,
+    /// Of these, reused rather than computed.
+    pub draft_cached_tokens: usize,
     /// Votes not asked for, since the majority could not change any more.
     pub votes_saved: usize,
     /// How the reply that holds the answer ended.

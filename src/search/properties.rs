@@ -44,6 +44,8 @@ pub(super) struct World {
     pub unread: u64,
     /// A call fails.
     pub broken: u64,
+    /// The judge always fails on a response, unless it is the draft.
+    pub cursed: u64,
 }
 
 impl World {
@@ -57,9 +59,17 @@ impl World {
         self.dice(what) % 100 < percent
     }
 
+    /// The draft is never cursed: a search ends where its draft cannot be judged.
+    pub fn is_cursed(&self, text: &str) -> bool {
+        self.chance(self.cursed, ("cursed", text)) && self.say(Purpose::Answer, &[], 0).is_ok_and(|draft| draft != text)
+    }
+
     /// Draw `draw` of a prompt; `said` is what the prompt is about.
     pub fn say(&self, purpose: Purpose, said: &[String], draw: u64) -> Result<String, EngineError> {
         if self.chance(self.broken, ("broken", purpose, said, draw)) {
+            return Err(EngineError::Crashed("as scripted".into()));
+        }
+        if purpose == Purpose::Judge && self.is_cursed(&said[0]) {
             return Err(EngineError::Crashed("as scripted".into()));
         }
         let text = || format!("t{}", self.dice((purpose, said, draw)) % self.texts);
@@ -113,7 +123,16 @@ fn models(engine: &FakeEngine) -> Models<'_> {
 
 fn worlds() -> impl Generator<Value = World> {
     (any::<u64>(), 2..40u64, 0..60u64, 0..50u64, 0..40u64, 0..80u64).prop_map(
-        |(seed, texts, good, noise, invalid, unread)| World { seed, texts, good, noise, invalid, unread, broken: 0 },
+        |(seed, texts, good, noise, invalid, unread)| World {
+            seed,
+            texts,
+            good,
+            noise,
+            invalid,
+            unread,
+            broken: 0,
+            cursed: 0,
+        },
     )
 }
 
@@ -147,7 +166,7 @@ fn shape(tree: &Tree) -> Vec<Shape> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn paper_makes_the_references_decisions(world in worlds(), config in configs()) {
@@ -158,6 +177,20 @@ proptest! {
         prop_assert_eq!(outcome.best.0, reference.answer);
         prop_assert_eq!(outcome.accepted, reference.accepted);
         prop_assert_eq!((outcome.calls.judge, outcome.calls.refine), (reference.judge_calls, reference.refine_calls));
+    }
+
+    #[test]
+    fn a_failing_branch_costs_only_itself(world in worlds(), config in configs(), cursed in 1..60u64) {
+        let world = World { cursed, ..world };
+        let config = SearchConfig { mode: Mode::Paper, ..config };
+        let outcome = run(&counting(world), &config);
+        // The reference discards what cannot be judged and goes on.
+        let reference = Reference::search(world, &config);
+        prop_assert_eq!(shape(&outcome.tree), reference.shape());
+        prop_assert_eq!((outcome.best.0, outcome.accepted), (reference.answer, reference.accepted));
+        if outcome.stop == StopReason::Error {
+            prop_assert!(reference.failed && !outcome.accepted);
+        }
     }
 
     #[test]
@@ -202,7 +235,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_answer_depends_on_the_seed_not_on_timing(
@@ -264,7 +297,8 @@ fn mean_completions(chance: u64, mode: Mode, strategy: Strategy) -> f64 {
     let config = SearchConfig { mode, strategy, ..SearchConfig::default() };
     let calls: usize = (0..RUNS)
         .map(|seed| {
-            let world = World { seed, texts: 1 << 40, good: chance, noise: 10, invalid: 0, unread: 0, broken: 0 };
+            let world =
+                World { seed, texts: 1 << 40, good: chance, noise: 10, invalid: 0, unread: 0, broken: 0, cursed: 0 };
             let engine = FakeEngine::new(move |request, index| match request.purpose {
                 Purpose::Answer => Ok("wrong".into()),
                 Purpose::Judge if about(request)[0] == "wrong" => Ok("c => No".into()),

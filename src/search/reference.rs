@@ -15,6 +15,8 @@ pub(super) struct Reference {
     pub judge_calls: usize,
     pub refine_calls: usize,
     pub accepted: bool,
+    /// Something could not be judged.
+    pub failed: bool,
     pub answer: usize,
 }
 
@@ -37,6 +39,7 @@ impl Reference {
             judge_calls: 0,
             refine_calls: 0,
             accepted: false,
+            failed: false,
             answer: 0,
         };
         let draft = this.say(Purpose::Answer, &[]);
@@ -72,6 +75,10 @@ impl Reference {
     fn judge(&mut self, text: &str) -> Option<(f64, String)> {
         if let Some(known) = self.verdicts.get(text) {
             return known.clone();
+        }
+        if self.world.is_cursed(text) {
+            self.failed = true;
+            return None;
         }
         let mut verdict = None;
         for _ in 0..3 {

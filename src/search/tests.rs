@@ -10,15 +10,8 @@ use crate::engine::fake::FakeEngine;
 use crate::engine::{Input, Purpose, Request};
 
 pub(super) fn task() -> Task {
-    Task {
-        messages: vec![Message::user("Say something right.")],
-        sampling: Sampling { seed: 7, ..Sampling::default() },
-        max_tokens: None,
-        stop: Vec::new(),
-        logprobs: None,
-        constraint: None,
-        checks: Vec::new(),
-    }
+    let sampling = Sampling { seed: 7, ..Sampling::default() };
+    Task { sampling, ..Task::chat(vec![Message::user("Say something right.")]) }
 }
 
 /// Drafts say `wrong`; refinements say `right`; the judge knows.
@@ -221,6 +214,27 @@ async fn a_schema_is_a_rule_that_the_answer_is_json() {
     let rules = SearchConfig { judge: Judge::Rules, ..SearchConfig::default() };
     let outcome = search_with(&engine, &rules, &task).await;
     assert_eq!((responses(&outcome).len(), outcome.accepted), (2, true));
+}
+
+#[tokio::test]
+async fn a_refiner_without_grammars_is_asked_again_until_the_answer_matches() {
+    let made = Mutex::new(0);
+    let engine = FakeEngine::new(move |request, _| {
+        Ok(match request.purpose {
+            Purpose::Answer => "{\"a\": 1}".into(),
+            Purpose::Judge => verdict(judged(request) == "{\"a\": 2}"),
+            Purpose::Refine => {
+                let mut made = made.lock().unwrap();
+                *made += 1;
+                let response = if *made < 3 { "{\"b\": 2}" } else { "{\"a\": 2}" };
+                format!("[[start]]{response}[[end]]")
+            }
+        })
+    });
+    let schema = json!({"type": "object", "required": ["a"]});
+    let task = Task { constraint: Some(Constraint::JsonSchema(schema)), ..task() };
+    let outcome = search_with(&engine, &SearchConfig::default(), &task).await;
+    assert_eq!((responses(&outcome), outcome.calls.refine), (vec!["{\"a\": 1}", "{\"a\": 2}"], 3));
 }
 
 #[tokio::test]

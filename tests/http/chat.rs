@@ -141,7 +141,8 @@ impl Engine for Bytewise {
             TokenLogprobs { token: token(0xC3, -0.5), top: vec![token(0xC3, -0.5), token(b'a', f32::NEG_INFINITY)] },
             TokenLogprobs { token: token(0xA9, -0.25), top: vec![] },
         ];
-        let chunk = Chunk { text: "é".into(), tokens: 2, logprobs, finish: Some(FinishReason::Length) };
+        let finish = Some(FinishReason::Length);
+        let chunk = Chunk { text: "é".into(), tokens: 2, logprobs, finish, ..Chunk::default() };
         let chunks: Pin<Box<dyn Stream<Item = _> + Send>> = Box::pin(stream::iter([Ok(chunk)]));
         Ok(vec![Reply { prompt_tokens: 5, cached_tokens: 4, chunks }])
     }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use reqwest::StatusCode;
 use serde_json::json;
+use spar::chat::Message;
 use spar::engine::fake::FakeEngine;
 use spar::engine::{Engine, EngineError, ModelInfo, Reply, Request};
 use tokenizers::Tokenizer;
 
-use super::harness::{Server, asked, json_of};
+use super::harness::{Server, asked, json_of, with};
 
 fn continuing() -> FakeEngine {
     FakeEngine::new(|request, sibling| Ok(format!("after {} {sibling}", asked(request))))
@@ -71,6 +72,10 @@ impl Engine for Tokenizing {
     fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
         Some(Arc::clone(&self.1))
     }
+
+    fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
+        Ok(messages.iter().map(|turn| format!("two {} ", turn.content)).collect())
+    }
 }
 
 #[tokio::test]
@@ -86,6 +91,18 @@ async fn texts_become_tokens_and_tokens_texts() {
     let body = json!({"model": "fake", "prompt": "two one", "return_token_strs": true});
     let tokens = json_of(server.post("/tokenize", &body), StatusCode::OK).await;
     assert_eq!(tokens, json!({"count": 2, "max_model_len": 99, "tokens": [1, 0], "token_strs": ["two", "one"]}));
+    let chat = json!({"messages": [{"role": "user", "content": "one"}]});
+    let tokens = json_of(server.post("/tokenize", &chat), StatusCode::OK).await;
+    assert_eq!(tokens["tokens"], json!([1, 0]), "as the chat template renders it");
+    for (body, param) in [
+        (json!({}), "prompt"),
+        (with(chat.clone(), json!({"prompt": "one"})), "messages"),
+        (with(chat.clone(), json!({"add_generation_prompt": false})), "add_generation_prompt"),
+        (json!({"messages": []}), "messages"),
+    ] {
+        let error = json_of(server.post("/tokenize", &body), StatusCode::BAD_REQUEST).await;
+        assert_eq!(error["error"]["param"], param, "{error}");
+    }
     let text = json_of(server.post("/detokenize", &json!({"tokens": [1, 0]})), StatusCode::OK).await;
     assert_eq!(text, json!({"prompt": "two one"}));
     let error = json_of(server.post("/detokenize", &json!({"tokens": [7]})), StatusCode::BAD_REQUEST).await;

@@ -1,7 +1,7 @@
 //! The default model, as a fresh checkout serves it.
 
 use serde_json::json;
-use spar::config::{EngineArgs, EngineKind, NativeArgs};
+use spar::config::{EngineArgs, EngineKind, NativeArgs, UpstreamArgs};
 use spar::engine::load::load;
 use spar::http::Served;
 
@@ -29,6 +29,7 @@ async fn answers(engine: EngineKind) -> String {
         served_name: None,
         engine,
         native: NativeArgs::default(),
+        upstream: UpstreamArgs::default(),
     };
     let loaded = load(&args).unwrap();
     let server = Server::serving(Served::new(loaded.name, loaded.generations), &[], None).await;

@@ -7,10 +7,12 @@ use spar::engine::fake::FakeEngine;
 
 use super::harness::{Server, improving, json_of, says, with};
 
-#[tokio::test]
-async fn every_refused_field_is_named_with_its_range() {
-    let server = Server::start(improving(), &[]).await;
-    let cases: &[(Value, &str, &str)] = &[
+/// Fields, the parameter that is named, and what the message says; without a parameter the request is right.
+fn refused() -> Vec<(Value, &'static str, &'static str)> {
+    let check = |id: &str, kwargs: Value| json!({"search": {"checks": [{"id": id, "kwargs": kwargs}]}});
+    let words = |kwargs: Value| check("length_constraints:number_words", kwargs);
+    vec![
+        (json!({"model": 5}), "model", "expected a string"),
         (json!({"messages": []}), "messages", "at least one message"),
         (json!({"messages": "hi"}), "messages", "expected a sequence"),
         (
@@ -31,28 +33,58 @@ async fn every_refused_field_is_named_with_its_range() {
             "\"input_audio\"; only text is served",
         ),
         (json!({"temperature": 2.5}), "temperature", "between 0 and 2, got 2.5"),
+        (json!({"temperature": -0.5}), "temperature", "between 0 and 2, got -0.5"),
         (json!({"temperature": "hot"}), "temperature", "invalid type: string \"hot\""),
         (json!({"top_p": 0}), "top_p", "above 0 and at most 1, got 0"),
+        (json!({"top_p": 1.5}), "top_p", "above 0 and at most 1, got 1.5"),
         (json!({"top_k": -2}), "top_k", "got -2"),
         (json!({"min_p": 1.5}), "min_p", "between 0 and 1, got 1.5"),
+        (json!({"min_p": -1}), "min_p", "between 0 and 1, got -1"),
         (json!({"frequency_penalty": 3}), "frequency_penalty", "between -2 and 2, got 3"),
         (json!({"presence_penalty": -3}), "presence_penalty", "between -2 and 2, got -3"),
         (json!({"repetition_penalty": 0}), "repetition_penalty", "above 0 and at most 2, got 0"),
+        (json!({"repetition_penalty": 2.5}), "repetition_penalty", "above 0 and at most 2, got 2.5"),
         (json!({"n": 0}), "n", "between 1 and 16, got 0"),
         (json!({"n": 17}), "n", "between 1 and 16, got 17"),
+        (json!({"seed": 1.5}), "seed", "expected i64"),
+        (json!({"seed": "one"}), "seed", "expected i64"),
+        (json!({"ignore_eos": 1}), "ignore_eos", "expected a boolean"),
+        (json!({"user": 7}), "user", "expected a string"),
+        (json!({"stream": "yes"}), "stream", "expected a boolean"),
+        (json!({"stream_options": {"include_usage": true}}), "stream_options", "needs `stream: true`"),
+        (json!({"stream": true, "stream_options": {"include_usage": 1}}), "stream_options.include_usage", "boolean"),
         (json!({"max_tokens": 0}), "max_tokens", "at least 1, got 0"),
         (json!({"max_completion_tokens": -1}), "max_completion_tokens", "at least 1, got -1"),
         (json!({"max_tokens": 5, "max_completion_tokens": 6}), "max_tokens", "send one of them"),
         (json!({"stop": []}), "", ""),
         (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop", "between 1 and 4 strings"),
         (json!({"stop": ""}), "stop", "none of them empty"),
+        (json!({"stop": 5}), "stop", "a string or a list of strings"),
         (json!({"logit_bias": {"one": 1}}), "logit_bias", "token ids"),
         (json!({"logit_bias": {"1": 101}}), "logit_bias", "between -100 and 100, got 101"),
+        (json!({"logit_bias": [1]}), "logit_bias", "expected a map"),
+        (json!({"logprobs": 3}), "logprobs", "expected a boolean"),
         (json!({"top_logprobs": 3}), "top_logprobs", "needs `logprobs: true`"),
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs", "between 0 and 20, got 21"),
         (json!({"response_format": {"type": "yaml"}}), "response_format.type", "json_schema, got \"yaml\""),
         (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema", "is missing"),
         (json!({"response_format": {"type": "json_object"}}), "response_format", "cannot constrain"),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}}),
+            "response_format.json_schema.schema",
+            "must be a JSON schema",
+        ),
+        (json!({"structured_outputs": {"json": 5}}), "structured_outputs.json", "must be a JSON schema"),
+        (json!({"structured_outputs": {"regex": "(a"}}), "structured_outputs.regex", "no regular expression"),
+        (json!({"structured_outputs": {"regex": "a"}}), "structured_outputs", "cannot constrain"),
+        (json!({"structured_outputs": {"choice": []}}), "structured_outputs.choice", "at least one text"),
+        (json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}), "structured_outputs", "exactly one of"),
+        (json!({"structured_outputs": {"grammar": "x"}}), "structured_outputs", "unknown field `grammar`"),
+        (
+            json!({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}),
+            "structured_outputs",
+            "send one of them",
+        ),
         (json!({"tools": [{"type": "function"}]}), "tools", "not supported"),
         (json!({"tool_choice": "required"}), "tool_choice", "not supported"),
         (json!({"functions": [{}]}), "functions", "not supported"),
@@ -62,22 +94,52 @@ async fn every_refused_field_is_named_with_its_range() {
         (json!({"search_budget": -1}), "search_budget", "between 0 and 64, got -1"),
         (json!({"search_budget": 65}), "search_budget", "between 0 and 64, got 65"),
         (json!({"search_budget": 1.5}), "search_budget", "expected i64"),
+        (json!({"search": 5}), "search", "expected"),
         (json!({"search": {"strategy": "mcts"}}), "search.strategy", "`bfs`, `dfs`, `best_of_n`, `refine_chain`"),
         (json!({"search": {"mode": "fast"}}), "search.mode", "`eager` or `paper`"),
         (json!({"search": {"mode": "paper", "strategy": "best_of_n"}}), "search.mode", "bfs and dfs only"),
+        (json!({"search": {"mode": "paper", "strategy": "refine_chain"}}), "search.mode", "bfs and dfs only"),
         (json!({"search": {"branch": 9}}), "search.branch", "between 1 and 8, got 9"),
+        (json!({"search": {"branch": 0}}), "search.branch", "between 1 and 8, got 0"),
+        (json!({"search": {"branch": "three"}}), "search.branch", "expected i64"),
         (json!({"search": {"keep": 0}}), "search.keep", "between 1 and 8, got 0"),
+        (json!({"search": {"keep": 9}}), "search.keep", "between 1 and 8, got 9"),
+        (json!({"search": {"depth": 0}}), "search.depth", "between 1 and 16, got 0"),
         (json!({"search": {"depth": 17}}), "search.depth", "between 1 and 16, got 17"),
+        (json!({"search": {"votes": 0}}), "search.votes", "between 1 and 15, got 0"),
         (json!({"search": {"votes": 16}}), "search.votes", "between 1 and 15, got 16"),
         (json!({"search": {"threshold": 1}}), "search.threshold", "at least 0 and below 1, got 1"),
+        (json!({"search": {"threshold": -0.1}}), "search.threshold", "at least 0 and below 1, got -0.1"),
         (json!({"search": {"max_tokens": 0}}), "search.max_tokens", "between 1 and 200000, got 0"),
+        (json!({"search": {"max_tokens": 200_001}}), "search.max_tokens", "between 1 and 200000, got 200001"),
+        (json!({"search": {"max_calls": 0}}), "search.max_calls", "between 1 and 2000, got 0"),
         (json!({"search": {"max_calls": 3000}}), "search.max_calls", "between 1 and 2000, got 3000"),
         (json!({"search": {"deadline_ms": 0}}), "search.deadline_ms", "between 1 and 300000, got 0"),
+        (json!({"search": {"deadline_ms": 300_001}}), "search.deadline_ms", "between 1 and 300000, got 300001"),
         (json!({"search": {"judge": "human"}}), "search.judge", "`model`, `rules`, `both`"),
         (json!({"search": {"judge": "rules"}}), "search.judge", "needs `search.checks`"),
+        (json!({"search": {"judge": "both"}}), "search.judge", "needs `search.checks`"),
+        (
+            json!({"search": {"judge": "model", "checks": [{"id": "punctuation:no_comma"}]}}),
+            "search.judge",
+            "leaves `search.checks` unused",
+        ),
+        (json!({"search": {"checks": 5}}), "search.checks", "expected a sequence"),
         (json!({"search": {"checks": [{"id": "no:such"}]}}), "search.checks[0]", "no:such"),
+        (json!({"search": {"checks": [{"kwargs": {}}]}}), "search.checks[0]", "missing field `id`"),
+        (words(json!({"relation": "at least"})), "search.checks[0]", "num_words"),
+        (words(json!({"num_words": "ten", "relation": "at least"})), "search.checks[0]", "num_words"),
+        (words(json!({"num_words": 10, "relation": "about"})), "search.checks[0]", "relation"),
+        (words(json!({"num_words": 10, "relation": "at least", "colour": "red"})), "search.checks[0]", "colour"),
+        (check("keywords:existence", json!({"keywords": []})), "search.checks[0]", "keywords"),
+        (
+            json!({"search": {"checks": vec![json!({"id": "punctuation:no_comma"}); 65]}}),
+            "search.checks",
+            "at most 64 checks, got 65",
+        ),
         (json!({"search": {"trace": "all"}}), "search.trace", "`none`, `summary`, `full`"),
         (json!({"search": {"events": true}}), "search.events", "needs `stream: true`"),
+        (json!({"search": {"events": "all"}}), "search.events", "expected a boolean"),
         (json!({"search": {"branches": 2}}), "search", "unknown field `branches`"),
         (json!({"search_budget": 0, "search": {"branch": 9}}), "search.branch", "between 1 and 8"),
         (
@@ -85,8 +147,13 @@ async fn every_refused_field_is_named_with_its_range() {
             "messages",
             "ends in a `user` message",
         ),
-    ];
-    for (fields, param, fragment) in cases {
+    ]
+}
+
+#[tokio::test]
+async fn every_refused_field_is_named_with_its_range() {
+    let server = Server::start(improving(), &[]).await;
+    for (fields, param, fragment) in refused() {
         let response = server.chat(&with(says("hello"), fields.clone())).send().await.unwrap();
         let status = response.status();
         let body: Value = response.json().await.unwrap();
@@ -100,7 +167,30 @@ async fn every_refused_field_is_named_with_its_range() {
         let message = error["message"].as_str().unwrap();
         assert!(message.contains(fragment), "{fields}: {message}");
         let named = error["param"].as_str().unwrap_or_default();
-        assert!(named == *param || named.starts_with(&format!("{param}.")), "{fields}: {named}: {message}");
+        assert!(named == param || named.starts_with(&format!("{param}.")), "{fields}: {named}: {message}");
+    }
+}
+
+/// The table above forgets no field that the API document lists.
+#[tokio::test]
+async fn every_field_of_the_document_can_be_refused() {
+    let server = Server::start(improving(), &[]).await;
+    let document = json_of(server.get("/openapi.json"), StatusCode::OK).await;
+    let properties = |schema: &Value| -> Vec<String> {
+        let parts = schema["allOf"].as_array().cloned().unwrap_or_else(|| vec![schema.clone()]);
+        parts.iter().filter_map(|part| part["properties"].as_object()).flat_map(|all| all.keys().cloned()).collect()
+    };
+    let schemas = &document["components"]["schemas"];
+    let mut fields = properties(&schemas["ChatRequest"]);
+    fields.extend(properties(&schemas["DrawingFields"]));
+    fields.extend(properties(&schemas["SearchOptions"]).iter().map(|name| format!("search.{name}")));
+    assert!(fields.len() > 35, "{fields:?}");
+    let refused = refused();
+    for field in fields {
+        let named = |param: &str| {
+            param == field || param.starts_with(&format!("{field}.")) || param.starts_with(&format!("{field}["))
+        };
+        assert!(refused.iter().any(|(_, param, _)| named(param)), "no case refuses {field}");
     }
 }
 

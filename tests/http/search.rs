@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use spar::engine::Purpose;
 use spar::engine::fake::FakeEngine;
+use spar::engine::{Chunk, Engine, EngineError, ModelInfo, Purpose, Reply, Request, TokenLogprobs, TokenProb};
 
-use super::harness::{Server, improving, json_of, says, with};
+use super::harness::{Server, asked, improving, json_of, says, with};
 
 #[tokio::test]
 async fn a_search_answers_with_its_best_response_and_a_report() {
@@ -148,4 +150,138 @@ async fn accepted_searches_are_kept_as_training_data_where_that_is_asked_for() {
     assert_eq!((node(0, "response"), node(best, "response")), (json!("a first draft"), json!("the refined text")));
     assert_eq!((node(best, "reflection"), node(best, "accepted")), (json!("I change it."), json!(true)));
     assert_eq!((node(best, "parent"), node(0, "parent")), (json!(0), json!(null)));
+}
+
+/// Gives every word the log-probability of minus its length, and says that 5 prompt tokens of 7 were there already.
+struct Telling(FakeEngine);
+
+#[async_trait]
+impl Engine for Telling {
+    async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
+        let wanted = request.logprobs.is_some();
+        let tell = move |chunk: Result<Chunk, EngineError>| {
+            let mut chunk = chunk?;
+            if wanted && !chunk.text.is_empty() {
+                let bytes = chunk.text.clone().into_bytes();
+                let token = TokenProb { id: 0, logprob: -(bytes.len() as f32), bytes };
+                chunk.logprobs = vec![TokenLogprobs { token, top: Vec::new() }];
+            }
+            Ok(chunk)
+        };
+        let replies = self.0.start(request).await?.into_iter();
+        Ok(replies
+            .map(|reply| Reply { prompt_tokens: 7, cached_tokens: 5, chunks: Box::pin(reply.chunks.map(tell)) })
+            .collect())
+    }
+
+    fn info(&self) -> &ModelInfo {
+        self.0.info()
+    }
+}
+
+#[tokio::test]
+async fn a_refined_answer_has_its_own_logprobs_and_the_draft_its_cached_tokens() {
+    let server = Server::start(Telling(improving()), &[]).await;
+    let body = with(says("hello"), json!({"search_budget": 1, "logprobs": true, "top_logprobs": 0}));
+    let answer = server.answer(&body).await;
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["message"]["content"], "the refined text");
+    let tokens: Vec<(String, f64)> = choice["logprobs"]["content"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["token"].as_str().unwrap().to_owned(), entry["logprob"].as_f64().unwrap()))
+        .collect();
+    // The markers stand at the first and the last word: a token that holds part of the answer belongs to it.
+    assert_eq!(tokens.len(), 3, "{tokens:?}");
+    assert!(tokens[0].0.ends_with("the ") && tokens[2].0.starts_with("text"), "{tokens:?}");
+    assert_eq!(tokens[1], ("refined ".into(), -8.0));
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 5);
+    let events = server.stream(&with(body, json!({"stream": true}))).await;
+    let streamed: usize =
+        events.chunks.iter().filter_map(|c| c["choices"][0]["logprobs"]["content"].as_array()).map(Vec::len).sum();
+    assert_eq!(streamed, 3);
+}
+
+/// Says what depends on the seed alone.
+fn seeded() -> FakeEngine {
+    let text = spar::prompts::Templates::general().text;
+    FakeEngine::new(move |request, sibling| {
+        let draw = spar::engine::derive_seed(request.sampling.seed, sibling as u64) % 1_000;
+        Ok(match request.purpose {
+            Purpose::Answer => format!("draft {draw}"),
+            Purpose::Judge => format!("I say {draw}.\n{} {}", text.verdict, if draw < 250 { "Yes" } else { "No" }),
+            Purpose::Refine => format!("Change {draw}. {}text {draw}{}", text.start, text.end),
+        })
+    })
+}
+
+#[tokio::test]
+async fn one_seed_fixes_a_whole_search() {
+    let server = Server::start(seeded(), &[]).await;
+    for (n, strategy) in [(1, "bfs"), (1, "dfs"), (2, "best_of_n"), (2, "refine_chain")] {
+        let body = json!({"search_budget": 6, "n": n, "search": {"strategy": strategy, "trace": "full"}});
+        let ask = async |seed: u64| {
+            let mut answer = server.answer(&with(says("hello"), with(body.clone(), json!({"seed": seed})))).await;
+            for volatile in ["id", "created"] {
+                answer.as_object_mut().unwrap().remove(volatile);
+            }
+            let mut reports = answer["searches"].as_array().cloned().unwrap_or_default();
+            reports.push(answer["search"].clone());
+            for report in &mut reports {
+                report.as_object_mut().unwrap().retain(|name, _| name != "id" && name != "elapsed_ms");
+            }
+            answer["search"] = Value::Null;
+            answer["searches"] = json!(reports);
+            answer
+        };
+        let first = ask(5).await;
+        assert_eq!(ask(5).await, first, "{strategy}");
+        assert_ne!(ask(6).await["searches"], first["searches"], "{strategy}");
+        if n == 2 {
+            assert_ne!(first["searches"][0]["tree"], first["searches"][1]["tree"], "the searches are independent");
+        }
+    }
+}
+
+#[tokio::test]
+async fn json_holds_inside_a_search_and_plainly() {
+    let text = spar::prompts::Templates::general().text;
+    let engine = FakeEngine::new(move |request, _| {
+        Ok(match request.purpose {
+            // The canary.
+            Purpose::Answer if request.constraint.is_none() => "anything".into(),
+            Purpose::Answer => "{\"a\": 1}".into(),
+            Purpose::Judge if asked(request).contains("\"a\": 2") => format!("Good.\n{} Yes", text.verdict),
+            Purpose::Judge => format!("Bad.\n{} No", text.verdict),
+            Purpose::Refine => {
+                let grammar = format!("{:?}", request.constraint);
+                assert!(grammar.contains("integer"), "a refinement matches the schema: {grammar}");
+                format!("Two.\n{}\n{{\"a\": 2}}\n{}", text.start, text.end)
+            }
+        })
+    });
+    let server = Server::start(engine.constraining(), &[]).await;
+    let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "a", "strict": true, "schema": schema}});
+    let body = with(says("hello"), json!({"response_format": format}));
+    let plain = server.answer(&body).await;
+    assert_eq!(plain["choices"][0]["message"]["content"], "{\"a\": 1}");
+    let searched = server.answer(&with(body.clone(), json!({"search_budget": 2}))).await;
+    assert_eq!(searched["choices"][0]["message"]["content"], "{\"a\": 2}");
+    // A schema alone is a rule: the draft is JSON, so rules accept it.
+    let rules = server.answer(&with(body, json!({"search_budget": 2, "search": {"judge": "rules"}}))).await;
+    assert_eq!((&rules["search"]["accepted"], &rules["search"]["depth"]), (&json!(true), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_search_shows_signs_of_life_at_least_every_second() {
+    let slow =
+        |request: &Request, _: usize| Duration::from_millis(if request.purpose == Purpose::Answer { 700 } else { 0 });
+    let engine = improving().paced(slow);
+    let server = Server::start(engine, &[]).await;
+    let body = with(says("hello"), json!({"search_budget": 1, "stream": true, "search": {"votes": 1}}));
+    let events = server.stream(&body).await;
+    // Three words and the end: 2.8 seconds.
+    assert!(events.comments >= 3, "{events:?}");
 }

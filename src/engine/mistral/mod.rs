@@ -27,6 +27,7 @@ use super::model_dir::{ModelDir, ModelError};
 use super::sampling::Sampler;
 use super::text::ReplyRules;
 use super::{Chunk, Engine, EngineError, FinishReason, Input, ModelInfo, Reply, Request};
+use crate::chat::Message;
 
 /// Where a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +210,10 @@ impl Engine for MistralEngine {
 
     fn tokenizer(&self) -> Option<Arc<tokenizers::Tokenizer>> {
         Some(Arc::clone(&self.dir.tokenizer))
+    }
+
+    fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
+        self.dir.render(messages)
     }
 
     fn constrains(&self) -> bool {

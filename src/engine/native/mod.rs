@@ -37,6 +37,7 @@ use super::writer::Writer;
 use super::{
     Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request, ScoredToken, TokenLogprobs, TokenProb,
 };
+use crate::chat::Message;
 use crate::kernels::packed::Format;
 use crate::weights::{LowRanks, RopeScaling};
 
@@ -234,6 +235,10 @@ impl Engine for NativeEngine {
 
     fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
         Some(self.dir.tokenizer.clone())
+    }
+
+    fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
+        self.dir.render(messages)
     }
 
     fn constrains(&self) -> bool {

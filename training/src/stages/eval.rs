@@ -4,8 +4,9 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use spar::engine::Sampling;
+use spar::eval::report::mean;
 use spar::eval::stats::{Estimate, estimate, paired};
-use spar::eval::{self, JudgeScore, Trial};
+use spar::eval::{self, JudgeScore, Method, Trial};
 use spar::search::{Judge, Models, SearchConfig, Strategy};
 use spar::verify::data::Prompt;
 
@@ -92,10 +93,10 @@ pub async fn evaluate(models: Models<'_>, prompts: &[Prompt], options: &Options)
     let draw = |temperature| Sampling { temperature, seed: options.seed, ..Sampling::default() };
 
     bar.set_message("greedy");
-    let greedy = eval::plain(models.actor, prompts, &draw(0.0), None, parallel, &tick).await?;
+    let greedy = eval::trials(models, &Method::plain(draw(0.0)), prompts, parallel, &tick).await?;
     let greedy_scores = scores(&greedy);
     bar.set_message("samples");
-    let sampled = eval::plain(models.actor, prompts, &draw(1.0), None, parallel, &tick).await?;
+    let sampled = eval::trials(models, &Method::plain(draw(1.0)), prompts, parallel, &tick).await?;
 
     bar.set_message("judge");
     let responses: Vec<(&Prompt, &str)> = [&greedy, &sampled]
@@ -110,8 +111,8 @@ pub async fn evaluate(models: Models<'_>, prompts: &[Prompt], options: &Options)
     let refine_once = eval::refine_once(models, &base, &failing, options.seed, parallel).await?;
 
     let searched = |config: SearchConfig| {
-        let sampling = draw(0.0);
-        async move { eval::searched(models, &config, prompts, &sampling, None, parallel, &tick).await }
+        let method = Method::search(config, draw(0.0));
+        async move { eval::trials(models, &method, prompts, parallel, &tick).await }
     };
     let mut search = Vec::new();
     let mut trials = Vec::new();
@@ -150,10 +151,6 @@ pub async fn evaluate(models: Models<'_>, prompts: &[Prompt], options: &Options)
 
 fn scores(trials: &[Trial]) -> Vec<f64> {
     trials.iter().map(Trial::score).collect()
-}
-
-fn mean(trials: &[Trial], value: impl Fn(&Trial) -> f64) -> f64 {
-    trials.iter().map(value).sum::<f64>() / trials.len().max(1) as f64
 }
 
 fn at_budget(budget: usize, trials: &[Trial], greedy: &[f64]) -> AtBudget {

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use spar::chat::Message;
 use spar::engine::{Engine, EngineError, Purpose, Request, Sampling, derive_seed};
-use spar::search::{Models, SearchConfig};
+use spar::search::{self, Models, SearchConfig, Task};
 
 use super::write_lines;
 use crate::world::{self, Instance, Split};
@@ -93,10 +93,12 @@ pub async fn refinements(
             async move {
                 let prompt = instance(Split::Train, seed, sample.index).prompt;
                 let call = derive_seed(!seed, i as u64);
-                let judgement = spar::eval::judge(models, &prompt, &sample.response, config, call).await?;
-                let turns = models.templates.refine(&[Message::user(prompt)], &sample.response, &judgement.critique);
+                let seeded = Sampling { seed: call, ..Sampling::default() };
+                let task = Task { sampling: seeded.clone(), ..Task::chat(vec![Message::user(prompt)]) };
+                let judgement = search::judge(models, config, &task, &sample.response).await?;
+                let turns = models.templates.refine(&task.messages, &sample.response, &judgement.critique);
                 let request = Request {
-                    sampling: Sampling { temperature: config.refine_temperature, seed: call, ..Sampling::default() },
+                    sampling: Sampling { temperature: config.refine_temperature, ..seeded },
                     max_tokens: Some(config.refine_tokens),
                     ..Request::chat(Purpose::Refine, turns)
                 };

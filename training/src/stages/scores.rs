@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use spar::engine::Sampling;
 use spar::eval::stats::{Estimate, estimate, paired};
-use spar::eval::{self, JudgeScore, Trial};
+use spar::eval::{self, JudgeScore, Method, Trial};
 use spar::search::{Models, SearchConfig};
 use spar::verify::data::Prompt;
 
@@ -131,10 +131,13 @@ pub async fn score(settings: &Settings<'_>, files: Files<'_>) -> Result<Scores> 
 async fn measure(models: Models<'_>, settings: &Settings<'_>, prompts: &[Prompt]) -> Result<Scores> {
     let (parallel, most) = (settings.sample.parallel, settings.sample.max_tokens);
     let config = SearchConfig { budget: settings.budget, ..settings.search.config() };
-    let draw = |temperature| Sampling { temperature, seed: settings.seed, ..Sampling::default() };
+    let method = |search, temperature| {
+        let sampling = Sampling { temperature, seed: settings.seed, ..Sampling::default() };
+        Method { search, sampling, max_tokens: most }
+    };
     let quiet = || {};
-    let greedy = eval::plain(models.actor, prompts, &draw(0.0), most, parallel, &quiet).await?;
-    let sampled = eval::plain(models.actor, prompts, &draw(1.0), most, parallel, &quiet).await?;
+    let greedy = eval::trials(models, &method(None, 0.0), prompts, parallel, &quiet).await?;
+    let sampled = eval::trials(models, &method(None, 1.0), prompts, parallel, &quiet).await?;
     let responses: Vec<(&Prompt, &str)> = [&greedy, &sampled]
         .into_iter()
         .flat_map(|trials| prompts.iter().zip(trials))
@@ -148,7 +151,7 @@ async fn measure(models: Models<'_>, settings: &Settings<'_>, prompts: &[Prompt]
         .map(|(prompt, trial)| (prompt, trial.response.as_str()))
         .collect();
     let refine_once = eval::refine_once(models, &config, &failing, settings.seed, parallel).await?;
-    let search = eval::searched(models, &config, prompts, &draw(0.0), most, parallel, &quiet).await?;
+    let search = eval::trials(models, &method(Some(config), 0.0), prompts, parallel, &quiet).await?;
     let scores = |trials: &[Trial]| trials.iter().map(Trial::score).collect::<Vec<_>>();
     let length = greedy.iter().map(|trial| trial.response.chars().count() as f64).sum::<f64>();
     Ok(Scores {

@@ -1,0 +1,152 @@
+//! Trials on disk: a file per strategy and budget, a line per prompt, so that a killed evaluation goes on where it was.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::eval::Trial;
+
+/// What the trials of a directory have in common.
+pub(super) const SETTINGS: &str = "settings.json";
+
+/// The directory of one evaluation.
+pub(super) struct Kept {
+    trials: PathBuf,
+}
+
+/// The trials of one strategy at one budget.
+pub(super) struct KeptRun {
+    path: PathBuf,
+    file: File,
+    trials: Vec<Option<Trial>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    index: usize,
+    #[serde(flatten)]
+    trial: Trial,
+}
+
+impl Kept {
+    /// Begins an evaluation in `out`, or goes on with the one that is there.
+    ///
+    /// # Errors
+    /// The directory cannot be written, or holds trials of other settings.
+    pub fn open(out: &Path, settings: &Value) -> anyhow::Result<Self> {
+        let trials = out.join("trials");
+        std::fs::create_dir_all(&trials).with_context(|| format!("cannot make {}", trials.display()))?;
+        let path = out.join(SETTINGS);
+        if path.exists() {
+            let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let found: Value = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+            if let Some(name) = differing(&found, settings) {
+                bail!(
+                    "--out {} holds an evaluation with {name} {}, now it is {}; choose another directory",
+                    out.display(),
+                    found[name],
+                    settings[name]
+                );
+            }
+        } else {
+            std::fs::write(&path, serde_json::to_string_pretty(settings)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(Self { trials })
+    }
+
+    /// The trials of `name` so far. A last line that a kill cut short is dropped.
+    ///
+    /// # Errors
+    /// The file cannot be used, or one of its other lines is damaged.
+    pub fn run(&self, name: &str, cases: usize) -> anyhow::Result<KeptRun> {
+        let path = self.trials.join(format!("{name}.jsonl"));
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            text => text.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let mut trials = vec![None; cases];
+        for (number, line) in whole.lines().enumerate() {
+            let at = || format!("{}:{}", path.display(), number + 1);
+            let Line { index, trial } = serde_json::from_str(line).with_context(at)?;
+            *trials.get_mut(index).with_context(|| format!("{}: there is no prompt {index}", at()))? = Some(trial);
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        file.set_len(whole.len() as u64).with_context(|| format!("cannot shorten {}", path.display()))?;
+        Ok(KeptRun { path, file, trials })
+    }
+}
+
+impl KeptRun {
+    /// What is there already, by the cases' order.
+    pub fn take_trials(&mut self) -> Vec<Option<Trial>> {
+        std::mem::take(&mut self.trials)
+    }
+
+    /// Keeps another one.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep(&mut self, index: usize, trial: &Trial) -> anyhow::Result<()> {
+        let line = serde_json::to_string(&Line { index, trial: trial.clone() })? + "\n";
+        self.file.write_all(line.as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+/// The first setting that is not the same.
+fn differing<'a>(a: &'a Value, b: &'a Value) -> Option<&'a str> {
+    let fields = |value: &'a Value| value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value));
+    let (a, b): (BTreeMap<_, _>, BTreeMap<_, _>) = (fields(a).collect(), fields(b).collect());
+    b.keys().chain(a.keys()).copied().find(|name| a.get(name) != b.get(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::verify::Check;
+    use crate::verify::data::Prompt;
+
+    fn trial(response: &str) -> Trial {
+        let checks = vec![Check::new("punctuation:no_comma", Map::new()).unwrap()];
+        Trial::of(&Prompt { key: json!(7), prompt: "p".into(), checks }, response.into())
+    }
+
+    #[test]
+    fn a_killed_run_goes_on_after_its_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Kept::open(folder.path(), &json!({"seed": 1})).unwrap();
+        let mut run = open().run("bfs-4", 3).unwrap();
+        assert_eq!(run.take_trials(), [None, None, None]);
+        run.keep(2, &trial("two")).unwrap();
+        run.keep(0, &trial("zero")).unwrap();
+        let path = folder.path().join("trials/bfs-4.jsonl");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, &text[..text.len() - 9]).unwrap();
+        let mut run = open().run("bfs-4", 3).unwrap();
+        assert_eq!(run.take_trials(), [None, None, Some(trial("two"))]);
+        run.keep(1, &trial("one, comma")).unwrap();
+        let trials = open().run("bfs-4", 3).unwrap().take_trials();
+        assert_eq!(trials, [None, Some(trial("one, comma")), Some(trial("two"))]);
+        assert_eq!(trials[1].as_ref().unwrap().strict, [false]);
+    }
+
+    #[test]
+    fn other_settings_need_another_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        Kept::open(folder.path(), &json!({"seed": 1, "votes": 5})).unwrap();
+        let error = Kept::open(folder.path(), &json!({"seed": 1, "votes": 3})).err().unwrap().to_string();
+        assert!(error.contains("votes 5, now it is 3"), "{error}");
+        std::fs::write(folder.path().join("trials/x.jsonl"), "{}\n").unwrap();
+        let error = Kept::open(folder.path(), &json!({"seed": 1, "votes": 5})).unwrap().run("x", 1).err().unwrap();
+        assert!(format!("{error:#}").contains("x.jsonl:1"), "{error:#}");
+    }
+}

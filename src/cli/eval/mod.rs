@@ -1,0 +1,286 @@
+//! `spar eval`: strategies and budgets compared on prompts that can be checked, as a table, JSON and a plot.
+
+mod kept;
+mod plot;
+mod server;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use futures::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::config::{EngineArgs, EngineKind};
+use crate::engine::Sampling;
+use crate::engine::load::{Loaded, load};
+use crate::eval::report::{Report, Run, strategy_name, tokens};
+use crate::eval::{Method, Trial, trial};
+use crate::http::models;
+use crate::search::{Judge, Mode, SearchConfig, Strategy};
+use crate::telemetry::metrics;
+use crate::verify::data::{Prompt, read_prompts};
+use kept::Kept;
+use server::RunningServer;
+
+/// What best-of-N is extended to, to find the budget that costs as much as a search.
+const MOST_DRAFTS: usize = 64;
+
+/// What is measured, on what, and where it goes.
+#[derive(clap::Args, Clone, Debug)]
+pub struct EvalArgs {
+    /// Prompts in IFEval's JSONL format: key, prompt, instruction_id_list, kwargs
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Node budgets; 0 is greedy decoding, which is always measured
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0,1,4,16")]
+    budgets: Vec<usize>,
+    /// Strategies, separated by commas; beside others best_of_n goes on until it costs as many tokens as they do
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "bfs", value_parser = named::<Strategy>)]
+    strategy: Vec<Strategy>,
+    /// eager or paper
+    #[arg(long, default_value = "eager", value_parser = named::<Mode>)]
+    mode: Mode,
+    /// Who judges: model, rules or both; rules are the file's own instructions
+    #[arg(long, default_value = "model", value_parser = named::<Judge>)]
+    judge: Judge,
+    /// Votes per judgement
+    #[arg(long, value_name = "N", default_value_t = SearchConfig::default().votes)]
+    votes: usize,
+    /// Temperature of drafts; 0 is greedy
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Tokens of one draft at most; absent: what is left of the context
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Fixes every draw
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Only the first so many prompts
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Prompts at a time
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    parallel: usize,
+    /// A running spar server, which then searches; absent: a model that is loaded here
+    #[arg(long, value_name = "URL", conflicts_with_all = ["model", "refiner", "templates", "engine", "upstream_url"])]
+    url: Option<String>,
+    /// Directory for trials, report.json, report.txt and scores.svg; an interrupted evaluation goes on where it was
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// Reads a name as JSON spells it.
+fn named<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    // Serde's message lists the names.
+    serde_json::from_value(Value::from(text)).map_err(|error| error.to_string())
+}
+
+/// Measures, and prints the table.
+///
+/// # Errors
+/// A file, the models or the server cannot be used, or a call fails.
+pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    args.check()?;
+    let mut cases = read_prompts(&args.data)?.items;
+    cases.truncate(args.limit.unwrap_or(usize::MAX));
+    // Models load outside of the runtime, since an upstream is asked from there.
+    let loaded = args.url.is_none().then(|| load(&args.engine)).transpose()?;
+    let recorder = metrics::install();
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
+    let report = runtime.block_on(async {
+        let subject = match (&args.url, loaded) {
+            (Some(url), _) => Subject::Server(RunningServer::connect(url, std::env::var("SPAR_API_KEY").ok()).await?),
+            (None, Some(loaded)) => Subject::Loaded(loaded),
+            (None, None) => unreachable!("without a server models were loaded"),
+        };
+        Evaluation::new(args, &cases, &subject)?.measure().await
+    })?;
+    let table = report.to_string();
+    if let Some(out) = &args.out {
+        let write = |name: &str, text: &str| {
+            let path = out.join(name);
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        let settings: Value = serde_json::from_str(&std::fs::read_to_string(out.join(kept::SETTINGS))?)?;
+        let mut json = serde_json::to_value(&report)?;
+        json["settings"] = settings;
+        write("report.json", &serde_json::to_string_pretty(&json)?)?;
+        write("report.txt", &table)?;
+        if args.url.is_none() {
+            // Where this process's time and tokens went; what was kept from an earlier one is not in it.
+            metrics::publish_engines();
+            write("metrics.txt", &recorder.render())?;
+        }
+        write("scores.svg", &plot::scores(&report)?)?;
+    }
+    print!("{table}");
+    Ok(())
+}
+
+impl EvalArgs {
+    fn check(&self) -> anyhow::Result<()> {
+        self.engine.check()?;
+        let votes = SearchConfig::VOTES;
+        ensure!(
+            votes.contains(&self.votes),
+            "--votes must be between {} and {}, got {}",
+            votes.start(),
+            votes.end(),
+            self.votes
+        );
+        ensure!(
+            (0.0..=2.0).contains(&self.temperature),
+            "--temperature must be between 0 and 2, got {}",
+            self.temperature
+        );
+        for (flag, value) in [
+            ("--parallel", self.parallel),
+            ("--limit", self.limit.unwrap_or(1)),
+            ("--max-tokens", self.max_tokens.unwrap_or(1)),
+        ] {
+            ensure!(value >= 1, "{flag} must be at least 1, got {value}");
+        }
+        if self.mode == Mode::Paper
+            && self.strategy.iter().any(|strategy| !matches!(strategy, Strategy::Bfs | Strategy::Dfs))
+        {
+            bail!("--mode paper exists for the strategies bfs and dfs only");
+        }
+        Ok(())
+    }
+
+    fn method(&self, strategy: Option<Strategy>, budget: usize) -> Method {
+        let config = |strategy| SearchConfig {
+            strategy,
+            budget,
+            mode: self.mode,
+            judge: self.judge,
+            votes: self.votes,
+            ..SearchConfig::default()
+        };
+        let sampling = Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::default() };
+        Method { search: strategy.map(config), sampling, max_tokens: self.max_tokens }
+    }
+}
+
+/// Who answers.
+enum Subject {
+    Loaded(Loaded),
+    Server(RunningServer),
+}
+
+impl Subject {
+    async fn trial(&self, method: &Method, index: usize, case: &Prompt) -> anyhow::Result<Trial> {
+        match self {
+            Self::Loaded(loaded) => {
+                let pinned = loaded.generations.pin();
+                Ok(trial(models::of(&pinned), method, index, case).await?)
+            }
+            Self::Server(server) => server.trial(method, index, case).await,
+        }
+    }
+}
+
+struct Evaluation<'a> {
+    args: &'a EvalArgs,
+    cases: &'a [Prompt],
+    subject: &'a Subject,
+    kept: Option<Kept>,
+    bar: ProgressBar,
+}
+
+impl<'a> Evaluation<'a> {
+    fn new(args: &'a EvalArgs, cases: &'a [Prompt], subject: &'a Subject) -> anyhow::Result<Self> {
+        let settings = settings(args, cases.len(), subject)?;
+        let kept = args.out.as_deref().map(|out| Kept::open(out, &settings)).transpose()?;
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::with_template("{msg:16} {wide_bar} {pos}/{len} {eta}")?);
+        Ok(Self { args, cases, subject, kept, bar })
+    }
+
+    async fn measure(&self) -> anyhow::Result<Report> {
+        let budgets: Vec<usize> = self.args.budgets.iter().copied().filter(|budget| *budget > 0).collect();
+        let (drafts, others): (Vec<_>, Vec<_>) =
+            self.args.strategy.iter().copied().partition(|strategy| *strategy == Strategy::BestOfN);
+        self.bar.inc_length((self.cases.len() * (1 + budgets.len() * self.args.strategy.len())) as u64);
+        let mut runs = vec![self.run(None, 0).await?];
+        for &strategy in others.iter().chain(&drafts) {
+            for &budget in &budgets {
+                runs.push(self.run(Some(strategy), budget).await?);
+            }
+        }
+        if !drafts.is_empty() && !others.is_empty() {
+            self.equal_tokens(&mut runs).await?;
+        }
+        self.bar.finish_and_clear();
+        Ok(Report::new(&runs))
+    }
+
+    /// Best-of-N at larger budgets, until one costs as many tokens as the dearest of the others.
+    async fn equal_tokens(&self, runs: &mut Vec<Run>) -> anyhow::Result<()> {
+        let is_drafts = |run: &&Run| run.strategy == Some(Strategy::BestOfN);
+        let dearest = runs.iter().filter(|run| !is_drafts(run)).map(tokens).fold(0.0, f64::max);
+        let mut budget = runs.iter().filter(is_drafts).map(|run| run.budget).max().unwrap_or(1);
+        while budget < MOST_DRAFTS && runs.iter().filter(is_drafts).all(|run| tokens(run) < dearest) {
+            budget = (2 * budget).min(MOST_DRAFTS);
+            self.bar.inc_length(self.cases.len() as u64);
+            runs.push(self.run(Some(Strategy::BestOfN), budget).await?);
+        }
+        Ok(())
+    }
+
+    async fn run(&self, strategy: Option<Strategy>, budget: usize) -> anyhow::Result<Run> {
+        let name = format!("{}-{budget}", strategy_name(strategy));
+        self.bar.set_message(name.clone());
+        let mut file = self.kept.as_ref().map(|kept| kept.run(&name, self.cases.len())).transpose()?;
+        let mut trials = match &mut file {
+            Some(file) => file.take_trials(),
+            None => vec![None; self.cases.len()],
+        };
+        let missing: Vec<usize> = (0..trials.len()).filter(|index| trials[*index].is_none()).collect();
+        self.bar.inc((trials.len() - missing.len()) as u64);
+        let method = self.args.method(strategy, budget);
+        let answer = async |index: usize| {
+            let trial = self.subject.trial(&method, index, &self.cases[index]).await;
+            (index, trial)
+        };
+        let mut answers = stream::iter(missing).map(answer).buffer_unordered(self.args.parallel);
+        while let Some((index, trial)) = answers.next().await {
+            let trial = trial.with_context(|| format!("prompt {} of {name}", self.cases[index].key))?;
+            if let Some(file) = &mut file {
+                file.keep(index, &trial)?;
+            }
+            trials[index] = Some(trial);
+            self.bar.inc(1);
+        }
+        drop(answers);
+        Ok(Run { strategy, budget, trials: trials.into_iter().flatten().collect() })
+    }
+}
+
+/// What must be the same for trials to be comparable.
+fn settings(args: &EvalArgs, prompts: usize, subject: &Subject) -> anyhow::Result<Value> {
+    let data = std::fs::read(&args.data).with_context(|| format!("cannot read {}", args.data.display()))?;
+    let digest: String = Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect();
+    let model = match subject {
+        Subject::Server(server) => server.identity.clone(),
+        Subject::Loaded(loaded) => {
+            let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+            // The embedded model's directory is named after its contents.
+            let embedded = loaded.files.as_ref().map(|files| files.actor());
+            let embedded =
+                embedded.as_ref().and_then(|actor| actor.parent()?.file_name()).map(|name| name.to_string_lossy());
+            let upstream = (args.engine.engine == EngineKind::Upstream).then_some(&args.engine.upstream.upstream_url);
+            json!({"name": loaded.name, "model": path(&args.engine.model), "refiner": path(&args.engine.refiner),
+                   "embedded": embedded, "upstream": upstream})
+        }
+    };
+    Ok(json!({
+        "data": {"file": args.data.file_name().map(|name| name.to_string_lossy()), "sha256": digest, "prompts": prompts},
+        "model": model, "mode": args.mode, "judge": args.judge, "votes": args.votes, "temperature": args.temperature,
+        "max_tokens": args.max_tokens, "seed": args.seed,
+    }))
+}

@@ -1,0 +1,145 @@
+//! A running spar server as the subject: it searches, we check.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use reqwest::{Client, RequestBuilder};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::eval::{Method, Trial};
+use crate::search::{Judge, SearchConfig, StopReason};
+use crate::verify::data::Prompt;
+
+/// A server that answers for one model.
+pub(super) struct RunningServer {
+    client: Client,
+    url: String,
+    key: Option<String>,
+    model: String,
+    /// Build, model and weights.
+    pub identity: Value,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    choices: Vec<Choice>,
+    usage: Usage,
+    search: Option<Search>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Message,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: String,
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    completion_tokens: usize,
+}
+
+#[derive(Deserialize)]
+struct Search {
+    accepted: bool,
+    stop_reason: StopReason,
+    depth: usize,
+    nodes: usize,
+    calls: Calls,
+}
+
+#[derive(Deserialize)]
+struct Calls {
+    answer: usize,
+    judge: usize,
+    refine: usize,
+}
+
+impl RunningServer {
+    /// Asks who is there.
+    ///
+    /// # Errors
+    /// Nobody, or another kind of server.
+    pub async fn connect(url: &str, key: Option<String>) -> anyhow::Result<Self> {
+        let url = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
+        let client = Client::builder().connect_timeout(Duration::from_secs(10)).build()?;
+        let response = client.get(format!("{url}/version")).send().await;
+        let response = response.with_context(|| format!("--url {url} cannot be reached"))?;
+        let identity: Value = response.json().await.unwrap_or_default();
+        let model = identity["model"].as_str().map(str::to_owned);
+        let model = model.with_context(|| {
+            format!("--url {url} is no spar server (GET /version says otherwise); use --engine upstream --upstream-url")
+        })?;
+        Ok(Self { client, url, key, model, identity })
+    }
+
+    /// One answer of the server.
+    ///
+    /// # Errors
+    /// The server refuses or fails.
+    pub async fn trial(&self, method: &Method, index: usize, case: &Prompt) -> anyhow::Result<Trial> {
+        let started = Instant::now();
+        let request = self.client.post(format!("{}/v1/chat/completions", self.url));
+        let response = keyed(request, self.key.as_deref()).json(&self.body(method, index, case)).send().await?;
+        let status = response.status();
+        let text = response.text().await?;
+        ensure!(status.is_success(), "the server answered {status}: {text}");
+        let answer: Answer = serde_json::from_str(&text).with_context(|| format!("unexpected answer: {text}"))?;
+        let response = answer.choices.into_iter().next().context("an answer without a choice")?.message.content;
+        let plain = Trial {
+            tokens: answer.usage.completion_tokens,
+            seconds: started.elapsed().as_secs_f64(),
+            ..Trial::of(case, response)
+        };
+        Ok(match answer.search {
+            None => plain,
+            Some(search) => Trial {
+                accepted: search.accepted,
+                stop: Some(search.stop_reason),
+                depth: search.depth,
+                nodes: search.nodes,
+                calls: search.calls.answer + search.calls.judge + search.calls.refine,
+                ..plain
+            },
+        })
+    }
+
+    fn body(&self, method: &Method, index: usize, case: &Prompt) -> Value {
+        let mut body = json!({
+            "model": self.model,
+            "messages": [{"role": "user", "content": case.prompt}],
+            "temperature": method.sampling.temperature,
+            // The wire's seeds are signed.
+            "seed": method.seed(index) >> 1,
+        });
+        if let Some(most) = method.max_tokens {
+            body["max_tokens"] = json!(most);
+        }
+        if let Some(config) = &method.search {
+            body["search_budget"] = json!(config.budget);
+            body["search"] = options(config, case);
+        }
+        body
+    }
+}
+
+fn options(config: &SearchConfig, case: &Prompt) -> Value {
+    let mut options = json!({
+        "strategy": config.strategy, "mode": config.mode, "judge": config.judge, "votes": config.votes, "trace": "none",
+    });
+    if config.judge != Judge::Model {
+        options["checks"] = case.checks.iter().map(|check| json!({"id": check.id, "kwargs": check.kwargs})).collect();
+    }
+    options
+}
+
+fn keyed(request: RequestBuilder, key: Option<&str>) -> RequestBuilder {
+    match key {
+        Some(key) => request.bearer_auth(key),
+        None => request,
+    }
+}

@@ -1,0 +1,182 @@
+//! A request as a JSON body. What a model's plain distribution implies is left out, so that servers that know only OpenAI's own
+//! fields accept it.
+
+use serde_json::{Map, Value, json};
+
+use crate::chat::Message;
+use crate::engine::{Constraint, EngineError, Input, ModelInfo, Request, Sampling};
+
+/// The body of one request with `request.samples` choices.
+///
+/// # Errors
+/// [`EngineError::Unsupported`] for constraints that OpenAI's wire has no field for.
+pub(super) fn of(request: &Request, model: &ModelInfo) -> Result<Value, EngineError> {
+    let mut body = Map::new();
+    let mut put = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
+    put("model", json!(model.name));
+    put("stream", json!(true));
+    put("stream_options", json!({"include_usage": true}));
+    match &request.input {
+        Input::Chat(turns) => {
+            put("messages", turns.iter().map(turn).collect());
+            if let Some(top) = request.logprobs {
+                put("logprobs", json!(true));
+                put("top_logprobs", json!(top));
+            }
+        }
+        Input::Text(text) => {
+            put("prompt", json!(text));
+            if let Some(top) = request.logprobs {
+                put("logprobs", json!(top));
+            }
+        }
+    }
+    if request.samples > 1 {
+        put("n", json!(request.samples));
+    }
+    // Where a reply may fill the context, servers know better than we how much of it the prompt leaves.
+    let unbounded = request.max_tokens.is_none_or(|most| most >= model.context);
+    match request.max_tokens {
+        Some(most) if !unbounded => put("max_tokens", json!(most)),
+        // Text completions are 16 tokens long unless they are told otherwise.
+        _ if matches!(request.input, Input::Text(_)) => put("max_tokens", json!(model.context / 2)),
+        _ => {}
+    }
+    if !request.stop.is_empty() {
+        put("stop", json!(request.stop));
+    }
+    if let Some(constraint) = &request.constraint {
+        put("response_format", response_format(constraint)?);
+    }
+    sampling(&request.sampling, &mut put);
+    Ok(Value::Object(body))
+}
+
+fn turn(message: &Message) -> Value {
+    json!({"role": message.role, "content": message.content})
+}
+
+fn sampling(sampling: &Sampling, put: &mut impl FnMut(&str, Value)) {
+    let plain = Sampling::default();
+    put("temperature", json!(sampling.temperature));
+    // Servers read it as a signed number, and some refuse negative ones.
+    put("seed", json!(sampling.seed >> 1));
+    for (name, value, otherwise) in [
+        ("top_p", sampling.top_p, plain.top_p),
+        ("min_p", sampling.min_p, plain.min_p),
+        ("frequency_penalty", sampling.frequency_penalty, plain.frequency_penalty),
+        ("presence_penalty", sampling.presence_penalty, plain.presence_penalty),
+        ("repetition_penalty", sampling.repetition_penalty, plain.repetition_penalty),
+    ] {
+        if value != otherwise {
+            put(name, json!(value));
+        }
+    }
+    if let Some(k) = sampling.top_k {
+        put("top_k", json!(k));
+    }
+    if sampling.ignore_eos {
+        put("ignore_eos", json!(true));
+    }
+    if !sampling.logit_bias.is_empty() {
+        let bias: Map<String, Value> =
+            sampling.logit_bias.iter().map(|(id, bias)| (id.to_string(), json!(bias))).collect();
+        put("logit_bias", Value::Object(bias));
+    }
+}
+
+fn response_format(constraint: &Constraint) -> Result<Value, EngineError> {
+    match constraint {
+        Constraint::JsonSchema(schema) if *schema == json!({"type": "object"}) => Ok(json!({"type": "json_object"})),
+        Constraint::JsonSchema(schema) => {
+            let named = json!({"name": "answer", "schema": schema, "strict": true});
+            Ok(json!({"type": "json_schema", "json_schema": named}))
+        }
+        Constraint::Regex(_) | Constraint::Lark(_) => {
+            Err(EngineError::Unsupported("an upstream takes JSON schemas only, no other constraint".into()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Purpose;
+
+    fn model() -> ModelInfo {
+        ModelInfo { name: "m".into(), context: 100, vocabulary: 0 }
+    }
+
+    fn body(request: &Request) -> Value {
+        of(request, &model()).unwrap()
+    }
+
+    #[test]
+    fn a_plain_request_is_openais_alone() {
+        let request = Request::chat(Purpose::Answer, vec![Message::user("hi")]);
+        let expected = json!({"model": "m", "stream": true, "stream_options": {"include_usage": true},
+            "messages": [{"role": "user", "content": "hi"}], "temperature": 1.0, "seed": 0});
+        assert_eq!(body(&request), expected);
+    }
+
+    #[test]
+    fn every_field_has_its_place() {
+        let sampling = Sampling {
+            temperature: 0.5,
+            top_p: 0.25,
+            top_k: Some(3),
+            min_p: 0.125,
+            frequency_penalty: 1.0,
+            presence_penalty: -1.0,
+            repetition_penalty: 1.5,
+            logit_bias: vec![(7, -100.0)],
+            seed: u64::MAX,
+            ignore_eos: true,
+        };
+        let request = Request {
+            sampling,
+            samples: 4,
+            max_tokens: Some(9),
+            stop: vec!["END".into()],
+            logprobs: Some(2),
+            constraint: Some(Constraint::JsonSchema(json!({"type": "array"}))),
+            ..Request::chat(Purpose::Judge, vec![Message::user("hi")])
+        };
+        let body = body(&request);
+        for (name, value) in [
+            ("temperature", json!(0.5)),
+            ("top_p", json!(0.25)),
+            ("top_k", json!(3)),
+            ("min_p", json!(0.125)),
+            ("frequency_penalty", json!(1.0)),
+            ("presence_penalty", json!(-1.0)),
+            ("repetition_penalty", json!(1.5)),
+            ("logit_bias", json!({"7": -100.0})),
+            ("seed", json!(i64::MAX)),
+            ("ignore_eos", json!(true)),
+            ("n", json!(4)),
+            ("max_tokens", json!(9)),
+            ("stop", json!(["END"])),
+            ("logprobs", json!(true)),
+            ("top_logprobs", json!(2)),
+        ] {
+            assert_eq!(body[name], value, "{name}");
+        }
+        assert_eq!(body["response_format"]["json_schema"]["schema"], json!({"type": "array"}));
+    }
+
+    #[test]
+    fn a_reply_that_may_fill_the_context_names_no_limit() {
+        let chat = |max_tokens| Request { max_tokens, ..Request::chat(Purpose::Answer, Vec::new()) };
+        assert_eq!(body(&chat(Some(100))).get("max_tokens"), None);
+        let text = Request { input: Input::Text("once".into()), ..chat(None) };
+        assert_eq!((&body(&text)["prompt"], &body(&text)["max_tokens"]), (&json!("once"), &json!(50)));
+    }
+
+    #[test]
+    fn other_constraints_are_refused() {
+        let request =
+            Request { constraint: Some(Constraint::Regex("a".into())), ..Request::chat(Purpose::Answer, Vec::new()) };
+        assert!(matches!(of(&request, &model()), Err(EngineError::Unsupported(_))));
+    }
+}

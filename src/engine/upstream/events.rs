@@ -1,0 +1,270 @@
+//! Chunks of an OpenAI stream become ours. The wire tells the number of tokens only at its end and for all choices together:
+//! until then a piece of text counts as one token, and the last chunk of a choice brings what is missing.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::failure;
+use super::siblings::Step;
+use crate::engine::{Chunk, EngineError, FinishReason, PromptTokens, TokenLogprobs, TokenProb};
+
+#[derive(Deserialize)]
+struct WireChunk {
+    #[serde(default)]
+    choices: Vec<WireChoice>,
+    usage: Option<WireUsage>,
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct WireChoice {
+    #[serde(default)]
+    index: usize,
+    /// Of chats.
+    #[serde(default)]
+    delta: WireDelta,
+    /// Of text completions.
+    text: Option<String>,
+    logprobs: Option<WireLogprobs>,
+    finish_reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct WireDelta {
+    content: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireLogprobs {
+    /// Of chats.
+    content: Option<Vec<WireEntry>>,
+    /// Of text completions, with the two below.
+    #[serde(default)]
+    tokens: Vec<String>,
+    #[serde(default)]
+    token_logprobs: Vec<Option<f32>>,
+    #[serde(default)]
+    top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
+}
+
+#[derive(Deserialize)]
+struct WireEntry {
+    #[serde(flatten)]
+    token: WireToken,
+    #[serde(default)]
+    top_logprobs: Vec<WireToken>,
+}
+
+#[derive(Deserialize)]
+struct WireToken {
+    token: String,
+    logprob: f32,
+    bytes: Option<Vec<u8>>,
+}
+
+#[derive(Deserialize)]
+struct WireUsage {
+    #[serde(default)]
+    prompt_tokens: usize,
+    #[serde(default)]
+    completion_tokens: usize,
+    prompt_tokens_details: Option<WirePromptDetails>,
+}
+
+#[derive(Deserialize)]
+struct WirePromptDetails {
+    cached_tokens: Option<usize>,
+}
+
+/// A response while it is read.
+pub(super) struct Reader {
+    choices: Vec<Choice>,
+    usage: Option<WireUsage>,
+}
+
+#[derive(Clone, Default)]
+struct Choice {
+    seen: bool,
+    tokens: usize,
+    finish: Option<FinishReason>,
+}
+
+impl Reader {
+    pub fn new(samples: usize) -> Self {
+        Self { choices: vec![Choice::default(); samples], usage: None }
+    }
+
+    /// What one event adds. Finishes wait for the usage, which comes after all of them.
+    pub fn read(&mut self, data: &str) -> Result<Vec<Step>, EngineError> {
+        let unreadable = |error| EngineError::Crashed(format!("the upstream sent an event that is no chunk: {error}"));
+        let chunk: WireChunk = serde_json::from_str(data).map_err(unreadable)?;
+        if let Some(error) = chunk.error {
+            return Err(failure::in_stream(&error));
+        }
+        self.usage = chunk.usage.or(self.usage.take());
+        Ok(chunk.choices.into_iter().filter_map(|choice| self.choice(choice)).collect())
+    }
+
+    fn choice(&mut self, wire: WireChoice) -> Option<Step> {
+        let choice = self.choices.get_mut(wire.index)?;
+        choice.seen = true;
+        choice.finish = wire.finish_reason.as_deref().map(finish).or(choice.finish);
+        let text = wire.delta.content.or(wire.text).unwrap_or_default();
+        let logprobs = wire.logprobs.map(entries).unwrap_or_default();
+        let tokens = logprobs.len().max(usize::from(!text.is_empty()));
+        choice.tokens += tokens;
+        (tokens > 0).then(|| Step::Chunk(wire.index, Chunk { text, tokens, logprobs, ..Chunk::default() }))
+    }
+
+    /// The last chunk of every choice that has finished, and an error for those that the server never began.
+    pub fn end(mut self) -> Vec<Step> {
+        let counted: usize = self.choices.iter().map(|choice| choice.tokens).sum();
+        let told = self.usage.as_ref().map_or(0, |usage| usage.completion_tokens);
+        let mut missing = told.saturating_sub(counted);
+        let prompt = self.usage.take().map(|usage| PromptTokens {
+            sent: usage.prompt_tokens,
+            cached: usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0),
+        });
+        let begun = self.choices.iter().filter(|choice| choice.seen).count();
+        if begun > 0 && begun < self.choices.len() {
+            let all = self.choices.len();
+            return vec![Step::Failed(EngineError::Unsupported(format!(
+                "the upstream gave {begun} of {all} choices, so it does not honour `n`; ask it with --upstream-siblings requests"
+            )))];
+        }
+        let mut left = begun;
+        let last = |(index, choice): (usize, Choice)| {
+            // Nothing says whose the uncounted tokens are: they are shared out evenly.
+            let tokens = missing / left.max(1);
+            (missing, left) = (missing - tokens, left.saturating_sub(1));
+            choice
+                .finish
+                .map(|finish| Step::Chunk(index, Chunk { tokens, finish: Some(finish), prompt, ..Chunk::default() }))
+        };
+        self.choices.into_iter().enumerate().filter_map(last).collect()
+    }
+}
+
+fn finish(reason: &str) -> FinishReason {
+    if reason == "length" { FinishReason::Length } else { FinishReason::Stop }
+}
+
+fn entries(wire: WireLogprobs) -> Vec<TokenLogprobs> {
+    if let Some(content) = wire.content {
+        return content
+            .into_iter()
+            .map(|entry| TokenLogprobs {
+                token: token(entry.token),
+                top: entry.top_logprobs.into_iter().map(token).collect(),
+            })
+            .collect();
+    }
+    let named = |token: String, logprob| WireToken { token, logprob, bytes: None };
+    let mut tops = wire.top_logprobs.into_iter();
+    wire.tokens
+        .into_iter()
+        .zip(wire.token_logprobs)
+        .map(|(text, logprob)| {
+            let mut top: Vec<TokenProb> = tops
+                .next()
+                .flatten()
+                .into_iter()
+                .flatten()
+                .map(|(text, logprob)| token(named(text, logprob)))
+                .collect();
+            top.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
+            TokenLogprobs { token: token(named(text, logprob.unwrap_or(0.0))), top }
+        })
+        .collect()
+}
+
+fn token(wire: WireToken) -> TokenProb {
+    let bytes = wire.bytes.unwrap_or_else(|| wire.token.into_bytes());
+    TokenProb { id: 0, bytes, logprob: wire.logprob }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(samples: usize, events: &[Value]) -> Vec<Step> {
+        let mut reader = Reader::new(samples);
+        let mut steps: Vec<Step> = events.iter().flat_map(|event| reader.read(&event.to_string()).unwrap()).collect();
+        steps.extend(reader.end());
+        steps
+    }
+
+    fn text(index: usize, text: &str) -> Step {
+        Step::Chunk(index, Chunk { text: text.into(), tokens: 1, ..Chunk::default() })
+    }
+
+    fn last(index: usize, tokens: usize, prompt: Option<PromptTokens>) -> Step {
+        Step::Chunk(index, Chunk { tokens, finish: Some(FinishReason::Stop), prompt, ..Chunk::default() })
+    }
+
+    #[test]
+    fn usage_corrects_the_count_at_the_end() {
+        let steps = read(
+            1,
+            &[
+                json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
+                json!({"choices": [{"index": 0, "delta": {"content": "two tokens"}}], "usage": null}),
+                json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+                json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3,
+                   "prompt_tokens_details": {"cached_tokens": 4}}}),
+            ],
+        );
+        assert_eq!(steps, [text(0, "two tokens"), last(0, 2, Some(PromptTokens { sent: 9, cached: 4 }))]);
+    }
+
+    #[test]
+    fn choices_share_what_was_not_counted() {
+        let steps = read(
+            2,
+            &[
+                json!({"choices": [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}}]}),
+                json!({"choices": [{"index": 0, "finish_reason": "stop"}, {"index": 1, "finish_reason": "stop"}]}),
+                json!({"usage": {"prompt_tokens": 1, "completion_tokens": 5}}),
+            ],
+        );
+        let prompt = Some(PromptTokens { sent: 1, cached: 0 });
+        assert_eq!(steps, [text(1, "b"), text(0, "a"), last(0, 1, prompt), last(1, 2, prompt)]);
+    }
+
+    #[test]
+    fn a_server_that_ignores_n_is_found_out() {
+        let steps = read(2, &[json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]})]);
+        assert!(matches!(&steps[1], Step::Failed(EngineError::Unsupported(m)) if m.contains("1 of 2")), "{steps:?}");
+    }
+
+    #[test]
+    fn without_usage_what_was_counted_stands_and_a_cut_choice_has_no_end() {
+        let event = |finish: Value| json!({"choices": [{"index": 0, "text": "a", "finish_reason": finish}]});
+        assert_eq!(read(1, &[event(json!("stop"))]), [text(0, "a"), last(0, 0, None)]);
+        assert_eq!(read(1, &[event(Value::Null)]), [text(0, "a")]);
+    }
+
+    #[test]
+    fn logprobs_of_chats_and_of_texts_are_read() {
+        let chat = json!({"choices": [{"index": 0, "delta": {"content": "é"}, "logprobs": {"content": [
+            {"token": "\u{fffd}", "logprob": -0.5, "bytes": [195], "top_logprobs": [{"token": "a", "logprob": -1.0, "bytes": null}]},
+            {"token": "\u{fffd}", "logprob": -0.25, "bytes": [169], "top_logprobs": []}]}}]});
+        let Step::Chunk(0, chunk) = &read(1, &[chat])[0] else { panic!() };
+        assert_eq!((chunk.tokens, chunk.logprobs[0].token.bytes.as_slice()), (2, &[195][..]));
+        assert_eq!((chunk.logprobs[0].top[0].bytes.as_slice(), chunk.logprobs[0].top[0].logprob), (&b"a"[..], -1.0));
+        let old = json!({"choices": [{"index": 0, "text": "a b", "logprobs": {"tokens": ["a", " b"],
+            "token_logprobs": [null, -0.5], "top_logprobs": [null, {"x": -2.0, " b": -0.5}]}}]});
+        let Step::Chunk(0, chunk) = &read(1, &[old])[0] else { panic!() };
+        assert_eq!((chunk.tokens, chunk.logprobs[1].top[0].bytes.as_slice()), (2, &b" b"[..]));
+    }
+
+    #[test]
+    fn an_error_event_is_an_error() {
+        let error = Reader::new(1).read(r#"{"error": {"message": "out of memory"}}"#).unwrap_err();
+        assert!(error.to_string().contains("out of memory"), "{error}");
+        assert!(Reader::new(1).read("<html>").is_err());
+    }
+}

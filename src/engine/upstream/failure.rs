@@ -1,0 +1,110 @@
+//! What an upstream refuses, in our words: what the request did wrong, what may pass, and what is broken.
+
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
+
+use crate::engine::EngineError;
+
+/// Characters of a foreign message that are shown.
+const SHOWN: usize = 300;
+
+/// No answer at all.
+pub(super) fn unreachable(base: &str, error: &reqwest::Error) -> EngineError {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    EngineError::Unavailable(format!("the upstream {base} cannot be reached: {cause}"))
+}
+
+/// Whether another try may help.
+pub(super) fn is_busy(response: &Response) -> bool {
+    matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// An answer that is an error.
+pub(super) async fn refused(response: Response) -> EngineError {
+    let status = response.status();
+    let text = response.text().await.unwrap_or_default();
+    let body: Option<Value> = serde_json::from_str(&text).ok();
+    let message = body.as_ref().and_then(message).unwrap_or_else(|| shorten(&text));
+    of(status, message)
+}
+
+/// An error in the middle of a stream.
+pub(super) fn in_stream(error: &Value) -> EngineError {
+    let message = message(error).unwrap_or_else(|| shorten(&error.to_string()));
+    EngineError::Crashed(format!("the upstream broke off: {message}"))
+}
+
+fn of(status: StatusCode, message: String) -> EngineError {
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+            EngineError::Invalid(format!("the upstream refuses the request: {message}"))
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            EngineError::Unavailable(format!("the upstream refuses our key (set SPAR_UPSTREAM_KEY): {message}"))
+        }
+        StatusCode::INTERNAL_SERVER_ERROR => EngineError::Crashed(format!("the upstream failed: {message}")),
+        _ => EngineError::Unavailable(format!("the upstream answered {status}: {message}")),
+    }
+}
+
+/// OpenAI's envelope, or what others make of it: an object or a text under `error`, `message` or `detail`.
+fn message(body: &Value) -> Option<String> {
+    let inner = body.get("error").unwrap_or(body);
+    let text = inner.as_str().or_else(|| ["message", "detail"].iter().find_map(|name| inner.get(name)?.as_str()));
+    text.map(shorten)
+}
+
+fn shorten(text: &str) -> String {
+    let text = text.trim();
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn statuses_become_what_a_caller_can_act_on() {
+        let kind = |status: u16| match of(StatusCode::from_u16(status).unwrap(), "why".into()) {
+            EngineError::Invalid(m) => ("invalid", m),
+            EngineError::Unavailable(m) => ("unavailable", m),
+            EngineError::Crashed(m) => ("crashed", m),
+            other => panic!("{other}"),
+        };
+        for (status, expected) in [
+            (400, "invalid"),
+            (401, "unavailable"),
+            (404, "unavailable"),
+            (413, "invalid"),
+            (422, "invalid"),
+            (429, "unavailable"),
+            (500, "crashed"),
+            (502, "unavailable"),
+            (503, "unavailable"),
+        ] {
+            let (found, message) = kind(status);
+            assert!(found == expected && message.ends_with("why"), "{status}: {found}: {message}");
+        }
+    }
+
+    #[test]
+    fn foreign_envelopes_are_read_and_cut() {
+        for (body, expected) in [
+            (json!({"error": {"message": " why "}}), Some("why")),
+            (json!({"error": "why"}), Some("why")),
+            (json!({"detail": "why"}), Some("why")),
+            (json!({"object": "error", "message": "why"}), Some("why")),
+            (json!([1]), None),
+        ] {
+            assert_eq!(message(&body).as_deref(), expected, "{body}");
+        }
+        assert_eq!(shorten(&"ä".repeat(400)).chars().count(), SHOWN + 1);
+    }
+}

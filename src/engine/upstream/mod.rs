@@ -1,0 +1,251 @@
+//! Any OpenAI-compatible server as an engine: requests go out as streams, and dropping a reply closes its connection.
+
+mod body;
+mod events;
+mod failure;
+mod siblings;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use eventsource_stream::Eventsource;
+use futures::future::try_join_all;
+use futures::{StreamExt, stream};
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Client, RequestBuilder, Response};
+use serde::Deserialize;
+
+use super::{Engine, EngineError, Input, ModelInfo, Reply, Request, derive_seed};
+use events::Reader;
+use failure::{is_busy, refused, unreachable};
+use siblings::{Source, Step};
+
+/// Tokens of a context where neither the server nor the settings say.
+const CONTEXT: usize = 8_192;
+/// How often a request is sent that the server is too busy for, before it gives up.
+const TRIES: u32 = 4;
+/// Between the first two tries; it doubles.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How the server is asked for several replies to one prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Siblings {
+    /// One request with `n`, so that the server can share the prompt.
+    #[default]
+    Choices,
+    /// A request for each, for servers that do not honour `n`.
+    Requests,
+}
+
+/// Which server, and what it does not say of itself.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamConfig {
+    /// Such as `http://127.0.0.1:8000/v1`; without a path, `/v1` is meant.
+    pub url: String,
+    /// The model to ask for; `None` where the server has one.
+    pub model: Option<String>,
+    /// Sent as a bearer token.
+    pub key: Option<String>,
+    /// Tokens of prompt and reply together; `None`: what the server says, or else 8,192.
+    pub context: Option<usize>,
+    /// How siblings are asked for.
+    pub siblings: Siblings,
+}
+
+/// A model behind an OpenAI-compatible server. Of constraints it honours JSON schemas. Its replies carry no token ids: the wire
+/// has none, so they are 0.
+pub struct UpstreamEngine {
+    client: Client,
+    base: String,
+    key: Option<String>,
+    siblings: Siblings,
+    info: ModelInfo,
+}
+
+#[derive(Deserialize)]
+struct Models {
+    data: Vec<Card>,
+}
+
+#[derive(Deserialize)]
+struct Card {
+    id: String,
+    max_model_len: Option<usize>,
+}
+
+impl UpstreamEngine {
+    /// Asks the server for its models and settles on one.
+    ///
+    /// # Errors
+    /// The server cannot be reached, refuses the key, or does not serve the model; or it serves several and none is named.
+    pub async fn connect(config: UpstreamConfig) -> Result<Self, EngineError> {
+        let base = base(&config.url)?;
+        let cards = models(&client()?, &base, config.key.as_deref()).await?;
+        let card = choose(cards, config.model.as_deref(), &base)?;
+        let context = config.context.or(card.max_model_len).unwrap_or(CONTEXT);
+        let info = ModelInfo { name: card.id, context, vocabulary: 0 };
+        // A client of its own: connections that the question left behind belong to the caller's runtime.
+        Ok(Self { client: client()?, base, key: config.key, siblings: config.siblings, info })
+    }
+
+    /// One request's replies.
+    async fn ask(&self, request: &Request) -> Result<Vec<Reply>, EngineError> {
+        let route = if matches!(request.input, Input::Chat(_)) { "chat/completions" } else { "completions" };
+        let body = body::of(request, &self.info)?;
+        let response = self.send(&format!("{}/{route}", self.base), &body).await?;
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with("text/event-stream") {
+            return Err(EngineError::Crashed(format!(
+                "the upstream answered with {kind:?} instead of an event stream"
+            )));
+        }
+        Ok(siblings::replies(source(response, request.samples), request.samples))
+    }
+
+    /// Sends until the server is not too busy, a few times at most.
+    async fn send(&self, url: &str, body: &serde_json::Value) -> Result<Response, EngineError> {
+        let mut pause = PAUSE;
+        for last in (0..TRIES).map(|tried| tried + 1 == TRIES) {
+            let response = keyed(self.client.post(url).json(body), self.key.as_deref()).send().await;
+            let response = response.map_err(|error| unreachable(&self.base, &error))?;
+            if !is_busy(&response) || last {
+                return if response.status().is_success() { Ok(response) } else { Err(refused(response).await) };
+            }
+            tokio::time::sleep(asked_pause(&response).unwrap_or(pause)).await;
+            pause *= 2;
+        }
+        Err(EngineError::Unavailable("the upstream is too busy".into()))
+    }
+}
+
+#[async_trait]
+impl Engine for UpstreamEngine {
+    async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
+        if self.siblings == Siblings::Choices || request.samples == 1 {
+            return self.ask(&request).await;
+        }
+        let alone = (0..request.samples).map(|sibling| {
+            let mut one = Request { samples: 1, ..request.clone() };
+            if sibling > 0 {
+                one.sampling.seed = derive_seed(one.sampling.seed, sibling as u64);
+            }
+            async move { self.ask(&one).await }
+        });
+        Ok(try_join_all(alone).await?.into_iter().flatten().collect())
+    }
+
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn constrains_json(&self) -> bool {
+        true
+    }
+}
+
+fn client() -> Result<Client, EngineError> {
+    // A server may compute on a long prompt for minutes before its first byte.
+    let client = Client::builder().connect_timeout(Duration::from_secs(10)).read_timeout(Duration::from_secs(600));
+    client.build().map_err(|error| EngineError::Unavailable(format!("no HTTP client: {error}")))
+}
+
+/// The address that routes are appended to.
+fn base(url: &str) -> Result<String, EngineError> {
+    let parsed = reqwest::Url::parse(url).ok().filter(|parsed| matches!(parsed.scheme(), "http" | "https"));
+    let parsed = parsed.ok_or_else(|| {
+        EngineError::Invalid(format!("the upstream's url must look like http://127.0.0.1:8000/v1, got {url:?}"))
+    })?;
+    let trimmed = url.trim_end_matches('/');
+    Ok(if parsed.path() == "/" { format!("{trimmed}/v1") } else { trimmed.to_owned() })
+}
+
+fn keyed(request: RequestBuilder, key: Option<&str>) -> RequestBuilder {
+    match key {
+        Some(key) => request.bearer_auth(key),
+        None => request,
+    }
+}
+
+async fn models(client: &Client, base: &str, key: Option<&str>) -> Result<Vec<Card>, EngineError> {
+    let response = keyed(client.get(format!("{base}/models")), key).send().await;
+    let response = response.map_err(|error| unreachable(base, &error))?;
+    if !response.status().is_success() {
+        return Err(refused(response).await);
+    }
+    let models: Models = response.json().await.map_err(|error| {
+        EngineError::Unavailable(format!("{base}/models does not list models as OpenAI does: {error}"))
+    })?;
+    Ok(models.data)
+}
+
+fn choose(cards: Vec<Card>, asked: Option<&str>, base: &str) -> Result<Card, EngineError> {
+    // Our own servers list a preset that searches beside each model.
+    let plain: Vec<Card> = cards.into_iter().filter(|card| !card.id.ends_with(":search")).collect();
+    let names = plain.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(", ");
+    match asked {
+        Some(asked) => plain.into_iter().find(|card| card.id == asked).ok_or_else(|| {
+            EngineError::Invalid(format!("{base} does not serve the model {asked:?}; it serves: {names}"))
+        }),
+        None if plain.len() > 1 => {
+            Err(EngineError::Invalid(format!("{base} serves several models, name one of them: {names}")))
+        }
+        None => plain.into_iter().next().ok_or_else(|| EngineError::Unavailable(format!("{base} serves no model"))),
+    }
+}
+
+/// What `Retry-After` asks for, within reason.
+fn asked_pause(response: &Response) -> Option<Duration> {
+    let seconds: u64 = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds.min(10)))
+}
+
+/// The events of a response as steps of its siblings; ends after `[DONE]` or with the connection.
+fn source(response: Response, samples: usize) -> Source {
+    let events = response.bytes_stream().eventsource();
+    let steps = stream::unfold((events, Some(Reader::new(samples))), |(mut events, reader)| async move {
+        let mut reader = reader?;
+        Some(match events.next().await {
+            Some(Ok(event)) if event.data == "[DONE]" => (reader.end(), (events, None)),
+            Some(Ok(event)) => match reader.read(&event.data) {
+                Ok(steps) => (steps, (events, Some(reader))),
+                Err(error) => (vec![Step::Failed(error)], (events, None)),
+            },
+            Some(Err(error)) => {
+                let error = EngineError::Crashed(format!("the upstream's stream broke off: {error}"));
+                (vec![Step::Failed(error)], (events, None))
+            }
+            None => (reader.end(), (events, None)),
+        })
+    });
+    Box::pin(steps.flat_map(stream::iter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_path_means_v1() {
+        for (url, expected) in [
+            ("http://h:1", Some("http://h:1/v1")),
+            ("http://h:1/", Some("http://h:1/v1")),
+            ("https://h/v1/", Some("https://h/v1")),
+            ("https://h/openai/v1", Some("https://h/openai/v1")),
+            ("h:1", None),
+            ("ftp://h", None),
+        ] {
+            assert_eq!(base(url).ok().as_deref(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn one_model_is_chosen() {
+        let cards = |ids: &[&str]| ids.iter().map(|id| Card { id: (*id).into(), max_model_len: None }).collect();
+        let chosen = |ids, asked| choose(cards(ids), asked, "http://h").map(|card| card.id).map_err(|e| e.to_string());
+        assert_eq!(chosen(&["a", "a:search"], None), Ok("a".into()));
+        assert_eq!(chosen(&["a", "b"], Some("b")), Ok("b".into()));
+        assert!(chosen(&["a", "b"], None).unwrap_err().contains("name one of them: a, b"));
+        assert!(chosen(&["a"], Some("c")).unwrap_err().contains("it serves: a"));
+        assert!(chosen(&[], None).unwrap_err().contains("serves no model"));
+    }
+}

@@ -1,0 +1,234 @@
+//! What an evaluation comes to: a point per strategy and budget, each beside greedy decoding, and strategies beside best-of-N
+//! with as many tokens.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Trial;
+use super::stats::{Estimate, estimate, paired, ratio};
+use crate::search::Strategy;
+
+/// Every case of one strategy at one budget, in the cases' order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The strategy; `None` is greedy, plain decoding.
+    pub strategy: Option<Strategy>,
+    /// Nodes at most; 0 for plain decoding.
+    pub budget: usize,
+    /// One trial per case.
+    pub trials: Vec<Trial>,
+}
+
+/// One strategy at one budget.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// The strategy; `null` is plain decoding.
+    pub strategy: Option<Strategy>,
+    /// Nodes at most.
+    pub budget: usize,
+    /// Prompts whose instructions are all followed strictly.
+    pub prompt_strict: Estimate,
+    /// The same, loosely.
+    pub prompt_loose: Estimate,
+    /// Instructions that are followed strictly; intervals resample prompts.
+    pub instruction_strict: Estimate,
+    /// The same, loosely.
+    pub instruction_loose: Estimate,
+    /// `prompt_strict` minus greedy's on the same prompts; `null` for greedy itself.
+    pub gain: Option<Estimate>,
+    /// Generated tokens per prompt.
+    pub tokens: f64,
+    /// Prompt tokens of all calls per prompt, each sibling's own; `null` where a server does not tell.
+    pub prompt_tokens: Option<f64>,
+    /// Model calls per prompt.
+    pub calls: f64,
+    /// Seconds per prompt, while others ran beside it.
+    pub seconds: f64,
+    /// Refinements from the draft to the answer.
+    pub depth: f64,
+    /// Judged refinements.
+    pub nodes: f64,
+    /// Prompts whose answer the search accepted.
+    pub accepted: f64,
+    /// Searches by the reason of their end.
+    pub stops: BTreeMap<String, usize>,
+}
+
+/// A strategy beside best-of-N that may generate at least as many tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The strategy.
+    pub strategy: Strategy,
+    /// Its budget.
+    pub budget: usize,
+    /// Best-of-N's budget: the smallest that was tried with at least as many tokens, or the largest if none has.
+    pub best_of_n: usize,
+    /// Tokens per prompt of both.
+    pub tokens: (f64, f64),
+    /// Best-of-N's score.
+    pub score: Estimate,
+    /// The strategy's score minus best-of-N's on the same prompts.
+    pub difference: Estimate,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Greedy first, then by strategy and budget.
+    pub points: Vec<Point>,
+    /// Where best-of-N was among the strategies.
+    pub equal_tokens: Vec<Comparison>,
+}
+
+impl Report {
+    /// Adds up `runs`, the plain one first.
+    pub fn new(runs: &[Run]) -> Self {
+        let greedy = runs.iter().find(|run| run.strategy.is_none());
+        Self { points: runs.iter().map(|run| point(run, greedy)).collect(), equal_tokens: equal_tokens(runs) }
+    }
+}
+
+fn scores(trials: &[Trial]) -> Vec<f64> {
+    trials.iter().map(Trial::score).collect()
+}
+
+/// The mean of `value` over `trials`.
+pub fn mean(trials: &[Trial], value: impl Fn(&Trial) -> f64) -> f64 {
+    trials.iter().map(value).sum::<f64>() / trials.len().max(1) as f64
+}
+
+/// Generated tokens per prompt.
+pub fn tokens(run: &Run) -> f64 {
+    mean(&run.trials, |trial| trial.tokens as f64)
+}
+
+fn point(run: &Run, greedy: Option<&Run>) -> Point {
+    let trials = &run.trials;
+    let whole = |verdicts: fn(&Trial) -> &Vec<bool>| {
+        let all = |trial: &Trial| f64::from(u8::from(verdicts(trial).iter().all(|right| *right)));
+        estimate(&trials.iter().map(all).collect::<Vec<_>>())
+    };
+    let each = |verdicts: fn(&Trial) -> &Vec<bool>| {
+        let share = |trial: &Trial| {
+            let verdicts = verdicts(trial);
+            (verdicts.iter().filter(|right| **right).count() as f64, verdicts.len() as f64)
+        };
+        ratio(&trials.iter().map(share).collect::<Vec<_>>())
+    };
+    let against = greedy.filter(|_| run.strategy.is_some());
+    let mut stops = BTreeMap::new();
+    for stop in trials.iter().filter_map(|trial| trial.stop) {
+        *stops.entry(name_of(stop)).or_default() += 1;
+    }
+    Point {
+        strategy: run.strategy,
+        budget: run.budget,
+        prompt_strict: whole(|trial| &trial.strict),
+        prompt_loose: whole(|trial| &trial.loose),
+        instruction_strict: each(|trial| &trial.strict),
+        instruction_loose: each(|trial| &trial.loose),
+        gain: against.map(|greedy| paired(&scores(trials), &scores(&greedy.trials))),
+        tokens: tokens(run),
+        prompt_tokens: trials
+            .iter()
+            .map(|trial| trial.prompt_tokens)
+            .sum::<Option<usize>>()
+            .map(|sum| sum as f64 / trials.len().max(1) as f64),
+        calls: mean(trials, |trial| trial.calls as f64),
+        seconds: mean(trials, |trial| trial.seconds),
+        depth: mean(trials, |trial| trial.depth as f64),
+        nodes: mean(trials, |trial| trial.nodes as f64),
+        accepted: mean(trials, |trial| f64::from(u8::from(trial.accepted))),
+        stops,
+    }
+}
+
+fn equal_tokens(runs: &[Run]) -> Vec<Comparison> {
+    let mut best: Vec<&Run> = runs.iter().filter(|run| run.strategy == Some(Strategy::BestOfN)).collect();
+    best.sort_by_key(|run| run.budget);
+    let compare = |run: &Run| {
+        let strategy = run.strategy.filter(|strategy| *strategy != Strategy::BestOfN)?;
+        let spent = tokens(run);
+        let other = best.iter().find(|best| tokens(best) >= spent).or(best.last())?;
+        Some(Comparison {
+            strategy,
+            budget: run.budget,
+            best_of_n: other.budget,
+            tokens: (spent, tokens(other)),
+            score: estimate(&scores(&other.trials)),
+            difference: paired(&scores(&run.trials), &scores(&other.trials)),
+        })
+    };
+    runs.iter().filter_map(compare).collect()
+}
+
+/// As JSON spells it.
+fn name_of(value: impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// A strategy's name in tables and files; plain decoding is `greedy`.
+pub fn strategy_name(strategy: Option<Strategy>) -> String {
+    strategy.map_or_else(|| "greedy".to_owned(), name_of)
+}
+
+/// Tables for people.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prompts = self.points.first().map_or(0, |point| point.prompt_strict.n);
+        writeln!(f, "{prompts} prompts, means with 95 % bootstrap intervals\n")?;
+        let head =
+            ["strategy", "budget", "prompts strict", "prompts loose", "instructions strict", "instructions loose"];
+        writeln!(
+            f,
+            "{:<12} {:>6}  {:<20}  {:<20}  {:<20}  {:<20}  {:<22} {:>7} {:>6} {:>7} {:>5} {:>8}",
+            head[0],
+            head[1],
+            head[2],
+            head[3],
+            head[4],
+            head[5],
+            "to greedy",
+            "tokens",
+            "calls",
+            "seconds",
+            "depth",
+            "accepted"
+        )?;
+        for p in &self.points {
+            writeln!(
+                f,
+                "{:<12} {:>6}  {:<20}  {:<20}  {:<20}  {:<20}  {:<22} {:>7.0} {:>6.1} {:>7.2} {:>5.2} {:>8.3}",
+                strategy_name(p.strategy),
+                p.budget,
+                p.prompt_strict.to_string(),
+                p.prompt_loose.to_string(),
+                p.instruction_strict.to_string(),
+                p.instruction_loose.to_string(),
+                p.gain.map_or_else(String::new, |gain| format!("{gain:+}")),
+                p.tokens,
+                p.calls,
+                p.seconds,
+                p.depth,
+                p.accepted
+            )?;
+        }
+        if !self.equal_tokens.is_empty() {
+            writeln!(f, "\nbeside best-of-N with at least as many tokens\n")?;
+            writeln!(
+                f,
+                "{:<12} {:>6} {:>9}  {:<20}  {:<22} {:>15}",
+                "strategy", "budget", "best of N", "best of N strict", "strategy minus it", "tokens"
+            )?;
+        }
+        for c in &self.equal_tokens {
+            let (name, n) = (strategy_name(Some(c.strategy)), c.best_of_n);
+            let tokens = format!("{:.0} / {:.0}", c.tokens.0, c.tokens.1);
+            let (score, difference) = (c.score.to_string(), format!("{:+}", c.difference));
+            writeln!(f, "{name:<12} {:>6} {n:>9}  {score:<20}  {difference:<22} {tokens:>15}", c.budget)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! Trials on a scripted engine, and what they add up to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Map, json};
+
+use super::report::{Report, Run};
+use super::*;
+use crate::engine::fake::FakeEngine;
+use crate::prompts::Templates;
+use crate::search::Strategy;
+use crate::verify::Check;
+
+fn cases(count: usize) -> Vec<Prompt> {
+    let check = Check::new("punctuation:no_comma", Map::new()).unwrap();
+    (0..count).map(|i| Prompt { key: json!(i), prompt: format!("case {i}"), checks: vec![check.clone()] }).collect()
+}
+
+/// Every other draft has a comma; refinements have none; the judge knows.
+fn engine() -> FakeEngine {
+    FakeEngine::new(|request, _| {
+        let crate::engine::Input::Chat(turns) = &request.input else { unreachable!() };
+        Ok(match request.purpose {
+            Purpose::Answer if turns[0].content.ends_with(['0', '2', '4', '6', '8']) => "a, b".into(),
+            Purpose::Answer => "a b".into(),
+            Purpose::Judge if turns[0].content.contains("a, b") => "So. Final Judgement: No".into(),
+            Purpose::Judge => "So. Final Judgement: Yes".into(),
+            Purpose::Refine => "[[start]]c d[[end]]".into(),
+        })
+    })
+}
+
+async fn run(method: &Method, cases: &[Prompt]) -> Vec<Trial> {
+    let (engine, templates) = (engine(), Templates::general());
+    let models = Models { actor: &engine, refiner: &engine, templates: &templates };
+    let done = AtomicUsize::new(0);
+    let tick = || {
+        done.fetch_add(1, Ordering::SeqCst);
+    };
+    let trials = trials(models, method, cases, 3, &tick).await.unwrap();
+    assert_eq!(done.load(Ordering::SeqCst), cases.len());
+    trials
+}
+
+#[tokio::test]
+async fn trials_are_in_order_and_add_up() {
+    let cases = cases(10);
+    let greedy = run(&Method::plain(Sampling::default()), &cases).await;
+    let searched =
+        run(&Method::search(SearchConfig { budget: 4, ..SearchConfig::default() }, Sampling::default()), &cases).await;
+    assert_eq!(greedy.iter().map(Trial::score).sum::<f64>(), 5.0);
+    assert_eq!((greedy[3].key.as_str(), greedy[3].calls, greedy[3].tokens), ("3", 1, 2));
+    assert_eq!((searched[0].response.as_str(), searched[0].depth, searched[0].nodes), ("c d", 1, 1));
+    assert_eq!(searched[0].stop, Some(StopReason::Accepted));
+    let run = |strategy, budget, trials: &Vec<Trial>| Run { strategy, budget, trials: trials.clone() };
+    let report = Report::new(&[
+        run(None, 0, &greedy),
+        run(Some(Strategy::Bfs), 4, &searched),
+        run(Some(Strategy::BestOfN), 1, &greedy),
+        run(Some(Strategy::BestOfN), 8, &searched),
+    ]);
+    assert_eq!(report.points[0].gain, None);
+    assert_eq!((report.points[1].prompt_strict.mean, report.points[1].gain.unwrap().mean), (1.0, 0.5));
+    assert_eq!((report.points[1].depth, report.points[1].stops["accepted"]), (0.5, 10));
+    // Only the larger best-of-N has as many tokens.
+    let [beside] = &report.equal_tokens[..] else { panic!("{report:?}") };
+    assert_eq!((beside.best_of_n, beside.difference.mean), (8, 0.0));
+    let table = report.to_string();
+    assert!(table.contains("10 prompts") && table.contains("+0.500 ["), "{table}");
+}
+
+#[tokio::test]
+async fn the_judge_is_scored_and_one_refinement_mends() {
+    let cases = cases(4);
+    let (engine, templates) = (engine(), Templates::general());
+    let models = Models { actor: &engine, refiner: &engine, templates: &templates };
+    let responses: Vec<(&Prompt, &str)> = cases.iter().zip(["a, b", "a b", "x, y", "x y"]).collect();
+    let score = score_judge(models, &SearchConfig::default(), &responses, 0, 2).await.unwrap();
+    assert_eq!((score.true_no, score.false_yes, score.true_yes, score.false_no), (1, 1, 2, 0));
+    assert_eq!(score.balanced_accuracy(), 0.75);
+    let mended = refine_once(models, &SearchConfig::default(), &responses[..3], 0, 2).await.unwrap();
+    // The second and the third are wrongly accepted, so nothing is refined.
+    assert_eq!(mended, [1.0, 0.0, 0.0]);
+}

@@ -1,0 +1,142 @@
+//! `/metrics` holds what the contract names, and what the dashboards ask for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use regex::Regex;
+use serde_json::{Value, json};
+use spar::engine::EngineError;
+use spar::engine::fake::FakeEngine;
+
+use super::harness::{Server, asked, improving, says, with};
+
+/// Name, type and labels of every metric that users may rely on.
+const CONTRACT: &[(&str, &str, &[&str])] = &[
+    ("spar_http_requests_total", "counter", &["route", "status"]),
+    ("spar_http_request_duration_seconds", "histogram", &["route"]),
+    ("spar_requests_running", "gauge", &[]),
+    ("spar_requests_waiting", "gauge", &[]),
+    ("spar_requests_rejected_total", "counter", &["reason"]),
+    ("spar_time_to_first_token_seconds", "histogram", &["mode"]),
+    ("spar_inter_token_latency_seconds", "histogram", &["mode"]),
+    ("spar_e2e_request_latency_seconds", "histogram", &["mode"]),
+    ("spar_prompt_tokens_total", "counter", &["purpose"]),
+    ("spar_generation_tokens_total", "counter", &["purpose"]),
+    ("spar_engine_call_duration_seconds", "histogram", &["purpose"]),
+    ("spar_engine_errors_total", "counter", &["kind"]),
+    ("spar_engine_restarts_total", "counter", &["kind"]),
+    ("spar_search_requests_total", "counter", &["strategy", "stop_reason"]),
+    ("spar_search_depth", "histogram", &["strategy"]),
+    ("spar_search_nodes", "histogram", &["strategy"]),
+    ("spar_search_calls", "histogram", &["strategy"]),
+    ("spar_search_tokens", "histogram", &["strategy"]),
+    ("spar_search_duration_seconds", "histogram", &["strategy"]),
+    ("spar_search_value", "histogram", &["strategy"]),
+    ("spar_search_gain", "histogram", &["strategy"]),
+    ("spar_judge_votes_total", "counter", &["verdict"]),
+    ("spar_judge_agreement", "histogram", &[]),
+    ("spar_votes_saved_total", "counter", &[]),
+    ("spar_generation_info", "gauge", &["role", "generation"]),
+    ("spar_build_info", "gauge", &["version", "features"]),
+    ("spar_swaps_total", "counter", &["role", "result"]),
+];
+
+/// A server after a load that touches everything: plain, streamed and searched requests, refusals and failures.
+async fn loaded() -> Server {
+    let server = Server::start(improving(), &[]).await;
+    server.ready().await;
+    server.answer(&says("hello")).await;
+    server.stream(&with(says("hello"), json!({"stream": true}))).await;
+    for strategy in ["bfs", "dfs", "best_of_n", "refine_chain"] {
+        server.answer(&with(says("hello"), json!({"search_budget": 2, "search": {"strategy": strategy}}))).await;
+    }
+    assert_eq!(server.chat(&with(says("hello"), json!({"n": 0}))).send().await.unwrap().status(), 400);
+    let failing = FakeEngine::new(|request, _| match asked(request).contains("fail") {
+        true => Err(EngineError::Crashed("as scripted".into())),
+        false => Ok("fine".into()),
+    });
+    let failing = Server::start(failing.paced(|_, _| Duration::from_millis(1)), &[]).await;
+    assert_eq!(failing.chat(&says("fail")).send().await.unwrap().status(), 500);
+    server
+}
+
+/// Of every metric: its type, and the labels of all its series.
+fn families(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let mut families = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            families.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+        }
+    }
+    let series = Regex::new(r"^(\w+)(?:\{(.*)\})? ").unwrap();
+    let label = Regex::new(r#"(\w+)="[^"]*""#).unwrap();
+    for found in text.lines().filter_map(|line| series.captures(line)) {
+        let family = ["", "_bucket", "_sum", "_count"].iter().find_map(|end| found[1].strip_suffix(end));
+        let family = ["_bucket", "_sum", "_count"]
+            .iter()
+            .filter_map(|end| found[1].strip_suffix(end))
+            .find(|name| families.contains_key(*name))
+            .or(family)
+            .unwrap();
+        let labels = found.get(2).map_or("", |labels| labels.as_str());
+        let names = label.captures_iter(labels).map(|label| label[1].to_owned()).filter(|name| name != "le");
+        families.get_mut(family).unwrap_or_else(|| panic!("{family} has no type")).1.extend(names);
+    }
+    families
+}
+
+#[tokio::test]
+async fn every_metric_of_the_contract_is_there_with_its_labels() {
+    let server = loaded().await;
+    let text = server.metrics().await;
+    let families = families(&text);
+    for (name, kind, labels) in CONTRACT {
+        let (found, with) = families.get(*name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
+        assert_eq!(found, kind, "{name}");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+        let series = text.lines().filter(|line| line.starts_with(name));
+        assert!(series.count() > 0, "{name} has no series");
+        assert_eq!(with, &labels.iter().map(|label| (*label).to_owned()).collect(), "{name}");
+    }
+    assert!(families.keys().all(|name| name.starts_with("spar_")), "{families:?}");
+}
+
+fn dashboard_file(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards").join(name)).unwrap()
+}
+
+#[tokio::test]
+async fn the_dashboards_ask_for_metrics_and_labels_that_exist() {
+    let server = loaded().await;
+    let text = server.metrics().await;
+    let families = families(&text);
+    let labels: BTreeSet<&str> = families.values().flat_map(|(_, labels)| labels).map(String::as_str).collect();
+
+    let dashboard: Value = serde_json::from_str(&dashboard_file("spar.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let mut queries: Vec<String> = targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+    assert!(queries.len() > 20);
+    queries.push(dashboard_file("alerts.yml"));
+
+    let metric = Regex::new(r"\bspar_\w+").unwrap();
+    let grouped = Regex::new(r"\b(?:by|ignoring|without) \(([^)]*)\)").unwrap();
+    let matched = Regex::new(r#"(\w+)(?:=~|!~|!=|=)""#).unwrap();
+    // Prometheus adds these itself.
+    let known = |label: &str| ["le", "instance", "job"].contains(&label) || labels.contains(label);
+    for query in &queries {
+        for name in metric.find_iter(query).map(|found| found.as_str()) {
+            let series =
+                text.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+            assert!(series, "{name} is not in /metrics: {query}");
+        }
+        let groups = grouped
+            .captures_iter(query)
+            .flat_map(|group| group[1].split(',').map(|label| label.trim().to_owned()).collect::<Vec<_>>());
+        let matchers = matched.captures_iter(query).map(|label| label[1].to_owned());
+        for label in groups.chain(matchers) {
+            assert!(known(&label), "no metric has the label {label}: {query}");
+        }
+    }
+}

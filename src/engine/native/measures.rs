@@ -1,7 +1,7 @@
 //! Measurements: `cargo test --release --lib native::measures -- --ignored --nocapture --test-threads 1`.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use futures::StreamExt;
@@ -229,6 +229,72 @@ async fn plain_beside_searches() {
     }
 }
 
+/// An engine that counts the tokens of its prompts, with or without grammars.
+struct Counting {
+    engine: NativeEngine,
+    constrains: bool,
+    /// Once per call, and once per reply.
+    sent: [AtomicUsize; 2],
+}
+
+#[async_trait]
+impl Engine for Counting {
+    async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
+        let replies = self.engine.start(request).await?;
+        let tokens = replies[0].prompt_tokens;
+        self.sent[0].fetch_add(tokens, Ordering::Relaxed);
+        self.sent[1].fetch_add(tokens * replies.len(), Ordering::Relaxed);
+        Ok(replies)
+    }
+
+    fn info(&self) -> &ModelInfo {
+        self.engine.info()
+    }
+
+    fn constrains(&self) -> bool {
+        self.constrains
+    }
+}
+
+/// Searches at budget 16 on held-out prompts with the shipped models, with grammars and without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn search_at_16() {
+    use crate::eval::searched;
+    use crate::search::{Models, SearchConfig};
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/spar-tiny/held-out.jsonl");
+    let mut cases = crate::verify::data::read_prompts(&file).unwrap().items;
+    cases.truncate(std::env::var("SPAR_BENCH_PROMPTS").map_or(500, |count| count.parse().unwrap()));
+    for constrains in [true, false] {
+        let counting = |role| Counting { engine: shipped(role), constrains, sent: [const { AtomicUsize::new(0) }; 2] };
+        let (actor, refiner) = (counting("actor"), counting("refiner"));
+        let templates = refiner.engine.dir.templates.clone();
+        let models = Models { actor: &actor, refiner: &refiner, templates: &templates };
+        let (begun, busy_before) = (Instant::now(), busy());
+        let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+        let config = SearchConfig::default();
+        let trials = searched(models, &config, &cases, &sampling, Some(200), 32, &|| ()).await.unwrap();
+        let (seconds, processor) = (begun.elapsed().as_secs_f64(), busy() - busy_before);
+        let tokens: usize = trials.iter().map(|trial| trial.tokens).sum();
+        let right = trials.iter().map(|trial| trial.score()).sum::<f64>() / trials.len() as f64;
+        let sum = |of: &dyn Fn(&Counting) -> u64| of(&actor) + of(&refiner);
+        let sent = [0, 1].map(|i| sum(&|engine| engine.sent[i].load(Ordering::Relaxed) as u64));
+        let computed = sum(&|engine| engine.engine.counters().prompt_tokens_computed.load(Ordering::Relaxed));
+        println!(
+            "{}: {} prompts in {seconds:.1} s ({processor:.1} s of processors), {tokens} tokens, {:.0} tokens/s, {:.0} per second of a processor; \
+             prompt tokens computed {computed}, sent {} ({:.2}) counting each call's once, {} ({:.2}) counting each reply's; right {right:.3}",
+            if constrains { "grammars" } else { "free" },
+            trials.len(),
+            tokens as f64 / seconds,
+            tokens as f64 / processor,
+            sent[0],
+            computed as f64 / sent[0] as f64,
+            sent[1],
+            computed as f64 / sent[1] as f64,
+        );
+    }
+}
+
 /// Bytes per second that all threads together read from memory.
 fn bandwidth(threads: usize) -> f64 {
     let buffers: Vec<Vec<u64>> = (0..threads).map(|_| vec![1u64; (512 << 20) / 8]).collect();
@@ -347,12 +413,9 @@ async fn large_models() {
                 let read = best / batch as f64 * bytes as f64;
                 println!("  batch {batch}: {best:.1} tokens/s, weights read at {:.1} GB/s", read / 1e9);
             }
+            let peak = status("VmHWM") as f64 / 1e3;
             let limit = bandwidth(threads);
-            println!(
-                "  memory is read at {:.1} GB/s by {threads} threads; peak memory {:.0} MB",
-                limit / 1e9,
-                status("VmHWM") as f64 / 1e3
-            );
+            println!("  memory is read at {:.1} GB/s by {threads} threads; peak memory {peak:.0} MB", limit / 1e9);
         }
     }
 }

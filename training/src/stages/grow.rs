@@ -109,12 +109,7 @@ async fn one(
     };
     let outcome = search::refine_judged(models, config, &task, root, judgement, &|_| {}).await;
     let nodes = outcome.tree.nodes.iter().map(|node| Grown::new(node, right(&checks, &node.response))).collect();
-    Ok(Searched {
-        asked: line.asked.clone(),
-        nodes,
-        best: outcome.best.0,
-        accepted: outcome.accepted,
-    })
+    Ok(Searched { asked: line.asked.clone(), nodes, best: outcome.best.0, accepted: outcome.accepted })
 }
 
 fn counts(path: &Path) -> Result<Vec<(&'static str, u64)>> {

@@ -260,7 +260,7 @@ impl Engine for Counting {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn search_at_16() {
-    use crate::eval::searched;
+    use crate::eval::{Method, trials};
     use crate::search::{Models, SearchConfig};
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/spar-tiny/held-out.jsonl");
     let mut cases = crate::verify::data::read_prompts(&file).unwrap().items;
@@ -272,8 +272,8 @@ async fn search_at_16() {
         let models = Models { actor: &actor, refiner: &refiner, templates: &templates };
         let (begun, busy_before) = (Instant::now(), busy());
         let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-        let config = SearchConfig::default();
-        let trials = searched(models, &config, &cases, &sampling, Some(200), 32, &|| ()).await.unwrap();
+        let method = Method { max_tokens: Some(200), ..Method::search(SearchConfig::default(), sampling) };
+        let trials = trials(models, &method, &cases, 32, &|| ()).await.unwrap();
         let (seconds, processor) = (begun.elapsed().as_secs_f64(), busy() - busy_before);
         let tokens: usize = trials.iter().map(|trial| trial.tokens).sum();
         let right = trials.iter().map(|trial| trial.score()).sum::<f64>() / trials.len() as f64;

@@ -205,8 +205,8 @@ impl Engine for NativeEngine {
         if tokens.len() > limit {
             return Err(EngineError::PromptTooLong { tokens: tokens.len(), limit });
         }
+        let Some(&first) = tokens.first() else { return Ok(Vec::new()) };
         let targets = tokens.split_off(1);
-        let first = tokens[0];
         let mut scored = vec![ScoredToken { id: first, bytes: self.dir.pieces.bytes(first).to_vec(), logprobs: None }];
         if targets.is_empty() {
             return Ok(scored);

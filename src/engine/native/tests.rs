@@ -558,7 +558,7 @@ async fn random_cancels_leave_no_block_behind() {
 }
 
 #[tokio::test]
-#[ignore = "takes longer; run it with --ignored"]
+#[ignore = "memory is flat only where no other test runs"]
 async fn ten_thousand_random_cancels_leave_memory_flat() {
     let grown = flood(10_000).await;
     assert!(grown < 8 << 20, "memory grew by {grown} bytes");

@@ -291,8 +291,6 @@ mod tests {
             nodes: vec![node(None, "bad", 0, 3), node(Some(0), "worse", 1, 3), node(Some(0), "fine", 3, i % 2)],
             best: if i < 3 { 2 } else { 1 },
             accepted: i < 3,
-            calls: 1,
-            tokens: 1,
         });
         (samples.collect(), trees.collect())
     }

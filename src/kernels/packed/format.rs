@@ -7,7 +7,7 @@ use super::{Line, WIDTH};
 /// What an element is kept as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Format {
-    /// 8 bits, with a scale in 16 bits for each [`GROUP`] elements of a column.
+    /// 8 bits, with a scale in 16 bits for each `GROUP` elements of a column.
     Q8,
     /// The upper half of an `f32`.
     Bf16,

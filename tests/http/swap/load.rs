@@ -64,6 +64,47 @@ async fn two_hundred_swaps_under_load() {
     assert!(report.after["VmRSS"] * 10 <= report.before["VmRSS"] * 11, "memory is left behind");
 }
 
+/// `cargo test --release --test main swap_times -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn swap_times_of_the_embedded_model() {
+    let world = World::start(&[]).await;
+    world.server.ready().await;
+    let rounds = 20;
+    for seed in 0..rounds {
+        world.adapter("actor", &format!("a-{seed}"), 100 + seed);
+        world.adapter("actor", &format!("m-{seed}"), 200 + seed);
+        world.adapter("refiner", &format!("r-{seed}"), 300 + seed);
+        world.variant("actor", &format!("full-{seed}"), 400 + seed);
+    }
+    let kinds: [(&str, &str, &dyn Fn(u64) -> Value); 4] = [
+        ("actor LoRA at run time", "actor", &|seed| json!({ "adapter_path": format!("a-{seed}") })),
+        ("refiner LoRA at run time", "refiner", &|seed| json!({ "adapter_path": format!("r-{seed}") })),
+        ("actor LoRA merged", "actor", &|seed| json!({ "model_path": "actor", "adapter_path": format!("m-{seed}") })),
+        ("full actor", "actor", &|seed| json!({ "model_path": format!("full-{seed}") })),
+    ];
+    for (kind, role, fields) in kinds {
+        if role == "actor" {
+            // Adapters are for this base.
+            world.swap("actor", json!({ "model_path": "actor" })).await;
+        }
+        let mut times = Vec::new();
+        for seed in 0..rounds {
+            let asked = Instant::now();
+            world.swap(role, fields(seed)).await;
+            times.push(asked.elapsed().as_secs_f64() * 1e3);
+        }
+        times.sort_by(f64::total_cmp);
+        let n = times.len();
+        println!(
+            "{kind}: request to live, median {:.1} ms, least {:.1}, most {:.1}, n {n}",
+            times[n / 2],
+            times[0],
+            times[n - 1]
+        );
+    }
+}
+
 struct Outcome {
     calm: Vec<Duration>,
     swapping: Vec<Duration>,

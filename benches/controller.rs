@@ -72,7 +72,7 @@ fn memory(_: &mut Criterion) {
             .into_iter()
             .map(|outcome| outcome.expect("the script never fails").tree.nodes.len())
             .sum();
-        assert_eq!(nodes, 17_000);
+        assert_eq!(nodes, 16_000);
         after.extend(resident());
     }
     println!("resident MiB after each wave of 1,000 searches: {after:.1?}");

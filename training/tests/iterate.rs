@@ -41,6 +41,12 @@ fn artefacts(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// Files in `folder` and below; 0 if it does not exist.
+fn files(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    entries.map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
+}
+
 /// `SPAR_KILLS` sets how often the second run is killed, `SPAR_KILL_SEED` when.
 #[test]
 fn rounds_killed_at_random_moments_end_in_the_same_bytes() {
@@ -64,21 +70,27 @@ fn rounds_killed_at_random_moments_end_in_the_same_bytes() {
     let page = std::fs::read_to_string(whole.join("index.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("rewards/margins") && page.contains("<ins>"));
 
-    // Each life is a random part of what a whole run takes, so that together they are killed all over it.
+    // Each life ends at a random moment after the folder has grown to a random size, so that kills fall all over the run
+    // however fast the machine is.
+    let all = files(&whole);
     let mut moments = Vec::new();
     for kill in 0..kills {
-        let share = derive_seed(seed, kill) as f64 / u64::MAX as f64;
-        let life = Duration::from_millis(50) + time.mul_f64(2.0 * share / (kills + 1) as f64);
+        let [share, pause] = [2 * kill, 2 * kill + 1].map(|draw| derive_seed(seed, draw) as f64 / u64::MAX as f64);
+        let before = files(&killed);
+        let enough = before + (all.saturating_sub(before) as f64 * share / 2.0) as usize;
         let mut child = command(&killed).spawn().unwrap();
-        std::thread::sleep(life);
+        while child.try_wait().unwrap().is_none() && files(&killed) < enough.max(1) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(time.mul_f64(0.05 * pause));
         if child.try_wait().unwrap().is_some() {
             break;
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        moments.push(life);
+        moments.push(files(&killed));
     }
-    println!("killed after {moments:?}");
+    println!("killed at {moments:?} of {all} files");
     assert!(!moments.is_empty());
     assert!(command(&killed).status().unwrap().success());
     let (expected, found) = (artefacts(&whole), artefacts(&killed));

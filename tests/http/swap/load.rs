@@ -18,6 +18,9 @@ use tokio::task::JoinHandle;
 use super::super::harness::with;
 use super::world::{FINGERPRINT, TOKENS, World, fingerprint, greedy, usage};
 
+/// What is swapped, the role, and the body of the `n`-th such request.
+type Kind<'a> = (&'a str, &'a str, &'a dyn Fn(u64) -> Value);
+
 const JUDGE_TOKENS: usize = 48;
 
 /// How much load, and for how long.
@@ -77,7 +80,7 @@ async fn swap_times_of_the_embedded_model() {
         world.adapter("refiner", &format!("r-{seed}"), 300 + seed);
         world.variant("actor", &format!("full-{seed}"), 400 + seed);
     }
-    let kinds: [(&str, &str, &dyn Fn(u64) -> Value); 4] = [
+    let kinds: [Kind<'_>; 4] = [
         ("actor LoRA at run time", "actor", &|seed| json!({ "adapter_path": format!("a-{seed}") })),
         ("refiner LoRA at run time", "refiner", &|seed| json!({ "adapter_path": format!("r-{seed}") })),
         ("actor LoRA merged", "actor", &|seed| json!({ "model_path": "actor", "adapter_path": format!("m-{seed}") })),

@@ -1,6 +1,6 @@
 //! Keys and values in blocks of positions, and the tree of blocks that later prompts may begin with.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -77,19 +77,6 @@ pub(super) struct Block {
     pool: Arc<BlockPool>,
 }
 
-impl Clone for Block {
-    fn clone(&self) -> Self {
-        let lines = self.pool.take().map_or_else(
-            || self.lines.clone(),
-            |mut lines| {
-                lines.copy_from_slice(&self.lines);
-                lines
-            },
-        );
-        Self { lines, pool: Arc::clone(&self.pool) }
-    }
-}
-
 impl Drop for Block {
     fn drop(&mut self) {
         self.pool.counters.blocks.fetch_sub(1, Ordering::Relaxed);
@@ -101,6 +88,24 @@ impl Drop for Block {
 }
 
 impl Block {
+    /// A block that begins with this one's first `positions`.
+    pub(super) fn beginning(&self, positions: usize) -> Self {
+        let shape = self.pool.shape;
+        let mut lines = self.pool.take().unwrap_or_else(|| self.lines.clone());
+        for part in 0..shape.layers * shape.heads {
+            let part = shape.at(0, part)..shape.at(0, part + 1);
+            let (from, to) = (&self.lines[part.clone()], &mut lines[part]);
+            // Scores of keys beyond the last position are not looked at, but all values are summed, with weights of 0.
+            to[..shape.head_dim].copy_from_slice(&from[..shape.head_dim]);
+            let panels = from[shape.head_dim..].chunks_exact(BLOCK).zip(to[shape.head_dim..].chunks_exact_mut(BLOCK));
+            for (from, to) in panels {
+                to[..positions].copy_from_slice(&from[..positions]);
+                to[positions..].fill(Line::ZERO);
+            }
+        }
+        Self { lines, pool: Arc::clone(&self.pool) }
+    }
+
     pub(super) fn keys(&self, shape: Shape, layer: usize, head: usize) -> &[Line] {
         &self.lines[shape.at(layer, head)..][..shape.head_dim]
     }
@@ -136,9 +141,21 @@ impl Prefix {
     }
 }
 
-/// Full blocks by the tokens that lead to them, within a budget of bytes; the least recently used go first.
+/// Tokens of a block; after the last position of one that is not full, [`NONE`].
+pub(super) type BlockTokens = [u32; BLOCK];
+
+/// No token.
+const NONE: u32 = u32::MAX;
+
+/// A block's tokens, of which there may be fewer than it has positions.
+pub(super) fn block_tokens(tokens: &[u32]) -> BlockTokens {
+    std::array::from_fn(|i| tokens.get(i).copied().unwrap_or(NONE))
+}
+
+/// Blocks by the tokens that lead to them, within a budget of bytes; the least recently used go first.
 pub(super) struct PrefixTree {
-    nodes: HashMap<(Prefix, [u32; BLOCK]), Node>,
+    /// In the order of their tokens, so that the block with the longest common beginning is a neighbour.
+    nodes: BTreeMap<(Prefix, BlockTokens), Node>,
     limit: usize,
     clock: u64,
     counters: Arc<EngineCounters>,
@@ -151,20 +168,40 @@ struct Node {
     used: u64,
 }
 
+/// What a tree has of a block's tokens.
+pub(super) struct Found {
+    /// The node, where all positions of a block agree.
+    pub(super) whole: Option<Prefix>,
+    /// Positions that agree, at least one.
+    pub(super) positions: usize,
+    pub(super) block: Arc<Block>,
+}
+
 impl PrefixTree {
     /// A tree of at most `bytes`.
     pub(super) fn new(bytes: usize, shape: Shape, counters: Arc<EngineCounters>) -> Self {
-        let tree = Self { nodes: HashMap::new(), limit: bytes / shape.bytes(), clock: 0, counters };
+        let tree = Self { nodes: BTreeMap::new(), limit: bytes / shape.bytes(), clock: 0, counters };
         tree.count();
         tree
     }
 
-    /// The block that holds the keys and values of `tokens` after `parent`.
-    pub(super) fn find(&mut self, parent: Prefix, tokens: &[u32; BLOCK]) -> Option<(Prefix, Arc<Block>)> {
+    /// The block after `parent` that begins as `tokens` do, for as long as any does.
+    pub(super) fn find(&mut self, parent: Prefix, tokens: &BlockTokens) -> Option<Found> {
         self.clock += 1;
-        let node = self.nodes.get_mut(&(parent, *tokens))?;
+        let key = (parent, *tokens);
+        let agreeing = |(other, there): &(Prefix, BlockTokens)| match *other == parent {
+            true => there.iter().zip(tokens).take_while(|(a, b)| a == b && **a != NONE).count(),
+            false => 0,
+        };
+        let neighbours = [self.nodes.range(..=key).next_back(), self.nodes.range(key..).next()];
+        let (positions, best) =
+            neighbours.into_iter().flatten().map(|(key, _)| (agreeing(key), *key)).max_by_key(|(count, _)| *count)?;
+        if positions == 0 {
+            return None;
+        }
+        let node = self.nodes.get_mut(&best)?;
         node.used = self.clock;
-        Some((node.id, node.block.clone()))
+        Some(Found { whole: (positions == BLOCK).then_some(node.id), positions, block: node.block.clone() })
     }
 
     /// Keeps a full block; where the tree has it already, `block` becomes the tree's, so that one copy is left.
@@ -172,19 +209,33 @@ impl PrefixTree {
         &mut self,
         root: Prefix,
         parent: Prefix,
-        tokens: &[u32; BLOCK],
+        tokens: &BlockTokens,
         block: &mut Arc<Block>,
     ) -> Prefix {
-        if let Some((id, known)) = self.find(parent, tokens) {
-            *block = known;
-            return id;
+        self.clock += 1;
+        if let Some(node) = self.nodes.get_mut(&(parent, *tokens)) {
+            node.used = self.clock;
+            *block = node.block.clone();
+            return node.id;
         }
+        self.insert(root, parent, tokens, block.clone())
+    }
+
+    /// Keeps a block that has fewer positions, unless one that is kept begins with all of them.
+    pub(super) fn keep_end(&mut self, root: Prefix, parent: Prefix, tokens: &[u32], block: &Arc<Block>) {
+        let padded = block_tokens(tokens);
+        if self.find(parent, &padded).is_none_or(|found| found.positions < tokens.len()) {
+            self.insert(root, parent, &padded, block.clone());
+        }
+    }
+
+    fn insert(&mut self, root: Prefix, parent: Prefix, tokens: &BlockTokens, block: Arc<Block>) -> Prefix {
         if self.nodes.len() >= self.limit {
             self.evict();
         }
         let id = Prefix(self.clock);
         if self.limit > 0 {
-            self.nodes.insert((parent, *tokens), Node { root, id, block: block.clone(), used: self.clock });
+            self.nodes.insert((parent, *tokens), Node { root, id, block, used: self.clock });
         }
         self.count();
         id
@@ -235,8 +286,11 @@ mod tests {
         let pool = BlockPool::new(SHAPE, counters.clone());
         let mut first = pool.block();
         first.write(SHAPE, 0, 3, &[1.0, 2.0], &[3.0, 4.0]);
-        let copy = first.clone();
-        assert!(copy.keys(SHAPE, 0, 0) == first.keys(SHAPE, 0, 0) && copy.values(SHAPE, 0, 0)[3].0[1] == 4.0);
+        first.write(SHAPE, 0, 4, &[f32::NAN, 0.0], &[f32::NAN, 5.0]);
+        let copy = first.beginning(4);
+        assert_eq!(copy.keys(SHAPE, 0, 0)[1].0[3], 2.0);
+        assert_eq!(copy.values(SHAPE, 0, 0)[3], first.values(SHAPE, 0, 0)[3]);
+        assert!(copy.values(SHAPE, 0, 0)[4..].iter().all(|line| *line == Line::ZERO));
         assert_eq!(counters.blocks.load(Ordering::Relaxed), 2);
         drop((first, copy));
         assert_eq!(counters.blocks.load(Ordering::Relaxed), 0);
@@ -261,12 +315,45 @@ mod tests {
         let mut tree = PrefixTree::new(1 << 20, SHAPE, Arc::default());
         let a = keep(&mut tree, root(), 1);
         let b = keep(&mut tree, a, 2);
-        assert_eq!(tree.find(root(), &[1; BLOCK]).unwrap().0, a);
-        assert_eq!(tree.find(a, &[2; BLOCK]).unwrap().0, b);
+        assert_eq!(tree.find(root(), &[1; BLOCK]).unwrap().whole, Some(a));
+        assert_eq!(tree.find(a, &[2; BLOCK]).unwrap().whole, Some(b));
         assert!(tree.find(root(), &[2; BLOCK]).is_none() && tree.find(b, &[2; BLOCK]).is_none());
         let mut again = block();
         assert_eq!(tree.keep(root(), root(), &[1; BLOCK], &mut again), a);
-        assert!(Arc::ptr_eq(&again, &tree.find(root(), &[1; BLOCK]).unwrap().1));
+        assert!(Arc::ptr_eq(&again, &tree.find(root(), &[1; BLOCK]).unwrap().block));
+    }
+
+    #[test]
+    fn the_longest_common_beginning_is_found() {
+        let mut tree = PrefixTree::new(1 << 20, SHAPE, Arc::default());
+        let counting = |from: u32| -> BlockTokens { std::array::from_fn(|i| from + i as u32) };
+        let changed = |at: usize, to: u32| {
+            let mut tokens = counting(0);
+            tokens[at] = to;
+            tokens
+        };
+        for tokens in [counting(0), changed(5, 900), changed(9, 2), counting(100)] {
+            tree.keep(root(), root(), &tokens, &mut block());
+        }
+        tree.keep_end(root(), root(), &[100, 101, 7], &block());
+        tree.keep_end(root(), root(), &[100, 101], &block());
+        assert_eq!(tree.nodes.len(), 5, "what begins another block is not kept twice");
+        let table: [(&[u32], usize); 8] = [
+            (&counting(0), 32),
+            (&changed(31, 0), 31),
+            (&changed(9, 3), 9),
+            (&changed(6, 1), 6),
+            (&counting(0)[..4], 4),
+            (&[100, 101, 7, 8], 3),
+            (&[100, 101, 102, 8], 3),
+            (&[5], 0),
+        ];
+        for (tokens, expected) in table {
+            let found = tree.find(root(), &block_tokens(tokens));
+            assert_eq!(found.as_ref().map_or(0, |found| found.positions), expected, "{tokens:?}");
+            assert_eq!(found.is_some_and(|found| found.whole.is_some()), expected == BLOCK);
+        }
+        assert!(tree.find(Prefix::root(1), &counting(0)).is_none());
     }
 
     #[test]

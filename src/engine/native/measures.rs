@@ -233,17 +233,30 @@ async fn plain_beside_searches() {
 struct Counting {
     engine: NativeEngine,
     constrains: bool,
-    /// Once per call, and once per reply.
-    sent: [AtomicUsize; 2],
+    /// By purpose.
+    prompts: [PromptCounts; 3],
+}
+
+/// Tokens of prompts.
+#[derive(Default)]
+struct PromptCounts {
+    /// Once per call.
+    sent: AtomicUsize,
+    /// Once per reply.
+    per_reply: AtomicUsize,
+    /// Once per call, found when it began.
+    cached: AtomicUsize,
 }
 
 #[async_trait]
 impl Engine for Counting {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
+        let counts = &self.prompts[request.purpose as usize];
         let replies = self.engine.start(request).await?;
         let tokens = replies[0].prompt_tokens;
-        self.sent[0].fetch_add(tokens, Ordering::Relaxed);
-        self.sent[1].fetch_add(tokens * replies.len(), Ordering::Relaxed);
+        counts.sent.fetch_add(tokens, Ordering::Relaxed);
+        counts.per_reply.fetch_add(tokens * replies.len(), Ordering::Relaxed);
+        counts.cached.fetch_add(replies[0].cached_tokens, Ordering::Relaxed);
         Ok(replies)
     }
 
@@ -266,7 +279,7 @@ async fn search_at_16() {
     let mut cases = crate::verify::data::read_prompts(&file).unwrap().items;
     cases.truncate(std::env::var("SPAR_BENCH_PROMPTS").map_or(500, |count| count.parse().unwrap()));
     for constrains in [true, false] {
-        let counting = |role| Counting { engine: shipped(role), constrains, sent: [const { AtomicUsize::new(0) }; 2] };
+        let counting = |role| Counting { engine: shipped(role), constrains, prompts: Default::default() };
         let (actor, refiner) = (counting("actor"), counting("refiner"));
         let templates = refiner.engine.dir.templates.clone();
         let models = Models { actor: &actor, refiner: &refiner, templates: &templates };
@@ -278,7 +291,10 @@ async fn search_at_16() {
         let tokens: usize = trials.iter().map(|trial| trial.tokens).sum();
         let right = trials.iter().map(|trial| trial.score()).sum::<f64>() / trials.len() as f64;
         let sum = |of: &dyn Fn(&Counting) -> u64| of(&actor) + of(&refiner);
-        let sent = [0, 1].map(|i| sum(&|engine| engine.sent[i].load(Ordering::Relaxed) as u64));
+        let all = |of: fn(&PromptCounts) -> &AtomicUsize| {
+            sum(&|engine| engine.prompts.iter().map(|counts| of(counts).load(Ordering::Relaxed) as u64).sum())
+        };
+        let sent = [all(|counts| &counts.sent), all(|counts| &counts.per_reply)];
         let computed = sum(&|engine| engine.engine.counters().prompt_tokens_computed.load(Ordering::Relaxed));
         println!(
             "{}: {} prompts in {seconds:.1} s ({processor:.1} s of processors), {tokens} tokens, {:.0} tokens/s, {:.0} per second of a processor; \
@@ -292,6 +308,10 @@ async fn search_at_16() {
             sent[1],
             computed as f64 / sent[1] as f64,
         );
+        for (engine, purpose) in [(&actor, Purpose::Answer), (&refiner, Purpose::Judge), (&refiner, Purpose::Refine)] {
+            let PromptCounts { sent, per_reply, cached } = &engine.prompts[purpose as usize];
+            println!("  {purpose:?}: sent {sent:?} ({per_reply:?}), found in blocks when calls began {cached:?}");
+        }
     }
 }
 

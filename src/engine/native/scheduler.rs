@@ -195,6 +195,10 @@ impl Scheduler {
         for sequence in &mut shard.sequences {
             sequence.keep(&mut state.tree);
         }
+        for mut sequence in shard.ended.drain(..) {
+            sequence.keep_all(&mut state.tree);
+            gone.push(sequence.variant);
+        }
         loop {
             if self.lost.is_cancelled() {
                 return false;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::channel::mpsc::UnboundedSender;
 use futures::channel::oneshot;
 
-use super::blocks::{BLOCK, Block, BlockPool, Prefix, PrefixTree, Shape};
+use super::blocks::{BLOCK, Block, BlockPool, Found, Prefix, PrefixTree, Shape, block_tokens};
 use super::model::{Batch, Group, Model, Row, Scratch};
 use super::variant::Variant;
 use crate::engine::sampling::DrawnLogprobs;
@@ -88,14 +88,19 @@ impl Sequence {
         if self.scoring.is_some() {
             return;
         }
-        while self.computed == self.kept.len() * BLOCK && self.computed + BLOCK < self.tokens.len() {
-            let parent = self.kept.last().copied().unwrap_or(self.variant.root);
-            let tokens = self.block_tokens(self.kept.len());
-            let Some((id, block)) = tree.find(parent, &tokens) else { return };
+        let wanted = self.tokens.len().saturating_sub(1);
+        while self.kept.len() * BLOCK < wanted {
+            let begin = self.kept.len() * BLOCK;
+            let tokens = block_tokens(&self.tokens[begin..wanted.min(begin + BLOCK)]);
+            let Some(Found { whole, positions, block }) = tree.find(self.parent(), &tokens) else { return };
+            if begin + positions <= self.computed {
+                return;
+            }
             self.blocks.truncate(self.kept.len());
             self.blocks.push(block);
+            self.computed = begin + positions;
+            let Some(id) = whole else { return };
             self.kept.push(id);
-            self.computed += BLOCK;
         }
     }
 
@@ -103,22 +108,33 @@ impl Sequence {
     pub(super) fn keep(&mut self, tree: &mut PrefixTree) {
         while (self.kept.len() + 1) * BLOCK <= self.computed {
             let index = self.kept.len();
-            let root = self.variant.root;
-            let parent = self.kept.last().copied().unwrap_or(root);
-            let tokens = self.block_tokens(index);
-            self.kept.push(tree.keep(root, parent, &tokens, &mut self.blocks[index]));
+            let tokens = block_tokens(&self.tokens[index * BLOCK..][..BLOCK]);
+            let kept = tree.keep(self.variant.root, self.parent(), &tokens, &mut self.blocks[index]);
+            self.kept.push(kept);
         }
     }
 
-    fn block_tokens(&self, index: usize) -> [u32; BLOCK] {
-        std::array::from_fn(|i| self.tokens[index * BLOCK + i])
+    /// Gives the tree everything that was computed; nothing more will be.
+    pub(super) fn keep_all(&mut self, tree: &mut PrefixTree) {
+        self.keep(tree);
+        let index = self.kept.len();
+        let rest = &self.tokens[index * BLOCK..self.computed];
+        if !rest.is_empty() {
+            tree.keep_end(self.variant.root, self.parent(), rest, &self.blocks[index]);
+        }
+    }
+
+    /// The tree's node before the first block that is not there.
+    fn parent(&self) -> Prefix {
+        self.kept.last().copied().unwrap_or(self.variant.root)
     }
 
     /// Makes the blocks of the positions `computed..end` exist and belong to this sequence alone.
     pub(super) fn own(&mut self, pool: &Arc<BlockPool>, end: usize) {
         self.blocks.resize_with(end.div_ceil(BLOCK), || Arc::new(pool.block()));
-        for block in &mut self.blocks[self.computed / BLOCK..] {
-            Arc::make_mut(block);
+        let first = &mut self.blocks[self.computed / BLOCK];
+        if Arc::get_mut(first).is_none() {
+            *first = Arc::new(first.beginning(self.computed % BLOCK));
         }
     }
 
@@ -133,6 +149,8 @@ impl Sequence {
 #[derive(Default)]
 pub(super) struct Shard {
     pub(super) sequences: Vec<Sequence>,
+    /// Sequences that are over, whose keys and values may be kept.
+    pub(super) ended: Vec<Sequence>,
     batch: Batch,
     steps: u64,
     /// Sequences in the order in which they are served.
@@ -215,13 +233,14 @@ impl Shard {
         }
     }
 
-    /// Drops replies that nobody listens to any more.
+    /// Drops replies that nobody listens to any more, and puts sequences without a reply aside.
     pub(super) fn forget_unheard(&mut self) {
         for sequence in &mut self.sequences {
             sequence.replies.retain(|reply| !reply.listener.is_closed());
             sequence.scoring.take_if(|scoring| scoring.done.is_canceled());
         }
-        self.sequences.retain(|sequence| !sequence.replies.is_empty() || sequence.scoring.is_some());
+        let over = |sequence: &mut Sequence| sequence.replies.is_empty() && sequence.scoring.is_none();
+        self.ended.extend(self.sequences.extract_if(.., over));
     }
 
     fn choose_rows(&mut self, most: usize, pool: &Arc<BlockPool>) {

@@ -2,19 +2,27 @@
 # A server with traffic. SPaR iterations beside it publish their models into it; an evaluation against the live server after each
 # shows what they gained, and the traffic's log shows that no request failed.
 #
-#   bench/live_iteration.sh [RECIPE] [OUT]        ROUNDS=3 PROMPTS=200 BUDGETS=0,4
+#   bench/live_iteration.sh [RECIPE] [OUT]        ROUNDS=3 PROMPTS=500 BUDGETS=0,16 WATCH=5
+#
+# OUT must be new. BIN names a directory with `spar` and `spar-train`; without it both are built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-recipe=${1:-training/recipes/smoke.toml}
-out=$(mkdir -p "${2:-runs/live}" && cd "${2:-runs/live}" && pwd)
-rounds=${ROUNDS:-3} prompts=${PROMPTS:-200} budgets=${BUDGETS:-0,4}
-cargo build --release --workspace
-bin=${CARGO_TARGET_DIR:-target}/release
+recipe=${1:-training/recipes/spar-tiny.toml}
+out=${2:-runs/live}
+rounds=${ROUNDS:-3} prompts=${PROMPTS:-500} budgets=${BUDGETS:-0,16} watch=${WATCH:-5}
+[ -f "$recipe" ] || { echo "no recipe $recipe" >&2; exit 2; }
+[ ! -e "$out" ] || { echo "$out exists; name another directory, or remove it" >&2; exit 2; }
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+if [ -z "${BIN:-}" ]; then
+    cargo build --release --workspace
+    BIN=${CARGO_TARGET_DIR:-target}/release
+fi
 data=assets/spar-tiny/held-out.jsonl
 SPAR_ADMIN_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 export SPAR_ADMIN_KEY
 
-"$bin/spar" --port 0 --weights-root "$out" --swap-dir "$out/swap" >"$out/server.log" 2>&1 &
+"$BIN/spar" --port 0 --log warn --weights-root "$out" --swap-dir "$out/swap" >"$out/server.log" 2>&1 &
 server=$!
 traffic=
 stop() {
@@ -31,18 +39,23 @@ for _ in $(seq 300); do
     kill -0 "$server"
     sleep 0.2
 done
-curl -fsS "$url/version"
-echo
 
 # Two clients that ask held-out prompts, one of them with a search, until the file is gone.
+python3 - "$data" "$out" <<'PY'
+import json, sys
+lines = open(sys.argv[1]).read().splitlines()[:100]
+for budget in (0, 2):
+    with open(f"{sys.argv[2]}/traffic-{budget}.jsonl", "w") as out:
+        for line in lines:
+            turn = {"role": "user", "content": json.loads(line)["prompt"]}
+            out.write(json.dumps({"model": "spar-tiny", "search_budget": budget, "messages": [turn]}) + "\n")
+PY
 ask() { # search budget
-    local line=0 body
-    while [ -e "$out/traffic.on" ]; do
-        line=$((line % 100 + 1))
-        body=$(sed -n "${line}p" "$data" | python3 -c 'import json, sys
-print(json.dumps({"model": "spar-tiny", "search_budget": int(sys.argv[1]),
-                  "messages": [{"role": "user", "content": json.loads(sys.stdin.readline())["prompt"]}]}))' "$1")
-        curl -sS -o /dev/null -w '%{http_code}\n' -H 'content-type: application/json' -d "$body" "$url/v1/chat/completions" || echo failed
+    while :; do
+        while IFS= read -r body; do
+            [ -e "$out/traffic.on" ] || return 0
+            curl -sS -o /dev/null -w '%{http_code}\n' -H 'content-type: application/json' -d "$body" "$url/v1/chat/completions" || echo failed
+        done <"$out/traffic-$1.jsonl"
     done
 }
 touch "$out/traffic.on"
@@ -50,23 +63,40 @@ touch "$out/traffic.on"
 traffic=$!
 
 evaluate() { # name
-    "$bin/spar" eval --url "$url" --data "$data" --limit "$prompts" --budgets "$budgets" --out "$out/eval-$1" | tee "$out/eval-$1.txt"
+    echo "== after round $1, live: $(curl -fsS "$url/metrics" | grep '^spar_generation_info.* 1$' | tr '\n' ' ')"
+    "$BIN/spar" eval --url "$url" --data "$data" --limit "$prompts" --budgets "$budgets" --out "$out/eval-$1"
 }
 evaluate 0
 for round in $(seq "$rounds"); do
     # One round more each time: rounds that are finished are not made again.
     sed "s/^iterations = .*/iterations = $round/" "$recipe" >"$out/recipe.toml"
-    printf '\n[publish]\nurl = "%s"\nwatch = 5.0\n' "$url" >>"$out/recipe.toml"
-    "$bin/spar-train" iterate --recipe "$out/recipe.toml" --out "$out/run"
-    curl -fsS "$url/version"
-    echo
+    printf '\n[publish]\nurl = "%s"\nwatch = %s\n' "$url" "$watch" >>"$out/recipe.toml"
+    "$BIN/spar-train" iterate --recipe "$out/recipe.toml" --out "$out/run"
     evaluate "$round"
 done
-curl -fsS -H "authorization: Bearer $SPAR_ADMIN_KEY" "$url/admin/generations"
-echo
+curl -fsS -H "authorization: Bearer $SPAR_ADMIN_KEY" "$url/admin/generations" >"$out/generations.json"
 rm -f "$out/traffic.on"
 wait "$traffic" || true
 traffic=
+
+# What each round left live, and how it answers: share of prompts followed, and the difference from the round before.
+python3 - "$out" "$rounds" <<'PY'
+import json, sys
+out, rounds = sys.argv[1], int(sys.argv[2])
+print("round  actor  refiner  strategy  budget  followed  [95 % interval]      change")
+before = {}
+for round in range(rounds + 1):
+    report = json.load(open(f"{out}/eval-{round}/report.json"))
+    live = report["settings"]["model"]["generation"]
+    for point in report["points"]:
+        score, key = point["prompt_strict"], (point["strategy"], point["budget"])
+        change = f"{score['mean'] - before[key]:+.3f}" if key in before else ""
+        before[key] = score["mean"]
+        print(f"{round:5}  {live['actor']:5}  {live['refiner']:7}  {point['strategy'] or 'greedy':8}  {point['budget']:6}  "
+              f"{score['mean']:8.3f}  [{score['low']:.3f}, {score['high']:.3f}]  {change:>12}")
+for row in json.load(open(f"{out}/generations.json"))["data"]:
+    print(row["id"], row["role"], row["state"], row.get("reason") or "")
+PY
 echo "traffic by status:"
 sort "$out/traffic.log" | uniq -c
-! grep -qvx 200 "$out/traffic.log"
+[ -s "$out/traffic.log" ] && ! grep -qvx 200 "$out/traffic.log"

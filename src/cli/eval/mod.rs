@@ -26,6 +26,8 @@ use server::RunningServer;
 
 /// What best-of-N is extended to, to find the budget that costs as much as a search.
 const MOST_DRAFTS: usize = 64;
+/// Costs within this factor count as equal.
+const EQUAL: f64 = 1.05;
 
 /// What is measured, on what, and where it goes.
 #[derive(clap::Args, Clone, Debug)]
@@ -36,7 +38,7 @@ pub struct EvalArgs {
     /// Node budgets; 0 is greedy decoding, which is always measured
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0,1,4,16")]
     budgets: Vec<usize>,
-    /// Strategies, separated by commas; beside others best_of_n goes on until it costs as many tokens as they do
+    /// Strategies, separated by commas; beside others best_of_n is also measured where it costs as many tokens as they do
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "bfs", value_parser = named::<Strategy>)]
     strategy: Vec<Strategy>,
     /// eager or paper
@@ -184,6 +186,22 @@ impl Subject {
     }
 }
 
+/// How many drafts to try next in order to cost `spent` tokens, given measured numbers of drafts and what they cost; `None` where
+/// one costs as many and at most `EQUAL` times as many, or none can come closer.
+fn next_drafts(measured: impl Iterator<Item = (usize, f64)>, spent: f64) -> Option<usize> {
+    let (dear, cheap): (Vec<_>, Vec<_>) = measured.partition(|(_, cost)| *cost >= spent);
+    let below = cheap.into_iter().max_by_key(|(drafts, _)| *drafts).unwrap_or((0, 0.0));
+    let Some(above) = dear.into_iter().min_by_key(|(drafts, _)| *drafts) else {
+        return (below.0 < MOST_DRAFTS).then(|| (2 * below.0).clamp(1, MOST_DRAFTS));
+    };
+    let between = below.0 + 1..above.0;
+    if above.1 <= EQUAL * spent || between.is_empty() {
+        return None;
+    }
+    let share = (spent - below.1) / (above.1 - below.1);
+    Some((below.0 + (share * (above.0 - below.0) as f64).ceil() as usize).clamp(between.start, between.end - 1))
+}
+
 struct Evaluation<'a> {
     args: &'a EvalArgs,
     cases: &'a [Prompt],
@@ -219,15 +237,15 @@ impl<'a> Evaluation<'a> {
         Ok(Report::new(&runs))
     }
 
-    /// Best-of-N at larger budgets, until one costs as many tokens as the dearest of the others.
+    /// Best-of-N at further budgets, until each of the others has one that costs as many tokens, and at most a little more.
     async fn equal_tokens(&self, runs: &mut Vec<Run>) -> anyhow::Result<()> {
         let is_drafts = |run: &&Run| run.strategy == Some(Strategy::BestOfN);
-        let dearest = runs.iter().filter(|run| !is_drafts(run)).map(tokens).fold(0.0, f64::max);
-        let mut budget = runs.iter().filter(is_drafts).map(|run| run.budget).max().unwrap_or(1);
-        while budget < MOST_DRAFTS && runs.iter().filter(is_drafts).all(|run| tokens(run) < dearest) {
-            budget = (2 * budget).min(MOST_DRAFTS);
-            self.bar.inc_length(self.cases.len() as u64);
-            runs.push(self.run(Some(Strategy::BestOfN), budget).await?);
+        let others: Vec<f64> = runs.iter().filter(|run| !is_drafts(run)).map(tokens).collect();
+        for spent in others {
+            while let Some(budget) = next_drafts(runs.iter().filter(is_drafts).map(|r| (r.budget, tokens(r))), spent) {
+                self.bar.inc_length(self.cases.len() as u64);
+                runs.push(self.run(Some(Strategy::BestOfN), budget).await?);
+            }
         }
         Ok(())
     }
@@ -283,4 +301,28 @@ fn settings(args: &EvalArgs, prompts: usize, subject: &Subject) -> anyhow::Resul
         "model": model, "mode": args.mode, "judge": args.judge, "votes": args.votes, "temperature": args.temperature,
         "max_tokens": args.max_tokens, "seed": args.seed,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drafts_double_and_then_close_in_on_what_the_search_costs() {
+        let measured = [(1, 100.0), (2, 200.0), (4, 400.0)];
+        for (spent, of, next) in [
+            (50.0, &measured[..0], Some(1)),
+            (500.0, &measured[..], Some(8)),
+            (400.0, &measured[..], None),
+            (390.0, &measured[..], None),
+            (290.0, &measured[..], Some(3)),
+            (210.0, &measured[..], Some(3)),
+            (120.0, &measured[..], None),
+            (60.0, &measured[..], None),
+            (9e9, &[(MOST_DRAFTS, 1.0)][..], None),
+            (9e9, &[(MOST_DRAFTS - 1, 1.0)][..], Some(MOST_DRAFTS)),
+        ] {
+            assert_eq!(next_drafts(of.iter().copied(), spent), next, "{spent} with {of:?}");
+        }
+    }
 }

@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 use spar::eval::stats::{Estimate, estimate, paired};
 use toml::Table;
 
-use super::iterate::iterate;
-use super::scores::Scores;
-use super::{read_json, write_json};
-use crate::recipe::iterate::Iterate;
+use super::iterate::{Manifest, iterate};
+use super::prompts::{self, Part};
+use super::scores::{self, Scores};
+use super::{read_lines, write_json};
+use crate::recipe::iterate::{Iterate, Prompts};
+use crate::records::PairLine;
+use crate::report::similarity;
 
 /// An ablation recipe: the `[iterate]` section that all variants share, what each variant changes in it, and the seeds.
 #[derive(Clone, Debug, Deserialize)]
@@ -44,6 +47,16 @@ pub struct Row {
     pub search: Estimate,
     /// Pairs that the actors learned from, over all rounds, by seed.
     pub pairs: Vec<u64>,
+    /// How alike the two sides of these pairs are on average: twice the words in common over all words.
+    pub similarity: f64,
+}
+
+/// What came of one variant with one seed.
+struct Outcome {
+    scores: Scores,
+    pairs: u64,
+    /// Sum over the pairs.
+    similarity: f64,
 }
 
 /// Runs every variant with every seed below `out` and writes `ablations.json` and `ablations.md`.
@@ -56,24 +69,65 @@ pub async fn ablate(recipe: &Path, out: &Path) -> Result<Vec<Row>> {
     ensure!(!file.ablate.seeds.is_empty(), "in the recipe {}: ablate.seeds is empty", recipe.display());
     let mut variants = vec![("spar".to_owned(), Table::new())];
     variants.extend(file.ablate.variants.clone());
-    let mut results: Vec<(String, Vec<Scores>, Vec<u64>)> = Vec::new();
+    let mut results: Vec<(String, Vec<Outcome>)> = Vec::new();
     for (name, changes) in &variants {
-        let (mut scores, mut pairs) = (Vec::new(), Vec::new());
+        let mut outcomes = Vec::new();
         for &seed in &file.ablate.seeds {
-            let recipe = variant(&file.iterate, changes, seed).with_context(|| format!("variant {name}"))?;
-            let folder = out.join(name).join(format!("seed-{seed}"));
-            let manifest = iterate(&recipe, &folder).await.with_context(|| format!("{name}, seed {seed}"))?;
-            let of_round =
-                |round: &super::iterate::Round| round.counts.get("build").map_or(0, |counts| counts["pairs"]);
-            pairs.push(manifest.rounds.iter().map(of_round).sum());
-            scores.push(read_json(&folder.join(format!("scores/held-out/iter-{}.json", recipe.iterations)))?);
+            let of = |changes| variant(&file.iterate, changes, seed).with_context(|| format!("variant {name}"));
+            let (base, recipe) = (of(&Table::new())?, of(changes)?);
+            let folder = |name: &str| out.join(name).join(format!("seed-{seed}"));
+            share_first_round((&base, &folder("spar")), (&recipe, &folder(name)))?;
+            outcomes.push(run(&recipe, &folder(name)).await.with_context(|| format!("{name}, seed {seed}"))?);
         }
-        results.push((name.clone(), scores, pairs));
+        results.push((name.clone(), outcomes));
     }
-    let rows: Vec<Row> = results.iter().map(|result| row(result, &results[0])).collect();
+    let rows: Vec<Row> = results.iter().map(|(name, outcomes)| row(name, outcomes, &results[0].1)).collect();
     write_json(&out.join("ablations.json"), &rows)?;
     std::fs::write(out.join("ablations.md"), table(&rows))?;
     Ok(rows)
+}
+
+/// All rounds, and scores of what came out.
+async fn run(recipe: &Iterate, folder: &Path) -> Result<Outcome> {
+    let unscored = Prompts { held_out: None, ..recipe.prompts.clone() };
+    let manifest: Manifest = iterate(&Iterate { prompts: unscored, ..recipe.clone() }, folder).await?;
+    let held_out = folder.join("held-out.jsonl");
+    prompts::write(recipe, Part::HeldOut, &held_out).context("the held-out prompts")?;
+    let settings = scores::Settings {
+        seed: recipe.seed,
+        sample: &recipe.sample,
+        search: &recipe.search,
+        budget: recipe.gate.budget,
+        prompts: recipe.prompts.held_out_count,
+    };
+    let (actor, refiner) = (folder.join("final/actor"), folder.join("final/refiner"));
+    let (prompts, scored) = (held_out.as_path(), folder.join("scores/final.json"));
+    let files = scores::Files { prompts, actor: &actor, refiner: &refiner, out: &scored };
+    let mut outcome = Outcome { scores: scores::score(&settings, files).await?, pairs: 0, similarity: 0.0 };
+    for t in 1..=manifest.rounds.len() {
+        let pairs: Vec<PairLine> = read_lines(&folder.join(format!("iter-{t}/dpo.jsonl")))?.unwrap_or_default();
+        outcome.pairs += pairs.len() as u64;
+        outcome.similarity += pairs.iter().map(|pair| similarity(&pair.chosen_text, &pair.rejected_text)).sum::<f64>();
+    }
+    Ok(outcome)
+}
+
+/// Copies what the first round of `base` asked, sampled and searched to a run that would make the same.
+fn share_first_round(base: (&Iterate, &Path), run: (&Iterate, &Path)) -> Result<()> {
+    let decides = |recipe: &Iterate| {
+        let Iterate { seed, actor, refiner, prompts, bad_lines, sample, search, .. } = recipe.clone();
+        (seed, actor, refiner, prompts.train, prompts.per_iteration, bad_lines, sample, search)
+    };
+    let (from, to) = (base.1.join("iter-1"), run.1.join("iter-1"));
+    if decides(base.0) != decides(run.0) || !from.exists() || to.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(&to).with_context(|| format!("creating {}", to.display()))?;
+    // Records last: what is recorded as finished is there.
+    for file in ["prompts.jsonl", "samples.jsonl", "trees.jsonl", "samples.stage.json", "trees.stage.json"] {
+        std::fs::copy(from.join(file), to.join(file)).with_context(|| format!("copying {file} to {}", to.display()))?;
+    }
+    Ok(())
 }
 
 /// The shared section with a variant's changes and a seed.
@@ -98,31 +152,35 @@ fn overlay(table: &mut Table, changes: &Table) {
     }
 }
 
-fn row((name, scores, pairs): &(String, Vec<Scores>, Vec<u64>), base: &(String, Vec<Scores>, Vec<u64>)) -> Row {
-    let greedy: Vec<f64> = scores.iter().flat_map(|s| s.greedy.clone()).collect();
-    let search: Vec<f64> = scores.iter().flat_map(|s| s.search.clone()).collect();
-    let reference: Vec<f64> = base.1.iter().flat_map(|s| s.greedy.clone()).collect();
-    let by_seed = scores.iter().map(|s| s.summary().greedy.mean).collect();
-    let difference = (name != &base.0).then(|| paired(&greedy, &reference));
+fn row(name: &str, outcomes: &[Outcome], base: &[Outcome]) -> Row {
+    let all = |outcomes: &[Outcome], of: fn(&Scores) -> &Vec<f64>| -> Vec<f64> {
+        outcomes.iter().flat_map(|outcome| of(&outcome.scores).clone()).collect()
+    };
+    let greedy = all(outcomes, |scores| &scores.greedy);
+    let pairs: Vec<u64> = outcomes.iter().map(|outcome| outcome.pairs).collect();
+    let similarity = outcomes.iter().map(|outcome| outcome.similarity).sum::<f64>();
     Row {
-        variant: name.clone(),
+        variant: name.to_owned(),
         greedy: estimate(&greedy),
-        by_seed,
-        difference,
-        search: estimate(&search),
-        pairs: pairs.clone(),
+        by_seed: outcomes.iter().map(|outcome| outcome.scores.summary().greedy.mean).collect(),
+        difference: (name != "spar").then(|| paired(&greedy, &all(base, |scores| &scores.greedy))),
+        search: estimate(&all(outcomes, |scores| &scores.search)),
+        similarity: similarity / pairs.iter().sum::<u64>().max(1) as f64,
+        pairs,
     }
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut text = "| variant | greedy, held out | by seed | difference | search | pairs |\n| --- | --- | --- | --- | --- | --- |\n".to_owned();
+    let mut text =
+        "| variant | greedy, held out | by seed | difference | search | pairs | their similarity |\n".to_owned();
+    text += "| --- | --- | --- | --- | --- | --- | --- |\n";
     for row in rows {
         let by_seed: Vec<String> = row.by_seed.iter().map(|score| format!("{score:.3}")).collect();
         let pairs: Vec<String> = row.pairs.iter().map(u64::to_string).collect();
         let difference = row.difference.map_or("–".to_owned(), |d| d.to_string());
-        let Row { variant, greedy, search, .. } = row;
+        let Row { variant, greedy, search, similarity, .. } = row;
         text += &format!(
-            "| {variant} | {greedy} | {} | {difference} | {search} | {} |\n",
+            "| {variant} | {greedy} | {} | {difference} | {search} | {} | {similarity:.2} |\n",
             by_seed.join(", "),
             pairs.join(", ")
         );

@@ -55,6 +55,10 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.constrains_json()
     }
 
+    fn scores(&self) -> bool {
+        self.0.scores()
+    }
+
     fn health(&self) -> Result<(), EngineError> {
         self.0.health()
     }

@@ -331,6 +331,11 @@ pub trait Engine: Send + Sync {
         self.constrains()
     }
 
+    /// Whether the engine gives log-probabilities of a given text: [`Engine::score`].
+    fn scores(&self) -> bool {
+        false
+    }
+
     /// Whether the engine can work now.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use futures::{FutureExt, Stream, StreamExt, future, stream};
 use tokio::time::{Instant, interval_at, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::echo::{Echo, PromptTokens};
 use super::error::ApiError;
 use super::limits::Permit;
 use super::models;
@@ -32,6 +33,13 @@ pub enum Part {
     Alive,
     /// A step of the search.
     Progress(ProgressFields),
+    /// The prompt of a choice, which comes before everything else of it.
+    Echo {
+        /// The choice.
+        choice: usize,
+        /// Its tokens, where they are scored.
+        tokens: PromptTokens,
+    },
     /// New text of a choice.
     Delta {
         /// The choice.
@@ -112,9 +120,18 @@ pub struct SearchWork {
     pub traffic: Option<Arc<Traffic>>,
 }
 
-/// Replies to `requests`, as they come. Choices count through the requests in order.
-pub fn plain(hold: Hold, requests: Vec<Request>) -> impl Stream<Item = Result<Part, ApiError>> + Send + 'static {
-    driven(hold, move |hold, outbox| async move { hold.clock.bound(replies(&hold, requests, &outbox)).await })
+/// Replies to `requests`, as they come, after their prompts where these are echoed. Choices count through the requests in order.
+pub fn plain(
+    hold: Hold,
+    requests: Vec<Request>,
+    echo: Option<Echo>,
+) -> impl Stream<Item = Result<Part, ApiError>> + Send + 'static {
+    driven(hold, move |hold, outbox| async move {
+        match echo {
+            Some(echo @ Echo::Alone(_)) => hold.clock.bound(prompts(&hold, &requests, echo, &outbox)).await,
+            echo => hold.clock.bound(replies(&hold, requests, echo, &outbox)).await,
+        }
+    })
 }
 
 /// Searches, then shows the best responses.
@@ -152,10 +169,42 @@ fn send(outbox: &Outbox, part: Result<Part, ApiError>) {
     drop(outbox.unbounded_send(part));
 }
 
-async fn replies(hold: &Hold, requests: Vec<Request>, outbox: &Outbox) -> Result<(), ApiError> {
+async fn prompts(hold: &Hold, requests: &[Request], echo: Echo, outbox: &Outbox) -> Result<(), ApiError> {
+    let scored = echo.tokens(hold.pinned.actor.engine.as_ref(), requests).await?;
+    let usage = Usage { prompt_tokens: scored.iter().map(|tokens| tokens.len()).sum(), ..Usage::default() };
+    show_prompts(requests, scored, outbox);
+    for choice in 0..requests.iter().map(|request| request.samples).sum() {
+        send(outbox, Ok(Part::Finished { choice, reason: FinishReason::Length }));
+    }
+    done(hold, usage, outbox);
+    Ok(())
+}
+
+fn show_prompts(requests: &[Request], scored: Vec<PromptTokens>, outbox: &Outbox) {
+    let by_choice = requests.iter().zip(scored).flat_map(|(request, tokens)| vec![tokens; request.samples]);
+    for (choice, tokens) in by_choice.enumerate() {
+        send(outbox, Ok(Part::Echo { choice, tokens }));
+    }
+}
+
+fn done(hold: &Hold, mut usage: Usage, outbox: &Outbox) {
+    usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
+    metrics::answered(Answering::Plain, hold.clock.received.elapsed());
+    send(outbox, Ok(Part::Done { usage, searches: Vec::new() }));
+}
+
+async fn replies(hold: &Hold, requests: Vec<Request>, echo: Option<Echo>, outbox: &Outbox) -> Result<(), ApiError> {
     let actor = &hold.pinned.actor.engine;
     let choices: usize = requests.iter().map(|request| request.samples).sum();
-    let groups = future::try_join_all(requests.into_iter().map(|request| actor.start(request))).await?;
+    // First, so that the replies find their prompts computed.
+    let scored = match echo {
+        Some(echo) => Some(echo.tokens(actor.as_ref(), &requests).await?),
+        None => None,
+    };
+    let groups = future::try_join_all(requests.iter().map(|request| actor.start(request.clone()))).await?;
+    if let Some(scored) = scored {
+        show_prompts(&requests, scored, outbox);
+    }
     let mut usage = Usage::default();
     let mut running = SelectAll::new();
     for group in groups {
@@ -190,9 +239,7 @@ async fn replies(hold: &Hold, requests: Vec<Request>, outbox: &Outbox) -> Result
             send(outbox, Ok(Part::Finished { choice, reason }));
         }
     }
-    usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
-    metrics::answered(Answering::Plain, hold.clock.received.elapsed());
-    send(outbox, Ok(Part::Done { usage, searches: Vec::new() }));
+    done(hold, usage, outbox);
     Ok(())
 }
 

@@ -101,7 +101,6 @@ fn is_true(value: &Value) -> bool {
 const REFUSED: &[Refused] = &[
     unless_empty("allowed_token_ids"),
     unless_empty("bad_words"),
-    unless_empty("echo"),
     unless_empty("guided_choice"),
     unless_empty("guided_grammar"),
     unless_empty("guided_json"),
@@ -119,6 +118,7 @@ const REFUSED: &[Refused] = &[
 ];
 
 const REFUSED_IN_CHATS: &[Refused] = &[
+    unless_empty("echo"),
     unless_empty("tools"),
     Refused { name: "tool_choice", harmless: |v| v.is_null() || v == "none" || v == "auto" },
     unless_empty("functions"),

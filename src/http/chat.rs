@@ -59,7 +59,7 @@ pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -
             let work = SearchWork { plan, task: task(job, checks), choices, heartbeat: http.heartbeat, kept, traffic };
             deliver(head, answer::searched(hold, work), delivery).await?
         }
-        None => deliver(head, answer::plain(hold, vec![request(job)]), delivery).await?,
+        None => deliver(head, answer::plain(hold, vec![request(job)], None), delivery).await?,
     };
     models::show_generations(&mut response, &generations);
     Ok(response)
@@ -148,7 +148,8 @@ async fn whole(
     let mut parts = Box::pin(parts);
     while let Some(part) = parts.next().await {
         match part? {
-            Part::Alive | Part::Progress(_) => {}
+            // Chats are not echoed.
+            Part::Alive | Part::Progress(_) | Part::Echo { .. } => {}
             Part::Delta { choice, text, logprobs } => {
                 choices[choice].text.push_str(&text);
                 choices[choice].logprobs.extend(logprobs);
@@ -198,6 +199,7 @@ impl Chunks {
     fn show(&mut self, part: Part) -> String {
         match part {
             Part::Alive => comment("searching"),
+            Part::Echo { .. } => String::new(),
             Part::Progress(progress) => event(&ChatChunk { progress: Some(progress), ..self.chunk(Vec::new()) }),
             Part::Delta { choice, text, logprobs } => {
                 let role = self.role(choice);

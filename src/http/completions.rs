@@ -1,7 +1,5 @@
 //! `POST /v1/completions`: text continued, whole or as events.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -12,11 +10,12 @@ use futures::StreamExt;
 use super::Shared;
 use super::answer::{self, Clock, Hold, Part};
 use super::body::{JsonObject, refused_in_completions};
+use super::echo;
 use super::error::ApiError;
 use super::job::{CompletionJob, Delivery};
 use super::models;
 use super::stream::{event, events};
-use crate::engine::{Purpose, Request, TokenLogprobs};
+use crate::engine::{Input, Purpose, Request, ScoredToken, TokenLogprobs};
 use crate::openai::{
     CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, DrawingFields, ErrorBody, Usage,
 };
@@ -54,8 +53,10 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
             fingerprint: super::models::fingerprint(&hold.pinned),
         },
         offsets: vec![0; count],
+        prompts: job.prompts.clone(),
     };
-    let parts = answer::plain(hold, requests(job));
+    let echo = job.echo;
+    let parts = answer::plain(hold, requests(job), echo);
     if delivery != Delivery::Whole {
         let mut response = events(parts, move |part| growing.show(part, delivery)).await?;
         models::show_generations(&mut response, &generations);
@@ -66,6 +67,7 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
     let mut parts = Box::pin(parts);
     while let Some(part) = parts.next().await {
         match part? {
+            Part::Echo { choice, tokens } => extend(&mut choices[choice], growing.echo(choice, &tokens)),
             Part::Delta { choice, text, logprobs } => {
                 extend(&mut choices[choice], growing.step(choice, text, &logprobs))
             }
@@ -80,9 +82,9 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
 }
 
 fn requests(job: CompletionJob) -> Vec<Request> {
-    let request = |input| Request {
+    let request = |text| Request {
         purpose: Purpose::Answer,
-        input,
+        input: Input::Text(text),
         sampling: job.drawing.sampling.clone(),
         samples: job.drawing.choices,
         max_tokens: Some(job.max_tokens),
@@ -105,11 +107,17 @@ struct Growing {
     head: Head,
     /// Characters of each choice so far.
     offsets: Vec<usize>,
+    /// The texts that are continued, each by as many choices as the others.
+    prompts: Vec<String>,
 }
 
 impl Growing {
     fn show(&mut self, part: Part, delivery: Delivery) -> String {
         match part {
+            Part::Echo { choice, tokens } => {
+                let echo = self.echo(choice, &tokens);
+                event(&self.response(vec![echo], None))
+            }
             Part::Delta { choice, text, logprobs } => {
                 let step = self.step(choice, text, &logprobs);
                 event(&self.response(vec![step], None))
@@ -126,19 +134,20 @@ impl Growing {
         }
     }
 
+    /// The prompt of a choice.
+    fn echo(&mut self, index: usize, tokens: &[ScoredToken]) -> CompletionChoice {
+        let prompt = &self.prompts[index * self.prompts.len() / self.offsets.len()];
+        self.offsets[index] = prompt.chars().count();
+        CompletionChoice { index, text: prompt.clone(), logprobs: echo::logprobs(prompt, tokens), finish_reason: None }
+    }
+
     fn step(&mut self, index: usize, text: String, tokens: &[TokenLogprobs]) -> CompletionChoice {
         let mut offset = self.offsets[index];
         self.offsets[index] += text.chars().count();
         let mut logprobs = CompletionLogprobs::default();
-        let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         for token in tokens {
-            let text = name(&token.token.bytes);
-            logprobs.text_offset.push(offset);
-            offset += text.chars().count();
-            logprobs.token_logprobs.push(token.token.logprob.max(-9999.0));
-            logprobs.tokens.push(text);
-            let top = token.top.iter().map(|other| (name(&other.bytes), other.logprob.max(-9999.0)));
-            logprobs.top_logprobs.push(top.collect::<BTreeMap<_, _>>());
+            logprobs.push(&token.token.bytes, Some(token), offset);
+            offset += String::from_utf8_lossy(&token.token.bytes).chars().count();
         }
         let logprobs = (!tokens.is_empty()).then_some(logprobs);
         CompletionChoice { index, text, logprobs, finish_reason: None }

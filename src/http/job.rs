@@ -4,11 +4,12 @@ use std::ops::RangeInclusive;
 
 use crate::chat::{Message, Role};
 use crate::config::Settings;
-use crate::engine::{Constraint, Engine, Input, ModelInfo, Sampling};
+use crate::engine::{Constraint, Engine, ModelInfo, Sampling};
 use crate::http::error::ApiError;
 use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, Prompt, Stop};
 
 use super::constraint;
+use super::echo::Echo;
 use super::plan::SearchPlan;
 
 /// What a request is checked against.
@@ -20,6 +21,8 @@ pub struct Limits<'a> {
     pub name: &'a str,
     /// Which constraints it honours.
     pub constrains: Constrains,
+    /// Whether it gives log-probabilities of a given text.
+    pub scores: bool,
     /// The server's defaults and caps.
     pub settings: &'a Settings,
 }
@@ -95,13 +98,15 @@ pub struct ChatJob {
 #[derive(Clone, Debug)]
 pub struct CompletionJob {
     /// The texts to continue.
-    pub prompts: Vec<Input>,
+    pub prompts: Vec<String>,
     /// How replies are drawn.
     pub drawing: Drawing,
     /// Tokens of a continuation at most.
     pub max_tokens: usize,
     /// Alternatives per token, where logprobs are asked for.
     pub logprobs: Option<usize>,
+    /// Where each text is shown in front of its continuations.
+    pub echo: Option<Echo>,
 }
 
 impl ChatJob {
@@ -148,16 +153,33 @@ impl CompletionJob {
             Prompt::One(text) => vec![text],
             Prompt::Many(texts) => texts,
         };
-        // OpenAI's default, and vLLM's.
-        let max_tokens = body.max_tokens.map_or(Ok(16), |max| count("max_tokens", max))?;
         let logprobs = body.logprobs.map(|top| within("logprobs", top, 0..=20)).transpose()?.map(size);
+        let echo = match (body.echo.unwrap_or(false), body.max_tokens) {
+            (true, Some(0)) => Some(Echo::Alone(logprobs.unwrap_or(0))),
+            (true, _) => Some(logprobs.map_or(Echo::Text, Echo::Scored)),
+            (false, Some(0)) => {
+                return Err(ApiError::invalid("max_tokens", "`max_tokens` may be 0 with `echo: true` only"));
+            }
+            (false, _) => None,
+        };
+        if !limits.scores && echo.is_some_and(|echo| echo != Echo::Text) {
+            let message = "`echo` with `logprobs` or `max_tokens: 0` needs an engine that scores a given text, which this \
+                           model's does not; serve it with `--engine native`, or leave them out";
+            return Err(ApiError::invalid("echo", message));
+        }
+        // Absent: OpenAI's default, and vLLM's.
+        let max_tokens = match body.max_tokens {
+            Some(max) if !matches!(echo, Some(Echo::Alone(_))) => count("max_tokens", max)?,
+            Some(_) => 0,
+            None => 16,
+        };
         let answers = texts.len().saturating_mul(drawing.choices);
         let most = limits.settings.http.max_choices;
         if texts.is_empty() || answers > most {
             let message = format!("`prompt` times `n` must be between 1 and {most} answers, got {answers}");
             return Err(ApiError::invalid("prompt", message));
         }
-        Ok(Self { prompts: texts.into_iter().map(Input::Text).collect(), drawing, max_tokens, logprobs })
+        Ok(Self { prompts: texts, drawing, max_tokens, logprobs, echo })
     }
 }
 

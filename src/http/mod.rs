@@ -7,6 +7,7 @@ mod body;
 mod chat;
 mod completions;
 mod constraint;
+pub mod echo;
 pub mod error;
 mod health;
 pub mod job;
@@ -98,8 +99,8 @@ impl AppState {
     /// What requests are checked against.
     fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
         let actor = pinned.actor.engine.as_ref();
-        let (model, constrains) = (actor.info(), Constrains::of(actor));
-        Limits { model, name: &self.served.name, constrains, settings: &self.settings }
+        let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
+        Limits { model, name: &self.served.name, constrains, scores, settings: &self.settings }
     }
 }
 

@@ -6,15 +6,18 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{ChatMessage, DrawingFields, Finish, Usage};
+use crate::engine::TokenLogprobs;
 
 /// The body of `POST /v1/completions`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CompletionRequest {
     /// The text to continue, or several.
     pub prompt: Prompt,
-    /// Tokens of a continuation at most; absent: 16.
-    #[schema(minimum = 1)]
+    /// Tokens of a continuation at most; absent: 16. With `echo` 0 continues nothing.
+    #[schema(minimum = 0)]
     pub max_tokens: Option<i64>,
+    /// Show the prompt in front of its continuations, with `logprobs` also of its tokens.
+    pub echo: Option<bool>,
     /// Alternatives per token.
     #[schema(minimum = 0, maximum = 20)]
     pub logprobs: Option<i64>,
@@ -71,12 +74,27 @@ pub struct CompletionChoice {
 pub struct CompletionLogprobs {
     /// Texts of the tokens.
     pub tokens: Vec<String>,
-    /// Their natural-log probabilities.
-    pub token_logprobs: Vec<f32>,
-    /// Alternatives by text.
-    pub top_logprobs: Vec<BTreeMap<String, f32>>,
-    /// Where each token begins, in characters of the text.
+    /// Their natural-log probabilities; none of a prompt's first.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// Alternatives by text; none for a prompt's first.
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
+    /// Where each token begins, in characters of the text. A token that only the tokenizer adds takes no room.
     pub text_offset: Vec<usize>,
+}
+
+impl CompletionLogprobs {
+    /// Adds a token that begins at the character `offset`.
+    pub fn push(&mut self, token: &[u8], logprobs: Option<&TokenLogprobs>, offset: usize) {
+        let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        // JSON knows no infinity.
+        let finite = |logprob: f32| logprob.max(-9999.0);
+        self.tokens.push(name(token));
+        self.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.token.logprob)));
+        let top =
+            |logprobs: &TokenLogprobs| logprobs.top.iter().map(|top| (name(&top.bytes), finite(top.logprob))).collect();
+        self.top_logprobs.push(logprobs.map(top));
+        self.text_offset.push(offset);
+    }
 }
 
 /// The body of `POST /tokenize`: a text or a conversation.

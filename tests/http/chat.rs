@@ -7,49 +7,69 @@ use futures::{Stream, stream};
 use serde_json::{Value, json};
 use spar::engine::{Chunk, Engine, EngineError, FinishReason, ModelInfo, Reply, Request, TokenLogprobs, TokenProb};
 
-use super::harness::{Server, improving, recording, says, with};
+use super::harness::{Server, Under, improving, recording, says, with, writes};
 
 #[tokio::test]
 async fn a_whole_answer_has_openais_shape() {
-    let server = Server::start(improving(), &[]).await;
-    let answer = server.answer(&says("hello")).await;
-    assert_eq!(answer["object"], "chat.completion");
-    assert!(answer["id"].as_str().unwrap().starts_with("chatcmpl-"));
-    assert!(answer["created"].as_u64().unwrap() > 1_700_000_000);
-    assert_eq!(answer["model"], "fake");
-    assert_eq!(
-        answer["choices"],
-        json!([{"index": 0, "message": {"role": "assistant", "content": "a first draft", "refusal": null},
-                "logprobs": null, "finish_reason": "stop"}])
-    );
-    assert_eq!(
-        answer["usage"],
-        json!({"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4,
-               "completion_tokens_details": {"reasoning_tokens": 0}, "prompt_tokens_details": {"cached_tokens": 0}})
-    );
-    assert!(answer.get("search").is_none());
+    for server in Server::each(&[]).await {
+        let answer = server.answer(&writes()).await;
+        assert_eq!(answer["object"], "chat.completion");
+        assert!(answer["id"].as_str().unwrap().starts_with("chatcmpl-"));
+        assert!(answer["created"].as_u64().unwrap() > 1_700_000_000);
+        assert_eq!(answer["model"], "fake");
+        let (text, sent, said, cached, finish) = match server.under {
+            Under::Script => (json!("a first draft"), 1, 3, 0, json!("stop")),
+            Under::Engine(_) => {
+                let (choice, usage) = (&answer["choices"][0], &answer["usage"]);
+                let count = |field: &Value| field.as_u64().unwrap();
+                let [sent, said] = ["prompt_tokens", "completion_tokens"].map(|name| count(&usage[name]));
+                let cached = count(&usage["prompt_tokens_details"]["cached_tokens"]);
+                assert!(sent > cached && (1..=24).contains(&said), "{usage}");
+                assert!(!choice["message"]["content"].as_str().unwrap().is_empty());
+                let finish = choice["finish_reason"].clone();
+                assert!(finish == "length" || (finish == "stop" && said < 24), "{choice}");
+                (choice["message"]["content"].clone(), sent, said, cached, finish)
+            }
+        };
+        assert_eq!(
+            answer["choices"],
+            json!([{"index": 0, "message": {"role": "assistant", "content": text, "refusal": null},
+                    "logprobs": null, "finish_reason": finish}])
+        );
+        assert_eq!(
+            answer["usage"],
+            json!({"prompt_tokens": sent, "completion_tokens": said, "total_tokens": sent + said,
+                   "completion_tokens_details": {"reasoning_tokens": 0}, "prompt_tokens_details": {"cached_tokens": cached}})
+        );
+        assert!(answer.get("search").is_none());
+    }
 }
 
 #[tokio::test]
 async fn a_stream_is_role_deltas_finish_and_done() {
-    let server = Server::start(improving(), &[]).await;
-    let events = server.stream(&with(says("hello"), json!({"stream": true}))).await;
-    assert!(events.done);
-    let first = &events.chunks[0];
-    assert_eq!(first["object"], "chat.completion.chunk");
-    assert_eq!(first["choices"][0]["delta"]["role"], "assistant");
-    assert_eq!(events.text(0), "a first draft");
-    assert_eq!(events.chunks.last().unwrap()["choices"][0]["finish_reason"], "stop");
-    assert!(events.chunks.iter().all(|chunk| chunk["id"] == first["id"] && chunk.get("usage").is_none()));
+    for server in Server::each(&[]).await {
+        let body = with(writes(), json!({"temperature": 0}));
+        let events = server.stream(&with(body.clone(), json!({"stream": true}))).await;
+        assert!(events.done);
+        let first = &events.chunks[0];
+        assert_eq!(first["object"], "chat.completion.chunk");
+        assert_eq!(first["choices"][0]["delta"]["role"], "assistant");
+        let whole = &server.answer(&body).await["choices"][0];
+        assert_eq!(json!(events.text(0)), whole["message"]["content"], "a stream says the same");
+        assert_eq!(events.chunks.last().unwrap()["choices"][0]["finish_reason"], whole["finish_reason"]);
+        assert!(events.chunks.iter().all(|chunk| chunk["id"] == first["id"] && chunk.get("usage").is_none()));
+    }
 }
 
 #[tokio::test]
 async fn usage_ends_a_stream_where_asked_for() {
-    let server = Server::start(improving(), &[]).await;
-    let body = with(says("hello"), json!({"stream": true, "stream_options": {"include_usage": true}}));
-    let last = server.stream(&body).await.chunks.pop().unwrap();
-    assert_eq!(last["choices"], json!([]));
-    assert_eq!(last["usage"]["total_tokens"], 4);
+    for server in Server::each(&[]).await {
+        let body = with(writes(), json!({"temperature": 0}));
+        let streamed = with(body.clone(), json!({"stream": true, "stream_options": {"include_usage": true}}));
+        let last = server.stream(&streamed).await.chunks.pop().unwrap();
+        assert_eq!(last["choices"], json!([]));
+        assert_eq!(last["usage"]["total_tokens"], server.answer(&body).await["usage"]["total_tokens"]);
+    }
 }
 
 #[tokio::test]
@@ -64,6 +84,30 @@ async fn n_gives_as_many_choices_whole_and_streamed() {
     assert_eq!([events.text(0), events.text(1), events.text(2)], ["a first draft", "draft number 1", "draft number 2"]);
     let finishes = events.chunks.iter().filter(|c| c["choices"][0]["finish_reason"] == "stop").count();
     assert_eq!(finishes, 3);
+}
+
+#[tokio::test]
+async fn a_seed_fixes_every_choice_whole_and_streamed() {
+    for server in Server::of_each_engine(&[]).await {
+        let body = with(writes(), json!({"n": 3, "seed": 3, "temperature": 1.5}));
+        let texts = |answer: &Value| -> Vec<String> {
+            let text = |choice: &Value| choice["message"]["content"].as_str().unwrap().to_owned();
+            answer["choices"].as_array().unwrap().iter().map(text).collect()
+        };
+        let first = server.answer(&body).await;
+        let [a, b, c] = texts(&first).try_into().unwrap();
+        assert!(a != b && b != c && a != c, "siblings draw for themselves");
+        assert_eq!(texts(&server.answer(&body).await), [&*a, &*b, &*c]);
+        let events = server.stream(&with(body.clone(), json!({"stream": true}))).await;
+        assert_eq!([0, 1, 2].map(|index| events.text(index)), [&*a, &*b, &*c]);
+        let one = server.answer(&with(body.clone(), json!({"n": 1}))).await;
+        assert_eq!(texts(&one), [&*a]);
+        assert_eq!(first["usage"]["prompt_tokens"], one["usage"]["prompt_tokens"], "siblings share their prompt");
+        let plain = with(body.clone(), json!({"search_budget": 0, "search": {"branch": 2}}));
+        assert_eq!(texts(&server.answer(&plain).await), [&*a, &*b, &*c], "a budget of zero changes nothing");
+        let other = with(body, json!({"n": 1, "seed": 4}));
+        assert_ne!(texts(&server.answer(&other).await), [a]);
+    }
 }
 
 #[tokio::test]

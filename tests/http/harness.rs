@@ -1,14 +1,15 @@
 //! A server on port 0, and what to say to it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use clap::Parser;
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use spar::config::{Secrets, ServeArgs, Settings};
+use spar::config::{EngineArgs, EngineKind, NativeArgs, Secrets, ServeArgs, Settings, UpstreamArgs};
 use spar::engine::fake::FakeEngine;
 use spar::engine::generation::{Generation, Generations};
+use spar::engine::load::{Loaded, load};
 use spar::engine::metered::Metered;
 use spar::engine::{Engine, Input, Purpose, Request};
 use spar::http::{AppState, Served, Traffic, serve};
@@ -25,9 +26,40 @@ struct Typed {
     args: ServeArgs,
 }
 
+/// What computes a server's answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Under {
+    /// [`improving`].
+    Script,
+    /// The embedded model on this engine.
+    Engine(EngineKind),
+}
+
+/// Every engine of this build that computes.
+const ENGINES: &[EngineKind] =
+    if cfg!(feature = "mistral") { &[EngineKind::Native, EngineKind::Mistral] } else { &[EngineKind::Native] };
+
+/// The embedded model, loaded once for all tests, since they do not change it.
+fn embedded(engine: EngineKind) -> Generations {
+    static LOADED: [OnceLock<Loaded>; 2] = [const { OnceLock::new() }; 2];
+    let args = EngineArgs {
+        model: None,
+        refiner: None,
+        templates: None,
+        served_name: None,
+        engine,
+        native: NativeArgs::default(),
+        upstream: UpstreamArgs::default(),
+    };
+    let loaded = LOADED[usize::from(engine == EngineKind::Mistral)].get_or_init(|| load(&args).unwrap());
+    let pinned = loaded.generations.pin();
+    Generations::new(pinned.actor, pinned.refiner)
+}
+
 /// A running server; dropping it ends it.
 pub struct Server {
     pub url: String,
+    pub under: Under,
     pub client: reqwest::Client,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<std::io::Result<()>>,
@@ -44,6 +76,24 @@ impl Server {
         let generation = Generation { id: "g-1".into(), engine, templates: Arc::new(Templates::general()) };
         let served = Served::new("fake".into(), Generations::single(Arc::new(generation)));
         Self::serving(served, flags, keys).await
+    }
+
+    /// A server of [`improving`], and one of the embedded model for each engine: what needs no script holds for all of them.
+    pub async fn each(flags: &[&str]) -> Vec<Self> {
+        let mut servers = vec![Self::start(improving(), flags).await];
+        servers.extend(Self::of_each_engine(flags).await);
+        servers
+    }
+
+    /// A server of the embedded model for each engine.
+    pub async fn of_each_engine(flags: &[&str]) -> Vec<Self> {
+        let mut servers = Vec::new();
+        for &engine in ENGINES {
+            let mut server = Self::serving(Served::new("fake".into(), embedded(engine)), flags, None).await;
+            server.under = Under::Engine(engine);
+            servers.push(server);
+        }
+        servers
     }
 
     /// Serves what is loaded.
@@ -79,7 +129,7 @@ impl Server {
         };
         let task = tokio::spawn(serve(listener, state, stop));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { url, client, shutdown: Some(shutdown), task }
+        Self { url, under: Under::Script, client, shutdown: Some(shutdown), task }
     }
 
     /// Waits until the canary is answered, so that every later call is a request's.
@@ -196,6 +246,13 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 pub fn says(text: &str) -> Value {
     json!({"model": "fake", "messages": [{"role": "user", "content": text}]})
+}
+
+/// Asks for something that the embedded model knows how to write, for a few tokens of it.
+pub fn writes() -> Value {
+    let text = "Write about what the river does. Use at least 12 words. Do not use any commas. Include the word lantern \
+                somewhere.";
+    with(says(text), json!({"max_tokens": 24}))
 }
 
 /// `base` with more fields.

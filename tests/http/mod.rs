@@ -3,7 +3,7 @@
 mod chat;
 mod clients;
 mod completions;
-mod embedded;
+mod engines;
 mod errors;
 mod eval;
 mod harness;

@@ -9,57 +9,82 @@ use serde_json::{Value, json};
 use spar::engine::fake::FakeEngine;
 use spar::engine::{Chunk, Engine, EngineError, ModelInfo, Purpose, Reply, Request, TokenLogprobs, TokenProb};
 
-use super::harness::{Server, asked, improving, json_of, says, with};
+use super::harness::{Server, Under, asked, improving, json_of, says, with, writes};
 
 #[tokio::test]
 async fn a_search_answers_with_its_best_response_and_a_report() {
-    let server = Server::start(improving(), &[]).await;
-    let answer = server.answer(&with(says("hello"), json!({"search_budget": 4}))).await;
-    assert_eq!(answer["choices"][0]["message"]["content"], "the refined text");
-    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
-    let search = &answer["search"];
-    assert!(search["id"].as_str().unwrap().starts_with("srch_"));
-    assert_eq!((&search["strategy"], &search["mode"]), (&json!("bfs"), &json!("eager")));
-    assert_eq!((&search["accepted"], &search["stop_reason"]), (&json!(true), &json!("accepted")));
-    assert_eq!((&search["value"], &search["root_value"], &search["depth"]), (&json!(1.0), &json!(0.0), &json!(1)));
-    assert_eq!(search["generation"], json!({"actor": "g-1", "refiner": "g-1"}));
-    assert_eq!(search["calls"]["answer"], 1);
-    let (nodes, tree) = (search["nodes"].as_u64().unwrap(), search["tree"].as_array().unwrap());
-    assert_eq!(nodes + 1, tree.len() as u64, "the draft is not counted");
-    assert!(tree[0]["parent"].is_null() && tree[0].get("text").is_none(), "{}", tree[0]);
-    let usage = &answer["usage"];
-    let total: u64 =
-        ["answer", "judge", "refine"].iter().map(|purpose| search["tokens"][purpose].as_u64().unwrap()).sum();
-    assert_eq!(usage["completion_tokens"].as_u64(), Some(total));
-    let reasoning = usage["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
-    assert!(reasoning > 0 && reasoning < total, "{usage}");
+    for server in Server::each(&[]).await {
+        let answer = server.answer(&with(writes(), json!({"search_budget": 4, "seed": 1}))).await;
+        let search = &answer["search"];
+        assert!(search["id"].as_str().unwrap().starts_with("srch_"));
+        assert_eq!((&search["strategy"], &search["mode"]), (&json!("bfs"), &json!("eager")));
+        assert_eq!(search["accepted"] == true, search["stop_reason"] == "accepted", "{search}");
+        assert_eq!(search["calls"]["answer"], 1);
+        assert!(search["calls"]["judge"].as_u64().unwrap() >= 3);
+        match server.under {
+            Under::Script => {
+                assert_eq!(answer["choices"][0]["message"]["content"], "the refined text");
+                assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+                assert_eq!(search["accepted"], true);
+                let (value, root, depth) = (&search["value"], &search["root_value"], &search["depth"]);
+                assert_eq!((value, root, depth), (&json!(1.0), &json!(0.0), &json!(1)));
+                assert_eq!(search["generation"], json!({"actor": "g-1", "refiner": "g-1"}));
+            }
+            Under::Engine(_) => {
+                assert!(!answer["choices"][0]["message"]["content"].as_str().unwrap().is_empty());
+                let [value, root] = ["value", "root_value"].map(|name| search[name].as_f64().unwrap());
+                assert!((0.0..=1.0).contains(&root) && (root..=1.0).contains(&value), "{search}");
+                assert_eq!(search["generation"], json!({"actor": "g-1", "refiner": "g-2"}));
+            }
+        }
+        let (nodes, tree) = (search["nodes"].as_u64().unwrap(), search["tree"].as_array().unwrap());
+        assert!(nodes <= 4);
+        assert_eq!(nodes + 1, tree.len() as u64, "the draft is not counted");
+        assert!(tree[0]["parent"].is_null() && tree[0].get("text").is_none(), "{}", tree[0]);
+        let usage = &answer["usage"];
+        let total: u64 =
+            ["answer", "judge", "refine"].iter().map(|purpose| search["tokens"][purpose].as_u64().unwrap()).sum();
+        assert_eq!(usage["completion_tokens"].as_u64(), Some(total));
+        let reasoning = usage["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
+        assert!(reasoning > 0 && reasoning < total, "{usage}");
+    }
 }
 
 #[tokio::test]
 async fn three_ways_turn_a_search_on() {
-    let server = Server::start(improving(), &["--search-budget", "2"]).await;
-    for fields in [json!({"search_budget": 1}), json!({"search": {}}), json!({"model": "fake:search"})] {
-        let answer = server.answer(&with(says("hello"), fields.clone())).await;
-        assert_eq!(answer["choices"][0]["message"]["content"], "the refined text", "{fields}");
+    for server in Server::each(&["--search-budget", "2"]).await {
+        for fields in [json!({"search_budget": 1}), json!({"search": {}}), json!({"model": "fake:search"})] {
+            let answer = server.answer(&with(writes(), fields.clone())).await;
+            let most = if fields["search_budget"] == 1 { 1 } else { 2 };
+            assert!(answer["search"]["nodes"].as_u64().unwrap() <= most, "{fields}");
+            if server.under == Under::Script {
+                assert_eq!(answer["choices"][0]["message"]["content"], "the refined text", "{fields}");
+            }
+        }
+        let models = json_of(server.get("/v1/models"), StatusCode::OK).await;
+        let names: Vec<_> = models["data"].as_array().unwrap().iter().map(|model| model["id"].clone()).collect();
+        assert_eq!(names, ["fake", "fake:search"]);
     }
-    let models = json_of(server.get("/v1/models"), StatusCode::OK).await;
-    let names: Vec<_> = models["data"].as_array().unwrap().iter().map(|model| model["id"].clone()).collect();
-    assert_eq!(names, ["fake", "fake:search"]);
 }
 
 #[tokio::test]
 async fn a_trace_shows_as_much_as_asked_for_and_the_kept_search_all() {
-    let server = Server::start(improving(), &["--kept-searches", "1"]).await;
-    let ask = |trace: &str| with(says("hello"), json!({"search_budget": 1, "search": {"trace": trace}}));
-    let full = server.answer(&ask("full")).await;
-    assert_eq!(full["search"]["tree"][0]["text"], "a first draft");
-    let none = server.answer(&ask("none")).await;
-    assert!(none["search"].get("tree").is_none());
-    let path = |answer: &Value| format!("/v1/searches/{}", answer["search"]["id"].as_str().unwrap());
-    let kept = json_of(server.get(&path(&none)), StatusCode::OK).await;
-    assert_eq!(kept["tree"][1]["text"], "the refined text");
-    assert_eq!(kept["templates"], spar::prompts::Templates::general().text.version);
-    json_of(server.get(&path(&full)), StatusCode::NOT_FOUND).await;
+    for server in Server::each(&["--kept-searches", "1"]).await {
+        let ask = |trace: &str| with(writes(), json!({"search_budget": 1, "seed": 1, "search": {"trace": trace}}));
+        let full = server.answer(&ask("full")).await;
+        let none = server.answer(&ask("none")).await;
+        assert!(none["search"].get("tree").is_none());
+        let path = |answer: &Value| format!("/v1/searches/{}", answer["search"]["id"].as_str().unwrap());
+        let kept = json_of(server.get(&path(&none)), StatusCode::OK).await;
+        assert_eq!(kept["tree"], full["search"]["tree"], "one seed, one tree");
+        let texts: Vec<&Value> = kept["tree"].as_array().unwrap().iter().map(|node| &node["text"]).collect();
+        assert!(texts.contains(&&none["choices"][0]["message"]["content"]));
+        if server.under == Under::Script {
+            assert_eq!(texts[..2], ["a first draft", "the refined text"]);
+            assert_eq!(kept["templates"], spar::prompts::Templates::general().text.version);
+        }
+        json_of(server.get(&path(&full)), StatusCode::NOT_FOUND).await;
+    }
 }
 
 #[tokio::test]
@@ -85,23 +110,35 @@ async fn a_streamed_search_beats_shows_events_and_ends_with_its_report() {
 
 #[tokio::test]
 async fn without_events_and_usage_every_chunk_has_a_choice() {
-    let server = Server::start(improving(), &[]).await;
-    let events = server.stream(&with(says("hello"), json!({"model": "fake:search", "stream": true}))).await;
-    assert!(events.chunks.iter().all(|chunk| chunk["choices"][0]["index"] == 0), "{events:?}");
-    assert_eq!(events.text(0), "the refined text");
-    assert_eq!(events.chunks.last().unwrap()["search"]["accepted"], true);
+    for server in Server::each(&["--search-budget", "2"]).await {
+        let body = with(writes(), json!({"model": "fake:search", "seed": 1}));
+        let events = server.stream(&with(body.clone(), json!({"stream": true}))).await;
+        assert!(events.chunks.iter().all(|chunk| chunk["choices"][0]["index"] == 0), "{events:?}");
+        let whole = server.answer(&body).await;
+        assert_eq!(json!(events.text(0)), whole["choices"][0]["message"]["content"]);
+        assert_eq!(events.chunks.last().unwrap()["search"]["accepted"], whole["search"]["accepted"]);
+        if server.under == Under::Script {
+            assert_eq!(events.text(0), "the refined text");
+        }
+    }
 }
 
 #[tokio::test]
 async fn n_runs_independent_searches() {
-    let server = Server::start(improving(), &[]).await;
-    let body = with(says("hello"), json!({"search_budget": 1, "n": 2, "seed": 1}));
-    let answer = server.answer(&body).await;
-    assert_eq!(answer["choices"][1]["message"]["content"], "the refined text");
-    let searches = answer["searches"].as_array().unwrap();
-    assert_eq!(searches.len(), 2);
-    assert_ne!(searches[0]["id"], searches[1]["id"]);
-    assert_eq!(answer["usage"]["prompt_tokens"], 1);
+    for server in Server::each(&[]).await {
+        let body = with(writes(), json!({"search_budget": 1, "n": 2, "seed": 1, "temperature": 1.5}));
+        let answer = server.answer(&body).await;
+        let searches = answer["searches"].as_array().unwrap();
+        assert_eq!(searches.len(), 2);
+        assert_ne!(searches[0]["id"], searches[1]["id"]);
+        let alone = server.answer(&with(body, json!({"n": 1}))).await;
+        assert_eq!(alone["choices"][0]["message"], answer["choices"][0]["message"]);
+        assert_eq!(alone["usage"]["prompt_tokens"], answer["usage"]["prompt_tokens"]);
+        match server.under {
+            Under::Script => assert_eq!(answer["choices"][1]["message"]["content"], "the refined text"),
+            Under::Engine(_) => assert_ne!(answer["choices"][1]["message"], answer["choices"][0]["message"]),
+        }
+    }
 }
 
 #[tokio::test]
@@ -218,14 +255,17 @@ fn seeded() -> FakeEngine {
 
 #[tokio::test]
 async fn one_seed_fixes_a_whole_search() {
-    let server = Server::start(seeded(), &[]).await;
-    for (n, strategy) in [(1, "bfs"), (1, "dfs"), (2, "best_of_n"), (2, "refine_chain")] {
-        let body = json!({"search_budget": 6, "n": n, "search": {"strategy": strategy, "trace": "full"}});
+    let mut cases = vec![(Server::start(seeded(), &[]).await, 6)];
+    cases.extend(Server::of_each_engine(&[]).await.into_iter().map(|server| (server, 1)));
+    let strategies = [(1, "bfs"), (1, "dfs"), (2, "best_of_n"), (2, "refine_chain")];
+    for ((server, budget), (n, strategy)) in cases.iter().flat_map(|case| strategies.map(|strategy| (case, strategy))) {
+        let body = json!({"search_budget": budget, "n": n, "temperature": 1.5, "search": {"strategy": strategy, "trace": "full"}});
         let ask = async |seed: u64| {
-            let mut answer = server.answer(&with(says("hello"), with(body.clone(), json!({"seed": seed})))).await;
+            let mut answer = server.answer(&with(writes(), with(body.clone(), json!({"seed": seed})))).await;
             for volatile in ["id", "created"] {
                 answer.as_object_mut().unwrap().remove(volatile);
             }
+            answer["usage"]["prompt_tokens_details"] = Value::Null;
             let mut reports = answer["searches"].as_array().cloned().unwrap_or_default();
             reports.push(answer["search"].clone());
             for report in &mut reports {
@@ -272,6 +312,22 @@ async fn json_holds_inside_a_search_and_plainly() {
     // A schema alone is a rule: the draft is JSON, so rules accept it.
     let rules = server.answer(&with(body, json!({"search_budget": 2, "search": {"judge": "rules"}}))).await;
     assert_eq!((&rules["search"]["accepted"], &rules["search"]["depth"]), (&json!(true), &json!(0)));
+}
+
+#[tokio::test]
+async fn every_engine_holds_json_inside_a_search_and_plainly() {
+    // A schema without room for white space, of which a small model may find no end.
+    let format = json!({"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["river", "lantern"]}}});
+    for server in Server::of_each_engine(&[]).await {
+        for fields in
+            [json!({}), json!({"search_budget": 1}), json!({"search_budget": 1, "search": {"judge": "rules"}})]
+        {
+            let body = with(writes(), json!({"response_format": format, "seed": 1}));
+            let answer = server.answer(&with(body, fields.clone())).await;
+            let text = &answer["choices"][0]["message"]["content"];
+            assert!(text == "\"river\"" || text == "\"lantern\"", "{fields}: {text}");
+        }
+    }
 }
 
 #[tokio::test]

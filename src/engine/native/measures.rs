@@ -1,5 +1,7 @@
 //! Measurements: `cargo test --release --lib native::measures -- --ignored --nocapture --test-threads 1`.
 
+mod large;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -74,6 +76,38 @@ async fn speed() {
     }
 }
 
+/// Plain requests of mixed lengths on the shipped actor: eight at once, and the same one after another, by turns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn eight_streams() {
+    let engine = shipped("actor");
+    let prompts = prompts(8);
+    let ask = async |n: usize| {
+        let sampling = Sampling { ignore_eos: true, seed: n as u64, ..Sampling::default() };
+        let request = Request::chat(Purpose::Answer, vec![Message::user(prompts[n].clone())]);
+        run(&engine, Request { sampling, max_tokens: Some(60 + 20 * n), ..request }).await.remove(0).tokens
+    };
+    let mut ratios = Vec::new();
+    for round in 0..15 {
+        let (begun, busy_before) = (Instant::now(), busy());
+        let mut tokens = 0;
+        for n in 0..8 {
+            tokens += ask(n).await;
+        }
+        let (one, one_busy) = (tokens as f64 / begun.elapsed().as_secs_f64(), tokens as f64 / (busy() - busy_before));
+        let (begun, busy_before) = (Instant::now(), busy());
+        let tokens: usize = join_all((0..8).map(ask)).await.into_iter().sum();
+        let (all, all_busy) = (tokens as f64 / begun.elapsed().as_secs_f64(), tokens as f64 / (busy() - busy_before));
+        println!(
+            "round {round}: one {one:.0} tokens/s ({one_busy:.0} per second of a processor), eight {all:.0} ({all_busy:.0}), × {:.2}",
+            all / one
+        );
+        ratios.push(all / one);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("eight at once: × {:.2} [{:.2}, {:.2}]", ratios[7], ratios[0], ratios[14]);
+}
+
 /// From an adapter's numbers to the first token of its first reply, on the shipped actor.
 #[tokio::test]
 #[ignore = "a measurement"]
@@ -81,7 +115,7 @@ async fn adapter_to_first_token() {
     let base = shipped("actor");
     let config = &base.variant.runtime.model.config;
     let mut times = Vec::new();
-    for round in 0..21u64 {
+    for round in 0..201u64 {
         let pair = |outer: usize, inner: usize, key: u64| {
             let numbers = |count: usize, key: u64| -> Vec<f32> {
                 (0..count as u64).map(|i| (derive_seed(key, i) >> 40) as f32 * 1e-10).collect()
@@ -108,8 +142,15 @@ async fn adapter_to_first_token() {
         run(&adapted, request).await;
         times.push(begun.elapsed().as_secs_f64() * 1e3);
     }
+    let first = times[0];
     times.sort_by(f64::total_cmp);
-    println!("adapter of rank 16 to first token: median {:.1} ms, worst of 21 {:.1} ms", times[10], times[20]);
+    println!(
+        "adapter of rank 16 to first token, {} times: median {:.1} ms, 95 % {:.1} ms, worst {:.1} ms; the first {first:.1} ms",
+        times.len(),
+        times[times.len() / 2],
+        times[times.len() * 95 / 100],
+        times[times.len() - 1],
+    );
 }
 
 /// Votes of the shipped refiner, free and under the verdict's grammar.
@@ -311,131 +352,6 @@ async fn search_at_16() {
         for (engine, purpose) in [(&actor, Purpose::Answer), (&refiner, Purpose::Judge), (&refiner, Purpose::Refine)] {
             let PromptCounts { sent, per_reply, cached } = &engine.prompts[purpose as usize];
             println!("  {purpose:?}: sent {sent:?} ({per_reply:?}), found in blocks when calls began {cached:?}");
-        }
-    }
-}
-
-/// Bytes per second that all threads together read from memory.
-fn bandwidth(threads: usize) -> f64 {
-    let buffers: Vec<Vec<u64>> = (0..threads).map(|_| vec![1u64; (512 << 20) / 8]).collect();
-    let read =
-        |buffer: &Vec<u64>| buffer.chunks(8).fold([0u64; 8], |sums, eight| std::array::from_fn(|i| sums[i] ^ eight[i]));
-    let pass = || {
-        let begun = Instant::now();
-        std::thread::scope(|scope| {
-            buffers.iter().for_each(|buffer| _ = scope.spawn(|| std::hint::black_box(read(buffer))))
-        });
-        (threads * (512 << 20)) as f64 / begun.elapsed().as_secs_f64()
-    };
-    (0..5).map(|_| pass()).fold(0.0, f64::max)
-}
-
-/// Writes a random model in bf16 whose weights are drawn from one small table, since only speed is asked.
-fn write_bf16(dir: &Path, model: &TinyModel) {
-    use std::io::Write;
-    crate::testing::write_model(
-        dir,
-        &TinyModel { hidden: 8, intermediate: 8, layers: 1, vocabulary: 320, ..model.clone() },
-    );
-    crate::testing::write_json(dir, "config.json", &model.config());
-    let tensors = model.tensors();
-    let mut header = serde_json::Map::new();
-    let mut end = 0;
-    for (name, shape) in &tensors {
-        let start = end;
-        end += 2 * shape.iter().product::<usize>();
-        header
-            .insert(name.clone(), serde_json::json!({ "dtype": "BF16", "shape": shape, "data_offsets": [start, end] }));
-    }
-    let header = serde_json::Value::from(header).to_string();
-    let mut file = std::io::BufWriter::new(std::fs::File::create(dir.join("model.safetensors")).unwrap());
-    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
-    file.write_all(header.as_bytes()).unwrap();
-    for (name, shape) in &tensors {
-        let scale = 1.0 / (*shape.last().unwrap() as f32).sqrt();
-        let table: Vec<u8> = (0..1 << 16)
-            .flat_map(|i| {
-                let uniform = (derive_seed(7, i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
-                let value = if name.contains("norm") { 1.0 } else { uniform * scale };
-                half::bf16::from_f32(value).to_le_bytes()
-            })
-            .collect();
-        let mut left = 2 * shape.iter().product::<usize>();
-        while left > 0 {
-            let part = left.min(table.len());
-            file.write_all(&table[..part]).unwrap();
-            left -= part;
-        }
-    }
-}
-
-/// Kilobytes of a line of /proc/self/status.
-fn status(name: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-/// Random Llamas of about 100 M and 1 B parameters. SPAR_BENCH_MODELS may name a directory that keeps them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-#[ignore = "a measurement that needs gigabytes"]
-async fn large_models() {
-    let shape = |hidden, intermediate, layers, heads, kv_heads, vocabulary| TinyModel {
-        hidden,
-        intermediate,
-        layers,
-        heads,
-        kv_heads,
-        head_dim: 64,
-        vocabulary,
-        context: 2048,
-        tied: true,
-        ..TinyModel::default()
-    };
-    let models = [("100 M", shape(768, 2048, 12, 12, 4, 32_000)), ("1 B", shape(2048, 5632, 22, 32, 4, 32_000))];
-    let wanted = std::env::var("SPAR_BENCH_SIZE").ok();
-    let threads = NativeConfig::default().threads;
-    for (name, model) in models.into_iter().filter(|(name, _)| wanted.as_ref().is_none_or(|wanted| wanted == name)) {
-        let dir = tempfile::tempdir().unwrap();
-        write_bf16(dir.path(), &model);
-        let count: usize = model.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        for (format, weights) in [("bf16", Format::F32), ("q8", Format::Q8)] {
-            std::fs::write("/proc/self/clear_refs", "5").ok();
-            let begun = Instant::now();
-            let config = NativeConfig { weights, ..NativeConfig::default() };
-            let engine = NativeEngine::load(ModelDir::open(dir.path()).unwrap(), config).unwrap();
-            let bytes = engine.variant.runtime.model.bytes();
-            println!(
-                "{name} ({:.0} M parameters), {format}: {:.0} MB of weights, loaded in {:.1} s, {threads} threads",
-                count as f64 / 1e6,
-                bytes as f64 / 1e6,
-                begun.elapsed().as_secs_f64()
-            );
-            let tokens = if count > 500_000_000 { 24 } else { 64 };
-            for batch in [1usize, 8, 32] {
-                let mut best = 0.0f64;
-                for round in 0..3u64 {
-                    let prompt = |n: usize| format!("{round} {n} {} ", "a prompt ".repeat(3));
-                    let start = join_all(
-                        (0..batch).map(|n| engine.start(Request { logprobs: None, ..greedy(&prompt(n), tokens) })),
-                    )
-                    .await;
-                    let mut replies: Vec<Reply> = start.into_iter().map(|replies| replies.unwrap().remove(0)).collect();
-                    // Time is taken from the first token on: the prompt is another matter.
-                    for reply in &mut replies {
-                        reply.chunks.next().await.unwrap().unwrap();
-                    }
-                    let begun = Instant::now();
-                    let rest = join_all(replies.into_iter().map(Reply::complete)).await;
-                    let made: usize = rest.into_iter().map(|reply| reply.unwrap().tokens).sum();
-                    best = best.max(made as f64 / begun.elapsed().as_secs_f64());
-                }
-                let read = best / batch as f64 * bytes as f64;
-                println!("  batch {batch}: {best:.1} tokens/s, weights read at {:.1} GB/s", read / 1e9);
-            }
-            let peak = status("VmHWM") as f64 / 1e3;
-            let limit = bandwidth(threads);
-            println!("  memory is read at {:.1} GB/s by {threads} threads; peak memory {peak:.0} MB", limit / 1e9);
         }
     }
 }

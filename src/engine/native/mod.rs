@@ -245,6 +245,10 @@ impl Engine for NativeEngine {
         true
     }
 
+    fn scores(&self) -> bool {
+        true
+    }
+
     fn health(&self) -> Result<(), EngineError> {
         self.variant.runtime.health()
     }

@@ -1,0 +1,87 @@
+//! A prompt in front of its continuations, with what the model expected in place of each of its tokens.
+
+use std::sync::Arc;
+
+use futures::future;
+
+use super::error::ApiError;
+use crate::engine::{Engine, Request, ScoredToken};
+use crate::openai::CompletionLogprobs;
+
+/// How a prompt is shown in front of its continuations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Echo {
+    /// As it is.
+    Text,
+    /// With its tokens' log-probabilities, and so many alternatives for each.
+    Scored(usize),
+    /// As scored, and not continued.
+    Alone(usize),
+}
+
+/// A prompt's tokens; none where they are not scored.
+pub type PromptTokens = Arc<[ScoredToken]>;
+
+impl Echo {
+    /// The tokens of each request's prompt.
+    ///
+    /// # Errors
+    /// The first that cannot be scored.
+    pub async fn tokens(self, engine: &dyn Engine, requests: &[Request]) -> Result<Vec<PromptTokens>, ApiError> {
+        let (Self::Scored(top) | Self::Alone(top)) = self else { return Ok(vec![Arc::default(); requests.len()]) };
+        let scored = requests.iter().map(|request| engine.score(request.input.clone(), top));
+        Ok(future::try_join_all(scored).await?.into_iter().map(Arc::from).collect())
+    }
+}
+
+/// The logprobs of a prompt's tokens, with offsets into its text; `None` where they are not scored.
+pub fn logprobs(prompt: &str, tokens: &[ScoredToken]) -> Option<CompletionLogprobs> {
+    let mut shown = CompletionLogprobs::default();
+    let mut rest = prompt.as_bytes();
+    let mut offset = 0;
+    for token in tokens {
+        shown.push(&token.bytes, token.logprobs.as_ref(), offset);
+        let length = length_in(rest, &token.bytes);
+        let (passed, left) = rest.split_at(length);
+        offset += passed.iter().filter(|&&byte| begins_a_character(byte)).count();
+        rest = left;
+    }
+    (!tokens.is_empty()).then_some(shown)
+}
+
+/// Bytes of the text that a token stands for. What only the tokenizer adds is not in the text: tokens around it, and a first space.
+fn length_in(text: &[u8], token: &[u8]) -> usize {
+    match token {
+        _ if text.starts_with(token) => token.len(),
+        [b' ', token @ ..] if text.starts_with(token) => token.len(),
+        _ => 0,
+    }
+}
+
+fn begins_a_character(byte: u8) -> bool {
+    byte & 0b1100_0000 != 0b1000_0000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_characters_of_the_text() {
+        let offsets = |prompt: &str, tokens: &[&[u8]]| {
+            let token = |bytes: &&[u8]| ScoredToken { id: 0, bytes: bytes.to_vec(), logprobs: None };
+            logprobs(prompt, &tokens.iter().map(token).collect::<Vec<_>>()).map(|shown| shown.text_offset)
+        };
+        let table: [(&str, &[&[u8]], &[usize]); 5] = [
+            ("hi you", &[b"hi", b" you"], &[0, 2]),
+            ("hi you", &[b"<s>", b" hi", b" you", b"</s>"], &[0, 0, 2, 6]),
+            ("<s>hi", &[b"<s>", b"hi"], &[0, 3]),
+            ("öß!", &["ö".as_bytes(), &[0xC3], &[0x9F], b"!"], &[0, 1, 2, 2]),
+            ("", &[b"<s>"], &[0]),
+        ];
+        for (prompt, tokens, expected) in table {
+            assert_eq!(offsets(prompt, tokens).as_deref(), Some(expected), "{prompt}");
+        }
+        assert_eq!(offsets("not scored", &[]), None);
+    }
+}

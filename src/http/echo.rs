@@ -72,7 +72,8 @@ mod tests {
             let token = |bytes: &&[u8]| ScoredToken { id: 0, bytes: bytes.to_vec(), logprobs: None };
             logprobs(prompt, &tokens.iter().map(token).collect::<Vec<_>>()).map(|shown| shown.text_offset)
         };
-        let table: [(&str, &[&[u8]], &[usize]); 5] = [
+        type Case<'a> = (&'a str, &'a [&'a [u8]], &'a [usize]);
+        let table: [Case<'_>; 5] = [
             ("hi you", &[b"hi", b" you"], &[0, 2]),
             ("hi you", &[b"<s>", b" hi", b" you", b"</s>"], &[0, 0, 2, 6]),
             ("<s>hi", &[b"<s>", b"hi"], &[0, 3]),

@@ -176,6 +176,20 @@ impl Weights {
         names.try_for_each(|name| self.read(name).map(drop))
     }
 
+    /// Gives the memory of the mapped files back: tensors that are read again are read from the files again. Without it the
+    /// files of a model that has been copied stay resident beside the copy.
+    pub fn rest(&self) {
+        #[cfg(unix)]
+        for (path, map) in &self.files {
+            #[expect(unsafe_code, reason = "advice that drops pages is unsafe in general")]
+            // SAFETY: the map is read-only and of a file that is never changed: a dropped page is read from it again.
+            let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            if let Err(error) = advised {
+                tracing::debug!(%error, file = %path.display(), "its pages stay resident");
+            }
+        }
+    }
+
     /// Elements of all tensors.
     pub fn elements(&self) -> usize {
         self.tensors.values().map(|at| at.shape.iter().product::<usize>()).sum()

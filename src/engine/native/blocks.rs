@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::pages::Pages;
 use crate::engine::counters::EngineCounters;
 use crate::kernels::packed::{Line, WIDTH};
 
@@ -39,14 +40,14 @@ impl Shape {
     }
 }
 
-/// Blocks that are free to be used again.
-const SPARE: usize = 64;
+/// Bytes of blocks that are free to be used again.
+const SPARE: usize = 4 << 20;
 
 /// Makes blocks of one shape, counts them, and keeps a few that were given up.
 pub(super) struct BlockPool {
     shape: Shape,
     counters: Arc<EngineCounters>,
-    spare: Mutex<Vec<Box<[Line]>>>,
+    spare: Mutex<Vec<Pages>>,
 }
 
 impl BlockPool {
@@ -54,14 +55,14 @@ impl BlockPool {
         Arc::new(Self { shape, counters, spare: Mutex::default() })
     }
 
-    fn take(&self) -> Option<Box<[Line]>> {
+    fn take(&self) -> Option<Pages> {
         self.counters.blocks.fetch_add(1, Ordering::Relaxed);
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// A block of zeros.
     pub(super) fn block(self: &Arc<Self>) -> Block {
-        let fresh = || vec![Line::ZERO; self.shape.lines()].into_boxed_slice();
+        let fresh = || Pages::zeros(self.shape.lines());
         let lines = self.take().map_or_else(fresh, |mut lines| {
             lines.fill(Line::ZERO);
             lines
@@ -73,7 +74,7 @@ impl BlockPool {
 /// Keys and values of [`BLOCK`] positions in all layers, in the panels that the matrix kernel reads: for each layer and
 /// head, keys `(head_dim, BLOCK)`, then values `(head_dim / 32, BLOCK, 32)`.
 pub(super) struct Block {
-    lines: Box<[Line]>,
+    lines: Pages,
     pool: Arc<BlockPool>,
 }
 
@@ -81,7 +82,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         self.pool.counters.blocks.fetch_sub(1, Ordering::Relaxed);
         let mut spare = self.pool.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE {
+        if (spare.len() + 1) * self.pool.shape.bytes() <= SPARE {
             spare.push(std::mem::take(&mut self.lines));
         }
     }
@@ -91,7 +92,7 @@ impl Block {
     /// A block that begins with this one's first `positions`.
     pub(super) fn beginning(&self, positions: usize) -> Self {
         let shape = self.pool.shape;
-        let mut lines = self.pool.take().unwrap_or_else(|| self.lines.clone());
+        let mut lines = self.pool.take().unwrap_or_else(|| Pages::zeros(self.lines.len()));
         for part in 0..shape.layers * shape.heads {
             let part = shape.at(0, part)..shape.at(0, part + 1);
             let (from, to) = (&self.lines[part.clone()], &mut lines[part]);

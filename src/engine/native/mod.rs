@@ -6,6 +6,7 @@ mod adapter;
 mod attention;
 mod blocks;
 mod model;
+mod pages;
 mod runtime;
 mod scheduler;
 mod sequence;
@@ -101,6 +102,7 @@ impl NativeEngine {
             return Err(unsupported(format!("rope scaling `{kind}` is not computed by the native engine")));
         }
         let model = Model::load(&dir.config, dense, &dir.weights, config.weights)?;
+        dir.weights.rest();
         let runtime =
             Runtime::start(model, config).map_err(|e| unsupported(format!("no thread can be started: {e}")))?;
         let grammars = ModelGrammars::new(dir.pieces.clone(), dir.config.eos.clone());

@@ -1,6 +1,7 @@
 //! The threads behind an engine: noticed when they are lost or stand still, and started again on the same weights.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use std::{io, thread};
@@ -22,6 +23,8 @@ pub(super) struct Runtime {
     scheduler: Mutex<Arc<Scheduler>>,
     roots: AtomicU64,
     waiting: Arc<AtomicUsize>,
+    /// Dropped with the engine, which ends the thread that watches.
+    _watched: mpsc::Sender<()>,
 }
 
 /// A reply's place among those that wait to begin; given back when dropped.
@@ -42,9 +45,10 @@ impl Runtime {
         let (model, counters) = (Arc::new(model), Arc::<EngineCounters>::default());
         let scheduler = Mutex::new(Scheduler::start(model.clone(), counters.clone(), config.clone())?);
         let (roots, waiting) = (AtomicU64::new(0), Arc::default());
-        let runtime = Arc::new(Self { model, counters, config, scheduler, roots, waiting });
+        let (_watched, end) = mpsc::channel();
+        let runtime = Arc::new(Self { model, counters, config, scheduler, roots, waiting, _watched });
         let (watched, interval) = (Arc::downgrade(&runtime), runtime.config.stall / 8);
-        thread::Builder::new().name("spar-native-watch".into()).spawn(move || watch(&watched, interval))?;
+        thread::Builder::new().name("spar-native-watch".into()).spawn(move || watch(&watched, &end, interval))?;
         Ok(runtime)
     }
 
@@ -120,9 +124,8 @@ impl Drop for Runtime {
 }
 
 /// Replaces threads that are lost or stand still. Ends with the engine.
-fn watch(runtime: &Weak<Runtime>, interval: Duration) {
-    loop {
-        thread::sleep(interval);
+fn watch(runtime: &Weak<Runtime>, end: &mpsc::Receiver<()>, interval: Duration) {
+    while end.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
         let Some(runtime) = runtime.upgrade() else { return };
         let mut scheduler = runtime.scheduler();
         let silence = scheduler.silence();

@@ -1,5 +1,7 @@
 //! A server on port 0, and what to say to it.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -61,6 +63,8 @@ pub struct Server {
     pub url: String,
     pub under: Under,
     pub client: reqwest::Client,
+    /// The process that it runs in.
+    pub pid: u32,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<std::io::Result<()>>,
 }
@@ -128,8 +132,32 @@ impl Server {
             drop(stopped.await);
         };
         let task = tokio::spawn(serve(listener, state, stop));
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { url, under: Under::Script, client, shutdown: Some(shutdown), task }
+        Self { url, under: Under::Script, client: client(), pid: std::process::id(), shutdown: Some(shutdown), task }
+    }
+
+    /// As [`Server::swapping`], by `program` in a process of its own, in which no client lives.
+    pub async fn process(program: &str, flags: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(["--port", "0", "--log", "warn"]).args(flags).env("SPAR_ADMIN_KEY", "admin");
+        let mut process = Process(command.stdout(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        let (says, said) = oneshot::channel();
+        std::thread::spawn(move || {
+            let mut says = Some(says);
+            // To its end, so that the server can always write.
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, url)) = line.strip_prefix("serving ").and_then(|rest| rest.split_once(" on ")) {
+                    says.take().unwrap().send(url.to_owned()).unwrap();
+                }
+            }
+        });
+        let url = within_seconds(30, said).await.expect("the server says where it is");
+        let pid = process.0.id();
+        let task = tokio::spawn(async move {
+            let _until_dropped = process;
+            std::future::pending().await
+        });
+        Self { url, under: Under::Script, client: client(), pid, shutdown: None, task }
     }
 
     /// Waits until the canary is answered, so that every later call is a request's.
@@ -186,6 +214,19 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 /// The lines of a stream.

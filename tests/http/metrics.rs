@@ -10,6 +10,7 @@ use spar::engine::EngineError;
 use spar::engine::fake::FakeEngine;
 
 use super::harness::{Server, asked, improving, says, with};
+use super::swap::world::World;
 
 /// Name, type and labels of every metric that users may rely on.
 const CONTRACT: &[(&str, &str, &[&str])] = &[
@@ -40,9 +41,10 @@ const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("spar_generation_info", "gauge", &["role", "generation"]),
     ("spar_build_info", "gauge", &["version", "features"]),
     ("spar_swaps_total", "counter", &["role", "result"]),
+    ("spar_swap_duration_seconds", "histogram", &["role", "result"]),
 ];
 
-/// A server after a load that touches everything: plain, streamed and searched requests, refusals and failures.
+/// A server after a load that touches everything: plain, streamed and searched requests, refusals, failures and a swap.
 async fn loaded() -> Server {
     let server = Server::start(improving(), &[]).await;
     server.ready().await;
@@ -58,6 +60,7 @@ async fn loaded() -> Server {
     });
     let failing = Server::start(failing.paced(|_, _| Duration::from_millis(1)), &[]).await;
     assert_eq!(failing.chat(&says("fail")).send().await.unwrap().status(), 500);
+    World::start(&[]).await.swap("actor", json!({"model_path": "actor"})).await;
     server
 }
 

@@ -1,6 +1,6 @@
 //! Swaps under load: nothing fails, nothing mixes, nothing is left behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,21 +15,19 @@ use spar::weights::ModelConfig;
 use spar::weights::adapter::Adapter;
 use tokio::task::JoinHandle;
 
-use super::super::harness::with;
-use super::world::{FINGERPRINT, TOKENS, World, fingerprint, greedy, usage};
+use super::super::harness::{json_of, with};
+use super::world::{FINGERPRINT, TOKENS, Usage, World, fingerprint, greedy};
 
 /// What is swapped, the role, and the body of the `n`-th such request.
 type Kind<'a> = (&'a str, &'a str, &'a dyn Fn(u64) -> Value);
 
-const JUDGE_TOKENS: usize = 48;
+const JUDGE_TOKENS: &str = "48";
 
-/// How much load, and for how long.
-struct Size {
+/// How much load.
+#[derive(Clone, Copy)]
+struct Clients {
     plain: usize,
     searching: usize,
-    swaps: usize,
-    /// Time without swaps, to compare with.
-    calm: Duration,
 }
 
 /// What a client saw in one answer.
@@ -44,27 +42,86 @@ struct Seen {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn swaps_under_load_fail_nothing_and_mix_nothing() {
-    let size = Size { plain: 3, searching: 2, swaps: 9, calm: Duration::from_millis(300) };
-    under_load(&size).await;
+    let world = World::start(&flags()).await;
+    weights_to_swap(&world).await;
+    let mut swaps = Swaps::of(&world).await;
+    let clients = Clients { plain: 3, searching: 2 };
+    let (answers, ()) = asked_while(&world, clients, swaps.many(9)).await;
+    check_all(&world, &swaps.sources, &answers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rollbacks_under_load_fail_nothing_and_mix_nothing() {
+    let world = World::start(&flags()).await;
+    weights_to_swap(&world).await;
+    let mut swaps = Swaps::of(&world).await;
+    let there_and_back = async {
+        for round in 0..10 {
+            let first = swaps.live().await;
+            let second = swaps.next().await["generation"].clone();
+            swaps.next().await;
+            for (count, expected) in [(1, second), (2, first)] {
+                let back = world.admin("/admin/generations/rollback", &json!({}), StatusCode::OK).await;
+                assert_eq!(back["generation"], expected, "round {round}, rollback {count}");
+            }
+        }
+    };
+    let (answers, ()) = asked_while(&world, Clients { plain: 4, searching: 2 }, there_and_back).await;
+    check_all(&world, &swaps.sources, &answers).await;
+    settle(&world).await;
 }
 
 /// `cargo test --release --test main two_hundred -- --ignored --nocapture`
+///
+/// The server is a process of its own. It is measured at rest, after the same load each time: with one model per role before
+/// the swaps, right after them, and after the load without swaps again, which has filled the caches as they were.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "takes minutes"]
 async fn two_hundred_swaps_under_load() {
-    let size = Size { plain: 8, searching: 4, swaps: 200, calm: Duration::from_secs(10) };
-    let report = under_load(&size).await;
-    let [calm, swapping] = [report.calm, report.swapping].map(|mut gaps| {
+    let world = World::apart(&flags()).await;
+    weights_to_swap(&world).await;
+    let clients = Clients { plain: 8, searching: 4 };
+    let mut swaps = Swaps::of(&world).await;
+    let calm = || tokio::time::sleep(Duration::from_secs(10));
+    let (mut without, ()) = asked_while(&world, clients, calm()).await;
+    settle(&world).await;
+    let before = Usage::of(&world.server);
+    let (with, ()) = asked_while(&world, clients, swaps.many(200)).await;
+    settle(&world).await;
+    let swapped = Usage::of(&world.server);
+    let (again, ()) = asked_while(&world, clients, calm()).await;
+    settle(&world).await;
+    let after = Usage::of(&world.server);
+    without.extend(again);
+
+    let searched = |answers: &[Seen]| answers.iter().filter(|seen| seen.critique.is_some()).count();
+    println!("{} answers without swaps, {} of them searched", without.len(), searched(&without));
+    println!("{} answers with swaps, {} of them searched", with.len(), searched(&with));
+    for (kind, mut times) in swaps.took.clone() {
+        times.sort_by(f64::total_cmp);
+        let n = times.len();
+        println!("{kind}: median {:.1} ms, most {:.1} ms, n {n}", times[n / 2], times[n - 1]);
+    }
+    let [calm, swapping] = [&without, &with].map(|answers| {
+        let mut gaps: Vec<Duration> = answers.iter().flat_map(|seen| seen.gaps.clone()).collect();
         gaps.sort();
         gaps[gaps.len() * 99 / 100]
     });
     println!("p99 gap between tokens: {calm:?} without swaps, {swapping:?} with");
-    println!(
-        "resident kB: {} before, {} after; threads: {} before, at most {}",
-        report.before["VmRSS"], report.after["VmRSS"], report.before["Threads"], report.most_threads
-    );
+    println!("at most {} threads", swaps.most_threads);
+    for (when, usage) in [("before", before), ("after the swaps", swapped), ("loaded again", after)] {
+        let Usage { threads, resident, anonymous } = usage;
+        println!("at rest {when}: {resident} kB resident, {anonymous} of them no file's, {threads} threads");
+    }
+    check_all(&world, &swaps.sources, &without).await;
+    check_all(&world, &swaps.sources, &with).await;
     assert!(swapping <= calm * 3, "the gap between tokens is {swapping:?}, {calm:?} without swaps");
-    assert!(report.after["VmRSS"] * 10 <= report.before["VmRSS"] * 11, "memory is left behind");
+    // Up to six generations of two threads and their watch, and the runtime's idle ones; one more a swap would be above it.
+    assert!(swaps.most_threads <= before.threads + 30, "{} threads", swaps.most_threads);
+    for usage in [swapped, after] {
+        assert!(usage.resident * 10 <= before.resident * 11, "memory is left behind");
+        assert!(usage.threads <= before.threads + 2, "threads are left behind");
+    }
 }
 
 /// `cargo test --release --test main swap_times -- --ignored --nocapture`
@@ -108,55 +165,47 @@ async fn swap_times_of_the_embedded_model() {
     }
 }
 
-struct Outcome {
-    calm: Vec<Duration>,
-    swapping: Vec<Duration>,
-    before: HashMap<&'static str, u64>,
-    after: HashMap<&'static str, u64>,
-    most_threads: u64,
+fn flags() -> Vec<&'static str> {
+    let searches = ["--judge-temperature", "0", "--refine-temperature", "0", "--refine-tokens", "32"];
+    [&searches[..], &["--judge-tokens", JUDGE_TOKENS, "--max-running", "32"]].concat()
 }
 
-async fn under_load(size: &Size) -> Outcome {
-    let greedy_judging = ["--judge-temperature", "0", "--refine-temperature", "0"];
-    let judge_tokens = JUDGE_TOKENS.to_string();
-    let limits = ["--judge-tokens", &judge_tokens, "--refine-tokens", "32", "--max-running", "32"];
-    let world = World::start(&[&greedy_judging[..], &limits].concat()).await;
+async fn weights_to_swap(world: &World) {
     for seed in 0..2 {
         world.adapter("actor", &format!("actor-lora-{seed}"), 10 + seed);
         world.adapter("refiner", &format!("refiner-lora-{seed}"), 20 + seed);
         world.variant("actor", &format!("actor-{seed}"), 30 + seed);
     }
     world.server.ready().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let swapping = Arc::new(AtomicBool::new(false));
-    let clients: Vec<JoinHandle<Vec<(bool, Seen)>>> = (0..size.plain + size.searching)
-        .map(|client| {
-            let (stop, swapping) = (Arc::clone(&stop), Arc::clone(&swapping));
-            let (http, url) = (world.server.client.clone(), format!("{}/v1/chat/completions", world.server.url));
-            let searches = client >= size.plain;
-            tokio::spawn(async move {
-                let mut seen = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    let during = swapping.load(Ordering::Relaxed);
-                    let one = if searches { searched(&http, &url).await } else { streamed(&http, &url).await };
-                    seen.push((during, one));
-                }
-                seen
-            })
-        })
-        .collect();
-    // Every size of buffer is grown once before memory is measured.
-    tokio::time::sleep(size.calm).await;
-    let before = usage();
-    let mut most_threads = before["Threads"];
-    swapping.store(true, Ordering::Relaxed);
-    let mut took: HashMap<&str, Vec<f64>> = HashMap::new();
-    // Old generations are forgotten after a while, so their sources are noted as they come.
-    let mut sources = HashMap::new();
-    note_sources(&world, &mut sources).await;
-    for swap in 0..size.swaps {
-        let variant = swap / 3 % 2;
-        let (kind, role, fields) = match swap % 3 {
+}
+
+/// Swaps of every kind in turn, and what they left.
+struct Swaps<'a> {
+    world: &'a World,
+    done: usize,
+    took: HashMap<&'static str, Vec<f64>>,
+    /// Of every generation that was live: old ones are forgotten after a while, so they are noted as they come.
+    sources: HashMap<String, Value>,
+    most_threads: u64,
+}
+
+impl<'a> Swaps<'a> {
+    async fn of(world: &'a World) -> Self {
+        let mut swaps = Self { world, done: 0, took: HashMap::new(), sources: HashMap::new(), most_threads: 0 };
+        swaps.note().await;
+        swaps
+    }
+
+    async fn many(&mut self, count: usize) {
+        for _ in 0..count {
+            self.next().await;
+        }
+    }
+
+    /// Swaps to what has its turn; the server's report.
+    async fn next(&mut self) -> Value {
+        let variant = self.done / 3 % 2;
+        let (kind, role, fields) = match self.done % 3 {
             0 => (
                 "actor LoRA",
                 "actor",
@@ -165,45 +214,49 @@ async fn under_load(size: &Size) -> Outcome {
             1 => ("refiner LoRA", "refiner", json!({ "adapter_path": format!("refiner-lora-{variant}") })),
             _ => ("full", "actor", json!({ "model_path": format!("actor-{variant}") })),
         };
-        let swapped = world.swap(role, fields).await;
-        took.entry(kind).or_default().push(swapped["elapsed_ms"].as_f64().unwrap());
-        most_threads = most_threads.max(usage()["Threads"]);
-        note_sources(&world, &mut sources).await;
+        self.done += 1;
+        let swapped = self.world.swap(role, fields).await;
+        self.took.entry(kind).or_default().push(swapped["elapsed_ms"].as_f64().unwrap());
+        self.note().await;
+        swapped
     }
-    world.admin("/admin/generations/rollback", &json!({}), StatusCode::OK).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut answers = Vec::new();
-    for client in clients {
-        answers.extend(client.await.expect("no request fails"));
+
+    async fn live(&self) -> Value {
+        json_of(self.world.server.get("/version"), StatusCode::OK).await["generation"].clone()
     }
-    check_all(&world, &sources, &answers).await;
-    for (kind, mut times) in took {
-        times.sort_by(f64::total_cmp);
-        println!(
-            "{kind}: median {:.1} ms, most {:.1} ms, n {}",
-            times[times.len() / 2],
-            times[times.len() - 1],
-            times.len()
-        );
+
+    async fn note(&mut self) {
+        self.most_threads = self.most_threads.max(Usage::of(&self.world.server).threads);
+        let list = self.world.generations().await;
+        let named = |g: &Value| (g["id"].as_str().unwrap().to_owned(), g["source"].clone());
+        self.sources.extend(list["data"].as_array().unwrap().iter().map(named));
     }
-    println!(
-        "{} answers, {} of them searched",
-        answers.len(),
-        answers.iter().filter(|(_, seen)| seen.critique.is_some()).count()
-    );
-    settle(&world).await;
-    let after = usage();
-    // Up to six generations and the runtime's idle threads; a leak of one thread a swap would be above it.
-    assert!(most_threads <= before["Threads"] + 80, "{most_threads} threads, {} before", before["Threads"]);
-    let gaps =
-        |during: bool| answers.iter().filter(|(d, _)| *d == during).flat_map(|(_, seen)| seen.gaps.clone()).collect();
-    Outcome { calm: gaps(false), swapping: gaps(true), before, after, most_threads }
 }
 
-async fn note_sources(world: &World, sources: &mut HashMap<String, Value>) {
-    let list = world.generations().await;
-    let named = |g: &Value| (g["id"].as_str().unwrap().to_owned(), g["source"].clone());
-    sources.extend(list["data"].as_array().unwrap().iter().map(named));
+/// What clients were answered while `work` was done.
+async fn asked_while<T>(world: &World, clients: Clients, work: impl Future<Output = T>) -> (Vec<Seen>, T) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let running: Vec<JoinHandle<Vec<Seen>>> = (0..clients.plain + clients.searching)
+        .map(|client| {
+            let stop = Arc::clone(&stop);
+            let (http, url) = (world.server.client.clone(), format!("{}/v1/chat/completions", world.server.url));
+            let searches = client >= clients.plain;
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    seen.push(if searches { searched(&http, &url).await } else { streamed(&http, &url).await });
+                }
+                seen
+            })
+        })
+        .collect();
+    let done = work.await;
+    stop.store(true, Ordering::Relaxed);
+    let mut answers = Vec::new();
+    for client in running {
+        answers.extend(client.await.expect("no request fails"));
+    }
+    (answers, done)
 }
 
 /// Waits until old generations have left memory.
@@ -218,35 +271,39 @@ async fn settle(world: &World) {
         assert!(started.elapsed() < Duration::from_secs(10), "{list}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Idle threads end after ten seconds.
+    tokio::time::sleep(if world.server.pid == std::process::id() { Duration::ZERO } else { Duration::from_secs(12) })
+        .await;
 }
 
 /// Every answer is that of its generations, computed again without the server.
-async fn check_all(world: &World, sources: &HashMap<String, Value>, answers: &[(bool, Seen)]) {
-    let mut drafts: HashMap<&str, String> = HashMap::new();
-    let mut critiques: HashMap<(&str, &str), String> = HashMap::new();
-    for (_, seen) in answers {
-        if !drafts.contains_key(seen.actor.as_str()) {
+async fn check_all(world: &World, sources: &HashMap<String, Value>, answers: &[Seen]) {
+    // By sources: the same weights come and go under several names.
+    let mut drafts: HashMap<String, String> = HashMap::new();
+    let mut critiques: HashMap<[String; 2], String> = HashMap::new();
+    for seen in answers {
+        let actor = sources[&seen.actor].to_string();
+        if !drafts.contains_key(&actor) {
             let (dir, adapter) = weights(world, &sources[&seen.actor]);
             let text =
                 greedy((&dir, adapter.as_ref()), Purpose::Answer, vec![Message::user(FINGERPRINT)], TOKENS).await;
-            drafts.insert(&seen.actor, text);
+            drafts.insert(actor.clone(), text);
         }
-        let draft = &drafts[seen.actor.as_str()];
+        let draft = &drafts[&actor];
         assert_eq!(&seen.text, draft, "an answer of {} is not its own", seen.actor);
         let (Some(refiner), Some(critique)) = (&seen.refiner, &seen.critique) else { continue };
-        let pair = (seen.actor.as_str(), refiner.as_str());
-        let known = critiques.get(&pair).cloned();
-        if known.is_none() {
+        let pair = [actor, sources[refiner].to_string()];
+        if !critiques.contains_key(&pair) {
             let (dir, adapter) = weights(world, &sources[refiner]);
             let templates = ModelDir::open(&dir).unwrap().templates;
             let turns = templates.judge(&[Message::user(FINGERPRINT)], draft);
-            critiques.insert(pair, greedy((&dir, adapter.as_ref()), Purpose::Judge, turns, JUDGE_TOKENS).await);
+            let critique = greedy((&dir, adapter.as_ref()), Purpose::Judge, turns, JUDGE_TOKENS.parse().unwrap()).await;
+            critiques.insert(pair.clone(), critique);
         }
         let expected = &critiques[&pair];
         assert!(expected.trim() == critique.trim(), "a critique of {refiner} is not its own:\n{critique}\n{expected}");
     }
-    let distinct: std::collections::HashSet<&String> = drafts.values().collect();
+    let distinct: HashSet<&String> = drafts.values().collect();
     assert!(distinct.len() > 2, "generations do not differ enough to see mixtures: {drafts:?}");
 }
 

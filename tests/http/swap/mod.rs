@@ -3,4 +3,4 @@
 mod api;
 mod load;
 mod refused;
-mod world;
+pub mod world;

@@ -1,8 +1,6 @@
 //! A server on copies of the embedded model's directories, and variants of them that answer differently.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -29,14 +27,15 @@ pub struct World {
 
 impl World {
     pub async fn start(flags: &[&str]) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        for role in ["actor", "refiner"] {
-            copy(
-                &Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/spar-tiny").join(role),
-                &weights(&root).join(role),
-            );
-        }
-        let server = serve(&root, flags).await;
+        let root = directories();
+        let server = Server::swapping(&strs(&own_flags(&root, flags))).await;
+        Self { root, server }
+    }
+
+    /// With the server in a process of its own.
+    pub async fn apart(flags: &[&str]) -> Self {
+        let root = directories();
+        let server = Server::process(env!("CARGO_BIN_EXE_spar"), &strs(&own_flags(&root, flags))).await;
         Self { root, server }
     }
 
@@ -70,7 +69,7 @@ impl World {
         server.begin_shutdown();
         server.ended().await;
         drop(server);
-        let server = serve(&root, flags).await;
+        let server = Server::swapping(&strs(&own_flags(&root, flags))).await;
         Self { root, server }
     }
 
@@ -109,15 +108,37 @@ fn weights(root: &TempDir) -> PathBuf {
     root.path().join("weights")
 }
 
-async fn serve(root: &TempDir, flags: &[&str]) -> Server {
+/// Copies of the embedded model's directories.
+fn directories() -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for role in ["actor", "refiner"] {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/spar-tiny").join(role);
+        copy(&shipped, &weights(&root).join(role));
+    }
+    root
+}
+
+fn own_flags(root: &TempDir, flags: &[&str]) -> Vec<String> {
     let (weights, swaps) = (weights(root), root.path().join("swaps"));
     let text = |path: PathBuf| path.display().to_string();
-    let (model, refiner, weights, swaps) =
-        (text(weights.join("actor")), text(weights.join("refiner")), text(weights), text(swaps));
-    let own = ["--model", &model, "--refiner", &refiner, "--weights-root", &weights, "--swap-dir", &swaps];
-    // Random variants find each other absurd.
-    let canary: &[&str] = if flags.contains(&"--canary-perplexity") { &[] } else { &["--canary-perplexity", "0"] };
-    Server::swapping(&[&own[..], &["--engine", "native", "--served-name", "fake"], canary, flags].concat()).await
+    let (model, refiner) = (text(weights.join("actor")), text(weights.join("refiner")));
+    let own = [
+        ("--model", model),
+        ("--refiner", refiner),
+        ("--weights-root", text(weights)),
+        ("--swap-dir", text(swaps)),
+        ("--engine", "native".into()),
+        ("--served-name", "fake".into()),
+        // Random variants find each other absurd.
+        ("--canary-perplexity", "0".into()),
+    ];
+    let unless_given = own.into_iter().filter(|(name, _)| !flags.contains(name));
+    let pairs = unless_given.flat_map(|(name, value)| [name.to_owned(), value]);
+    pairs.chain(flags.iter().map(|&flag| flag.to_owned())).collect()
+}
+
+fn strs(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
 }
 
 /// Small enough that a refiner's verdicts stay readable, large enough that an actor says something else.
@@ -161,14 +182,24 @@ pub async fn greedy(
     engine.generate(request).await.unwrap().text
 }
 
-/// Threads and resident bytes of this process.
-pub fn usage() -> HashMap<&'static str, u64> {
-    static NAMES: OnceLock<[&str; 2]> = OnceLock::new();
-    let names = NAMES.get_or_init(|| ["Threads", "VmRSS"]);
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let value = |name: &&'static str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(*name)?.strip_prefix(':')).unwrap();
-        (*name, line.split_whitespace().next().unwrap().parse().unwrap())
-    };
-    names.iter().map(value).collect()
+/// What a process holds.
+#[derive(Clone, Copy)]
+pub struct Usage {
+    pub threads: u64,
+    /// Bytes in memory, in KiB.
+    pub resident: u64,
+    /// What of them is no file's.
+    pub anonymous: u64,
+}
+
+impl Usage {
+    /// Of the server's process.
+    pub fn of(server: &Server) -> Self {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid)).unwrap();
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+            line.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        Self { threads: value("Threads"), resident: value("VmRSS"), anonymous: value("RssAnon") }
+    }
 }

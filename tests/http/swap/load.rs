@@ -31,6 +31,7 @@ struct Clients {
 }
 
 /// What a client saw in one answer.
+#[derive(Clone)]
 struct Seen {
     actor: String,
     refiner: Option<String>,
@@ -113,8 +114,7 @@ async fn two_hundred_swaps_under_load() {
         let Usage { threads, resident, anonymous } = usage;
         println!("at rest {when}: {resident} kB resident, {anonymous} of them no file's, {threads} threads");
     }
-    check_all(&world, &swaps.sources, &without).await;
-    check_all(&world, &swaps.sources, &with).await;
+    check_all(&world, &swaps.sources, &[without, with].concat()).await;
     assert!(swapping <= calm * 3, "the gap between tokens is {swapping:?}, {calm:?} without swaps");
     // Up to six generations of two threads and their watch, and the runtime's idle ones; one more a swap would be above it.
     assert!(swaps.most_threads <= before.threads + 30, "{} threads", swaps.most_threads);

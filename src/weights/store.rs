@@ -3,16 +3,15 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
 use super::adapter::{self, Adapter};
 use super::{Digests, ModelError, digest};
 
-/// Directories in the making. A dead maker's are removed: its lock is free.
+/// Directories in the making, locked by their makers. A dead maker's are removed: its lock is free.
 const MAKING: &str = ".making-";
-const LOCK: &str = ".lock";
 const MERGED: &str = "merged-";
 
 /// A directory of such directories.
@@ -40,7 +39,8 @@ impl Store {
         let store = Self { root: root.into(), limit };
         fs::create_dir_all(&store.root).map_err(|e| store.broken(&e))?;
         for entry in store.entries().map_err(|e| store.broken(&e))? {
-            if is_abandoned(&entry) {
+            // The lock is held until the directory is gone, so that no maker takes it meanwhile.
+            if let Some(_lock) = abandoned(&entry) {
                 tracing::warn!(directory = %entry.display(), "removing what a killed process has left half made");
                 fs::remove_dir_all(&entry).map_err(|e| store.broken(&e))?;
             }
@@ -139,18 +139,24 @@ impl Store {
     }
 
     fn make(&self) -> Result<Making, ModelError> {
-        let make = || {
+        let make = || loop {
             let dir = tempfile::Builder::new().prefix(MAKING).tempdir_in(&self.root)?;
-            let lock = File::create(dir.path().join(LOCK))?;
+            let lock = match File::open(dir.path()) {
+                Ok(lock) => lock,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
             lock.lock()?;
-            Ok(Making { dir, _lock: lock })
+            // Until it was locked it looked abandoned, and somebody may have removed it.
+            if dir.path().exists() {
+                return Ok(Making { dir, _lock: lock });
+            }
         };
         make().map_err(|e: io::Error| self.broken(&e))
     }
 
     fn publish(&self, making: Making, path: &Path) -> Result<(), ModelError> {
         let publish = || {
-            fs::remove_file(making.path().join(LOCK))?;
             set_readable(making.path())?;
             match fs::rename(making.path(), path) {
                 // Another process was faster; the name says what is in it.
@@ -190,19 +196,10 @@ fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Whether nobody works on a directory in the making any more.
-fn is_abandoned(path: &Path) -> bool {
-    if !name_of(path).starts_with(MAKING) {
-        return false;
-    }
-    match File::open(path.join(LOCK)) {
-        Ok(lock) => lock.try_lock().is_ok(),
-        // Its maker locks it right after making it, and unlocks it right before renaming it.
-        Err(_) => {
-            let age = path.metadata().and_then(|m| m.modified()).ok().and_then(|made| made.elapsed().ok());
-            age.is_some_and(|age| age > Duration::from_secs(60))
-        }
-    }
+/// The lock of a directory in the making that nobody works on any more.
+fn abandoned(path: &Path) -> Option<File> {
+    let making = name_of(path).starts_with(MAKING).then(|| File::open(path).ok())??;
+    making.try_lock().is_ok().then_some(making)
 }
 
 #[cfg(unix)]
@@ -277,7 +274,6 @@ mod tests {
         let living = store.make().unwrap();
         let dead = root.path().join(format!("{MAKING}dead"));
         fs::create_dir(&dead).unwrap();
-        fs::write(dead.join(LOCK), "").unwrap();
         fs::write(dead.join("model.safetensors"), "half").unwrap();
         Store::open(root.path(), u64::MAX).unwrap();
         assert!(living.path().is_dir() && !dead.exists());

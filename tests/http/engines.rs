@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use spar::config::EngineKind;
 
-use super::harness::{Server, json_of, with, within_seconds, writes};
+use super::harness::{Server, Under, json_of, with, within_seconds, writes};
 
 fn text(answer: &Value) -> &str {
     answer["choices"][0]["message"]["content"].as_str().unwrap()
@@ -65,7 +66,17 @@ async fn logprobs_tell_of_the_tokens_that_were_said() {
         }
         let events = server.stream(&with(body, json!({"stream": true}))).await;
         let streamed = events.chunks.iter().filter_map(|c| c["choices"][0]["logprobs"]["content"].as_array()).flatten();
-        assert_eq!(streamed.collect::<Vec<_>>(), entries.iter().collect::<Vec<_>>());
+        let streamed: Vec<_> = streamed.cloned().collect();
+        if server.under == Under::Engine(EngineKind::Native) {
+            assert_eq!(&streamed, entries);
+        }
+        // mistral.rs keeps prompts between requests, and what is computed after a kept one is rounded otherwise.
+        assert_eq!(streamed.len(), entries.len());
+        for (streamed, whole) in streamed.iter().zip(entries) {
+            assert_eq!(streamed["token"], whole["token"]);
+            let [streamed, whole] = [streamed, whole].map(|entry| entry["logprob"].as_f64().unwrap());
+            assert!((streamed - whole).abs() < 1e-4, "{streamed} {whole}");
+        }
     }
 }
 

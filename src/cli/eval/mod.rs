@@ -233,6 +233,8 @@ impl<'a> Evaluation<'a> {
         if !drafts.is_empty() && !others.is_empty() {
             self.equal_tokens(&mut runs).await?;
         }
+        let first_drafts = runs.partition_point(|run| run.strategy != Some(Strategy::BestOfN));
+        runs[first_drafts..].sort_by_key(|run| run.budget);
         self.bar.finish_and_clear();
         Ok(Report::new(&runs))
     }

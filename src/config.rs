@@ -32,7 +32,7 @@ pub struct ServeArgs {
 }
 
 /// Which models are served, and by what.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Model")]
 pub struct EngineArgs {
     /// Directory with a Hugging Face checkpoint; absent: the embedded model
@@ -41,6 +41,12 @@ pub struct EngineArgs {
     /// Directory with a separate refiner's checkpoint; absent: the model's own
     #[arg(long, env = "SPAR_REFINER", value_name = "DIR")]
     pub refiner: Option<PathBuf>,
+    /// Directory with a PEFT LoRA adapter of the actor, on the model; it changes nothing of the refiner
+    #[arg(long, env = "SPAR_ADAPTER", value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Directory with a PEFT LoRA adapter of the refiner, on --refiner if given, else on the model that would judge without it
+    #[arg(long, env = "SPAR_REFINER_ADAPTER", value_name = "DIR")]
+    pub refiner_adapter: Option<PathBuf>,
     /// File with judge and refine templates; absent: the refiner's spar.json, else the general ones
     #[arg(long, env = "SPAR_TEMPLATES", value_name = "FILE")]
     pub templates: Option<PathBuf>,
@@ -133,9 +139,10 @@ pub enum SiblingsBy {
 }
 
 /// What runs a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum EngineKind {
     /// The native engine where it knows the architecture, else mistral.rs
+    #[default]
     Auto,
     /// mistral.rs: every architecture it knows, and CUDA
     Mistral,
@@ -162,6 +169,18 @@ impl EngineArgs {
         require(!upstream || self.upstream.upstream_url.is_some(), || "--engine upstream needs --upstream-url".into())?;
         require(!upstream || self.model.is_none(), || {
             "--engine upstream takes the model from the server: use --upstream-model instead of --model".into()
+        })?;
+        let fake = self.engine == EngineKind::Fake;
+        let adapters = [("--adapter", &self.adapter), ("--refiner-adapter", &self.refiner_adapter)];
+        for (flag, _) in adapters.into_iter().filter(|(_, adapter)| fake && adapter.is_some()) {
+            require(false, || format!("{flag} needs a model, and --engine fake has none"))?;
+        }
+        require(!upstream || self.adapter.is_none(), || {
+            "--adapter needs a model of this server's own: --engine upstream takes models and adapters from the server"
+                .into()
+        })?;
+        require(!upstream || self.refiner_adapter.is_none() || self.refiner.is_some(), || {
+            "--refiner-adapter needs --refiner where --engine is upstream".into()
         })?;
         require(self.upstream.upstream_context != Some(0), || "--upstream-context must be at least 1, got 0".into())
     }
@@ -542,6 +561,10 @@ mod tests {
             (&["--engine", "upstream"], "--engine upstream needs --upstream-url"),
             (&["--upstream-url", "http://h"], "--upstream-url needs --engine upstream"),
             (&["--engine", "upstream", "--upstream-url", "http://h", "--model", "d"], "use --upstream-model instead"),
+            (&["--engine", "fake", "--adapter", "d"], "--adapter needs a model, and --engine fake has none"),
+            (&["--engine", "fake", "--refiner-adapter", "d"], "--refiner-adapter needs a model"),
+            (&["--engine", "upstream", "--upstream-url", "h", "--adapter", "d"], "--adapter needs a model of this"),
+            (&["--engine", "upstream", "--upstream-url", "h", "--refiner-adapter", "d"], "needs --refiner where"),
             (&["--max-generations", "1"], "--max-generations must be at least 2, got 1"),
             (&["--weights-root", "/"], "--weights-root needs an admin key"),
             (&["--request-timeout", "soon"], "expected a whole number with ms, s or m"),

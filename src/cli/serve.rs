@@ -26,7 +26,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     runtime.block_on(async {
         let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
-        let Started { name, generations, swapper, files: _files } = swap::start(&settings).await?;
+        let Started { name, generations, swapper, files: _files, .. } = swap::start(&settings).await?;
         let served = Served::new(name, generations);
         let address = settings.address();
         let mut state = AppState::new(settings, served, metrics);

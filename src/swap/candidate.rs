@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use super::order::{NamedAdapter, Order, Part, SwapError, Weights};
 use super::{Swapper, blocking};
+use crate::config::EngineKind;
 use crate::engine::generation::registry::{AdapterSource, Source};
-use crate::engine::generation::{Generation, Pinned, Role};
-use crate::engine::load;
+use crate::engine::generation::{Generation, Pinned};
+use crate::engine::load::{self, LoadError, Runs};
 use crate::engine::model_dir::{Identity, ModelDir};
 use crate::weights::adapter::Adapter;
 use crate::weights::roots::Roots;
 use crate::weights::store::{Store, Stored};
-use crate::weights::{LowRanks, ModelConfig, Weights as Tensors};
+use crate::weights::{LowRanks, ModelConfig, ModelError, Weights as Tensors};
 
 /// Checked weights, not loaded yet.
 pub(super) struct Candidate {
@@ -25,10 +26,10 @@ pub(super) struct Candidate {
 
 /// How a candidate becomes an engine.
 pub(super) enum Load {
-    /// A directory, as at the start.
-    Directory(PathBuf),
-    /// An adapter on the weights that the live generation of this id has in memory.
-    OnLive(String, LowRanks),
+    /// A directory, as at the start, and an adapter where its engine takes one while it runs.
+    Directory(PathBuf, Option<LowRanks>),
+    /// The weights that a generation has in memory, with an adapter or without any.
+    OnLive(Arc<Generation>, Option<LowRanks>),
 }
 
 impl Swapper {
@@ -42,54 +43,52 @@ impl Swapper {
                     "the live model does not come from a directory; start the server with --model".into(),
                 )
             };
-            source.ok_or_else(none).map(|source| Base {
-                id: id.clone(),
-                source,
-                at_run_time: live.role(role).engine.native().is_some(),
-            })
+            source.ok_or_else(none).map(|source| Base { generation: Arc::clone(live.role(role)), source })
         });
         let bases: Vec<Base> = bases.collect::<Result<_, _>>()?;
         let (roots, store, weights) = (self.roots.clone(), self.store.clone(), order.weights.clone());
-        let changes = order.changes.clone();
+        let (changes, engine) = (order.changes.clone(), self.engine.engine);
         let templates_matter = self.templates.is_none();
         blocking(move || {
-            let check = Check { roots: &roots, store: &store, bases: &bases, changes: &changes, templates_matter };
-            check.weights(weights)
+            let adapting = Adapting { store: &store, engine };
+            Check { roots: &roots, adapting, bases: &bases, changes: &changes, templates_matter }.weights(weights)
         })
         .await
     }
 
-    /// What a generation that was live once is loaded from.
-    pub(super) async fn again(&self, source: Source, live: &Pinned) -> Result<Candidate, SwapError> {
-        let store = self.store.clone();
-        let on_live = Role::ALL.into_iter().map(|role| live.role(role)).find(|generation| {
+    /// What a generation that was live once is loaded from: where one of `known` has its model in memory, only its adapter.
+    pub(super) async fn again(&self, source: Source, known: &[&Pinned]) -> Result<Candidate, SwapError> {
+        let (store, engine) = (self.store.clone(), self.engine.engine);
+        let mut generations = known.iter().flat_map(|pair| [&pair.actor, &pair.refiner]);
+        let on_live = generations.find(|generation| {
             let registry = self.registry();
             let theirs = registry.find(&generation.id).and_then(|record| record.source.as_ref());
             let same = theirs.is_some_and(|theirs| theirs.model.digests.all() == source.model.digests.all());
             same && generation.engine.native().is_some()
         });
-        let on_live = on_live.map(|generation| generation.id.clone());
-        blocking(move || again(&store, source, on_live.as_ref())).await
+        let on_live = on_live.cloned();
+        blocking(move || again(Adapting { store: &store, engine }, source, on_live)).await
     }
 
     /// Loads a candidate.
-    pub(super) async fn build(
-        &self,
-        id: &str,
-        candidate: Candidate,
-        live: &Pinned,
-    ) -> Result<Arc<Generation>, SwapError> {
+    pub(super) async fn build(&self, id: &str, candidate: Candidate) -> Result<Arc<Generation>, SwapError> {
         let (engine, templates) = match candidate.load {
-            Load::Directory(path) => {
+            Load::Directory(path, modules) => {
                 let args = self.engine.clone();
-                blocking(move || load::one(&args, &path).map_err(|error| SwapError::Refused(error.to_string()))).await?
+                let refused = |error: LoadError| SwapError::Refused(error.to_string());
+                blocking(move || {
+                    let (engine, templates) = load::one(&args, &path).map_err(refused)?;
+                    match (engine.native(), modules) {
+                        (Some(native), Some(modules)) => Ok((load::on(native, Some(&modules))?, templates)),
+                        _ => Ok((engine, templates)),
+                    }
+                })
+                .await?
             }
-            Load::OnLive(on, modules) => {
-                let generation = [&live.actor, &live.refiner].into_iter().find(|generation| generation.id == on);
-                let gone = || SwapError::Refused(format!("{on} is not live any more; try again"));
-                let generation = Arc::clone(generation.ok_or_else(gone)?);
+            Load::OnLive(generation, modules) => {
+                let gone = || SwapError::Refused(format!("{} takes no adapters while it runs", generation.id));
                 let native = generation.engine.native().ok_or_else(gone)?;
-                (load::with_adapter(native, &modules)?, Arc::clone(&generation.templates))
+                (load::on(native, modules.as_ref())?, Arc::clone(&generation.templates))
             }
         };
         let templates = self.templates.clone().unwrap_or(templates);
@@ -99,15 +98,20 @@ impl Swapper {
 
 /// The live generation of a role.
 struct Base {
-    id: String,
+    generation: Arc<Generation>,
     source: Source,
-    /// Whether its engine takes adapters while it runs.
-    at_run_time: bool,
+}
+
+impl Base {
+    /// The generation, where its engine takes adapters while it runs.
+    fn at_run_time(&self) -> Option<Arc<Generation>> {
+        self.generation.engine.native().map(|_| Arc::clone(&self.generation))
+    }
 }
 
 struct Check<'a> {
     roots: &'a Roots,
-    store: &'a Store,
+    adapting: Adapting<'a>,
     bases: &'a [Base],
     changes: &'a [Part],
     templates_matter: bool,
@@ -120,17 +124,17 @@ impl Check<'_> {
                 let source = self.model(path)?;
                 match adapter {
                     Some(adapter) => self.adapted(source, adapter, None),
-                    None => whole(source),
+                    None => whole(source, None),
                 }
             }
             Weights::Adapter(adapter) => {
                 let base = self.shared_base()?;
                 let bare = Source { adapter: None, ..base.source.clone() };
-                self.adapted(bare, adapter, base.at_run_time.then_some(&base.id))
+                self.adapted(bare, adapter, base.at_run_time())
             }
             Weights::Bare => {
                 let base = self.shared_base()?;
-                whole(Source { adapter: None, ..base.source.clone() })
+                whole(Source { adapter: None, ..base.source.clone() }, base.at_run_time())
             }
         }
     }
@@ -156,7 +160,7 @@ impl Check<'_> {
             let message = format!("{} is an adapter, not a model; send it as `adapter_path`", path.display());
             return Err(SwapError::Refused(message));
         }
-        let model = self.store.import(&directory)?;
+        let model = self.adapting.store.import(&directory)?;
         let opened = ModelDir::open(&model.path).map_err(|error| named(&error, &model.path, &path))?;
         opened.weights.check_finite().map_err(|error| named(&error, &model.path, &path))?;
         let identity = opened.identity();
@@ -182,56 +186,66 @@ impl Check<'_> {
     }
 
     /// `base`, which has no adapter, with one.
-    fn adapted(&self, base: Source, wanted: NamedAdapter, on_live: Option<&String>) -> Result<Candidate, SwapError> {
+    fn adapted(
+        &self,
+        base: Source,
+        wanted: NamedAdapter,
+        on_live: Option<Arc<Generation>>,
+    ) -> Result<Candidate, SwapError> {
         let directory = self.allowed(&wanted.path)?;
-        let stored = self.store.import(&directory)?;
-        let adapter = open_adapter(&base.model, &stored).map_err(|error| {
-            let SwapError::Refused(message) = error else { return error };
-            SwapError::Refused(message.replace(&stored.path.display().to_string(), &wanted.path.display().to_string()))
-        })?;
+        let stored = self.adapting.store.import(&directory)?;
+        let adapter =
+            self.adapting.open(&base.model, &stored).map_err(|error| named(&error, &stored.path, &wanted.path))?;
         let source = AdapterSource { stored, path: wanted.path, name: wanted.name };
-        with_adapter(self.store, Source { adapter: Some(source), ..base }, adapter, on_live)
+        self.adapting.put(adapter, Source { adapter: Some(source), ..base }, on_live)
     }
 }
 
-/// A model as it is.
-fn whole(source: Source) -> Result<Candidate, SwapError> {
+/// A model as it is, or as it is in memory already.
+fn whole(source: Source, on_live: Option<Arc<Generation>>) -> Result<Candidate, SwapError> {
+    if let Some(generation) = on_live {
+        return Ok(Candidate { load: Load::OnLive(generation, None), elements: 0, source });
+    }
     let elements = Tensors::open(&source.model.path)?.elements();
-    Ok(Candidate { load: Load::Directory(source.model.path.clone()), elements, source })
+    Ok(Candidate { load: Load::Directory(source.model.path.clone(), None), elements, source })
 }
 
-/// Checks an adapter against the model that it is for.
-fn open_adapter(model: &Stored, stored: &Stored) -> Result<Adapter, SwapError> {
-    let config = ModelConfig::open(&model.path)?;
-    let linears = match &config.dense {
-        Some(dense) => dense.linears(config.vocabulary),
-        None => Tensors::open(&model.path)?.linears(),
-    };
-    let (adapter, _) = Adapter::open(&stored.path, &linears)?;
-    adapter.check_base(&stored.path, &model.digests.weights())?;
-    Ok(adapter)
+/// What puts adapters on models.
+#[derive(Clone, Copy)]
+struct Adapting<'a> {
+    store: &'a Store,
+    engine: EngineKind,
 }
 
-fn with_adapter(
-    store: &Store,
-    source: Source,
-    adapter: Adapter,
-    on_live: Option<&String>,
-) -> Result<Candidate, SwapError> {
-    if let Some(id) = on_live {
-        let numbers = |pairs: &LowRanks| pairs.values().map(|pair| pair.a.len() + pair.b.len()).sum();
-        let elements = numbers(&adapter.pairs);
-        return Ok(Candidate { load: Load::OnLive(id.clone(), adapter.pairs), elements, source });
+impl Adapting<'_> {
+    /// Reads an adapter and checks it against the model that it is for.
+    fn open(self, model: &Stored, stored: &Stored) -> Result<Adapter, ModelError> {
+        let (adapter, _) = load::open_adapter(&model.path, &ModelConfig::open(&model.path)?, &stored.path)?;
+        adapter.check_base(&stored.path, &model.digests.weights())?;
+        Ok(adapter)
     }
-    let sha256 = source.adapter.as_ref().map(|adapter| adapter.stored.digests.all()).unwrap_or_default();
-    let merged = store.merged(&source.model, &adapter, &sha256)?;
-    let tensors = Tensors::open(&merged.path)?;
-    tensors.check_finite()?;
-    let elements = tensors.elements();
-    Ok(Candidate { load: Load::Directory(merged.path), elements, source })
+
+    /// On the weights in memory, or on those that the engine will load, where it takes adapters while it runs; else merged. So
+    /// no native engine has merged weights, on which another adapter would come on top.
+    fn put(self, adapter: Adapter, source: Source, on_live: Option<Arc<Generation>>) -> Result<Candidate, SwapError> {
+        let numbers: usize = adapter.pairs.values().map(|pair| pair.a.len() + pair.b.len()).sum();
+        if let Some(generation) = on_live {
+            return Ok(Candidate { load: Load::OnLive(generation, Some(adapter.pairs)), elements: numbers, source });
+        }
+        let model = &source.model;
+        let elements = Tensors::open(&model.path)?.elements() + numbers;
+        let load = match load::choose(self.engine, &ModelConfig::open(&model.path)?).runs {
+            Runs::Native => Load::Directory(model.path.clone(), Some(adapter.pairs)),
+            Runs::Mistral => {
+                let sha256 = source.adapter.as_ref().map(|adapter| adapter.stored.digests.all()).unwrap_or_default();
+                Load::Directory(load::merged(self.store, model, &adapter, &sha256)?, None)
+            }
+        };
+        Ok(Candidate { load, elements, source })
+    }
 }
 
-fn again(store: &Store, source: Source, on_live: Option<&String>) -> Result<Candidate, SwapError> {
+fn again(adapting: Adapting<'_>, source: Source, on_live: Option<Arc<Generation>>) -> Result<Candidate, SwapError> {
     let adapter = source.adapter.as_ref().map(|adapter| &adapter.stored);
     for stored in std::iter::once(&source.model).chain(adapter) {
         let found = crate::weights::Digests::of(&stored.path)?;
@@ -241,15 +255,12 @@ fn again(store: &Store, source: Source, on_live: Option<&String>) -> Result<Cand
         }
     }
     match adapter {
-        None => whole(source),
-        Some(stored) => {
-            let adapter = open_adapter(&source.model, stored)?;
-            with_adapter(store, source, adapter, on_live)
-        }
+        None => whole(source, on_live),
+        Some(stored) => adapting.put(adapting.open(&source.model, stored)?, source, on_live),
     }
 }
 
 /// An error about our copy, in terms of the directory that was named.
-fn named(error: &crate::weights::ModelError, copy: &Path, original: &Path) -> SwapError {
+fn named(error: &ModelError, copy: &Path, original: &Path) -> SwapError {
     SwapError::Refused(error.to_string().replace(&copy.display().to_string(), &original.display().to_string()))
 }

@@ -72,7 +72,7 @@ impl Swapper {
                 None => {
                     let lost = || SwapError::Refused(format!("{id} has no directory"));
                     let source = self.registry().find(id).and_then(|record| record.source.clone()).ok_or_else(lost)?;
-                    let generation = self.build(id, self.again(source.clone(), &pair).await?, &pair).await?;
+                    let generation = self.build(id, self.again(source.clone(), &[&pair]).await?).await?;
                     self.registry().loaded(&generation, source, now());
                     back.push(Arc::clone(&generation));
                     generation

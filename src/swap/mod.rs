@@ -134,7 +134,7 @@ impl Swapper {
         let roles = order.scope.roles();
         let candidate = self.candidate(order, &live).await?;
         let mode = self.mode(order.mode, &candidate);
-        if mode == Mode::Drain && roles.len() == 1 && live.actor.id == live.refiner.id {
+        if mode == Mode::Drain && roles.len() == 1 && live.actor.shares_weights(&live.refiner) {
             let message = "actor and refiner share the live weights, which can only leave together; swap `both`, or use mode blue_green";
             return Err(SwapError::Refused(message.into()));
         }
@@ -164,7 +164,7 @@ impl Swapper {
         live: &Pinned,
     ) -> Result<(Arc<Generation>, Source), SwapError> {
         let source = candidate.source.clone();
-        let generation = self.build(id, candidate, live).await?;
+        let generation = self.build(id, candidate).await?;
         self.registry().loaded(&generation, source.clone(), now());
         self.canary.try_out(&generation, roles, live).await.map_err(SwapError::Refused)?;
         Ok((generation, source))

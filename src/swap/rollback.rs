@@ -33,8 +33,8 @@ impl Swapper {
             let generation = match other.or_else(|| record.generation()) {
                 Some(generation) => generation,
                 None => {
-                    let candidate = self.again(source.clone(), &live).await?;
-                    let generation = self.build(id, candidate, &live).await?;
+                    let candidate = self.again(source.clone(), &[&live, &next]).await?;
+                    let generation = self.build(id, candidate).await?;
                     self.canary.try_out(&generation, &[role], &live).await.map_err(SwapError::Refused)?;
                     self.registry().loaded(&generation, source, now());
                     generation

@@ -1,17 +1,16 @@
 //! From settings to a served pair and, where an admin key is configured, the swapper around it.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::canary::Canary;
 use super::state::{Published, StateFile};
 use super::{SwapError, Swapper, blocking, default_directory, now};
 use crate::config::{EngineArgs, Settings};
-use crate::engine::embedded::Embedded;
 use crate::engine::generation::registry::{Registry, Source};
-use crate::engine::generation::{Generation, Generations, Pinned, Role};
-use crate::engine::load::{self, LoadError, Loaded};
+use crate::engine::generation::{Generation, Generations, Pinned};
+use crate::engine::load::{self, Files, LoadError, Loaded, Named, Origin};
 use crate::engine::model_dir::ModelDir;
 use crate::prompts::{TemplateError, Templates};
 use crate::verify::data::DataError;
@@ -25,10 +24,12 @@ pub struct Started {
     pub name: String,
     /// The live pair.
     pub generations: Arc<Generations>,
+    /// Where the actor's and the refiner's weights came from.
+    pub origins: [Origin; 2],
     /// What swaps it, where that is allowed.
     pub swapper: Option<Arc<Swapper>>,
-    /// The embedded model's files, where it is served; they must live as long as it does.
-    pub files: Option<Embedded>,
+    /// What must live as long as it is served.
+    pub files: Files,
 }
 
 /// Why nothing can be served.
@@ -49,9 +50,9 @@ pub enum StartError {
     /// The templates.
     #[error(transparent)]
     Templates(#[from] TemplateError),
-    /// The published adapters.
-    #[error("the published weights cannot be loaded: {0}")]
-    Published(#[from] SwapError),
+    /// What loads them has panicked.
+    #[error(transparent)]
+    Lost(#[from] SwapError),
     /// Two servers in one directory would remove each other's weights.
     #[error("{0} is in use by another server; give this one its own with --swap-dir")]
     InUse(PathBuf),
@@ -66,35 +67,28 @@ pub enum StartError {
 /// [`StartError`] in one line.
 pub async fn start(settings: &Settings) -> Result<Started, StartError> {
     if settings.admin_key.is_none() {
-        let Loaded { name, generations, files, .. } = load_models(&settings.engine).await?;
-        return Ok(Started { name, generations: Arc::new(generations), swapper: None, files });
+        let Loaded { name, generations, origins, files } = load_models(&settings.engine, None).await?;
+        return Ok(Started { name, generations: Arc::new(generations), origins, swapper: None, files });
     }
     let workplace = Workplace::open(settings)?;
     let store = Store::open(workplace.path.join("weights"), settings.swap.swap_dir_bytes)?;
-    let configured = load::configured(&settings.engine).map_err(StartError::Load)?;
-    let state =
-        configured.as_ref().map(|configured| StateFile::new(workplace.path.join("published.json"), configured.paths()));
-    let published = state.as_ref().and_then(StateFile::read);
+    let configured = load::configured(&settings.engine).map_err(StartError::Load)?.map(|configured| configured.roles());
+    let state = configured.clone().map(|roles| StateFile::new(workplace.path.join("published.json"), roles));
     let name = load::served_name(&settings.engine);
-    let (loaded, published) = match published {
-        Some(published) => match load_models(&at(&settings.engine, &published)).await {
-            Ok(loaded) => (loaded, Some(published)),
-            Err(error) => {
-                tracing::warn!(%error, "what was published last cannot be loaded: the configured model is served");
-                (load_models(&settings.engine).await?, None)
-            }
-        },
-        None => (load_models(&settings.engine).await?, None),
+    let published = match state.as_ref().and_then(StateFile::read) {
+        Some(published) => load_published(&settings.engine, published, &store).await?,
+        None => None,
     };
-    let mut live = loaded.generations.pin();
-    let (sources, next) = match &published {
-        Some(published) => {
-            relabel(&mut live, published);
-            (published.sources()?.map(Some), published.next)
+    let (Loaded { generations, origins, files, name: loaded_name }, sources, next) = match published {
+        Some((loaded, sources, next)) => (loaded, sources.map(Some), next),
+        None => {
+            let loaded = load_models(&settings.engine, Some(&store)).await?;
+            let sources = sources_of(configured, &loaded.origins)?;
+            (loaded, sources, 0)
         }
-        None => (sources_of(configured.map(|configured| configured.paths()), &live)?, 0),
     };
-    let generations = Arc::new(Generations::new(Arc::clone(&live.actor), Arc::clone(&live.refiner)));
+    let live = generations.pin();
+    let generations = Arc::new(generations);
     let swapper = Arc::new(Swapper {
         registry: Mutex::new(Registry::new(&live, sources, next, now())),
         engine: settings.engine.clone(),
@@ -108,34 +102,7 @@ pub async fn start(settings: &Settings) -> Result<Started, StartError> {
         store,
         state,
     });
-    swapper.put_adapters_on(live).await?;
-    Ok(Started { name: name.unwrap_or(loaded.name), generations, swapper: Some(swapper), files: loaded.files })
-}
-
-impl Swapper {
-    /// What was loaded at the start are models; their adapters are put on here.
-    async fn put_adapters_on(&self, live: Pinned) -> Result<(), StartError> {
-        let mut next = live.clone();
-        let mut made: Vec<Arc<Generation>> = Vec::new();
-        for role in Role::ALL {
-            let id = live.role(role).id.clone();
-            let source = self.registry().find(&id).and_then(|record| record.source.clone());
-            let Some(source) = source.filter(|source| source.adapter.is_some()) else { continue };
-            let generation = match made.iter().find(|generation| generation.id == id) {
-                Some(generation) => Arc::clone(generation),
-                None => {
-                    let generation = self.build(&id, self.again(source.clone(), &live).await?, &live).await?;
-                    self.registry().loaded(&generation, source, now());
-                    made.push(Arc::clone(&generation));
-                    generation
-                }
-            };
-            *next.role_mut(role) = generation;
-        }
-        self.registry().restored(&next);
-        self.generations.publish(next);
-        Ok(())
-    }
+    Ok(Started { name: name.unwrap_or(loaded_name), generations, origins, swapper: Some(swapper), files })
 }
 
 /// A directory that one server works in.
@@ -165,39 +132,72 @@ impl Workplace {
     }
 }
 
-async fn load_models(args: &EngineArgs) -> Result<Loaded, StartError> {
-    let args = args.clone();
-    let loaded = blocking(move || Ok(load::load(&args))).await;
-    loaded.map_err(StartError::Published)?.map_err(StartError::Load)
+async fn load_models(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, StartError> {
+    let (args, store) = (args.clone(), store.cloned());
+    let loaded = blocking(move || Ok(load::load(&args, store.as_ref()))).await;
+    loaded?.map_err(StartError::Load)
 }
 
-/// The settings with the published models in place of the configured ones.
+/// Loads what was published last under its ids, with its sources and the number of the next id; nothing, with a warning, where it
+/// cannot be loaded.
+async fn load_published(
+    args: &EngineArgs,
+    published: Published,
+    store: &Store,
+) -> Result<Option<(Loaded, [Source; 2], u64)>, StartError> {
+    let mut loaded = match load_models(&at(args, &published), Some(store)).await {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            tracing::warn!(%error, "what was published last cannot be loaded: the configured model is served");
+            return Ok(None);
+        }
+    };
+    let sources = published.sources()?;
+    let live = relabel(&loaded.generations.pin(), &published);
+    loaded.generations = Generations::new(live.actor, live.refiner);
+    for (origin, source) in loaded.origins.iter_mut().zip(&sources) {
+        origin.model = source.model_path.display().to_string();
+        origin.adapter.clone_from(&source.adapter);
+    }
+    Ok(Some((loaded, sources, published.next)))
+}
+
+/// The settings with what was published in place of what is configured.
 fn at(args: &EngineArgs, published: &Published) -> EngineArgs {
-    let [actor, refiner] = published.models().map(Path::to_owned);
+    let [actor, refiner] = published.directories();
     let shared = published.ids().actor == published.ids().refiner;
-    EngineArgs { model: Some(actor), refiner: (!shared).then_some(refiner), ..args.clone() }
+    EngineArgs {
+        model: Some(actor.model),
+        adapter: actor.adapter,
+        refiner: (!shared).then_some(refiner.model),
+        refiner_adapter: refiner.adapter,
+        ..args.clone()
+    }
 }
 
-fn relabel(live: &mut Pinned, published: &Published) {
+fn relabel(live: &Pinned, published: &Published) -> Pinned {
     let ids = published.ids();
-    let shared = Arc::ptr_eq(&live.actor, &live.refiner);
     let named = |generation: &Generation, id: &str| {
         let (engine, templates) = (Arc::clone(&generation.engine), Arc::clone(&generation.templates));
         Arc::new(Generation { id: id.into(), engine, templates })
     };
-    live.actor = named(&live.actor, &ids.actor);
-    live.refiner = if shared { Arc::clone(&live.actor) } else { named(&live.refiner, &ids.refiner) };
+    let actor = named(&live.actor, &ids.actor);
+    let shared = Arc::ptr_eq(&live.actor, &live.refiner);
+    let refiner = if shared { Arc::clone(&actor) } else { named(&live.refiner, &ids.refiner) };
+    Pinned { actor, refiner }
 }
 
-/// Where the configured models came from.
-fn sources_of(paths: Option<[PathBuf; 2]>, live: &Pinned) -> Result<[Option<Source>; 2], StartError> {
-    let Some([actor, refiner]) = paths else { return Ok([None, None]) };
+/// Where the configured models came from, and the adapters that were loaded on them.
+fn sources_of(configured: Option<[Named; 2]>, origins: &[Origin; 2]) -> Result<[Option<Source>; 2], StartError> {
+    let Some([actor, refiner]) = configured else { return Ok([None, None]) };
     let source = |path: PathBuf| {
         let model = Stored { digests: Digests::of(&path)?, path: path.clone() };
         let identity = ModelDir::open(&path)?.identity();
         Ok::<_, ModelError>(Source { model, model_path: path, identity, adapter: None })
     };
-    let first = source(actor)?;
-    let second = if Arc::ptr_eq(&live.actor, &live.refiner) { first.clone() } else { source(refiner)? };
-    Ok([Some(first), Some(second)])
+    let same = actor.model == refiner.model;
+    let first = source(actor.model)?;
+    let second = if same { first.clone() } else { source(refiner.model)? };
+    let [one, two] = origins.clone().map(|origin| origin.adapter);
+    Ok([Some(Source { adapter: one, ..first }), Some(Source { adapter: two, ..second })])
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::generation::registry::{AdapterSource, Ids, Record, Registry, Source};
+use crate::engine::load::Named;
 use crate::engine::model_dir::ModelDir;
 use crate::weights::store::Stored;
 use crate::weights::{Digests, ModelError, digest};
@@ -14,8 +15,8 @@ const VERSION: u32 = 1;
 /// Where it is written down.
 pub struct StateFile {
     path: PathBuf,
-    /// The directories that the server was started with: others mean that somebody wants something else.
-    configured: [PathBuf; 2],
+    /// What the server was started with: other directories mean that somebody wants something else.
+    configured: [Named; 2],
 }
 
 /// What the file says.
@@ -25,6 +26,9 @@ pub struct Published {
     /// Ids are never given twice.
     pub next: u64,
     configured: [PathBuf; 2],
+    /// Absent in files of servers that took no adapters at the start.
+    #[serde(default)]
+    configured_adapters: [Option<PathBuf>; 2],
     actor: Kept,
     refiner: Kept,
 }
@@ -49,8 +53,13 @@ struct Directory {
 
 impl StateFile {
     /// The file at `path` of a server that was started with the directories `configured`.
-    pub fn new(path: PathBuf, configured: [PathBuf; 2]) -> Self {
+    pub fn new(path: PathBuf, configured: [Named; 2]) -> Self {
         Self { path, configured }
+    }
+
+    /// As the file has them.
+    fn configured(&self) -> ([PathBuf; 2], [Option<PathBuf>; 2]) {
+        (self.configured.clone().map(|named| named.model), self.configured.clone().map(|named| named.adapter))
     }
 
     /// Writes down what is live. A generation without a directory cannot be loaded again, so nothing is.
@@ -60,8 +69,9 @@ impl StateFile {
     pub(super) fn save(&self, registry: &Registry, live: &Ids) -> std::io::Result<()> {
         let kept = |id: &str| registry.find(id).and_then(Kept::of);
         let (Some(actor), Some(refiner)) = (kept(&live.actor), kept(&live.refiner)) else { return Ok(()) };
-        let configured = self.configured.clone();
-        let published = Published { version: VERSION, next: registry.next(), configured, actor, refiner };
+        let (configured, configured_adapters) = self.configured();
+        let next = registry.next();
+        let published = Published { version: VERSION, next, configured, configured_adapters, actor, refiner };
         digest::replace(&self.path, &serde_json::to_vec_pretty(&published)?)
     }
 
@@ -79,8 +89,8 @@ impl StateFile {
         if published.version != VERSION {
             return fail(format!("the file has version {}, this program writes {VERSION}", published.version));
         }
-        if published.configured != self.configured {
-            return fail("the server is started with another model now".into());
+        if (published.configured.clone(), published.configured_adapters.clone()) != self.configured() {
+            return fail("the server is started with another model or adapter now".into());
         }
         match published.check() {
             Ok(()) => Some(published),
@@ -95,9 +105,12 @@ impl Published {
         Ids { actor: self.actor.id.clone(), refiner: self.refiner.id.clone() }
     }
 
-    /// The directories of both roles' models.
-    pub fn models(&self) -> [&Path; 2] {
-        [&self.actor.model.path, &self.refiner.model.path]
+    /// The directories of both roles, in which nothing changes.
+    pub fn directories(&self) -> [Named; 2] {
+        [&self.actor, &self.refiner].map(|kept| Named {
+            model: kept.model.path.clone(),
+            adapter: kept.adapter.as_ref().map(|adapter| adapter.path.clone()),
+        })
     }
 
     /// Both roles' weights.

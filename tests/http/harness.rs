@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::Parser;
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use spar::config::{EngineArgs, EngineKind, NativeArgs, Secrets, ServeArgs, Settings, UpstreamArgs};
+use spar::config::{EngineArgs, EngineKind, Secrets, ServeArgs, Settings};
 use spar::engine::fake::FakeEngine;
-use spar::engine::generation::{Generation, Generations};
+use spar::engine::generation::{Generation, Generations, Pinned};
 use spar::engine::load::{Loaded, load};
 use spar::engine::metered::Metered;
 use spar::engine::{Engine, Input, Purpose, Request};
@@ -38,22 +38,14 @@ pub enum Under {
 }
 
 /// Every engine of this build that computes.
-const ENGINES: &[EngineKind] =
+pub const ENGINES: &[EngineKind] =
     if cfg!(feature = "mistral") { &[EngineKind::Native, EngineKind::Mistral] } else { &[EngineKind::Native] };
 
 /// The embedded model, loaded once for all tests, since they do not change it.
 fn embedded(engine: EngineKind) -> Generations {
     static LOADED: [OnceLock<Loaded>; 2] = [const { OnceLock::new() }; 2];
-    let args = EngineArgs {
-        model: None,
-        refiner: None,
-        templates: None,
-        served_name: None,
-        engine,
-        native: NativeArgs::default(),
-        upstream: UpstreamArgs::default(),
-    };
-    let loaded = LOADED[usize::from(engine == EngineKind::Mistral)].get_or_init(|| load(&args).unwrap());
+    let args = EngineArgs { engine, ..EngineArgs::default() };
+    let loaded = LOADED[usize::from(engine == EngineKind::Mistral)].get_or_init(|| load(&args, None).unwrap());
     let pinned = loaded.generations.pin();
     Generations::new(pinned.actor, pinned.refiner)
 }
@@ -65,6 +57,8 @@ pub struct Server {
     pub client: reqwest::Client,
     /// The process that it runs in.
     pub pid: u32,
+    /// Where it is in this process.
+    state: Option<Arc<AppState>>,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<std::io::Result<()>>,
 }
@@ -112,8 +106,13 @@ impl Server {
 
     /// Serves what the flags name; its weights can be swapped with the admin key `admin`.
     pub async fn swapping(flags: &[&str]) -> Self {
+        Self::started(flags, Some("admin")).await
+    }
+
+    /// Serves what the flags name.
+    pub async fn started(flags: &[&str], admin_key: Option<&str>) -> Self {
         let typed = Typed::try_parse_from([&["spar"], flags].concat()).unwrap();
-        let settings = Settings::check(typed.args, Secrets { api_keys: None, admin_key: Some("admin") }).unwrap();
+        let settings = Settings::check(typed.args, Secrets { api_keys: None, admin_key }).unwrap();
         let metrics = metrics::install();
         let Started { name, generations, swapper, .. } = start(&settings).await.unwrap();
         let served = Served::new(name, generations);
@@ -124,6 +123,7 @@ impl Server {
 
     async fn running(state: AppState) -> Self {
         let state = Arc::new(state);
+        let shared = Some(Arc::clone(&state));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (shutdown, stopped) = oneshot::channel::<()>();
@@ -132,7 +132,8 @@ impl Server {
             drop(stopped.await);
         };
         let task = tokio::spawn(serve(listener, state, stop));
-        Self { url, under: Under::Script, client: client(), pid: std::process::id(), shutdown: Some(shutdown), task }
+        let (under, pid, shutdown) = (Under::Script, std::process::id(), Some(shutdown));
+        Self { url, under, client: client(), pid, state: shared, shutdown, task }
     }
 
     /// As [`Server::swapping`], by `program` in a process of its own, in which no client lives.
@@ -157,7 +158,7 @@ impl Server {
             let _until_dropped = process;
             std::future::pending().await
         });
-        Self { url, under: Under::Script, client: client(), pid, shutdown: None, task }
+        Self { url, under: Under::Script, client: client(), pid, state: None, shutdown: None, task }
     }
 
     /// Waits until the canary is answered, so that every later call is a request's.
@@ -168,6 +169,11 @@ impl Server {
             }
         };
         within_seconds(10, ready).await;
+    }
+
+    /// The live pair of a server in this process.
+    pub fn pinned(&self) -> Pinned {
+        self.state.as_ref().unwrap().served.pin()
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {

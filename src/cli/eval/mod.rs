@@ -66,7 +66,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", default_value_t = 16)]
     parallel: usize,
     /// A running spar server, which then searches; absent: a model that is loaded here
-    #[arg(long, value_name = "URL", conflicts_with_all = ["model", "refiner", "templates", "engine", "upstream_url"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["model", "refiner", "adapter", "refiner_adapter", "templates", "engine", "upstream_url"])]
     url: Option<String>,
     /// Directory for trials, report.json, report.txt and scores.svg; an interrupted evaluation goes on where it was
     #[arg(long, value_name = "DIR")]
@@ -90,7 +90,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let mut cases = read_prompts(&args.data)?.items;
     cases.truncate(args.limit.unwrap_or(usize::MAX));
     // Models load outside of the runtime, since an upstream is asked from there.
-    let loaded = args.url.is_none().then(|| load(&args.engine)).transpose()?;
+    let loaded = args.url.is_none().then(|| load(&args.engine, None)).transpose()?;
     let recorder = metrics::install();
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     let report = runtime.block_on(async {
@@ -290,12 +290,21 @@ fn settings(args: &EvalArgs, prompts: usize, subject: &Subject) -> anyhow::Resul
         Subject::Loaded(loaded) => {
             let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
             // The embedded model's directory is named after its contents.
-            let embedded = loaded.files.as_ref().map(|files| files.actor());
+            let embedded = loaded.files.embedded.as_ref().map(|files| files.actor());
             let embedded =
                 embedded.as_ref().and_then(|actor| actor.parent()?.file_name()).map(|name| name.to_string_lossy());
             let upstream = (args.engine.engine == EngineKind::Upstream).then_some(&args.engine.upstream.upstream_url);
-            json!({"name": loaded.name, "model": path(&args.engine.model), "refiner": path(&args.engine.refiner),
-                   "embedded": embedded, "upstream": upstream})
+            let mut model = json!({"name": loaded.name, "model": path(&args.engine.model),
+                "refiner": path(&args.engine.refiner), "embedded": embedded, "upstream": upstream});
+            // Absent where there is none: evaluations that were begun before there were adapters go on.
+            for (name, adapter) in
+                [("adapter", &args.engine.adapter), ("refiner_adapter", &args.engine.refiner_adapter)]
+            {
+                if let Some(adapter) = path(adapter) {
+                    model[name] = adapter.into();
+                }
+            }
+            model
         }
     };
     Ok(json!({

@@ -35,6 +35,14 @@ pub struct Generation {
     pub templates: Arc<Templates>,
 }
 
+impl Generation {
+    /// Whether both compute with the same weights in memory, adapters aside: they leave it only together.
+    pub fn shares_weights(&self, other: &Self) -> bool {
+        let natives = self.engine.native().zip(other.engine.native());
+        Arc::ptr_eq(&self.engine, &other.engine) || natives.is_some_and(|(one, other)| one.shares_base(other))
+    }
+}
+
 /// The pair that one request works with. Cloning is cheap; a generation lives until its last pin is gone.
 #[derive(Clone)]
 pub struct Pinned {

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::chat::Message;
 use crate::kernels::packed::Format;
-use crate::weights::{LowRanks, RopeScaling};
+use crate::weights::{DenseConfig, LowRanks, ModelConfig, RopeScaling};
 
 /// How much of the machine the engine uses. Results do not depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,22 +85,30 @@ pub struct NativeEngine {
 }
 
 impl NativeEngine {
+    /// The shape of a model, if this engine computes its family.
+    ///
+    /// # Errors
+    /// A sentence that says what it does not compute.
+    pub fn computes(config: &ModelConfig) -> Result<&DenseConfig, String> {
+        let dense = config.dense.as_ref().ok_or_else(|| {
+            format!(
+                "the native engine computes Llama, Mistral, Qwen2 and Qwen3, not {}; a build with mistral.rs knows more",
+                config.architecture
+            )
+        })?;
+        match &dense.rope_scaling {
+            RopeScaling::Other(kind) => Err(format!("rope scaling `{kind}` is not computed by the native engine")),
+            _ => Ok(dense),
+        }
+    }
+
     /// Reads the weights into memory and starts the threads.
     ///
     /// # Errors
     /// The family is not one that this engine computes, a tensor is damaged, or no thread can be started.
     pub fn load(dir: ModelDir, config: NativeConfig) -> Result<Self, ModelError> {
         let unsupported = |reason: String| ModelError::Unsupported { dir: dir.path.clone(), reason };
-        let dense = dir.config.dense.as_ref();
-        let dense = dense.ok_or_else(|| {
-            unsupported(format!(
-                "the native engine computes Llama, Mistral, Qwen2 and Qwen3, not {}; a build with mistral.rs knows more",
-                dir.config.architecture
-            ))
-        })?;
-        if let RopeScaling::Other(kind) = &dense.rope_scaling {
-            return Err(unsupported(format!("rope scaling `{kind}` is not computed by the native engine")));
-        }
+        let dense = Self::computes(&dir.config).map_err(unsupported)?;
         let model = Model::load(&dir.config, dense, &dir.weights, config.weights)?;
         dir.weights.rest();
         let runtime =
@@ -115,15 +123,28 @@ impl NativeEngine {
     /// # Errors
     /// A module that the model does not have, or whose sizes do not fit.
     pub fn with_adapter(&self, modules: &LowRanks) -> Result<Self, ModelError> {
-        let runtime = &self.variant.runtime;
-        let adapter = Adapter::new(&runtime.model.config, modules)
+        let adapter = Adapter::new(&self.variant.runtime.model.config, modules)
             .map_err(|reason| ModelError::Unsupported { dir: self.dir.path.clone(), reason })?;
-        Ok(Self {
+        Ok(self.another(Some(adapter)))
+    }
+
+    /// The same base without an adapter: another handle on the same weights, threads and blocks.
+    pub fn bare(&self) -> Self {
+        self.another(None)
+    }
+
+    fn another(&self, adapter: Option<Adapter>) -> Self {
+        Self {
             dir: self.dir.clone(),
             info: self.info.clone(),
             grammars: self.grammars.clone(),
-            variant: Variant::new(runtime.clone(), Some(adapter)),
-        })
+            variant: Variant::new(self.variant.runtime.clone(), adapter),
+        }
+    }
+
+    /// Whether both are handles on the same weights in memory.
+    pub fn shares_base(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.variant.runtime, &other.variant.runtime)
     }
 
     /// The directory that the model was loaded from.

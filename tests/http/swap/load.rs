@@ -140,7 +140,11 @@ async fn swap_times_of_the_embedded_model() {
     let kinds: [Kind<'_>; 4] = [
         ("actor LoRA at run time", "actor", &|seed| json!({ "adapter_path": format!("a-{seed}") })),
         ("refiner LoRA at run time", "refiner", &|seed| json!({ "adapter_path": format!("r-{seed}") })),
-        ("actor LoRA merged", "actor", &|seed| json!({ "model_path": "actor", "adapter_path": format!("m-{seed}") })),
+        (
+            "actor LoRA and its base",
+            "actor",
+            &|seed| json!({ "model_path": "actor", "adapter_path": format!("m-{seed}") }),
+        ),
         ("full actor", "actor", &|seed| json!({ "model_path": format!("full-{seed}") })),
     ];
     for (kind, role, fields) in kinds {

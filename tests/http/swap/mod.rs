@@ -3,4 +3,5 @@
 mod api;
 mod load;
 mod refused;
+mod start;
 pub mod world;

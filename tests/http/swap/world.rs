@@ -23,20 +23,36 @@ pub const TOKENS: usize = 24;
 pub struct World {
     pub root: TempDir,
     pub server: Server,
+    models: Models,
 }
+
+/// The flags that name models, and their directories.
+type Models = &'static [(&'static str, &'static str)];
+
+const PAIR: Models = &[("--model", "actor"), ("--refiner", "refiner")];
+/// The refiner's model answers as well.
+const ONE_BASE: Models = &[("--model", "refiner")];
 
 impl World {
     pub async fn start(flags: &[&str]) -> Self {
-        let root = directories();
-        let server = Server::swapping(&strs(&own_flags(&root, flags))).await;
-        Self { root, server }
+        Self::on(directories(), PAIR, flags).await
+    }
+
+    /// With one base for both roles, and [`one_base`]'s adapters on it.
+    pub async fn of_one_base(flags: &[&str]) -> Self {
+        Self::on(one_base(), ONE_BASE, flags).await
+    }
+
+    async fn on(root: TempDir, models: Models, flags: &[&str]) -> Self {
+        let server = Server::swapping(&strs(&own_flags(&root, models, flags))).await;
+        Self { root, server, models }
     }
 
     /// With the server in a process of its own.
     pub async fn apart(flags: &[&str]) -> Self {
-        let root = directories();
-        let server = Server::process(env!("CARGO_BIN_EXE_spar"), &strs(&own_flags(&root, flags))).await;
-        Self { root, server }
+        let (root, models) = (directories(), PAIR);
+        let server = Server::process(env!("CARGO_BIN_EXE_spar"), &strs(&own_flags(&root, models, flags))).await;
+        Self { root, server, models }
     }
 
     /// A directory below the allowed root.
@@ -52,7 +68,7 @@ impl World {
 
     /// An adapter on one of them.
     pub fn adapter(&self, role: &str, name: &str, seed: u64) -> PathBuf {
-        random_adapter(&self.path(role), size(role), seed).save(&self.path(name)).unwrap();
+        adapter(&self.root, role, name, size(role), seed);
         self.path(name)
     }
 
@@ -65,12 +81,11 @@ impl World {
     }
 
     pub async fn restarted(self, flags: &[&str]) -> Self {
-        let Self { root, mut server } = self;
+        let Self { root, mut server, models } = self;
         server.begin_shutdown();
         server.ended().await;
         drop(server);
-        let server = Server::swapping(&strs(&own_flags(&root, flags))).await;
-        Self { root, server }
+        Self::on(root, models, flags).await
     }
 
     /// An admin call.
@@ -108,6 +123,19 @@ fn weights(root: &TempDir) -> PathBuf {
     root.path().join("weights")
 }
 
+fn adapter(root: &TempDir, base: &str, name: &str, size: f32, seed: u64) {
+    let weights = weights(root);
+    random_adapter(&weights.join(base), size, seed).save(&weights.join(name)).unwrap();
+}
+
+/// [`directories`] with adapters on the refiner: `draft` says something else, `judge` as well and can still judge.
+pub fn one_base() -> TempDir {
+    let root = directories();
+    adapter(&root, "refiner", "draft", size("actor"), 1);
+    adapter(&root, "refiner", "judge", size("refiner"), 2);
+    root
+}
+
 /// Copies of the embedded model's directories.
 fn directories() -> TempDir {
     let root = tempfile::tempdir().unwrap();
@@ -118,23 +146,23 @@ fn directories() -> TempDir {
     root
 }
 
-fn own_flags(root: &TempDir, flags: &[&str]) -> Vec<String> {
+/// The flags of a server on these directories; in those that are given, `@name` is one of them.
+fn own_flags(root: &TempDir, models: Models, flags: &[&str]) -> Vec<String> {
     let (weights, swaps) = (weights(root), root.path().join("swaps"));
     let text = |path: PathBuf| path.display().to_string();
-    let (model, refiner) = (text(weights.join("actor")), text(weights.join("refiner")));
+    let models = models.iter().map(|&(flag, name)| (flag, text(weights.join(name))));
     let own = [
-        ("--model", model),
-        ("--refiner", refiner),
-        ("--weights-root", text(weights)),
+        ("--weights-root", text(weights.clone())),
         ("--swap-dir", text(swaps)),
         ("--engine", "native".into()),
         ("--served-name", "fake".into()),
         // Random variants find each other absurd.
         ("--canary-perplexity", "0".into()),
     ];
-    let unless_given = own.into_iter().filter(|(name, _)| !flags.contains(name));
+    let unless_given = models.chain(own).filter(|(name, _)| !flags.contains(name));
     let pairs = unless_given.flat_map(|(name, value)| [name.to_owned(), value]);
-    pairs.chain(flags.iter().map(|&flag| flag.to_owned())).collect()
+    let given = |&flag: &&str| flag.strip_prefix('@').map_or(flag.to_owned(), |name| text(weights.join(name)));
+    pairs.chain(flags.iter().map(given)).collect()
 }
 
 fn strs(texts: &[String]) -> Vec<&str> {

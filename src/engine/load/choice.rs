@@ -1,0 +1,77 @@
+//! Which engine computes a model.
+
+use crate::config::EngineKind;
+use crate::engine::native::NativeEngine;
+use crate::weights::ModelConfig;
+
+/// An engine that computes models from directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// Ours: adapters are put on the weights in memory.
+    Native,
+    /// mistral.rs: adapters are merged into a directory.
+    Mistral,
+}
+
+/// What computes a model, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) runs: Runs,
+    pub(crate) why: String,
+}
+
+impl Runs {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Mistral => "mistral",
+        }
+    }
+}
+
+/// What computes the model that `config` describes where `asked` is asked for.
+pub(crate) fn choose(asked: EngineKind, config: &ModelConfig) -> Choice {
+    let choice = |runs, why: &str| Choice { runs, why: why.into() };
+    match asked {
+        EngineKind::Native => choice(Runs::Native, "--engine asks for it"),
+        EngineKind::Mistral => choice(Runs::Mistral, "--engine asks for it"),
+        EngineKind::Auto if cfg!(feature = "cuda") => {
+            choice(Runs::Mistral, "this build computes on CUDA, which the native engine does not")
+        }
+        EngineKind::Auto | EngineKind::Fake | EngineKind::Upstream => match NativeEngine::computes(config) {
+            // What the native engine does not compute, mistral.rs may.
+            Err(reason) if cfg!(feature = "mistral") => choice(Runs::Mistral, &reason),
+            _ => choice(Runs::Native, "it computes this architecture on the CPU"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TinyModel, write_json};
+
+    #[test]
+    fn the_native_engine_is_chosen_for_what_it_computes() {
+        let config = |class: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let mut config = TinyModel::default().config();
+            config["architectures"] = serde_json::json!([class]);
+            write_json(dir.path(), "config.json", &config);
+            ModelConfig::open(dir.path()).unwrap()
+        };
+        let (known, other) = (config("LlamaForCausalLM"), config("GemmaForCausalLM"));
+        let elsewhere = if cfg!(feature = "mistral") { Runs::Mistral } else { Runs::Native };
+        let usual = if cfg!(feature = "cuda") { Runs::Mistral } else { Runs::Native };
+        for (asked, config, runs) in [
+            (EngineKind::Auto, &known, usual),
+            (EngineKind::Auto, &other, elsewhere),
+            (EngineKind::Native, &other, Runs::Native),
+            (EngineKind::Mistral, &known, Runs::Mistral),
+            (EngineKind::Upstream, &known, Runs::Native),
+        ] {
+            let choice = choose(asked, config);
+            assert_eq!(choice.runs, runs, "{asked:?}, {}: {}", config.architecture, choice.why);
+        }
+    }
+}

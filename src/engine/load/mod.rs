@@ -1,0 +1,300 @@
+//! From settings to loaded models.
+
+mod adapted;
+mod choice;
+mod loader;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+pub(crate) use self::adapted::{merged, on, open as open_adapter};
+use self::choice::Choice;
+pub(crate) use self::choice::{Runs, choose};
+use self::loader::Loader;
+use super::embedded::{Embedded, NAME, UnpackError};
+use super::fake::FakeEngine;
+use super::generation::registry::AdapterSource;
+use super::generation::{Generation, Generations};
+use super::metered::Metered;
+use super::model_dir::{ModelDir, ModelError};
+use super::native::NativeEngine;
+use super::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
+use super::{Engine, EngineError, Input, Purpose, Request};
+use crate::config::{EngineArgs, EngineKind, SiblingsBy, UpstreamArgs};
+use crate::prompts::{TemplateError, Templates};
+use crate::telemetry::metrics;
+use crate::weights::store::Store;
+
+/// What is served.
+pub struct Loaded {
+    /// The name that clients use.
+    pub name: String,
+    /// The first generation of each role.
+    pub generations: Generations,
+    /// Where the actor's and the refiner's came from.
+    pub origins: [Origin; 2],
+    /// What must live as long as it is served.
+    pub files: Files,
+}
+
+/// Directories that models may be loaded from again.
+#[derive(Default)]
+pub struct Files {
+    /// The embedded model's, where it is served.
+    pub embedded: Option<Embedded>,
+    _merged: Option<TempDir>,
+}
+
+/// Where a role's weights came from, and what computes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The model's directory, or what answers in place of one.
+    pub model: String,
+    /// The adapter on it.
+    pub adapter: Option<AdapterSource>,
+    /// The engine's name.
+    pub engine: &'static str,
+    /// Why it is this one.
+    pub why: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.model)?;
+        if let Some(adapter) = &self.adapter {
+            write!(f, " with the adapter {}", adapter.path.display())?;
+        }
+        write!(f, "; engine {}: {}", self.engine, self.why)
+    }
+}
+
+/// Why nothing can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The engine is not in this binary.
+    #[error("the engine {0} is not part of this build; {1}")]
+    NotBuilt(&'static str, &'static str),
+    /// The directory cannot be served.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The adapter that a flag names cannot be used.
+    #[error("{0}: {1}")]
+    Adapter(&'static str, ModelError),
+    /// The embedded model has no place.
+    #[error(transparent)]
+    Embedded(#[from] UnpackError),
+    /// The templates cannot be used.
+    #[error(transparent)]
+    Templates(#[from] TemplateError),
+    /// The server that should answer does not.
+    #[error("--upstream-url: {0}")]
+    Upstream(EngineError),
+}
+
+/// Loads what `args` name. Adapters are kept in `store`, where there is one, and merged there where an engine cannot put them on
+/// weights in memory. Blocks for as long as that takes.
+///
+/// # Errors
+/// [`LoadError`] in one line.
+pub fn load(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, LoadError> {
+    let own = args.templates.as_deref().map(Templates::from_file).transpose()?.map(Arc::new);
+    if args.engine == EngineKind::Fake {
+        return Ok(fake(args, own.unwrap_or_else(|| Arc::new(Templates::general()))));
+    }
+    let mut loader = Loader::new(args, own.clone(), store);
+    if args.engine == EngineKind::Upstream {
+        return upstream(args, own, loader);
+    }
+    let Configured { embedded, actor, refiner } = directories(args)?;
+    let (actor, origin) = loader.generation("g-1", &actor, ACTOR)?;
+    let (refiner, second) = match refiner {
+        Some(refiner) => loader.generation("g-2", &refiner, REFINER)?,
+        None => (Arc::clone(&actor), origin.clone()),
+    };
+    let loaded_name = || if embedded.is_some() { NAME.to_owned() } else { actor.engine.info().name.clone() };
+    let name = args.served_name.clone().unwrap_or_else(loaded_name);
+    let files = Files { embedded, _merged: loader.into_files() };
+    Ok(Loaded { name, generations: Generations::new(actor, refiner), origins: [origin, second], files })
+}
+
+/// The flag that names the actor's adapter.
+const ACTOR: &str = "--adapter";
+/// The flag that names the refiner's.
+const REFINER: &str = "--refiner-adapter";
+
+/// A model's directory and that of the adapter on it, as they were named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The model's.
+    pub model: PathBuf,
+    /// The adapter's.
+    pub adapter: Option<PathBuf>,
+}
+
+/// The directories that settings name.
+pub struct Configured {
+    embedded: Option<Embedded>,
+    actor: Named,
+    /// Absent: one generation is both.
+    refiner: Option<Named>,
+}
+
+impl Configured {
+    /// The actor's and the refiner's.
+    pub fn roles(&self) -> [Named; 2] {
+        [self.actor.clone(), self.refiner.clone().unwrap_or_else(|| self.actor.clone())]
+    }
+}
+
+/// The directories that `args` name; none where the engine needs none.
+///
+/// # Errors
+/// The embedded model cannot be unpacked.
+pub fn configured(args: &EngineArgs) -> Result<Option<Configured>, LoadError> {
+    match args.engine {
+        EngineKind::Fake | EngineKind::Upstream => Ok(None),
+        _ => directories(args).map(Some),
+    }
+}
+
+/// The name that clients use, where `args` decide it.
+pub fn served_name(args: &EngineArgs) -> Option<String> {
+    let directory = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    args.served_name.clone().or_else(|| args.model.as_ref().and_then(directory))
+}
+
+fn directories(args: &EngineArgs) -> Result<Configured, LoadError> {
+    let (embedded, actor, refiner) = match &args.model {
+        Some(model) => (None, model.clone(), args.refiner.clone()),
+        None => {
+            let files = Embedded::unpack()?;
+            let (actor, refiner) = (files.actor(), args.refiner.clone().unwrap_or_else(|| files.refiner()));
+            (Some(files), actor, Some(refiner))
+        }
+    };
+    let one_for_both = refiner.is_none() && args.adapter == args.refiner_adapter;
+    let refiner = (!one_for_both)
+        .then(|| Named { model: refiner.unwrap_or_else(|| actor.clone()), adapter: args.refiner_adapter.clone() });
+    Ok(Configured { embedded, actor: Named { model: actor, adapter: args.adapter.clone() }, refiner })
+}
+
+type Model = (Arc<dyn Engine>, Arc<Templates>);
+
+/// Loads one directory with the engine that `args` ask for.
+///
+/// # Errors
+/// [`LoadError`] in one line.
+pub(crate) fn one(args: &EngineArgs, directory: &Path) -> Result<Model, LoadError> {
+    chosen(args, directory).map(|(model, _)| model)
+}
+
+fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadError> {
+    let directory = ModelDir::open(directory)?;
+    let choice = choose(args.engine, &directory.config);
+    must_be_built(choice.runs)?;
+    let (name, why) = (choice.runs.name(), &choice.why);
+    tracing::info!(model = %directory.path.display(), engine = name, why, "the engine is chosen");
+    let templates = Arc::clone(&directory.templates);
+    let engine = match choice.runs {
+        Runs::Native => native(args, directory)?,
+        Runs::Mistral => mistral(directory)?,
+    };
+    Ok(((engine, templates), choice))
+}
+
+/// Checks that this binary has an engine.
+fn must_be_built(runs: Runs) -> Result<(), LoadError> {
+    match runs {
+        Runs::Mistral if cfg!(not(feature = "mistral")) => {
+            Err(LoadError::NotBuilt("mistral", "build with --features mistral, or use --engine native"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn native(args: &EngineArgs, directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
+    let engine = NativeEngine::load(directory, args.native.config())?;
+    metrics::watch_engine(Arc::clone(engine.counters()));
+    Ok(Arc::new(Metered(engine)))
+}
+
+#[cfg(feature = "mistral")]
+fn mistral(directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
+    use super::mistral::{MistralConfig, MistralEngine, OnRestart};
+    let on_restart: OnRestart = Arc::new(metrics::engine_restarted);
+    let config = MistralConfig { on_restart: Some(on_restart), ..MistralConfig::default() };
+    Ok(Arc::new(Metered(MistralEngine::load(directory, config)?)))
+}
+
+#[cfg(not(feature = "mistral"))]
+fn mistral(_directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
+    must_be_built(Runs::Mistral).map(|()| unreachable!("it is not built"))
+}
+
+/// A server answers, and judges and refines unless a refiner's directory is named. Only the question for its models is waited for
+/// here.
+fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>, mut loader: Loader<'_>) -> Result<Loaded, LoadError> {
+    let UpstreamArgs { upstream_url: url, upstream_model: model, upstream_context: context, upstream_siblings } =
+        args.upstream.clone();
+    let url = url.unwrap_or_default();
+    let config = UpstreamConfig {
+        url: url.clone(),
+        model,
+        key: std::env::var("SPAR_UPSTREAM_KEY").ok(),
+        context,
+        siblings: match upstream_siblings {
+            SiblingsBy::N => Siblings::Choices,
+            SiblingsBy::Requests => Siblings::Requests,
+        },
+    };
+    let failed = |error: std::io::Error| LoadError::Upstream(EngineError::Unavailable(error.to_string()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let engine = runtime.block_on(UpstreamEngine::connect(config)).map_err(LoadError::Upstream)?;
+    let engine: Arc<dyn Engine> = Arc::new(Metered(engine));
+    let name = args.served_name.clone().unwrap_or_else(|| engine.info().name.clone());
+    let templates = own.unwrap_or_else(|| Arc::new(Templates::general()));
+    let model = format!("{} at {url}", engine.info().name);
+    let origin = Origin { model, adapter: None, engine: "upstream", why: ASKED.into() };
+    let actor = Arc::new(Generation { id: "g-1".into(), engine, templates });
+    let (refiner, second) = match &args.refiner {
+        Some(path) => {
+            let named = Named { model: path.clone(), adapter: args.refiner_adapter.clone() };
+            loader.generation("g-2", &named, REFINER)?
+        }
+        None => (Arc::clone(&actor), origin.clone()),
+    };
+    let files = Files { embedded: None, _merged: loader.into_files() };
+    Ok(Loaded { name, generations: Generations::new(actor, refiner), origins: [origin, second], files })
+}
+
+/// Why an engine runs that is never chosen by itself.
+const ASKED: &str = "--engine asks for it";
+
+/// Echoes; drafts are judged wrong, refinements right.
+fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
+    let text = templates.text.clone();
+    let script = move |request: &Request, _sibling: usize| -> Result<String, EngineError> {
+        let asked = match &request.input {
+            Input::Chat(turns) => turns.last().map(|turn| turn.content.as_str()).unwrap_or_default(),
+            Input::Text(text) => text,
+        };
+        Ok(match request.purpose {
+            Purpose::Answer => format!("Echo: {asked}"),
+            Purpose::Judge if asked.contains("Refined echo") => format!("It is refined.\n{} Yes", text.verdict),
+            Purpose::Judge => format!("It is only a draft.\n{} No", text.verdict),
+            Purpose::Refine => format!("I refine it. {}Refined echo{}", text.start, text.end),
+        })
+    };
+    let engine: Arc<dyn Engine> = Arc::new(Metered(FakeEngine::new(script)));
+    let name = args.served_name.clone().unwrap_or_else(|| engine.info().name.clone());
+    let generation = Generation { id: "g-1".into(), engine, templates };
+    let origin = Origin { model: "scripted replies".into(), adapter: None, engine: "fake", why: ASKED.into() };
+    let generations = Generations::single(Arc::new(generation));
+    Loaded { name, generations, origins: [origin.clone(), origin], files: Files::default() }
+}
+
+#[cfg(test)]
+mod tests;

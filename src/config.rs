@@ -462,16 +462,6 @@ impl Settings {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.http.host, self.http.port)
     }
-
-    /// Every setting on a line of its own, secrets hidden.
-    pub fn describe(&self) -> String {
-        let keys = self.api_keys.len();
-        let admin = if self.admin_key.is_some() { "set (hidden)" } else { "not set: weights cannot be swapped" };
-        let Self { engine, http, search, swap, traffic, .. } = self;
-        format!(
-            "{engine:#?}\n{http:#?}\n{search:#?}\n{swap:#?}\n{traffic:#?}\nApiKeys: {keys} (hidden)\nAdminKey: {admin}"
-        )
-    }
 }
 
 fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
@@ -579,7 +569,7 @@ mod tests {
     fn keys_come_from_the_environment_and_are_hidden() {
         let settings = settings(&[], Some("alpha, beta,")).unwrap();
         assert_eq!(settings.api_keys.len(), 2);
-        let shown = format!("{settings:?}{}", settings.describe());
+        let shown = format!("{settings:?}");
         assert!(!shown.contains("alpha") && !shown.contains("beta"), "{shown}");
     }
 }

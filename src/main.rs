@@ -3,8 +3,6 @@
 use std::ffi::{c_int, c_long};
 use std::process::ExitCode;
 
-use clap::Parser;
-
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -27,7 +25,7 @@ fn purge_at_once() {
 
 fn main() -> ExitCode {
     purge_at_once();
-    match spar::cli::Cli::parse().run() {
+    match spar::cli::Cli::typed().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line: the alternate form joins the causes.

@@ -4,9 +4,10 @@ mod bench;
 mod eval;
 mod openapi;
 mod serve;
+mod settings;
 mod verify;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::ServeArgs;
 
@@ -18,6 +19,9 @@ pub struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     serve: ServeArgs,
+    /// Settings that are not the defaults, to be said at the start.
+    #[arg(skip)]
+    changed: Vec<String>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -35,14 +39,28 @@ enum Command {
 }
 
 impl Cli {
+    /// What was typed; ends the process where it cannot be read, or asks for help.
+    pub fn typed() -> Self {
+        let command = Self::command();
+        let matches = command.clone().get_matches();
+        let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let of = |name: &str| command.find_subcommand(name);
+        let (command, matches) = match matches.subcommand() {
+            Some((name, matches)) => (of(name).unwrap_or(&command), matches),
+            None => (&command, &matches),
+        };
+        cli.changed = settings::changed(command, matches);
+        cli
+    }
+
     /// Does what was asked.
     ///
     /// # Errors
     /// What is shown to the person who typed it.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
-            None => serve::run(self.serve),
-            Some(Command::Serve(args)) => serve::run(*args),
+            None => serve::run(self.serve, &self.changed),
+            Some(Command::Serve(args)) => serve::run(*args, &self.changed),
             Some(Command::Openapi) => openapi::run(),
             Some(Command::Verify(args)) => verify::run(&args),
             Some(Command::Eval(args)) => eval::run(&args),
@@ -53,10 +71,10 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn no_two_arguments_are_one() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

@@ -8,25 +8,28 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Secrets, ServeArgs, Settings};
+use crate::engine::generation::Pinned;
+use crate::engine::load::Origin;
 use crate::http::{self, AppState, Served, Traffic};
 use crate::swap::{self, Started};
 use crate::telemetry::{self, metrics};
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT. `changed` are the settings that are not the defaults.
 ///
 /// # Errors
 /// Settings, models or the socket cannot be used.
-pub fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     let [api_keys, admin_key] = ["SPAR_API_KEYS", "SPAR_ADMIN_KEY"].map(|name| std::env::var(name).ok());
     let secrets = Secrets { api_keys: api_keys.as_deref(), admin_key: admin_key.as_deref() };
     let settings = Settings::check(args, secrets)?;
     telemetry::start(&settings.http)?;
     let metrics = metrics::install();
-    println!("{}", settings.describe());
+    println!("{}", told(&settings, changed));
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     runtime.block_on(async {
         let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
-        let Started { name, generations, swapper, files: _files, .. } = swap::start(&settings).await?;
+        let Started { name, generations, origins, swapper, files: _files } = swap::start(&settings).await?;
+        println!("{}", loaded(&generations.pin(), &origins));
         let served = Served::new(name, generations);
         let address = settings.address();
         let mut state = AppState::new(settings, served, metrics);
@@ -45,6 +48,33 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         println!("{}", welcome(listener.local_addr()?, &state.served.name));
         http::serve(listener, state, shutdown).await.context("the server failed")
     })
+}
+
+/// What the server was told, secrets hidden.
+fn told(settings: &Settings, changed: &[String]) -> String {
+    let keys = match settings.api_keys.len() {
+        0 => "none, everybody may call".to_owned(),
+        count => format!("{count} (hidden)"),
+    };
+    let admin = if settings.admin_key.is_some() { "set (hidden)" } else { "not set, weights cannot be swapped" };
+    let changed = match changed {
+        [] => "none".to_owned(),
+        lines => lines.iter().map(|line| format!("\n  {line}")).collect(),
+    };
+    let (version, address) = (env!("CARGO_PKG_VERSION"), settings.address());
+    format!(
+        "spar {version}, to listen on {address}\nAPI keys: {keys}\nadmin key: {admin}\nsettings that are not the \
+         defaults: {changed}"
+    )
+}
+
+/// What computes the answers, and why; a generation that has both roles is one line.
+fn loaded(live: &Pinned, origins: &[Origin; 2]) -> String {
+    let [actor, refiner] = origins;
+    if Arc::ptr_eq(&live.actor, &live.refiner) {
+        return format!("actor and refiner {}: {actor}", live.actor.id);
+    }
+    format!("actor {}: {actor}\nrefiner {}: {refiner}", live.actor.id, live.refiner.id)
 }
 
 fn welcome(address: SocketAddr, model: &str) -> String {

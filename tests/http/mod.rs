@@ -6,6 +6,7 @@ mod completions;
 mod engines;
 mod errors;
 mod eval;
+mod greeting;
 mod harness;
 mod life;
 mod metrics;

@@ -1,0 +1,164 @@
+//! Which models are served, and by what.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{ConfigError, require};
+use crate::engine::native::NativeConfig;
+use crate::kernels::packed::Format;
+
+/// Which models are served, and by what.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Model")]
+pub struct EngineArgs {
+    /// Directory with a Hugging Face checkpoint; absent: the embedded model
+    #[arg(long, env = "SPAR_MODEL", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Directory with a separate refiner's checkpoint; absent: the model's own
+    #[arg(long, env = "SPAR_REFINER", value_name = "DIR")]
+    pub refiner: Option<PathBuf>,
+    /// Directory with a PEFT LoRA adapter of the actor, on the model; it changes nothing of the refiner
+    #[arg(long, env = "SPAR_ADAPTER", value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Directory with a PEFT LoRA adapter of the refiner, on --refiner if given, else on the model that would judge without it
+    #[arg(long, env = "SPAR_REFINER_ADAPTER", value_name = "DIR")]
+    pub refiner_adapter: Option<PathBuf>,
+    /// File with judge and refine templates; absent: the refiner's spar.json, else the general ones
+    #[arg(long, env = "SPAR_TEMPLATES", value_name = "FILE")]
+    pub templates: Option<PathBuf>,
+    /// Name that clients use; absent: the directory's name
+    #[arg(long, env = "SPAR_SERVED_NAME", value_name = "NAME")]
+    pub served_name: Option<String>,
+    /// What runs the model
+    #[arg(long, env = "SPAR_ENGINE", value_enum, default_value_t = EngineKind::Auto)]
+    pub engine: EngineKind,
+    #[command(flatten)]
+    #[doc = "How the native engine computes."]
+    pub native: NativeArgs,
+    #[command(flatten)]
+    #[doc = "Which server, where the engine is one."]
+    pub upstream: UpstreamArgs,
+}
+
+/// How much of the machine the native engine uses.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Native engine")]
+pub struct NativeArgs {
+    /// Bytes of keys and values that are kept for later prompts, per model
+    #[arg(long, env = "SPAR_KV_CACHE_BYTES", value_name = "BYTES", default_value_t = NativeConfig::default().cache_bytes)]
+    pub kv_cache_bytes: usize,
+    /// Threads that compute; absent: one per processor
+    #[arg(long, env = "SPAR_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// Replies that are computed at the same time
+    #[arg(long, env = "SPAR_MAX_REPLIES", value_name = "N", default_value_t = NativeConfig::default().max_replies)]
+    pub max_replies: usize,
+    /// How the weights are kept in memory
+    #[arg(long, env = "SPAR_QUANTIZE", value_enum, default_value_t = Quantize::None)]
+    pub quantize: Quantize,
+}
+
+/// How weights are kept in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Quantize {
+    /// As the checkpoint has them
+    None,
+    /// In 8 bits, with a scale for each 32 of a row
+    Q8,
+}
+
+impl Default for NativeArgs {
+    fn default() -> Self {
+        let NativeConfig { cache_bytes, max_replies, .. } = NativeConfig::default();
+        Self { kv_cache_bytes: cache_bytes, threads: None, max_replies, quantize: Quantize::None }
+    }
+}
+
+impl NativeArgs {
+    /// The engine's settings.
+    pub fn config(&self) -> NativeConfig {
+        let default = NativeConfig::default();
+        let threads = self.threads.unwrap_or(default.threads);
+        let weights = match self.quantize {
+            Quantize::None => default.weights,
+            Quantize::Q8 => Format::Q8,
+        };
+        NativeConfig { threads, max_replies: self.max_replies, cache_bytes: self.kv_cache_bytes, weights, ..default }
+    }
+}
+
+/// Which server answers where the engine is `upstream`. Its key comes from the environment, as SPAR_UPSTREAM_KEY.
+#[derive(Args, Clone, Debug, Default)]
+pub struct UpstreamArgs {
+    /// OpenAI-compatible server to ask, such as http://127.0.0.1:8000/v1; its key is taken from SPAR_UPSTREAM_KEY
+    #[arg(long, env = "SPAR_UPSTREAM_URL", value_name = "URL")]
+    pub upstream_url: Option<String>,
+    /// Model to ask it for; absent: the one that it serves
+    #[arg(long, env = "SPAR_UPSTREAM_MODEL", value_name = "NAME")]
+    pub upstream_model: Option<String>,
+    /// Tokens of its context; absent: what it says, else 8192
+    #[arg(long, env = "SPAR_UPSTREAM_CONTEXT", value_name = "N")]
+    pub upstream_context: Option<usize>,
+    /// How it is asked for votes and branches of one prompt: by `n`, or by a request for each
+    #[arg(long, env = "SPAR_UPSTREAM_SIBLINGS", value_name = "HOW", value_enum, default_value_t)]
+    pub upstream_siblings: SiblingsBy,
+}
+
+/// How an upstream is asked for several replies to one prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SiblingsBy {
+    /// One request with `n`
+    #[default]
+    N,
+    /// A request for each, for servers that ignore `n`
+    Requests,
+}
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// The native engine where it knows the architecture, else mistral.rs
+    #[default]
+    Auto,
+    /// mistral.rs: every architecture it knows, and CUDA
+    Mistral,
+    /// The native engine: Llama-family models on the CPU
+    Native,
+    /// Any OpenAI-compatible server, named by --upstream-url
+    Upstream,
+    /// Scripted replies without a model
+    #[value(hide = true)]
+    Fake,
+}
+
+impl EngineArgs {
+    /// Checks what must agree.
+    ///
+    /// # Errors
+    /// Names both flags.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let upstream = self.engine == EngineKind::Upstream;
+        require(upstream || self.upstream.upstream_url.is_none(), || "--upstream-url needs --engine upstream".into())?;
+        require(upstream || self.upstream.upstream_model.is_none(), || {
+            "--upstream-model needs --engine upstream".into()
+        })?;
+        require(!upstream || self.upstream.upstream_url.is_some(), || "--engine upstream needs --upstream-url".into())?;
+        require(!upstream || self.model.is_none(), || {
+            "--engine upstream takes the model from the server: use --upstream-model instead of --model".into()
+        })?;
+        let fake = self.engine == EngineKind::Fake;
+        let adapters = [("--adapter", &self.adapter), ("--refiner-adapter", &self.refiner_adapter)];
+        for (flag, _) in adapters.into_iter().filter(|(_, adapter)| fake && adapter.is_some()) {
+            require(false, || format!("{flag} needs a model, and --engine fake has none"))?;
+        }
+        require(!upstream || self.adapter.is_none(), || {
+            "--adapter needs a model of this server's own: --engine upstream takes models and adapters from the server"
+                .into()
+        })?;
+        require(!upstream || self.refiner_adapter.is_none() || self.refiner.is_some(), || {
+            "--refiner-adapter needs --refiner where --engine is upstream".into()
+        })?;
+        require(self.upstream.upstream_context != Some(0), || "--upstream-context must be at least 1, got 0".into())
+    }
+}

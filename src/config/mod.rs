@@ -1,0 +1,169 @@
+//! Settings: what was typed (flags and environment), and what was checked.
+
+mod engine;
+mod http;
+mod keys;
+mod search;
+mod swap;
+mod traffic;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+use secrecy::SecretString;
+
+pub use self::engine::{EngineArgs, EngineKind, NativeArgs, Quantize, SiblingsBy, UpstreamArgs};
+pub use self::http::{HttpArgs, LogFormat};
+pub use self::keys::Secrets;
+use self::keys::{admin_key, api_keys};
+pub use self::search::SearchArgs;
+pub use self::swap::SwapArgs;
+pub use self::traffic::TrafficArgs;
+
+/// Everything that the server is told.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    #[doc = "Which models."]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    #[doc = "How it serves."]
+    pub http: HttpArgs,
+    #[command(flatten)]
+    #[doc = "How it searches."]
+    pub search: SearchArgs,
+    #[command(flatten)]
+    #[doc = "How its weights are swapped."]
+    pub swap: SwapArgs,
+    #[command(flatten)]
+    #[doc = "What of its traffic is kept."]
+    pub traffic: TrafficArgs,
+}
+
+/// Checked settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which models.
+    pub engine: EngineArgs,
+    /// How it serves.
+    pub http: HttpArgs,
+    /// How it searches.
+    pub search: SearchArgs,
+    /// How weights are swapped.
+    pub swap: SwapArgs,
+    /// What of its traffic is kept.
+    pub traffic: TrafficArgs,
+    /// Keys that callers must show one of; none: everybody may call.
+    pub api_keys: Vec<SecretString>,
+    /// The key to the admin routes; none: nobody may call them.
+    pub admin_key: Option<SecretString>,
+}
+
+/// Settings that cannot be used, or that do not agree.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Settings {
+    /// Checks `args` and takes the keys from `secrets` and the files that `args` name.
+    ///
+    /// # Errors
+    /// Names the flag, or both flags where two do not agree.
+    pub fn check(args: ServeArgs, secrets: Secrets<'_>) -> Result<Self, ConfigError> {
+        let ServeArgs { engine, http, search, swap, traffic } = args;
+        engine.check()?;
+        http.check()?;
+        search.check()?;
+        swap.check()?;
+        let api_keys = api_keys(&http, secrets.api_keys)?;
+        let admin_key = admin_key(&swap, secrets.admin_key)?;
+        require(admin_key.is_some() || swap.weights_roots.is_empty(), || {
+            "--weights-root needs an admin key: set SPAR_ADMIN_KEY or --admin-key-file".into()
+        })?;
+        traffic.check()?;
+        Ok(Self { engine, http, search, swap, traffic, api_keys, admin_key })
+    }
+
+    /// Where to listen.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.http.host, self.http.port)
+    }
+}
+
+fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError(message())) }
+}
+
+/// Reads `500ms`, `30s` or `10m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let fail = || format!("expected a whole number with ms, s or m, such as 30s, got {text:?}");
+    let number: u64 = digits.parse().map_err(|_| fail())?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs).ok_or_else(fail),
+        _ => Err(fail()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    fn settings(flags: &[&str], env_keys: Option<&str>) -> Result<Settings, String> {
+        let typed = Typed::try_parse_from([&["spar"], flags].concat()).map_err(|e| e.to_string())?;
+        let secrets = Secrets { api_keys: env_keys, admin_key: None };
+        Settings::check(typed.args, secrets).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let settings = settings(&[], None).unwrap();
+        assert_eq!(settings.address().to_string(), "127.0.0.1:8080");
+        assert!(settings.api_keys.is_empty());
+    }
+
+    #[test]
+    fn bad_settings_name_their_flags() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["--max-running", "0"], "--max-running must be at least 1, got 0"),
+            (&["--heartbeat", "2s"], "--heartbeat must be above 0 and at most 1s, got 2s"),
+            (&["--search-budget", "65"], "--search-budget (65) must not be above --max-search-budget (64)"),
+            (&["--search-deadline", "6m"], "--search-deadline (360s) must not be above --max-search-deadline (300s)"),
+            (&["--judge-temperature", "3"], "--judge-temperature must be between 0 and 2, got 3"),
+            (&["--engine", "upstream"], "--engine upstream needs --upstream-url"),
+            (&["--upstream-url", "http://h"], "--upstream-url needs --engine upstream"),
+            (&["--engine", "upstream", "--upstream-url", "http://h", "--model", "d"], "use --upstream-model instead"),
+            (&["--engine", "fake", "--adapter", "d"], "--adapter needs a model, and --engine fake has none"),
+            (&["--engine", "fake", "--refiner-adapter", "d"], "--refiner-adapter needs a model"),
+            (&["--engine", "upstream", "--upstream-url", "h", "--adapter", "d"], "--adapter needs a model of this"),
+            (&["--engine", "upstream", "--upstream-url", "h", "--refiner-adapter", "d"], "needs --refiner where"),
+            (&["--max-generations", "1"], "--max-generations must be at least 2, got 1"),
+            (&["--weights-root", "/"], "--weights-root needs an admin key"),
+            (&["--request-timeout", "soon"], "expected a whole number with ms, s or m"),
+        ];
+        for (flags, expected) in cases {
+            let message = settings(flags, None).unwrap_err();
+            assert!(message.contains(expected), "{flags:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn keys_come_from_the_environment_and_are_hidden() {
+        let settings = settings(&[], Some("alpha, beta,")).unwrap();
+        assert_eq!(settings.api_keys.len(), 2);
+        let shown = format!("{settings:?}");
+        assert!(!shown.contains("alpha") && !shown.contains("beta"), "{shown}");
+    }
+}

@@ -37,6 +37,7 @@ fn without_login(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use clap::builder::Resettable;
 
     use super::*;
     use crate::cli::Cli;
@@ -56,7 +57,7 @@ mod tests {
         ];
         for (flags, expected) in table {
             // What the environment of the tests sets is not theirs.
-            let command = Cli::command().mut_args(|argument| argument.env(None::<&OsStr>));
+            let command = Cli::command().mut_args(|argument| argument.env(Resettable::Reset));
             let matches = command.clone().get_matches_from([&["spar"], flags].concat());
             assert_eq!(changed(&command, &matches), expected, "{flags:?}");
         }

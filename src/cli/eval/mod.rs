@@ -96,7 +96,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let report = runtime.block_on(async {
         let subject = match (&args.url, loaded) {
             (Some(url), _) => Subject::Server(RunningServer::connect(url, std::env::var("SPAR_API_KEY").ok()).await?),
-            (None, Some(loaded)) => Subject::Loaded(loaded),
+            (None, Some(loaded)) => Subject::Loaded(Box::new(loaded)),
             (None, None) => unreachable!("without a server models were loaded"),
         };
         Evaluation::new(args, &cases, &subject)?.measure().await
@@ -170,7 +170,7 @@ impl EvalArgs {
 
 /// Who answers.
 enum Subject {
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
     Server(RunningServer),
 }
 

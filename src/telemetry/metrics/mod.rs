@@ -1,0 +1,61 @@
+//! Every metric: names, labels, buckets and help texts, behind functions. The only folder that names `metrics::` macros.
+
+mod engines;
+mod names;
+mod requests;
+mod searches;
+mod swaps;
+
+use std::sync::OnceLock;
+
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+pub use self::engines::*;
+use self::names::{COUNTERS, GAUGES, HISTOGRAMS};
+pub use self::requests::*;
+pub use self::searches::*;
+pub use self::swaps::*;
+
+/// Installs the recorder of this process, once, and gives the handle that renders it.
+pub fn install() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let builder = HISTOGRAMS.iter().fold(PrometheusBuilder::new(), |builder, (name, buckets, _)| {
+                let name = Matcher::Full((*name).to_owned());
+                builder.set_buckets_for_metric(name, buckets).expect("no list of buckets is empty")
+            });
+            let handle = builder.install_recorder().expect("this is the only recorder of the process");
+            describe();
+            handle
+        })
+        .clone()
+}
+
+fn describe() {
+    for (name, help) in COUNTERS {
+        describe_counter!(*name, *help);
+    }
+    for (name, help) in GAUGES {
+        describe_gauge!(*name, *help);
+    }
+    for (name, _, help) in HISTOGRAMS {
+        describe_histogram!(*name, *help);
+    }
+    // Known label sets start at zero, so that a rate over the first event is right.
+    engines::begin();
+    searches::begin();
+    requests::begin();
+    swaps::begin();
+    gauge!("spar_build_info", "version" => env!("CARGO_PKG_VERSION"), "features" => features()).set(1.0);
+}
+
+/// The features of this build.
+pub fn features() -> &'static str {
+    match (cfg!(feature = "mistral"), cfg!(feature = "cuda")) {
+        (_, true) => "server,mistral,cuda",
+        (true, false) => "server,mistral",
+        (false, false) => "server",
+    }
+}

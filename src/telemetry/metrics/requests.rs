@@ -1,0 +1,105 @@
+//! Requests: how they end, wait and are refused, and when their tokens come.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+/// Known label sets start at zero.
+pub(super) fn begin() {
+    for reason in [Rejection::QueueFull, Rejection::Deadline, Rejection::ShuttingDown] {
+        counter!("spar_requests_rejected_total", "reason" => reason.label()).increment(0);
+    }
+    gauge!("spar_requests_running").increment(0.0);
+    gauge!("spar_requests_waiting").increment(0.0);
+}
+
+/// A response went out in full, or its client went away.
+pub fn request_ended(route: &'static str, status: u16, took: Duration) {
+    counter!("spar_http_requests_total", "route" => route, "status" => status.to_string()).increment(1);
+    histogram!("spar_http_request_duration_seconds", "route" => route).record(took);
+}
+
+/// Why a request was refused before it ran.
+#[derive(Clone, Copy, Debug)]
+pub enum Rejection {
+    /// Too many were waiting.
+    QueueFull,
+    /// Time was up while it waited.
+    Deadline,
+    /// The server is on its way out.
+    ShuttingDown,
+}
+
+impl Rejection {
+    fn label(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Deadline => "deadline",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+/// A request was refused before it ran.
+pub fn request_rejected(reason: Rejection) {
+    counter!("spar_requests_rejected_total", "reason" => reason.label()).increment(1);
+}
+
+/// Counts something as long as it lives.
+pub struct Counted(&'static str);
+
+impl Counted {
+    /// A request that is being answered.
+    pub fn running() -> Self {
+        Self::begin("spar_requests_running")
+    }
+
+    /// A request that waits.
+    pub fn waiting() -> Self {
+        Self::begin("spar_requests_waiting")
+    }
+
+    fn begin(name: &'static str) -> Self {
+        gauge!(name).increment(1.0);
+        Self(name)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        gauge!(self.0).decrement(1.0);
+    }
+}
+
+/// How a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answering {
+    /// One draw.
+    Plain,
+    /// Judged and refined.
+    Search,
+}
+
+impl Answering {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Search => "search",
+        }
+    }
+}
+
+/// The answer's first token is there.
+pub fn first_token(mode: Answering, after: Duration) {
+    histogram!("spar_time_to_first_token_seconds", "mode" => mode.label()).record(after);
+}
+
+/// Another token is there.
+pub fn next_token(mode: Answering, after: Duration) {
+    histogram!("spar_inter_token_latency_seconds", "mode" => mode.label()).record(after);
+}
+
+/// The answer is complete.
+pub fn answered(mode: Answering, after: Duration) {
+    histogram!("spar_e2e_request_latency_seconds", "mode" => mode.label()).record(after);
+}

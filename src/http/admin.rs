@@ -253,7 +253,7 @@ pub async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SwapResponse>, ApiError> {
-    let asked: SwapRequest = JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?;
+    let asked: SwapRequest = read(&state, &headers, body).await?;
     let adapter = asked.adapter_path.map(|path| NamedAdapter { path: path.into(), name: None });
     let weights = match (asked.model_path, adapter) {
         (Some(model), adapter) => Weights::Model(model.into(), adapter),
@@ -290,7 +290,7 @@ pub async fn rollback(
     body: Body,
 ) -> Result<Json<SwapResponse>, ApiError> {
     let asked: RollbackRequest = match headers.contains_key(header::CONTENT_TYPE) {
-        true => JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?,
+        true => read(&state, &headers, body).await?,
         false => RollbackRequest::default(),
     };
     let role = match asked.role.map(Scope::from) {
@@ -306,7 +306,7 @@ pub async fn rollback(
     responses((status = 200, body = String), (status = 422, body = ErrorBody), (status = 429, body = ErrorBody)),
 )]
 pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
-    let asked: LoadLoraRequest = JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?;
+    let asked: LoadLoraRequest = read(&state, &headers, body).await?;
     let adapter = NamedAdapter { path: asked.lora_path.into(), name: Some(asked.lora_name.clone()) };
     let scope = asked.role.map_or(Scope::One(Role::Actor), Scope::from);
     swapper(&state)?.swap(simple(scope, Weights::Adapter(adapter))).await?;
@@ -319,7 +319,7 @@ pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Bo
     responses((status = 200, body = String), (status = 404, body = ErrorBody), (status = 429, body = ErrorBody)),
 )]
 pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
-    let asked: UnloadLoraRequest = JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?;
+    let asked: UnloadLoraRequest = read(&state, &headers, body).await?;
     let swapper = swapper(&state)?;
     let has = |role: Role| {
         let adapter = swapper.source(role).and_then(|source| source.adapter);
@@ -350,7 +350,7 @@ pub async fn update_weights(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<UpdateWeightsResponse>, ApiError> {
-    let asked: UpdateWeightsRequest = JsonObject::read(&headers, body, state.settings.http.max_body).await?.fields()?;
+    let asked: UpdateWeightsRequest = read(&state, &headers, body).await?;
     let swapper = swapper(&state)?;
     let live = swapper.live();
     let usual = if live.actor == live.refiner { Scope::Both } else { Scope::One(Role::Actor) };
@@ -358,6 +358,15 @@ pub async fn update_weights(
     let report = swapper.swap(simple(scope, Weights::Model(asked.model_path.into(), None))).await?;
     let message = "Succeeded to update model weights.".to_owned();
     Ok(Json(UpdateWeightsResponse { success: true, message, generation: wire(report.after) }))
+}
+
+/// The fields of a body.
+async fn read<T: serde::de::DeserializeOwned>(
+    state: &AppState,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, ApiError> {
+    JsonObject::read(headers, body, state.settings.http.max_body).await?.fields()
 }
 
 fn simple(scope: Scope, weights: Weights) -> Order {

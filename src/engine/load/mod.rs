@@ -114,8 +114,7 @@ pub fn load(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, LoadErro
         Some(refiner) => loader.generation("g-2", &refiner, REFINER)?,
         None => (Arc::clone(&actor), origin.clone()),
     };
-    let loaded_name = || if embedded.is_some() { NAME.to_owned() } else { actor.engine.info().name.clone() };
-    let name = args.served_name.clone().unwrap_or_else(loaded_name);
+    let name = served_name(args).unwrap_or_else(|| actor.engine.info().name.clone());
     let files = Files { embedded, _merged: loader.into_files() };
     Ok(Loaded { name, generations: Generations::new(actor, refiner), origins: [origin, second], files })
 }
@@ -160,10 +159,14 @@ pub fn configured(args: &EngineArgs) -> Result<Option<Configured>, LoadError> {
     }
 }
 
-/// The name that clients use, where `args` decide it.
+/// The name that clients use, where `args` decide it: whatever is published or merged meanwhile, it stays.
 pub fn served_name(args: &EngineArgs) -> Option<String> {
-    let directory = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    args.served_name.clone().or_else(|| args.model.as_ref().and_then(directory))
+    let usual = || match (args.engine, &args.model) {
+        (EngineKind::Fake | EngineKind::Upstream, _) => None,
+        (_, Some(model)) => model.file_name().map(|name| name.to_string_lossy().into_owned()),
+        (_, None) => Some(NAME.to_owned()),
+    };
+    args.served_name.clone().or_else(usual)
 }
 
 fn directories(args: &EngineArgs) -> Result<Configured, LoadError> {

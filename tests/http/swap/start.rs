@@ -153,6 +153,37 @@ async fn a_restart_serves_what_was_published_unless_an_adapter_flag_changed() {
 }
 
 #[tokio::test]
+async fn a_state_that_was_written_before_there_were_adapter_flags_is_served() {
+    let world = World::of_one_base(&[]).await;
+    world.swap("actor", json!({ "adapter_path": "draft" })).await;
+    let published = world.fingerprint().await;
+    let file = world.root.path().join("swaps/published.json");
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(state.as_object_mut().unwrap().shift_remove("configured_adapters"), Some(json!([null, null])));
+    std::fs::write(&file, state.to_string()).unwrap();
+    assert_eq!(world.restarted(&[]).await.fingerprint().await, published);
+}
+
+#[tokio::test]
+async fn the_embedded_model_keeps_its_name_whatever_is_published() {
+    let root = tempfile::tempdir().unwrap();
+    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/spar-tiny/actor");
+    let weights = root.path().join("weights");
+    random_adapter(&shipped, 0.25, 1).save(&weights.join("mine")).unwrap();
+    let [weights, swaps] = [weights, root.path().join("swaps")].map(|path| path.display().to_string());
+    let flags = ["--engine", "native", "--weights-root", &weights, "--swap-dir", &swaps, "--canary-perplexity", "0"];
+    for start in ["first", "again"] {
+        let mut server = Server::swapping(&flags).await;
+        let models = json_of(server.get("/v1/models"), StatusCode::OK).await;
+        assert_eq!(models["data"][0]["id"], "spar-tiny", "{start}");
+        let body = json!({ "role": "actor", "adapter_path": "mine" });
+        json_of(server.post("/admin/generations", &body).bearer_auth("admin"), StatusCode::OK).await;
+        server.begin_shutdown();
+        server.ended().await;
+    }
+}
+
+#[tokio::test]
 async fn adapters_are_put_on_the_embedded_model_without_an_admin_key() {
     let root = one_base();
     let adapters = root.path().join("weights");

@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use futures::{StreamExt, stream};
 use serde::Serialize;
 use spar::chat::Message;
 use spar::engine::{EngineError, FinishReason, Purpose, Request, Sampling, derive_seed};
 use spar::search::{self, Judgement, Models, SearchConfig, Task};
 use spar::verify::Check;
 
-use super::engines::{Engines, bar};
+use super::engines::Engines;
 use super::journal::Journal;
 use super::manifest::{Record, Stage};
 use crate::recipe::iterate::{Sample, Search};
@@ -53,20 +52,11 @@ pub async fn sample(settings: &Settings<'_>, files: Files<'_>) -> Result<Record>
         Stage::Running(running) => running,
     };
     let prompts = read_prompts(files.prompts, settings.bad_lines)?;
-    let mut journal = Journal::open(files.out)?;
+    let journal = Journal::open(files.out)?;
     let engines = Engines::open(files.actor, files.refiner)?;
     let config = SearchConfig { votes: settings.sample.votes, ..settings.search.config() };
-    let bar = bar("sampling", prompts.items.len(), journal.done);
-    let mut lines = stream::iter(prompts.items.iter().enumerate().skip(journal.done))
-        .map(|(i, asked)| one(engines.models(), settings, &config, i, asked))
-        .buffered(settings.sample.parallel);
-    while let Some(line) = lines.next().await {
-        journal.push(&line?)?;
-        bar.inc(1);
-    }
-    drop(lines);
-    bar.finish_and_clear();
-    journal.finish()?;
+    let line = |i, asked| one(engines.models(), settings, &config, i, asked);
+    journal.fill("sampling", &prompts.items, settings.sample.parallel, line).await?;
     let counts = counts(files.out)?;
     running.finish(&counts, prompts.skipped, &[("samples", files.out)])
 }

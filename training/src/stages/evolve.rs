@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use futures::{StreamExt, stream};
 use rand::seq::index::sample;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,7 +12,6 @@ use spar::engine::{Engine, EngineError, Purpose, Request, Sampling, derive_seed}
 use spar::prompts::Templates;
 use spar::prompts::evolve::TAXONOMY;
 
-use super::engines::bar;
 use super::journal::Journal;
 use super::manifest::{Record, Stage};
 use super::{bootstrap, write_lines};
@@ -61,19 +59,10 @@ pub async fn evolve(settings: &Settings, prompts: &Path, model: &Path, out: &Pat
     let asked = read_prompts(prompts, settings.bad_lines)?;
     let engine = bootstrap::load(model)?;
     let log = out.with_extension("log.jsonl");
-    let mut journal = Journal::open(&log)?;
-    let bar = bar("evolving", asked.items.len(), journal.done);
+    let journal = Journal::open(&log)?;
     let templates = engine.dir().templates.clone();
-    let mut lines = stream::iter(asked.items.iter().enumerate().skip(journal.done))
-        .map(|(i, asked)| one(&engine, &templates, settings, i, asked))
-        .buffered(settings.parallel.max(1));
-    while let Some(line) = lines.next().await {
-        journal.push(&line?)?;
-        bar.inc(1);
-    }
-    drop(lines);
-    bar.finish_and_clear();
-    journal.finish()?;
+    let line = |i, asked| one(&engine, &templates, settings, i, asked);
+    journal.fill("evolving", &asked.items, settings.parallel, line).await?;
     let tried: Vec<Evolved> = super::read_lines(&log)?.unwrap_or_default();
     let harder: Vec<Asked> = tried
         .iter()

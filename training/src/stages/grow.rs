@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use anyhow::Result;
-use futures::{StreamExt, stream};
 use serde::Serialize;
 use spar::chat::Message;
 use spar::engine::{Completion, FinishReason, derive_seed};
 use spar::search::{self, Judgement, Models, SearchConfig};
 
 use super::draft::{right, task};
-use super::engines::{Engines, bar};
+use super::engines::Engines;
 use super::journal::Journal;
 use super::manifest::{Record, Stage};
 use crate::recipe::iterate::Search;
@@ -55,20 +54,11 @@ pub async fn grow(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
         .enumerate()
         .filter_map(|(i, line)| Some((i, line, failing(line, derive_seed(settings.seed, i as u64))?)))
         .collect();
-    let mut journal = Journal::open(files.out)?;
+    let journal = Journal::open(files.out)?;
     let engines = Engines::open(files.refiner, files.refiner)?;
     let config = settings.search.config();
-    let bar = bar("searching", roots.len(), journal.done);
-    let mut lines = stream::iter(roots.iter().skip(journal.done))
-        .map(|&(i, line, draft)| one(engines.models(), settings, &config, i, line, draft))
-        .buffered(settings.parallel);
-    while let Some(line) = lines.next().await {
-        journal.push(&line?)?;
-        bar.inc(1);
-    }
-    drop(lines);
-    bar.finish_and_clear();
-    journal.finish()?;
+    let tree = |_, &(i, line, draft): &(usize, _, _)| one(engines.models(), settings, &config, i, line, draft);
+    journal.fill("searching", &roots, settings.parallel, tree).await?;
     let counts = counts(files.out)?;
     running.finish(&counts, Vec::new(), &[("trees", files.out)])
 }

@@ -5,7 +5,10 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use futures::{StreamExt, stream};
 use serde::Serialize;
+
+use super::engines::bar;
 
 /// Lines on their way to `path`; until all of them are there, they are in `.NAME.partial` beside it.
 pub struct Journal {
@@ -56,6 +59,29 @@ impl Journal {
             self.pending = 0;
         }
         Ok(())
+    }
+
+    /// Makes the lines that are not there yet, one of each of `items` in their order and `parallel` at a time, and then all of
+    /// them the file. `what` names the work for people.
+    ///
+    /// # Errors
+    /// The first that `one` fails with, or when a line cannot be written.
+    pub async fn fill<'a, I, T: Serialize, F: Future<Output = Result<T>>>(
+        mut self,
+        what: &'static str,
+        items: &'a [I],
+        parallel: usize,
+        one: impl Fn(usize, &'a I) -> F,
+    ) -> Result<()> {
+        let bar = bar(what, items.len(), self.done);
+        let missing = stream::iter(items.iter().enumerate().skip(self.done));
+        let mut lines = missing.map(|(index, item)| one(index, item)).buffered(parallel.max(1));
+        while let Some(line) = lines.next().await {
+            self.push(&line?)?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        self.finish()
     }
 
     /// Makes the lines the file.

@@ -90,7 +90,33 @@ impl Report {
     }
 }
 
-fn scores(trials: &[Trial]) -> Vec<f64> {
+/// Trials beside best-of-N on the same prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BesideDrafts {
+    /// Best-of-N's budget: the smallest with at least as many tokens, or the largest if none has.
+    pub best_of_n: usize,
+    /// Tokens per prompt of both.
+    pub tokens: (f64, f64),
+    /// Best-of-N's score.
+    pub score: Estimate,
+    /// The trials' score minus best-of-N's.
+    pub difference: Estimate,
+}
+
+/// Compares `trials` with best-of-N, tried at `budgets` from the smallest on; `None` where it was tried at none.
+pub fn beside_drafts(trials: &[Trial], budgets: &[(usize, &[Trial])]) -> Option<BesideDrafts> {
+    let spent = tokens(trials);
+    let (best_of_n, drafts) = budgets.iter().find(|(_, drafts)| tokens(drafts) >= spent).or(budgets.last())?;
+    Some(BesideDrafts {
+        best_of_n: *best_of_n,
+        tokens: (spent, tokens(drafts)),
+        score: estimate(&scores(drafts)),
+        difference: paired(&scores(trials), &scores(drafts)),
+    })
+}
+
+/// Each trial's score.
+pub fn scores(trials: &[Trial]) -> Vec<f64> {
     trials.iter().map(Trial::score).collect()
 }
 
@@ -100,8 +126,8 @@ pub fn mean(trials: &[Trial], value: impl Fn(&Trial) -> f64) -> f64 {
 }
 
 /// Generated tokens per prompt.
-pub fn tokens(run: &Run) -> f64 {
-    mean(&run.trials, |trial| trial.tokens as f64)
+pub fn tokens(trials: &[Trial]) -> f64 {
+    mean(trials, |trial| trial.tokens as f64)
 }
 
 fn point(run: &Run, greedy: Option<&Run>) -> Point {
@@ -130,7 +156,7 @@ fn point(run: &Run, greedy: Option<&Run>) -> Point {
         instruction_strict: each(|trial| &trial.strict),
         instruction_loose: each(|trial| &trial.loose),
         gain: against.map(|greedy| paired(&scores(trials), &scores(&greedy.trials))),
-        tokens: tokens(run),
+        tokens: tokens(trials),
         prompt_tokens: trials
             .iter()
             .map(|trial| trial.prompt_tokens)
@@ -146,20 +172,13 @@ fn point(run: &Run, greedy: Option<&Run>) -> Point {
 }
 
 fn equal_tokens(runs: &[Run]) -> Vec<Comparison> {
-    let mut best: Vec<&Run> = runs.iter().filter(|run| run.strategy == Some(Strategy::BestOfN)).collect();
-    best.sort_by_key(|run| run.budget);
+    let drafts = runs.iter().filter(|run| run.strategy == Some(Strategy::BestOfN));
+    let mut drafts: Vec<(usize, &[Trial])> = drafts.map(|run| (run.budget, run.trials.as_slice())).collect();
+    drafts.sort_by_key(|(budget, _)| *budget);
     let compare = |run: &Run| {
         let strategy = run.strategy.filter(|strategy| *strategy != Strategy::BestOfN)?;
-        let spent = tokens(run);
-        let other = best.iter().find(|best| tokens(best) >= spent).or(best.last())?;
-        Some(Comparison {
-            strategy,
-            budget: run.budget,
-            best_of_n: other.budget,
-            tokens: (spent, tokens(other)),
-            score: estimate(&scores(&other.trials)),
-            difference: paired(&scores(&run.trials), &scores(&other.trials)),
-        })
+        let BesideDrafts { best_of_n, tokens, score, difference } = beside_drafts(&run.trials, &drafts)?;
+        Some(Comparison { strategy, budget: run.budget, best_of_n, tokens, score, difference })
     };
     runs.iter().filter_map(compare).collect()
 }

@@ -242,9 +242,11 @@ impl<'a> Evaluation<'a> {
     /// Best-of-N at further budgets, until each of the others has one that costs as many tokens, and at most a little more.
     async fn equal_tokens(&self, runs: &mut Vec<Run>) -> anyhow::Result<()> {
         let is_drafts = |run: &&Run| run.strategy == Some(Strategy::BestOfN);
-        let others: Vec<f64> = runs.iter().filter(|run| !is_drafts(run)).map(tokens).collect();
+        let others: Vec<f64> = runs.iter().filter(|run| !is_drafts(run)).map(|run| tokens(&run.trials)).collect();
         for spent in others {
-            while let Some(budget) = next_drafts(runs.iter().filter(is_drafts).map(|r| (r.budget, tokens(r))), spent) {
+            while let Some(budget) =
+                next_drafts(runs.iter().filter(is_drafts).map(|r| (r.budget, tokens(&r.trials))), spent)
+            {
                 self.bar.inc_length(self.cases.len() as u64);
                 runs.push(self.run(Some(Strategy::BestOfN), budget).await?);
             }

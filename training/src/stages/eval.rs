@@ -4,7 +4,7 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use spar::engine::Sampling;
-use spar::eval::report::mean;
+use spar::eval::report::{BesideDrafts, beside_drafts, mean, scores, tokens};
 use spar::eval::stats::{Estimate, estimate, paired};
 use spar::eval::{self, JudgeScore, Method, Trial};
 use spar::search::{Judge, Models, SearchConfig, Strategy};
@@ -128,14 +128,19 @@ pub async fn evaluate(models: Models<'_>, prompts: &[Prompt], options: &Options)
     for budget in BEST_OF_N {
         bar.set_message(format!("best of {budget}"));
         let found = searched(SearchConfig { strategy: Strategy::BestOfN, budget, ..base.clone() }).await?;
-        let spent = mean(&found, |t| t.tokens as f64);
+        let spent = tokens(&found);
         best.push((budget, found));
         if search.iter().all(|s| s.tokens <= spent) {
             break;
         }
     }
     bar.finish_and_clear();
-    let best_of_n = options.budgets.iter().zip(&trials).map(|(&budget, found)| compare(budget, found, &best)).collect();
+    let best: Vec<(usize, &[Trial])> = best.iter().map(|(budget, found)| (*budget, found.as_slice())).collect();
+    let compare = |(&budget, found): (&usize, &Vec<Trial>)| {
+        let BesideDrafts { best_of_n, tokens, score, difference } = beside_drafts(found, &best)?;
+        Some(Comparison { budget, best_of_n, tokens, score, difference })
+    };
+    let best_of_n = options.budgets.iter().zip(&trials).filter_map(compare).collect();
     let instructions: Vec<bool> = greedy.iter().flat_map(|t| t.strict.clone()).collect();
     Ok(Report {
         greedy: estimate(&greedy_scores),
@@ -149,33 +154,16 @@ pub async fn evaluate(models: Models<'_>, prompts: &[Prompt], options: &Options)
     })
 }
 
-fn scores(trials: &[Trial]) -> Vec<f64> {
-    trials.iter().map(Trial::score).collect()
-}
-
 fn at_budget(budget: usize, trials: &[Trial], greedy: &[f64]) -> AtBudget {
     let scores = scores(trials);
     AtBudget {
         budget,
         gain: paired(&scores, greedy),
         score: estimate(&scores),
-        tokens: mean(trials, |t| t.tokens as f64),
+        tokens: tokens(trials),
         calls: mean(trials, |t| t.calls as f64),
         depth: mean(trials, |t| t.depth as f64),
         accepted: mean(trials, |t| f64::from(u8::from(t.accepted))),
-    }
-}
-
-fn compare(budget: usize, search: &[Trial], best: &[(usize, Vec<Trial>)]) -> Comparison {
-    let tokens = mean(search, |t| t.tokens as f64);
-    let enough = best.iter().find(|(_, trials)| mean(trials, |t| t.tokens as f64) >= tokens);
-    let (best_of_n, trials) = enough.unwrap_or(&best[best.len() - 1]);
-    Comparison {
-        budget,
-        best_of_n: *best_of_n,
-        tokens: (tokens, mean(trials, |t| t.tokens as f64)),
-        score: estimate(&scores(trials)),
-        difference: paired(&scores(search), &scores(trials)),
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Manifest {
     pub recipe: Iterate,
     /// On the validation prompts, before the first round.
     pub start: Option<Summary>,
-    /// On the held-out prompts, before the first round and after each.
+    /// On the held-out prompts, before the first round and after each; the last one's again after a round that changed nothing.
     pub held_out: Vec<Summary>,
     /// What each round counted and decided.
     pub rounds: Vec<Round>,
@@ -45,7 +45,7 @@ pub struct Round {
 }
 
 /// Models that are in use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Current {
     actor: PathBuf,
     refiner: PathBuf,
@@ -85,7 +85,10 @@ pub async fn iterate(recipe: &Iterate, out: &Path) -> Result<Manifest> {
             let new: Vec<(&str, &Path)> = new.map(|(role, _, new)| (role, new.as_path())).collect();
             publish_round(publish, &new, &folder.join("published.json")).await.with_context(|| format!("round {t}"))?;
         }
-        held_out.extend(run.hold_out(&current, &format!("iter-{t}")).await?);
+        held_out.extend(match held_out.last() {
+            Some(last) if current == live => Some(last.clone()),
+            _ => run.hold_out(&current, &format!("iter-{t}")).await?,
+        });
         rounds.push(round);
     }
     let mut sha256 = BTreeMap::new();

@@ -24,7 +24,7 @@ fn sizes() -> [(&'static str, TinyModel, usize); 2] {
         tied: true,
         ..TinyModel::default()
     };
-    [("100 M", shape(768, 2048, 12, 12, 4), 64), ("1 B", shape(2048, 5632, 22, 32, 4), 24)]
+    [("100 M", shape(768, 2048, 12, 12, 4), 64), ("1 B", shape(2048, 5632, 22, 32, 4), 12)]
 }
 
 /// An engine with what is measured of it.

@@ -26,7 +26,8 @@ pub struct GradientWorkers {
 /// What a step's batch says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepLoss {
-    /// `-Σ weight · log p / Σ weight` in nats, or the mean of the pairs' losses.
+    /// `-Σ weight · log p / Σ weight` in nats of sequences; of pairs their mean loss, to which that of sequences beside them is added with
+    /// the weight of [`Preference::kept`].
     pub loss: f64,
     /// Rows computed.
     pub rows: usize,
@@ -72,8 +73,9 @@ impl GradientWorkers {
     ) -> Result<(StepLoss, T)> {
         let weights = weights.into();
         let total: f64 = units.iter().flat_map(|unit| &unit.weights).map(|&weight| f64::from(weight)).sum();
-        let scale = if total > 0.0 { (-1.0 / total) as f32 } else { 0.0 };
         let pairs: usize = units.iter().map(|unit| unit.pairs.len()).sum();
+        let kept = if pairs > 0 { preference.kept } else { 1.0 };
+        let scale = if total > 0.0 { (-kept / total) as f32 } else { 0.0 };
         let share = 1.0 / pairs.max(1) as f64;
         let trained = weights.adapter.unwrap_or(weights.base).data.len();
         self.sum.start(trained);

@@ -40,12 +40,15 @@ pub struct Preference {
     pub sft: f64,
     /// `ε`: the chance that a pair is labelled the wrong way round.
     pub label_smoothing: f64,
+    /// Weight of the mean negative log-probability per token of kept replies, which were right already, added to the loss. Both
+    /// replies of a pair have in common what the model does right, so no preference holds that in place.
+    pub kept: f64,
 }
 
 impl Default for Preference {
     /// The paper's.
     fn default() -> Self {
-        Self { form: Form::Sigmoid, beta: 0.1, sft: 0.1, label_smoothing: 0.0 }
+        Self { form: Form::Sigmoid, beta: 0.1, sft: 0.1, label_smoothing: 0.0, kept: 0.0 }
     }
 }
 
@@ -77,6 +80,7 @@ impl Preference {
     pub fn check(&self) -> Result<()> {
         ensure!(self.beta > 0.0, "beta must be above 0, got {}", self.beta);
         ensure!(self.sft >= 0.0, "sft must be at least 0, got {}", self.sft);
+        ensure!(self.kept >= 0.0, "kept must be at least 0, got {}", self.kept);
         ensure!(
             (0.0..0.5).contains(&self.label_smoothing),
             "label_smoothing must be at least 0 and below 0.5, got {}",
@@ -191,7 +195,9 @@ mod tests {
     #[test]
     fn losses_follow_their_definitions() {
         // h = 1.5 + 1.0 = 2.5; per token 0.25 + 0.2 = 0.45.
-        let at = |form, sft, label_smoothing| Preference { form, beta: 0.5, sft, label_smoothing }.loss(scores()).loss;
+        let at = |form, sft, label_smoothing| {
+            Preference { form, beta: 0.5, sft, label_smoothing, kept: 0.0 }.loss(scores()).loss
+        };
         let cases = [
             (at(Form::Sigmoid, 0.0, 0.0), (1.0f64 + (-1.25f64).exp()).ln()),
             (at(Form::Sigmoid, 0.1, 0.0), (1.0f64 + (-1.25f64).exp()).ln() + 0.1 * 2.0),
@@ -202,7 +208,8 @@ mod tests {
         for (i, (loss, expected)) in cases.into_iter().enumerate() {
             assert!((loss - expected).abs() < 1e-12, "{i}: {loss} {expected}");
         }
-        let hinge = Preference { form: Form::Hinge, beta: 0.1, sft: 0.0, label_smoothing: 0.0 }.loss(scores());
+        let hinge =
+            Preference { form: Form::Hinge, beta: 0.1, sft: 0.0, label_smoothing: 0.0, kept: 0.0 }.loss(scores());
         assert!((hinge.loss - 0.75).abs() < 1e-12 && (hinge.rewards.chosen - 0.15).abs() < 1e-12);
     }
 
@@ -210,7 +217,7 @@ mod tests {
     fn slopes_are_the_losses_derivatives() {
         for form in [Form::Sigmoid, Form::Ipo, Form::Hinge] {
             for smooth in [0.0, if form == Form::Sigmoid { 0.1 } else { 0.0 }] {
-                let preference = Preference { form, beta: 0.2, sft: 0.3, label_smoothing: smooth };
+                let preference = Preference { form, beta: 0.2, sft: 0.3, label_smoothing: smooth, kept: 0.0 };
                 let loss = |chosen: f64, rejected: f64| {
                     let mut scores = scores();
                     scores.policy.chosen += chosen;

@@ -137,11 +137,14 @@ fn bad_pairs_are_named_or_skipped_and_counted() {
     let lines =
         [pair("The river waits.", "The river sings."), "{".into(), pair("a", "a"), pair(" ", "b"), pair("a", &long)];
     std::fs::write(&data, lines.join("\n")).unwrap();
+    let kept = directory.path().join("kept.jsonl");
+    std::fs::write(&kept, r#"{"messages": [{"role": "user", "content": "a"}]}"#).unwrap();
     let write = |bad: &str| {
         let text = format!(
-            "base = '{}'\ndata = '{}'\nbad_lines = '{bad}'\ntokens_per_step = 100\nepochs = 1.0\n[train]\nout_dir = '{}'\n",
+            "base = '{}'\ndata = '{}'\nkept = '{}'\nbad_lines = '{bad}'\ntokens_per_step = 100\nepochs = 1.0\n[train]\nout_dir = '{}'\n",
             root().join("assets/spar-tiny/actor").display(),
             data.display(),
+            kept.display(),
             out.display()
         );
         std::fs::write(&recipe, text).unwrap();
@@ -160,7 +163,7 @@ fn bad_pairs_are_named_or_skipped_and_counted() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let record = std::fs::read_to_string(out.join("dpo.stage.json")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
-    assert_eq!((&record["counts"]["items"], record["skipped"].as_array().unwrap().len()), (&1.into(), 4));
+    assert_eq!((&record["counts"]["items"], record["skipped"].as_array().unwrap().len()), (&1.into(), 5));
     for (line, expected) in [(2, "EOF"), (3, "are the same"), (4, "`chosen` is empty"), (5, "too long")] {
         let found = record["skipped"].as_array().unwrap().iter().filter_map(|s| s.as_str());
         assert!(
@@ -168,5 +171,6 @@ fn bad_pairs_are_named_or_skipped_and_counted() {
             "{record}"
         );
     }
+    assert!(record["skipped"].to_string().contains("kept.jsonl:1: the chat has no assistant turn"), "{record}");
     assert!(out.join("model.safetensors").exists() && out.join("tokenizer.json").exists());
 }

@@ -12,7 +12,7 @@ use spar_training::model::cpu::{Arithmetic, Keep, Packed, Weights, Workspace};
 use spar_training::model::{LlamaConfig, LoraConfig, Params};
 use spar_training::optimizer::{OptimizerConfig, Rule};
 use spar_training::schedule::Schedule;
-use spar_training::tokens::{PairExample, pair_units, pair_units_in_order};
+use spar_training::tokens::{Example, PairExample, Unit, pair_units, pair_units_in_order, units};
 use spar_training::trainer::{Init, Learning, StepMetrics, TrainConfig, learn};
 
 const BAR: f64 = 1e-4;
@@ -144,4 +144,41 @@ fn dpo_of_an_adapter_follows_trl_and_pefts_adapter_gives_its_logits() {
     assert!(difference < 10.0 * BAR, "{difference}");
     let rows: Vec<&[f32]> = found.chunks(llama.vocab_size).collect();
     std::fs::write(out.join("logits.json"), serde_json::to_string(&rows).unwrap()).unwrap();
+}
+
+/// Where a step has both, its gradient is that of the pairs and that of the sequences, weighted.
+#[test]
+fn kept_replies_add_their_weighted_likelihood_to_a_step_of_pairs() {
+    let values = values();
+    let llama = LlamaConfig::load(&golden().join("model")).unwrap();
+    let pairs = pairs(&values, &llama);
+    let params = Params::load(&llama, &golden().join("model")).unwrap();
+    let kept: Vec<Example> = pairs[2..5]
+        .iter()
+        .map(|pair| {
+            let tokens = pair.tokens.chosen.clone();
+            let weights = (0..tokens.len()).map(|i| if i < pair.told { 0.0 } else { 1.0 }).collect();
+            Example { tokens, weights }
+        })
+        .collect();
+    let step = |units: &[Unit], weight: f64| {
+        let computing = Computing { arithmetic: Arithmetic::F32, lora: None, keep: Keep::Everything, workers: 2 };
+        let mut workers = GradientWorkers::new(&llama, computing);
+        let preference = Preference { kept: weight, ..Preference::default() };
+        let (loss, ()) = workers.compute(&params, units, &preference, || ()).unwrap();
+        (loss.loss, workers.gradient().to_vec())
+    };
+    let (of_pairs, of_kept) = (pair_units(&pairs[..2], 32), units(&kept, 32));
+    let both = [pair_units(&pairs[..2], 32), units(&kept, 32)].concat();
+    let (pairs_loss, pairs_gradient) = step(&of_pairs, 0.0);
+    let (kept_loss, kept_gradient) = step(&of_kept, 0.7);
+    for weight in [0.0, 0.7] {
+        let (loss, gradient) = step(&both, weight);
+        assert!((loss - pairs_loss - weight * kept_loss).abs() < 1e-5, "{loss} {pairs_loss} {kept_loss}");
+        for ((&sum, &a), &b) in gradient.iter().zip(&pairs_gradient).zip(&kept_gradient) {
+            let expected = f64::from(a) + weight * f64::from(b);
+            assert!((f64::from(sum) - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{sum} {expected}");
+        }
+    }
+    assert!(kept_gradient.iter().any(|&x| x.abs() > 1e-3));
 }

@@ -39,7 +39,7 @@ pub struct Files<'a> {
     pub trees: &'a Path,
     /// The refiner's directory, for its templates.
     pub refiner: &'a Path,
-    /// Gets `dpo.jsonl`, `sft.jsonl` and `dataset_info.json`.
+    /// Gets `dpo.jsonl`, `kept.jsonl`, `sft.jsonl` and `dataset_info.json`.
     pub out: &'a Path,
 }
 
@@ -58,12 +58,15 @@ pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -
     let (pairs, mut counts) = pairs(settings, &samples, &trees);
     let (turns, of_turns) = turns(settings, &samples, &trees, templates);
     counts.extend(of_turns);
-    let (dpo, sft) = (files.out.join("dpo.jsonl"), files.out.join("sft.jsonl"));
+    let kept = kept(settings, &samples, pairs.len());
+    counts.push(("kept", kept.len()));
+    let [dpo, kept_file, sft] = ["dpo.jsonl", "kept.jsonl", "sft.jsonl"].map(|name| files.out.join(name));
     write_lines(&dpo, &pairs)?;
+    write_lines(&kept_file, &kept)?;
     write_lines(&sft, &turns)?;
     write_json(&files.out.join("dataset_info.json"), &dataset_info())?;
     let counts: Vec<(&str, u64)> = counts.into_iter().map(|(name, count)| (name, count as u64)).collect();
-    running.finish(&counts, Vec::new(), &[("dpo", &dpo), ("sft", &sft)])
+    running.finish(&counts, Vec::new(), &[("dpo", &dpo), ("kept", &kept_file), ("sft", &sft)])
 }
 
 /// Copies the searches that a server has kept into `out`, as `trees.jsonl` beside an empty `samples.jsonl`, and gives both paths.
@@ -146,6 +149,20 @@ fn independent(seed: u64, samples: &[Sampled], trees: &[Searched]) -> Vec<(PairL
         Some((PairLine::new(&tree.asked.prompt, &chosen.response, &tree.nodes[0].response), chosen.votes))
     };
     trees.iter().filter_map(of).collect()
+}
+
+/// Drafts that every vote accepts, one of a prompt: what the actor does right and should go on doing.
+fn kept(settings: &Settings<'_>, samples: &[Sampled], most: usize) -> Vec<ChatLine> {
+    let pick = |line: &Sampled| {
+        let mut drafts = line.drafts.iter().filter(|draft| draft.accepted && !draft.cut);
+        let draft = drafts.find(|draft| draft.votes.no == 0 && draft.votes.invalid == 0)?;
+        let messages = vec![Message::user(&line.asked.prompt), Message::assistant(&draft.response)];
+        Some(ChatLine { messages, kind: Some("kept".into()) })
+    };
+    let mut lines: Vec<ChatLine> = samples.iter().filter_map(pick).collect();
+    lines.shuffle(&mut ChaCha8Rng::seed_from_u64(derive_seed(settings.seed, 98)));
+    lines.truncate(most);
+    lines
 }
 
 /// Leaves out the pairs with the largest difference in length of the heavier sign until the mean is within `drift`.
@@ -314,6 +331,24 @@ mod tests {
         let (pairs, counts) = super::pairs(&Settings { seed: 1, build: &apart }, &samples, &trees);
         assert_eq!((pairs.len(), count(&counts, "pairs found")), (2, 4));
         assert!(pairs.iter().all(|pair| pair.chosen_text == "good and long"));
+    }
+
+    #[test]
+    fn a_draft_of_a_prompt_is_kept_if_every_vote_accepts_it() {
+        let (mut samples, _) = data();
+        samples[2].drafts[1].cut = true;
+        let build = Build::default();
+        let settings = Settings { seed: 1, build: &build };
+        let mut prompts: Vec<String> = kept(&settings, &samples, 9)
+            .into_iter()
+            .map(|line| {
+                assert_eq!(line.messages[1].content, "good and long");
+                line.messages[0].content.clone()
+            })
+            .collect();
+        prompts.sort();
+        assert_eq!(prompts, ["prompt 1", "prompt 3"]);
+        assert_eq!(kept(&settings, &samples, 1).len(), 1);
     }
 
     #[test]

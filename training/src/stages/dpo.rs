@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::sft::{Turns, examples};
 use super::training::{Data, Task, fit};
 use crate::chats::Chats;
 use crate::loss::{Pair, Preference};
@@ -20,6 +21,9 @@ pub struct Dpo {
     pub base: PathBuf,
     /// One `{"prompt": […], "chosen": […], "rejected": […]}` per line, each a list of turns.
     pub data: PathBuf,
+    /// Chats whose last reply was right already, as `sft` reads them: one beside each pair, with the weight of `preference.kept`.
+    #[serde(default)]
+    pub kept: Option<PathBuf>,
     /// What happens to a line that cannot be used.
     #[serde(default)]
     pub bad_lines: BadLines,
@@ -44,10 +48,12 @@ pub struct Dpo {
 /// # Errors
 /// When the model or the data cannot be used: names the file, the line and what is wrong.
 pub fn dpo(recipe: &Dpo) -> Result<TrainReport> {
+    let kept = recipe.kept.as_deref().filter(|_| !recipe.chosen_only);
     let task = Task {
         stage: "dpo",
         base: &recipe.base,
         data: &recipe.data,
+        kept,
         tokens_per_step: recipe.tokens_per_step,
         epochs: recipe.epochs,
         preference: recipe.preference,
@@ -55,11 +61,17 @@ pub fn dpo(recipe: &Dpo) -> Result<TrainReport> {
         train: &recipe.train,
     };
     fit(&task, |chats, longest| {
-        let Lines { items, skipped } = read(&recipe.data, recipe.bad_lines, |line| pair(chats, longest, &line))?;
+        let Lines { items, mut skipped } = read(&recipe.data, recipe.bad_lines, |line| pair(chats, longest, &line))?;
         let data = if recipe.chosen_only {
             Data::Examples(items.into_iter().map(chosen).collect())
         } else {
-            Data::Pairs(items)
+            let mut replies = Vec::new();
+            if let Some(kept) = kept {
+                let lines = read(kept, recipe.bad_lines, |line| examples(chats, longest, Turns::Last, &line))?;
+                replies = lines.items.concat();
+                skipped.extend(lines.skipped);
+            }
+            Data::Pairs(items, replies)
         };
         Ok((data, skipped))
     })

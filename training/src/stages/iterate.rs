@@ -142,6 +142,7 @@ impl Run<'_> {
             let stage = dpo::Dpo {
                 base: current.actor.clone(),
                 data: folder.join("dpo.jsonl"),
+                kept: (recipe.dpo.preference.kept > 0.0).then(|| folder.join("kept.jsonl")),
                 bad_lines: recipe.bad_lines,
                 preference: recipe.dpo.preference,
                 chosen_only: recipe.dpo.chosen_only,

@@ -57,6 +57,7 @@ pub fn sft(recipe: &Sft) -> Result<TrainReport> {
         stage: "sft",
         base: &recipe.base,
         data: &recipe.data,
+        kept: None,
         tokens_per_step: recipe.tokens_per_step,
         epochs: recipe.epochs,
         preference: Preference::default(),
@@ -81,7 +82,7 @@ pub fn read_examples(base: &Path, data: &Path, turns: Turns) -> Result<Vec<Examp
 }
 
 /// One example per assistant turn: what came before it costs nothing.
-fn examples(chats: &Chats, longest: usize, turns: Turns, chat: &ChatLine) -> Result<Vec<Example>> {
+pub(super) fn examples(chats: &Chats, longest: usize, turns: Turns, chat: &ChatLine) -> Result<Vec<Example>> {
     let said = |(_, message): &(usize, &spar::chat::Message)| message.role == Role::Assistant;
     let mut places: Vec<usize> = chat.messages.iter().enumerate().filter(said).map(|(turn, _)| turn).collect();
     ensure!(!places.is_empty(), "the chat has no assistant turn");

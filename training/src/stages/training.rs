@@ -19,15 +19,15 @@ use crate::trainer::{self, Init, Learning, TrainConfig, TrainReport};
 pub(super) enum Data {
     /// Sequences.
     Examples(Vec<Example>),
-    /// Pairs of replies.
-    Pairs(Vec<PairExample>),
+    /// Pairs of replies, and replies to be kept: one beside each pair, in turn.
+    Pairs(Vec<PairExample>, Vec<Example>),
 }
 
 impl Data {
     fn rows(&self) -> Vec<usize> {
         match self {
             Self::Examples(examples) => examples.iter().map(Example::rows).collect(),
-            Self::Pairs(pairs) => pairs.iter().map(PairExample::rows).collect(),
+            Self::Pairs(pairs, _) => pairs.iter().map(PairExample::rows).collect(),
         }
     }
 }
@@ -37,6 +37,8 @@ pub(super) struct Task<'a> {
     pub stage: &'static str,
     pub base: &'a Path,
     pub data: &'a Path,
+    /// Replies to be kept beside pairs.
+    pub kept: Option<&'a Path>,
     pub tokens_per_step: usize,
     pub epochs: Option<f64>,
     pub preference: Preference,
@@ -55,7 +57,8 @@ pub(super) fn fit(
 ) -> Result<TrainReport> {
     let out = &task.train.out_dir;
     let record = out.join(format!("{}.stage.json", task.stage));
-    let inputs = [("base", task.base), ("data", task.data)];
+    let mut inputs = vec![("base", task.base), ("data", task.data)];
+    inputs.extend(task.kept.map(|kept| ("kept", kept)));
     let report = out.join("report.json");
     let running = match Stage::begin(&record, task.stage, &settings(task), &inputs)? {
         Stage::Finished(_) => {
@@ -76,7 +79,7 @@ pub(super) fn fit(
         config.steps = ((passes.steps as f64 * epochs).ceil() as u64).max(1);
         config.warmup = config.steps / 10;
     }
-    if let Data::Pairs(pairs) = &mut data {
+    if let Data::Pairs(pairs, _) = &mut data {
         refer(&config, &llama, task.base, pairs)?;
     }
     let learning = Learning { llama: &llama, init: Init::From(task.base.into()), preference: task.preference };
@@ -87,9 +90,13 @@ pub(super) fn fit(
                 let chosen: Vec<Example> = chosen.iter().map(|&i| examples[i].clone()).collect();
                 units(&chosen, config.unit_tokens)
             }
-            Data::Pairs(pairs) => {
+            Data::Pairs(pairs, kept) => {
+                let beside = chosen.iter().filter_map(|&i| kept.get(i % kept.len().max(1)).cloned());
+                let beside: Vec<Example> = beside.collect();
                 let chosen: Vec<PairExample> = chosen.iter().map(|&i| pairs[i].clone()).collect();
-                pair_units(&chosen, config.unit_tokens)
+                let mut units_of_step = pair_units(&chosen, config.unit_tokens);
+                units_of_step.extend(units(&beside, config.unit_tokens));
+                units_of_step
             }
         })
     })?;

@@ -86,7 +86,7 @@ pub async fn iterate(recipe: &Iterate, out: &Path) -> Result<Manifest> {
             publish_round(publish, &new, &folder.join("published.json")).await.with_context(|| format!("round {t}"))?;
         }
         held_out.extend(match held_out.last() {
-            Some(last) if current == live => Some(last.clone()),
+            Some(&last) if current == live => Some(last),
             _ => run.hold_out(&current, &format!("iter-{t}")).await?,
         });
         rounds.push(round);

@@ -45,7 +45,8 @@ pub struct EngineArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Native engine")]
 pub struct NativeArgs {
-    /// Bytes of keys and values that are kept for later prompts, per model
+    /// Bytes of keys and values that are kept for later prompts, per model; on CUDA running replies' are among them, and one
+    /// reply of the whole context always has room
     #[arg(long, env = "SPAR_KV_CACHE_BYTES", value_name = "BYTES", default_value_t = NativeConfig::default().cache_bytes)]
     pub kv_cache_bytes: usize,
     /// Threads that compute; absent: one per processor
@@ -123,7 +124,7 @@ pub enum EngineKind {
     Auto,
     /// mistral.rs: every architecture it knows, and CUDA
     Mistral,
-    /// The native engine: Llama-family models on the CPU
+    /// The native engine: Llama-family models on the CPU, or on CUDA in a build for it
     Native,
     /// Any OpenAI-compatible server, named by --upstream-url
     Upstream,

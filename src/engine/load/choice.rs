@@ -1,7 +1,7 @@
 //! Which engine computes a model.
 
 use crate::config::EngineKind;
-use crate::engine::native::NativeEngine;
+use crate::engine::native::{NativeEngine, Processor};
 use crate::weights::ModelConfig;
 
 /// An engine that computes models from directories.
@@ -29,14 +29,29 @@ impl Runs {
     }
 }
 
+/// What `--engine native` says of itself: in a build for CUDA it computes there.
+const ASKED_NATIVE: &str = match cfg!(feature = "cuda") {
+    true => "--engine asks for it; it computes on CUDA device 0",
+    false => "--engine asks for it; it computes on the CPU",
+};
+
+/// The processor of the native engine. Which device is number 0 is for CUDA_VISIBLE_DEVICES to say.
+pub(super) fn processor(asked: EngineKind) -> Processor {
+    match asked {
+        #[cfg(feature = "cuda")]
+        EngineKind::Native => Processor::Cuda(0),
+        _ => Processor::Cpu,
+    }
+}
+
 /// What computes the model that `config` describes where `asked` is asked for.
 pub(crate) fn choose(asked: EngineKind, config: &ModelConfig) -> Choice {
     let choice = |runs, why: &str| Choice { runs, why: why.into() };
     match asked {
-        EngineKind::Native => choice(Runs::Native, "--engine asks for it"),
+        EngineKind::Native => choice(Runs::Native, ASKED_NATIVE),
         EngineKind::Mistral => choice(Runs::Mistral, "--engine asks for it"),
         EngineKind::Auto if cfg!(feature = "cuda") => {
-            choice(Runs::Mistral, "this build computes on CUDA, which the native engine does not")
+            choice(Runs::Mistral, "this build computes on CUDA, where --engine native has yet to prove itself")
         }
         EngineKind::Auto | EngineKind::Fake | EngineKind::Upstream => match NativeEngine::computes(config) {
             // What the native engine does not compute, mistral.rs may.

@@ -20,7 +20,7 @@ use super::generation::registry::AdapterSource;
 use super::generation::{Generation, Generations};
 use super::metered::Metered;
 use super::model_dir::{ModelDir, ModelError};
-use super::native::NativeEngine;
+use super::native::{NativeConfig, NativeEngine};
 use super::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
 use super::{Engine, EngineError, Input, Purpose, Request};
 use crate::config::{EngineArgs, EngineKind, SiblingsBy, UpstreamArgs};
@@ -219,7 +219,8 @@ fn must_be_built(runs: Runs) -> Result<(), LoadError> {
 }
 
 fn native(args: &EngineArgs, directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
-    let engine = NativeEngine::load(directory, args.native.config())?;
+    let config = NativeConfig { processor: choice::processor(args.engine), ..args.native.config() };
+    let engine = NativeEngine::load(directory, config)?;
     metrics::watch_engine(Arc::clone(engine.counters()));
     Ok(Arc::new(Metered(engine)))
 }

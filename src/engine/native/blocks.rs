@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::pages::Pages;
+use super::slots::Slots;
 use crate::engine::counters::EngineCounters;
 use crate::kernels::packed::{Line, WIDTH};
 
@@ -48,11 +49,29 @@ pub(super) struct BlockPool {
     shape: Shape,
     counters: Arc<EngineCounters>,
     spare: Mutex<Vec<Pages>>,
+    /// Where blocks are places of a device's cache, without memory here.
+    pub(super) slots: Option<Slots>,
 }
 
 impl BlockPool {
+    /// Blocks in memory, as many as are asked for.
     pub(super) fn new(shape: Shape, counters: Arc<EngineCounters>) -> Arc<Self> {
-        Arc::new(Self { shape, counters, spare: Mutex::default() })
+        Arc::new(Self { shape, counters, spare: Mutex::default(), slots: None })
+    }
+
+    /// So many places of a device's cache.
+    pub(super) fn limited(shape: Shape, blocks: usize, counters: Arc<EngineCounters>) -> Arc<Self> {
+        Arc::new(Self { shape, counters, spare: Mutex::default(), slots: Some(Slots::new(blocks)) })
+    }
+
+    /// Blocks that can still be taken; `None` where there is no limit.
+    pub(super) fn free(&self) -> Option<usize> {
+        self.slots.as_ref().map(Slots::free)
+    }
+
+    fn place(&self, slots: &Slots) -> u32 {
+        self.counters.blocks.fetch_add(1, Ordering::Relaxed);
+        slots.take().expect("room is made before blocks are taken")
     }
 
     fn take(&self) -> Option<Pages> {
@@ -60,14 +79,17 @@ impl BlockPool {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    /// A block of zeros.
+    /// A block of zeros; on a device, of anything.
     pub(super) fn block(self: &Arc<Self>) -> Block {
+        if let Some(slots) = &self.slots {
+            return Block { lines: Pages::default(), number: self.place(slots), pool: Arc::clone(self) };
+        }
         let fresh = || Pages::zeros(self.shape.lines());
         let lines = self.take().map_or_else(fresh, |mut lines| {
             lines.fill(Line::ZERO);
             lines
         });
-        Block { lines, pool: Arc::clone(self) }
+        Block { lines, number: 0, pool: Arc::clone(self) }
     }
 }
 
@@ -75,12 +97,17 @@ impl BlockPool {
 /// head, keys `(head_dim, BLOCK)`, then values `(head_dim / 32, BLOCK, 32)`.
 pub(super) struct Block {
     lines: Pages,
+    /// Its place in a device's cache.
+    pub(super) number: u32,
     pool: Arc<BlockPool>,
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
         self.pool.counters.blocks.fetch_sub(1, Ordering::Relaxed);
+        if let Some(slots) = &self.pool.slots {
+            return slots.give_back(self.number);
+        }
         let mut spare = self.pool.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if (spare.len() + 1) * self.pool.shape.bytes() <= SPARE {
             spare.push(std::mem::take(&mut self.lines));
@@ -91,6 +118,11 @@ impl Drop for Block {
 impl Block {
     /// A block that begins with this one's first `positions`.
     pub(super) fn beginning(&self, positions: usize) -> Self {
+        if let Some(slots) = &self.pool.slots {
+            let number = self.pool.place(slots);
+            slots.copy(self.number, number, positions);
+            return Self { lines: Pages::default(), number, pool: Arc::clone(&self.pool) };
+        }
         let shape = self.pool.shape;
         let mut lines = self.pool.take().unwrap_or_else(|| Pages::zeros(self.lines.len()));
         for part in 0..shape.layers * shape.heads {
@@ -104,7 +136,7 @@ impl Block {
                 to[positions..].fill(Line::ZERO);
             }
         }
-        Self { lines, pool: Arc::clone(&self.pool) }
+        Self { lines, number: 0, pool: Arc::clone(&self.pool) }
     }
 
     pub(super) fn keys(&self, shape: Shape, layer: usize, head: usize) -> &[Line] {
@@ -153,7 +185,7 @@ pub(super) fn block_tokens(tokens: &[u32]) -> BlockTokens {
     std::array::from_fn(|i| tokens.get(i).copied().unwrap_or(NONE))
 }
 
-/// Blocks by the tokens that lead to them, within a budget of bytes; the least recently used go first.
+/// Blocks by the tokens that lead to them, within a budget; the least recently used go first.
 pub(super) struct PrefixTree {
     /// In the order of their tokens, so that the block with the longest common beginning is a neighbour.
     nodes: BTreeMap<(Prefix, BlockTokens), Node>,
@@ -179,9 +211,9 @@ pub(super) struct Found {
 }
 
 impl PrefixTree {
-    /// A tree of at most `bytes`.
-    pub(super) fn new(bytes: usize, shape: Shape, counters: Arc<EngineCounters>) -> Self {
-        let tree = Self { nodes: BTreeMap::new(), limit: bytes / shape.bytes(), clock: 0, counters };
+    /// A tree of at most `limit` blocks.
+    pub(super) fn new(limit: usize, counters: Arc<EngineCounters>) -> Self {
+        let tree = Self { nodes: BTreeMap::new(), limit, clock: 0, counters };
         tree.count();
         tree
     }
@@ -261,6 +293,19 @@ impl PrefixTree {
             self.nodes.retain(|_, node| node.used > newest);
         }
     }
+
+    /// Drops blocks that only the tree holds, the least recently used first: so many at least, if there are. A sixteenth of
+    /// them goes at once, because looking for them takes longer than dropping them.
+    pub(super) fn release(&mut self, blocks: usize) {
+        let unused = |node: &Node| Arc::strong_count(&node.block) == 1;
+        let mut used: Vec<u64> = self.nodes.values().filter(|node| unused(node)).map(|node| node.used).collect();
+        let going = blocks.max(used.len() / 16).min(used.len());
+        if blocks > 0 && going > 0 {
+            let (_, &mut newest, _) = used.select_nth_unstable(going - 1);
+            self.nodes.retain(|_, node| node.used > newest || !unused(node));
+            self.count();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -300,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_root_is_forgotten_alone() {
-        let mut tree = PrefixTree::new(1 << 20, SHAPE, Arc::default());
+        let mut tree = PrefixTree::new(1 << 20, Arc::default());
         let other = Prefix::root(1);
         let a = keep(&mut tree, root(), 1);
         keep(&mut tree, a, 2);
@@ -313,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_block_is_found_after_its_own_prefix_only() {
-        let mut tree = PrefixTree::new(1 << 20, SHAPE, Arc::default());
+        let mut tree = PrefixTree::new(1 << 20, Arc::default());
         let a = keep(&mut tree, root(), 1);
         let b = keep(&mut tree, a, 2);
         assert_eq!(tree.find(root(), &[1; BLOCK]).unwrap().whole, Some(a));
@@ -326,7 +371,7 @@ mod tests {
 
     #[test]
     fn the_longest_common_beginning_is_found() {
-        let mut tree = PrefixTree::new(1 << 20, SHAPE, Arc::default());
+        let mut tree = PrefixTree::new(1 << 20, Arc::default());
         let counting = |from: u32| -> BlockTokens { std::array::from_fn(|i| from + i as u32) };
         let changed = |at: usize, to: u32| {
             let mut tokens = counting(0);
@@ -359,7 +404,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_go_first_and_the_budget_holds() {
-        let mut tree = PrefixTree::new(8 * SHAPE.bytes(), SHAPE, Arc::default());
+        let mut tree = PrefixTree::new(8, Arc::default());
         for token in 0..8 {
             keep(&mut tree, root(), token);
         }
@@ -370,8 +415,31 @@ mod tests {
         }
         assert!(tree.find(root(), &[0; BLOCK]).is_some());
         assert!(tree.find(root(), &[1; BLOCK]).is_none());
-        let mut none = PrefixTree::new(0, SHAPE, Arc::default());
+        let mut none = PrefixTree::new(0, Arc::default());
         keep(&mut none, root(), 1);
         assert!(none.find(root(), &[1; BLOCK]).is_none());
+    }
+
+    #[test]
+    fn blocks_that_only_the_tree_holds_are_released() {
+        let pool = BlockPool::limited(SHAPE, 5, Arc::default());
+        let mut tree = PrefixTree::new(5, Arc::default());
+        let mut held = Vec::new();
+        for token in 0..4 {
+            held.push(Arc::new(pool.block()));
+            tree.keep(root(), root(), &[token; BLOCK], &mut held[token as usize]);
+        }
+        assert_eq!(pool.free(), Some(1));
+        drop(held.drain(1..));
+        assert!(tree.find(root(), &[1; BLOCK]).is_some());
+        tree.release(2);
+        assert_eq!(pool.free(), Some(3));
+        assert!([0, 1].iter().all(|&token| tree.find(root(), &[token; BLOCK]).is_some()));
+        tree.release(4);
+        assert_eq!(pool.free(), Some(4), "what is in use stays");
+        let copy = held[0].beginning(3);
+        assert_eq!((pool.free(), pool.slots.as_ref().unwrap().copies_due()), (Some(3), 1));
+        drop((copy, held, tree));
+        assert_eq!((pool.free(), pool.slots.as_ref().unwrap().copies_due()), (Some(5), 0));
     }
 }

@@ -1,15 +1,19 @@
-//! Our own engine for dense models of the Llama family on the CPU, made for trees of short replies: mixed lengths run in
-//! one batch, siblings share their prompt's keys and values, later prompts reuse earlier ones', and a reply is
-//! bit-identical alone and in any company.
+//! Our own engine for dense models of the Llama family, on the CPU or with tensors on a device, made for trees of short
+//! replies: mixed lengths run in one batch, siblings share their prompt's keys and values, later prompts reuse earlier
+//! ones', and on the CPU a reply is bit-identical alone and in any company.
 
 mod adapter;
 mod attention;
 mod blocks;
+mod compute;
 mod model;
 mod pages;
 mod runtime;
 mod scheduler;
 mod sequence;
+mod slots;
+#[cfg(feature = "tensors")]
+mod tensors;
 mod variant;
 
 use std::num::NonZero;
@@ -24,7 +28,7 @@ use tokenizers::Tokenizer;
 use tokio_util::sync::CancellationToken;
 
 use self::adapter::Adapter;
-use self::model::Model;
+use self::compute::{Compute, LoadError};
 use self::runtime::Runtime;
 use self::scheduler::{Job, Started};
 use self::sequence::{Chunks, Scoring};
@@ -42,6 +46,20 @@ use crate::chat::Message;
 use crate::kernels::packed::Format;
 use crate::weights::{DenseConfig, LowRanks, ModelConfig, RopeScaling};
 
+/// What computes the forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Processor {
+    /// Our own kernels on the CPU.
+    #[default]
+    Cpu,
+    /// Tensors on the CPU, in `f32`: what a device computes, where there is none.
+    #[cfg(feature = "tensors")]
+    Tensors,
+    /// Tensors on the CUDA device of this number.
+    #[cfg(feature = "cuda")]
+    Cuda(usize),
+}
+
 /// How much of the machine the engine uses. Results do not depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NativeConfig {
@@ -57,6 +75,8 @@ pub struct NativeConfig {
     pub step_rows: usize,
     /// The type of the weights in memory; [`Format::F32`] keeps them as the checkpoint has them.
     pub weights: Format,
+    /// What computes.
+    pub processor: Processor,
     /// Time without a step after which the threads are given up and started again.
     pub stall: Duration,
 }
@@ -70,6 +90,7 @@ impl Default for NativeConfig {
             cache_bytes: 256 << 20,
             step_rows: 256,
             weights: Format::F32,
+            processor: Processor::default(),
             stall: Duration::from_secs(60),
         }
     }
@@ -109,7 +130,11 @@ impl NativeEngine {
     pub fn load(dir: ModelDir, config: NativeConfig) -> Result<Self, ModelError> {
         let unsupported = |reason: String| ModelError::Unsupported { dir: dir.path.clone(), reason };
         let dense = Self::computes(&dir.config).map_err(unsupported)?;
-        let model = Model::load(&dir.config, dense, &dir.weights, config.weights)?;
+        let model = Compute::load(&dir.config, dense, &dir.weights, &config).map_err(|error| match error {
+            LoadError::Model(error) => error,
+            #[cfg(feature = "tensors")]
+            LoadError::Device(reason) => unsupported(reason),
+        })?;
         dir.weights.rest();
         let runtime =
             Runtime::start(model, config).map_err(|e| unsupported(format!("no thread can be started: {e}")))?;
@@ -123,7 +148,11 @@ impl NativeEngine {
     /// # Errors
     /// A module that the model does not have, or whose sizes do not fit.
     pub fn with_adapter(&self, modules: &LowRanks) -> Result<Self, ModelError> {
-        let adapter = Adapter::new(&self.variant.runtime.model.config, modules)
+        let adapter = self
+            .variant
+            .runtime
+            .model
+            .adapter(modules)
             .map_err(|reason| ModelError::Unsupported { dir: self.dir.path.clone(), reason })?;
         Ok(self.another(Some(adapter)))
     }

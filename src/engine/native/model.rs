@@ -77,7 +77,7 @@ impl Batch {
     }
 
     /// Leaves the rows whose logits are asked for.
-    fn keep_wanted(&mut self) {
+    pub(super) fn keep_wanted(&mut self) {
         for Group { rows, .. } in &mut self.groups {
             let place = |row: usize| self.wanted.partition_point(|&wanted| wanted < row);
             *rows = place(rows.start)..place(rows.end);
@@ -131,6 +131,9 @@ pub(super) struct Scratch {
     /// `(rows of a group, ranks)`.
     low: Vec<f32>,
     pub(super) workspace: Workspace,
+    /// Keys and values on a device, where tensors compute.
+    #[cfg(feature = "tensors")]
+    pub(super) cache: Option<super::tensors::Cache>,
     /// `(rows asked for, vocabulary)`.
     pub(super) logits: Vec<f32>,
 }
@@ -326,7 +329,7 @@ impl Linear {
 }
 
 /// Cosine and sine of every position's angles, in `f32` as `transformers` computes them.
-fn turns(config: &DenseConfig, context: usize) -> Vec<(f32, f32)> {
+pub(super) fn turns(config: &DenseConfig, context: usize) -> Vec<(f32, f32)> {
     let half = config.head_dim / 2;
     let frequency = |i: usize| {
         let plain = config.rope_theta.powf(-(i as f64) / half as f64);

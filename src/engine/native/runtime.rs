@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::NativeConfig;
 use super::blocks::Prefix;
-use super::model::Model;
+use super::compute::Compute;
 use super::scheduler::{Job, Scheduler};
 use crate::engine::EngineError;
 use crate::engine::counters::EngineCounters;
 
 /// The model with the threads that run it.
 pub(super) struct Runtime {
-    pub(super) model: Arc<Model>,
+    pub(super) model: Arc<Compute>,
     pub(super) counters: Arc<EngineCounters>,
     config: NativeConfig,
     scheduler: Mutex<Arc<Scheduler>>,
@@ -41,7 +41,7 @@ impl Drop for Place {
 
 impl Runtime {
     /// Starts the threads, and one that watches over them.
-    pub(super) fn start(model: Model, config: NativeConfig) -> io::Result<Arc<Self>> {
+    pub(super) fn start(model: Compute, config: NativeConfig) -> io::Result<Arc<Self>> {
         let (model, counters) = (Arc::new(model), Arc::<EngineCounters>::default());
         let scheduler = Mutex::new(Scheduler::start(model.clone(), counters.clone(), config.clone())?);
         let (roots, waiting) = (AtomicU64::new(0), Arc::default());

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::NativeConfig;
 use super::blocks::{BlockPool, Prefix, PrefixTree};
-use super::model::Model;
+use super::compute::Compute;
 use super::runtime::Place;
 use super::sequence::{Chunks, RunningReply, Scoring, Sequence, Shard};
 use super::variant::Variant;
@@ -45,7 +45,7 @@ pub(super) struct Started {
 
 /// One run of the threads.
 pub(super) struct Scheduler {
-    model: Arc<Model>,
+    model: Arc<Compute>,
     counters: Arc<EngineCounters>,
     config: NativeConfig,
     pool: Arc<BlockPool>,
@@ -60,6 +60,8 @@ pub(super) struct Scheduler {
 
 struct State {
     tree: PrefixTree,
+    /// Requests that were ever begun.
+    admitted: u64,
     /// Plain requests, and the rest.
     waiting: [VecDeque<Job>; 2],
     threads: Vec<Load>,
@@ -91,18 +93,20 @@ struct Pulse {
 impl Scheduler {
     /// Starts the threads.
     pub(super) fn start(
-        model: Arc<Model>,
+        model: Arc<Compute>,
         counters: Arc<EngineCounters>,
         config: NativeConfig,
     ) -> io::Result<Arc<Self>> {
         // A large model waits for memory, so that threads are better used on one token's products than on several tokens.
-        let large = model.bytes() >= LARGE && config.threads > 1;
+        let large = !model.on_device() && model.bytes() >= LARGE && config.threads > 1;
         let team = if large { Some(Arc::new(Team::new(config.threads)?)) } else { None };
-        let threads = if large { 1 } else { config.threads.max(1) };
+        let threads = if large || model.on_device() { 1 } else { config.threads.max(1) };
+        let kept = config.cache_bytes / model.block_bytes();
         let scheduler = Arc::new(Self {
-            pool: BlockPool::new(model.block_shape(), counters.clone()),
+            pool: model.pool(kept, counters.clone()),
             state: Mutex::new(State {
-                tree: PrefixTree::new(config.cache_bytes, model.block_shape(), counters.clone()),
+                tree: PrefixTree::new(kept, counters.clone()),
+                admitted: 0,
                 waiting: [VecDeque::new(), VecDeque::new()],
                 threads: (0..threads).map(|_| Load::default()).collect(),
                 closed: false,
@@ -118,7 +122,8 @@ impl Scheduler {
             config,
         });
         for index in 0..threads {
-            let (own, shard) = (scheduler.clone(), Shard::new(team.clone()));
+            let shard = Shard::new(&scheduler.model, &scheduler.pool, team.clone());
+            let (own, shard) = (scheduler.clone(), shard.map_err(io::Error::other)?);
             let work = move || Alarm(own).0.work(index, shard);
             let spawned = thread::Builder::new().name("spar-native".into()).spawn(work);
             spawned.inspect_err(|_| scheduler.abandon())?;
@@ -181,7 +186,10 @@ impl Scheduler {
         while self.visit(index, &mut shard, &mut gone) {
             // Here, because the last of a set of weights has its prefixes forgotten.
             gone.clear();
-            shard.step(&self.model, &self.pool, self.config.step_rows);
+            if let Err(error) = shard.step(&self.model, &self.pool, self.config.step_rows) {
+                tracing::error!(error, "a step of the native engine failed");
+                return self.abandon();
+            }
             let computed = std::mem::take(&mut shard.prompt_tokens) as u64;
             self.counters.prompt_tokens_computed.fetch_add(computed, Ordering::Relaxed);
             shard.forget_unheard();
@@ -233,6 +241,10 @@ impl Scheduler {
             state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         self.beat(index);
+        if let Some(free) = self.pool.free() {
+            let due = shard.blocks_due(self.config.step_rows);
+            state.tree.release(due.saturating_sub(free));
+        }
         let mut reused = 0;
         for sequence in shard.sequences.iter_mut().filter(|s| s.tokens.len() > s.computed + 1) {
             let before = sequence.computed;
@@ -264,7 +276,9 @@ impl Scheduler {
                 }
                 let Some(job) = state.waiting[class].pop_front() else { return };
                 gone.push(job.variant.clone());
-                if let Some(sequence) = self.begin(job, &mut state.tree) {
+                if let Some(mut sequence) = self.begin(job, &mut state.tree) {
+                    state.admitted += 1;
+                    sequence.born = state.admitted;
                     shard.sequences.push(sequence);
                 }
                 state.note(index, shard);
@@ -277,6 +291,7 @@ impl Scheduler {
         let mut sequence = Sequence {
             variant: job.variant,
             plain: job.plain,
+            born: 0,
             served: 0,
             prompt: job.prompt.len(),
             tokens: job.prompt,

@@ -7,7 +7,8 @@ use futures::channel::mpsc::UnboundedSender;
 use futures::channel::oneshot;
 
 use super::blocks::{BLOCK, Block, BlockPool, Found, Prefix, PrefixTree, Shape, block_tokens};
-use super::model::{Batch, Group, Model, Row, Scratch};
+use super::compute::Compute;
+use super::model::{Batch, Group, Row, Scratch};
 use super::variant::Variant;
 use crate::engine::sampling::DrawnLogprobs;
 use crate::engine::writer::Writer;
@@ -20,6 +21,8 @@ pub(super) struct Sequence {
     pub(super) variant: Arc<Variant>,
     /// Somebody reads along: it does not wait for long steps of others.
     pub(super) plain: bool,
+    /// Orders sequences by age; siblings are of one.
+    pub(super) born: u64,
     /// The step in which it last advanced.
     pub(super) served: u64,
     /// Prompt and reply so far.
@@ -148,6 +151,23 @@ impl Sequence {
         }
     }
 
+    /// Blocks that have to be taken to compute the positions `computed..end`.
+    fn blocks_due(&self, end: usize) -> usize {
+        let shared = |block: &Arc<Block>| Arc::strong_count(block) > 1;
+        let copied = self.blocks.get(self.computed / BLOCK).is_some_and(shared);
+        end.div_ceil(BLOCK).saturating_sub(self.blocks.len()) + usize::from(copied)
+    }
+
+    /// Gives its blocks back: everything is computed again, or found in the tree.
+    fn give_up(&mut self) {
+        self.blocks.clear();
+        self.kept.clear();
+        self.computed = 0;
+        if let Some(scoring) = &mut self.scoring {
+            scoring.found.clear();
+        }
+    }
+
     /// Sets a position's keys and values in a layer.
     pub(super) fn write(&mut self, shape: Shape, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
         let block = Arc::get_mut(&mut self.blocks[position / BLOCK]).expect("blocks are owned before they are written");
@@ -162,6 +182,8 @@ pub(super) struct Shard {
     /// Sequences that are over, whose keys and values may be kept.
     pub(super) ended: Vec<Sequence>,
     batch: Batch,
+    /// A step takes about as long for many rows as for one, so that no row has to wait for those of others.
+    whole_steps: bool,
     steps: u64,
     /// Sequences in the order in which they are served.
     order: Vec<usize>,
@@ -174,10 +196,13 @@ pub(super) struct Shard {
 
 impl Shard {
     /// A share whose large products a team computes.
-    pub(super) fn new(team: Option<Arc<Team>>) -> Self {
-        let mut shard = Self::default();
-        shard.scratch.workspace.team = team;
-        shard
+    ///
+    /// # Errors
+    /// A device has no room for the pool's keys and values.
+    pub(super) fn new(model: &Compute, pool: &BlockPool, team: Option<Arc<Team>>) -> Result<Self, String> {
+        let mut scratch = model.scratch(pool)?;
+        scratch.workspace.team = team;
+        Ok(Self { scratch, whole_steps: model.on_device(), ..Self::default() })
     }
 
     /// Replies that run or wait for their prompt, and texts that are scored.
@@ -185,14 +210,23 @@ impl Shard {
         self.sequences.iter().map(|s| s.replies.len() + usize::from(s.scoring.is_some())).sum()
     }
 
+    /// Blocks that a step of `most` positions may take.
+    pub(super) fn blocks_due(&self, most: usize) -> usize {
+        let due = |s: &Sequence| s.blocks_due(s.tokens.len().min(s.computed + most));
+        self.sequences.iter().map(due).sum()
+    }
+
     /// One step: up to `most_rows` positions, replies before prompts; then a token for every reply that is due one.
-    pub(super) fn step(&mut self, model: &Model, pool: &Arc<BlockPool>, most_rows: usize) {
+    ///
+    /// # Errors
+    /// A device's: nothing more can be computed with these sequences.
+    pub(super) fn step(&mut self, model: &Compute, pool: &Arc<BlockPool>, most_rows: usize) -> Result<(), String> {
         self.forget_unheard();
         self.choose_rows(most_rows, pool);
         if self.batch.rows.is_empty() {
-            return;
+            return Ok(());
         }
-        model.forward(&mut self.scratch, &mut self.sequences, &mut self.batch);
+        model.forward(&mut self.scratch, pool, &mut self.sequences, &mut self.batch)?;
         for (sequence, advance) in self.sequences.iter_mut().zip(&self.advances) {
             self.prompt_tokens += sequence.prompt.saturating_sub(sequence.computed).min(*advance);
             sequence.computed += advance;
@@ -220,6 +254,7 @@ impl Shard {
                     begun.push(Sequence {
                         variant: sequence.variant.clone(),
                         plain: sequence.plain,
+                        born: sequence.born,
                         served: sequence.served,
                         tokens,
                         prompt: sequence.prompt,
@@ -241,6 +276,7 @@ impl Shard {
                 scoring.done.send(scoring.found).ok();
             }
         }
+        Ok(())
     }
 
     /// Drops replies that nobody listens to any more, and puts sequences without a reply aside.
@@ -258,6 +294,9 @@ impl Shard {
         // Rows that share an adapter lie side by side.
         self.sequences.sort_by_key(|sequence| sequence.variant.root);
         self.choose_advances(most);
+        if let Some(free) = pool.free() {
+            self.make_room(free, pool);
+        }
         let Batch { rows, groups, wanted } = &mut self.batch;
         for (index, (sequence, &advance)) in self.sequences.iter_mut().zip(&self.advances).enumerate() {
             if advance == 0 {
@@ -280,6 +319,34 @@ impl Shard {
         }
     }
 
+    /// Where blocks are limited, the older sequence has them: younger ones wait, or give theirs back. What they have in the
+    /// tree is free only before the next step. One sequence alone always has room, so the oldest goes on for ever.
+    fn make_room(&mut self, free: usize, pool: &BlockPool) {
+        self.order.clear();
+        self.order.extend(0..self.sequences.len());
+        self.order.sort_by_key(|&index| self.sequences[index].born);
+        let (mut free, mut taken, mut staying) = (free, 0, self.order.len());
+        for place in 0..self.order.len() {
+            let index = self.order[place];
+            if place >= staying || self.advances[index] == 0 {
+                self.advances[index] = 0;
+                continue;
+            }
+            let sequence = &self.sequences[index];
+            let due = sequence.blocks_due(sequence.computed + self.advances[index]);
+            while free < taken + due && staying > place + 1 {
+                staying -= 1;
+                self.sequences[self.order[staying]].give_up();
+                free = pool.free().unwrap_or(usize::MAX);
+            }
+            if free < taken + due {
+                self.advances[index] = 0;
+            } else {
+                taken += due;
+            }
+        }
+    }
+
     /// Every reply advances by its token and prompts by what is left of `most`. Beside plain replies that run, searches get
     /// as many positions as these, in turns, so that a plain reply's next token takes at most twice as long as alone.
     fn choose_advances(&mut self, most: usize) {
@@ -287,7 +354,10 @@ impl Shard {
         let due = |sequence: &Sequence| sequence.tokens.len() - sequence.computed;
         let runs = |sequence: &&Sequence| due(sequence) == 1 && sequence.scoring.is_none();
         let running = self.sequences.iter().filter(runs).count();
-        let plain = self.sequences.iter().filter(runs).filter(|sequence| sequence.plain).count();
+        let plain = match self.whole_steps {
+            true => 0,
+            false => self.sequences.iter().filter(runs).filter(|sequence| sequence.plain).count(),
+        };
         let mut for_searches = if plain == 0 { usize::MAX } else { plain };
         let mut for_prompts = if plain == 0 { most.saturating_sub(running).max(BLOCK) } else { BLOCK };
         self.order.clear();

@@ -23,6 +23,15 @@ fn two_threads() -> NativeConfig {
     NativeConfig { threads: 2, ..NativeConfig::default() }
 }
 
+/// Each form that computes on this machine.
+fn forms() -> Vec<NativeConfig> {
+    vec![
+        two_threads(),
+        #[cfg(feature = "tensors")]
+        NativeConfig { processor: Processor::Tensors, ..two_threads() },
+    ]
+}
+
 pub(super) fn greedy(text: &str, max_tokens: usize) -> Request {
     let sampling = Sampling { temperature: 0.0, ignore_eos: true, ..Sampling::default() };
     let input = Input::Text(text.into());
@@ -122,11 +131,12 @@ fn reference(model: &TinyModel, tokens: &[u32]) -> Vec<f64> {
 async fn greedy_replies_and_logprobs_equal_a_plain_forward_pass() {
     for (model_type, tied) in [("llama", false), ("mistral", true), ("qwen2", false), ("qwen3", true)] {
         let model = TinyModel { model_type, tied, ..TinyModel::default() };
-        let engine = engine_with(&model, two_threads());
-        for (seed, length) in [(1u64, 3usize), (2, 31), (3, 32), (4, 50)] {
+        let engines: Vec<_> = forms().into_iter().map(|form| engine_with(&model, form)).collect();
+        let lengths = [(1u64, 3usize), (2, 31), (3, 32), (4, 50)];
+        for (engine, (seed, length)) in engines.iter().flat_map(|engine| lengths.map(|length| (engine, length))) {
             let text: String =
                 (0..length).map(|i| char::from(b'a' + (derive_seed(seed, i as u64) % 26) as u8)).collect();
-            let done = run(&engine, greedy(&text, 12)).await.remove(0);
+            let done = run(engine, greedy(&text, 12)).await.remove(0);
             let mut tokens = engine.dir.encode(&Input::Text(text)).unwrap();
             assert_eq!(done.prompt_tokens, tokens.len());
             for step in &done.logprobs {
@@ -143,28 +153,33 @@ async fn greedy_replies_and_logprobs_equal_a_plain_forward_pass() {
     }
 }
 
-/// Logits of every position, straight from the forward pass.
-fn all_logits(engine: &NativeEngine, tokens: &[u32]) -> Vec<Vec<f32>> {
-    let model = &engine.variant.runtime.model;
-    let pool = blocks::BlockPool::new(model.block_shape(), Arc::default());
-    let (variant, count) = (engine.variant.clone(), tokens.len());
-    let mut sequence = sequence::Sequence {
-        variant,
+/// A sequence of which nothing is computed.
+pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Sequence {
+    sequence::Sequence {
+        variant: engine.variant.clone(),
         plain: true,
+        born: 0,
         served: 0,
         tokens: tokens.to_vec(),
-        prompt: count,
+        prompt: tokens.len(),
         computed: 0,
         blocks: vec![],
         kept: vec![],
         replies: vec![],
         scoring: None,
-    };
+    }
+}
+
+/// Logits of every position, straight from the forward pass.
+fn all_logits(engine: &NativeEngine, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let model = &engine.variant.runtime.model;
+    let pool = model.pool(0, Arc::default());
+    let mut scratch = model.scratch(&pool).unwrap();
+    let (mut sequence, count) = (sequence(engine, tokens), tokens.len());
     sequence.own(&pool, count);
     let rows = (0..count).map(|position| model::Row { sequence: 0, position }).collect();
     let mut batch = model::Batch { rows, groups: vec![], wanted: (0..count).collect() };
-    let mut scratch = model::Scratch::default();
-    model.forward(&mut scratch, &mut [sequence], &mut batch);
+    model.forward(&mut scratch, &pool, &mut [sequence], &mut batch).unwrap();
     scratch.logits.chunks_exact(model.vocabulary).map(<[f32]>::to_vec).collect()
 }
 
@@ -204,24 +219,26 @@ fn logits_are_those_of_transformers() {
         testing::write_json(dir.path(), "config.json", &case["config"]);
         let tensors = crate::weights::ModelConfig::open(dir.path()).unwrap().tensors();
         testing::write_weights(&dir.path().join("model.safetensors"), &TinyModel::default(), &tensors);
-        let engine = NativeEngine::load(ModelDir::open(dir.path()).unwrap(), two_threads()).unwrap();
+        let load = |form| NativeEngine::load(ModelDir::open(dir.path()).unwrap(), form).unwrap();
         let tokens: Vec<u32> = serde_json::from_value(case["tokens"].clone()).unwrap();
         let positions: Vec<usize> = serde_json::from_value(case["positions"].clone()).unwrap();
         let expected: Vec<Vec<f32>> = serde_json::from_value(case["logits"].clone()).unwrap();
-        let logits = all_logits(&engine, &tokens);
-        for (position, expected) in positions.into_iter().zip(expected) {
-            assert_eq!(logits[position].len(), expected.len());
-            for (x, y) in logits[position].iter().zip(expected) {
-                assert!((x - y).abs() < 1e-4, "{name}, position {position}: {x} {y}");
-                seen += 1;
+        for form in forms() {
+            let logits = all_logits(&load(form), &tokens);
+            for (&position, expected) in positions.iter().zip(&expected) {
+                assert_eq!(logits[position].len(), expected.len());
+                for (x, y) in logits[position].iter().zip(expected) {
+                    assert!((x - y).abs() < 1e-4, "{name}, position {position}: {x} {y}");
+                    seen += 1;
+                }
             }
         }
     }
-    assert_eq!(seen, 9 * 4 * 320);
+    assert_eq!(seen, 9 * 4 * 320 * forms().len());
 }
 
 /// Request `n` of a random mix.
-fn mixed(n: u64) -> Request {
+pub(super) fn mixed(n: u64) -> Request {
     let pick = |what: u64, below: u64| derive_seed(derive_seed(99, n), what) % below;
     let words = ["hello world ", "and the ", "in other words ", "x", "ö 🦀 "];
     let shared = "the first block of this prompt is one that others begin with too, ".repeat(pick(0, 2) as usize);
@@ -482,7 +499,7 @@ async fn an_adapter_computes_what_its_merged_weights_do() {
 }
 
 /// The base and three adapters on it, one of which changes everything.
-fn with_adapters(config: NativeConfig) -> Vec<NativeEngine> {
+pub(super) fn with_adapters(config: NativeConfig) -> Vec<NativeEngine> {
     let adapters = [adapter(1, &ALL), adapter(2, &ALL[..4]), adapter(3, &["mlp.down_proj"])];
     let base = engine(config);
     let adapted: Vec<_> = adapters.iter().map(|a| base.with_adapter(a).unwrap()).collect();
@@ -497,7 +514,7 @@ fn is_beginning(seen: &[Chunk], whole: &Completion) -> bool {
 }
 
 /// Reads `chunks` of every sibling and goes away.
-async fn leave_after(engine: &NativeEngine, request: Request, chunks: usize) -> Vec<Vec<Chunk>> {
+pub(super) async fn leave_after(engine: &NativeEngine, request: Request, chunks: usize) -> Vec<Vec<Chunk>> {
     let replies = engine.start(request).await.unwrap();
     let read = |reply: Reply| reply.chunks.take(chunks).map(Result::unwrap).collect::<Vec<_>>();
     join_all(replies.into_iter().map(read)).await
@@ -606,7 +623,7 @@ async fn ten_thousand_random_cancels_leave_memory_flat() {
 }
 
 /// Waits until the owner thread has done what it was told.
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     for _ in 0..2_000 {
         if holds() {
             return;

@@ -1,0 +1,221 @@
+//! The forward pass on tensors of a device: all rows of a step in one product per matrix, keys and values in one cache.
+
+mod cache;
+mod clusters;
+mod layers;
+mod low;
+mod plan;
+
+use candle_core::{DType, Device, Result, Tensor};
+use safetensors::Dtype;
+
+pub(super) use self::cache::Cache;
+use self::clusters::{Reach, slot};
+use self::layers::{Layer, Norm, Turns, linear_tensor};
+pub(super) use self::low::Changes;
+use self::plan::Plan;
+use super::Processor;
+use super::adapter::Adapter;
+use super::blocks::{BLOCK, BlockPool, Shape};
+use super::compute::LoadError;
+use super::model::{self, Batch, Scratch};
+use super::sequence::Sequence;
+use crate::kernels::packed::Format;
+use crate::weights::{DenseConfig, LowRanks, ModelConfig, Weights};
+
+/// Weights on a device: matrices in the checkpoint's type where the device multiplies it, else in `f32`. The residual stream,
+/// norms, scores and logits are `f32`.
+pub(super) struct TensorModel {
+    device: Device,
+    /// Of matrices, keys and values.
+    dtype: DType,
+    reach: Reach,
+    /// `(vocabulary, hidden)`.
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Norm,
+    /// `(vocabulary, hidden)`, in `f32` because logits in fewer bits are too coarse to draw from.
+    head: Tensor,
+    /// `(context, head_dim / 2)`.
+    turns: Turns,
+}
+
+impl TensorModel {
+    /// Reads the weights to the device.
+    ///
+    /// # Errors
+    /// A tensor is damaged, the device cannot be used or has no room, or `format` is not computed there.
+    pub(super) fn load(
+        config: &ModelConfig,
+        dense: &DenseConfig,
+        weights: &Weights,
+        format: Format,
+        processor: Processor,
+    ) -> std::result::Result<Self, LoadError> {
+        if format != Format::F32 {
+            let reason = "weights in 8 bits are computed on the CPU only; leave --quantize out on a device";
+            return Err(LoadError::Device(reason.into()));
+        }
+        let device = open(processor).map_err(LoadError::Device)?;
+        let dtype = if device.is_cpu() { DType::F32 } else { stored(config, weights) };
+        let matrix = |name: &str| linear_tensor(weights, &[name.to_owned()], dense.hidden, dtype, &device);
+        let embedding = matrix("model.embed_tokens.weight")?;
+        let head = if dense.tied { embedding.clone() } else { matrix("lm_head.weight")? };
+        let layer = |index| Layer::load(index, dense, weights, dtype, &device);
+        let layers = (0..dense.layers).map(layer).collect::<std::result::Result<_, _>>()?;
+        let pairs = model::turns(dense, config.context);
+        let table = |part: fn(&(f32, f32)) -> f32| {
+            let values: Vec<f32> = pairs.iter().map(part).collect();
+            Tensor::from_vec(values, (config.context, dense.head_dim / 2), &device)
+        };
+        let turns = || Ok::<_, candle_core::Error>(Turns { cos: table(|turn| turn.0)?, sin: table(|turn| turn.1)? });
+        Ok(Self {
+            dtype,
+            reach: Reach {
+                heads: dense.heads,
+                kv_width: dense.kv_heads * dense.head_dim,
+                window: dense.sliding_window,
+            },
+            embedding,
+            layers,
+            norm: Norm::load(weights, "model.norm.weight", dense.norm_eps, &device)?,
+            head: head.to_dtype(DType::F32)?,
+            turns: turns()?,
+            device,
+        })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.head.elem_count() * DType::F32.size_in_bytes() + self.layers.iter().map(Layer::bytes).sum::<usize>()
+    }
+
+    pub(super) fn block_bytes(&self, shape: Shape) -> usize {
+        2 * BLOCK * shape.layers * shape.heads * shape.head_dim * self.dtype.size_in_bytes()
+    }
+
+    /// A cache of so many blocks.
+    pub(super) fn cache(&self, blocks: usize) -> std::result::Result<Cache, String> {
+        let shape = Shape {
+            layers: self.layers.len(),
+            heads: self.reach.kv_width / (2 * self.turns.half()),
+            head_dim: 2 * self.turns.half(),
+        };
+        let cache = Cache::new(shape, blocks, self.dtype, &self.device);
+        let bytes = blocks * self.block_bytes(shape);
+        let cache = cache.map_err(|error| {
+            let reason = line(&error);
+            format!("the device has no room for {bytes} bytes of keys and values, lower --kv-cache-bytes ({reason})")
+        })?;
+        tracing::info!(
+            device = name(&self.device),
+            positions = blocks * BLOCK,
+            bytes,
+            "keys and values have their place"
+        );
+        Ok(cache)
+    }
+
+    pub(super) fn adapter(&self, config: &DenseConfig, modules: &LowRanks) -> std::result::Result<Adapter, String> {
+        let mut adapter = Adapter::default();
+        adapter.tensors = Some(Changes::new(config, modules, &self.device)?);
+        Ok(adapter)
+    }
+
+    /// As [`super::compute::Compute::forward`].
+    pub(super) fn forward(
+        &self,
+        scratch: &mut Scratch,
+        pool: &BlockPool,
+        sequences: &[Sequence],
+        batch: &mut Batch,
+    ) -> std::result::Result<(), String> {
+        let cache = scratch.cache.as_ref().ok_or("the device's keys and values are gone")?;
+        if let Some(slots) = &pool.slots {
+            cache.copy(&slots.take_copies()).map_err(|error| line(&error))?;
+        }
+        scratch.logits = self.logits(cache, sequences, batch).map_err(|error| line(&error))?;
+        Ok(())
+    }
+
+    fn logits(&self, cache: &Cache, sequences: &[Sequence], batch: &mut Batch) -> Result<Vec<f32>> {
+        let column = |of: &dyn Fn(&model::Row) -> u32| {
+            Tensor::from_vec(batch.rows.iter().map(of).collect::<Vec<u32>>(), batch.rows.len(), &self.device)
+        };
+        let tokens = column(&|row| sequences[row.sequence].tokens[row.position])?;
+        let turns = self.turns.at(&column(&|row| row.position as u32)?)?;
+        let places = cache.places(&column(&|row| slot(&sequences[row.sequence], row.position))?)?;
+        let mut x = self.embedding.index_select(&tokens, 0)?.to_dtype(DType::F32)?;
+        let mut plan = Plan::new(&batch.rows, sequences, &self.reach, &self.device)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let (mut queries, keys, values) = layer.project(index, &x, &turns, batch)?;
+            cache.write(index, &places, &keys, &values)?;
+            if index + 1 == self.layers.len() && batch.wanted.len() < batch.rows.len() {
+                // Nothing more is asked of other rows: their keys and values are all that is left of them.
+                let wanted: Vec<u32> = batch.wanted.iter().map(|&row| row as u32).collect();
+                batch.keep_wanted();
+                if wanted.is_empty() {
+                    return Ok(Vec::new());
+                }
+                let wanted = Tensor::from_vec(wanted, batch.rows.len(), &self.device)?;
+                (x, queries) = (x.index_select(&wanted, 0)?, queries.index_select(&wanted, 0)?);
+                plan = Plan::new(&batch.rows, sequences, &self.reach, &self.device)?;
+            }
+            let attended = plan.attend(cache, index, &queries)?;
+            x = layer.mix(index, x, &attended, batch)?;
+        }
+        self.norm.apply(&x)?.matmul(&self.head.t()?)?.flatten_all()?.to_vec1()
+    }
+}
+
+impl Drop for TensorModel {
+    fn drop(&mut self) {
+        bind(&self.device);
+    }
+}
+
+fn open(processor: Processor) -> std::result::Result<Device, String> {
+    match processor {
+        Processor::Cpu | Processor::Tensors => Ok(Device::Cpu),
+        #[cfg(feature = "cuda")]
+        Processor::Cuda(number) => Device::new_cuda(number)
+            .map_err(|error| format!("CUDA device {number} cannot be used by --engine native: {}", line(&error))),
+    }
+}
+
+fn name(device: &Device) -> &'static str {
+    if device.is_cuda() { "cuda" } else { "cpu" }
+}
+
+/// The type that all of the model's matrices are stored in, if it is a short one; else `f32`.
+fn stored(config: &ModelConfig, weights: &Weights) -> DType {
+    let matrices = config.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
+    let mut types = matrices.map(|(name, _)| weights.dtype(&name));
+    match types.next().flatten() {
+        Some(Dtype::BF16) if types.all(|other| other == Some(Dtype::BF16)) => DType::BF16,
+        Some(Dtype::F16) if types.all(|other| other == Some(Dtype::F16)) => DType::F16,
+        _ => DType::F32,
+    }
+}
+
+/// Device memory is freed in the context that is bound to the thread; an allocation binds it.
+fn bind(device: &Device) {
+    if device.is_cuda()
+        && let Err(error) = Tensor::zeros(1, DType::F32, device)
+    {
+        tracing::warn!(error = line(&error), "the model's device is gone");
+    }
+}
+
+/// What an error says, without the trace behind it.
+fn line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+impl From<candle_core::Error> for LoadError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Device(format!("the device has no room for the weights ({})", line(&error)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

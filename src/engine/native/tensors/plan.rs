@@ -1,0 +1,101 @@
+//! Attention of a step's rows over the cache: padded batches of clusters, laid out once for all layers.
+
+use candle_core::{D, Device, Result, Tensor};
+
+use super::super::model::Row;
+use super::super::sequence::Sequence;
+use super::cache::Cache;
+use super::clusters::{Cluster, Reach};
+
+/// How a step's rows attend.
+pub(super) struct Plan {
+    bins: Vec<Bin>,
+    /// Where each row is in the bins' results, one after another.
+    order: Tensor,
+}
+
+/// Clusters side by side, filled up to the same numbers of rows and keys.
+struct Bin {
+    clusters: usize,
+    height: usize,
+    width: usize,
+    /// Numbers of rows, `(clusters × height)`; the first row fills up.
+    rows: Tensor,
+    /// `(clusters × width)`; the slot of zeros fills up.
+    slots: Tensor,
+    /// 0 where a row sees a key and negative infinity where not, `(1, clusters, height, 1, width)`.
+    mask: Tensor,
+}
+
+impl Plan {
+    /// Lays out rows, at least one.
+    pub(super) fn new(rows: &[Row], sequences: &[Sequence], reach: &Reach, device: &Device) -> Result<Self> {
+        let clusters = reach.clusters(rows, sequences);
+        let mut order = vec![0u32; rows.len()];
+        let mut before = 0;
+        let mut bins = Vec::new();
+        for bin in reach.bins(&clusters) {
+            let members: Vec<&Cluster> = bin.into_iter().map(|index| &clusters[index]).collect();
+            let height = members.iter().map(|cluster| cluster.rows().count()).max().unwrap_or(0);
+            let width = members.iter().map(|cluster| cluster.keys()).max().unwrap_or(0);
+            let mut numbers = vec![0u32; members.len() * height];
+            let mut slots = vec![0u32; members.len() * width];
+            // Rows that fill up see all keys, so that their weights are numbers.
+            let mut mask = vec![0f32; members.len() * height * width];
+            for (index, cluster) in members.iter().enumerate() {
+                slots[index * width..].iter_mut().zip(cluster.slots(sequences)).for_each(|(to, slot)| *to = slot);
+                for (place, (row, sight)) in cluster.rows().zip(cluster.sight(rows, reach)).enumerate() {
+                    let place = index * height + place;
+                    numbers[place] = row as u32;
+                    order[row] = (before + place) as u32;
+                    let mask = &mut mask[place * width..][..width];
+                    mask.fill(f32::NEG_INFINITY);
+                    sight.into_iter().for_each(|seen| mask[seen].fill(0.0));
+                }
+            }
+            let count = members.len();
+            before += count * height;
+            bins.push(Bin {
+                clusters: count,
+                height,
+                width,
+                rows: Tensor::from_vec(numbers, count * height, device)?,
+                slots: Tensor::from_vec(slots, count * width, device)?,
+                mask: Tensor::from_vec(mask, (1, count, height, 1, width), device)?,
+            });
+        }
+        Ok(Self { bins, order: Tensor::from_vec(order, rows.len(), device)? })
+    }
+
+    /// `softmax(q · kᵀ / √head_dim) · v` for each query head of each row: queries are `(rows, heads, head_dim)`, the result
+    /// `(rows, heads × head_dim)`.
+    pub(super) fn attend(&self, cache: &Cache, layer: usize, queries: &Tensor) -> Result<Tensor> {
+        let queries = (queries * (queries.dim(2)? as f64).sqrt().recip())?;
+        let results: Vec<Tensor> =
+            self.bins.iter().map(|bin| bin.attend(cache, layer, &queries)).collect::<Result<_>>()?;
+        Tensor::cat(&results, 0)?.index_select(&self.order, 0)
+    }
+}
+
+impl Bin {
+    fn attend(&self, cache: &Cache, layer: usize, queries: &Tensor) -> Result<Tensor> {
+        let &Self { clusters, height, width, .. } = self;
+        let (keys, values) = cache.read(layer, &self.slots)?;
+        let (kv_heads, _, size) = keys.dims3()?;
+        let group = queries.dim(1)? / kv_heads;
+        let keys = keys.reshape((kv_heads, clusters, width, size))?;
+        let values = values.reshape((kv_heads, clusters, width, size))?;
+        let queries = queries.index_select(&self.rows, 0)?;
+        // A key head's queries of a cluster lie below one another: (kv_heads, clusters, height × group, size).
+        let queries = queries.reshape((clusters, height, kv_heads, group, size))?.permute((2, 0, 1, 3, 4))?;
+        let queries = queries.contiguous()?.reshape((kv_heads, clusters, height * group, size))?;
+        let scores = queries.matmul(&keys.transpose(2, 3)?)?;
+        let scores = scores.reshape((kv_heads, clusters, height, group, width))?.broadcast_add(&self.mask)?;
+        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+        let totals = weights.sum_keepdim(D::Minus1)?;
+        let weights = weights.reshape((kv_heads, clusters, height * group, width))?;
+        let sums = weights.matmul(&values)?.reshape((kv_heads, clusters, height, group, size))?;
+        let results = sums.broadcast_div(&totals)?.permute((1, 2, 0, 3, 4))?;
+        results.contiguous()?.reshape((clusters * height, kv_heads * group * size))
+    }
+}

@@ -108,6 +108,8 @@ async fn large_models() {
             for subject in &mut subjects {
                 for (batch, size) in BATCHES.into_iter().enumerate() {
                     let speed = subject.speed(size, tokens, round).await;
+                    // At once, so that a run that is cut off has said something.
+                    println!("round {round}, {}, batch {size}: {speed:.1} tokens/s", subject.name);
                     subject.speeds[batch].push(speed);
                 }
             }

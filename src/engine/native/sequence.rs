@@ -1,7 +1,6 @@
 //! Running sequences, and the step that a worker does for its share of them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::UnboundedSender;
 use futures::channel::oneshot;
@@ -57,25 +56,19 @@ pub(super) type Chunks = Vec<Result<Chunk, EngineError>>;
 /// a token.
 const HELD: usize = 16;
 
-/// What a plain reply's listener is told at least as often as, where tokens come faster: a hundredth of what a reader notices.
-const TOLD_EVERY: Duration = Duration::from_millis(1);
-
 /// A reply and the one who listens to it.
 pub(super) struct RunningReply {
     writer: Writer,
     listener: UnboundedSender<Chunks>,
     held: Chunks,
-    /// When the listener was last told.
-    told: Option<Instant>,
 }
 
 impl RunningReply {
     pub(super) fn new(writer: Writer, listener: UnboundedSender<Chunks>) -> Self {
-        Self { writer, listener, held: Vec::new(), told: None }
+        Self { writer, listener, held: Vec::new() }
     }
 
-    /// Draws a token and tells the listener, of plain replies without delay that a reader could see. `None` when the reply
-    /// is over.
+    /// Draws a token and tells the listener, of plain replies at once. `None` when the reply is over.
     fn advance(&mut self, logits: &mut [f32], plain: bool) -> Option<u32> {
         let (id, over, news) = match self.writer.next(logits) {
             Ok((id, chunk)) => (Some(id), chunk.finish.is_some(), Ok(chunk)),
@@ -83,11 +76,8 @@ impl RunningReply {
         };
         self.held.push(news);
         let mut heard = true;
-        let due =
-            if plain { self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) } else { self.held.len() >= HELD };
-        if over || due {
+        if plain || over || self.held.len() >= HELD {
             heard = self.listener.unbounded_send(std::mem::take(&mut self.held)).is_ok();
-            self.told = Some(Instant::now());
         }
         id.filter(|_| heard && !over)
     }

@@ -67,6 +67,10 @@ fn rounds_killed_at_random_moments_end_in_the_same_bytes() {
         assert!(round.counts["search"]["trees"] > 0 && round.counts["build"]["pairs"] > 0, "{:?}", round.counts);
         assert!(round.gate.is_some());
     }
+    let of =
+        |stage: &str, count: &str| manifest.rounds.iter().map(|round| round.counts[stage][count]).collect::<Vec<_>>();
+    let (pairs, learned) = (of("build", "pairs"), of("dpo", "items"));
+    assert_eq!(learned, [pairs[0], pairs[0] + pairs[1]], "the second round replays the first");
     let page = std::fs::read_to_string(whole.join("index.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("rewards/margins") && page.contains("<ins>"));
 

@@ -269,6 +269,9 @@ pub struct Dpo {
     /// Passes over the pairs.
     #[serde(default = "one")]
     pub epochs: f64,
+    /// Whether the pairs and kept replies of all rounds so far are learned from, instead of the last round's alone.
+    #[serde(default)]
+    pub replay: bool,
     /// Learning rates from the second round on are multiplied by it.
     #[serde(default = "unchanged")]
     pub later_lr: f64,

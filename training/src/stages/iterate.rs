@@ -14,6 +14,7 @@ use super::manifest::{Record, digest};
 use super::prompts::{self, Part};
 use super::scores::{self, Scores, Summary};
 use super::{build, dpo, draft, grow, merge, sft, training, write_json};
+use crate::checkpoint::replace;
 use crate::publish::publish_round;
 use crate::recipe::iterate::Iterate;
 use crate::trainer::TrainConfig;
@@ -141,8 +142,8 @@ impl Run<'_> {
             let train = later(&recipe.dpo.train, t, recipe.dpo.later_lr, seed(4));
             let stage = dpo::Dpo {
                 base: current.actor.clone(),
-                data: folder.join("dpo.jsonl"),
-                kept: (recipe.dpo.preference.kept > 0.0).then(|| folder.join("kept.jsonl")),
+                data: self.learned(t, "dpo.jsonl")?,
+                kept: (recipe.dpo.preference.kept > 0.0).then(|| self.learned(t, "kept.jsonl")).transpose()?,
                 bad_lines: recipe.bad_lines,
                 preference: recipe.dpo.preference,
                 chosen_only: recipe.dpo.chosen_only,
@@ -176,6 +177,21 @@ impl Run<'_> {
             write_json(&folder.join("gate.json"), gate)?;
         }
         Ok(Round { counts, gate })
+    }
+
+    /// What the actor learns from in round `t`: the round's own file, or with `dpo.replay` a file of the lines of all rounds so far.
+    fn learned(&self, t: usize, name: &str) -> Result<PathBuf> {
+        let file = |round: usize| self.out.join(format!("iter-{round}")).join(name);
+        if t == 1 || !self.recipe.dpo.replay {
+            return Ok(file(t));
+        }
+        let all: Vec<String> = (1..=t)
+            .map(file)
+            .map(|path| std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display())))
+            .collect::<Result<_>>()?;
+        let path = file(t).with_file_name(format!("replayed-{name}"));
+        replace(&path, |to| std::fs::write(to, all.concat()).with_context(|| format!("writing {}", path.display())))?;
+        Ok(path)
     }
 
     /// Takes over what is not worse: the actor first, then the refiner beside the actor that is now in use.

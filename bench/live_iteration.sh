@@ -2,14 +2,14 @@
 # A server with traffic. SPaR iterations beside it publish their models into it; an evaluation against the live server after each
 # shows what they gained, and the traffic's log shows that no request failed.
 #
-#   bench/live_iteration.sh [RECIPE] [OUT]        ROUNDS=3 PROMPTS=500 BUDGETS=0,16 WATCH=5
+#   bench/live_iteration.sh [RECIPE] [OUT]        ROUNDS=3 PROMPTS=500 BUDGETS=0,16 WATCH=5 PAUSE=0.1
 #
-# OUT must be new. BIN names a directory with `spar` and `spar-train`; without it both are built.
+# PAUSE: seconds between two requests of a client. OUT must be new. BIN names a directory with `spar` and `spar-train`; without it both are built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 recipe=${1:-training/recipes/spar-tiny.toml}
 out=${2:-runs/live}
-rounds=${ROUNDS:-3} prompts=${PROMPTS:-500} budgets=${BUDGETS:-0,16} watch=${WATCH:-5}
+rounds=${ROUNDS:-3} prompts=${PROMPTS:-500} budgets=${BUDGETS:-0,16} watch=${WATCH:-5} pause=${PAUSE:-0.1}
 [ -f "$recipe" ] || { echo "no recipe $recipe" >&2; exit 2; }
 [ ! -e "$out" ] || { echo "$out exists; name another directory, or remove it" >&2; exit 2; }
 mkdir -p "$out"
@@ -55,6 +55,7 @@ ask() { # search budget
         while IFS= read -r body; do
             [ -e "$out/traffic.on" ] || return 0
             curl -sS -o /dev/null -w '%{http_code}\n' -H 'content-type: application/json' -d "$body" "$url/v1/chat/completions" || echo failed
+            sleep "$pause"
         done <"$out/traffic-$1.jsonl"
     done
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::Value;
 
 pub use self::config::{AdapterConfig, Layers, Targets};
 pub use self::merge::merge;
@@ -132,12 +133,30 @@ impl Adapter {
         let mut metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
         metadata.extend(self.base_sha256.clone().map(|sha256| (BASE.to_owned(), sha256)));
         let weights = safetensors::serialize(views, Some(metadata)).map_err(|e| broken(WEIGHTS, e.to_string()))?;
+        let weights = sorted(weights).map_err(|e| broken(WEIGHTS, e.to_string()))?;
         let config = format!("{:#}\n", self.config.to_json());
         for (name, bytes) in [(WEIGHTS, weights), (config::FILE, config.into_bytes())] {
             digest::replace(&dir.join(name), &bytes).map_err(|e| broken(name, e.to_string()))?;
         }
         Ok(())
     }
+}
+
+/// The same file with its header's metadata in order: `safetensors` writes a hash map, and the same adapter should have one digest.
+fn sorted(mut file: Vec<u8>) -> serde_json::Result<Vec<u8>> {
+    const LENGTH: usize = size_of::<u64>();
+    let length = u64::from_le_bytes(file[..LENGTH].try_into().expect("eight bytes")) as usize;
+    let header = &mut file[LENGTH..][..length];
+    let mut fields: BTreeMap<String, Value> = serde_json::from_slice(header)?;
+    if let Some(metadata) = fields.get_mut("__metadata__") {
+        let ordered: BTreeMap<String, String> = serde_json::from_value(metadata.take())?;
+        *metadata = serde_json::to_value(ordered)?;
+    }
+    let text = serde_json::to_string(&fields)?;
+    // Spaces fill the header, as the format allows: the tensors stay where they are.
+    header.fill(b' ');
+    header[..text.len()].copy_from_slice(text.as_bytes());
+    Ok(file)
 }
 
 impl LowRank {

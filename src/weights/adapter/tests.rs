@@ -33,6 +33,14 @@ fn what_is_saved_is_read_and_named_by_its_contents() {
     assert_eq!(read, saved);
     assert_eq!(digests, Digests::of(dir.path()).unwrap());
     assert!(Adapter::is_in(dir.path()));
+    let of_a_base = Adapter { base_sha256: Some("abc".into()), ..saved.clone() };
+    let written = || {
+        of_a_base.save(dir.path()).unwrap();
+        std::fs::read(dir.path().join(WEIGHTS)).unwrap()
+    };
+    let first = written();
+    assert!((0..20).all(|_| written() == first), "one adapter has one digest");
+    assert_eq!(Adapter::open(dir.path(), &base).unwrap().0, of_a_base);
     random_adapter(model.path(), 0.5, 2).save(dir.path()).unwrap();
     assert_ne!(Adapter::open(dir.path(), &base).unwrap().1.all(), digests.all());
     saved.check_base(dir.path(), &Digests::of(model.path()).unwrap().weights()).unwrap();

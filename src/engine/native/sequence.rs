@@ -312,9 +312,6 @@ impl Shard {
     /// Where blocks are limited, the older sequence has them: younger ones wait, or give theirs back. What they have in the
     /// tree is free only before the next step. One sequence alone always has room, so the oldest goes on for ever.
     fn make_room(&mut self, free: usize, pool: &BlockPool) {
-        self.order.clear();
-        self.order.extend(0..self.sequences.len());
-        self.order.sort_by_key(|&index| self.sequences[index].born);
         let (mut free, mut taken, mut staying) = (free, 0, self.order.len());
         for place in 0..self.order.len() {
             let index = self.order[place];
@@ -352,7 +349,10 @@ impl Shard {
         let mut for_prompts = if plain == 0 { most.saturating_sub(running).max(BLOCK) } else { BLOCK };
         self.order.clear();
         self.order.extend(0..self.sequences.len());
-        if plain > 0 {
+        if self.whole_steps {
+            // Rows go to whom blocks go, the oldest first: it would starve if a younger one had its rows and no block for them.
+            self.order.sort_by_key(|&index| self.sequences[index].born);
+        } else if plain > 0 {
             self.order.sort_by_key(|&index| self.sequences[index].served);
         }
         self.advances.clear();
@@ -385,5 +385,31 @@ impl Shard {
             }
             self.advances[index] = advance;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::NativeConfig;
+    use super::super::tests::{engine_with, sequence};
+    use super::*;
+    use crate::testing::TinyModel;
+
+    #[test]
+    fn where_blocks_are_short_the_oldest_goes_on_wherever_it_stands() {
+        let engine = engine_with(&TinyModel::default(), NativeConfig::default());
+        let pool = BlockPool::limited(Shape { layers: 1, heads: 1, head_dim: 2 }, 10, Arc::default());
+        let begun = |born: u64, blocks: usize| {
+            let mut sequence = Sequence { born, ..sequence(&engine, &[1; 8 * BLOCK]) };
+            sequence.own(&pool, blocks * BLOCK);
+            sequence.computed = blocks * BLOCK;
+            sequence
+        };
+        let (younger, older) = (begun(2, 4), begun(1, 6));
+        let mut shard = Shard { sequences: vec![younger, older], whole_steps: true, ..Shard::default() };
+        shard.choose_rows(BLOCK, &pool);
+        let rows: Vec<usize> = shard.batch.rows.iter().map(|row| shard.sequences[row.sequence].born as usize).collect();
+        assert_eq!(rows, [1; BLOCK]);
+        assert_eq!(shard.sequences[0].computed, 0, "the younger one gave its blocks back");
     }
 }

@@ -308,11 +308,12 @@ impl<'a> Run<'a> {
         Ok(other)
     }
 
+    /// The curve first: a killed run goes on after the step that the resume file names, so all else is there by then.
     fn save(&mut self) -> Result<()> {
         self.metrics.file.flush()?;
-        resume::save(&self.config.out_dir.join("resume.safetensors"), &self.params, &self.optimizer, &self.place)?;
         let points: Vec<_> = self.metrics.steps.iter().map(|line| (line.step, line.loss)).collect();
-        checkpoint::replace(&self.config.out_dir.join("loss.svg"), |path| curve::draw(path, &points))
+        checkpoint::replace(&self.config.out_dir.join("loss.svg"), |path| curve::draw(path, &points))?;
+        resume::save(&self.config.out_dir.join("resume.safetensors"), &self.params, &self.optimizer, &self.place)
     }
 
     fn report(&self) -> TrainReport {
@@ -340,12 +341,14 @@ impl Metrics {
     /// Keeps the lines up to `step`: what came after the resume file is computed again.
     fn open(path: &Path, step: u64) -> Result<Self> {
         let text = if step > 0 { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<StepMetrics>(line).ok());
-        let steps: Vec<_> = lines.filter(|line| line.step <= step).collect();
-        let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut metrics = Self { file: std::io::BufWriter::new(file), steps: Vec::new(), logged: Instant::now() };
-        steps.into_iter().try_for_each(|line| metrics.write(line))?;
-        Ok(metrics)
+        let parsed = text.lines().filter_map(|line| Some((line, serde_json::from_str::<StepMetrics>(line).ok()?)));
+        let (lines, steps): (Vec<&str>, Vec<_>) = parsed.filter(|(_, metrics)| metrics.step <= step).unzip();
+        // Replaced as a whole: a run that is killed again must find these lines again.
+        let kept: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+        checkpoint::replace(path, |path| Ok(std::fs::write(path, &kept)?))?;
+        let file = std::fs::OpenOptions::new().append(true).open(path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { file: std::io::BufWriter::new(file), steps, logged: Instant::now() })
     }
 
     fn push(&mut self, line: StepMetrics) -> Result<()> {
@@ -363,5 +366,35 @@ impl Metrics {
         writeln!(self.file)?;
         self.steps.push(line);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_resumed_run_keeps_is_on_the_disk_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metrics.jsonl");
+        let line = |step: u64| {
+            let text = format!(
+                r#"{{"step":{step},"loss":1.5,"lr":0.1,"grad_norm":2.0,"tokens":3,"tokens_per_s":4.0,"seconds":5.0}}"#
+            );
+            serde_json::from_str::<StepMetrics>(&text).unwrap()
+        };
+        let mut first = Metrics::open(&path, 0).unwrap();
+        (1..=3).for_each(|step| first.push(line(step)).unwrap());
+        drop(first);
+        let mut again = Metrics::open(&path, 2).unwrap();
+        again.push(line(3)).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap().lines().count(),
+            2,
+            "a kill now loses what is computed again"
+        );
+        drop(again);
+        let steps: Vec<u64> = Metrics::open(&path, 9).unwrap().steps.iter().map(|line| line.step).collect();
+        assert_eq!(steps, [1, 2, 3]);
     }
 }

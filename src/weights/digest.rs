@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::ModelError;
+use super::{ModelError, spread};
 
 /// What a directory that was written by a program may say of its own files: `manifest.json`.
 const MANIFEST: &str = "manifest.json";
@@ -67,16 +67,19 @@ impl Digests {
     /// # Errors
     /// A file that cannot be read.
     pub fn of(dir: &Path) -> Result<Self, ModelError> {
-        let mut digests = Self::default();
-        for name in files(dir)? {
-            let path = dir.join(&name);
-            let broken = |e: std::io::Error| ModelError::Broken { file: path.clone(), reason: e.to_string() };
+        let sized = |name: String| {
+            let bytes = dir.join(&name).metadata().map_or(0, |metadata| metadata.len());
+            (name, bytes as usize)
+        };
+        let names: Vec<(String, usize)> = files(dir)?.into_iter().map(sized).collect();
+        let digest = |(name, _): &(String, usize)| {
+            let path = dir.join(name);
             let mut hash = Sha256::new();
-            let mut file = std::fs::File::open(&path).map_err(broken)?;
-            let bytes = std::io::copy(&mut file, &mut hash).map_err(broken)?;
-            digests.0.insert(name, FileDigest { bytes, sha256: hex(&hash.finalize()) });
-        }
-        Ok(digests)
+            let read = std::fs::File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut hash));
+            let bytes = read.map_err(|e| ModelError::Broken { file: path, reason: e.to_string() })?;
+            Ok((name.clone(), FileDigest { bytes, sha256: hex(&hash.finalize()) }))
+        };
+        spread::over(&names, |&(_, bytes)| bytes, digest).into_iter().collect::<Result<_, _>>().map(Self)
     }
 
     /// One name for all of the files, the manifest excepted: a manifest changes nothing that is computed.

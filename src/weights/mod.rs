@@ -6,6 +6,7 @@ pub mod digest;
 mod error;
 mod low_rank;
 pub mod roots;
+mod spread;
 pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,35 +146,75 @@ impl Weights {
     /// # Errors
     /// It is missing, of another type than F32, F16 and BF16, or holds a value that is not finite.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let at = self.tensors.get(name).ok_or_else(|| ModelError::Tensor {
-            file: self.main_file(),
-            tensor: name.into(),
-            reason: "it is missing; export the checkpoint again".into(),
-        })?;
-        let (file, map) = &self.files[at.file];
-        let bytes = &map[at.bytes.clone()];
-        let wrong = |reason| ModelError::Tensor { file: file.clone(), tensor: name.into(), reason };
+        let (dtype, bytes) = self.raw(name)?;
         let pairs = |convert: fn([u8; 2]) -> f32| bytes.as_chunks::<2>().0.iter().map(|&b| convert(b)).collect();
-        let values: Vec<f32> = match at.dtype {
+        Ok(match dtype {
             Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
             Dtype::F16 => pairs(|b| half::f16::from_le_bytes(b).to_f32()),
             Dtype::BF16 => pairs(|b| half::bf16::from_le_bytes(b).to_f32()),
-            other => return Err(wrong(format!("its type is {other:?}; convert it to F32, F16 or BF16"))),
-        };
-        match values.iter().position(|x| !x.is_finite()) {
-            Some(i) => Err(wrong(format!("element {i} is {}; the checkpoint is damaged", values[i]))),
-            None => Ok(values),
-        }
+            other => {
+                let file = self.files[self.location(name)?.file].0.clone();
+                let reason = format!("its type is {other:?}; convert it to F32, F16 or BF16");
+                return Err(ModelError::Tensor { file, tensor: name.into(), reason });
+            }
+        })
     }
 
     /// Checks that every number is finite; types that are not read as numbers are passed over.
     ///
     /// # Errors
-    /// Names the first tensor that holds one that is not.
+    /// Names a tensor that holds one that is not.
     pub fn check_finite(&self) -> Result<(), ModelError> {
-        let numbers = |at: &&Location| matches!(at.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
-        let mut names = self.tensors.iter().filter(|(_, at)| numbers(at)).map(|(name, _)| name);
-        names.try_for_each(|name| self.read(name).map(drop))
+        let tensors: Vec<(&str, usize)> =
+            self.tensors.iter().map(|(name, at)| (name.as_str(), at.bytes.len())).collect();
+        spread::over(&tensors, |&(_, bytes)| bytes, |&(name, _)| self.raw(name).map(drop)).into_iter().collect()
+    }
+
+    /// A tensor's type and elements as the file holds them, row after row in little-endian order.
+    ///
+    /// # Errors
+    /// It is missing or holds a value that is not finite; types that are not read as numbers are not looked at.
+    pub fn raw(&self, name: &str) -> Result<(Dtype, &[u8]), ModelError> {
+        let at = self.location(name)?;
+        let (file, map) = &self.files[at.file];
+        let bytes = &map[at.bytes.clone()];
+        // All bits of the exponent are set in infinities and what is no number.
+        let short = |exponent: u16| {
+            let large = |pair: &[u8; 2]| u16::from_le_bytes(*pair) & exponent == exponent;
+            bytes.as_chunks::<2>().0.iter().position(large)
+        };
+        let damaged = match at.dtype {
+            Dtype::F32 => bytes.as_chunks::<4>().0.iter().position(|&b| !f32::from_le_bytes(b).is_finite()),
+            Dtype::F16 => short(0x7c00),
+            Dtype::BF16 => short(0x7f80),
+            _ => None,
+        };
+        match damaged {
+            Some(i) => {
+                let value = self.element(at, i);
+                let reason = format!("element {i} is {value}; the checkpoint is damaged");
+                Err(ModelError::Tensor { file: file.clone(), tensor: name.into(), reason })
+            }
+            None => Ok((at.dtype, bytes)),
+        }
+    }
+
+    fn element(&self, at: &Location, i: usize) -> f32 {
+        let bytes = &self.files[at.file].1[at.bytes.clone()];
+        let pair = || bytes.as_chunks::<2>().0[i];
+        match at.dtype {
+            Dtype::F16 => half::f16::from_le_bytes(pair()).to_f32(),
+            Dtype::BF16 => half::bf16::from_le_bytes(pair()).to_f32(),
+            _ => f32::from_le_bytes(bytes.as_chunks::<4>().0[i]),
+        }
+    }
+
+    fn location(&self, name: &str) -> Result<&Location, ModelError> {
+        self.tensors.get(name).ok_or_else(|| ModelError::Tensor {
+            file: self.main_file(),
+            tensor: name.into(),
+            reason: "it is missing; export the checkpoint again".into(),
+        })
     }
 
     /// Gives the memory of the mapped files back: tensors that are read again are read from the files again. Without it the

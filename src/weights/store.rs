@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tempfile::TempDir;
 
 use super::adapter::{self, Adapter};
-use super::{Digests, ModelError, digest};
+use super::{Digests, ModelError, digest, spread};
 
 /// Directories in the making, locked by their makers. A dead maker's are removed: its lock is free.
 const MAKING: &str = ".making-";
@@ -61,11 +61,13 @@ impl Store {
             return Ok(known);
         }
         let making = self.make()?;
-        for name in digest::files(source)? {
-            let (from, to) = (source.join(&name), making.path().join(&name));
+        let copy = |name: &String| {
+            let (from, to) = (source.join(name), making.path().join(name));
             let copied = File::open(&from).and_then(|mut file| io::copy(&mut file, &mut File::create(&to)?));
-            copied.map_err(|e| ModelError::Broken { file: from, reason: e.to_string() })?;
-        }
+            copied.map(drop).map_err(|e| ModelError::Broken { file: from, reason: e.to_string() })
+        };
+        let bytes = |name: &String| before.0.get(name).map_or(0, |file| file.bytes as usize);
+        spread::over(&digest::files(source)?, bytes, copy).into_iter().collect::<Result<(), _>>()?;
         let digests = Digests::of(making.path())?;
         if digests != before {
             let reason = "it changed while it was copied; write a new directory and rename it when it is whole".into();

@@ -1,4 +1,4 @@
-//! The gradient of one step, computed by several threads.
+//! The gradient of one step, computed by several threads or by a device.
 //!
 //! Threads take units from a shared queue, so that a busy neighbour on one core does not hold up the others. Gradients
 //! are added in the order of the units whoever computed them: the sum is the same bit for bit for any number of threads.
@@ -13,14 +13,23 @@ use spar::engine::derive_seed;
 
 use crate::loss::{Pair, Preference, PreferenceMetrics, Scores};
 use crate::model::cpu::{Arithmetic, Keep, Weights, Workspace};
+use crate::model::device::DeviceModel;
 use crate::model::{LlamaConfig, LoraConfig};
 use crate::tokens::{PairRows, Unit};
 
-/// The threads' workspaces and the sum of gradients, kept from step to step.
+/// What computes, and the sum of gradients, kept from step to step.
 #[derive(Debug)]
 pub struct GradientWorkers {
-    workspaces: Vec<Workspace>,
+    form: Form,
     sum: Sum,
+}
+
+#[derive(Debug)]
+enum Form {
+    /// A workspace for each thread.
+    Cpu(Vec<Workspace>),
+    /// One unit after the other.
+    Device(Box<DeviceModel>),
 }
 
 /// What a step's batch says.
@@ -53,10 +62,15 @@ impl GradientWorkers {
     #[must_use]
     pub fn new(config: &LlamaConfig, computing: Computing<'_>) -> Self {
         let Computing { arithmetic, lora, keep, workers } = computing;
-        Self {
-            workspaces: (0..workers.max(1)).map(|_| Workspace::with(config, arithmetic, lora, keep)).collect(),
-            sum: Sum::default(),
-        }
+        let workspaces = (0..workers.max(1)).map(|_| Workspace::with(config, arithmetic, lora, keep)).collect();
+        Self { form: Form::Cpu(workspaces), sum: Sum::default() }
+    }
+
+    /// A model on a device, which holds its own weights: of those that are computed with, only what is trained is taken, and
+    /// nothing where that is empty.
+    #[must_use]
+    pub fn on_device(model: DeviceModel) -> Self {
+        Self { form: Form::Device(Box::new(model)), sum: Sum::default() }
     }
 
     /// The loss of a step; its gradient is in [`GradientWorkers::gradient`] afterwards. `preference` is what pairs are
@@ -77,37 +91,63 @@ impl GradientWorkers {
         let kept = if pairs > 0 { preference.kept } else { 1.0 };
         let scale = if total > 0.0 { (-kept / total) as f32 } else { 0.0 };
         let share = 1.0 / pairs.max(1) as f64;
-        let trained = weights.adapter.unwrap_or(weights.base).data.len();
-        self.sum.start(trained);
-        let (sum, next) = (Mutex::new(&mut self.sum), AtomicUsize::new(0));
-        let work = |workspace: &mut Workspace| -> Result<()> {
-            while let Some((index, unit)) = take(&next, units) {
-                let dropout = weights.dropout.map(|seed| derive_seed(seed, index as u64));
-                let weights = Weights { dropout, ..weights };
-                let mut part = Part { gradient: lock(&sum).free.pop().unwrap_or_default(), ..Part::default() };
-                part.gradient.clear();
-                part.gradient.resize(trained, 0.0);
-                workspace.forward(weights, &unit.batch)?;
-                let mut coefficients: Vec<f32> = unit.weights.iter().map(|weight| weight * scale).collect();
-                if !unit.pairs.is_empty() {
-                    let log_probs = workspace.log_probs(weights, &unit.batch);
-                    coefficients.resize(unit.batch.rows(), 0.0);
-                    compare(preference, share, &unit.pairs, &log_probs, &mut coefficients, &mut part);
-                }
-                let log_probs = workspace.backward(weights, &unit.batch, &coefficients, &mut part.gradient);
-                if unit.pairs.is_empty() {
-                    part.loss = log_probs.iter().zip(&coefficients).map(|(&l, &c)| f64::from(l) * f64::from(c)).sum();
-                }
-                lock(&sum).add(index, part);
+        let trained = weights.adapter.unwrap_or(weights.base);
+        self.sum.start(trained.data.len());
+        let dropout = |index: usize| weights.dropout.map(|seed| derive_seed(seed, index as u64));
+        let coefficients = |unit: &Unit, part: &mut Part, log_probs: &mut dyn FnMut() -> Result<Vec<f32>>| {
+            let mut coefficients: Vec<f32> = unit.weights.iter().map(|weight| weight * scale).collect();
+            if !unit.pairs.is_empty() {
+                coefficients.resize(unit.batch.rows(), 0.0);
+                compare(preference, share, &unit.pairs, &log_probs()?, &mut coefficients, part);
             }
-            Ok(())
+            anyhow::Ok(coefficients)
         };
-        let other = std::thread::scope(|scope| {
-            let threads: Vec<_> = self.workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
-            let other = meanwhile();
-            threads.into_iter().try_for_each(|thread| thread.join().expect("a worker panicked"))?;
-            anyhow::Ok(other)
-        })?;
+        let finish = |unit: &Unit, part: &mut Part, log_probs: &[f32], coefficients: &[f32]| {
+            if unit.pairs.is_empty() {
+                part.loss = log_probs.iter().zip(coefficients).map(|(&l, &c)| f64::from(l) * f64::from(c)).sum();
+            }
+        };
+        let other = match &mut self.form {
+            Form::Cpu(workspaces) => {
+                let (sum, next) = (Mutex::new(&mut self.sum), AtomicUsize::new(0));
+                let work = |workspace: &mut Workspace| -> Result<()> {
+                    while let Some((index, unit)) = take(&next, units) {
+                        let weights = Weights { dropout: dropout(index), ..weights };
+                        let mut part = Part { gradient: lock(&sum).free.pop().unwrap_or_default(), ..Part::default() };
+                        part.gradient.clear();
+                        part.gradient.resize(trained.data.len(), 0.0);
+                        workspace.forward(weights, &unit.batch)?;
+                        let mut log_probs = || Ok(workspace.log_probs(weights, &unit.batch));
+                        let coefficients = coefficients(unit, &mut part, &mut log_probs)?;
+                        let log_probs = workspace.backward(weights, &unit.batch, &coefficients, &mut part.gradient);
+                        finish(unit, &mut part, &log_probs, &coefficients);
+                        lock(&sum).add(index, part);
+                    }
+                    Ok(())
+                };
+                std::thread::scope(|scope| {
+                    let threads: Vec<_> = workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
+                    let other = meanwhile();
+                    threads.into_iter().try_for_each(|thread| thread.join().expect("a worker panicked"))?;
+                    anyhow::Ok(other)
+                })?
+            }
+            Form::Device(model) => {
+                if !trained.data.is_empty() {
+                    model.take(trained)?;
+                }
+                for (index, unit) in units.iter().enumerate() {
+                    let mut part = Part::default();
+                    model.forward(&unit.batch, dropout(index))?;
+                    let coefficients = coefficients(unit, &mut part, &mut || model.log_probs(&unit.batch))?;
+                    let log_probs = model.backward(&unit.batch, &coefficients)?;
+                    finish(unit, &mut part, &log_probs, &coefficients);
+                    self.sum.add(index, part);
+                }
+                model.gradient(&mut self.sum.gradient)?;
+                meanwhile()
+            }
+        };
         let rows = units.iter().map(|unit| unit.batch.rows()).sum();
         let preference = (pairs > 0).then_some(self.sum.preference);
         Ok((StepLoss { loss: self.sum.loss, rows, preference }, other))
@@ -118,7 +158,23 @@ impl GradientWorkers {
     /// # Errors
     /// When a sequence does not fit the model.
     pub fn score<'w>(&mut self, weights: impl Into<Weights<'w>>, units: &[Unit]) -> Result<Vec<Vec<Pair<f64>>>> {
-        let (weights, next) = (weights.into(), AtomicUsize::new(0));
+        let weights = weights.into();
+        let workspaces = match &mut self.form {
+            Form::Cpu(workspaces) => workspaces,
+            Form::Device(model) => {
+                let trained = weights.adapter.unwrap_or(weights.base);
+                if !trained.data.is_empty() {
+                    model.take(trained)?;
+                }
+                let of_unit = |unit: &Unit| {
+                    model.forward(&unit.batch, None)?;
+                    let log_probs = model.log_probs(&unit.batch)?;
+                    Ok(unit.pairs.iter().map(|pair| sums(pair, &log_probs)).collect())
+                };
+                return units.iter().map(of_unit).collect();
+            }
+        };
+        let next = AtomicUsize::new(0);
         let scores: Vec<Mutex<Vec<Pair<f64>>>> = units.iter().map(|_| Mutex::default()).collect();
         let work = |workspace: &mut Workspace| -> Result<()> {
             while let Some((index, unit)) = take(&next, units) {
@@ -129,7 +185,7 @@ impl GradientWorkers {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = self.workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
+            let threads: Vec<_> = workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
             threads.into_iter().try_for_each(|thread| thread.join().expect("a worker panicked"))
         })?;
         Ok(scores.into_iter().map(|scores| scores.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())

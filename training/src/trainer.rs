@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,13 +14,33 @@ use spar::engine::derive_seed;
 use crate::gradient::{Computing, GradientWorkers, StepLoss};
 use crate::loss::{Preference, PreferenceMetrics};
 use crate::model::cpu::{Arithmetic, Keep, Weights};
-use crate::model::params::Precision;
+use crate::model::device::{self, DeviceModel};
+use crate::model::params::{Layout, Precision};
 use crate::model::{LlamaConfig, LoraConfig, Params};
 use crate::optimizer::{Optimizer, OptimizerConfig, Update, norm};
 use crate::resume::{self, Place};
 use crate::schedule::Schedule;
 use crate::tokens::{Example, Unit, units};
 use crate::{adapter, checkpoint, curve};
+
+/// What computes gradients; updates are always made on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Processor {
+    /// The CPU's threads.
+    #[default]
+    Cpu,
+    /// The first CUDA device, in a build for CUDA.
+    Cuda,
+}
+
+impl Processor {
+    /// Whether it is the usual one.
+    #[must_use]
+    pub fn is_cpu(&self) -> bool {
+        *self == Self::Cpu
+    }
+}
 
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +62,9 @@ pub struct TrainConfig {
     pub arithmetic: Arithmetic,
     /// Threads; 0 means as many as the machine has. The result does not depend on it.
     pub workers: usize,
+    /// What computes gradients.
+    #[serde(skip_serializing_if = "Processor::is_cpu")]
+    pub device: Processor,
     /// Tokens that a worker computes at once: less needs less memory, more makes larger products.
     pub unit_tokens: usize,
     /// Steps between two resume files; 0 means at the end only.
@@ -66,6 +90,7 @@ impl Default for TrainConfig {
             seed: 0,
             arithmetic: Arithmetic::F32,
             workers: 0,
+            device: Processor::Cpu,
             unit_tokens: 1024,
             checkpoint_every: 200,
             out_dir: PathBuf::from("runs/train"),
@@ -77,6 +102,19 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// What computes gradients for the model in a directory.
+    ///
+    /// # Errors
+    /// There is no such device, or it has no room for the model.
+    pub fn workers(&self, llama: &LlamaConfig, computing: Computing<'_>, directory: &Path) -> Result<GradientWorkers> {
+        Ok(match self.device {
+            Processor::Cpu => GradientWorkers::new(llama, computing),
+            Processor::Cuda => {
+                GradientWorkers::on_device(DeviceModel::open(llama, computing, &device::cuda()?, directory)?)
+            }
+        })
+    }
+
     /// Threads that compute.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -219,9 +257,33 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn start(config: &'a TrainConfig, learning: Learning<'_>) -> Result<Self> {
         let Learning { llama, init, preference } = learning;
-        let model = match init {
-            Init::Fresh => Params::random(llama, config.seed),
-            Init::From(directory) => Params::load(llama, &directory)?,
+        let computing = Computing {
+            arithmetic: config.arithmetic,
+            lora: config.lora.as_ref(),
+            keep: config.keep,
+            workers: config.threads(),
+        };
+        let frozen = config.device != Processor::Cpu && config.lora.is_some();
+        let (model, workers) = match init {
+            Init::Fresh => {
+                let model = Params::random(llama, config.seed);
+                let workers = match config.device {
+                    Processor::Cpu => GradientWorkers::new(llama, computing),
+                    Processor::Cuda => {
+                        let model = DeviceModel::from_params(llama, computing, &device::cuda()?, &model)?;
+                        GradientWorkers::on_device(model)
+                    }
+                };
+                (model, workers)
+            }
+            Init::From(directory) => {
+                // The device alone holds weights that stay as they are.
+                let model = match frozen {
+                    true => Params { layout: Arc::new(Layout::new(llama)), data: Vec::new() },
+                    false => Params::load(llama, &directory)?,
+                };
+                (model, config.workers(llama, computing, &directory)?)
+            }
         };
         let (base, mut params) = match &config.lora {
             Some(lora) => {
@@ -250,15 +312,7 @@ impl<'a> Run<'a> {
         bar.reset_eta();
         Ok(Self {
             config,
-            workers: GradientWorkers::new(
-                llama,
-                Computing {
-                    arithmetic: config.arithmetic,
-                    lora: config.lora.as_ref(),
-                    keep: config.keep,
-                    workers: config.threads(),
-                },
-            ),
+            workers,
             preference,
             base,
             metrics: Metrics::open(&config.out_dir.join("metrics.jsonl"), place.step)?,

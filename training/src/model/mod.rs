@@ -1,7 +1,9 @@
-//! A Llama with its gradient: [`cpu`] is the fast form for `f32` on a CPU, [`llama`] the same network in candle.
+//! A Llama with its gradient: [`cpu`] is the fast form for a CPU, [`device`] the one for CUDA, and [`llama`] the same network for
+//! candle's own gradients, which both are compared with.
 
 pub mod config;
 pub mod cpu;
+pub mod device;
 pub mod llama;
 pub mod lora;
 pub mod params;

@@ -1,6 +1,7 @@
 //! What the training stages have in common: data becomes steps, the reference is computed once, a model directory comes out.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -8,12 +9,13 @@ use serde_json::{Value, json};
 use super::manifest::{Record, Stage};
 use super::{read_lines, write_json, write_lines};
 use crate::chats::Chats;
-use crate::gradient::{Computing, GradientWorkers};
+use crate::gradient::Computing;
 use crate::loss::{Pair, Preference};
 use crate::model::cpu::Keep;
+use crate::model::params::Layout;
 use crate::model::{LlamaConfig, Params};
 use crate::tokens::{Example, PairExample, Passes, pair_units, pair_units_in_order, units};
-use crate::trainer::{self, Init, Learning, TrainConfig, TrainReport};
+use crate::trainer::{self, Init, Learning, Processor, TrainConfig, TrainReport};
 
 /// What is learned from.
 pub(super) enum Data {
@@ -142,11 +144,14 @@ fn refer(config: &TrainConfig, llama: &LlamaConfig, base: &Path, pairs: &mut [Pa
     let scores: Vec<Pair<f64>> = match read_lines(&path)? {
         Some(scores) => scores,
         None => {
-            let params = Params::load(llama, base)?;
+            let params = match config.device {
+                Processor::Cpu => Params::load(llama, base)?,
+                Processor::Cuda => Params { layout: Arc::new(Layout::new(llama)), data: Vec::new() },
+            };
             let computing =
                 Computing { arithmetic: config.arithmetic, lora: None, keep: Keep::Streams, workers: config.threads() };
             let units = pair_units_in_order(pairs, config.unit_tokens);
-            let scores = GradientWorkers::new(llama, computing).score(&params, &units)?.concat();
+            let scores = config.workers(llama, computing, base)?.score(&params, &units)?.concat();
             write_lines(&path, &scores)?;
             scores
         }

@@ -1,6 +1,7 @@
 //! A layer's weights on a device, and what it computes apart from attention.
 
 use candle_core::{D, DType, Device, Result, Tensor};
+use safetensors::Dtype;
 
 use super::super::compute::LoadError;
 use super::super::model::Batch;
@@ -183,9 +184,22 @@ pub(super) fn linear_tensor(
     dtype: DType,
     device: &Device,
 ) -> std::result::Result<Tensor, LoadError> {
-    let parts: Vec<_> = names.iter().map(|name| weights.read(name)).collect::<std::result::Result<_, _>>()?;
-    let values = parts.concat();
-    let columns = values.len() / inner;
-    let place = || Tensor::from_vec(values, (columns, inner), &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
-    Ok(place()?)
+    let kept = match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        other => return Err(LoadError::Device(format!("weights of type {other:?} are not computed"))),
+    };
+    let part = |name: &String| {
+        let (stored, bytes) = weights.raw(name)?;
+        if stored == kept {
+            let columns = bytes.len() / dtype.size_in_bytes() / inner;
+            return Ok(Tensor::from_raw_buffer(bytes, dtype, &[columns, inner], device)?);
+        }
+        let values = weights.read(name)?;
+        let columns = values.len() / inner;
+        Ok(Tensor::from_vec(values, (columns, inner), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
+    };
+    let parts = names.iter().map(part).collect::<std::result::Result<Vec<_>, LoadError>>()?;
+    Ok(if let [whole] = parts.as_slice() { whole.clone() } else { Tensor::cat(&parts, 0)? })
 }

@@ -1,5 +1,7 @@
 //! A packed batch: the tokens of several sequences one after another, without padding.
 
+use anyhow::{Result, ensure};
+
 /// Sequences to read, and for each token the one to predict after it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Packed {
@@ -97,5 +99,25 @@ impl Packed {
             *next += len;
             Some(Span { start, len, fork })
         })
+    }
+
+    /// Whether a model of so many positions and tokens can read it.
+    ///
+    /// # Errors
+    /// When a sequence is longer or a token is not in the vocabulary.
+    pub fn check(&self, positions: usize, vocab: usize) -> Result<()> {
+        let longest = self.sequences().map(Span::positions).max().unwrap_or(0);
+        ensure!(longest <= positions, "a sequence of {longest} tokens exceeds {positions} positions");
+        let largest = self.inputs.iter().chain(&self.targets).copied().max().unwrap_or(0);
+        ensure!((largest as usize) < vocab, "token {largest} is not in a vocabulary of {vocab}");
+        Ok(())
+    }
+
+    /// Values of the asked rows, and 0 for the others, `(rows,)`.
+    #[must_use]
+    pub fn on_all_rows(&self, asked: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows()];
+        self.asked.iter().zip(asked).for_each(|(&row, &value)| out[row] = value);
+        out
     }
 }

@@ -18,7 +18,7 @@ mod vector;
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 pub use batch::{Fork, Packed, Span};
 use head::{Head, HeadParts, HeadStep};
@@ -106,11 +106,7 @@ impl Workspace {
     /// # Errors
     /// When a sequence is longer than the model's positions or a token is not in its vocabulary.
     pub fn forward<'a>(&mut self, weights: impl Into<Weights<'a>>, batch: &Packed) -> Result<()> {
-        let longest = batch.sequences().map(Span::positions).max().unwrap_or(0);
-        ensure!(longest <= self.longest, "a sequence of {longest} tokens exceeds {} positions", self.longest);
-        let largest = batch.inputs.iter().chain(&batch.targets).copied().max().unwrap_or(0);
-        ensure!((largest as usize) < self.vocab, "token {largest} is not in a vocabulary of {}", self.vocab);
-
+        batch.check(self.longest, self.vocab)?;
         let weights = weights.into();
         let embedding = &weights.base.data[self.layout.embedding.clone()];
         let first = &mut self.streams[0];
@@ -151,7 +147,7 @@ impl Workspace {
     pub fn log_probs<'a>(&mut self, weights: impl Into<Weights<'a>>, batch: &Packed) -> Vec<f32> {
         let weights = head_weights(&self.layout, weights.into().base);
         let targets: Vec<u32> = batch.asked.iter().map(|&row| batch.targets[row]).collect();
-        on_all_rows(batch, self.head.log_probs(self.streams.last().expect("a stream"), &targets, &weights))
+        batch.on_all_rows(&self.head.log_probs(self.streams.last().expect("a stream"), &targets, &weights))
     }
 
     /// The logits `(asked rows, vocab)` of the last [`Workspace::forward`].
@@ -206,14 +202,8 @@ impl Workspace {
                 vector::add(&mut embedding[token as usize * self.hidden..][..self.hidden], d);
             }
         }
-        on_all_rows(batch, log_probs)
+        batch.on_all_rows(&log_probs)
     }
-}
-
-fn on_all_rows(batch: &Packed, asked: Vec<f32>) -> Vec<f32> {
-    let mut out = vec![0.0; batch.rows()];
-    batch.asked.iter().zip(asked).for_each(|(&row, value)| out[row] = value);
-    out
 }
 
 fn head_weights<'a>(layout: &Layout, params: &'a Params) -> HeadParts<&'a [f32]> {

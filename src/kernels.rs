@@ -1,5 +1,7 @@
 //! Arithmetic on `f32` slices that the tree engine and the trainer share.
 
+#[cfg(feature = "cuda")]
+pub mod device;
 pub mod packed;
 pub mod team;
 

@@ -1,5 +1,5 @@
 //! Speed of training steps on a CUDA device with random weights of a real shape, made on the device:
-//! `device_speed SHAPE KIND LENGTH SEQUENCES UNITS STEPS [RANK] [everything|streams] [PEAK_TFLOPS]`.
+//! `device_speed SHAPE KIND LENGTH SEQUENCES UNITS STEPS [RANK] [everything|streams] [PEAK_TFLOPS] [MODULES]`.
 //!
 //! `SHAPE` is `8b` (Llama 3), `1b` (Llama 3.2, but untied) or `tiny`; `KIND` is `dpo`, `sft`, or `full` (all weights, by likelihood). A step
 //! has `UNITS` units of `SEQUENCES` sequences of `LENGTH` tokens; those of `dpo` are pairs that share their first half, which is computed
@@ -33,7 +33,11 @@ fn main() -> Result<()> {
     let config = config(&shape)?;
     ensure!(length <= config.max_position_embeddings, "{length} tokens are too long");
     let full = kind == "full";
-    let lora = LoraConfig { rank, alpha: 2.0 * rank as f64, ..LoraConfig::default() };
+    let mut lora = LoraConfig { rank, alpha: 2.0 * rank as f64, ..LoraConfig::default() };
+    let modules = argument(10, "");
+    if !modules.is_empty() {
+        lora.targets = serde_json::from_value(modules.split(',').collect())?;
+    }
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let arithmetic = Arithmetic::Bf16;
     let computing = Computing { arithmetic, lora: (!full).then_some(&lora), keep, workers };

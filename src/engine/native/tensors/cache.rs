@@ -4,6 +4,9 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::super::blocks::{BLOCK, Shape};
 use super::super::slots::BlockCopy;
+#[cfg(feature = "cuda")]
+use super::ops::Room;
+use super::ops::fused;
 
 /// For each layer keys and values, `(heads, slots, head_dim)`: a block has [`BLOCK`] slots, the first block is zeros.
 pub(in super::super) struct Cache {
@@ -12,8 +15,13 @@ pub(in super::super) struct Cache {
     device: Device,
 }
 
-/// Where rows' keys and values go, for every element of a head: `(heads, rows, head_dim)`.
-pub(super) struct Places(Tensor);
+/// Where rows' keys and values go.
+pub(super) struct Places {
+    /// `(rows)`.
+    slots: Tensor,
+    /// For every element of a head, `(heads, rows, head_dim)`, where candle's operations put them there.
+    elements: Option<Tensor>,
+}
 
 impl Cache {
     /// So many blocks, and the one of zeros.
@@ -24,27 +32,42 @@ impl Cache {
     }
 
     /// The places of slots, `(rows)`.
-    pub(super) fn places(&self, slots: &Tensor) -> Result<Places> {
+    pub(super) fn places(&self, slots: Tensor) -> Result<Places> {
+        let elements = if fused(&slots) { None } else { Some(self.elements(&slots)?) };
+        Ok(Places { slots, elements })
+    }
+
+    fn elements(&self, slots: &Tensor) -> Result<Tensor> {
         let rows = slots.elem_count();
         let whole = slots.reshape((1, rows, 1))?.broadcast_as((self.shape.heads, rows, self.shape.head_dim))?;
-        Ok(Places(whole.contiguous()?))
+        whole.contiguous()
+    }
+
+    /// What our kernel writes a layer's keys and values to.
+    #[cfg(feature = "cuda")]
+    pub(super) fn room<'a>(&'a self, layer: usize, places: &'a Places) -> Room<'a> {
+        let (keys, values) = &self.layers[layer];
+        Room { keys, values, slots: &places.slots }
     }
 
     /// Sets the keys and values, `(rows, heads, head_dim)`, of a layer.
     pub(super) fn write(&self, layer: usize, places: &Places, keys: &Tensor, values: &Tensor) -> Result<()> {
         let (own_keys, own_values) = &self.layers[layer];
+        let elements = match &places.elements {
+            Some(elements) => elements,
+            None => &self.elements(&places.slots)?,
+        };
         for (own, new) in [(own_keys, keys), (own_values, values)] {
             let new = new.transpose(0, 1)?.contiguous()?.to_dtype(own.dtype())?;
-            own.scatter_set(&places.0, &new, 1)?;
+            own.scatter_set(elements, &new, 1)?;
         }
         Ok(())
     }
 
-    /// A layer's keys and values at slots, `(heads, count, head_dim)` in `f32`.
+    /// A layer's keys and values at slots, `(heads, count, head_dim)`.
     pub(super) fn read(&self, layer: usize, slots: &Tensor) -> Result<(Tensor, Tensor)> {
         let (keys, values) = &self.layers[layer];
-        let read = |own: &Tensor| own.index_select(slots, 1)?.to_dtype(DType::F32);
-        Ok((read(keys)?, read(values)?))
+        Ok((keys.index_select(slots, 1)?, values.index_select(slots, 1)?))
     }
 
     /// Copies beginnings of blocks in all layers. All are read before any is written, since a block that is read may be
@@ -63,10 +86,10 @@ impl Cache {
             Tensor::from_vec(slots, count, &self.device)
         };
         let from = slots(|copy| copy.from)?;
-        let places = self.places(&slots(|copy| copy.to)?)?;
+        let elements = self.elements(&slots(|copy| copy.to)?)?;
         for (keys, values) in &self.layers {
             for own in [keys, values] {
-                own.scatter_set(&places.0, &own.index_select(&from, 1)?, 1)?;
+                own.scatter_set(&elements, &own.index_select(&from, 1)?, 1)?;
             }
         }
         Ok(())

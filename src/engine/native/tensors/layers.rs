@@ -5,7 +5,11 @@ use safetensors::Dtype;
 
 use super::super::compute::LoadError;
 use super::super::model::Batch;
+use super::cache::{Cache, Places};
 use super::low::adapt;
+use super::ops::{add_product, norm, product, swiglu};
+#[cfg(feature = "cuda")]
+use super::ops::{fused, place};
 use crate::weights::{DenseConfig, ModelError, Weights};
 
 pub(super) struct Layer {
@@ -113,44 +117,57 @@ impl Layer {
         [&self.qkv, &self.output, &self.gate_up, &self.down].into_iter().map(bytes).sum()
     }
 
-    /// Queries `(rows, heads, head_dim)`, and keys and values `(rows, kv_heads, head_dim)`, of the residual stream `x`,
-    /// `(rows, hidden)`.
+    /// Scaled queries `(rows, heads, head_dim)` of the residual stream `x`, `(rows, hidden)`; keys and values go to their
+    /// places in the cache.
     pub(super) fn project(
         &self,
         index: usize,
         x: &Tensor,
         turns: &Turns,
         batch: &Batch,
-    ) -> Result<(Tensor, Tensor, Tensor)> {
-        let normed = self.attention_norm.apply(x)?;
+        (cache, places): (&Cache, &Places),
+    ) -> Result<Tensor> {
+        let normed = self.attention_norm.apply(x, self.qkv.weight.dtype())?;
         let qkv = adapt(batch, index, |layer| layer.qkv.as_ref(), &normed, self.qkv.apply(&normed)?)?;
         let qkv = qkv.reshape((qkv.dim(0)?, self.heads + 2 * self.kv_heads, self.head_dim))?;
         let mut turned = qkv.narrow(1, 0, self.heads + self.kv_heads)?;
         if let Some(norm) = &self.qk_norm {
-            turned = norm.apply(&turned)?;
+            turned = norm.apply(&turned, DType::F32)?;
+        }
+        let values = qkv.narrow(1, self.heads + self.kv_heads, self.kv_heads)?;
+        let scale = (self.head_dim as f64).sqrt().recip();
+        #[cfg(feature = "cuda")]
+        if fused(x) {
+            return place(&turned, &values, [&turns.cos, &turns.sin], &cache.room(index, places), scale);
         }
         let turned = turns.rotate(&turned)?;
-        let values = qkv.narrow(1, self.heads + self.kv_heads, self.kv_heads)?;
-        Ok((turned.narrow(1, 0, self.heads)?.contiguous()?, turned.narrow(1, self.heads, self.kv_heads)?, values))
+        cache.write(index, places, &turned.narrow(1, self.heads, self.kv_heads)?, &values)?;
+        turned.narrow(1, 0, self.heads)? * scale
     }
 
     /// The residual stream after what attention gives, `(rows, heads × head_dim)`, and after the feed-forward layer.
     pub(super) fn mix(&self, index: usize, x: Tensor, attended: &Tensor, batch: &Batch) -> Result<Tensor> {
-        let output = self.output.apply(attended)?;
-        let x = (x + adapt(batch, index, |layer| layer.output.as_ref(), attended, output)?)?;
-        let normed = self.mlp_norm.apply(&x)?;
+        let dtype = self.down.weight.dtype();
+        let x = adapt(batch, index, |layer| layer.output.as_ref(), attended, self.output.add_to(x, attended)?)?;
+        let normed = self.mlp_norm.apply(&x, dtype)?;
         let both = adapt(batch, index, |layer| layer.gate_up.as_ref(), &normed, self.gate_up.apply(&normed)?)?;
-        let width = both.dim(1)? / 2;
-        let hidden = (both.narrow(1, 0, width)?.silu()? * both.narrow(1, width, width)?)?;
-        let down = adapt(batch, index, |layer| layer.down.as_ref(), &hidden, self.down.apply(&hidden)?)?;
-        x + down
+        let hidden = swiglu(&both, dtype)?;
+        adapt(batch, index, |layer| layer.down.as_ref(), &hidden, self.down.add_to(x, &hidden)?)
     }
 }
 
 impl Linear {
-    /// The product in the weight's type, as `f32`.
+    /// The product as `f32`, of `x` in the weight's type.
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let product = x.to_dtype(self.weight.dtype())?.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
+        self.biased(product(x, &self.weight)?)
+    }
+
+    /// The product added to `sum`, whose place it takes.
+    fn add_to(&self, sum: Tensor, x: &Tensor) -> Result<Tensor> {
+        self.biased(add_product(sum, x, &self.weight)?)
+    }
+
+    fn biased(&self, product: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => product.broadcast_add(bias),
             None => Ok(product),
@@ -170,9 +187,9 @@ impl Norm {
         Ok(Self { weight: Tensor::from_vec(values, size, device)?, eps: f64::from(eps) })
     }
 
-    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
-        x.broadcast_div(&(mean + self.eps)?.sqrt()?)?.broadcast_mul(&self.weight)
+    /// Rows of `f32`, normed, in another type.
+    pub(super) fn apply(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
+        norm(x, &self.weight, self.eps, dtype)
     }
 }
 

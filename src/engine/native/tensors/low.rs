@@ -1,6 +1,6 @@
 //! An adapter's low-rank pairs on a device, added to the rows of its groups.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::super::adapter::{self, LayerAdapter};
 use super::super::model::Batch;
@@ -61,7 +61,8 @@ pub(super) fn adapt(
             parts.push(out.narrow(0, done, group.rows.start - done)?);
         }
         let (start, count) = (group.rows.start, group.rows.len());
-        let change = x.narrow(0, start, count)?.matmul(&low.a.t()?)?.matmul(&low.b.t()?)?;
+        let x = x.narrow(0, start, count)?.to_dtype(DType::F32)?;
+        let change = x.matmul(&low.a.t()?)?.matmul(&low.b.t()?)?;
         parts.push((out.narrow(0, start, count)? + change)?);
         done = group.rows.end;
     }

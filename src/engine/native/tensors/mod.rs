@@ -4,6 +4,7 @@ mod cache;
 mod clusters;
 mod layers;
 mod low;
+mod ops;
 mod plan;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -143,12 +144,11 @@ impl TensorModel {
         };
         let tokens = column(&|row| sequences[row.sequence].tokens[row.position])?;
         let turns = self.turns.at(&column(&|row| row.position as u32)?)?;
-        let places = cache.places(&column(&|row| slot(&sequences[row.sequence], row.position))?)?;
+        let places = cache.places(column(&|row| slot(&sequences[row.sequence], row.position))?)?;
         let mut x = self.embedding.index_select(&tokens, 0)?.to_dtype(DType::F32)?;
         let mut plan = Plan::new(&batch.rows, sequences, &self.reach, &self.device)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let (mut queries, keys, values) = layer.project(index, &x, &turns, batch)?;
-            cache.write(index, &places, &keys, &values)?;
+            let mut queries = layer.project(index, &x, &turns, batch, (cache, &places))?;
             if index + 1 == self.layers.len() && batch.wanted.len() < batch.rows.len() {
                 // Nothing more is asked of other rows: their keys and values are all that is left of them.
                 let wanted: Vec<u32> = batch.wanted.iter().map(|&row| row as u32).collect();
@@ -163,7 +163,7 @@ impl TensorModel {
             let attended = plan.attend(cache, index, &queries)?;
             x = layer.mix(index, x, &attended, batch)?;
         }
-        self.norm.apply(&x)?.matmul(&self.head.t()?)?.flatten_all()?.to_vec1()
+        self.norm.apply(&x, DType::F32)?.matmul(&self.head.t()?)?.flatten_all()?.to_vec1()
     }
 }
 

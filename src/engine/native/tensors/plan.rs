@@ -1,17 +1,21 @@
 //! Attention of a step's rows over the cache: padded batches of clusters, laid out once for all layers.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::super::model::Row;
 use super::super::sequence::Sequence;
 use super::cache::Cache;
 use super::clusters::{Cluster, Reach};
+use super::ops::{scores, weigh};
+
+/// Keys of a bin are a multiple of this.
+const ALIGNED: usize = 8;
 
 /// How a step's rows attend.
 pub(super) struct Plan {
     bins: Vec<Bin>,
-    /// Where each row is in the bins' results, one after another.
-    order: Tensor,
+    /// Where each row is in the bins' results, one after another, unless all are in their order.
+    order: Option<Tensor>,
 }
 
 /// Clusters side by side, filled up to the same numbers of rows and keys.
@@ -19,8 +23,8 @@ struct Bin {
     clusters: usize,
     height: usize,
     width: usize,
-    /// Numbers of rows, `(clusters × height)`; the first row fills up.
-    rows: Tensor,
+    /// Numbers of rows, `(clusters × height)`, unless they are all and in their order; the first row fills up.
+    rows: Option<Tensor>,
     /// `(clusters × width)`; the slot of zeros fills up.
     slots: Tensor,
     /// 0 where a row sees a key and negative infinity where not, `(1, clusters, height, 1, width)`.
@@ -37,7 +41,8 @@ impl Plan {
         for bin in reach.bins(&clusters) {
             let members: Vec<&Cluster> = bin.into_iter().map(|index| &clusters[index]).collect();
             let height = members.iter().map(|cluster| cluster.rows().count()).max().unwrap_or(0);
-            let width = members.iter().map(|cluster| cluster.keys()).max().unwrap_or(0);
+            // Filled up, so that matrix units can work on rows of scores.
+            let width = members.iter().map(|cluster| cluster.keys()).max().unwrap_or(0).next_multiple_of(ALIGNED);
             let mut numbers = vec![0u32; members.len() * height];
             let mut slots = vec![0u32; members.len() * width];
             // Rows that fill up see all keys, so that their weights are numbers.
@@ -59,21 +64,24 @@ impl Plan {
                 clusters: count,
                 height,
                 width,
-                rows: Tensor::from_vec(numbers, count * height, device)?,
+                rows: indices(numbers, rows.len(), device)?,
                 slots: Tensor::from_vec(slots, count * width, device)?,
                 mask: Tensor::from_vec(mask, (1, count, height, 1, width), device)?,
             });
         }
-        Ok(Self { bins, order: Tensor::from_vec(order, rows.len(), device)? })
+        Ok(Self { bins, order: indices(order, before, device)? })
     }
 
-    /// `softmax(q · kᵀ / √head_dim) · v` for each query head of each row: queries are `(rows, heads, head_dim)`, the result
-    /// `(rows, heads × head_dim)`.
+    /// `softmax(q · kᵀ) · v` for each query head of each row: queries, which are scaled, are `(rows, heads, head_dim)`, the result
+    /// `(rows, heads × head_dim)`, both in the cache's type.
     pub(super) fn attend(&self, cache: &Cache, layer: usize, queries: &Tensor) -> Result<Tensor> {
-        let queries = (queries * (queries.dim(2)? as f64).sqrt().recip())?;
         let results: Vec<Tensor> =
-            self.bins.iter().map(|bin| bin.attend(cache, layer, &queries)).collect::<Result<_>>()?;
-        Tensor::cat(&results, 0)?.index_select(&self.order, 0)
+            self.bins.iter().map(|bin| bin.attend(cache, layer, queries)).collect::<Result<_>>()?;
+        match (&self.order, results.as_slice()) {
+            (None, [all]) => Ok(all.clone()),
+            (Some(order), _) => Tensor::cat(&results, 0)?.index_select(order, 0),
+            (None, _) => Tensor::cat(&results, 0),
+        }
     }
 }
 
@@ -85,17 +93,22 @@ impl Bin {
         let group = queries.dim(1)? / kv_heads;
         let keys = keys.reshape((kv_heads, clusters, width, size))?;
         let values = values.reshape((kv_heads, clusters, width, size))?;
-        let queries = queries.index_select(&self.rows, 0)?;
+        let queries = match &self.rows {
+            Some(rows) => &queries.index_select(rows, 0)?,
+            None => queries,
+        };
         // A key head's queries of a cluster lie below one another: (kv_heads, clusters, height × group, size).
         let queries = queries.reshape((clusters, height, kv_heads, group, size))?.permute((2, 0, 1, 3, 4))?;
         let queries = queries.contiguous()?.reshape((kv_heads, clusters, height * group, size))?;
-        let scores = queries.matmul(&keys.transpose(2, 3)?)?;
-        let scores = scores.reshape((kv_heads, clusters, height, group, width))?.broadcast_add(&self.mask)?;
-        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        let totals = weights.sum_keepdim(D::Minus1)?;
-        let weights = weights.reshape((kv_heads, clusters, height * group, width))?;
-        let sums = weights.matmul(&values)?.reshape((kv_heads, clusters, height, group, size))?;
-        let results = sums.broadcast_div(&totals)?.permute((1, 2, 0, 3, 4))?;
-        results.contiguous()?.reshape((clusters * height, kv_heads * group * size))
+        let weights = weigh(&scores(&queries, &keys)?, &self.mask, values.dtype())?;
+        let results = weights.matmul(&values)?.reshape((kv_heads, clusters, height, group, size))?;
+        results.permute((1, 2, 0, 3, 4))?.contiguous()?.reshape((clusters * height, kv_heads * group * size))
     }
+}
+
+/// Indices into so many things, on the device, unless they are all and in order.
+fn indices(indices: Vec<u32>, all: usize, device: &Device) -> Result<Option<Tensor>> {
+    let count = indices.len();
+    let needed = count != all || indices.iter().enumerate().any(|(place, &index)| place != index as usize);
+    needed.then(|| Tensor::from_vec(indices, count, device)).transpose()
 }

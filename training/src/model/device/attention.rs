@@ -3,14 +3,17 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-use super::ops::{Sight, attend, attend_backward};
+use super::ops::{Sight, attend, attend_backward, swap};
 use crate::model::LlamaConfig;
 use crate::model::cpu::{Packed, Span};
 
 /// Keys are filled up to a multiple of this, so that matrix units can work on rows of scores.
 const ALIGNED: usize = 8;
+
+/// Queries at a time: none of them looks at keys that only later ones see, and their scores stay in the cache.
+const BLOCK: usize = 256;
 
 /// Rows of one text, one after another, and the rows of its beginning that it shares with another.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,15 +43,22 @@ impl Attention {
         Self { heads, kv_heads, dim: config.head_dim() }
     }
 
-    fn sight(self, run: &Run) -> Sight {
-        Sight { queries: run.rows.len(), before: run.shared.len(), scale: 1.0 / (self.dim as f64).sqrt() }
+    /// A run's queries, [`BLOCK`] at a time: their rows of all, what they see, and how many keys that takes, filled up.
+    fn blocks(self, run: &Run) -> impl DoubleEndedIterator<Item = (Range<usize>, Sight, usize)> + use<> {
+        let (Run { rows, shared }, scale) = (run.clone(), 1.0 / (self.dim as f64).sqrt());
+        (0..rows.len().div_ceil(BLOCK)).map(move |block| {
+            let own = rows.start + block * BLOCK..rows.end.min(rows.start + (block + 1) * BLOCK);
+            let before = shared.len() + own.start - rows.start;
+            let sight = Sight { queries: own.len(), before, scale };
+            let keys = (before + own.len()).next_multiple_of(ALIGNED);
+            (own, sight, keys)
+        })
     }
 
-    /// A run's rows of `x`, `(rows, heads · dim)`, as `(kv_heads, heads / kv_heads · queries, dim)`.
-    fn queries(self, x: &Tensor, run: &Run) -> Result<Tensor> {
-        let count = run.rows.len();
-        let rows = x.narrow(0, run.rows.start, count)?.reshape((count, self.heads, self.dim))?;
-        rows.transpose(0, 1)?.contiguous()?.reshape((self.kv_heads, (), self.dim))
+    /// Some rows of `x`, `(rows, heads · dim)`, as `(kv_heads, heads / kv_heads · queries, dim)`.
+    fn queries(self, x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+        let rows = x.narrow(0, rows.start, rows.len())?.reshape((rows.len(), self.heads, self.dim))?;
+        swap(&rows)?.reshape((self.kv_heads, (), self.dim))
     }
 
     /// The rows of `x`, `(rows, kv_heads · dim)`, that a run sees, filled up with zeros: `(kv_heads, keys, dim)`.
@@ -60,23 +70,25 @@ impl Attention {
         };
         let count = rows.dim(0)?;
         let rows = rows.pad_with_zeros(0, 0, count.next_multiple_of(ALIGNED) - count)?;
-        rows.reshape(((), self.kv_heads, self.dim))?.transpose(0, 1)?.contiguous()
+        swap(&rows.reshape(((), self.kv_heads, self.dim))?)
     }
 
     /// [`Attention::queries`] back to rows.
     fn rows(self, x: &Tensor) -> Result<Tensor> {
-        let x = x.reshape((self.heads, (), self.dim))?.transpose(0, 1)?;
-        let count = x.dim(0)?;
-        x.contiguous()?.reshape((count, self.heads * self.dim))
+        swap(&x.reshape((self.heads, (), self.dim))?)?.reshape(((), self.heads * self.dim))
     }
 
     /// What each row attends to, `(rows, heads · dim)`, from turned queries and keys, and values.
     pub(super) fn forward(self, q: &Tensor, k: &Tensor, v: &Tensor, runs: &[Run]) -> Result<Tensor> {
-        let attended = |run: &Run| {
-            let (q, k, v) = (self.queries(q, run)?, self.keys(k, run)?, self.keys(v, run)?);
-            self.rows(&attend(&q.matmul(&k.t()?)?, self.sight(run))?.matmul(&v)?)
-        };
-        let parts = runs.iter().map(attended).collect::<Result<Vec<_>>>()?;
+        let mut parts = Vec::new();
+        for run in runs {
+            let (k, v) = (self.keys(k, run)?, self.keys(v, run)?);
+            for (rows, sight, keys) in self.blocks(run) {
+                let (k, v) = (k.narrow(1, 0, keys)?, v.narrow(1, 0, keys)?);
+                let p = attend(&self.queries(q, &rows)?.matmul(&k.t()?)?, sight)?;
+                parts.push(self.rows(&p.matmul(&v)?)?);
+            }
+        }
         Tensor::cat(&parts, 0)
     }
 
@@ -91,16 +103,28 @@ impl Attention {
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let mut parts: [Vec<Tensor>; 3] = Default::default();
         for run in runs {
-            let (d, q) = (self.queries(d, run)?, self.queries(q, run)?);
             let (k, v) = (self.keys(k, run)?, self.keys(v, run)?);
-            let p = attend(&q.matmul(&k.t()?)?, self.sight(run))?;
-            let dv = p.t()?.matmul(&d)?;
-            let ds = attend_backward(&p, &d.matmul(&v.t()?)?, self.sight(run))?;
-            parts[0].push(self.rows(&ds.matmul(&k)?)?);
-            for (parts, d) in parts[1..].iter_mut().zip([ds.t()?.matmul(&q)?, dv]) {
+            let mut sums: [Option<Tensor>; 2] = Default::default();
+            for (rows, sight, keys) in self.blocks(run) {
+                let (k, v) = (k.narrow(1, 0, keys)?, v.narrow(1, 0, keys)?);
+                let (d, q) = (self.queries(d, &rows)?, self.queries(q, &rows)?);
+                let p = attend(&q.matmul(&k.t()?)?, sight)?;
+                let dv = p.t()?.matmul(&d)?;
+                let ds = attend_backward(&p, &d.matmul(&v.t()?)?, sight)?;
+                parts[0].push(self.rows(&ds.matmul(&k)?)?);
+                for (sum, more) in sums.iter_mut().zip([ds.t()?.matmul(&q)?, dv]) {
+                    // Later blocks see more keys.
+                    let more = more.to_dtype(DType::F32)?;
+                    *sum = Some(match sum.take() {
+                        Some(sum) => (sum.pad_with_zeros(1, 0, keys - sum.dim(1)?)? + more)?,
+                        None => more,
+                    });
+                }
+            }
+            let sums = sums.into_iter().flatten().map(|sum| sum.to_dtype(k.dtype())).collect::<Result<Vec<_>>>()?;
+            for (parts, d) in parts[1..].iter_mut().zip(sums) {
                 let (shared, own) = (run.shared.len(), run.rows.len());
-                let rows = d.narrow(1, 0, shared + own)?.transpose(0, 1)?.contiguous()?;
-                let rows = rows.reshape((shared + own, self.kv_heads * self.dim))?;
+                let rows = swap(&d)?.narrow(0, 0, shared + own)?.reshape((shared + own, self.kv_heads * self.dim))?;
                 if shared > 0 {
                     // The run before this one is the other text's, and begins with the rows that both share.
                     let other = parts.pop().expect("a run before this one");

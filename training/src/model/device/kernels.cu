@@ -1,43 +1,5 @@
 // What lies between matrix products, one pass over memory each. Rows are whole blocks of threads; T is float or bf16, and
-// V elements are read at once where the width allows it. Sums are of floats.
-
-typedef unsigned long long u64;
-
-#define NOTHING __int_as_float(0xff800000)
-
-struct bf16 { unsigned short bits; };
-
-__device__ __forceinline__ float wide(float x) { return x; }
-__device__ __forceinline__ float wide(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
-__device__ __forceinline__ void set(float &out, float x) { out = x; }
-__device__ __forceinline__ void set(bf16 &out, float x) {
-  unsigned bits = __float_as_uint(x);
-  // To the nearest, ties to even; what is no number stays none.
-  out.bits = x != x ? 0x7fc0 : (unsigned short)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-template <class T, int V> struct alignas(sizeof(T) * V) Pack {
-  T at[V];
-};
-template <class T, int V> __device__ __forceinline__ Pack<T, V> load(const T *from) { return *(const Pack<T, V> *)from; }
-template <class T, int V> __device__ __forceinline__ void store(T *to, const Pack<T, V> &pack) { *(Pack<T, V> *)to = pack; }
-
-// What `join` makes of every thread's value, in a fixed order.
-template <class Join> __device__ __forceinline__ float joined(float x, Join join) {
-  __shared__ float parts[33];
-  for (int step = 16; step > 0; step /= 2) x = join(x, __shfl_xor_sync(0xffffffff, x, step));
-  int warps = blockDim.x / 32;
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = parts[0];
-  for (int warp = 1; warp < warps; warp++) x = join(x, parts[warp]);
-  return x;
-}
-__device__ __forceinline__ float sum(float x) { return joined(x, [](float a, float b) { return a + b; }); }
-__device__ __forceinline__ float largest(float x) { return joined(x, [](float a, float b) { return fmaxf(a, b); }); }
-
-#define FOR_ROW(i, width) for (int i = threadIdx.x * V; i < (width); i += blockDim.x * V)
+// V elements are read at once where the width allows it. Sums are of floats. The server's common.cu comes before this.
 
 // y = w · x · r with r = 1 / sqrt(mean(x²) + ε)
 template <class T, int V> __device__ void norm(T *y, const T *x, const T *w, int width, float eps) {
@@ -92,6 +54,14 @@ __device__ void rotate(T *y, const T *x, const float *cos, const float *sin, u64
   }
   store<T, V>(y + at, a);
   store<T, V>(y + at + half, b);
+}
+
+// (rows, heads, dim) as (heads, rows, dim).
+template <class T, int V> __device__ void swap(T *y, const T *x, u64 count, int rows, int heads, int dim) {
+  u64 i = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * V;
+  if (i >= count) return;
+  u64 at = i / dim, head = at % heads, row = at / heads;
+  store<T, V>(y + (head * rows + row) * dim + i % dim, load<T, V>(x + i));
 }
 
 // y = g · σ(g) · u
@@ -226,6 +196,9 @@ template <class T> __device__ void drop_out(T *y, const T *x, u64 seed, u64 coun
   extern "C" __global__ void rotate_##name(T *y, const T *x, const float *cos, const float *sin, u64 count, int heads,    \
                                            int half, float direction) {                                                   \
     rotate<T, V>(y, x, cos, sin, count, heads, half, direction);                                                          \
+  }                                                                                                                       \
+  extern "C" __global__ void swap_##name(T *y, const T *x, u64 count, int rows, int heads, int dim) {                     \
+    swap<T, V>(y, x, count, rows, heads, dim);                                                                            \
   }                                                                                                                       \
   extern "C" __global__ void swiglu_##name(T *y, const T *gate, const T *up, u64 count) {                                 \
     swiglu<T, V>(y, gate, up, count);                                                                                     \

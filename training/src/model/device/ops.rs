@@ -38,8 +38,7 @@ pub(super) fn norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if fused(x) {
         let (rows, width) = x.dims2()?;
         let y = cuda::unwritten(x.dims(), x.dtype(), x)?;
-        let args =
-            [Arg::Tensor(&y), Arg::Tensor(x), Arg::Tensor(weight), Arg::Int(width as i32), Arg::Float(eps as f32)];
+        let args = [Arg::Tensor(&y), Arg::Tensor(x), Arg::Tensor(weight), Arg::Int(width), Arg::Float(eps)];
         cuda::launch("norm", x.dtype(), width, Grid::Rows(rows), &args)?;
         return Ok(y);
     }
@@ -59,8 +58,8 @@ pub(super) fn norm_backward(d: &Tensor, dy: &Tensor, x: &Tensor, weight: &Tensor
             Arg::Tensor(dy),
             Arg::Tensor(x),
             Arg::Tensor(weight),
-            Arg::Int(width as i32),
-            Arg::Float(eps as f32),
+            Arg::Int(width),
+            Arg::Float(eps),
         ];
         cuda::launch("norm_backward", x.dtype(), width, Grid::Rows(rows), &args)?;
         return Ok(dx);
@@ -101,9 +100,9 @@ pub(super) fn rotate(x: &Tensor, angles: &Angles, direction: f64) -> Result<Tens
             Arg::Tensor(&angles.cos),
             Arg::Tensor(&angles.sin),
             Arg::Long(count as u64),
-            Arg::Int(heads as i32),
-            Arg::Int(half as i32),
-            Arg::Float(direction as f32),
+            Arg::Int(heads),
+            Arg::Int(half),
+            Arg::Float(direction),
         ];
         cuda::launch("rotate", x.dtype(), half, Grid::Elements(count), &args)?;
         return Ok(y);
@@ -156,6 +155,21 @@ pub(super) fn swiglu_backward(d: &Tensor, gate: &Tensor, up: &Tensor) -> Result<
     Ok((dgate.to_dtype(gate.dtype())?, dup.to_dtype(gate.dtype())?))
 }
 
+/// `(a, b, dim)` as `(b, a, dim)`, contiguous.
+pub(super) fn swap(x: &Tensor) -> Result<Tensor> {
+    let (rows, heads, dim) = x.dims3()?;
+    #[cfg(feature = "cuda")]
+    if fused(x) && x.is_contiguous() {
+        let y = cuda::unwritten(&[heads, rows, dim], x.dtype(), x)?;
+        let count = x.elem_count();
+        let args =
+            [Arg::Tensor(&y), Arg::Tensor(x), Arg::Long(count as u64), Arg::Int(rows), Arg::Int(heads), Arg::Int(dim)];
+        cuda::launch("swap", x.dtype(), dim, Grid::Elements(count), &args)?;
+        return Ok(y);
+    }
+    x.transpose(0, 1)?.contiguous()?.reshape((heads, rows, dim))
+}
+
 /// Which keys queries see.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
@@ -180,9 +194,9 @@ impl Sight {
     fn launch(self, name: &str, tensors: &[&Tensor]) -> Result<()> {
         let first = tensors[0];
         let keys = first.dim(D::Minus1)?;
-        let numbers = [Arg::Int(self.queries as i32), Arg::Int(self.before as i32), Arg::Int(keys as i32)];
+        let numbers = [Arg::Int(self.queries), Arg::Int(self.before), Arg::Int(keys)];
         let args: Vec<Arg<'_>> = tensors.iter().map(|tensor| Arg::Tensor(tensor)).chain(numbers).collect();
-        let args: Vec<Arg<'_>> = args.into_iter().chain([Arg::Float(self.scale as f32)]).collect();
+        let args: Vec<Arg<'_>> = args.into_iter().chain([Arg::Float(self.scale)]).collect();
         cuda::launch(name, first.dtype(), keys, Grid::Rows(first.elem_count() / keys), &args)
     }
 }
@@ -232,8 +246,8 @@ pub(super) fn log_prob(
             Arg::Tensor(targets),
             // Not read without a backward pass.
             Arg::Tensor(coefficients.unwrap_or(&out)),
-            Arg::Int(vocab as i32),
-            Arg::Int(i32::from(coefficients.is_some())),
+            Arg::Int(vocab),
+            Arg::Int(usize::from(coefficients.is_some())),
         ];
         cuda::launch("log_prob", logits.dtype(), vocab, Grid::Rows(rows), &args)?;
         return Ok((out, coefficients.is_some().then_some(logits)));
@@ -265,7 +279,7 @@ pub(super) fn drop_out(x: &Tensor, rate: f64, seed: u64) -> Result<Tensor> {
             Arg::Long(seed),
             Arg::Long(count as u64),
             Arg::Unsigned(threshold),
-            Arg::Float(factor),
+            Arg::Float(f64::from(factor)),
         ];
         cuda::launch("drop_out", x.dtype(), count, Grid::Single(count), &args)?;
         return Ok(y);

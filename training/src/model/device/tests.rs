@@ -29,7 +29,9 @@ fn batch() -> Packed {
     let mut batch = Packed::default();
     batch.push_asking(&text(9, 2), |token| token > 4);
     let _ = batch.push_fork(&fork(20, 7, 3), &fork(20, 12, 5), 11);
-    batch.push(&text(70, 7));
+    // More than one block of queries.
+    batch.push(&text(600, 7));
+    let _ = batch.push_fork(&fork(300, 290, 3), &fork(300, 4, 7), 200);
     let _ = batch.push_fork(&fork(1, 5, 3), &fork(1, 4, 7), 1);
     // All of the first text is the second's beginning.
     let _ = batch.push_fork(&text(6, 1), &fork(6, 5, 9), 2);

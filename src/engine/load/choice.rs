@@ -29,34 +29,27 @@ impl Runs {
     }
 }
 
-/// What `--engine native` says of itself: in a build for CUDA it computes there.
-const ASKED_NATIVE: &str = match cfg!(feature = "cuda") {
-    true => "--engine asks for it; it computes on CUDA device 0",
-    false => "--engine asks for it; it computes on the CPU",
-};
+/// Where the native engine computes: a build for CUDA takes the device for it.
+const HERE: &str = if cfg!(feature = "cuda") { "CUDA device 0" } else { "the CPU" };
 
 /// The processor of the native engine. Which device is number 0 is for CUDA_VISIBLE_DEVICES to say.
-pub(super) fn processor(asked: EngineKind) -> Processor {
-    match asked {
-        #[cfg(feature = "cuda")]
-        EngineKind::Native => Processor::Cuda(0),
-        _ => Processor::Cpu,
-    }
+pub(super) fn processor() -> Processor {
+    #[cfg(feature = "cuda")]
+    return Processor::Cuda(0);
+    #[cfg(not(feature = "cuda"))]
+    Processor::Cpu
 }
 
 /// What computes the model that `config` describes where `asked` is asked for.
 pub(crate) fn choose(asked: EngineKind, config: &ModelConfig) -> Choice {
-    let choice = |runs, why: &str| Choice { runs, why: why.into() };
+    let choice = |runs, why: String| Choice { runs, why };
     match asked {
-        EngineKind::Native => choice(Runs::Native, ASKED_NATIVE),
-        EngineKind::Mistral => choice(Runs::Mistral, "--engine asks for it"),
-        EngineKind::Auto if cfg!(feature = "cuda") => {
-            choice(Runs::Mistral, "this build computes on CUDA, where --engine native has yet to prove itself")
-        }
+        EngineKind::Native => choice(Runs::Native, format!("--engine asks for it; it computes on {HERE}")),
+        EngineKind::Mistral => choice(Runs::Mistral, "--engine asks for it".into()),
         EngineKind::Auto | EngineKind::Fake | EngineKind::Upstream => match NativeEngine::computes(config) {
             // What the native engine does not compute, mistral.rs may.
-            Err(reason) if cfg!(feature = "mistral") => choice(Runs::Mistral, &reason),
-            _ => choice(Runs::Native, "it computes this architecture on the CPU"),
+            Err(reason) if cfg!(feature = "mistral") => choice(Runs::Mistral, reason),
+            _ => choice(Runs::Native, format!("it computes this architecture on {HERE}")),
         },
     }
 }
@@ -77,9 +70,8 @@ mod tests {
         };
         let (known, other) = (config("LlamaForCausalLM"), config("GemmaForCausalLM"));
         let elsewhere = if cfg!(feature = "mistral") { Runs::Mistral } else { Runs::Native };
-        let usual = if cfg!(feature = "cuda") { Runs::Mistral } else { Runs::Native };
         for (asked, config, runs) in [
-            (EngineKind::Auto, &known, usual),
+            (EngineKind::Auto, &known, Runs::Native),
             (EngineKind::Auto, &other, elsewhere),
             (EngineKind::Native, &other, Runs::Native),
             (EngineKind::Mistral, &known, Runs::Mistral),

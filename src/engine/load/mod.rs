@@ -219,7 +219,7 @@ fn must_be_built(runs: Runs) -> Result<(), LoadError> {
 }
 
 fn native(args: &EngineArgs, directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
-    let config = NativeConfig { processor: choice::processor(args.engine), ..args.native.config() };
+    let config = NativeConfig { processor: choice::processor(), ..args.native.config() };
     let engine = NativeEngine::load(directory, config)?;
     metrics::watch_engine(Arc::clone(engine.counters()));
     Ok(Arc::new(Metered(engine)))

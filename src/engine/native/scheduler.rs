@@ -97,10 +97,11 @@ impl Scheduler {
         counters: Arc<EngineCounters>,
         config: NativeConfig,
     ) -> io::Result<Arc<Self>> {
-        // A large model waits for memory, so that threads are better used on one token's products than on several tokens.
-        let large = !model.on_device() && model.bytes() >= LARGE && config.threads > 1;
-        let team = if large { Some(Arc::new(Team::new(config.threads)?)) } else { None };
-        let threads = if large || model.on_device() { 1 } else { config.threads.max(1) };
+        // A large model waits for memory, so that threads are better used on one token's products than on several tokens. Where a
+        // device computes these, they draw tokens.
+        let one = model.on_device() || model.bytes() >= LARGE;
+        let team = if one && config.threads > 1 { Some(Arc::new(Team::new(config.threads)?)) } else { None };
+        let threads = if team.is_some() || model.on_device() { 1 } else { config.threads.max(1) };
         let kept = config.cache_bytes / model.block_bytes();
         let scheduler = Arc::new(Self {
             pool: model.pool(kept, counters.clone()),
@@ -300,6 +301,7 @@ impl Scheduler {
             kept: Vec::new(),
             replies: Vec::new(),
             scoring: job.scoring,
+            goes_on: false,
         };
         sequence.reuse(tree);
         self.counters.prompt_tokens_reused.fetch_add(sequence.computed as u64, Ordering::Relaxed);

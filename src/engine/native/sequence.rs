@@ -1,6 +1,6 @@
 //! Running sequences, and the step that a worker does for its share of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::channel::mpsc::UnboundedSender;
 use futures::channel::oneshot;
@@ -37,6 +37,8 @@ pub(super) struct Sequence {
     pub(super) replies: Vec<RunningReply>,
     /// Where the tokens are scored rather than continued.
     pub(super) scoring: Option<Scoring>,
+    /// Its token of this step is drawn already.
+    pub(super) goes_on: bool,
 }
 
 /// A text whose tokens are given log-probabilities.
@@ -55,6 +57,9 @@ pub(super) type Chunks = Vec<Result<Chunk, EngineError>>;
 /// Chunks of a judgement or a refinement that are told at once: nobody reads along, and waking a listener costs more than
 /// a token.
 const HELD: usize = 16;
+
+/// Logits from which on a team draws tokens: their passes over the vocabulary take longer than waking it.
+const DRAWN_TOGETHER: usize = 1 << 18;
 
 /// A reply and the one who listens to it.
 pub(super) struct RunningReply {
@@ -84,6 +89,14 @@ impl RunningReply {
 }
 
 impl Sequence {
+    /// The next token of its only reply.
+    fn advance(&mut self, logits: &mut [f32]) {
+        match self.replies[0].advance(logits, self.plain) {
+            Some(id) => self.tokens.push(id),
+            None => self.replies.clear(),
+        }
+    }
+
     /// Takes from the tree what it has of the tokens that are still to be computed; the last token is always computed,
     /// because its scores are wanted.
     pub(super) fn reuse(&mut self, tree: &mut PrefixTree) {
@@ -206,6 +219,26 @@ impl Shard {
         self.sequences.iter().map(due).sum()
     }
 
+    /// Draws the tokens of all sequences that are one reply each, where a team does that faster than one thread; says of them
+    /// that they go on. Whether it did.
+    fn draw_together(&mut self, vocabulary: usize) -> bool {
+        let worth = self.batch.rows.len() > 1 && self.scratch.logits.len() >= DRAWN_TOGETHER;
+        let Some(team) = self.scratch.workspace.team.clone().filter(|_| worth) else { return false };
+        let mut sequences: Vec<Option<&mut Sequence>> = self.sequences.iter_mut().map(Some).collect();
+        let rows = self.batch.rows.iter().zip(self.scratch.logits.chunks_exact_mut(vocabulary));
+        let draw = rows.filter_map(|(row, logits)| {
+            let sequence = sequences[row.sequence].take_if(|s| s.scoring.is_none() && s.replies.len() == 1)?;
+            Some(Mutex::new((sequence, logits)))
+        });
+        let draws: Vec<Mutex<(&mut Sequence, &mut [f32])>> = draw.collect();
+        team.run(draws.len(), &|index| {
+            let (sequence, logits) = &mut *draws[index].lock().unwrap_or_else(PoisonError::into_inner);
+            sequence.advance(logits);
+            sequence.goes_on = true;
+        });
+        true
+    }
+
     /// One step: up to `most_rows` positions, replies before prompts; then a token for every reply that is due one.
     ///
     /// # Errors
@@ -222,18 +255,20 @@ impl Shard {
             sequence.computed += advance;
         }
         let mut begun = Vec::new();
+        let together = self.draw_together(model.vocabulary);
         for (row, logits) in self.batch.rows.iter().zip(self.scratch.logits.chunks_exact_mut(model.vocabulary)) {
             let Row { sequence, position } = *row;
             let sequence = &mut self.sequences[sequence];
+            if together && sequence.goes_on {
+                sequence.goes_on = false;
+                continue;
+            }
             if let Some(scoring) = &mut sequence.scoring {
                 scoring.found.push(DrawnLogprobs::new(logits, scoring.targets[position], scoring.top));
                 continue;
             }
-            if let [reply] = sequence.replies.as_mut_slice() {
-                match reply.advance(logits, sequence.plain) {
-                    Some(id) => sequence.tokens.push(id),
-                    None => sequence.replies.clear(),
-                }
+            if sequence.replies.len() == 1 {
+                sequence.advance(logits);
                 continue;
             }
             // The prompt is computed: every sibling goes on by itself, on the prompt's blocks.
@@ -253,6 +288,7 @@ impl Shard {
                         kept: sequence.kept.clone(),
                         replies: vec![reply],
                         scoring: None,
+                        goes_on: false,
                     });
                 }
             }

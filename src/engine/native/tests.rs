@@ -167,6 +167,7 @@ pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Seque
         kept: vec![],
         replies: vec![],
         scoring: None,
+        goes_on: false,
     }
 }
 

@@ -4,10 +4,10 @@
 use std::sync::OnceLock;
 
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_strided_batched_ex, sys};
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg, sys as driver};
 use candle_core::cuda_backend::cudarc::nvrtc;
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
-use candle_core::{DType, Result, Storage, Tensor, bail};
+use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 
 /// Threads of a block.
@@ -105,6 +105,23 @@ impl Kernels {
                 .map_err(|error| format!("the {} kernels do not compile: {error:?}", self.name))
         });
         compiled.as_deref().map_err(|error| candle_core::Error::Msg(error.clone()))
+    }
+}
+
+/// Lets the device keep so many bytes of freed memory for later allocations, for which the driver is asked else: it takes back what
+/// is free whenever somebody waits for the device.
+///
+/// # Errors
+/// The device fails.
+pub fn keep_memory(device: &Device, bytes: u64) -> Result<()> {
+    let context = device.as_cuda_device()?.cuda_stream().context().clone();
+    context.bind_to_thread().w()?;
+    let (mut pool, mut bytes) = (std::ptr::null_mut(), bytes);
+    #[expect(unsafe_code, reason = "the driver is asked for its pool and told a number")]
+    unsafe {
+        driver::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()).result().w()?;
+        let attribute = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        driver::cuMemPoolSetAttribute(pool, attribute, (&raw mut bytes).cast()).result().w()
     }
 }
 

@@ -54,7 +54,8 @@ fn describe() {
 /// The features of this build.
 pub fn features() -> &'static str {
     match (cfg!(feature = "mistral"), cfg!(feature = "cuda")) {
-        (_, true) => "server,mistral,cuda",
+        (true, true) => "server,mistral,cuda",
+        (false, true) => "server,cuda",
         (true, false) => "server,mistral",
         (false, false) => "server",
     }

@@ -4,13 +4,15 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::model::LlamaConfig;
-use crate::model::cpu::Keep;
+use crate::model::cpu::{Arithmetic, Keep};
+use crate::model::device::LOGITS;
 use crate::model::params::Layout;
 use crate::optimizer::Rule;
 use crate::recipe::iterate::Iterate;
-use crate::trainer::TrainConfig;
+use crate::trainer::{Processor, TrainConfig};
 
-/// Bytes by purpose, on this trainer's CPU path: weights, gradients and moments are `f32`.
+/// Bytes by purpose. On the CPU all of it is `f32`; a device holds weights and activations in the recipe's arithmetic and gradients in
+/// `f32`, and the host what is trained, its gradient and its moments in `f32`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// What is trained.
@@ -23,8 +25,10 @@ pub struct Plan {
     pub weights: usize,
     /// A sum and one for each worker at work.
     pub gradients: usize,
-    /// The optimizer's moving averages.
+    /// The optimizer's moving averages; beside a device, all that the host holds.
     pub optimizer: usize,
+    /// Whether a device computes.
+    pub on_device: bool,
     /// Of all workers, for a unit of one longest sequence each.
     pub activations: usize,
     /// Tokens of one update.
@@ -34,10 +38,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// All of it.
+    /// All of it, or all of the device's.
     #[must_use]
     pub fn peak(&self) -> usize {
-        self.weights + self.gradients + self.optimizer + self.activations
+        let optimizer = if self.on_device { 0 } else { self.optimizer };
+        self.weights + self.gradients + optimizer + self.activations
     }
 }
 
@@ -69,18 +74,22 @@ pub fn of(role: &'static str, llama: &LlamaConfig, train: &TrainConfig, tokens_p
         }
         (Rule::AdamW, _) => 2 * trained,
     };
-    let workers = train.threads();
+    let on_device = train.device == Processor::Cuda;
+    let workers = if on_device { 1 } else { train.threads() };
+    let element = if on_device && train.arithmetic == Arithmetic::Bf16 { 2 } else { F32 };
     let rows = train.unit_tokens.min(tokens_per_step).max(1);
     let (hidden, inner, layers) = (llama.hidden_size, llama.intermediate_size, llama.num_hidden_layers);
     let qkv = hidden + 2 * llama.num_key_value_heads * llama.head_dim();
     let length = rows.min(llama.max_position_embeddings);
     let rank = train.lora.as_ref().map_or(0, |lora| lora.rank * lora.targets.len());
-    // Normed inputs, queries, keys and values, attended, middle, gates and ups, their product, and half of a square of
-    // probabilities per head.
-    let layer = rows * (2 * hidden + qkv + 2 * hidden + 3 * inner + rank)
-        + llama.num_attention_heads * (rows / length).max(1) * length * (length + 1) / 2;
+    // Normed inputs, queries, keys and values, attended, middle, gates and ups, and their product.
+    let layer = rows * (2 * hidden + qkv + 2 * hidden + 3 * inner + rank);
+    // Half of a square of probabilities per head, which a device computes again.
+    let squares = llama.num_attention_heads * (rows / length).max(1) * length * (length + 1) / 2;
+    let layer = layer + if on_device { 0 } else { squares };
     let kept = if train.keep == Keep::Everything { layers } else { 1 };
-    let shared = rows * (qkv + hidden + 2 * inner) + 128 * (llama.vocab_size + 2 * hidden);
+    let logits = if on_device { LOGITS.min(rows * llama.vocab_size) } else { 128 * (llama.vocab_size + 2 * hidden) };
+    let shared = rows * (qkv + hidden + 2 * inner) + logits;
     let activations = workers * (kept * layer + (layers + 1) * rows * hidden + shared);
     // 2 operations a weight and token forward, as many for the inputs' gradients, and as many for the weights' that are trained.
     let products = (parameters - if llama.tie_word_embeddings { 0 } else { layout.embedding.len() }) as f64;
@@ -90,10 +99,11 @@ pub fn of(role: &'static str, llama: &LlamaConfig, train: &TrainConfig, tokens_p
         role,
         parameters,
         trained,
-        weights: F32 * (parameters + train.lora.as_ref().map_or(0, |_| trained)),
-        gradients: F32 * trained * (1 + workers),
-        optimizer: F32 * moments,
-        activations: F32 * activations,
+        weights: element * (parameters + train.lora.as_ref().map_or(0, |_| trained)),
+        gradients: F32 * trained * if on_device { 1 } else { 1 + workers },
+        optimizer: F32 * (moments + if on_device { 2 * trained } else { 0 }),
+        on_device,
+        activations: element * activations,
         tokens_per_step,
         flops_per_step: tokens_per_step as f64 * (passes * products + 3.0 * attention),
     }
@@ -109,9 +119,9 @@ impl std::fmt::Display for Plan {
         for (name, bytes) in [
             ("weights", self.weights),
             ("gradients", self.gradients),
-            ("optimizer", self.optimizer),
+            (if self.on_device { "host" } else { "optimizer" }, self.optimizer),
             ("activations", self.activations),
-            ("peak, about", self.peak()),
+            (if self.on_device { "device, about" } else { "peak, about" }, self.peak()),
         ] {
             writeln!(f, "  {name:17} {:>15.1} MiB", mib(bytes))?;
         }
@@ -146,5 +156,30 @@ mod tests {
         assert!(adapted.peak() < full.peak() && again.peak() < adapted.peak());
         assert!(adapted.flops_per_step < again.flops_per_step && again.flops_per_step <= full.flops_per_step);
         assert_eq!(full.gradients, 3 * 4 * full.parameters);
+    }
+
+    /// What `bench/cuda.md` measured: 4 sequences of 2,048 tokens, everything kept.
+    #[test]
+    fn a_device_needs_about_what_was_measured() {
+        let llama = LlamaConfig {
+            vocab_size: 128_256,
+            hidden_size: 4096,
+            intermediate_size: 14_336,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: 8,
+            max_position_embeddings: 8192,
+            tie_word_embeddings: false,
+            ..LlamaConfig::tiny(128_256)
+        };
+        let train = TrainConfig {
+            lora: Some(LoraConfig { rank: 16, ..LoraConfig::default() }),
+            arithmetic: Arithmetic::Bf16,
+            device: Processor::Cuda,
+            unit_tokens: 8188,
+            ..TrainConfig::default()
+        };
+        let mib = of("lora", &llama, &train, 65_536).peak() >> 20;
+        assert!((50_000..55_000).contains(&mib), "{mib} MiB, 53071 were seen");
     }
 }

@@ -7,6 +7,11 @@ mod low;
 mod ops;
 mod plan;
 
+#[cfg(feature = "cuda")]
+use std::collections::BTreeMap;
+#[cfg(feature = "cuda")]
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{DType, Device, Result, Tensor};
 use safetensors::Dtype;
 
@@ -40,6 +45,10 @@ pub(super) struct TensorModel {
     /// `(context, head_dim / 2)`.
     turns: Turns,
 }
+
+/// Bytes that a device keeps for the next step rather than give them back: what a step of one-token rows needs.
+#[cfg(feature = "cuda")]
+const KEPT: u64 = 256 << 20;
 
 impl TensorModel {
     /// Reads the weights to the device.
@@ -177,9 +186,24 @@ fn open(processor: Processor) -> std::result::Result<Device, String> {
     match processor {
         Processor::Cpu | Processor::Tensors => Ok(Device::Cpu),
         #[cfg(feature = "cuda")]
-        Processor::Cuda(number) => Device::new_cuda(number)
-            .map_err(|error| format!("CUDA device {number} cannot be used by --engine native: {}", line(&error))),
+        Processor::Cuda(number) => cuda(number)
+            .map_err(|error| format!("CUDA device {number} cannot be used by the native engine: {}", line(&error))),
     }
+}
+
+/// A CUDA device, the same for all models: each opening has handles and compiled kernels of its own, which take a few hundred
+/// megabytes of its memory.
+#[cfg(feature = "cuda")]
+fn cuda(number: usize) -> Result<Device> {
+    static OPEN: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = open.get(&number) {
+        return Ok(device.clone());
+    }
+    let device = Device::new_cuda(number)?;
+    crate::kernels::device::keep_memory(&device, KEPT)?;
+    open.insert(number, device.clone());
+    Ok(device)
 }
 
 fn name(device: &Device) -> &'static str {

@@ -7,7 +7,7 @@ use super::linear::Slot;
 use super::ops::{log_prob, norm, norm_backward, norm_weight_gradient};
 
 /// Logits that exist at once at most.
-const LOGITS: usize = 1 << 28;
+pub const LOGITS: usize = 1 << 28;
 
 /// The weights, and sizes.
 pub(super) struct Head<'a> {

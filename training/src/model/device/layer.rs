@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::attention::{Attention, Run};
-use super::linear::{Kept, Linear, Slot};
+use super::linear::{Kept, Linear, Slot, backward, forward};
 use super::ops::{Angles, norm, norm_backward, norm_weight_gradient, rotate, swiglu, swiglu_backward};
 use crate::model::lora::Module;
 use spar::engine::derive_seed;
@@ -16,6 +16,17 @@ pub(super) struct Layer {
     pub(super) inner_norm: Slot,
     pub(super) attention: Attention,
     pub(super) eps: f64,
+}
+
+/// The first and the last of products that have one input.
+const QKV: [Module; 2] = [Module::Query, Module::Value];
+const OUTPUT: [Module; 2] = [Module::Output, Module::Output];
+const GATE_UP: [Module; 2] = [Module::Gate, Module::Up];
+const DOWN: [Module; 2] = [Module::Down, Module::Down];
+
+/// So many tensors as are expected.
+fn take<const N: usize>(tensors: Vec<Tensor>) -> Result<[Tensor; N]> {
+    tensors.try_into().map_err(|_| candle_core::Error::Msg("a product is missing".into()))
 }
 
 /// What all layers know of a batch.
@@ -41,12 +52,20 @@ pub(super) struct Activations {
     gate: Tensor,
     up: Tensor,
     inner: Tensor,
-    kept: [Option<Kept>; 7],
+    /// Of queries, keys and values; of the output; of gate and up; of down.
+    kept: [Vec<Option<Kept>>; 4],
 }
 
 impl Layer {
-    fn apply(&self, module: Module, x: &Tensor, seed: Option<u64>) -> Result<(Tensor, Option<Kept>)> {
-        self.products[module as usize].forward(x, seed.map(|seed| derive_seed(seed, module as u64)))
+    /// Outputs of neighbouring products that have one input.
+    fn apply(
+        &self,
+        [first, last]: [Module; 2],
+        x: &Tensor,
+        seed: Option<u64>,
+    ) -> Result<(Vec<Tensor>, Vec<Option<Kept>>)> {
+        let seed = |i: usize| seed.map(|seed| derive_seed(seed, (first as usize + i) as u64));
+        forward(&self.products[first as usize..=last as usize], x, seed)
     }
 
     /// The stream after the layer, from `x` `(rows, hidden)`: of the asked rows alone if this is the `last` one.
@@ -58,24 +77,25 @@ impl Layer {
         seed: Option<u64>,
     ) -> Result<(Tensor, Activations)> {
         let normed = norm(x, &self.input_norm.value, self.eps)?;
-        let (q, kept_q) = self.apply(Module::Query, &normed, seed)?;
-        let (k, kept_k) = self.apply(Module::Key, &normed, seed)?;
-        let (v, kept_v) = self.apply(Module::Value, &normed, seed)?;
+        let (qkv, kept_qkv) = self.apply(QKV, &normed, seed)?;
+        let [q, k, v] = take(qkv)?;
         let (q, k) = (rotate(&q, &batch.angles, 1.0)?, rotate(&k, &batch.angles, 1.0)?);
         let mut attended = self.attention.forward(&q, &k, &v, &batch.runs)?;
         let mut x = x.clone();
         if let Some(asked) = batch.asked.as_ref().filter(|_| last) {
             (attended, x) = (attended.index_select(asked, 0)?, x.index_select(asked, 0)?);
         }
-        let (output, kept_output) = self.apply(Module::Output, &attended, seed)?;
+        let (output, kept_output) = self.apply(OUTPUT, &attended, seed)?;
+        let [output] = take(output)?;
         let middle = (x + output)?;
         let inner_normed = norm(&middle, &self.inner_norm.value, self.eps)?;
-        let (gate, kept_gate) = self.apply(Module::Gate, &inner_normed, seed)?;
-        let (up, kept_up) = self.apply(Module::Up, &inner_normed, seed)?;
+        let (gate_up, kept_gate_up) = self.apply(GATE_UP, &inner_normed, seed)?;
+        let [gate, up] = take(gate_up)?;
         let inner = swiglu(&gate, &up)?;
-        let (down, kept_down) = self.apply(Module::Down, &inner, seed)?;
+        let (down, kept_down) = self.apply(DOWN, &inner, seed)?;
+        let [down] = take(down)?;
         let out = (&middle + down)?;
-        let kept = [kept_q, kept_k, kept_v, kept_output, kept_gate, kept_up, kept_down];
+        let kept = [kept_qkv, kept_output, kept_gate_up, kept_down];
         Ok((out, Activations { normed, q, k, v, attended, middle, inner_normed, gate, up, inner, kept }))
     }
 
@@ -89,16 +109,17 @@ impl Layer {
         last: bool,
     ) -> Result<Tensor> {
         let eps = self.eps;
-        let [kept_q, kept_k, kept_v, kept_output, kept_gate, kept_up, kept_down] = &a.kept;
-        let [query, key, value, output, gate, up, down] = &mut self.products;
-        let dinner = down.backward(None, d, &a.inner, kept_down.as_ref())?;
+        let [kept_qkv, kept_output, kept_gate_up, kept_down] = &a.kept;
+        let (qkv, rest) = self.products.split_at_mut(3);
+        let (output, rest) = rest.split_at_mut(1);
+        let (gate_up, down) = rest.split_at_mut(2);
+        let dinner = backward(down, &[d], &a.inner, kept_down)?;
         let (dgate, dup) = swiglu_backward(&dinner, &a.gate, &a.up)?;
-        let dnormed = gate.backward(None, &dgate, &a.inner_normed, kept_gate.as_ref())?;
-        let dnormed = up.backward(Some(dnormed), &dup, &a.inner_normed, kept_up.as_ref())?;
+        let dnormed = backward(gate_up, &[&dgate, &dup], &a.inner_normed, kept_gate_up)?;
         self.inner_norm.learn_sum(|| norm_weight_gradient(&dnormed, &a.middle, eps))?;
         let mut d = norm_backward(d, &dnormed, &a.middle, &self.inner_norm.value, eps)?;
 
-        let mut dattended = output.backward(None, &d, &a.attended, kept_output.as_ref())?;
+        let mut dattended = backward(output, &[&d], &a.attended, kept_output)?;
         if let Some(asked) = batch.asked.as_ref().filter(|_| last) {
             let spread = |rows: &Tensor| {
                 let all = Tensor::zeros((batch.rows, rows.dim(1)?), rows.dtype(), rows.device())?;
@@ -108,9 +129,7 @@ impl Layer {
         }
         let (dq, dk, dv) = self.attention.backward(&dattended, &a.q, &a.k, &a.v, &batch.runs)?;
         let (dq, dk) = (rotate(&dq, &batch.angles, -1.0)?, rotate(&dk, &batch.angles, -1.0)?);
-        let dnormed = query.backward(None, &dq, &a.normed, kept_q.as_ref())?;
-        let dnormed = key.backward(Some(dnormed), &dk, &a.normed, kept_k.as_ref())?;
-        let dnormed = value.backward(Some(dnormed), &dv, &a.normed, kept_v.as_ref())?;
+        let dnormed = backward(qkv, &[&dq, &dk, &dv], &a.normed, kept_qkv)?;
         self.input_norm.learn_sum(|| norm_weight_gradient(&dnormed, x, eps))?;
         norm_backward(&d, &dnormed, x, &self.input_norm.value, eps)
     }

@@ -34,8 +34,8 @@ pub(super) struct Low {
 /// What the backward pass needs of an addition's forward pass.
 #[derive(Debug)]
 pub(super) struct Kept {
-    /// The input after dropout.
-    dropped: Tensor,
+    /// The input after dropout, where something was dropped.
+    dropped: Option<Tensor>,
     /// `scale · drop(x) · Aᵀ`, `(rows, rank)`.
     low: Tensor,
     /// What decided the dropout.
@@ -77,41 +77,99 @@ impl Slot {
     }
 }
 
-impl Linear {
-    /// `x · Wᵀ` and the addition of `x`, `(rows, in)`. `seed` decides what is dropped; nothing without it.
-    pub(super) fn forward(&self, x: &Tensor, seed: Option<u64>) -> Result<(Tensor, Option<Kept>)> {
-        let y = x.matmul(&self.weight.value.t()?)?;
-        let Some(low) = &self.low else { return Ok((y, None)) };
-        let seed = seed.filter(|_| low.dropout > 0.0);
-        let dropped = match seed {
-            Some(seed) => drop_out(x, low.dropout, seed)?,
-            None => x.clone(),
-        };
-        let small = (dropped.matmul(&low.a.value.t()?)? * low.scale)?;
-        let y = add_product(y, &small, &low.b.value.t()?)?;
-        Ok((y, Some(Kept { dropped, low: small, seed })))
+/// Outputs of products that have one input `x`, `(rows, in)`, with their additions. `seeds` decide what is dropped; nothing
+/// without them.
+pub(super) fn forward(
+    products: &[Linear],
+    x: &Tensor,
+    seeds: impl Fn(usize) -> Option<u64>,
+) -> Result<(Vec<Tensor>, Vec<Option<Kept>>)> {
+    let mut smalls: Vec<Option<Kept>> = products.iter().map(|_| None).collect();
+    let seeds: Vec<Option<u64>> = (0..products.len()).map(|i| seeds(i).filter(|_| products[i].drops())).collect();
+    let together: Vec<usize> =
+        (0..products.len()).filter(|&i| products[i].low.is_some() && seeds[i].is_none()).collect();
+    if let Some((a, scale)) = factors(products, &together)? {
+        let small = (x.matmul(&a.t()?)? * scale)?;
+        let rank = a.dim(0)? / together.len();
+        for (place, &i) in together.iter().enumerate() {
+            let low = small.narrow(1, place * rank, rank)?.contiguous()?;
+            smalls[i] = Some(Kept { dropped: None, low, seed: None });
+        }
     }
+    let mut outputs = Vec::new();
+    for (i, product) in products.iter().enumerate() {
+        if let (Some(low), Some(seed)) = (&product.low, seeds[i]) {
+            let dropped = drop_out(x, low.dropout, seed)?;
+            let small = (dropped.matmul(&low.a.value.t()?)? * low.scale)?;
+            smalls[i] = Some(Kept { dropped: Some(dropped), low: small, seed: Some(seed) });
+        }
+        let weight = product.weight.value.t()?;
+        outputs.push(match (&product.low, &smalls[i]) {
+            // The small product first: the large one then adds to it at no cost.
+            (Some(low), Some(kept)) => add_product(kept.low.matmul(&low.b.value.t()?)?, x, &weight)?,
+            _ => x.matmul(&weight)?,
+        });
+    }
+    Ok((outputs, smalls))
+}
 
-    /// Adds the weights' gradients, given that of the output, and returns that of the input added to `dx`.
-    pub(super) fn backward(
-        &mut self,
-        dx: Option<Tensor>,
-        dy: &Tensor,
-        x: &Tensor,
-        kept: Option<&Kept>,
-    ) -> Result<Tensor> {
-        self.weight.learn_weight(dy, x)?;
-        let dx = match dx {
-            Some(dx) => add_product(dx, dy, &self.weight.value)?,
-            None => dy.matmul(&self.weight.value)?,
-        };
-        let (Some(low), Some(kept)) = (&mut self.low, kept) else { return Ok(dx) };
+/// Adds the weights' gradients, given those of the outputs, and returns that of the input.
+pub(super) fn backward(products: &mut [Linear], dys: &[&Tensor], x: &Tensor, kept: &[Option<Kept>]) -> Result<Tensor> {
+    let together: Vec<usize> =
+        (0..products.len()).filter(|&i| kept[i].as_ref().is_some_and(|kept| kept.seed.is_none())).collect();
+    let mut dx: Option<Tensor> = None;
+    let mut smalls = Vec::new();
+    for ((product, dy), kept) in products.iter_mut().zip(dys).zip(kept) {
+        product.weight.learn_weight(dy, x)?;
+        let (Some(low), Some(kept)) = (&mut product.low, kept) else { continue };
         low.b.learn_weight(dy, &kept.low)?;
         let small = (dy.matmul(&low.b.value)? * low.scale)?;
-        low.a.learn_weight(&small, &kept.dropped)?;
-        match kept.seed {
-            Some(seed) => dx + drop_out(&small.matmul(&low.a.value)?, low.dropout, seed)?,
-            None => add_product(dx, &small, &low.a.value),
+        match (kept.seed, &kept.dropped) {
+            (Some(seed), Some(dropped)) => {
+                low.a.learn_weight(&small, dropped)?;
+                let more = drop_out(&small.matmul(&low.a.value)?, low.dropout, seed)?;
+                dx = Some(match dx {
+                    Some(dx) => (dx + more)?,
+                    None => more,
+                });
+            }
+            _ => smalls.push(small),
         }
+    }
+    if let Some((a, _)) = factors(products, &together)? {
+        let small = Tensor::cat(&smalls, 1)?;
+        let zeros = Tensor::zeros(a.shape(), DType::F32, a.device())?;
+        let gradient = add_product(zeros, &small.t()?, x)?;
+        let rank = a.dim(0)? / together.len();
+        for (place, &i) in together.iter().enumerate() {
+            let low = products[i].low.as_mut().expect("it has factors");
+            low.a.learn_sum(|| gradient.narrow(0, place * rank, rank)?.copy())?;
+        }
+        dx = Some(match dx {
+            Some(dx) => add_product(dx, &small, &a)?,
+            None => small.matmul(&a)?,
+        });
+    }
+    for (product, dy) in products.iter().zip(dys) {
+        dx = Some(match dx {
+            Some(dx) => add_product(dx, dy, &product.weight.value)?,
+            None => dy.matmul(&product.weight.value)?,
+        });
+    }
+    dx.ok_or_else(|| candle_core::Error::Msg("there are no products".into()))
+}
+
+/// The factors `A` of some products below one another, and what they have in common: an adapter's scale.
+fn factors(products: &[Linear], which: &[usize]) -> Result<Option<(Tensor, f64)>> {
+    let lows: Vec<&Low> = which.iter().filter_map(|&i| products[i].low.as_ref()).collect();
+    let Some(first) = lows.first() else { return Ok(None) };
+    let a: Vec<&Tensor> = lows.iter().map(|low| &low.a.value).collect();
+    Ok(Some((if let [one] = a.as_slice() { (*one).clone() } else { Tensor::cat(&a, 0)? }, first.scale)))
+}
+
+impl Linear {
+    /// Whether a step leaves something out.
+    fn drops(&self) -> bool {
+        self.low.as_ref().is_some_and(|low| low.dropout > 0.0)
     }
 }

@@ -21,6 +21,7 @@ use safetensors::Dtype;
 
 use attention::{Attention, runs};
 use head::Head;
+pub use head::LOGITS;
 use layer::{Activations, Batch, Layer, angles};
 use linear::{Linear, Low, Slot};
 
@@ -64,7 +65,11 @@ pub fn cuda() -> Result<Device> {
         cfg!(feature = "cuda"),
         "`device = \"cuda\"` needs a build with it: `cargo build --release -p spar-training --features cuda`"
     );
-    Device::new_cuda(0).context("no CUDA device can be used")
+    let device = Device::new_cuda(0).context("no CUDA device can be used")?;
+    // Steps want the same memory again and again.
+    #[cfg(feature = "cuda")]
+    spar::kernels::device::keep_memory(&device, u64::MAX)?;
+    Ok(device)
 }
 
 impl DeviceModel {

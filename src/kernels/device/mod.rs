@@ -90,6 +90,7 @@ impl Kernels {
             unsafe_code,
             reason = "kernels take addresses; what is freed is freed after them in the stream's order"
         )]
+        // SAFETY: arguments are of the kernel's kinds; tensors are alive, and what is freed later is freed after the kernel.
         unsafe {
             builder.launch(config).w()?;
         }
@@ -118,6 +119,7 @@ pub fn keep_memory(device: &Device, bytes: u64) -> Result<()> {
     context.bind_to_thread().w()?;
     let (mut pool, mut bytes) = (std::ptr::null_mut(), bytes);
     #[expect(unsafe_code, reason = "the driver is asked for its pool and told a number")]
+    // SAFETY: both pointers are to variables of the kinds that the driver writes and reads.
     unsafe {
         driver::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()).result().w()?;
         let attribute = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
@@ -131,6 +133,7 @@ pub fn keep_memory(device: &Device, bytes: u64) -> Result<()> {
 /// The device has no room.
 pub fn unwritten(shape: &[usize], dtype: DType, like: &Tensor) -> Result<Tensor> {
     #[expect(unsafe_code, reason = "the caller's kernel writes every element")]
+    // SAFETY: every value of these types is a number, and a kernel writes it before it is read.
     unsafe {
         Tensor::empty(shape, dtype, like.device())
     }
@@ -218,6 +221,7 @@ fn multiply(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32) -> Result<()> {
     let one = 1f32;
     let blas = device.cublas_handle();
     #[expect(unsafe_code, reason = "cuBLAS takes addresses; sizes and strides are the tensors'")]
+    // SAFETY: shapes were compared above, and tensors are alive until after the product in the stream's order.
     unsafe {
         gemm_strided_batched_ex(
             *blas.handle(),

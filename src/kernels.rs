@@ -3,6 +3,7 @@
 #[cfg(feature = "cuda")]
 pub mod device;
 pub mod packed;
+pub mod pages;
 pub mod team;
 
 /// A matrix in a slice: element `(r, c)` is at `r * row_stride + c * column_stride`.

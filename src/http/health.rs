@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use super::{AppState, Shared, models};
 use crate::chat::Message;
+use crate::engine::generation::registry::Ids;
 use crate::engine::{Engine, EngineError, Purpose, Request, Sampling};
 use crate::openai::{ErrorBody, GenerationIds};
 use crate::telemetry::metrics;
@@ -80,7 +81,8 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, body = String)))]
 pub async fn render_metrics(State(state): State<Shared>) -> ([(HeaderName, &'static str); 1], String) {
     metrics::publish_engines();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render())
+    let text = state.metrics.render() + &metrics::generation_info(&Ids::of(&state.served.pin()));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 /// Asks the models for one token each, again and again until they answer; then the server is ready.

@@ -11,10 +11,9 @@ use axum::response::Response;
 use super::Shared;
 use super::error::ApiError;
 use super::job::resolve;
-use crate::engine::generation::{Generations, Pinned, Role};
+use crate::engine::generation::{Generations, Pinned};
 use crate::openai::{ErrorBody, GenerationIds, ModelCard, ModelList};
 use crate::search::Models;
-use crate::telemetry::metrics;
 
 /// What is served, and since when.
 pub struct Served {
@@ -30,10 +29,6 @@ impl Served {
     /// Serves `generations` under `name`.
     pub fn new(name: String, generations: impl Into<Arc<Generations>>) -> Self {
         let generations = generations.into();
-        let live = generations.pin();
-        for role in [Role::Actor, Role::Refiner] {
-            metrics::generation_live(role, &live.role(role).id);
-        }
         Self { name, generations, since: now() }
     }
 

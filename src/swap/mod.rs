@@ -183,7 +183,6 @@ impl Swapper {
             registry.published(before.clone(), &next);
             self.remember(&registry, &after);
         }
-        metrics::generations_live(before, &after);
         self.store.evict(&self.registry().directories());
         after
     }

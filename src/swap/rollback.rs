@@ -6,7 +6,6 @@ use super::order::{Mode, Report, Scope, SwapError, check_expected};
 use super::{Swapper, now};
 use crate::engine::generation::Role;
 use crate::engine::generation::registry::Ids;
-use crate::telemetry::metrics;
 
 impl Swapper {
     pub(super) async fn go_back(&self, role: Option<Role>, expected: Option<String>) -> Result<Report, SwapError> {
@@ -48,7 +47,6 @@ impl Swapper {
             registry.rolled_back(before.clone(), &next);
             self.remember(&registry, &Ids::of(&next));
         }
-        metrics::generations_live(&before, &Ids::of(&next));
         Ok(Report::new(true, Mode::BlueGreen, before, Ids::of(&next), sha256))
     }
 }

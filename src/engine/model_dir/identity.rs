@@ -30,7 +30,7 @@ impl ModelDir {
             rendered.push('\0');
         }
         Identity {
-            tokenizer: sha256(self.tokenizer.to_string(false).unwrap_or_default()),
+            tokenizer: self.vocabulary.digest().to_owned(),
             chat_template: sha256(rendered),
             templates: sha256(serde_json::to_string(&self.templates.text).unwrap_or_default()),
         }

@@ -2,20 +2,22 @@
 
 mod chat_template;
 mod identity;
+mod vocabulary;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 
 use self::chat_template::ChatTemplate;
 pub use self::identity::Identity;
+use self::vocabulary::Vocabulary;
 use super::text::Pieces;
 use super::{EngineError, Input, ModelInfo};
 use crate::chat::Message;
 use crate::prompts::Templates;
 pub use crate::weights::ModelError;
-use crate::weights::{ModelConfig, Weights, read_json};
+use crate::weights::{ModelConfig, Weights};
 
 /// An opened model directory: everything but the computation.
 pub struct ModelDir {
@@ -32,6 +34,7 @@ pub struct ModelDir {
     /// The tensors, checked against the configuration where the family is known.
     pub weights: Arc<Weights>,
     chat_template: ChatTemplate,
+    vocabulary: Arc<Vocabulary>,
 }
 
 impl ModelDir {
@@ -45,9 +48,9 @@ impl ModelDir {
             return Err(ModelError::NoDirectory(path));
         }
         let mut config = ModelConfig::open(&path)?;
-        let tokenizer = open_tokenizer(&path.join("tokenizer.json"))?;
+        let vocabulary = Vocabulary::open(&path.join("tokenizer.json"))?;
+        let (tokenizer, pieces) = (Arc::clone(&vocabulary.tokenizer), Arc::clone(&vocabulary.pieces));
         let broken = |file: &str, reason| ModelError::Broken { file: path.join(file), reason };
-        let pieces = Pieces::new(&tokenizer).map_err(|reason| broken("tokenizer.json", reason))?;
         if pieces.len() > config.vocabulary {
             let (tokens, rows) = (pieces.len(), config.vocabulary);
             let reason = format!("it has {tokens} tokens, config.json's vocab_size is {rows}: they are of two models");
@@ -69,11 +72,12 @@ impl ModelDir {
         Ok(Self {
             path,
             config,
-            tokenizer: Arc::new(tokenizer),
-            pieces: Arc::new(pieces),
+            tokenizer,
+            pieces,
             templates: Arc::new(templates),
             weights: Arc::new(weights),
             chat_template,
+            vocabulary,
         })
     }
 
@@ -119,22 +123,10 @@ impl ModelDir {
     }
 }
 
-fn open_tokenizer(file: &Path) -> Result<Tokenizer, ModelError> {
-    if !file.is_file() {
-        let remedy = "save the model's fast tokenizer there".into();
-        return Err(ModelError::Missing { file: file.into(), remedy });
-    }
-    read_json(file)?;
-    let broken =
-        |e: tokenizers::Error| ModelError::Broken { file: file.into(), reason: e.to_string().replace('\n', " ") };
-    let mut tokenizer = Tokenizer::from_file(file).map_err(broken)?;
-    // Files may ask for padding or truncation, which are for training.
-    tokenizer.with_padding(None).with_truncation(None).map_err(broken)?;
-    Ok(tokenizer)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::chat::Role;
     use crate::testing::{self, TinyModel, write_json, write_model};

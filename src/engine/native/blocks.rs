@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::pages::Pages;
 use super::slots::Slots;
 use crate::engine::counters::EngineCounters;
 use crate::kernels::packed::{Line, WIDTH};
+use crate::kernels::pages::Pages;
 
 /// Positions of a block: one panel of the matrix kernel.
 pub(super) const BLOCK: usize = WIDTH;
@@ -42,13 +42,13 @@ impl Shape {
 }
 
 /// Bytes of blocks that are free to be used again.
-const SPARE: usize = 4 << 20;
+const SPARE: usize = 1 << 20;
 
 /// Makes blocks of one shape, counts them, and keeps a few that were given up.
 pub(super) struct BlockPool {
     shape: Shape,
     counters: Arc<EngineCounters>,
-    spare: Mutex<Vec<Pages>>,
+    spare: Mutex<Vec<Pages<Line>>>,
     /// Where blocks are places of a device's cache, without memory here.
     pub(super) slots: Option<Slots>,
 }
@@ -74,7 +74,7 @@ impl BlockPool {
         slots.take().expect("room is made before blocks are taken")
     }
 
-    fn take(&self) -> Option<Pages> {
+    fn take(&self) -> Option<Pages<Line>> {
         self.counters.blocks.fetch_add(1, Ordering::Relaxed);
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
@@ -96,7 +96,7 @@ impl BlockPool {
 /// Keys and values of [`BLOCK`] positions in all layers, in the panels that the matrix kernel reads: for each layer and
 /// head, keys `(head_dim, BLOCK)`, then values `(head_dim / 32, BLOCK, 32)`.
 pub(super) struct Block {
-    lines: Pages,
+    lines: Pages<Line>,
     /// Its place in a device's cache.
     pub(super) number: u32,
     pool: Arc<BlockPool>,

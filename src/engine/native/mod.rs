@@ -7,7 +7,6 @@ mod attention;
 mod blocks;
 mod compute;
 mod model;
-mod pages;
 mod runtime;
 mod scheduler;
 mod sequence;

@@ -10,6 +10,7 @@ use super::attention::{Attention, Heads};
 use super::blocks::Shape;
 use super::sequence::Sequence;
 use crate::kernels::packed::{Format, Packed, Workspace};
+use crate::kernels::pages::Buffer;
 use crate::kernels::{rms_norm, rotate, silu_times};
 use crate::weights::{DenseConfig, ModelConfig, ModelError, RopeScaling, Weights};
 
@@ -82,10 +83,11 @@ impl Batch {
             let place = |row: usize| self.wanted.partition_point(|&wanted| wanted < row);
             *rows = place(rows.start)..place(rows.end);
         }
-        keep_rows(&mut self.rows, 1, &self.wanted);
         for (place, row) in self.wanted.iter_mut().enumerate() {
+            self.rows[place] = self.rows[*row];
             *row = place;
         }
+        self.rows.truncate(self.wanted.len());
     }
 
     /// Adds what adapters change in the matrix `which` of a layer.
@@ -108,23 +110,15 @@ impl Batch {
     }
 }
 
-/// Leaves the rows numbered `kept`, in order, of a matrix with so many columns.
-fn keep_rows<T: Copy>(matrix: &mut Vec<T>, columns: usize, kept: &[usize]) {
-    for (to, &from) in kept.iter().enumerate() {
-        matrix.copy_within(from * columns..(from + 1) * columns, to * columns);
-    }
-    matrix.truncate(kept.len() * columns);
-}
-
 /// Buffers of a step, kept from step to step. Shapes are `(rows, …)`.
 #[derive(Default)]
 pub(super) struct Scratch {
-    x: Vec<f32>,
-    normed: Vec<f32>,
-    qkv: Vec<f32>,
-    attended: Vec<f32>,
-    gate_up: Vec<f32>,
-    activated: Vec<f32>,
+    x: Buffer<f32>,
+    normed: Buffer<f32>,
+    qkv: Buffer<f32>,
+    attended: Buffer<f32>,
+    gate_up: Buffer<f32>,
+    activated: Buffer<f32>,
     attention: Attention,
     /// A head before its norm.
     head: Vec<f32>,
@@ -183,7 +177,7 @@ impl Model {
     /// are all of the batch afterwards.
     pub(super) fn forward(&self, scratch: &mut Scratch, sequences: &mut [Sequence], batch: &mut Batch) {
         let hidden = self.config.hidden;
-        scratch.x.resize(batch.rows.len() * hidden, 0.0);
+        scratch.x.resize(batch.rows.len() * hidden);
         let embedding = self.embedding.as_ref().unwrap_or(&self.head);
         for (row, x) in batch.rows.iter().zip(scratch.x.chunks_exact_mut(hidden)) {
             embedding.column(sequences[row.sequence].tokens[row.position] as usize, x);
@@ -192,8 +186,8 @@ impl Model {
             self.project(index, scratch, sequences, batch);
             if index + 1 == self.layers.len() {
                 // Nothing more is asked of other rows: their keys and values are all that is left of them.
-                keep_rows(&mut scratch.x, hidden, &batch.wanted);
-                keep_rows(&mut scratch.qkv, self.layers[index].qkv.weight.columns(), &batch.wanted);
+                scratch.x.keep_rows(hidden, &batch.wanted);
+                scratch.qkv.keep_rows(self.layers[index].qkv.weight.columns(), &batch.wanted);
                 batch.keep_wanted();
                 if batch.rows.is_empty() {
                     scratch.logits.clear();
@@ -203,7 +197,7 @@ impl Model {
             self.mix(index, scratch, sequences, batch);
         }
         let Scratch { x, normed, logits, workspace, .. } = scratch;
-        normed.resize(x.len(), 0.0);
+        normed.resize(x.len());
         rms_norm(normed, x, &self.norm, self.config.norm_eps);
         logits.resize(batch.rows.len() * self.vocabulary, 0.0);
         self.head.multiply(normed, logits, workspace);
@@ -214,8 +208,8 @@ impl Model {
         let Scratch { x, normed, qkv, low, head, workspace, .. } = scratch;
         let (c, layer) = (&self.config, &self.layers[index]);
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        normed.resize(x.len(), 0.0);
-        qkv.resize(batch.rows.len() * (q + 2 * kv), 0.0);
+        normed.resize(x.len());
+        qkv.resize(batch.rows.len() * (q + 2 * kv));
         rms_norm(normed, x, &layer.attention_norm, c.norm_eps);
         layer.qkv.apply(normed, qkv, workspace);
         batch.adapt(index, |layer| layer.qkv.as_ref(), normed, qkv, low, workspace);
@@ -231,18 +225,18 @@ impl Model {
         let Scratch { x, normed, qkv, attended, gate_up, activated, attention, low, workspace, .. } = scratch;
         let (c, layer) = (&self.config, &self.layers[index]);
         let rows = batch.rows.len();
-        attended.resize(rows * c.heads * c.head_dim, 0.0);
+        attended.resize(rows * c.heads * c.head_dim);
         let heads = Heads { layer: index, shape: self.block_shape(), window: c.sliding_window };
-        let queries = (qkv.as_slice(), layer.qkv.weight.columns());
+        let queries = (&qkv[..], layer.qkv.weight.columns());
         attention.attend(heads, sequences, &batch.rows, queries, attended, workspace.team.as_deref());
         layer.output.add(attended, x, workspace);
         batch.adapt(index, |layer| layer.output.as_ref(), attended, x, low, workspace);
-        normed.resize(x.len(), 0.0);
+        normed.resize(x.len());
         rms_norm(normed, x, &layer.mlp_norm, c.norm_eps);
-        gate_up.resize(rows * 2 * c.intermediate, 0.0);
+        gate_up.resize(rows * 2 * c.intermediate);
         layer.gate_up.apply(normed, gate_up, workspace);
         batch.adapt(index, |layer| layer.gate_up.as_ref(), normed, gate_up, low, workspace);
-        activated.resize(rows * c.intermediate, 0.0);
+        activated.resize(rows * c.intermediate);
         for (both, out) in gate_up.chunks_exact(2 * c.intermediate).zip(activated.chunks_exact_mut(c.intermediate)) {
             let (gate, up) = both.split_at(c.intermediate);
             silu_times(out, gate, up);

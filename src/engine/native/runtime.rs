@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use tokio_util::sync::CancellationToken;
@@ -125,10 +125,13 @@ impl Drop for Runtime {
 
 /// Replaces threads that are lost or stand still. Ends with the engine.
 fn watch(runtime: &Weak<Runtime>, end: &mpsc::Receiver<()>, interval: Duration) {
+    let (mut excuse, mut looked) = (Excuse::default(), Instant::now());
     while end.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
         let Some(runtime) = runtime.upgrade() else { return };
         let mut scheduler = runtime.scheduler();
-        let silence = scheduler.silence();
+        let gap = looked.elapsed();
+        looked += gap;
+        let silence = excuse.taken(scheduler.silence(), gap, interval);
         let stuck = silence > runtime.config.stall;
         if stuck {
             tracing::error!(?silence, "the native engine stands still; its replies fail");
@@ -137,6 +140,44 @@ fn watch(runtime: &Weak<Runtime>, end: &mpsc::Receiver<()>, interval: Duration) 
             && let Err(error) = runtime.restart(&mut scheduler)
         {
             tracing::error!(%error, "the native engine is down");
+        }
+    }
+}
+
+/// Time in which the whole process stood (stopped by a signal, or the machine slept), which is not the threads' fault.
+#[derive(Default)]
+struct Excuse(Duration);
+
+impl Excuse {
+    /// What is left of a silence, looked at `gap` after the last time where `interval` was meant.
+    fn taken(&mut self, silence: Duration, gap: Duration, interval: Duration) -> Duration {
+        let stood = gap.saturating_sub(interval * 2);
+        // A step since the last look: what stood before is over.
+        self.0 = if silence < gap { stood } else { self.0 + stood };
+        silence.saturating_sub(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_the_process_stood_is_no_silence() {
+        // Looks at a silence, a gap after the one before: what counts. An interval is 10.
+        let table: [(&str, &[[u64; 3]]); 5] = [
+            ("steps", &[[1, 10, 1], [9, 10, 9]]),
+            ("a hang", &[[5, 10, 5], [15, 10, 15], [95, 10, 95]]),
+            ("stopped", &[[5, 10, 5], [505, 500, 25], [515, 10, 35], [1, 10, 1], [15, 10, 15]]),
+            ("stopped right after a step", &[[5, 10, 5], [499, 500, 19], [509, 10, 29]]),
+            ("stopped twice in a hang", &[[5, 10, 5], [105, 100, 25], [205, 100, 45], [285, 10, 125]]),
+        ];
+        for (name, looks) in table {
+            let mut excuse = Excuse::default();
+            for &[silence, gap, counts] in looks {
+                let [silence, gap, counts, interval] = [silence, gap, counts, 10].map(Duration::from_secs);
+                assert_eq!(excuse.taken(silence, gap, interval), counts, "{name}");
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The types in which a packed matrix keeps its elements. All are multiplied as `f32`.
 
+use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 
+use super::super::pages::Pages;
 use super::{Line, WIDTH};
 
 /// What an element is kept as.
@@ -21,22 +23,22 @@ pub enum Format {
 pub const GROUP: usize = 32;
 
 /// A row of a panel in 16 bits per element.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct HalfLine(pub [u16; WIDTH]);
 
 /// A row of a panel in 8 bits per element.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(32))]
 pub struct ByteLine(pub [i8; WIDTH]);
 
 /// Panels, one after another.
 pub(super) enum Panels {
-    F32(Vec<Line>),
-    F16(Vec<HalfLine>),
-    Bf16(Vec<HalfLine>),
+    F32(Pages<Line>),
+    F16(Pages<HalfLine>),
+    Bf16(Pages<HalfLine>),
     /// Values, and a line of `f16` scales for each group of lines.
-    Q8(Vec<ByteLine>, Vec<HalfLine>),
+    Q8(Pages<ByteLine>, Pages<HalfLine>),
 }
 
 /// Some of a matrix's panels.
@@ -49,34 +51,42 @@ pub(super) enum View<'a> {
 }
 
 impl Panels {
-    pub(super) fn new(format: Format) -> Self {
+    /// So many panels of zeros, of `inner` lines each.
+    pub(super) fn zeros(format: Format, panels: usize, inner: usize) -> Self {
+        let lines = panels * inner;
         match format {
-            Format::F32 => Self::F32(Vec::new()),
-            Format::F16 => Self::F16(Vec::new()),
-            Format::Bf16 => Self::Bf16(Vec::new()),
-            Format::Q8 => Self::Q8(Vec::new(), Vec::new()),
+            Format::F32 => Self::F32(Pages::zeros(lines)),
+            Format::F16 => Self::F16(Pages::zeros(lines)),
+            Format::Bf16 => Self::Bf16(Pages::zeros(lines)),
+            Format::Q8 => Self::Q8(Pages::zeros(lines), Pages::zeros(panels * inner.div_ceil(GROUP))),
         }
     }
 
-    /// Adds a panel.
-    pub(super) fn push(&mut self, panel: &[Line]) {
-        let halves = |convert: fn(f32) -> u16| panel.iter().map(move |line| HalfLine(line.0.map(convert)));
+    /// Writes a panel in its place.
+    pub(super) fn write(&mut self, index: usize, panel: &[Line]) {
+        let place = index * panel.len()..(index + 1) * panel.len();
+        let halves = |lines: &mut [HalfLine], convert: fn(f32) -> u16| {
+            for (to, line) in lines.iter_mut().zip(panel) {
+                to.0 = line.0.map(convert);
+            }
+        };
         match self {
-            Self::F32(lines) => lines.extend_from_slice(panel),
-            Self::F16(lines) => lines.extend(halves(|x| f16::from_f32(x).to_bits())),
-            Self::Bf16(lines) => lines.extend(halves(|x| bf16::from_f32(x).to_bits())),
+            Self::F32(lines) => lines[place].copy_from_slice(panel),
+            Self::F16(lines) => halves(&mut lines[place], |x| f16::from_f32(x).to_bits()),
+            Self::Bf16(lines) => halves(&mut lines[place], |x| bf16::from_f32(x).to_bits()),
             Self::Q8(lines, scales) => {
-                for group in panel.chunks(GROUP) {
+                let scales = scales[index * panel.len().div_ceil(GROUP)..].iter_mut();
+                for ((group, lines), kept) in panel.chunks(GROUP).zip(lines[place].chunks_mut(GROUP)).zip(scales) {
                     let largest = |c: usize| group.iter().map(|line| line.0[c].abs()).fold(0.0, f32::max);
                     let scale: [f16; WIDTH] = std::array::from_fn(|c| f16::from_f32(largest(c) / 127.0));
                     let quantized = |x: f32, scale: f16| match scale.to_f32() {
                         0.0 => 0,
                         scale => (x / scale).round().clamp(-127.0, 127.0) as i8,
                     };
-                    scales.push(HalfLine(scale.map(f16::to_bits)));
-                    lines.extend(
-                        group.iter().map(|line| ByteLine(std::array::from_fn(|c| quantized(line.0[c], scale[c])))),
-                    );
+                    kept.0 = scale.map(f16::to_bits);
+                    for (to, line) in lines.iter_mut().zip(group) {
+                        to.0 = std::array::from_fn(|c| quantized(line.0[c], scale[c]));
+                    }
                 }
             }
         }
@@ -96,9 +106,9 @@ impl Panels {
 
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::F32(lines) => size_of_val(lines.as_slice()),
-            Self::F16(lines) | Self::Bf16(lines) => size_of_val(lines.as_slice()),
-            Self::Q8(lines, scales) => size_of_val(lines.as_slice()) + size_of_val(scales.as_slice()),
+            Self::F32(lines) => size_of_val::<[_]>(lines),
+            Self::F16(lines) | Self::Bf16(lines) => size_of_val::<[_]>(lines),
+            Self::Q8(lines, scales) => size_of_val::<[_]>(lines) + size_of_val::<[_]>(scales),
         }
     }
 }

@@ -7,6 +7,8 @@ mod tile;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytemuck::{Pod, Zeroable};
+
 pub use self::format::Format;
 use self::format::{Panels, View};
 use super::team::Team;
@@ -17,7 +19,7 @@ pub const WIDTH: usize = 32;
 pub const ROWS: usize = 8;
 
 /// A row of a panel, aligned to a cache line.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Line(pub [f32; WIDTH]);
 
@@ -81,16 +83,16 @@ impl Packed {
     pub fn new(matrices: &[&[f32]], inner: usize, format: Format) -> Self {
         assert!(matrices.iter().all(|m| m.len().is_multiple_of(inner)), "a row is cut off");
         let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(inner)).collect();
-        let mut panels = Panels::new(format);
+        let mut panels = Panels::zeros(format, rows.len().div_ceil(WIDTH), inner);
         let mut panel = vec![Line::ZERO; inner];
-        for rows in rows.chunks(WIDTH) {
+        for (index, rows) in rows.chunks(WIDTH).enumerate() {
             panel.fill(Line::ZERO);
             for (c, row) in rows.iter().enumerate() {
                 for (line, &x) in panel.iter_mut().zip(*row) {
                     line.0[c] = x;
                 }
             }
-            panels.push(&panel);
+            panels.write(index, &panel);
         }
         Self { panels, inner, columns: rows.len() }
     }

@@ -71,8 +71,9 @@ struct Watched {
 
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
-/// The engine's counters are published from now on.
+/// The engine's counters are published from now on. Those of engines that are gone leave memory, even if nobody reads metrics.
 pub fn watch_engine(counters: Arc<EngineCounters>) {
+    publish_engines();
     let watched = Watched { counters, reused: 0, computed: 0, restarts: 0 };
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
 }

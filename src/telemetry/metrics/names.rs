@@ -21,7 +21,6 @@ pub(super) const GAUGES: &[(&str, &str)] = &[
     ("spar_requests_running", "Requests that are being answered"),
     ("spar_requests_waiting", "Requests that wait for their turn"),
     ("spar_kv_blocks", "Blocks of keys and values by what holds them: running replies, or the cache of prefixes"),
-    ("spar_generation_info", "The live generation of each role"),
     ("spar_build_info", "The running build"),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, histogram};
 
 use crate::engine::generation::Role;
 use crate::engine::generation::registry::Ids;
@@ -24,20 +24,13 @@ fn role_label(role: Role) -> &'static str {
     }
 }
 
-/// `generation` is live in `role`.
-pub fn generation_live(role: Role, generation: &str) {
-    gauge!("spar_generation_info", "role" => role_label(role), "generation" => generation.to_owned()).set(1.0);
-}
-
-/// `after` is live in place of `before`.
-pub fn generations_live(before: &Ids, after: &Ids) {
-    for role in Role::ALL {
-        let (old, new) = (before.role(role), after.role(role));
-        if old != new {
-            gauge!("spar_generation_info", "role" => role_label(role), "generation" => old.to_owned()).set(0.0);
-            generation_live(role, new);
-        }
-    }
+/// The live pair as Prometheus text. It is made of what is live rather than recorded, since a recorder keeps every label that
+/// there ever was.
+pub fn generation_info(live: &Ids) -> String {
+    let name = "spar_generation_info";
+    let line = |role| format!("{name}{{role=\"{}\",generation=\"{}\"}} 1\n", role_label(role), live.role(role));
+    let lines = Role::ALL.map(line).concat();
+    format!("# HELP {name} The live generation of each role\n# TYPE {name} gauge\n{lines}\n")
 }
 
 /// What a swap came to.

@@ -62,6 +62,7 @@ async fn whole_weights_take_over_and_go_back() {
     ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
+    assert!(!metrics.contains("g-1"), "every generation that there ever was stays a series:\n{metrics}");
     let back = json_of(
         world.server.client.post(format!("{}/admin/generations/rollback", world.server.url)).bearer_auth("admin"),
         StatusCode::OK,

@@ -74,8 +74,8 @@ async fn rollbacks_under_load_fail_nothing_and_mix_nothing() {
 
 /// `cargo test --release --test main two_hundred -- --ignored --nocapture`
 ///
-/// The server is a process of its own. It is measured at rest, after the same load each time: with one model per role before
-/// the swaps, right after them, and after the load without swaps again, which has filled the caches as they were.
+/// The server is a process of its own. It is measured at rest with the same model per role each time: after load without
+/// swaps, after the swaps under load, and after the load without swaps again, which has filled the caches as they were.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "takes minutes"]
 async fn two_hundred_swaps_under_load() {
@@ -88,6 +88,10 @@ async fn two_hundred_swaps_under_load() {
     settle(&world).await;
     let before = Usage::of(&world.server);
     let (with, ()) = asked_while(&world, clients, swaps.many(200)).await;
+    for role in ["actor", "refiner"] {
+        world.swap(role, json!({ "model_path": role })).await;
+    }
+    swaps.note().await;
     settle(&world).await;
     let swapped = Usage::of(&world.server);
     let (again, ()) = asked_while(&world, clients, calm()).await;

@@ -218,4 +218,4 @@ fn head_gradients<'a>(layout: &Layout, gradient: &'a mut [f32]) -> HeadParts<&'a
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,8 @@ use candle_core::{DType, Device, Tensor};
 use super::*;
 use crate::model::llama::{Llama, Lora, variables};
 
-fn config(tied: bool) -> LlamaConfig {
+/// A small model with grouped heads of odd sizes.
+pub(crate) fn config(tied: bool) -> LlamaConfig {
     LlamaConfig {
         hidden_size: 48,
         intermediate_size: 40,

@@ -4,22 +4,11 @@ use candle_core::Device;
 
 use super::*;
 use crate::model::LoraConfig;
+use crate::model::cpu::tests::config;
 use crate::model::cpu::{self, Workspace};
 
 fn device() -> Device {
     cuda().unwrap_or(Device::Cpu)
-}
-
-fn config(tied: bool) -> LlamaConfig {
-    LlamaConfig {
-        hidden_size: 48,
-        intermediate_size: 40,
-        num_hidden_layers: 2,
-        num_attention_heads: 6,
-        num_key_value_heads: 2,
-        tie_word_embeddings: tied,
-        ..LlamaConfig::tiny(61)
-    }
 }
 
 /// Plain texts and forked ones, of which some rows are not asked about.

@@ -3,7 +3,7 @@
 
     python3 training/benches/dpo_vs_trl.py [--rounds 3] [--steps 2] [--cases tiny-full large-lora] [--keep everything]
 
-tiny-full: the embedded actor's shape, all weights, 16 pairs of about 200 tokens. large-lora: 12 layers of width 768, 120 M
+tiny-full: the embedded actor's shape, all weights, 16 pairs of about 200 tokens. large-lora: 12 layers of width 768, 100 M
 parameters, rank 16 on every product, 2 pairs of 512 + 512 tokens. Replies to a prompt either differ from their first token on, or
 share their first three quarters, as refined ones do. Tokens are those of both sequences in full, which is what TRL computes.
 The reference's log-probabilities are computed beforehand on both sides and are not counted.

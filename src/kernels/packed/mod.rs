@@ -302,4 +302,29 @@ mod tests {
             }
         }
     }
+
+    /// Products of the shipped actor's sizes, which lie in the second cache.
+    #[test]
+    #[ignore = "a measurement"]
+    fn speed() {
+        for format in [Format::F32, Format::F16, Format::Bf16, Format::Q8] {
+            let (inner, columns) = (192, 1024);
+            let packed = Packed::new(&[&numbers(columns * inner, 1)], inner, format);
+            for rows in [1, 2, 3, 4, 8, 32] {
+                let (a, mut out) = (numbers(rows * inner, 2), vec![0.0; rows * columns]);
+                let mut workspace = Workspace::default();
+                let mut rate = || {
+                    let begun = std::time::Instant::now();
+                    let times = 8000 / rows;
+                    for _ in 0..times {
+                        packed.multiply(std::hint::black_box(&a), &mut out, &mut workspace);
+                    }
+                    (2 * times * rows * inner * columns) as f64 / begun.elapsed().as_secs_f64() / 1e9
+                };
+                let mut rates: Vec<f64> = (0..9).map(|_| rate()).collect();
+                rates.sort_by(f64::total_cmp);
+                println!("{format:?}, {rows} rows: {:.0} GFLOP/s [{:.0}, {:.0}]", rates[4], rates[0], rates[8]);
+            }
+        }
+    }
 }

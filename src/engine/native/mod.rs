@@ -10,6 +10,7 @@ mod model;
 mod runtime;
 mod scheduler;
 mod sequence;
+mod shard;
 mod slots;
 #[cfg(feature = "tensors")]
 mod tensors;

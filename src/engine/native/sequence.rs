@@ -1,18 +1,15 @@
-//! Running sequences, and the step that a worker does for its share of them.
+//! Running sequences: what they have read and said, the blocks that hold it, and who listens.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::channel::mpsc::UnboundedSender;
 use futures::channel::oneshot;
 
 use super::blocks::{BLOCK, Block, BlockPool, Found, Prefix, PrefixTree, Shape, block_tokens};
-use super::compute::Compute;
-use super::model::{Batch, Group, Row, Scratch};
 use super::variant::Variant;
 use crate::engine::sampling::DrawnLogprobs;
 use crate::engine::writer::Writer;
 use crate::engine::{Chunk, EngineError};
-use crate::kernels::team::Team;
 
 /// Tokens with their keys and values: the prompt of siblings, and after it one reply.
 pub(super) struct Sequence {
@@ -58,13 +55,10 @@ pub(super) type Chunks = Vec<Result<Chunk, EngineError>>;
 /// a token.
 const HELD: usize = 16;
 
-/// Logits from which on a team draws tokens: their passes over the vocabulary take longer than waking it.
-const DRAWN_TOGETHER: usize = 1 << 18;
-
 /// A reply and the one who listens to it.
 pub(super) struct RunningReply {
     writer: Writer,
-    listener: UnboundedSender<Chunks>,
+    pub(super) listener: UnboundedSender<Chunks>,
     held: Chunks,
 }
 
@@ -74,7 +68,7 @@ impl RunningReply {
     }
 
     /// Draws a token and tells the listener, of plain replies at once. `None` when the reply is over.
-    fn advance(&mut self, logits: &mut [f32], plain: bool) -> Option<u32> {
+    pub(super) fn advance(&mut self, logits: &mut [f32], plain: bool) -> Option<u32> {
         let (id, over, news) = match self.writer.next(logits) {
             Ok((id, chunk)) => (Some(id), chunk.finish.is_some(), Ok(chunk)),
             Err(error) => (None, true, Err(error)),
@@ -90,7 +84,7 @@ impl RunningReply {
 
 impl Sequence {
     /// The next token of its only reply.
-    fn advance(&mut self, logits: &mut [f32]) {
+    pub(super) fn advance(&mut self, logits: &mut [f32]) {
         match self.replies[0].advance(logits, self.plain) {
             Some(id) => self.tokens.push(id),
             None => self.replies.clear(),
@@ -141,7 +135,7 @@ impl Sequence {
     }
 
     /// The tree's node before the first block that is not there.
-    fn parent(&self) -> Prefix {
+    pub(super) fn parent(&self) -> Prefix {
         self.kept.last().copied().unwrap_or(self.variant.root)
     }
 
@@ -155,14 +149,14 @@ impl Sequence {
     }
 
     /// Blocks that have to be taken to compute the positions `computed..end`.
-    fn blocks_due(&self, end: usize) -> usize {
+    pub(super) fn blocks_due(&self, end: usize) -> usize {
         let shared = |block: &Arc<Block>| Arc::strong_count(block) > 1;
         let copied = self.blocks.get(self.computed / BLOCK).is_some_and(shared);
         end.div_ceil(BLOCK).saturating_sub(self.blocks.len()) + usize::from(copied)
     }
 
     /// Gives its blocks back: everything is computed again, or found in the tree.
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.blocks.clear();
         self.kept.clear();
         self.computed = 0;
@@ -175,277 +169,5 @@ impl Sequence {
     pub(super) fn write(&mut self, shape: Shape, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
         let block = Arc::get_mut(&mut self.blocks[position / BLOCK]).expect("blocks are owned before they are written");
         block.write(shape, layer, position % BLOCK, keys, values);
-    }
-}
-
-/// A worker's share of the running sequences, with its buffers.
-#[derive(Default)]
-pub(super) struct Shard {
-    pub(super) sequences: Vec<Sequence>,
-    /// Sequences that are over, whose keys and values may be kept.
-    pub(super) ended: Vec<Sequence>,
-    batch: Batch,
-    /// A step takes about as long for many rows as for one, so that no row has to wait for those of others.
-    whole_steps: bool,
-    steps: u64,
-    /// Sequences in the order in which they are served.
-    order: Vec<usize>,
-    /// Positions that each of them advances by.
-    advances: Vec<usize>,
-    scratch: Scratch,
-    /// Tokens of prompts that were computed since the owner last asked.
-    pub(super) prompt_tokens: usize,
-}
-
-impl Shard {
-    /// A share whose large products a team computes.
-    ///
-    /// # Errors
-    /// A device has no room for the pool's keys and values.
-    pub(super) fn new(model: &Compute, pool: &BlockPool, team: Option<Arc<Team>>) -> Result<Self, String> {
-        let mut scratch = model.scratch(pool)?;
-        scratch.workspace.team = team;
-        Ok(Self { scratch, whole_steps: model.on_device(), ..Self::default() })
-    }
-
-    /// Replies that run or wait for their prompt, and texts that are scored.
-    pub(super) fn replies(&self) -> usize {
-        self.sequences.iter().map(|s| s.replies.len() + usize::from(s.scoring.is_some())).sum()
-    }
-
-    /// Blocks that a step of `most` positions may take.
-    pub(super) fn blocks_due(&self, most: usize) -> usize {
-        let due = |s: &Sequence| s.blocks_due(s.tokens.len().min(s.computed + most));
-        self.sequences.iter().map(due).sum()
-    }
-
-    /// Draws the tokens of all sequences that are one reply each, where a team does that faster than one thread; says of them
-    /// that they go on. Whether it did.
-    fn draw_together(&mut self, vocabulary: usize) -> bool {
-        let worth = self.batch.rows.len() > 1 && self.scratch.logits.len() >= DRAWN_TOGETHER;
-        let Some(team) = self.scratch.workspace.team.clone().filter(|_| worth) else { return false };
-        let mut sequences: Vec<Option<&mut Sequence>> = self.sequences.iter_mut().map(Some).collect();
-        let rows = self.batch.rows.iter().zip(self.scratch.logits.chunks_exact_mut(vocabulary));
-        let draw = rows.filter_map(|(row, logits)| {
-            let sequence = sequences[row.sequence].take_if(|s| s.scoring.is_none() && s.replies.len() == 1)?;
-            Some(Mutex::new((sequence, logits)))
-        });
-        let draws: Vec<Mutex<(&mut Sequence, &mut [f32])>> = draw.collect();
-        team.run(draws.len(), &|index| {
-            let (sequence, logits) = &mut *draws[index].lock().unwrap_or_else(PoisonError::into_inner);
-            sequence.advance(logits);
-            sequence.goes_on = true;
-        });
-        true
-    }
-
-    /// One step: up to `most_rows` positions, replies before prompts; then a token for every reply that is due one.
-    ///
-    /// # Errors
-    /// A device's: nothing more can be computed with these sequences.
-    pub(super) fn step(&mut self, model: &Compute, pool: &Arc<BlockPool>, most_rows: usize) -> Result<(), String> {
-        self.forget_unheard();
-        self.choose_rows(most_rows, pool);
-        if self.batch.rows.is_empty() {
-            return Ok(());
-        }
-        model.forward(&mut self.scratch, pool, &mut self.sequences, &mut self.batch)?;
-        for (sequence, advance) in self.sequences.iter_mut().zip(&self.advances) {
-            self.prompt_tokens += sequence.prompt.saturating_sub(sequence.computed).min(*advance);
-            sequence.computed += advance;
-        }
-        let mut begun = Vec::new();
-        let together = self.draw_together(model.vocabulary);
-        for (row, logits) in self.batch.rows.iter().zip(self.scratch.logits.chunks_exact_mut(model.vocabulary)) {
-            let Row { sequence, position } = *row;
-            let sequence = &mut self.sequences[sequence];
-            if together && sequence.goes_on {
-                sequence.goes_on = false;
-                continue;
-            }
-            if let Some(scoring) = &mut sequence.scoring {
-                scoring.found.push(DrawnLogprobs::new(logits, scoring.targets[position], scoring.top));
-                continue;
-            }
-            if sequence.replies.len() == 1 {
-                sequence.advance(logits);
-                continue;
-            }
-            // The prompt is computed: every sibling goes on by itself, on the prompt's blocks.
-            for mut reply in std::mem::take(&mut sequence.replies) {
-                if let Some(id) = reply.advance(&mut logits.to_vec(), sequence.plain) {
-                    let mut tokens = sequence.tokens.clone();
-                    tokens.push(id);
-                    begun.push(Sequence {
-                        variant: sequence.variant.clone(),
-                        plain: sequence.plain,
-                        born: sequence.born,
-                        served: sequence.served,
-                        tokens,
-                        prompt: sequence.prompt,
-                        computed: sequence.computed,
-                        blocks: sequence.blocks.clone(),
-                        kept: sequence.kept.clone(),
-                        replies: vec![reply],
-                        scoring: None,
-                        goes_on: false,
-                    });
-                }
-            }
-        }
-        self.sequences.append(&mut begun);
-        // Adapters are not held between steps.
-        self.batch.clear();
-        for sequence in &mut self.sequences {
-            if let Some(scoring) = sequence.scoring.take_if(|scoring| scoring.found.len() == scoring.targets.len()) {
-                // A caller that has gone needs no answer.
-                scoring.done.send(scoring.found).ok();
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops replies that nobody listens to any more, and puts sequences without a reply aside.
-    pub(super) fn forget_unheard(&mut self) {
-        for sequence in &mut self.sequences {
-            sequence.replies.retain(|reply| !reply.listener.is_closed());
-            sequence.scoring.take_if(|scoring| scoring.done.is_canceled());
-        }
-        let over = |sequence: &mut Sequence| sequence.replies.is_empty() && sequence.scoring.is_none();
-        self.ended.extend(self.sequences.extract_if(.., over));
-    }
-
-    fn choose_rows(&mut self, most: usize, pool: &Arc<BlockPool>) {
-        self.batch.clear();
-        // Rows that share an adapter lie side by side.
-        self.sequences.sort_by_key(|sequence| sequence.variant.root);
-        self.choose_advances(most);
-        if let Some(free) = pool.free() {
-            self.make_room(free, pool);
-        }
-        let Batch { rows, groups, wanted } = &mut self.batch;
-        for (index, (sequence, &advance)) in self.sequences.iter_mut().zip(&self.advances).enumerate() {
-            if advance == 0 {
-                continue;
-            }
-            let end = sequence.computed + advance;
-            sequence.own(pool, end);
-            let first = rows.len();
-            rows.extend((sequence.computed..end).map(|position| Row { sequence: index, position }));
-            match () {
-                () if sequence.scoring.is_some() => wanted.extend(first..rows.len()),
-                () if end == sequence.tokens.len() => wanted.push(rows.len() - 1),
-                () => {}
-            }
-            let Some(adapter) = &sequence.variant.adapter else { continue };
-            match groups.last_mut() {
-                Some(group) if Arc::ptr_eq(&group.adapter, adapter) => group.rows.end = rows.len(),
-                _ => groups.push(Group { rows: first..rows.len(), adapter: adapter.clone() }),
-            }
-        }
-    }
-
-    /// Where blocks are limited, the older sequence has them: younger ones wait, or give theirs back. What they have in the
-    /// tree is free only before the next step. One sequence alone always has room, so the oldest goes on for ever.
-    fn make_room(&mut self, free: usize, pool: &BlockPool) {
-        let (mut free, mut taken, mut staying) = (free, 0, self.order.len());
-        for place in 0..self.order.len() {
-            let index = self.order[place];
-            if place >= staying || self.advances[index] == 0 {
-                self.advances[index] = 0;
-                continue;
-            }
-            let sequence = &self.sequences[index];
-            let due = sequence.blocks_due(sequence.computed + self.advances[index]);
-            while free < taken + due && staying > place + 1 {
-                staying -= 1;
-                self.sequences[self.order[staying]].give_up();
-                free = pool.free().unwrap_or(usize::MAX);
-            }
-            if free < taken + due {
-                self.advances[index] = 0;
-            } else {
-                taken += due;
-            }
-        }
-    }
-
-    /// Every reply advances by its token and prompts by what is left of `most`. Beside plain replies that run, searches get
-    /// as many positions as these, in turns, so that a plain reply's next token takes at most twice as long as alone.
-    fn choose_advances(&mut self, most: usize) {
-        self.steps += 1;
-        let due = |sequence: &Sequence| sequence.tokens.len() - sequence.computed;
-        let runs = |sequence: &&Sequence| due(sequence) == 1 && sequence.scoring.is_none();
-        let running = self.sequences.iter().filter(runs).count();
-        let plain = match self.whole_steps {
-            true => 0,
-            false => self.sequences.iter().filter(runs).filter(|sequence| sequence.plain).count(),
-        };
-        let mut for_searches = if plain == 0 { usize::MAX } else { plain };
-        let mut for_prompts = if plain == 0 { most.saturating_sub(running).max(BLOCK) } else { BLOCK };
-        self.order.clear();
-        self.order.extend(0..self.sequences.len());
-        if self.whole_steps {
-            // Rows go to whom blocks go, the oldest first: it would starve if a younger one had its rows and no block for them.
-            self.order.sort_by_key(|&index| self.sequences[index].born);
-        } else if plain > 0 {
-            self.order.sort_by_key(|&index| self.sequences[index].served);
-        }
-        self.advances.clear();
-        self.advances.resize(self.sequences.len(), 0);
-        for &index in &self.order {
-            let sequence = &mut self.sequences[index];
-            let due = due(sequence);
-            let mut room = if due == 1 { 1 } else { for_prompts };
-            if !sequence.plain {
-                room = room.min(for_searches);
-            }
-            if sequence.scoring.is_some() {
-                // Scores of a whole vocabulary for every row: a few at a time.
-                room = room.min(BLOCK);
-            }
-            let advance = match room {
-                room if due <= room => due,
-                room if room < BLOCK => room,
-                // By whole blocks, so that between steps it can take over what another has computed.
-                room => ((sequence.computed + room) / BLOCK * BLOCK) - sequence.computed,
-            };
-            if due > 1 {
-                for_prompts -= advance;
-            }
-            if !sequence.plain {
-                for_searches -= advance;
-            }
-            if advance > 0 {
-                sequence.served = self.steps;
-            }
-            self.advances[index] = advance;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::NativeConfig;
-    use super::super::tests::{engine_with, sequence};
-    use super::*;
-    use crate::testing::TinyModel;
-
-    #[test]
-    fn where_blocks_are_short_the_oldest_goes_on_wherever_it_stands() {
-        let engine = engine_with(&TinyModel::default(), NativeConfig::default());
-        let pool = BlockPool::limited(Shape { layers: 1, heads: 1, head_dim: 2 }, 10, Arc::default());
-        let begun = |born: u64, blocks: usize| {
-            let mut sequence = Sequence { born, ..sequence(&engine, &[1; 8 * BLOCK]) };
-            sequence.own(&pool, blocks * BLOCK);
-            sequence.computed = blocks * BLOCK;
-            sequence
-        };
-        let (younger, older) = (begun(2, 4), begun(1, 6));
-        let mut shard = Shard { sequences: vec![younger, older], whole_steps: true, ..Shard::default() };
-        shard.choose_rows(BLOCK, &pool);
-        let rows: Vec<usize> = shard.batch.rows.iter().map(|row| shard.sequences[row.sequence].born as usize).collect();
-        assert_eq!(rows, [1; BLOCK]);
-        assert_eq!(shard.sequences[0].computed, 0, "the younger one gave its blocks back");
     }
 }

@@ -139,7 +139,7 @@ impl GradientWorkers {
                 for (index, unit) in units.iter().enumerate() {
                     let mut part = Part::default();
                     model.forward(&unit.batch, dropout(index))?;
-                    let coefficients = coefficients(unit, &mut part, &mut || model.log_probs(&unit.batch))?;
+                    let coefficients = coefficients(unit, &mut part, &mut || model.log_probs_first(&unit.batch))?;
                     let log_probs = model.backward(&unit.batch, &coefficients)?;
                     finish(unit, &mut part, &log_probs, &coefficients);
                     self.sum.add(index, part);

@@ -13,10 +13,15 @@ use half::{bf16, f16};
 /// Threads of a block.
 pub const THREADS: usize = 256;
 
+/// Bytes that a block may share without the driver being told.
+const UNASKED: usize = 48 << 10;
+
 /// CUDA C++ that is compiled once, after what all kernels share (`common.cu`).
 pub struct Kernels {
     name: &'static str,
     source: &'static str,
+    /// The oldest device they run on, as `compute_80`; the compiler's own oldest where that is none.
+    oldest: Option<&'static str>,
     ptx: OnceLock<std::result::Result<String, String>>,
 }
 
@@ -39,7 +44,14 @@ impl Kernels {
     /// Kernels of a source, under a name that no other source has.
     #[must_use]
     pub const fn new(name: &'static str, source: &'static str) -> Self {
-        Self { name, source, ptx: OnceLock::new() }
+        Self { name, source, oldest: None, ptx: OnceLock::new() }
+    }
+
+    /// The same, which use what devices have since `oldest`, such as `compute_80`.
+    #[must_use]
+    pub const fn since(mut self, oldest: &'static str) -> Self {
+        self.oldest = Some(oldest);
+        self
     }
 
     /// Runs a function in so many blocks of [`THREADS`] threads. What it writes must be a new tensor, or one that is nobody
@@ -48,6 +60,14 @@ impl Kernels {
     /// # Errors
     /// The source does not compile here, an argument is elsewhere, or the device fails.
     pub fn launch(&self, function: &str, blocks: usize, args: &[Arg<'_>]) -> Result<()> {
+        self.launch_sharing(function, blocks, 0, args)
+    }
+
+    /// [`Kernels::launch`] of blocks that share so many bytes besides what the function declares.
+    ///
+    /// # Errors
+    /// As [`Kernels::launch`], or the device has fewer.
+    pub fn launch_sharing(&self, function: &str, blocks: usize, shared: usize, args: &[Arg<'_>]) -> Result<()> {
         if blocks == 0 {
             return Ok(());
         }
@@ -55,6 +75,10 @@ impl Kernels {
         let Some(tensor) = tensor else { bail!("{function} has nothing to work on") };
         let device = tensor.device().as_cuda_device()?;
         let loaded = device.get_or_load_custom_func(function, self.name, self.ptx()?)?;
+        if shared > UNASKED {
+            let most = driver::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            loaded.set_attribute(most, shared as i32).w()?;
+        }
         // As the kernel reads them, where they stay until the launch has copied them.
         enum Value {
             Long(u64),
@@ -85,7 +109,11 @@ impl Kernels {
             };
         }
         let Ok(blocks) = u32::try_from(blocks) else { bail!("{function} has too many blocks") };
-        let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: 0 };
+        let config = LaunchConfig {
+            grid_dim: (blocks, 1, 1),
+            block_dim: (THREADS as u32, 1, 1),
+            shared_mem_bytes: shared as u32,
+        };
         #[expect(
             unsafe_code,
             reason = "kernels take addresses; what is freed is freed after them in the stream's order"
@@ -99,7 +127,8 @@ impl Kernels {
 
     fn ptx(&self) -> Result<&str> {
         let compiled = self.ptx.get_or_init(|| {
-            let options = nvrtc::CompileOptions { options: vec!["--std=c++17".into()], ..Default::default() };
+            let options = vec!["--std=c++17".into()];
+            let options = nvrtc::CompileOptions { options, arch: self.oldest, ..Default::default() };
             let source = format!("{}\n{}", include_str!("common.cu"), self.source);
             nvrtc::compile_ptx_with_opts(source, options)
                 .map(|ptx| ptx.to_src())
@@ -125,6 +154,14 @@ pub fn keep_memory(device: &Device, bytes: u64) -> Result<()> {
         let attribute = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         driver::cuMemPoolSetAttribute(pool, attribute, (&raw mut bytes).cast()).result().w()
     }
+}
+
+/// Whether a device has the matrix units, copies and other instructions of so large a compute capability (`8` for Ampere).
+///
+/// # Errors
+/// The device fails.
+pub fn has_capability(device: &Device, major: i32) -> Result<bool> {
+    Ok(device.as_cuda_device()?.cuda_stream().context().compute_capability().w()?.0 >= major)
 }
 
 /// A tensor of that shape beside `like`, whose elements a kernel is still to write.

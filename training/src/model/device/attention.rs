@@ -1,10 +1,13 @@
-//! Causal attention of packed sequences, a run of neighbouring rows at a time. Probabilities are computed again in the
-//! backward pass: kept, they would be most of a long sequence's memory.
+//! Causal attention of packed sequences. Probabilities are computed again in the backward pass: kept, they would be most of a long
+//! sequence's memory. Where there are kernels for it, those of `fused` run; else a run of neighbouring rows at a time, by products
+//! with their scores in between.
 
 use std::ops::Range;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::fused::Parts;
 use super::ops::{Sight, attend, attend_backward, swap};
 use crate::model::LlamaConfig;
 use crate::model::cpu::{Packed, Span};
@@ -18,29 +21,55 @@ const BLOCK: usize = 256;
 /// Rows of one text, one after another, and the rows of its beginning that it shares with another.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Run {
-    rows: Range<usize>,
-    shared: Range<usize>,
+    pub(super) rows: Range<usize>,
+    pub(super) shared: Range<usize>,
+}
+
+/// Which rows of a batch attend to which.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// In the order of their rows.
+    runs: Vec<Run>,
+    #[cfg(feature = "cuda")]
+    parts: Option<Parts>,
+}
+
+/// What rows attended to, `(rows, heads · dim)`, and what the backward pass needs beside it.
+#[derive(Debug)]
+pub(super) struct Attended {
+    pub(super) out: Tensor,
+    #[cfg(feature = "cuda")]
+    sums: Option<Tensor>,
 }
 
 /// Sizes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attention {
-    heads: usize,
-    kv_heads: usize,
-    dim: usize,
-}
-
-/// The runs of a batch, in the order of their rows.
-pub(super) fn runs(batch: &Packed) -> Vec<Run> {
-    let of =
-        |span: Span| span.runs().map(move |(rows, position)| Run { rows, shared: span.start..span.start + position });
-    batch.sequences().flat_map(of).filter(|run| !run.rows.is_empty()).collect()
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) dim: usize,
 }
 
 impl Attention {
     pub(super) fn new(config: &LlamaConfig) -> Self {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         Self { heads, kv_heads, dim: config.head_dim() }
+    }
+
+    /// What to do for a batch in this type on this device.
+    pub(super) fn plan(self, batch: &Packed, dtype: DType, device: &Device) -> Result<Plan> {
+        let of =
+            |span: Span| span.runs().map(move |(rows, first)| Run { rows, shared: span.start..span.start + first });
+        let runs: Vec<Run> = batch.sequences().flat_map(of).filter(|run| !run.rows.is_empty()).collect();
+        #[cfg(feature = "cuda")]
+        let parts = Parts::new(self, &runs, dtype, device)?;
+        #[cfg(not(feature = "cuda"))]
+        let _ = (dtype, device);
+        Ok(Plan {
+            runs,
+            #[cfg(feature = "cuda")]
+            parts,
+        })
     }
 
     /// A run's queries, [`BLOCK`] at a time: their rows of all, what they see, and how many keys that takes, filled up.
@@ -78,10 +107,15 @@ impl Attention {
         swap(&x.reshape((self.heads, (), self.dim))?)?.reshape(((), self.heads * self.dim))
     }
 
-    /// What each row attends to, `(rows, heads · dim)`, from turned queries and keys, and values.
-    pub(super) fn forward(self, q: &Tensor, k: &Tensor, v: &Tensor, runs: &[Run]) -> Result<Tensor> {
+    /// What each row attends to, from turned queries and keys, and values.
+    pub(super) fn forward(self, q: &Tensor, k: &Tensor, v: &Tensor, plan: &Plan) -> Result<Attended> {
+        #[cfg(feature = "cuda")]
+        if let Some(parts) = &plan.parts {
+            let (out, sums) = parts.forward(self, q, k, v)?;
+            return Ok(Attended { out, sums: Some(sums) });
+        }
         let mut parts = Vec::new();
-        for run in runs {
+        for run in &plan.runs {
             let (k, v) = (self.keys(k, run)?, self.keys(v, run)?);
             for (rows, sight, keys) in self.blocks(run) {
                 let (k, v) = (k.narrow(1, 0, keys)?, v.narrow(1, 0, keys)?);
@@ -89,20 +123,29 @@ impl Attention {
                 parts.push(self.rows(&p.matmul(&v)?)?);
             }
         }
-        Tensor::cat(&parts, 0)
+        Ok(Attended {
+            out: Tensor::cat(&parts, 0)?,
+            #[cfg(feature = "cuda")]
+            sums: None,
+        })
     }
 
-    /// The gradients of queries, keys and values, given that of what was attended to.
+    /// The gradients of queries, keys and values, given that of what was `attended` to.
     pub(super) fn backward(
         self,
         d: &Tensor,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        runs: &[Run],
+        [q, k, v]: [&Tensor; 3],
+        attended: &Attended,
+        plan: &Plan,
     ) -> Result<(Tensor, Tensor, Tensor)> {
+        #[cfg(feature = "cuda")]
+        if let (Some(parts), Some(sums)) = (&plan.parts, &attended.sums) {
+            return parts.backward(self, d, [q, k, v], (&attended.out, sums));
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = attended;
         let mut parts: [Vec<Tensor>; 3] = Default::default();
-        for run in runs {
+        for run in &plan.runs {
             let (k, v) = (self.keys(k, run)?, self.keys(v, run)?);
             let mut sums: [Option<Tensor>; 2] = Default::default();
             for (rows, sight, keys) in self.blocks(run) {

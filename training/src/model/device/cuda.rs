@@ -1,10 +1,13 @@
 //! The training kernels.
 
 use candle_core::{DType, Result, bail};
-pub(super) use spar::kernels::device::{Arg, add_product, unwritten};
-use spar::kernels::device::{Kernels, THREADS};
+use spar::kernels::device::THREADS;
+pub(super) use spar::kernels::device::{Arg, Kernels, add_product, has_capability, unwritten};
 
 static KERNELS: Kernels = Kernels::new("training", include_str!("kernels.cu"));
+
+/// Attention on matrix units.
+pub(super) static ATTENTION: Kernels = Kernels::new("attention", include_str!("attention.cu")).since("compute_80");
 
 /// How many blocks.
 #[derive(Clone, Copy)]

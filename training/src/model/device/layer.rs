@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::attention::{Attention, Run};
+use super::attention::{Attended, Attention, Plan};
 use super::linear::{Kept, Linear, Slot, backward, forward};
 use super::ops::{Angles, norm, norm_backward, norm_weight_gradient, rotate, swiglu, swiglu_backward};
 use crate::model::lora::Module;
@@ -32,7 +32,7 @@ fn take<const N: usize>(tensors: Vec<Tensor>) -> Result<[Tensor; N]> {
 /// What all layers know of a batch.
 #[derive(Debug)]
 pub(super) struct Batch {
-    pub(super) runs: Vec<Run>,
+    pub(super) plan: Plan,
     pub(super) angles: Angles,
     /// The rows that go on after the last layer's attention, unless all do.
     pub(super) asked: Option<Tensor>,
@@ -46,7 +46,9 @@ pub(super) struct Activations {
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    attended: Tensor,
+    attended: Attended,
+    /// Of the rows that go on.
+    asked: Tensor,
     middle: Tensor,
     inner_normed: Tensor,
     gate: Tensor,
@@ -57,15 +59,16 @@ pub(super) struct Activations {
 }
 
 impl Layer {
-    /// Outputs of neighbouring products that have one input.
+    /// Outputs of neighbouring products that have one input, added to `stream` where that is given.
     fn apply(
         &self,
         [first, last]: [Module; 2],
         x: &Tensor,
+        stream: Option<&Tensor>,
         seed: Option<u64>,
     ) -> Result<(Vec<Tensor>, Vec<Option<Kept>>)> {
         let seed = |i: usize| seed.map(|seed| derive_seed(seed, (first as usize + i) as u64));
-        forward(&self.products[first as usize..=last as usize], x, seed)
+        forward(&self.products[first as usize..=last as usize], x, stream, seed)
     }
 
     /// The stream after the layer, from `x` `(rows, hidden)`: of the asked rows alone if this is the `last` one.
@@ -77,26 +80,24 @@ impl Layer {
         seed: Option<u64>,
     ) -> Result<(Tensor, Activations)> {
         let normed = norm(x, &self.input_norm.value, self.eps)?;
-        let (qkv, kept_qkv) = self.apply(QKV, &normed, seed)?;
+        let (qkv, kept_qkv) = self.apply(QKV, &normed, None, seed)?;
         let [q, k, v] = take(qkv)?;
         let (q, k) = (rotate(&q, &batch.angles, 1.0)?, rotate(&k, &batch.angles, 1.0)?);
-        let mut attended = self.attention.forward(&q, &k, &v, &batch.runs)?;
-        let mut x = x.clone();
-        if let Some(asked) = batch.asked.as_ref().filter(|_| last) {
-            (attended, x) = (attended.index_select(asked, 0)?, x.index_select(asked, 0)?);
+        let attended = self.attention.forward(&q, &k, &v, &batch.plan)?;
+        let (mut asked, mut x) = (attended.out.clone(), x.clone());
+        if let Some(rows) = batch.asked.as_ref().filter(|_| last) {
+            (asked, x) = (asked.index_select(rows, 0)?, x.index_select(rows, 0)?);
         }
-        let (output, kept_output) = self.apply(OUTPUT, &attended, seed)?;
-        let [output] = take(output)?;
-        let middle = (x + output)?;
+        let (output, kept_output) = self.apply(OUTPUT, &asked, Some(&x), seed)?;
+        let [middle] = take(output)?;
         let inner_normed = norm(&middle, &self.inner_norm.value, self.eps)?;
-        let (gate_up, kept_gate_up) = self.apply(GATE_UP, &inner_normed, seed)?;
+        let (gate_up, kept_gate_up) = self.apply(GATE_UP, &inner_normed, None, seed)?;
         let [gate, up] = take(gate_up)?;
         let inner = swiglu(&gate, &up)?;
-        let (down, kept_down) = self.apply(DOWN, &inner, seed)?;
-        let [down] = take(down)?;
-        let out = (&middle + down)?;
+        let (down, kept_down) = self.apply(DOWN, &inner, Some(&middle), seed)?;
+        let [out] = take(down)?;
         let kept = [kept_qkv, kept_output, kept_gate_up, kept_down];
-        Ok((out, Activations { normed, q, k, v, attended, middle, inner_normed, gate, up, inner, kept }))
+        Ok((out, Activations { normed, q, k, v, attended, asked, middle, inner_normed, gate, up, inner, kept }))
     }
 
     /// The gradient of the layer's input `x`, `(rows, hidden)`, from that of its output; adds the weights' to theirs.
@@ -119,7 +120,7 @@ impl Layer {
         self.inner_norm.learn_sum(|| norm_weight_gradient(&dnormed, &a.middle, eps))?;
         let mut d = norm_backward(d, &dnormed, &a.middle, &self.inner_norm.value, eps)?;
 
-        let mut dattended = backward(output, &[&d], &a.attended, kept_output)?;
+        let mut dattended = backward(output, &[&d], &a.asked, kept_output)?;
         if let Some(asked) = batch.asked.as_ref().filter(|_| last) {
             let spread = |rows: &Tensor| {
                 let all = Tensor::zeros((batch.rows, rows.dim(1)?), rows.dtype(), rows.device())?;
@@ -127,7 +128,7 @@ impl Layer {
             };
             (d, dattended) = (spread(&d)?, spread(&dattended)?);
         }
-        let (dq, dk, dv) = self.attention.backward(&dattended, &a.q, &a.k, &a.v, &batch.runs)?;
+        let (dq, dk, dv) = self.attention.backward(&dattended, [&a.q, &a.k, &a.v], &a.attended, &batch.plan)?;
         let (dq, dk) = (rotate(&dq, &batch.angles, -1.0)?, rotate(&dk, &batch.angles, -1.0)?);
         let dnormed = backward(qkv, &[&dq, &dk, &dv], &a.normed, kept_qkv)?;
         self.input_norm.learn_sum(|| norm_weight_gradient(&dnormed, x, eps))?;

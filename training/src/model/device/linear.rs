@@ -77,11 +77,12 @@ impl Slot {
     }
 }
 
-/// Outputs of products that have one input `x`, `(rows, in)`, with their additions. `seeds` decide what is dropped; nothing
-/// without them.
+/// Outputs of products that have one input `x`, `(rows, in)`, with their additions, each added to `stream` where that is given.
+/// `seeds` decide what is dropped; nothing without them.
 pub(super) fn forward(
     products: &[Linear],
     x: &Tensor,
+    stream: Option<&Tensor>,
     seeds: impl Fn(usize) -> Option<u64>,
 ) -> Result<(Vec<Tensor>, Vec<Option<Kept>>)> {
     let mut smalls: Vec<Option<Kept>> = products.iter().map(|_| None).collect();
@@ -103,12 +104,12 @@ pub(super) fn forward(
             let small = (dropped.matmul(&low.a.value.t()?)? * low.scale)?;
             smalls[i] = Some(Kept { dropped: Some(dropped), low: small, seed: Some(seed) });
         }
-        let weight = product.weight.value.t()?;
-        outputs.push(match (&product.low, &smalls[i]) {
-            // The small product first: the large one then adds to it at no cost.
-            (Some(low), Some(kept)) => add_product(kept.low.matmul(&low.b.value.t()?)?, x, &weight)?,
-            _ => x.matmul(&weight)?,
-        });
+        // The large product last: it adds to what is there at no cost.
+        let mut sum = stream.map(Tensor::copy).transpose()?;
+        if let (Some(low), Some(kept)) = (&product.low, &smalls[i]) {
+            sum = Some(plus(sum, &kept.low, &low.b.value.t()?)?);
+        }
+        outputs.push(plus(sum, x, &product.weight.value.t()?)?);
     }
     Ok((outputs, smalls))
 }
@@ -145,18 +146,17 @@ pub(super) fn backward(products: &mut [Linear], dys: &[&Tensor], x: &Tensor, kep
             let low = products[i].low.as_mut().expect("it has factors");
             low.a.learn_sum(|| gradient.narrow(0, place * rank, rank)?.copy())?;
         }
-        dx = Some(match dx {
-            Some(dx) => add_product(dx, &small, &a)?,
-            None => small.matmul(&a)?,
-        });
+        dx = Some(plus(dx, &small, &a)?);
     }
     for (product, dy) in products.iter().zip(dys) {
-        dx = Some(match dx {
-            Some(dx) => add_product(dx, dy, &product.weight.value)?,
-            None => dy.matmul(&product.weight.value)?,
-        });
+        dx = Some(plus(dx, dy, &product.weight.value)?);
     }
     dx.ok_or_else(|| candle_core::Error::Msg("there are no products".into()))
+}
+
+/// `sum + a · b`, or `a · b` without a sum.
+fn plus(sum: Option<Tensor>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    sum.map_or_else(|| a.matmul(b), |sum| add_product(sum, a, b))
 }
 
 /// The factors `A` of some products below one another, and what they have in common: an adapter's scale.

@@ -6,6 +6,8 @@
 mod attention;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod fused;
 mod head;
 mod layer;
 mod linear;
@@ -19,7 +21,7 @@ use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use safetensors::Dtype;
 
-use attention::{Attention, runs};
+use attention::Attention;
 use head::Head;
 pub use head::LOGITS;
 use layer::{Activations, Batch, Layer, angles};
@@ -54,6 +56,8 @@ pub struct DeviceModel {
     streams: Vec<Tensor>,
     activations: Vec<Option<Activations>>,
     batch: Option<Batch>,
+    /// Of the asked rows: log-probabilities and their gradients by the last stream.
+    slopes: Option<(Vec<f32>, Tensor)>,
 }
 
 /// The device that `cuda` asks for.
@@ -132,6 +136,7 @@ impl DeviceModel {
             streams: Vec::new(),
             activations: Vec::new(),
             batch: None,
+            slopes: None,
         })
     }
 
@@ -219,10 +224,15 @@ impl DeviceModel {
         let asked = (asked.len() < batch.rows()).then(|| Tensor::new(asked, &self.device)).transpose()?;
         let tokens = Tensor::new(batch.inputs.as_slice(), &self.device)?;
         let mut x = self.embedding.value.index_select(&tokens, 0)?;
-        let of_batch =
-            Batch { runs: runs(batch), angles: angles(&self.frequencies, &positions, &x)?, asked, rows: batch.rows() };
+        let of_batch = Batch {
+            plan: Attention::new(&self.config).plan(batch, self.dtype, &self.device)?,
+            angles: angles(&self.frequencies, &positions, &x)?,
+            asked,
+            rows: batch.rows(),
+        };
         self.streams.clear();
         self.activations.clear();
+        self.slopes = None;
         for (i, layer) in self.layers.iter().enumerate() {
             let last = i + 1 == self.layers.len();
             let (out, activations) = layer.forward(&x, &of_batch, last, seed(dropout, i))?;
@@ -249,6 +259,23 @@ impl DeviceModel {
         Ok(batch.on_all_rows(&log_probs))
     }
 
+    /// [`DeviceModel::log_probs`] for [`DeviceModel::backward`] with coefficients that depend on them: where the head is not trained, it
+    /// is passed through once instead of twice, since the gradient of a row is that of its log-probability times its coefficient.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn log_probs_first(&mut self, batch: &Packed) -> Result<Vec<f32>> {
+        if batch.asked.is_empty() || !self.adapter {
+            return self.log_probs(batch);
+        }
+        let targets = self.targets(batch)?;
+        let x = self.streams.last().context("a forward pass before")?.clone();
+        let slopes = self.head().backward(&x, &targets, &Tensor::ones(batch.asked.len(), DType::F32, x.device())?)?;
+        let log_probs = batch.on_all_rows(&slopes.0);
+        self.slopes = Some(slopes);
+        Ok(log_probs)
+    }
+
     /// Adds the gradient of `Σ coefficients[row] · log p(target of row)` by what is trained to what [`DeviceModel::gradient`] takes,
     /// for the batch of the last [`DeviceModel::forward`], which is used up. Returns `log p(target)` as
     /// [`DeviceModel::log_probs`] does.
@@ -259,11 +286,19 @@ impl DeviceModel {
         if batch.asked.is_empty() {
             return Ok(vec![0.0; batch.rows()]);
         }
-        let targets = self.targets(batch)?;
         let asked: Vec<f32> = batch.asked.iter().map(|&row| coefficients[row]).collect();
         let asked = Tensor::new(asked, &self.device)?;
         let x = self.streams.pop().context("a forward pass before")?;
-        let (log_probs, mut d) = self.head().backward(&x, &targets, &asked)?;
+        let (log_probs, mut d) = match self.slopes.take() {
+            Some((log_probs, slopes)) => {
+                let d = slopes.to_dtype(DType::F32)?.broadcast_mul(&asked.unsqueeze(1)?)?;
+                (log_probs, d.to_dtype(self.dtype)?)
+            }
+            None => {
+                let targets = self.targets(batch)?;
+                self.head().backward(&x, &targets, &asked)?
+            }
+        };
         let of_batch = self.batch.take().context("a forward pass before")?;
         let layers = self.layers.len();
         for (i, layer) in self.layers.iter_mut().enumerate().rev() {

@@ -1,8 +1,14 @@
-//! A few threads that do the parts of one piece of work together, and sleep in between.
+//! A few threads that do the parts of one piece of work together. In between they look out for the next for a moment, since
+//! waking a thread takes as long as a small product, and sleep when none comes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::{io, thread};
+use std::time::{Duration, Instant};
+use std::{hint, io, thread};
+
+/// How long a thread looks out before it sleeps: what lies between the products of a step takes less.
+const LOOKOUT: Duration = Duration::from_micros(100);
 
 /// Threads that wait for parts of work. They end when it is dropped.
 pub struct Team {
@@ -12,10 +18,13 @@ pub struct Team {
 
 struct Desk {
     state: Mutex<State>,
-    /// Rung when there are parts to do, or the team is no longer wanted.
+    /// Pieces of work that were given out, the end of the team among them; and the last of them that is done. Both change
+    /// under the lock only.
+    given: AtomicU64,
+    done: AtomicU64,
+    /// Rung for members that sleep when something is given out, and for the caller when it is done.
     begin: Condvar,
-    /// Rung when the last part is done.
-    done: Condvar,
+    end: Condvar,
 }
 
 #[derive(Default)]
@@ -24,6 +33,8 @@ struct State {
     next: usize,
     parts: usize,
     running: usize,
+    /// Members that sleep.
+    asleep: usize,
     panicked: bool,
     closed: bool,
 }
@@ -36,21 +47,47 @@ struct Work(*const (dyn Fn(usize) + Sync));
 // SAFETY: what it points to is `Sync`, and `Team::run` does not return while a thread may still use it.
 unsafe impl Send for Work {}
 
+/// Looks out for something a moment long. Whether it came.
+fn look_out(came: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    loop {
+        for _ in 0..64 {
+            if came() {
+                return true;
+            }
+            hint::spin_loop();
+        }
+        if begun.elapsed() > LOOKOUT {
+            return false;
+        }
+    }
+}
+
 impl Desk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn help(&self) {
-        let mut state = self.state();
         loop {
+            let mut state = self.state();
             if state.closed {
                 return;
             }
-            state = match self.part(state) {
-                (state, true) => state,
-                (state, false) => self.begin.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
+            let given = self.given.load(Ordering::Acquire);
+            let more = || self.given.load(Ordering::Acquire) != given;
+            while let (now, true) = self.part(state) {
+                state = now;
+            }
+            if look_out(more) {
+                continue;
+            }
+            let mut state = self.state();
+            state.asleep += 1;
+            while !more() {
+                state = self.begin.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.asleep -= 1;
         }
     }
 
@@ -68,9 +105,18 @@ impl Desk {
         state.running -= 1;
         state.panicked |= result.is_err();
         if state.running == 0 && state.next >= state.parts {
-            self.done.notify_all();
+            self.done.store(self.given.load(Ordering::Relaxed), Ordering::Release);
+            self.end.notify_all();
         }
         (state, true)
+    }
+
+    /// Tells members that there is something new.
+    fn give(&self, state: &State) {
+        self.given.fetch_add(1, Ordering::Release);
+        if state.asleep > 0 {
+            self.begin.notify_all();
+        }
     }
 }
 
@@ -80,7 +126,9 @@ impl Team {
     /// # Errors
     /// When a thread cannot be started.
     pub fn new(members: usize) -> io::Result<Self> {
-        let desk = Arc::new(Desk { state: Mutex::default(), begin: Condvar::new(), done: Condvar::new() });
+        let [begin, end] = [const { Condvar::new() }; 2];
+        let [given, done] = [const { AtomicU64::new(0) }; 2];
+        let desk = Arc::new(Desk { state: Mutex::default(), given, done, begin, end });
         let team = Self { desk, members: members.max(1) };
         for _ in 1..members {
             let desk = team.desk.clone();
@@ -99,22 +147,26 @@ impl Team {
     /// # Panics
     /// When a part does.
     pub fn run(&self, parts: usize, f: &(dyn Fn(usize) + Sync)) {
+        if parts == 0 {
+            return;
+        }
         #[expect(unsafe_code, reason = "threads that were there before take a borrowed function")]
         // SAFETY: only the lifetime changes. The work is taken back below, when nobody runs it any more; nothing in between
         // returns or unwinds, since a panic of a part is caught.
         let work = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(f) };
-        let mut state = self.desk.state();
+        let desk = &*self.desk;
+        let mut state = desk.state();
         (state.work, state.next, state.parts, state.panicked) = (Some(Work(work)), 0, parts, false);
-        self.desk.begin.notify_all();
-        loop {
-            let (now, did) = self.desk.part(state);
+        desk.give(&state);
+        let given = desk.given.load(Ordering::Relaxed);
+        while let (now, true) = desk.part(state) {
             state = now;
-            if !did {
-                break;
-            }
         }
-        while state.running > 0 {
-            state = self.desk.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let done = || desk.done.load(Ordering::Acquire) == given;
+        look_out(done);
+        let mut state = desk.state();
+        while !done() {
+            state = desk.end.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.work = None;
         let panicked = state.panicked;
@@ -125,8 +177,9 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        self.desk.state().closed = true;
-        self.desk.begin.notify_all();
+        let mut state = self.desk.state();
+        state.closed = true;
+        self.desk.give(&state);
     }
 }
 
@@ -147,5 +200,28 @@ mod tests {
         let panicked = catch_unwind(AssertUnwindSafe(|| team.run(4, &|part| assert!(part != 2))));
         assert!(panicked.is_err());
         team.run(2, &|_| ());
+    }
+
+    /// What a piece of work costs beside its parts, after a pause as between products and after a longer one.
+    #[test]
+    #[ignore = "a measurement"]
+    fn hand_over() {
+        let team = Team::new(2).unwrap();
+        for pause in [5, 50, 500] {
+            let spin = |microseconds: u128| {
+                let begun = Instant::now();
+                while begun.elapsed().as_micros() < microseconds {}
+            };
+            let mut times: Vec<u128> = (0..2000)
+                .map(|_| {
+                    spin(pause);
+                    let begun = Instant::now();
+                    team.run(2, &|_| spin(20));
+                    begun.elapsed().as_nanos().saturating_sub(20_000)
+                })
+                .collect();
+            times.sort_unstable();
+            println!("after {pause} us: {} ns [{}, {}]", times[1000], times[100], times[1900]);
+        }
     }
 }

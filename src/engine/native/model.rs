@@ -148,7 +148,9 @@ impl Model {
             true => (None, embedding),
             false => (Some(embedding), packed("lm_head.weight")?),
         };
-        let layer = |layer| Layer::load(layer, dense, weights, format);
+        // The file's pages and the copy of a large model are never there together as wholes.
+        weights.rest();
+        let layer = |layer| Layer::load(layer, dense, weights, format).inspect(|_| weights.rest());
         Ok(Self {
             layers: (0..dense.layers).map(layer).collect::<Result<_, _>>()?,
             norm: weights.read("model.norm.weight")?,

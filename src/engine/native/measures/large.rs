@@ -73,11 +73,12 @@ impl Subject {
     }
 }
 
-/// Prints a table. `SPAR_BENCH_SIZE` takes one of the sizes.
+/// Prints a table. `SPAR_BENCH_SIZE` takes one of the sizes, `SPAR_BENCH_BATCH` one of the batches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "a measurement that needs gigabytes"]
 async fn large_models() {
     let wanted = std::env::var("SPAR_BENCH_SIZE").ok();
+    let only: Option<usize> = std::env::var("SPAR_BENCH_BATCH").ok().map(|batch| batch.parse().unwrap());
     let threads = NativeConfig::default().threads;
     println!(
         "| model | engine | batch 1 | of memory | batch 8 | batch 32 | peak memory |\n| --- | --- | --- | --- | --- | --- | --- |"
@@ -106,7 +107,8 @@ async fn large_models() {
         for round in 1..=ROUNDS {
             limits.push(bandwidth(threads));
             for subject in &mut subjects {
-                for (batch, size) in BATCHES.into_iter().enumerate() {
+                for (batch, size) in BATCHES.into_iter().enumerate().filter(|(_, size)| only.is_none_or(|w| w == *size))
+                {
                     let speed = subject.speed(size, tokens, round).await;
                     // At once, so that a run that is cut off has said something.
                     println!("round {round}, {}, batch {size}: {speed:.1} tokens/s", subject.name);
@@ -139,8 +141,11 @@ async fn large_models() {
     }
 }
 
-/// Least, median, most.
+/// Least, median, most; nothing of nothing.
 fn spread(numbers: &mut [f64]) -> [f64; 3] {
+    if numbers.is_empty() {
+        return [f64::NAN; 3];
+    }
     numbers.sort_by(f64::total_cmp);
     [numbers[0], numbers[numbers.len() / 2], numbers[numbers.len() - 1]]
 }

@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
 """Tokens per second of llama.cpp on the random Llamas that the native engine is measured on.
 
-    python3 bench/vs_llama_cpp.py [--sizes "100 M" "1 B"] [--types bf16 q8_0] [--threads 2] [--rounds 3]
+    python3 bench/vs_llama_cpp.py [--sizes "100 M" "1 B"] [--types bf16 q8_0] [--batches 1 8 32] [--threads 2] [--rounds 3]
+        [--turns 1] [--native TEST_BINARY]
 
-Prints rows of the table in bench/native_engine.md: greedy replies after prompts of 30 tokens in batches of 1, 8 and 32,
-median of the rounds [least, most]. llama-cpp-python is built from source at the first run. Weights repeat one small
-random table, since only speed is asked.
+Prints rows of the table in bench/native_engine.md: greedy replies after prompts of 30 tokens, median of all rounds [least, most].
+llama-cpp-python is built from source at the first run. Weights repeat one small random table, since only speed is asked.
+With the path of spar's library tests (`cargo test --release -p spar --lib --no-run` says it) the native engine takes turns with it, and the
+ratio of the medians of each turn is printed too.
 """
 
 import argparse
 import ctypes
 import multiprocessing
+import os
 import pathlib
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -126,7 +131,8 @@ class Batch:
         return speed
 
 
-def measure(size, kind, threads, rounds):
+def measure(size, kind, args, told):
+    """Tells the bytes read for every token, the number of parameters, peak memory in MB, and speeds by batch."""
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "model.gguf"
         # The weights are made elsewhere, so that the peak is the engine's own.
@@ -140,36 +146,75 @@ def measure(size, kind, threads, rounds):
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_seq_max = 32 * 128, 512, 32
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = args.threads
         context = llama_cpp.llama_init_from_model(model, params)
-        speeds = {1: [], 8: [], 32: []}
-        for _ in range(rounds):
+        speeds = {batch: [] for batch in args.batches}
+        for _ in range(args.rounds):
             for replies, found in speeds.items():
                 found.append(Batch(context, replies).speed(SIZES[size][-1]))
-        one, eight, many = speeds.values()
-        shown = [f"{statistics.median(found):.1f} [{min(found):.1f}, {max(found):.1f}]" for found in (one, eight, many)]
-        rate = f"{statistics.median(one) * read / 1e9:.1f} GB/s"
-        peak = (kilobytes("VmHWM") - before) / 1e3
-        row = [f"{size} ({parameters / 1e6:.0f} M)", f"llama.cpp, {kind}", shown[0], rate, *shown[1:], f"{peak:.0f} MB"]
-        print(f"| {' | '.join(row)} |", flush=True)
+        told.put((read, parameters, (kilobytes("VmHWM") - before) / 1e3, speeds))
+
+
+def of_llama_cpp(size, kind, args):
+    context = multiprocessing.get_context("spawn")
+    told = context.SimpleQueue()
+    process = context.Process(target=measure, args=(size, kind, args, told))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(process.exitcode)
+    return told.get()
+
+
+def of_native(size, args):
+    """Speeds by type and batch."""
+    found = {}
+    for batch in args.batches:
+        env = os.environ | {"SPAR_BENCH_SIZE": size, "SPAR_BENCH_BATCH": str(batch), "SPAR_BENCH_ROUNDS": str(args.rounds)}
+        command = [args.native, "native::measures::large", "--ignored", "--nocapture"]
+        printed = subprocess.run(command, env=env, text=True, check=True, capture_output=True).stdout
+        for kind, speed in re.findall(r"round \d+, native, (\w+), batch \d+: ([\d.]+)", printed):
+            found.setdefault((kind, batch), []).append(float(speed))
+    return found
+
+
+def shown(numbers, digits=1):
+    return f"{statistics.median(numbers):.{digits}f} [{min(numbers):.{digits}f}, {max(numbers):.{digits}f}]"
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=TYPES)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--native")
     args = parser.parse_args()
     for size in args.sizes:
+        turns = []
+        for _ in range(args.turns):
+            native = of_native(size, args) if args.native else {}
+            turns.append((native, {kind: of_llama_cpp(size, kind, args) for kind in args.types}))
         for kind in args.types:
-            process = multiprocessing.get_context("spawn").Process(
-                target=measure, args=(size, kind, args.threads, args.rounds)
-            )
-            process.start()
-            process.join()
-            if process.exitcode:
-                sys.exit(process.exitcode)
+            read, parameters, _, _ = turns[0][1][kind]
+            theirs = {batch: [turn[kind][3][batch] for _, turn in turns] for batch in args.batches}
+            peak = max(turn[kind][2] for _, turn in turns)
+            cells = [shown(sum(theirs[batch], [])) for batch in args.batches]
+            rate = f", {statistics.median(sum(theirs[1], [])) * read / 1e9:.1f} GB/s at batch 1" if 1 in theirs else ""
+            name = f"{size} ({parameters / 1e6:.0f} M)"
+            print(f"| {name} | llama.cpp, {kind} | {' | '.join(cells)} | {peak:.0f} MB{rate} |", flush=True)
+            if args.native:
+                own = kind.split("_")[0]
+                ours = {batch: [turn[own, batch] for turn, _ in turns] for batch in args.batches}
+                cells = [shown(sum(ours[batch], [])) for batch in args.batches]
+                print(f"| {name} | native, {own} | {' | '.join(cells)} | |", flush=True)
+                ratios = [
+                    [statistics.median(a) / statistics.median(b) for a, b in zip(ours[batch], theirs[batch])]
+                    for batch in args.batches
+                ]
+                print(f"| {name} | native / llama.cpp | {' | '.join(shown(r, 2) for r in ratios)} | |", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ use std::path::Path;
 
 use super::*;
 
-/// Rounds of every engine, by turns.
-const ROUNDS: u64 = 3;
-
-/// The sizes, with the tokens that are made of each.
+/// The sizes, with the tokens that a slow engine makes in each reply.
 fn sizes() -> [(&'static str, TinyModel, usize); 2] {
     let shape = |hidden, intermediate, layers, heads, kv_heads| TinyModel {
         hidden,
@@ -24,7 +21,7 @@ fn sizes() -> [(&'static str, TinyModel, usize); 2] {
         tied: true,
         ..TinyModel::default()
     };
-    [("100 M", shape(768, 2048, 12, 12, 4), 64), ("1 B", shape(2048, 5632, 22, 32, 4), 12)]
+    [("100 M", shape(768, 2048, 12, 12, 4), 64), ("1 B", shape(2048, 5632, 22, 32, 4), 8)]
 }
 
 /// An engine with what is measured of it.
@@ -34,6 +31,8 @@ struct Subject {
     /// Bytes that are read for every token.
     bytes: usize,
     peak: f64,
+    /// Tokens of a reply: more than it takes to read the prompts of those beside it.
+    tokens: usize,
     /// Tokens per second by batch and round.
     speeds: [Vec<f64>; BATCHES.len()],
 }
@@ -46,7 +45,7 @@ impl Subject {
         std::fs::write("/proc/self/clear_refs", "5").ok();
         let engine = load(ModelDir::open(dir).unwrap());
         let bytes = engine.native().map_or(bytes, |native| native.variant.runtime.model.bytes());
-        let mut subject = Self { name, engine, bytes, peak: 0.0, speeds: Default::default() };
+        let mut subject = Self { name, engine, bytes, peak: 0.0, tokens: 64, speeds: Default::default() };
         // The batch that needs most memory.
         subject.speed(BATCHES[2], 4, 0).await;
         subject.peak = (status("VmHWM") - before) as f64 / 1e3;
@@ -73,17 +72,20 @@ impl Subject {
     }
 }
 
-/// Prints a table. `SPAR_BENCH_SIZE` takes one of the sizes, `SPAR_BENCH_BATCH` one of the batches.
+/// Prints a table. `SPAR_BENCH_SIZE` takes one of the sizes, `SPAR_BENCH_BATCH` one of the batches; `SPAR_BENCH_ROUNDS` by turns, 3
+/// without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "a measurement that needs gigabytes"]
 async fn large_models() {
     let wanted = std::env::var("SPAR_BENCH_SIZE").ok();
-    let only: Option<usize> = std::env::var("SPAR_BENCH_BATCH").ok().map(|batch| batch.parse().unwrap());
+    let number = |name: &str| std::env::var(name).ok().map(|number| number.parse::<usize>().unwrap());
+    let (only, rounds) = (number("SPAR_BENCH_BATCH"), number("SPAR_BENCH_ROUNDS").unwrap_or(3) as u64);
     let threads = NativeConfig::default().threads;
     println!(
         "| model | engine | batch 1 | of memory | batch 8 | batch 32 | peak memory |\n| --- | --- | --- | --- | --- | --- | --- |"
     );
-    for (size, model, tokens) in sizes().into_iter().filter(|(name, ..)| wanted.as_ref().is_none_or(|w| w == name)) {
+    #[cfg_attr(not(feature = "mistral"), expect(unused_variables, reason = "the slow engine is not there"))]
+    for (size, model, few) in sizes().into_iter().filter(|(name, ..)| wanted.as_ref().is_none_or(|w| w == name)) {
         let dir = tempfile::tempdir().unwrap();
         write_bf16(dir.path(), &model);
         let parameters: usize = model.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
@@ -102,14 +104,16 @@ async fn large_models() {
             let load =
                 |dir| -> Box<dyn Engine> { Box::new(MistralEngine::load(dir, MistralConfig::default()).unwrap()) };
             subjects.push(Subject::new("mistral.rs, f32", dir.path(), 4 * parameters, load).await);
+            // One after another, so that none waits for the prompts of others.
+            subjects[2].tokens = few;
         }
         let mut limits = Vec::new();
-        for round in 1..=ROUNDS {
+        for round in 1..=rounds {
             limits.push(bandwidth(threads));
             for subject in &mut subjects {
                 for (batch, size) in BATCHES.into_iter().enumerate().filter(|(_, size)| only.is_none_or(|w| w == *size))
                 {
-                    let speed = subject.speed(size, tokens, round).await;
+                    let speed = subject.speed(size, subject.tokens, round).await;
                     // At once, so that a run that is cut off has said something.
                     println!("round {round}, {}, batch {size}: {speed:.1} tokens/s", subject.name);
                     subject.speeds[batch].push(speed);

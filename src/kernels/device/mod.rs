@@ -144,16 +144,41 @@ impl Kernels {
 /// # Errors
 /// The device fails.
 pub fn keep_memory(device: &Device, bytes: u64) -> Result<()> {
-    let context = device.as_cuda_device()?.cuda_stream().context().clone();
-    context.bind_to_thread().w()?;
-    let (mut pool, mut bytes) = (std::ptr::null_mut(), bytes);
-    #[expect(unsafe_code, reason = "the driver is asked for its pool and told a number")]
-    // SAFETY: both pointers are to variables of the kinds that the driver writes and reads.
+    let (pool, mut bytes) = (pool(device)?, bytes);
+    let attribute = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    #[expect(unsafe_code, reason = "the driver is told a number")]
+    // SAFETY: the pool is the driver's own, and the pointer is to a variable of the kind that this attribute has.
     unsafe {
-        driver::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()).result().w()?;
-        let attribute = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         driver::cuMemPoolSetAttribute(pool, attribute, (&raw mut bytes).cast()).result().w()
     }
+}
+
+/// Gives freed memory back to the driver but for so many bytes: with [`keep_memory`] it was seen to keep all of a model that was
+/// gone. Waits for what the device has to do.
+///
+/// # Errors
+/// The device fails.
+pub fn give_memory_back(device: &Device, but: u64) -> Result<()> {
+    let pool = pool(device)?;
+    device.synchronize()?;
+    #[expect(unsafe_code, reason = "the driver is told a number")]
+    // SAFETY: the pool is the driver's own; what is in use stays.
+    unsafe {
+        driver::cuMemPoolTrimTo(pool, but as usize).result().w()
+    }
+}
+
+/// Where the device's tensors are allocated, for whoever calls from this thread.
+fn pool(device: &Device) -> Result<driver::CUmemoryPool> {
+    let context = device.as_cuda_device()?.cuda_stream().context().clone();
+    context.bind_to_thread().w()?;
+    let mut pool = std::ptr::null_mut();
+    #[expect(unsafe_code, reason = "the driver is asked for its pool")]
+    // SAFETY: the pointer is to a variable of the kind that the driver writes.
+    unsafe {
+        driver::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()).result().w()?
+    };
+    Ok(pool)
 }
 
 /// Whether a device has the matrix units, copies and other instructions of so large a compute capability (`8` for Ampere).

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::super::blocks::{BLOCK, Shape};
 use super::super::slots::BlockCopy;
+use super::DeviceLease;
 #[cfg(feature = "cuda")]
 use super::ops::Room;
 use super::ops::fused;
@@ -12,7 +13,8 @@ use super::ops::fused;
 pub(in super::super) struct Cache {
     layers: Vec<(Tensor, Tensor)>,
     shape: Shape,
-    device: Device,
+    /// Last, so that what is above is gone before.
+    device: DeviceLease,
 }
 
 /// Where rows' keys and values go.
@@ -28,7 +30,7 @@ impl Cache {
     pub(super) fn new(shape: Shape, blocks: usize, dtype: DType, device: &Device) -> Result<Self> {
         let zeros = || Tensor::zeros((shape.heads, (blocks + 1) * BLOCK, shape.head_dim), dtype, device);
         let layers = (0..shape.layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
-        Ok(Self { layers, shape, device: device.clone() })
+        Ok(Self { layers, shape, device: DeviceLease(device.clone()) })
     }
 
     /// The places of slots, `(rows)`.

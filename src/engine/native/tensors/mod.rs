@@ -9,6 +9,7 @@ mod plan;
 
 #[cfg(feature = "cuda")]
 use std::collections::BTreeMap;
+use std::ops::Deref;
 #[cfg(feature = "cuda")]
 use std::sync::{Mutex, PoisonError};
 
@@ -32,7 +33,6 @@ use crate::weights::{DenseConfig, LowRanks, ModelConfig, Weights};
 /// Weights on a device: matrices in the checkpoint's type where the device multiplies it, else in `f32`. The residual stream,
 /// norms, scores and logits are `f32`.
 pub(super) struct TensorModel {
-    device: Device,
     /// Of matrices, keys and values.
     dtype: DType,
     reach: Reach,
@@ -44,10 +44,43 @@ pub(super) struct TensorModel {
     head: Tensor,
     /// `(context, head_dim / 2)`.
     turns: Turns,
+    /// Last, so that what is above is gone before.
+    device: DeviceLease,
+}
+
+/// A device that gets memory back when this is dropped.
+pub(super) struct DeviceLease(Device);
+
+impl Deref for DeviceLease {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.0
+    }
+}
+
+impl DeviceLease {
+    /// Keeps so many bytes of what is no longer used, from now on, and gives the rest back.
+    fn keep(&self, bytes: u64) {
+        #[cfg(feature = "cuda")]
+        if self.is_cuda() {
+            use crate::kernels::device::{give_memory_back, keep_memory};
+            if let Err(error) = keep_memory(self, bytes).and_then(|()| give_memory_back(self, bytes)) {
+                tracing::warn!(error = line(&error), "the device keeps memory that nobody uses");
+            }
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = bytes;
+    }
+}
+
+impl Drop for DeviceLease {
+    fn drop(&mut self) {
+        self.keep(KEPT);
+    }
 }
 
 /// Bytes that a device keeps for the next step rather than give them back: what a step of one-token rows needs.
-#[cfg(feature = "cuda")]
 const KEPT: u64 = 256 << 20;
 
 impl TensorModel {
@@ -66,17 +99,28 @@ impl TensorModel {
             let reason = "weights in 8 bits are computed on the CPU only; leave --quantize out on a device";
             return Err(LoadError::Device(reason.into()));
         }
-        let device = open(processor).map_err(LoadError::Device)?;
+        let device = DeviceLease(open(processor).map_err(LoadError::Device)?);
+        // What is there in another type for a moment goes at once, until the lease ends: kept, it would have weights in its midst.
+        device.keep(0);
+        Self::read(config, dense, weights, &device)
+    }
+
+    fn read(
+        config: &ModelConfig,
+        dense: &DenseConfig,
+        weights: &Weights,
+        device: &Device,
+    ) -> std::result::Result<Self, LoadError> {
         let dtype = if device.is_cpu() { DType::F32 } else { stored(config, weights) };
-        let matrix = |name: &str| linear_tensor(weights, &[name.to_owned()], dense.hidden, dtype, &device);
+        let matrix = |name: &str| linear_tensor(weights, &[name.to_owned()], dense.hidden, dtype, device);
         let embedding = matrix("model.embed_tokens.weight")?;
         let head = if dense.tied { embedding.clone() } else { matrix("lm_head.weight")? };
-        let layer = |index| Layer::load(index, dense, weights, dtype, &device);
+        let layer = |index| Layer::load(index, dense, weights, dtype, device);
         let layers = (0..dense.layers).map(layer).collect::<std::result::Result<_, _>>()?;
         let pairs = model::turns(dense, config.context);
         let table = |part: fn(&(f32, f32)) -> f32| {
             let values: Vec<f32> = pairs.iter().map(part).collect();
-            Tensor::from_vec(values, (config.context, dense.head_dim / 2), &device)
+            Tensor::from_vec(values, (config.context, dense.head_dim / 2), device)
         };
         let turns = || Ok::<_, candle_core::Error>(Turns { cos: table(|turn| turn.0)?, sin: table(|turn| turn.1)? });
         Ok(Self {
@@ -88,10 +132,10 @@ impl TensorModel {
             },
             embedding,
             layers,
-            norm: Norm::load(weights, "model.norm.weight", dense.norm_eps, &device)?,
+            norm: Norm::load(weights, "model.norm.weight", dense.norm_eps, device)?,
             head: head.to_dtype(DType::F32)?,
             turns: turns()?,
-            device,
+            device: DeviceLease(device.clone()),
         })
     }
 
@@ -201,7 +245,6 @@ fn cuda(number: usize) -> Result<Device> {
         return Ok(device.clone());
     }
     let device = Device::new_cuda(number)?;
-    crate::kernels::device::keep_memory(&device, KEPT)?;
     open.insert(number, device.clone());
     Ok(device)
 }

@@ -1,4 +1,4 @@
-//! Means with bootstrap intervals.
+//! Means with intervals.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -52,6 +52,29 @@ pub fn paired(a: &[f64], b: &[f64]) -> Estimate {
     estimate(&a.iter().zip(b).map(|(x, y)| x - y).collect::<Vec<_>>())
 }
 
+/// The mean of a few runs with the 95 % interval of Student's distribution, which takes runs as the sample: what one seed gives and another
+/// does not is in it. Nothing is known of one run alone.
+pub fn over_runs(values: &[f64]) -> Option<Estimate> {
+    let n = values.len();
+    if n < 2 {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / n as f64;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+    let half = student(n - 1) * (variance / n as f64).sqrt();
+    Some(Estimate { mean, low: mean - half, high: mean + half, n })
+}
+
+/// The 97.5th percentile of Student's distribution: from its table, then by its expansion about the normal one (Abramowitz and Stegun,
+/// 26.7.5).
+fn student(freedom: usize) -> f64 {
+    const TABLE: [f64; 10] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
+    let z = 1.959_964_f64;
+    let v = freedom as f64;
+    let expansion = z + (z.powi(3) + z) / (4.0 * v) + (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / (96.0 * v * v);
+    TABLE.get(freedom - 1).copied().unwrap_or(expansion)
+}
+
 impl std::fmt::Display for Estimate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if f.sign_plus() {
@@ -74,5 +97,16 @@ mod tests {
         assert_eq!(ratio(&by_prompt), e, "instructions of one prompt stand or fall together");
         let zero = paired(&values, &values);
         assert_eq!((zero.mean, zero.low, zero.high), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn few_runs_have_wide_intervals() {
+        let e = over_runs(&[1.0, 2.0, 3.0]).unwrap();
+        assert!((e.mean - 2.0).abs() < 1e-12 && (e.high - 2.0 - 4.303 / 3f64.sqrt()).abs() < 1e-9, "{e}");
+        assert_eq!(over_runs(&[1.0]), None);
+        // From a printed table.
+        for (freedom, expected) in [(11, 2.201), (20, 2.086), (60, 2.000)] {
+            assert!((student(freedom) - expected).abs() < 3e-3, "{freedom}: {}", student(freedom));
+        }
     }
 }

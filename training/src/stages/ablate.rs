@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use spar::eval::stats::{Estimate, estimate, paired};
+use spar::eval::stats::{Estimate, estimate, over_runs, paired};
 use toml::Table;
 
 use super::iterate::{Manifest, iterate};
@@ -41,8 +41,10 @@ pub struct Row {
     pub greedy: Estimate,
     /// The same by seed.
     pub by_seed: Vec<f64>,
-    /// Variant minus `spar` on the same prompts and seeds.
+    /// Variant minus `spar` on the same prompts and seeds, of which the prompts are the sample: what it is for these seeds.
     pub difference: Option<Estimate>,
+    /// The same of which the seeds are the sample: what it would be for others. Not with one seed.
+    pub over_seeds: Option<Estimate>,
     /// The search's score.
     pub search: Estimate,
     /// Pairs that the actors learned from, over all rounds, by seed.
@@ -159,10 +161,15 @@ fn row(name: &str, outcomes: &[Outcome], base: &[Outcome]) -> Row {
     let greedy = all(outcomes, |scores| &scores.greedy);
     let pairs: Vec<u64> = outcomes.iter().map(|outcome| outcome.pairs).collect();
     let similarity = outcomes.iter().map(|outcome| outcome.similarity).sum::<f64>();
+    let means =
+        |outcomes: &[Outcome]| -> Vec<f64> { outcomes.iter().map(|o| o.scores.summary().greedy.mean).collect() };
+    let by_seed = means(outcomes);
+    let differences: Vec<f64> = by_seed.iter().zip(means(base)).map(|(own, base)| own - base).collect();
     Row {
         variant: name.to_owned(),
         greedy: estimate(&greedy),
-        by_seed: outcomes.iter().map(|outcome| outcome.scores.summary().greedy.mean).collect(),
+        over_seeds: over_runs(&differences).filter(|_| name != "spar"),
+        by_seed,
         difference: (name != "spar").then(|| paired(&greedy, &all(base, |scores| &scores.greedy))),
         search: estimate(&all(outcomes, |scores| &scores.search)),
         similarity: similarity / pairs.iter().sum::<u64>().max(1) as f64,
@@ -172,16 +179,19 @@ fn row(name: &str, outcomes: &[Outcome], base: &[Outcome]) -> Row {
 
 fn table(rows: &[Row]) -> String {
     let mut text =
-        "| variant | greedy, held out | by seed | difference | search | pairs | their similarity |\n".to_owned();
-    text += "| --- | --- | --- | --- | --- | --- | --- |\n";
+        "| variant | greedy, held out | by seed | difference, over prompts | over seeds | search | pairs | their similarity |\n"
+            .to_owned();
+    text += "| --- | --- | --- | --- | --- | --- | --- | --- |\n";
     for row in rows {
         let by_seed: Vec<String> = row.by_seed.iter().map(|score| format!("{score:.3}")).collect();
         let pairs: Vec<String> = row.pairs.iter().map(u64::to_string).collect();
-        let difference = row.difference.map_or("–".to_owned(), |d| d.to_string());
-        let Row { variant, greedy, search, similarity, .. } = row;
+        let shown = |difference: Option<Estimate>| difference.map_or("–".to_owned(), |d| format!("{d:+}"));
+        let Row { variant, greedy, difference, over_seeds, search, similarity, .. } = row;
         text += &format!(
-            "| {variant} | {greedy} | {} | {difference} | {search} | {} | {similarity:.2} |\n",
+            "| {variant} | {greedy} | {} | {} | {} | {search} | {} | {similarity:.2} |\n",
             by_seed.join(", "),
+            shown(*difference),
+            shown(*over_seeds),
             pairs.join(", ")
         );
     }

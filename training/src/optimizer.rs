@@ -145,7 +145,8 @@ fn uses_muon(rule: Rule, kind: Kind) -> bool {
 /// for their start at 0.
 fn adamw(job: Job<'_>, config: OptimizerConfig, update: Update, steps: u64) {
     let lr = config.lr * update.factor;
-    let keep = if job.entry.kind == Kind::Norm { 1.0 } else { (1.0 - lr * config.weight_decay) as f32 };
+    let keep =
+        if matches!(job.entry.kind, Kind::Norm | Kind::Bias) { 1.0 } else { (1.0 - lr * config.weight_decay) as f32 };
     let (beta1, beta2) = (config.beta1 as f32, config.beta2 as f32);
     let correction = |beta: f64| 1.0 - beta.powf(steps as f64);
     let rate = (lr / correction(config.beta1)) as f32;

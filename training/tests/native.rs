@@ -8,7 +8,9 @@ use spar::chat::Message;
 use spar::engine::model_dir::ModelDir;
 use spar::engine::native::{NativeConfig, NativeEngine};
 use spar::engine::{Engine, Input, Purpose, Request, Sampling};
+use spar_training::checkpoint::export;
 use spar_training::model::cpu::{Arithmetic, Packed, Workspace};
+use spar_training::model::params::Precision;
 use spar_training::model::{LlamaConfig, Params};
 use spar_training::stages::sample::instance;
 use spar_training::world::Split;
@@ -30,6 +32,51 @@ async fn the_trained_network_gives_the_served_logprobs() {
         let reply = engine.generate(request).await.unwrap();
         let mut batch = Packed::default();
         let said: Vec<u32> = reply.logprobs.iter().map(|t| t.token.id).collect();
+        batch.push(&[prompt.as_slice(), &said].concat());
+        let mut workspace = Workspace::new(&config, Arithmetic::F32);
+        workspace.forward(&params, &batch).unwrap();
+        let computed = workspace.log_probs(&params, &batch);
+        for (served, computed) in reply.logprobs.iter().zip(&computed[prompt.len() - 1..]) {
+            assert!((served.token.logprob - computed).abs() < 1e-3, "{} and {computed}", served.token.logprob);
+        }
+    }
+}
+
+/// Qwens of random weights, as `spar-train` writes them.
+#[tokio::test]
+async fn biases_and_norms_of_heads_are_served_as_they_are_trained() {
+    let embedded = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/spar-tiny/actor"));
+    let llama = LlamaConfig { hidden_size: 64, num_attention_heads: 4, ..LlamaConfig::load(embedded).unwrap() };
+    let of = |name: &str, architecture: &str| LlamaConfig {
+        model_type: name.into(),
+        architectures: vec![architecture.into()],
+        ..llama.clone()
+    };
+    let qwen3 = LlamaConfig { head_dim: Some(24), ..of("qwen3", "Qwen3ForCausalLM") };
+    for config in [of("qwen2", "Qwen2ForCausalLM"), qwen3] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut params = Params::random(&config, 3);
+        for entry in params.layout.clone().entries.iter().filter(|entry| entry.shape.len() == 1) {
+            params.data[entry.range.clone()].iter_mut().enumerate().for_each(|(i, x)| *x += (i % 5) as f32 * 0.2 - 0.4);
+        }
+        export(directory.path(), &config, &params, Precision::F32).unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(embedded.join(file), directory.path().join(file)).unwrap();
+        }
+        let read = LlamaConfig::load(directory.path()).unwrap();
+        assert_eq!(Params::load(&read, directory.path()).unwrap().data, params.data);
+        let engine = NativeEngine::load(ModelDir::open(directory.path()).unwrap(), NativeConfig::default()).unwrap();
+        let request = Request {
+            sampling: Sampling { temperature: 0.0, ignore_eos: true, ..Sampling::default() },
+            logprobs: Some(0),
+            max_tokens: Some(40),
+            ..Request::chat(Purpose::Answer, vec![Message::user("Say something.".to_owned())])
+        };
+        let prompt = engine.dir().encode(&request.input).unwrap();
+        let reply = engine.generate(request).await.unwrap();
+        let said: Vec<u32> = reply.logprobs.iter().map(|t| t.token.id).collect();
+        assert_eq!(said.len(), 40);
+        let mut batch = Packed::default();
         batch.push(&[prompt.as_slice(), &said].concat());
         let mut workspace = Workspace::new(&config, Arithmetic::F32);
         workspace.forward(&params, &batch).unwrap();

@@ -3,7 +3,8 @@
 
     python3 training/tests/parity_transformers.py [MODEL_DIR ...]
 
-Without a directory, transformers makes random models: tied and untied, with grouped and with single heads.
+Without a directory, transformers makes random models: Llamas, tied and untied, with grouped and with single heads, a Qwen 2 with
+biases and a Qwen 3 with norms of its heads, which are wider together than the stream.
 
 Both sides compute in f32, and some trained models amplify its rounding beyond the bar, above all on random tokens. So
 the exact logits are computed in f64 too, everything included that transformers keeps in f32 whatever its dtype (angles,
@@ -31,21 +32,27 @@ BAR = 1e-4
 
 
 def random_models(directory):
+    grouped = dict(hidden_size=96, num_attention_heads=6, num_key_value_heads=2)
     shapes = [
-        dict(hidden_size=192, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True),
-        dict(hidden_size=96, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=False),
-        dict(hidden_size=64, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True, rms_norm_eps=1e-6),
+        ("Llama", dict(hidden_size=192, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True)),
+        ("Llama", dict(tie_word_embeddings=False, **grouped)),
+        ("Llama", dict(hidden_size=64, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True, rms_norm_eps=1e-6)),
+        ("Qwen2", dict(tie_word_embeddings=True, **grouped)),
+        ("Qwen3", dict(tie_word_embeddings=False, head_dim=24, **grouped)),
     ]
-    for i, shape in enumerate(shapes):
+    for i, (family, shape) in enumerate(shapes):
         torch.manual_seed(i)
-        config = transformers.LlamaConfig(
+        config = getattr(transformers, f"{family}Config")(
             vocab_size=700, intermediate_size=200, num_hidden_layers=3, max_position_embeddings=512, **shape
         )
-        model = transformers.LlamaForCausalLM(config)
+        model = transformers.AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
-            # Norms away from 1 and logits of a trained model's size, so that a difference can show.
+            # Norms away from 1, biases from 0 and logits of a trained model's size, so that a difference can show.
             for name, tensor in model.named_parameters():
-                tensor.mul_(1 + 0.3 * torch.randn_like(tensor) if "norm" in name else 3.0)
+                if name.endswith("bias"):
+                    tensor.normal_(0, 0.3)
+                else:
+                    tensor.mul_(1 + 0.3 * torch.randn_like(tensor) if "norm" in name else 3.0)
         path = pathlib.Path(directory) / str(i)
         model.save_pretrained(path)
         # The classic layout of the file; newer releases nest the rotary base.
@@ -60,7 +67,7 @@ def exact_logits(model, ids):
     """The network in f64, written out."""
     config, weights = model.config, {name: tensor.double() for name, tensor in model.state_dict().items()}
     heads, groups = config.num_attention_heads, config.num_key_value_heads
-    dim = config.hidden_size // heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     theta = config.rope_parameters["rope_theta"]
     frequencies = theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     angles = torch.arange(len(ids), dtype=torch.float64)[:, None] * frequencies
@@ -80,7 +87,10 @@ def exact_logits(model, ids):
             return weights[f"model.layers.{layer}.{name}.weight"]
 
         def project(h, name, count):
-            return (h @ weight(f"self_attn.{name}").T).view(len(ids), count, dim).transpose(0, 1)
+            bias = weights.get(f"model.layers.{layer}.self_attn.{name}.bias", 0)
+            x = (h @ weight(f"self_attn.{name}").T + bias).view(len(ids), count, dim).transpose(0, 1)
+            gain = weights.get(f"model.layers.{layer}.self_attn.{name[0]}_norm.weight")
+            return x if gain is None else norm(x, gain)
 
         h = norm(x, weight("input_layernorm"))
         q, k, v = turned(project(h, "q_proj", heads)), turned(project(h, "k_proj", groups)), project(h, "v_proj", groups)
@@ -94,7 +104,7 @@ def exact_logits(model, ids):
 
 
 def distances(program, path):
-    model = transformers.LlamaForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
     model.eval()
     passed, largest = True, 0.0
     shown = {"ours to theirs": 0.0, "ours to exact": 0.0, "theirs to exact": 0.0}

@@ -15,13 +15,14 @@ pub enum TokenIds {
     Many(Vec<u32>),
 }
 
-/// `config.json` of a `LlamaForCausalLM`. Fields that the network does not depend on are ignored when read.
+/// `config.json` of a Llama, a Mistral, a Qwen 2, whose queries, keys and values have biases, or a Qwen 3, whose queries and keys have
+/// norms of their heads. Fields that the network does not depend on are ignored when read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LlamaConfig {
-    /// Always `["LlamaForCausalLM"]` when written.
+    /// As it was read; `["LlamaForCausalLM"]` of new models.
     #[serde(default = "architectures")]
     pub architectures: Vec<String>,
-    /// Always `llama`.
+    /// `llama`, `mistral`, `qwen2` or `qwen3`.
     #[serde(default = "model_type")]
     pub model_type: String,
     /// Width of the residual stream.
@@ -30,10 +31,13 @@ pub struct LlamaConfig {
     pub intermediate_size: usize,
     /// Layers.
     pub num_hidden_layers: usize,
-    /// Query heads, each of `hidden_size / num_attention_heads`.
+    /// Query heads.
     pub num_attention_heads: usize,
     /// Key and value heads; a divisor of the query heads.
     pub num_key_value_heads: usize,
+    /// Elements of a head, where they are not `hidden_size / num_attention_heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Longest sequence in tokens. mistral.rs wants a multiple of 512.
@@ -54,9 +58,15 @@ pub struct LlamaConfig {
     /// Biases in the feed-forward layer are not implemented: `true` is refused.
     #[serde(default)]
     pub mlp_bias: bool,
-    /// Keys that a query sees, where a Mistral says so; shorter than the context is refused.
+    /// Keys that a query sees, where a Mistral says so, or a Qwen that uses it; shorter than the context is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sliding_window: Option<usize>,
+    /// Whether a Qwen's window counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_sliding_window: Option<bool>,
+    /// Layers of a Qwen that have no window; kept for whoever reads the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_window_layers: Option<usize>,
     /// Always `silu`.
     #[serde(default = "silu")]
     pub hidden_act: String,
@@ -109,6 +119,7 @@ impl LlamaConfig {
             num_hidden_layers: 4,
             num_attention_heads: 3,
             num_key_value_heads: 1,
+            head_dim: None,
             vocab_size,
             max_position_embeddings: 1024,
             rms_norm_eps: 1e-5,
@@ -118,6 +129,8 @@ impl LlamaConfig {
             attention_bias: false,
             mlp_bias: false,
             sliding_window: None,
+            use_sliding_window: None,
+            max_window_layers: None,
             hidden_act: silu(),
             bos_token_id: None,
             eos_token_id: None,
@@ -130,7 +143,25 @@ impl LlamaConfig {
     /// Elements of one head.
     #[must_use]
     pub fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+
+    /// Elements of all query heads of a row, and of all key heads.
+    #[must_use]
+    pub fn widths(&self) -> (usize, usize) {
+        (self.num_attention_heads * self.head_dim(), self.num_key_value_heads * self.head_dim())
+    }
+
+    /// Whether queries, keys and values have biases.
+    #[must_use]
+    pub fn has_biases(&self) -> bool {
+        self.model_type == "qwen2"
+    }
+
+    /// Whether the heads of queries and keys have norms.
+    #[must_use]
+    pub fn has_head_norms(&self) -> bool {
+        self.model_type == "qwen3"
     }
 
     /// The rotary frequency of each pair of elements of a head, `(head_dim / 2,)`, stretched where the configuration says so.
@@ -193,25 +224,31 @@ impl LlamaConfig {
     pub fn check(&self) -> Result<()> {
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
         ensure!(
-            ["llama", "mistral"].contains(&self.model_type.as_str()),
-            "`model_type` must be llama or mistral, got {}",
+            ["llama", "mistral", "qwen2", "qwen3"].contains(&self.model_type.as_str()),
+            "`model_type` must be llama, mistral, qwen2 or qwen3, got {}",
             self.model_type
         );
-        let window = self.sliding_window.unwrap_or(usize::MAX);
+        let asked = self.use_sliding_window.unwrap_or(!self.model_type.starts_with("qwen"));
+        let window = self.sliding_window.filter(|_| asked).unwrap_or(usize::MAX);
         ensure!(
             window >= self.max_position_embeddings,
             "`sliding_window` of {window} is not implemented: lower `max_position_embeddings` to it"
         );
         ensure!(self.hidden_act == "silu", "`hidden_act` must be silu, got {}", self.hidden_act);
         self.frequencies()?;
-        ensure!(!self.attention_bias && !self.mlp_bias, "biases are not implemented");
+        ensure!(!self.attention_bias && !self.mlp_bias, "`attention_bias` and `mlp_bias` are not implemented");
         ensure!(self.hidden_size > 0 && self.intermediate_size > 0, "sizes must be at least 1");
         ensure!(self.num_hidden_layers > 0, "`num_hidden_layers` must be at least 1");
         ensure!(self.vocab_size > 0 && self.max_position_embeddings > 0, "sizes must be at least 1");
         ensure!(
-            heads > 0 && self.hidden_size.is_multiple_of(2 * heads),
+            heads > 0 && (self.head_dim.is_some() || self.hidden_size.is_multiple_of(2 * heads)),
             "{heads} heads do not divide {}",
             self.hidden_size
+        );
+        ensure!(
+            self.head_dim() > 0 && self.head_dim().is_multiple_of(2),
+            "`head_dim` must be even, got {}",
+            self.head_dim()
         );
         ensure!(
             kv_heads > 0 && heads.is_multiple_of(kv_heads),
@@ -272,11 +309,17 @@ mod tests {
     #[test]
     fn what_is_not_implemented_is_refused() {
         type Change = fn(&mut LlamaConfig);
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 10] = [
             (|c| c.rope_scaling = Some(serde_json::json!({"rope_type": "yarn"})), "type yarn"),
             (|c| c.rope_scaling = Some(serde_json::json!({"rope_type": "llama3"})), "`rope_scaling.factor`"),
             (|c| c.sliding_window = Some(100), "sliding_window"),
-            (|c| c.attention_bias = true, "biases"),
+            (|c| c.attention_bias = true, "`attention_bias`"),
+            (|c| c.model_type = "gemma".into(), "llama, mistral, qwen2 or qwen3, got gemma"),
+            (|c| c.head_dim = Some(7), "`head_dim`"),
+            (
+                |c| (c.model_type, c.sliding_window, c.use_sliding_window) = ("qwen2".into(), Some(100), Some(true)),
+                "sliding_window",
+            ),
             (|c| c.num_key_value_heads = 2, "2 key heads"),
             (|c| c.num_attention_heads = 5, "5 heads"),
             (|c| c.hidden_act = "gelu".into(), "hidden_act"),
@@ -288,5 +331,8 @@ mod tests {
             assert!(message.contains(expected), "{message}");
         }
         assert!(LlamaConfig::tiny(300).check().is_ok());
+        let unused = Some(100);
+        let qwen = LlamaConfig { model_type: "qwen2".into(), sliding_window: unused, ..LlamaConfig::tiny(300) };
+        assert!(qwen.check().is_ok());
     }
 }

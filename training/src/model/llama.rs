@@ -24,6 +24,8 @@ pub struct Lora {
 pub struct Linear {
     /// `(out, in)`
     pub weight: Tensor,
+    /// `(out,)`
+    pub bias: Option<Tensor>,
     /// Trained in place of the weight.
     pub lora: Option<Lora>,
 }
@@ -31,6 +33,7 @@ pub struct Linear {
 impl Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = x.broadcast_matmul(&self.weight.t()?)?;
+        let y = if let Some(bias) = &self.bias { y.broadcast_add(bias)? } else { y };
         let Some(lora) = &self.lora else { return Ok(y) };
         let low = x.broadcast_matmul(&lora.a.t()?)?.broadcast_matmul(&lora.b.t()?)?;
         y + (low * lora.scale)?
@@ -58,6 +61,8 @@ pub struct Layer {
     pub input_norm: Tensor,
     /// `(hidden,)`
     pub inner_norm: Tensor,
+    /// Of heads of queries and of keys, `(head_dim,)` each.
+    pub head_norms: Option<(Tensor, Tensor)>,
 }
 
 /// A differentiable Llama.
@@ -93,10 +98,14 @@ impl Llama {
             Some(var) => Ok(var.as_tensor().clone()),
             None => candle_core::bail!("{name} is missing"),
         };
-        let linear = |name: &str| Ok::<_, candle_core::Error>(Linear { weight: tensor(name)?, lora: None });
+        let linear = |name: &str| {
+            let bias = tensors.get(&format!("{name}.bias")).map(|var| var.as_tensor().clone());
+            Ok::<_, candle_core::Error>(Linear { weight: tensor(&format!("{name}.weight"))?, bias, lora: None })
+        };
         let layer = |i: usize| {
-            let linear = |name: &str| linear(&format!("model.layers.{i}.{name}.weight"));
+            let linear = |name: &str| linear(&format!("model.layers.{i}.{name}"));
             let norm = |name: &str| tensor(&format!("model.layers.{i}.{name}.weight"));
+            let head_norms = || Ok::<_, candle_core::Error>((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?));
             Ok(Layer {
                 query: linear("self_attn.q_proj")?,
                 key: linear("self_attn.k_proj")?,
@@ -107,9 +116,10 @@ impl Llama {
                 down: linear("mlp.down_proj")?,
                 input_norm: norm("input_layernorm")?,
                 inner_norm: norm("post_attention_layernorm")?,
+                head_norms: config.has_head_norms().then(head_norms).transpose()?,
             })
         };
-        let head = if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let head = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
         Ok(Self {
             config: config.clone(),
             embedding: tensor("model.embed_tokens.weight")?,
@@ -164,7 +174,7 @@ impl Llama {
     }
 
     fn attention(&self, layer: &Layer, x: &Tensor, positions: &Positions) -> Result<Tensor> {
-        let (batch, time, hidden) = x.dims3()?;
+        let (batch, time, _) = x.dims3()?;
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         let dim = self.config.head_dim();
         let split = |x: Tensor, heads| x.reshape((batch, time, heads, dim))?.transpose(1, 2)?.contiguous();
@@ -172,14 +182,17 @@ impl Llama {
             let shape = (batch, kv_heads, heads / kv_heads, time, dim);
             x.unsqueeze(2)?.broadcast_as(shape)?.reshape((batch, heads, time, dim))
         };
-        let query = positions.rotate(&split(layer.query.forward(x)?, heads)?)?;
-        let key = repeat(positions.rotate(&split(layer.key.forward(x)?, kv_heads)?)?)?;
+        let (mut query, mut key) = (split(layer.query.forward(x)?, heads)?, split(layer.key.forward(x)?, kv_heads)?);
+        if let Some((of_queries, of_keys)) = &layer.head_norms {
+            (query, key) = (self.rms_norm(&query, of_queries)?, self.rms_norm(&key, of_keys)?);
+        }
+        let (query, key) = (positions.rotate(&query)?, repeat(positions.rotate(&key)?)?);
         let value = repeat(split(layer.value.forward(x)?, kv_heads)?)?;
         let scores = (query.matmul(&key.t()?.contiguous()?)? / (dim as f64).sqrt())?.to_dtype(DType::F32)?;
         let scores = scores.broadcast_add(&positions.mask)?;
         let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(x.dtype())?;
-        let out = weights.matmul(&value.contiguous()?)?.transpose(1, 2)?.reshape((batch, time, hidden))?;
+        let out = weights.matmul(&value.contiguous()?)?.transpose(1, 2)?.reshape((batch, time, heads * dim))?;
         layer.output.forward(&out)
     }
 

@@ -57,9 +57,10 @@ impl Module {
     #[must_use]
     pub fn shape(self, config: &LlamaConfig) -> [usize; 2] {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let kv = config.num_key_value_heads * config.head_dim();
+        let (q, kv) = config.widths();
         match self {
-            Self::Query | Self::Output => [hidden, hidden],
+            Self::Query => [q, hidden],
+            Self::Output => [hidden, q],
             Self::Key | Self::Value => [kv, hidden],
             Self::Gate | Self::Up => [inner, hidden],
             Self::Down => [hidden, inner],

@@ -21,8 +21,10 @@ pub enum Kind {
     Embedding,
     /// `(out, in)`: a product inside a layer.
     Matrix,
-    /// `(hidden,)`: the scale of an RMSNorm.
+    /// `(hidden,)` or `(head_dim,)`: the scale of an RMSNorm.
     Norm,
+    /// `(out,)`: what is added to a product.
+    Bias,
 }
 
 /// One named tensor and its place in the flat vector.
@@ -59,7 +61,7 @@ impl Layout {
     #[must_use]
     pub fn new(config: &LlamaConfig) -> Self {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let kv = config.num_key_value_heads * config.head_dim();
+        let (q, kv) = config.widths();
         let mut entries: Vec<Entry> = Vec::new();
         let mut add = |name: String, shape: &[usize], kind| {
             let start = entries.last().map_or(0, |entry: &Entry| entry.range.end);
@@ -70,17 +72,28 @@ impl Layout {
         let embedding = add("model.embed_tokens.weight".into(), &[config.vocab_size, hidden], Kind::Embedding);
         let mut layers = Vec::new();
         for i in 0..config.num_hidden_layers {
-            let mut add =
-                |name: &str, shape: &[usize], kind| add(format!("model.layers.{i}.{name}.weight"), shape, kind);
-            let start = add("self_attn.q_proj", &[hidden, hidden], Kind::Matrix).start;
+            let mut add = |name: &str, shape: &[usize], kind| {
+                let what = if kind == Kind::Bias { "bias" } else { "weight" };
+                add(format!("model.layers.{i}.{name}.{what}"), shape, kind)
+            };
+            let start = add("self_attn.q_proj", &[q, hidden], Kind::Matrix).start;
             add("self_attn.k_proj", &[kv, hidden], Kind::Matrix);
             add("self_attn.v_proj", &[kv, hidden], Kind::Matrix);
-            add("self_attn.o_proj", &[hidden, hidden], Kind::Matrix);
+            add("self_attn.o_proj", &[hidden, q], Kind::Matrix);
             add("mlp.gate_proj", &[inner, hidden], Kind::Matrix);
             add("mlp.up_proj", &[inner, hidden], Kind::Matrix);
             add("mlp.down_proj", &[hidden, inner], Kind::Matrix);
             add("input_layernorm", &[hidden], Kind::Norm);
-            let end = add("post_attention_layernorm", &[hidden], Kind::Norm).end;
+            let mut end = add("post_attention_layernorm", &[hidden], Kind::Norm).end;
+            if config.has_biases() {
+                add("self_attn.q_proj", &[q], Kind::Bias);
+                add("self_attn.k_proj", &[kv], Kind::Bias);
+                end = add("self_attn.v_proj", &[kv], Kind::Bias).end;
+            }
+            if config.has_head_norms() {
+                add("self_attn.q_norm", &[config.head_dim()], Kind::Norm);
+                end = add("self_attn.k_norm", &[config.head_dim()], Kind::Norm).end;
+            }
             layers.push(start..end);
         }
         let norm = add("model.norm.weight".into(), &[hidden], Kind::Norm);
@@ -149,7 +162,7 @@ pub struct Params {
 
 impl Params {
     /// Random weights. Embeddings have deviation 0.02, matrices `0.5 / sqrt(in)`, those that write to the residual stream
-    /// `1 / sqrt(2 · layers)` of that, so that the stream's variance does not grow with depth; norms are 1.
+    /// `1 / sqrt(2 · layers)` of that, so that the stream's variance does not grow with depth; norms are 1, biases 0.
     #[must_use]
     pub fn random(config: &LlamaConfig, seed: u64) -> Self {
         let layout = Layout::new(config);
@@ -158,6 +171,7 @@ impl Params {
         for (stream, entry) in layout.entries.iter().enumerate() {
             let deviation = match entry.kind {
                 Kind::Norm => continue,
+                Kind::Bias => 0.0,
                 Kind::Embedding => 0.02,
                 Kind::Matrix => {
                     let writes = entry.name.contains("o_proj") || entry.name.contains("down_proj");

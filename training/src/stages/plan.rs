@@ -79,11 +79,13 @@ pub fn of(role: &'static str, llama: &LlamaConfig, train: &TrainConfig, tokens_p
     let element = if on_device && train.arithmetic == Arithmetic::Bf16 { 2 } else { F32 };
     let rows = train.unit_tokens.min(tokens_per_step).max(1);
     let (hidden, inner, layers) = (llama.hidden_size, llama.intermediate_size, llama.num_hidden_layers);
-    let qkv = hidden + 2 * llama.num_key_value_heads * llama.head_dim();
+    let (q, kv) = llama.widths();
+    let qkv = q + 2 * kv;
     let length = rows.min(llama.max_position_embeddings);
     let rank = train.lora.as_ref().map_or(0, |lora| lora.rank * lora.targets.len());
-    // Normed inputs, queries, keys and values, attended, middle, gates and ups, and their product.
-    let layer = rows * (2 * hidden + qkv + 2 * hidden + 3 * inner + rank);
+    // Normed inputs, queries, keys and values, before their norms too, attended, middle, gates and ups, and their product.
+    let head_norms = if llama.has_head_norms() { q + kv } else { 0 };
+    let layer = rows * (2 * hidden + qkv + head_norms + q + hidden + 3 * inner + rank);
     // Half of a square of probabilities per head, which a device computes again.
     let squares = llama.num_attention_heads * (rows / length).max(1) * length * (length + 1) / 2;
     let layer = layer + if on_device { 0 } else { squares };
@@ -94,7 +96,7 @@ pub fn of(role: &'static str, llama: &LlamaConfig, train: &TrainConfig, tokens_p
     // 2 operations a weight and token forward, as many for the inputs' gradients, and as many for the weights' that are trained.
     let products = (parameters - if llama.tie_word_embeddings { 0 } else { layout.embedding.len() }) as f64;
     let passes = if train.lora.is_some() { 4.0 } else { 6.0 } + if kept < layers { 2.0 } else { 0.0 };
-    let attention = (layers * 2 * length * hidden) as f64;
+    let attention = (layers * 2 * length * q) as f64;
     Plan {
         role,
         parameters,

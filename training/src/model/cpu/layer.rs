@@ -2,6 +2,7 @@
 
 use super::attention::Attention;
 use super::batch::{Packed, Span};
+use super::head_norm::{HeadNorms, Raw};
 use super::linear::Size;
 use super::low_rank::{BackStep, Kept, LayerFactors, LowRank, Place};
 use super::product::{Arithmetic, Products};
@@ -15,7 +16,7 @@ use crate::model::lora::{LoraConfig, Module};
 pub struct LayerParts<S> {
     /// Query, key and value: `(heads + 2 · key heads) · dim` rows.
     pub qkv: S,
-    /// `(hidden, hidden)`
+    /// `(hidden, heads · dim)`
     pub output: S,
     /// `(2 · inner, hidden)`
     pub gate_up: S,
@@ -25,6 +26,10 @@ pub struct LayerParts<S> {
     pub input_norm: S,
     /// `(hidden,)`
     pub inner_norm: S,
+    /// Of query, key and value; empty where there are none.
+    pub qkv_bias: S,
+    /// Of a head of queries and of keys, `(dim,)` each; empty where there are none.
+    pub head_norms: [S; 2],
 }
 
 /// A layer's weights: the base's, and an adapter's where there is one.
@@ -53,6 +58,7 @@ pub struct Activations {
     kept: Option<Vec<usize>>,
     input_r: Vec<f32>,
     input_normed: Vec<f32>,
+    raw: Raw,
     qkv: Vec<f32>,
     probabilities: Vec<f32>,
     attended: Vec<f32>,
@@ -73,6 +79,9 @@ pub struct Layer {
     down: Size,
     eps: f32,
     rope: Rope,
+    biases: bool,
+    head_norms: Option<HeadNorms>,
+    head_dim: usize,
     attention: Attention,
     low_rank: LowRank,
     products: Products,
@@ -84,14 +93,17 @@ pub struct Layer {
 impl Layer {
     pub fn new(config: &LlamaConfig, arithmetic: Arithmetic, lora: &LoraConfig) -> Self {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let qkv = hidden + 2 * config.num_key_value_heads * config.head_dim();
+        let (q, kv) = config.widths();
         Self {
-            qkv: Size { input: hidden, output: qkv },
-            output: Size { input: hidden, output: hidden },
+            qkv: Size { input: hidden, output: q + 2 * kv },
+            output: Size { input: q, output: hidden },
             gate_up: Size { input: hidden, output: 2 * inner },
             down: Size { input: inner, output: hidden },
             eps: config.rms_norm_eps as f32,
             rope: Rope::new(config),
+            biases: config.has_biases(),
+            head_norms: config.has_head_norms().then(|| HeadNorms::new(config)),
+            head_dim: config.head_dim(),
             attention: Attention::new(config),
             low_rank: LowRank::new(config, lora),
             products: Products::new(arithmetic),
@@ -109,7 +121,7 @@ impl Layer {
     /// Splits a layer's range of the flat vector.
     pub fn weights<'a>(&self, mut flat: &'a [f32]) -> LayerParts<&'a [f32]> {
         let mut take = |len: usize| flat.split_off(..len).expect("the range of a layer");
-        let [qkv, output, gate_up, down] = self.lengths();
+        let ([qkv, output, gate_up, down], [bias, norm]) = self.lengths();
         LayerParts {
             qkv: take(qkv),
             output: take(output),
@@ -117,13 +129,15 @@ impl Layer {
             down: take(down),
             input_norm: take(self.qkv.input),
             inner_norm: take(self.qkv.input),
+            qkv_bias: take(bias),
+            head_norms: [take(norm), take(norm)],
         }
     }
 
     /// Splits a layer's range of the flat gradient.
     pub fn gradients<'a>(&self, mut flat: &'a mut [f32]) -> LayerParts<&'a mut [f32]> {
         let mut take = |len: usize| flat.split_off_mut(..len).expect("the range of a layer");
-        let [qkv, output, gate_up, down] = self.lengths();
+        let ([qkv, output, gate_up, down], [bias, norm]) = self.lengths();
         LayerParts {
             qkv: take(qkv),
             output: take(output),
@@ -131,11 +145,16 @@ impl Layer {
             down: take(down),
             input_norm: take(self.qkv.input),
             inner_norm: take(self.qkv.input),
+            qkv_bias: take(bias),
+            head_norms: [take(norm), take(norm)],
         }
     }
 
-    fn lengths(&self) -> [usize; 4] {
-        [self.qkv, self.output, self.gate_up, self.down].map(|size| size.input * size.output)
+    /// Of the matrices, and of biases and of a head's norm.
+    fn lengths(&self) -> ([usize; 4], [usize; 2]) {
+        let matrices = [self.qkv, self.output, self.gate_up, self.down].map(|size| size.input * size.output);
+        let bias = if self.biases { self.qkv.output } else { 0 };
+        (matrices, [bias, if self.head_norms.is_some() { self.head_dim } else { 0 }])
     }
 
     /// `out = stream after the layer`, from `x` `(rows, hidden)`. After the last layer only some rows are looked at: `kept`
@@ -157,18 +176,22 @@ impl Layer {
         norm::forward(&mut a.input_normed, &mut a.input_r, x, base.input_norm, self.eps);
         a.qkv.resize(rows * self.qkv.output, 0.0);
         self.qkv.forward(&mut self.products, &mut a.qkv, &a.input_normed, base.qkv);
+        self.qkv.add_bias(&mut a.qkv, base.qkv_bias);
         self.low_rank.forward(&mut self.products, &QKV, &mut a.qkv, &a.input_normed, &mut low);
+        if let Some(norms) = &self.head_norms {
+            norms.forward(&mut a.raw, &mut a.qkv, base.head_norms);
+        }
         for (rows, position) in batch.sequences().flat_map(Span::runs) {
             self.rope.forward(&mut a.qkv[rows.start * self.qkv.output..rows.end * self.qkv.output], position);
         }
         a.probabilities.resize(self.attention.probabilities(batch), 0.0);
-        a.attended.resize(x.len(), 0.0);
+        a.attended.resize(rows * self.output.input, 0.0);
         self.attention.forward(&mut self.products, &mut a.attended, &mut a.probabilities, &a.qkv, batch);
         a.middle.clear();
         a.middle.extend_from_slice(x);
         a.kept = kept.map(<[usize]>::to_vec);
         if let Some(kept) = kept {
-            keep_rows(&mut a.attended, kept, self.output.output);
+            keep_rows(&mut a.attended, kept, self.output.input);
             keep_rows(&mut a.middle, kept, self.output.output);
         }
         self.output.forward_add(&mut self.products, &mut a.middle, &a.attended, base.output);
@@ -229,19 +252,25 @@ impl Layer {
         if let Some(full) = &mut full {
             self.output.backward_weight(products, full.output, d, &a.attended);
         }
+        self.dnormed.resize(a.attended.len(), 0.0);
         self.output.backward_input(products, &mut self.dnormed, d, base.output);
         let step = BackStep { dx: &mut self.dnormed, dy: d, x: &a.attended };
         low_rank.backward(products, &[Module::Output], &mut lows, step, &low);
         if let Some(kept) = &a.kept {
-            spread_rows(&mut self.dnormed, kept, batch.rows(), self.output.output);
+            spread_rows(&mut self.dnormed, kept, batch.rows(), self.output.input);
             spread_rows(d, kept, batch.rows(), self.output.output);
         }
         self.attention.backward(products, &mut self.dqkv, &self.dnormed, &a.probabilities, &a.qkv, batch);
         for (rows, position) in batch.sequences().flat_map(Span::runs) {
             self.rope.backward(&mut self.dqkv[rows.start * self.qkv.output..rows.end * self.qkv.output], position);
         }
+        if let Some(norms) = &mut self.head_norms {
+            let gradients = full.as_mut().map(|full| full.head_norms.each_mut().map(|gradient| &mut **gradient));
+            norms.backward(&mut self.dqkv, &a.raw, base.head_norms, gradients);
+        }
         if let Some(full) = &mut full {
             self.qkv.backward_weight(products, full.qkv, &self.dqkv, &a.input_normed);
+            self.qkv.backward_bias(full.qkv_bias, &self.dqkv);
         }
         self.dnormed.resize(x.len(), 0.0);
         self.qkv.backward_input(products, &mut self.dnormed, &self.dqkv, base.qkv);

@@ -1,8 +1,9 @@
-//! `y = x · Wᵀ` and its two gradients. `W` is `(out, in)` as in the weights file, `x` is `(rows, in)`.
+//! `y = x · Wᵀ + b` and its gradients. `W` is `(out, in)` as in the weights file, `x` is `(rows, in)`.
 
 use spar::kernels::Matrix;
 
 use super::product::Products;
+use super::vector::add;
 
 /// The sizes of a weight.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,20 @@ impl Size {
     pub fn forward_add(self, products: &mut Products, y: &mut [f32], x: &[f32], weight: &[f32]) {
         let rows = x.len() / self.input;
         products.matmul(y, 1.0, Matrix::row_major(x, rows, self.input), self.weight(weight).transposed());
+    }
+
+    /// `y += b` of every row; nothing without one.
+    pub fn add_bias(self, y: &mut [f32], bias: &[f32]) {
+        if !bias.is_empty() {
+            y.chunks_exact_mut(self.output).for_each(|y| add(y, bias));
+        }
+    }
+
+    /// `db += Σ dy` over rows; nothing without one.
+    pub fn backward_bias(self, dbias: &mut [f32], dy: &[f32]) {
+        if !dbias.is_empty() {
+            dy.chunks_exact(self.output).for_each(|dy| add(dbias, dy));
+        }
     }
 
     /// `dx = dy · W`

@@ -7,6 +7,7 @@ mod attention;
 mod batch;
 mod bf16;
 mod head;
+mod head_norm;
 mod layer;
 mod linear;
 mod low_rank;

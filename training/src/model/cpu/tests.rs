@@ -4,6 +4,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::*;
 use crate::model::llama::{Llama, Lora, variables};
+use crate::model::lora::Module;
+use crate::model::params::Kind;
 
 /// A small model with grouped heads of odd sizes.
 pub(crate) fn config(tied: bool) -> LlamaConfig {
@@ -18,6 +20,12 @@ pub(crate) fn config(tied: bool) -> LlamaConfig {
     }
 }
 
+/// Models with biases, and with heads that are normalised and wider than the stream.
+pub(crate) fn qwens() -> [LlamaConfig; 2] {
+    let of = |name: &str| LlamaConfig { model_type: name.into(), ..config(true) };
+    [of("qwen2"), LlamaConfig { head_dim: Some(12), ..of("qwen3") }]
+}
+
 /// Sequences shorter than, equal to and longer than a block of queries, in one batch.
 fn sequences() -> Vec<Vec<u32>> {
     [1, 64, 150, 7].iter().map(|&len| (0..=len).map(|i| ((i * 31 + len * 7 + i * i) % 61) as u32).collect()).collect()
@@ -29,20 +37,23 @@ fn packed(sequences: &[Vec<u32>]) -> Packed {
     batch
 }
 
-/// Norms away from 1, so that a forgotten scale shows.
-fn params(config: &LlamaConfig) -> Params {
+/// Norms away from 1 and biases from 0, so that a forgotten one shows.
+pub(crate) fn params(config: &LlamaConfig) -> Params {
     let mut params = Params::random(config, 5);
     let noise = Params::random(config, 6);
     for (i, (x, n)) in params.data.iter_mut().zip(&noise.data).enumerate() {
         *x = *x * 1.5 + n * 0.5 * ((i % 5) as f32 - 2.0);
+    }
+    for entry in params.layout.entries.iter().filter(|entry| entry.kind == Kind::Bias) {
+        params.data[entry.range.clone()].iter_mut().enumerate().for_each(|(i, x)| *x = (i % 7) as f32 * 0.1 - 0.25);
     }
     params
 }
 
 #[test]
 fn log_probs_and_every_gradient_equal_candles() {
-    for tied in [true, false] {
-        let config = config(tied);
+    let [qwen2, qwen3] = qwens();
+    for config in [config(true), config(false), qwen2, qwen3] {
         let (params, sequences) = (params(&config), sequences());
         let all = packed(&sequences);
         // Some rows are not asked about; of those that are, some have no say and some a negative one.
@@ -160,10 +171,13 @@ fn adapter(config: &LlamaConfig, lora: &LoraConfig) -> Params {
 
 #[test]
 fn an_adapter_computes_what_merged_weights_do_and_its_gradient_follows_theirs() {
-    let config = config(true);
-    let (base, batch) = (params(&config), packed(&sequences()));
+    let batch = packed(&sequences());
     let coefficients: Vec<f32> = (0..batch.rows()).map(|row| (row % 7) as f32 * 0.01 - 0.02).collect();
-    for targets in [crate::model::lora::Module::ALL.to_vec(), vec![crate::model::lora::Module::Value]] {
+    let ([qwen2, qwen3], all) = (qwens(), Module::ALL.to_vec());
+    for (config, targets) in
+        [(config(true), all.clone()), (config(true), vec![Module::Value]), (qwen2, all.clone()), (qwen3, all)]
+    {
+        let base = params(&config);
         let lora = LoraConfig { rank: 3, alpha: 4.0, targets, ..LoraConfig::default() };
         let adapter = adapter(&config, &lora);
         let mut merged = base.clone();

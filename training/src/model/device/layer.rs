@@ -14,6 +14,8 @@ pub(super) struct Layer {
     pub(super) products: [Linear; 7],
     pub(super) input_norm: Slot,
     pub(super) inner_norm: Slot,
+    /// Of heads of queries and of keys, `(head_dim)` each.
+    pub(super) head_norms: Option<[Slot; 2]>,
     pub(super) attention: Attention,
     pub(super) eps: f64,
 }
@@ -43,6 +45,8 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct Activations {
     normed: Tensor,
+    /// Queries and keys before the norms of their heads.
+    raw: Option<[Tensor; 2]>,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -81,7 +85,13 @@ impl Layer {
     ) -> Result<(Tensor, Activations)> {
         let normed = norm(x, &self.input_norm.value, self.eps)?;
         let (qkv, kept_qkv) = self.apply(QKV, &normed, None, seed)?;
-        let [q, k, v] = take(qkv)?;
+        let [mut q, mut k, v] = take(qkv)?;
+        let mut raw = None;
+        if let Some([of_queries, of_keys]) = &self.head_norms {
+            let normed = [self.norm_heads(&q, of_queries)?, self.norm_heads(&k, of_keys)?];
+            raw = Some([q, k]);
+            [q, k] = normed;
+        }
         let (q, k) = (rotate(&q, &batch.angles, 1.0)?, rotate(&k, &batch.angles, 1.0)?);
         let attended = self.attention.forward(&q, &k, &v, &batch.plan)?;
         let (mut asked, mut x) = (attended.out.clone(), x.clone());
@@ -97,7 +107,7 @@ impl Layer {
         let (down, kept_down) = self.apply(DOWN, &inner, Some(&middle), seed)?;
         let [out] = take(down)?;
         let kept = [kept_qkv, kept_output, kept_gate_up, kept_down];
-        Ok((out, Activations { normed, q, k, v, attended, asked, middle, inner_normed, gate, up, inner, kept }))
+        Ok((out, Activations { normed, raw, q, k, v, attended, asked, middle, inner_normed, gate, up, inner, kept }))
     }
 
     /// The gradient of the layer's input `x`, `(rows, hidden)`, from that of its output; adds the weights' to theirs.
@@ -129,10 +139,22 @@ impl Layer {
             (d, dattended) = (spread(&d)?, spread(&dattended)?);
         }
         let (dq, dk, dv) = self.attention.backward(&dattended, [&a.q, &a.k, &a.v], &a.attended, &batch.plan)?;
-        let (dq, dk) = (rotate(&dq, &batch.angles, -1.0)?, rotate(&dk, &batch.angles, -1.0)?);
+        let (mut dq, mut dk) = (rotate(&dq, &batch.angles, -1.0)?, rotate(&dk, &batch.angles, -1.0)?);
+        if let (Some(norms), Some(raw)) = (&mut self.head_norms, &a.raw) {
+            for ((d, raw), norm) in [&mut dq, &mut dk].into_iter().zip(raw).zip(norms) {
+                let (dy, x) = (of_heads(d, &norm.value)?, of_heads(raw, &norm.value)?);
+                norm.learn_sum(|| norm_weight_gradient(&dy, &x, eps))?;
+                *d = norm_backward(&x.zeros_like()?, &dy, &x, &norm.value, eps)?.reshape(raw.shape())?;
+            }
+        }
         let dnormed = backward(qkv, &[&dq, &dk, &dv], &a.normed, kept_qkv)?;
         self.input_norm.learn_sum(|| norm_weight_gradient(&dnormed, x, eps))?;
         norm_backward(&d, &dnormed, x, &self.input_norm.value, eps)
+    }
+
+    /// The norm of each head of rows `x`, `(rows, heads · head_dim)`.
+    fn norm_heads(&self, x: &Tensor, weight: &Slot) -> Result<Tensor> {
+        norm(&of_heads(x, &weight.value)?, &weight.value, self.eps)?.reshape(x.shape())
     }
 
     /// Everything that may be trained, in the order of the flat vector: of the adapter if there is one, or of the model.
@@ -141,9 +163,17 @@ impl Layer {
             let low = self.products.iter_mut().filter_map(|product| product.low.as_mut());
             return low.flat_map(|low| [&mut low.a, &mut low.b]).collect();
         }
-        let products = self.products.iter_mut().map(|product| &mut product.weight);
-        products.chain([&mut self.input_norm, &mut self.inner_norm]).collect()
+        let (weights, biases): (Vec<_>, Vec<_>) =
+            self.products.iter_mut().map(|product| (&mut product.weight, &mut product.bias)).unzip();
+        let norms = [&mut self.input_norm, &mut self.inner_norm];
+        let biases = biases.into_iter().filter_map(Option::as_mut);
+        weights.into_iter().chain(norms).chain(biases).chain(self.head_norms.iter_mut().flatten()).collect()
     }
+}
+
+/// Rows as one row for each head, `(rows · heads, head_dim)`, of the width of a norm's `weight`.
+fn of_heads(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.reshape(((), weight.elem_count()))
 }
 
 /// Cosines and sines at positions, `(rows, head_dim / 2)` each in `f32`, on the device of `like`.

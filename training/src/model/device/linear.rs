@@ -1,4 +1,4 @@
-//! What is trained, and products with an adapter's low-rank addition: `y = x · Wᵀ + scale · drop(x) · Aᵀ · Bᵀ`.
+//! What is trained, and products with an adapter's low-rank addition: `y = x · Wᵀ + b + scale · drop(x) · Aᵀ · Bᵀ`.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -17,6 +17,8 @@ pub(super) struct Slot {
 pub(super) struct Linear {
     /// `(out, in)`
     pub(super) weight: Slot,
+    /// `(out)`
+    pub(super) bias: Option<Slot>,
     pub(super) low: Option<Low>,
 }
 
@@ -109,7 +111,11 @@ pub(super) fn forward(
         if let (Some(low), Some(kept)) = (&product.low, &smalls[i]) {
             sum = Some(plus(sum, &kept.low, &low.b.value.t()?)?);
         }
-        outputs.push(plus(sum, x, &product.weight.value.t()?)?);
+        let output = plus(sum, x, &product.weight.value.t()?)?;
+        outputs.push(match &product.bias {
+            Some(bias) => output.broadcast_add(&bias.value)?,
+            None => output,
+        });
     }
     Ok((outputs, smalls))
 }
@@ -122,6 +128,9 @@ pub(super) fn backward(products: &mut [Linear], dys: &[&Tensor], x: &Tensor, kep
     let mut smalls = Vec::new();
     for ((product, dy), kept) in products.iter_mut().zip(dys).zip(kept) {
         product.weight.learn_weight(dy, x)?;
+        if let Some(bias) = &mut product.bias {
+            bias.learn_sum(|| dy.to_dtype(DType::F32)?.sum(0))?;
+        }
         let (Some(low), Some(kept)) = (&mut product.low, kept) else { continue };
         low.b.learn_weight(dy, &kept.low)?;
         let small = (dy.matmul(&low.b.value)? * low.scale)?;

@@ -109,13 +109,18 @@ impl DeviceModel {
                     let (a, b) = (zeros((lora.rank, input))?, zeros((out, lora.rank))?);
                     Ok(Low { a, b, scale: f64::from(lora.scale()), dropout: lora.dropout })
                 });
-                Ok(Linear { weight, low: low.transpose()? })
+                let biased = config.has_biases() && matches!(module, Module::Query | Module::Key | Module::Value);
+                let bias = biased.then(|| read(&format!("model.layers.{i}.{}.bias", module.path()))).transpose()?;
+                Ok(Linear { weight, bias, low: low.transpose()? })
             });
+            let head_norm = |name: &str| read(&format!("model.layers.{i}.self_attn.{name}_norm.weight"));
+            let head_norms = || anyhow::Ok([head_norm("q")?, head_norm("k")?]);
             let products: Vec<Linear> = products.into_iter().collect::<Result<_>>()?;
             Ok(Layer {
                 products: products.try_into().map_err(|_| anyhow::anyhow!("seven products"))?,
                 input_norm: read(&format!("model.layers.{i}.input_layernorm.weight"))?,
                 inner_norm: read(&format!("model.layers.{i}.post_attention_layernorm.weight"))?,
+                head_norms: config.has_head_norms().then(head_norms).transpose()?,
                 attention,
                 eps: config.rms_norm_eps,
             })

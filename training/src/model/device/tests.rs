@@ -4,7 +4,7 @@ use candle_core::Device;
 
 use super::*;
 use crate::model::LoraConfig;
-use crate::model::cpu::tests::config;
+use crate::model::cpu::tests::{config, params, qwens};
 use crate::model::cpu::{self, Workspace};
 
 fn device() -> Device {
@@ -78,10 +78,10 @@ fn both(
 
 #[test]
 fn whole_models_have_the_cpus_gradient() {
-    for (tied, keep) in [(true, Keep::Everything), (false, Keep::Streams)] {
-        let config = config(tied);
-        let mut params = Params::random(&config, 5);
-        params.data.iter_mut().enumerate().for_each(|(i, x)| *x *= 1.0 + 0.1 * (i % 5) as f32);
+    let [qwen2, qwen3] = qwens();
+    let llamas = [(config(true), Keep::Everything), (config(false), Keep::Streams)];
+    for (config, keep) in llamas.into_iter().chain([(qwen2, Keep::Everything), (qwen3, Keep::Streams)]) {
+        let params = params(&config);
         let [(_, expected), (_, found)] = both(&config, (&params).into(), None, Arithmetic::F32, keep);
         for entry in &params.layout.entries {
             same(&found[entry.range.clone()], &expected[entry.range.clone()], &entry.name, 3e-4);
@@ -91,13 +91,15 @@ fn whole_models_have_the_cpus_gradient() {
 
 #[test]
 fn adapters_have_the_cpus_gradient_and_its_dropout() {
-    let config = config(true);
-    let base = Params::random(&config, 5);
-    for (targets, dropout, keep) in [
-        (Module::ALL.to_vec(), 0.0, Keep::Streams),
-        (Module::ALL.to_vec(), 0.3, Keep::Streams),
-        (vec![Module::Value], 0.3, Keep::Everything),
+    let ([qwen2, qwen3], all) = (qwens(), Module::ALL.to_vec());
+    for (config, targets, dropout, keep) in [
+        (config(true), all.clone(), 0.0, Keep::Streams),
+        (config(true), all.clone(), 0.3, Keep::Streams),
+        (config(true), vec![Module::Value], 0.3, Keep::Everything),
+        (qwen2, all.clone(), 0.0, Keep::Everything),
+        (qwen3, all, 0.3, Keep::Streams),
     ] {
+        let base = params(&config);
         let lora = LoraConfig { rank: 3, alpha: 4.0, targets, dropout, ..LoraConfig::default() };
         let mut adapter = lora.fresh(&config, 3);
         adapter.data.iter_mut().enumerate().for_each(|(i, x)| *x += ((i * 37 % 17) as f32 - 8.0) * 0.004);

@@ -60,32 +60,50 @@ pub(super) struct RunningReply {
     writer: Writer,
     pub(super) listener: UnboundedSender<Chunks>,
     held: Chunks,
+    /// Whether the listener has heard anything.
+    begun: bool,
 }
 
 impl RunningReply {
     pub(super) fn new(writer: Writer, listener: UnboundedSender<Chunks>) -> Self {
-        Self { writer, listener, held: Vec::new() }
+        Self { writer, listener, held: Vec::new(), begun: false }
     }
 
-    /// Draws a token and tells the listener, of plain replies at once. `None` when the reply is over.
-    pub(super) fn advance(&mut self, logits: &mut [f32], plain: bool) -> Option<u32> {
+    /// Draws a token, of which the listener hears by [`RunningReply::tell`]. `None` when the reply is over, and that is told.
+    pub(super) fn advance(&mut self, logits: &mut [f32]) -> Option<u32> {
         let (id, over, news) = match self.writer.next(logits) {
             Ok((id, chunk)) => (Some(id), chunk.finish.is_some(), Ok(chunk)),
             Err(error) => (None, true, Err(error)),
         };
         self.held.push(news);
-        let mut heard = true;
-        if plain || over || self.held.len() >= HELD {
-            heard = self.listener.unbounded_send(std::mem::take(&mut self.held)).is_ok();
+        if over {
+            self.send();
         }
-        id.filter(|_| heard && !over)
+        id.filter(|_| !over)
+    }
+
+    /// Tells the listener what is due: the first token at once, of plain replies everything if it is `time`, else a few together.
+    pub(super) fn tell(&mut self, plain: bool, time: bool) {
+        let due = match plain {
+            true => time || !self.begun,
+            false => self.held.len() >= HELD,
+        };
+        if due && !self.held.is_empty() {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        self.begun = true;
+        // Whoever has gone is noticed before the next step.
+        self.listener.unbounded_send(std::mem::take(&mut self.held)).ok();
     }
 }
 
 impl Sequence {
     /// The next token of its only reply.
     pub(super) fn advance(&mut self, logits: &mut [f32]) {
-        match self.replies[0].advance(logits, self.plain) {
+        match self.replies[0].advance(logits) {
             Some(id) => self.tokens.push(id),
             None => self.replies.clear(),
         }

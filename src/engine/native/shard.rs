@@ -1,6 +1,7 @@
 //! The step that a worker does for its share of the running sequences.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::blocks::{BLOCK, BlockPool};
 use super::compute::Compute;
@@ -12,6 +13,9 @@ use crate::kernels::team::Team;
 /// Logits from which on a team draws tokens: their passes over the vocabulary take longer than waking it.
 const DRAWN_TOGETHER: usize = 1 << 18;
 
+/// How often plain replies' tokens are told at most: those of a model that makes them faster come a few together.
+const TOLD_EVERY: Duration = Duration::from_micros(500);
+
 /// A worker's share of the running sequences, with its buffers.
 #[derive(Default)]
 pub(super) struct Shard {
@@ -22,6 +26,8 @@ pub(super) struct Shard {
     /// A step takes about as long for many rows as for one, so that no row has to wait for those of others.
     whole_steps: bool,
     steps: u64,
+    /// When listeners were last told.
+    told: Option<Instant>,
     /// Sequences in the order in which they are served.
     order: Vec<usize>,
     /// Positions that each of them advances by.
@@ -80,6 +86,10 @@ impl Shard {
     pub(super) fn step(&mut self, model: &Compute, pool: &Arc<BlockPool>, most_rows: usize) -> Result<(), String> {
         self.forget_unheard();
         self.choose_rows(most_rows, pool);
+        if self.batch.rows.len() > self.batch.wanted.len() {
+            // Prompts take their time.
+            self.tell(true);
+        }
         if self.batch.rows.is_empty() {
             return Ok(());
         }
@@ -107,7 +117,7 @@ impl Shard {
             }
             // The prompt is computed: every sibling goes on by itself, on the prompt's blocks.
             for mut reply in std::mem::take(&mut sequence.replies) {
-                if let Some(id) = reply.advance(&mut logits.to_vec(), sequence.plain) {
+                if let Some(id) = reply.advance(&mut logits.to_vec()) {
                     let mut tokens = sequence.tokens.clone();
                     tokens.push(id);
                     begun.push(Sequence {
@@ -128,6 +138,7 @@ impl Shard {
             }
         }
         self.sequences.append(&mut begun);
+        self.tell(false);
         // Adapters are not held between steps.
         self.batch.clear();
         for sequence in &mut self.sequences {
@@ -137,6 +148,18 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Tells listeners what is due, all at once: waking them costs as much as a small model's token, and then they stand in the way.
+    fn tell(&mut self, now: bool) {
+        let time = now || self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY);
+        if time {
+            self.told = Some(Instant::now());
+        }
+        for sequence in &mut self.sequences {
+            let plain = sequence.plain;
+            sequence.replies.iter_mut().for_each(|reply| reply.tell(plain, time));
+        }
     }
 
     /// Drops replies that nobody listens to any more, and puts sequences without a reply aside.

@@ -31,6 +31,9 @@ impl Line {
 /// A tile of results: rows of one panel's columns.
 pub type Tile = [Line; ROWS];
 
+/// Rows that are fastest with panels that are converted as they are read: with three panels side by side, sums fill the registers.
+const FEW: usize = 4;
+
 /// Panels that one call multiplies at most.
 pub const AT_ONCE: usize = 4;
 
@@ -38,7 +41,8 @@ pub const AT_ONCE: usize = 4;
 pub fn at_once(rows: usize) -> usize {
     match rows {
         0..=2 => 4,
-        3..=4 => 2,
+        3 => 4,
+        4 => 3,
         _ => 1,
     }
 }
@@ -177,7 +181,8 @@ impl Packed {
         // A few rows are multiplied with panels side by side as they are kept; for many rows a panel is unpacked once and
         // read again from the nearest cache.
         let unpacks = rows > ROWS || !tile::reads_all_formats();
-        let (height, many) = (rows_per_tile(rows), if unpacks { 1 } else { at_once(rows) });
+        let height = if unpacks { rows_per_tile(rows) } else { rows.div_ceil(rows.div_ceil(FEW)) };
+        let many = if unpacks { 1 } else { at_once(height) };
         for first in panels.clone().step_by(many) {
             let count = many.min(panels.end - first);
             let mut view = self.panels.view(first, count, self.inner);

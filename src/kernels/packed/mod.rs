@@ -49,7 +49,12 @@ pub fn at_once(rows: usize) -> usize {
 
 /// Rows of each tile, where so many are dealt evenly.
 pub fn rows_per_tile(rows: usize) -> usize {
-    rows.div_ceil(rows.div_ceil(ROWS).max(1)).max(1)
+    evenly(rows, ROWS)
+}
+
+/// Rows of each of as few parts as have `most` at most, at least one.
+fn evenly(rows: usize, most: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
 /// Bytes of a matrix from which on a team multiplies it.
@@ -181,7 +186,7 @@ impl Packed {
         // A few rows are multiplied with panels side by side as they are kept; for many rows a panel is unpacked once and
         // read again from the nearest cache.
         let unpacks = rows > ROWS || !tile::reads_all_formats();
-        let height = if unpacks { rows_per_tile(rows) } else { rows.div_ceil(rows.div_ceil(FEW)) };
+        let height = evenly(rows, if unpacks { ROWS } else { FEW });
         let many = if unpacks { 1 } else { at_once(height) };
         for first in panels.clone().step_by(many) {
             let count = many.min(panels.end - first);
@@ -249,6 +254,7 @@ mod tests {
         let teams = [None, Some(Arc::new(Team::new(3).unwrap()))];
         for format in [Format::F32, Format::F16, Format::Bf16, Format::Q8] {
             for (rows, inner, columns) in [
+                (0, 3, 5),
                 (1, 1, 1),
                 (3, 5, 31),
                 (8, 64, 32),

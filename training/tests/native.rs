@@ -7,13 +7,26 @@ use std::path::Path;
 use spar::chat::Message;
 use spar::engine::model_dir::ModelDir;
 use spar::engine::native::{NativeConfig, NativeEngine};
-use spar::engine::{Engine, Input, Purpose, Request, Sampling};
+use spar::engine::{Completion, Engine, Input, Purpose, Request, Sampling};
 use spar_training::checkpoint::export;
 use spar_training::model::cpu::{Arithmetic, Packed, Workspace};
 use spar_training::model::params::Precision;
 use spar_training::model::{LlamaConfig, Params};
 use spar_training::stages::sample::instance;
 use spar_training::world::Split;
+
+/// The reply's log-probabilities are those that training computes.
+fn same_logprobs(config: &LlamaConfig, params: &Params, prompt: &[u32], reply: &Completion) {
+    let said: Vec<u32> = reply.logprobs.iter().map(|t| t.token.id).collect();
+    let mut batch = Packed::default();
+    batch.push(&[prompt, &said].concat());
+    let mut workspace = Workspace::new(config, Arithmetic::F32);
+    workspace.forward(params, &batch).unwrap();
+    let computed = workspace.log_probs(params, &batch);
+    for (served, computed) in reply.logprobs.iter().zip(&computed[prompt.len() - 1..]) {
+        assert!((served.token.logprob - computed).abs() < 1e-3, "{} and {computed}", served.token.logprob);
+    }
+}
 
 #[tokio::test]
 async fn the_trained_network_gives_the_served_logprobs() {
@@ -30,15 +43,7 @@ async fn the_trained_network_gives_the_served_logprobs() {
             ..Request::chat(Purpose::Answer, turns)
         };
         let reply = engine.generate(request).await.unwrap();
-        let mut batch = Packed::default();
-        let said: Vec<u32> = reply.logprobs.iter().map(|t| t.token.id).collect();
-        batch.push(&[prompt.as_slice(), &said].concat());
-        let mut workspace = Workspace::new(&config, Arithmetic::F32);
-        workspace.forward(&params, &batch).unwrap();
-        let computed = workspace.log_probs(&params, &batch);
-        for (served, computed) in reply.logprobs.iter().zip(&computed[prompt.len() - 1..]) {
-            assert!((served.token.logprob - computed).abs() < 1e-3, "{} and {computed}", served.token.logprob);
-        }
+        same_logprobs(&config, &params, &prompt, &reply);
     }
 }
 
@@ -74,15 +79,7 @@ async fn biases_and_norms_of_heads_are_served_as_they_are_trained() {
         };
         let prompt = engine.dir().encode(&request.input).unwrap();
         let reply = engine.generate(request).await.unwrap();
-        let said: Vec<u32> = reply.logprobs.iter().map(|t| t.token.id).collect();
-        assert_eq!(said.len(), 40);
-        let mut batch = Packed::default();
-        batch.push(&[prompt.as_slice(), &said].concat());
-        let mut workspace = Workspace::new(&config, Arithmetic::F32);
-        workspace.forward(&params, &batch).unwrap();
-        let computed = workspace.log_probs(&params, &batch);
-        for (served, computed) in reply.logprobs.iter().zip(&computed[prompt.len() - 1..]) {
-            assert!((served.token.logprob - computed).abs() < 1e-3, "{} and {computed}", served.token.logprob);
-        }
+        assert_eq!(reply.logprobs.len(), 40);
+        same_logprobs(&config, &params, &prompt, &reply);
     }
 }

@@ -105,7 +105,8 @@ impl Sampler {
     /// Bias and penalties; what logprobs need of the logits before.
     fn prepare(&mut self, logits: &mut [f32]) -> Option<Raw> {
         for logit in logits.iter_mut() {
-            *logit = if logit.is_nan() { f32::NEG_INFINITY } else { *logit };
+            // Negative infinity where it is no number.
+            *logit = logit.max(f32::NEG_INFINITY);
         }
         let raw = self.logprobs.map(|n| Raw::new(logits, n));
         self.adjust(logits);
@@ -114,11 +115,15 @@ impl Sampler {
 
     /// A token by its prepared logits.
     fn choose(&mut self, logits: &mut [f32], seed: u64) -> Option<u32> {
-        let (best, peak) = argmax(logits);
+        let peak = kernels::max(logits);
         if !peak.is_finite() {
             return None;
         }
-        Some(if self.sampling.temperature > 0.0 { self.choose_at_temperature(logits, peak, seed) } else { best })
+        if self.sampling.temperature > 0.0 {
+            return Some(self.choose_at_temperature(logits, peak, seed));
+        }
+        // The first of equals.
+        logits.iter().position(|&x| x == peak).map(|id| id as u32)
     }
 
     /// Notes that `id` is the token of this position.
@@ -195,13 +200,6 @@ fn mask(logits: &mut [f32], allowed: &[u32]) {
             *logit = f32::NEG_INFINITY;
         }
     }
-}
-
-/// The index and value of the largest logit, the first of equals.
-fn argmax(logits: &[f32]) -> (u32, f32) {
-    let peak = kernels::max(logits);
-    let index = logits.iter().position(|&x| x == peak).unwrap_or(0);
-    (index as u32, peak)
 }
 
 /// The first token at which the running sum of weights passes `target`; the last with weight if rounding leaves none.

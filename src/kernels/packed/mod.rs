@@ -65,16 +65,28 @@ const FOR_A_TEAM: usize = 128 << 10;
 pub struct Workspace {
     /// Shares the work on large matrices.
     pub team: Option<Arc<Team>>,
-    unpacked: Vec<Line>,
+    room: Room,
     /// Per part of a team's work.
     parts: Vec<Mutex<Part>>,
 }
 
 #[derive(Default)]
 struct Part {
-    unpacked: Vec<Line>,
+    room: Room,
     /// `(rows, columns of the part)`.
     results: Vec<f32>,
+}
+
+/// What one thread needs.
+struct Room {
+    tiles: Box<[Tile; AT_ONCE]>,
+    unpacked: Vec<Line>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { tiles: Box::new([[Line::ZERO; ROWS]; AT_ONCE]), unpacked: Vec::new() }
+    }
 }
 
 /// A matrix `(inner, columns)` in panels: for each 32 columns, `inner` lines; the last panel is filled with zeros.
@@ -140,13 +152,13 @@ impl Packed {
         self.each_tile(a, out, workspace, |out, tile| out.iter_mut().zip(tile).for_each(|(o, x)| *o += x));
     }
 
-    fn each_tile(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace, store: fn(&mut [f32], &[f32])) {
+    fn each_tile(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace, store: impl Fn(&mut [f32], &[f32])) {
         let rows = a.len() / self.inner;
         assert!(a.len() == rows * self.inner && out.len() == rows * self.columns, "shapes disagree");
-        let Workspace { team, unpacked, parts } = workspace;
+        let Workspace { team, room, parts } = workspace;
         let panels = self.columns.div_ceil(WIDTH);
         let Some(team) = team.as_ref().filter(|_| self.bytes() >= FOR_A_TEAM) else {
-            return self.some_tiles(a, 0..panels, unpacked, |row, column, tile| {
+            return self.some_tiles(a, 0..panels, room, |row, column, tile| {
                 store(&mut out[row * self.columns + column..][..tile.len()], tile);
             });
         };
@@ -157,10 +169,10 @@ impl Packed {
         let range = |part: usize| part * size..panels.min((part + 1) * size);
         let width = |part: usize| self.columns.min(range(part).end * WIDTH) - range(part).start * WIDTH;
         team.run(count, &|part| {
-            let Part { unpacked, results } = &mut *parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+            let Part { room, results } = &mut *parts[part].lock().unwrap_or_else(PoisonError::into_inner);
             let (first, width) = (range(part).start * WIDTH, width(part));
             results.resize(rows * width, 0.0);
-            self.some_tiles(a, range(part), unpacked, |row, column, tile| {
+            self.some_tiles(a, range(part), room, |row, column, tile| {
                 results[row * width + column - first..][..tile.len()].copy_from_slice(tile);
             });
         });
@@ -178,11 +190,10 @@ impl Packed {
         &self,
         a: &[f32],
         panels: Range<usize>,
-        unpacked: &mut Vec<Line>,
+        Room { tiles, unpacked }: &mut Room,
         mut store: impl FnMut(usize, usize, &[f32]),
     ) {
         let rows = a.len() / self.inner;
-        let mut tiles = [[Line::ZERO; ROWS]; AT_ONCE];
         // A few rows are multiplied with panels side by side as they are kept; for many rows a panel is unpacked once and
         // read again from the nearest cache.
         let unpacks = rows > ROWS || !tile::reads_all_formats();
@@ -196,12 +207,16 @@ impl Packed {
             }
             for (t, a) in a.chunks(height * self.inner).enumerate() {
                 let rows = a.len() / self.inner;
-                tile::multiply(a, view, (rows, count), &mut tiles);
+                tile::multiply(a, view, (rows, count), tiles);
                 for (p, tile) in tiles.iter().take(count).enumerate() {
                     let column = (first + p) * WIDTH;
                     let width = WIDTH.min(self.columns - column);
                     for (r, line) in tile.iter().take(rows).enumerate() {
-                        store(t * height + r, column, &line.0[..width]);
+                        // A whole line, whose length the compiler knows, is a few instructions.
+                        match width {
+                            WIDTH => store(t * height + r, column, &line.0),
+                            _ => store(t * height + r, column, &line.0[..width]),
+                        }
                     }
                 }
             }

@@ -128,6 +128,15 @@ pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     }
 }
 
+/// `out += x`, as far as both go.
+pub fn add(out: &mut [f32], x: &[f32]) {
+    let ((out, out_rest), (x, x_rest)) = (out.as_chunks_mut::<LANES>(), x.as_chunks::<LANES>());
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = std::array::from_fn(|lane| out[lane] + x[lane]);
+    }
+    out_rest.iter_mut().zip(x_rest).for_each(|(out, x)| *out += x);
+}
+
 /// The sum of products; its order depends on the length only.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];

@@ -149,7 +149,7 @@ impl Packed {
     /// # Panics
     /// When a slice's length does not fit.
     pub fn multiply_add(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
-        self.each_tile(a, out, workspace, |out, tile| out.iter_mut().zip(tile).for_each(|(o, x)| *o += x));
+        self.each_tile(a, out, workspace, crate::kernels::add);
     }
 
     fn each_tile(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace, store: impl Fn(&mut [f32], &[f32])) {

@@ -110,9 +110,20 @@ pub fn exp(x: f32) -> f32 {
 
 /// `x = exp((x - peak) * scale)` for every element.
 pub fn exp_scaled(xs: &mut [f32], peak: f32, scale: f32) {
-    for x in xs {
-        *x = exp((*x - peak) * scale);
-    }
+    widest().dispatch(
+        #[inline(always)]
+        || {
+            for x in xs {
+                *x = exp((*x - peak) * scale);
+            }
+        },
+    );
+}
+
+/// Runs loops with the widest vectors that the processor has, for which the compiler makes a copy of them. Results are the same.
+#[inline(always)]
+fn widest() -> pulp::Arch {
+    pulp::Arch::new()
 }
 
 /// `out = x / sqrt(mean(x²) + eps) * weight`, row by row of `weight.len()` elements.
@@ -151,9 +162,14 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// `out = silu(gate) * up`, where `silu(x) = x / (1 + exp(-x))`.
 pub fn silu_times(out: &mut [f32], gate: &[f32], up: &[f32]) {
-    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-        *out = gate / (1.0 + exp(-gate)) * up;
-    }
+    widest().dispatch(
+        #[inline(always)]
+        || {
+            for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+                *out = gate / (1.0 + exp(-gate)) * up;
+            }
+        },
+    );
 }
 
 /// Rotates a head: element `i` of the first half pairs with element `i` of the second, as Hugging Face lays heads out.

@@ -38,7 +38,7 @@ struct Part {
     totals: Vec<f32>,
     /// `(the same, head_dim)`.
     sums: Vec<f32>,
-    /// Weights of a block, `(query heads of a tile, BLOCK)`.
+    /// Weights of a block's positions, `(query heads of a tile, positions seen)`.
     weights: Vec<f32>,
     tiles: Box<[Tile; AT_ONCE]>,
     /// `(rows, query heads of the key head, head_dim)`.
@@ -152,7 +152,7 @@ impl Part {
                 let tiled = queries[rows.start * size..rows.end * size].chunks(height * size);
                 let scores = scores[rows.start * length..rows.end * length].chunks_mut(height * length);
                 for (q, scores) in tiled.zip(scores) {
-                    multiply_tiles(q, size, block.keys(shape, layer, head), tiles);
+                    multiply_tiles(q, size, block.keys(shape, layer, head), size, tiles);
                     for (scores, line) in scores.chunks_exact_mut(length).zip(&tiles[0]) {
                         scores[at..][..BLOCK].copy_from_slice(&line.0);
                     }
@@ -181,13 +181,15 @@ impl Part {
                 let height = rows_per_tile(rows.len());
                 let scores = scores[rows.start * length..rows.end * length].chunks(height * length);
                 let sums = sums[rows.start * size..rows.end * size].chunks_mut(height * size);
+                // Where a position sees less than another, its weights are 0.
+                let last = views[sharers].iter().map(|view| view.seen.1).max().unwrap_or(0);
+                let seen = BLOCK.min(last - index * BLOCK);
                 for (scores, sums) in scores.zip(sums) {
-                    // Weights of positions that are not there yet are 0, and so are their values.
                     weights.clear();
                     for scores in scores.chunks_exact(length) {
-                        weights.extend_from_slice(&scores[at..][..BLOCK]);
+                        weights.extend_from_slice(&scores[at..][..seen]);
                     }
-                    add_values(weights, block.values(shape, layer, head), tiles, (sums, size));
+                    add_values((weights, seen), block.values(shape, layer, head), tiles, (sums, size));
                 }
             });
         }
@@ -213,17 +215,61 @@ fn sharing(views: &[View<'_>], index: usize, mut f: impl FnMut(Range<usize>, &Bl
     }
 }
 
-/// `sums += weights · values`, where sums are `(rows, size)`.
-fn add_values(weights: &[f32], values: &[Line], tiles: &mut [Tile; AT_ONCE], (sums, size): (&mut [f32], usize)) {
-    let many = at_once(weights.len() / BLOCK);
+/// `sums += weights · values`, where weights are `(rows, seen)`, for as many of the block's positions, and sums are `(rows, size)`.
+fn add_values(
+    (weights, seen): (&[f32], usize),
+    values: &[Line],
+    tiles: &mut [Tile; AT_ONCE],
+    (sums, size): (&mut [f32], usize),
+) {
+    let many = at_once(weights.len() / seen);
     for (p, panels) in values.chunks(many * BLOCK).enumerate() {
-        multiply_tiles(weights, BLOCK, panels, tiles);
+        multiply_tiles(weights, seen, panels, BLOCK, tiles);
         let firsts = (p * many * WIDTH..size).step_by(WIDTH).take(panels.len() / BLOCK);
         for (tile, first) in tiles.iter().zip(firsts) {
             let columns = first..(first + WIDTH).min(size);
             for (sums, line) in sums.chunks_exact_mut(size).zip(tile) {
                 sums[columns.clone()].iter_mut().zip(&line.0).for_each(|(sum, x)| *sum += x);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::NativeConfig;
+    use super::super::blocks::BlockPool;
+    use super::super::tests::{engine_with, sequence};
+    use super::*;
+    use crate::testing::TinyModel;
+
+    #[test]
+    fn what_a_block_held_before_is_not_looked_at() {
+        let engine = engine_with(&TinyModel::default(), NativeConfig::default());
+        let shape = Shape { layers: 1, heads: 1, head_dim: 64 };
+        let numbers = |count: usize, key: usize| -> Vec<f32> { (0..count).map(|i| ((i * key) as f32).sin()).collect() };
+        let attended = |before: f32, positions: usize| {
+            let pool = BlockPool::new(shape, Arc::default());
+            let mut used = [pool.block(), pool.block()];
+            for block in &mut used {
+                (0..BLOCK).for_each(|slot| block.write(shape, 0, slot, &[before; 64], &[before; 64]));
+            }
+            drop(used);
+            let mut sequence = sequence(&engine, &vec![1; positions]);
+            sequence.own(&pool, positions);
+            for position in 0..positions {
+                sequence.write(shape, 0, position, &numbers(64, position + 1), &numbers(64, position + 2));
+            }
+            let rows = [positions - 2, positions - 1].map(|position| Row { sequence: 0, position });
+            let mut out = vec![0.0; 2 * 3 * 64];
+            let heads = Heads { layer: 0, shape, window: None };
+            Attention::default().attend(heads, &[sequence], &rows, (&numbers(2 * 192, 3), 192), &mut out, None);
+            out
+        };
+        for positions in [2, 31, 32, 33, 50] {
+            let out = attended(f32::NAN, positions);
+            assert!(out.iter().all(|x| x.is_finite()));
+            assert_eq!(out, attended(0.0, positions));
         }
     }
 }

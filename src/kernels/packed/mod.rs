@@ -11,6 +11,7 @@ use bytemuck::{Pod, Zeroable};
 
 pub use self::format::Format;
 use self::format::{Panels, View};
+use self::tile::Shape;
 use super::team::Team;
 
 /// Columns of a panel.
@@ -207,7 +208,7 @@ impl Packed {
             }
             for (t, a) in a.chunks(height * self.inner).enumerate() {
                 let rows = a.len() / self.inner;
-                tile::multiply(a, view, (rows, count), tiles);
+                tile::multiply(a, view, Shape { rows, panels: count, lines: self.inner }, tiles);
                 for (p, tile) in tiles.iter().take(count).enumerate() {
                     let column = (first + p) * WIDTH;
                     let width = WIDTH.min(self.columns - column);
@@ -224,15 +225,15 @@ impl Packed {
     }
 }
 
-/// `tiles[p] = a · panel p` for up to [`ROWS`] rows of `inner` elements each and up to [`at_once`] panels of `inner`
-/// lines, one after another.
+/// `tiles[p] = a · panel p` for up to [`ROWS`] rows of `inner` elements each and up to [`at_once`] panels of `lines` lines,
+/// one after another, of which the first `inner` are multiplied.
 ///
 /// # Panics
-/// When `a` is not 1 to [`ROWS`] whole rows, or the panels are none, not whole or too many for the rows.
-pub fn multiply_tiles(a: &[f32], inner: usize, panels: &[Line], tiles: &mut [Tile; AT_ONCE]) {
-    let (rows, count) = (a.len() / inner, panels.len() / inner);
-    assert!(a.len() == rows * inner && panels.len() == count * inner, "a row or a panel is cut off");
-    tile::multiply(a, View::F32(panels), (rows, count), tiles);
+/// When `a` is not 1 to [`ROWS`] whole rows, or the panels are none, not whole, too short or too many for the rows.
+pub fn multiply_tiles(a: &[f32], inner: usize, panels: &[Line], lines: usize, tiles: &mut [Tile; AT_ONCE]) {
+    let shape = Shape { rows: a.len() / inner, panels: panels.len() / lines, lines };
+    assert!(a.len() == shape.rows * inner && panels.len() == shape.panels * lines, "a row or a panel is cut off");
+    tile::multiply(a, View::F32(panels), shape, tiles);
 }
 
 #[cfg(test)]
@@ -315,14 +316,14 @@ mod tests {
         let inner = 40;
         let numbers_of = numbers(4 * inner * WIDTH, 3);
         let panels: Vec<Line> = numbers_of.as_chunks::<WIDTH>().0.iter().map(|&line| Line(line)).collect();
-        for rows in 1..=ROWS {
-            let a = numbers(rows * inner, 4);
+        for (rows, used) in (1..=ROWS).flat_map(|rows| [(rows, inner), (rows, 33)]) {
+            let a = numbers(rows * used, 4);
             for count in 1..=at_once(rows) {
                 let mut tiles = [[Line::ZERO; ROWS]; AT_ONCE];
-                multiply_tiles(&a, inner, &panels[..count * inner], &mut tiles);
+                multiply_tiles(&a, used, &panels[..count * inner], inner, &mut tiles);
                 for (tile, panel) in tiles.iter().zip(panels.chunks(inner)).take(count) {
                     let mut expected = [Line::ZERO; ROWS];
-                    tile::portable(&a, panel, &mut expected);
+                    tile::portable(&a, &panel[..used], &mut expected);
                     assert_eq!(tile[..rows], expected[..rows]);
                 }
             }

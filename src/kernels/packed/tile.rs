@@ -12,12 +12,21 @@ pub(super) fn reads_all_formats() -> bool {
     false
 }
 
-/// `tiles[p] = a · panel p`, where shapes have been checked.
+/// What is multiplied: so many rows with so many panels, of which one has `lines`.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) rows: usize,
+    pub(super) panels: usize,
+    pub(super) lines: usize,
+}
+
+/// `tiles[p] = a · panel p`, where a panel's lines beyond a row of `a` are left out.
 ///
 /// # Panics
-/// When the rows or panels are none or too many; where [`reads_all_formats`] is false, for other formats than `f32`.
-pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: (usize, usize), tiles: &mut [Tile; AT_ONCE]) {
-    let (rows, count) = shape;
+/// When the rows or panels are none or too many, or slices too short; where [`reads_all_formats`] is false, for other formats
+/// than `f32`.
+pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: Shape, tiles: &mut [Tile; AT_ONCE]) {
+    let Shape { rows, panels: count, lines } = shape;
     assert!((1..=ROWS).contains(&rows) && (1..=at_once(rows)).contains(&count), "{rows} rows, {count} panels");
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
@@ -27,9 +36,9 @@ pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: (usize, usize), tiles
             return wide::multiply(a, panels, shape, tiles);
         }
     }
-    let View::F32(lines) = panels else { panic!("panels are unpacked where AVX-512 is missing") };
-    for (panel, tile) in lines.chunks_exact(a.len() / rows).zip(tiles) {
-        portable(a, panel, tile);
+    let View::F32(all) = panels else { panic!("panels are unpacked where AVX-512 is missing") };
+    for (panel, tile) in all.chunks_exact(lines).zip(tiles) {
+        portable(a, &panel[..a.len() / rows], tile);
     }
 }
 
@@ -77,6 +86,7 @@ mod wide {
         _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_store_ps,
     };
 
+    use super::Shape;
     use crate::kernels::packed::format::{ByteLine, GROUP, HalfLine, View};
     use crate::kernels::packed::{AT_ONCE, Line, Tile};
 
@@ -86,8 +96,8 @@ mod wide {
     trait Panel: Copy {
         /// Lines for which [`Panel::scales`] are the same.
         const LINES: usize;
-        /// Panel `p` of several with `inner` lines each.
-        fn panel(self, p: usize, inner: usize) -> Self;
+        /// The first `inner` lines of panel `p` of several with `lines` each.
+        fn panel(self, p: usize, lines: usize, inner: usize) -> Self;
         /// # Safety
         /// The processor has AVX-512, and there is such a group.
         #[expect(unsafe_code, reason = "vector loads take pointers")]
@@ -124,8 +134,8 @@ mod wide {
             impl Panel for $name<'_> {
                 const LINES: usize = usize::MAX;
                 #[inline(always)]
-                fn panel(self, p: usize, inner: usize) -> Self {
-                    Self(&self.0[p * inner..][..inner])
+                fn panel(self, p: usize, lines: usize, inner: usize) -> Self {
+                    Self(&self.0[p * lines..][..inner])
                 }
                 #[inline(always)]
                 #[expect(unsafe_code, reason = "vector instructions")]
@@ -158,9 +168,9 @@ mod wide {
     impl Panel for Bytes<'_> {
         const LINES: usize = GROUP;
         #[inline(always)]
-        fn panel(self, p: usize, inner: usize) -> Self {
-            let groups = inner.div_ceil(GROUP);
-            Self(&self.0[p * inner..][..inner], &self.1[p * groups..][..groups])
+        fn panel(self, p: usize, lines: usize, inner: usize) -> Self {
+            let groups = lines.div_ceil(GROUP);
+            Self(&self.0[p * lines..][..inner], &self.1[p * groups..][..groups])
         }
         #[inline(always)]
         #[expect(unsafe_code, reason = "vector instructions")]
@@ -185,7 +195,7 @@ mod wide {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: (usize, usize), tiles: &mut [Tile; AT_ONCE]) {
+    pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: Shape, tiles: &mut [Tile; AT_ONCE]) {
         match panels {
             View::F32(lines) => dispatch(a, Single(lines), shape, tiles),
             View::F16(lines) => dispatch(a, Half(lines), shape, tiles),
@@ -221,11 +231,11 @@ mod wide {
     }
 
     #[target_feature(enable = "avx512f")]
-    fn dispatch<T: Panel>(a: &[f32], panels: T, shape: (usize, usize), tiles: &mut [Tile; AT_ONCE]) {
+    fn dispatch<T: Panel>(a: &[f32], panels: T, shape: Shape, tiles: &mut [Tile; AT_ONCE]) {
         macro_rules! dispatch {
             ($(($rows:literal, $panels:literal)),*) => {
-                match shape {
-                    $(($rows, $panels) => product::<$rows, $panels, T>(a, panels, tiles),)*
+                match (shape.rows, shape.panels) {
+                    $(($rows, $panels) => product::<$rows, $panels, T>(a, panels, shape.lines, tiles),)*
                     (rows, panels) => panic!("{rows} rows and {panels} panels are too many for a tile, or none"),
                 }
             };
@@ -255,7 +265,7 @@ mod wide {
 
     #[expect(clippy::needless_range_loop, reason = "iterators take closures, which would not be compiled for AVX-512")]
     #[target_feature(enable = "avx512f")]
-    fn product<const R: usize, const P: usize, T: Panel>(a: &[f32], panels: T, tiles: &mut [Tile; AT_ONCE]) {
+    fn product<const R: usize, const P: usize, T: Panel>(a: &[f32], panels: T, of: usize, tiles: &mut [Tile; AT_ONCE]) {
         let inner = a.len() / R;
         // Plain loops: closures would not be compiled for AVX-512. Slices of one length need no check per element.
         let mut rows = [a; R];
@@ -264,7 +274,7 @@ mod wide {
         }
         let mut lines = [panels; P];
         for (p, lines) in lines.iter_mut().enumerate() {
-            *lines = panels.panel(p, inner);
+            *lines = panels.panel(p, of, inner);
         }
         let mut sums = [[[_mm512_setzero_ps(); 2]; P]; R];
         let mut scales = [[_mm512_setzero_ps(); 2]; P];

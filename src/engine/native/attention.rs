@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::blocks::{BLOCK, Block, Shape};
 use super::model::Row;
 use super::sequence::Sequence;
-use crate::kernels::packed::{AT_ONCE, Line, ROWS, Tile, WIDTH, at_once, multiply_tiles, rows_per_tile};
+use crate::kernels::packed::{Out, multiply_panels};
 use crate::kernels::team::Team;
 use crate::kernels::{exp_scaled, max, sum};
 
@@ -29,6 +29,7 @@ pub(super) struct Attention {
     parts: Vec<Mutex<Part>>,
 }
 
+#[derive(Default)]
 struct Part {
     /// `(query heads of the key head of all neighbours, head_dim)`.
     queries: Vec<f32>,
@@ -38,18 +39,10 @@ struct Part {
     totals: Vec<f32>,
     /// `(the same, head_dim)`.
     sums: Vec<f32>,
-    /// Weights of a block's positions, `(query heads of a tile, positions seen)`.
+    /// Weights of a block's positions, `(the sharers' query heads, positions seen)`.
     weights: Vec<f32>,
-    tiles: Box<[Tile; AT_ONCE]>,
     /// `(rows, query heads of the key head, head_dim)`.
     results: Vec<f32>,
-}
-
-impl Default for Part {
-    fn default() -> Self {
-        let [queries, scores, totals, sums, weights, results] = [const { Vec::new() }; 6];
-        Self { queries, scores, totals, sums, weights, tiles: Box::new([[Line::ZERO; ROWS]; AT_ONCE]), results }
-    }
 }
 
 /// A position and what it sees.
@@ -142,21 +135,16 @@ impl Part {
         let start = views.iter().map(|view| view.seen.0 / BLOCK).min().unwrap_or(0);
         let end = views.iter().map(|view| view.seen.1.div_ceil(BLOCK)).max().unwrap_or(0);
         let length = (end - start) * BLOCK;
-        let Self { queries, scores, totals, sums, weights, tiles, results } = self;
+        let Self { queries, scores, totals, sums, weights, results } = self;
         scores.resize(views.len() * group * length, 0.0);
         for index in start..end {
             let at = (index - start) * BLOCK;
             sharing(views, index, |sharers, block| {
                 let rows = sharers.start * group..sharers.end * group;
-                let height = rows_per_tile(rows.len());
-                let tiled = queries[rows.start * size..rows.end * size].chunks(height * size);
-                let scores = scores[rows.start * length..rows.end * length].chunks_mut(height * length);
-                for (q, scores) in tiled.zip(scores) {
-                    multiply_tiles(q, size, block.keys(shape, layer, head), size, tiles);
-                    for (scores, line) in scores.chunks_exact_mut(length).zip(&tiles[0]) {
-                        scores[at..][..BLOCK].copy_from_slice(&line.0);
-                    }
-                }
+                let q = &queries[rows.start * size..rows.end * size];
+                let data = &mut scores[rows.start * length + at..rows.end * length];
+                let out = Out { data, stride: length, columns: BLOCK, add: false };
+                multiply_panels(q, size, block.keys(shape, layer, head), size, out);
             });
         }
         let scale = (size as f32).sqrt().recip();
@@ -178,19 +166,16 @@ impl Part {
             let at = (index - start) * BLOCK;
             sharing(views, index, |sharers, block| {
                 let rows = sharers.start * group..sharers.end * group;
-                let height = rows_per_tile(rows.len());
-                let scores = scores[rows.start * length..rows.end * length].chunks(height * length);
-                let sums = sums[rows.start * size..rows.end * size].chunks_mut(height * size);
                 // Where a position sees less than another, its weights are 0.
                 let last = views[sharers].iter().map(|view| view.seen.1).max().unwrap_or(0);
                 let seen = BLOCK.min(last - index * BLOCK);
-                for (scores, sums) in scores.zip(sums) {
-                    weights.clear();
-                    for scores in scores.chunks_exact(length) {
-                        weights.extend_from_slice(&scores[at..][..seen]);
-                    }
-                    add_values((weights, seen), block.values(shape, layer, head), tiles, (sums, size));
+                weights.clear();
+                for scores in scores[rows.start * length..rows.end * length].chunks_exact(length) {
+                    weights.extend_from_slice(&scores[at..][..seen]);
                 }
+                let data = &mut sums[rows.start * size..rows.end * size];
+                let out = Out { data, stride: size, columns: size, add: true };
+                multiply_panels(weights, seen, block.values(shape, layer, head), BLOCK, out);
             });
         }
         for (sums, total) in sums.chunks_exact(size).zip(totals.iter()) {
@@ -212,26 +197,6 @@ fn sharing(views: &[View<'_>], index: usize, mut f: impl FnMut(Range<usize>, &Bl
         let end = first + views[first..].iter().take_while(same).count();
         f(first..end, block);
         first = end;
-    }
-}
-
-/// `sums += weights · values`, where weights are `(rows, seen)`, for as many of the block's positions, and sums are `(rows, size)`.
-fn add_values(
-    (weights, seen): (&[f32], usize),
-    values: &[Line],
-    tiles: &mut [Tile; AT_ONCE],
-    (sums, size): (&mut [f32], usize),
-) {
-    let many = at_once(weights.len() / seen);
-    for (p, panels) in values.chunks(many * BLOCK).enumerate() {
-        multiply_tiles(weights, seen, panels, BLOCK, tiles);
-        let firsts = (p * many * WIDTH..size).step_by(WIDTH).take(panels.len() / BLOCK);
-        for (tile, first) in tiles.iter().zip(firsts) {
-            let columns = first..(first + WIDTH).min(size);
-            for (sums, line) in sums.chunks_exact_mut(size).zip(tile) {
-                sums[columns.clone()].iter_mut().zip(&line.0).for_each(|(sum, x)| *sum += x);
-            }
-        }
     }
 }
 

@@ -11,13 +11,14 @@ use bytemuck::{Pod, Zeroable};
 
 pub use self::format::Format;
 use self::format::{Panels, View};
+pub use self::tile::Out;
 use self::tile::Shape;
 use super::team::Team;
 
 /// Columns of a panel.
 pub const WIDTH: usize = 32;
 /// Rows of a tile at most.
-pub const ROWS: usize = 8;
+const ROWS: usize = 8;
 
 /// A row of a panel, aligned to a cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
@@ -30,27 +31,22 @@ impl Line {
 }
 
 /// A tile of results: rows of one panel's columns.
-pub type Tile = [Line; ROWS];
+type Tile = [Line; ROWS];
 
 /// Rows that are fastest with panels that are converted as they are read: with three panels side by side, sums fill the registers.
 const FEW: usize = 4;
 
-/// Panels that one call multiplies at most.
-pub const AT_ONCE: usize = 4;
+/// Panels that are multiplied beside each other at most.
+const AT_ONCE: usize = 4;
 
 /// How many panels fit into registers beside each other for so many rows.
-pub fn at_once(rows: usize) -> usize {
+fn at_once(rows: usize) -> usize {
     match rows {
         0..=2 => 4,
         3 => 4,
         4 => 3,
         _ => 1,
     }
-}
-
-/// Rows of each tile, where so many are dealt evenly.
-pub fn rows_per_tile(rows: usize) -> usize {
-    evenly(rows, ROWS)
 }
 
 /// Rows of each of as few parts as have `most` at most, at least one.
@@ -66,28 +62,16 @@ const FOR_A_TEAM: usize = 128 << 10;
 pub struct Workspace {
     /// Shares the work on large matrices.
     pub team: Option<Arc<Team>>,
-    room: Room,
+    unpacked: Vec<Line>,
     /// Per part of a team's work.
     parts: Vec<Mutex<Part>>,
 }
 
 #[derive(Default)]
 struct Part {
-    room: Room,
+    unpacked: Vec<Line>,
     /// `(rows, columns of the part)`.
     results: Vec<f32>,
-}
-
-/// What one thread needs.
-struct Room {
-    tiles: Box<[Tile; AT_ONCE]>,
-    unpacked: Vec<Line>,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Self { tiles: Box::new([[Line::ZERO; ROWS]; AT_ONCE]), unpacked: Vec::new() }
-    }
 }
 
 /// A matrix `(inner, columns)` in panels: for each 32 columns, `inner` lines; the last panel is filled with zeros.
@@ -142,7 +126,7 @@ impl Packed {
     /// # Panics
     /// When a slice's length does not fit.
     pub fn multiply(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
-        self.each_tile(a, out, workspace, |out, tile| out.copy_from_slice(tile));
+        self.product(a, out, false, workspace);
     }
 
     /// `out += a · self`, as [`Packed::multiply`].
@@ -150,18 +134,17 @@ impl Packed {
     /// # Panics
     /// When a slice's length does not fit.
     pub fn multiply_add(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
-        self.each_tile(a, out, workspace, crate::kernels::add);
+        self.product(a, out, true, workspace);
     }
 
-    fn each_tile(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace, store: impl Fn(&mut [f32], &[f32])) {
+    fn product(&self, a: &[f32], out: &mut [f32], add: bool, workspace: &mut Workspace) {
         let rows = a.len() / self.inner;
         assert!(a.len() == rows * self.inner && out.len() == rows * self.columns, "shapes disagree");
-        let Workspace { team, room, parts } = workspace;
+        let Workspace { team, unpacked, parts } = workspace;
         let panels = self.columns.div_ceil(WIDTH);
         let Some(team) = team.as_ref().filter(|_| self.bytes() >= FOR_A_TEAM) else {
-            return self.some_tiles(a, 0..panels, room, |row, column, tile| {
-                store(&mut out[row * self.columns + column..][..tile.len()], tile);
-            });
+            let out = Out { data: out, stride: self.columns, columns: self.columns, add };
+            return self.panels_product(a, 0..panels, unpacked, out);
         };
         // Whole groups of panels, so that every part multiplies as many at once as it can.
         let size = panels.div_ceil(team.members()).next_multiple_of(AT_ONCE);
@@ -170,70 +153,53 @@ impl Packed {
         let range = |part: usize| part * size..panels.min((part + 1) * size);
         let width = |part: usize| self.columns.min(range(part).end * WIDTH) - range(part).start * WIDTH;
         team.run(count, &|part| {
-            let Part { room, results } = &mut *parts[part].lock().unwrap_or_else(PoisonError::into_inner);
-            let (first, width) = (range(part).start * WIDTH, width(part));
+            let Part { unpacked, results } = &mut *parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+            let width = width(part);
             results.resize(rows * width, 0.0);
-            self.some_tiles(a, range(part), room, |row, column, tile| {
-                results[row * width + column - first..][..tile.len()].copy_from_slice(tile);
-            });
+            let out = Out { data: results, stride: width, columns: width, add: false };
+            self.panels_product(a, range(part), unpacked, out);
         });
         for (part, done) in parts.iter_mut().take(count).enumerate() {
             let results = &done.get_mut().unwrap_or_else(PoisonError::into_inner).results;
             let (first, width) = (range(part).start * WIDTH, width(part));
             for (out, results) in out.chunks_exact_mut(self.columns).zip(results.chunks_exact(width)) {
-                store(&mut out[first..first + width], results);
+                let out = &mut out[first..first + width];
+                if add { super::add(out, results) } else { out.copy_from_slice(results) }
             }
         }
     }
 
-    /// Gives `store` the row, the first column and the elements of each line of these panels' results.
-    fn some_tiles(
-        &self,
-        a: &[f32],
-        panels: Range<usize>,
-        Room { tiles, unpacked }: &mut Room,
-        mut store: impl FnMut(usize, usize, &[f32]),
-    ) {
-        let rows = a.len() / self.inner;
-        // A few rows are multiplied with panels side by side as they are kept; for many rows a panel is unpacked once and
-        // read again from the nearest cache.
-        let unpacks = rows > ROWS || !tile::reads_all_formats();
-        let height = evenly(rows, if unpacks { ROWS } else { FEW });
-        let many = if unpacks { 1 } else { at_once(height) };
-        for first in panels.clone().step_by(many) {
-            let count = many.min(panels.end - first);
-            let mut view = self.panels.view(first, count, self.inner);
-            if unpacks {
-                view = view.unpack(self.inner, unpacked);
-            }
-            for (t, a) in a.chunks(height * self.inner).enumerate() {
-                let rows = a.len() / self.inner;
-                tile::multiply(a, view, Shape { rows, panels: count, lines: self.inner }, tiles);
-                for (p, tile) in tiles.iter().take(count).enumerate() {
-                    let column = (first + p) * WIDTH;
-                    let width = WIDTH.min(self.columns - column);
-                    for (r, line) in tile.iter().take(rows).enumerate() {
-                        // A whole line, whose length the compiler knows, is a few instructions.
-                        match width {
-                            WIDTH => store(t * height + r, column, &line.0),
-                            _ => store(t * height + r, column, &line.0[..width]),
-                        }
-                    }
-                }
-            }
+    /// The product with these panels, whose columns are all of `out`'s.
+    fn panels_product(&self, a: &[f32], panels: Range<usize>, unpacked: &mut Vec<Line>, mut out: Out<'_>) {
+        let (rows, lines) = (a.len() / self.inner, self.inner);
+        // Panels are multiplied as they are kept, unless converting them is much of the work: then for many rows each is
+        // unpacked once and read again from the nearest cache.
+        if tile::reads_all_formats() && (rows <= ROWS || !matches!(self.panels, Panels::Q8(..))) {
+            let shape = Shape { rows, height: evenly(rows, FEW), panels: panels.len(), lines };
+            return tile::multiply(a, self.panels.view(panels.start, panels.len(), lines), shape, &mut out);
+        }
+        let shape = Shape { rows, height: evenly(rows, ROWS), panels: 1, lines };
+        for (index, panel) in panels.enumerate() {
+            let panel = self.panels.view(panel, 1, lines).unpack(lines, unpacked);
+            let columns = index * WIDTH..out.columns.min((index + 1) * WIDTH);
+            let data = &mut out.data[columns.start.min(rows * out.stride)..];
+            let mut out = Out { data, columns: columns.len(), ..out };
+            tile::multiply(a, panel, shape, &mut out);
         }
     }
 }
 
-/// `tiles[p] = a · panel p` for up to [`ROWS`] rows of `inner` elements each and up to [`at_once`] panels of `lines` lines,
-/// one after another, of which the first `inner` are multiplied.
+/// `out = a · panels`, or added, for rows of `inner` elements and panels of `lines` lines, one after another, of which the
+/// first `inner` are multiplied.
 ///
 /// # Panics
-/// When `a` is not 1 to [`ROWS`] whole rows, or the panels are none, not whole, too short or too many for the rows.
-pub fn multiply_tiles(a: &[f32], inner: usize, panels: &[Line], lines: usize, tiles: &mut [Tile; AT_ONCE]) {
-    let shape = Shape { rows: a.len() / inner, panels: panels.len() / lines, lines };
-    assert!(a.len() == shape.rows * inner && panels.len() == shape.panels * lines, "a row or a panel is cut off");
-    tile::multiply(a, View::F32(panels), shape, tiles);
+/// When `a` is not whole rows, the panels are not whole or too short, or `out` is too short for the rows or has columns of more or
+/// fewer panels.
+pub fn multiply_panels(a: &[f32], inner: usize, panels: &[Line], lines: usize, mut out: Out<'_>) {
+    let (rows, count) = (a.len() / inner, panels.len() / lines);
+    assert!(a.len() == rows * inner && panels.len() == count * lines, "a row or a panel is cut off");
+    let shape = Shape { rows, height: evenly(rows, FEW), panels: count, lines };
+    tile::multiply(a, View::F32(panels), shape, &mut out);
 }
 
 #[cfg(test)]
@@ -314,18 +280,28 @@ mod tests {
     #[test]
     fn the_portable_tile_equals_the_wide_one() {
         let inner = 40;
-        let numbers_of = numbers(4 * inner * WIDTH, 3);
+        let numbers_of = numbers(6 * inner * WIDTH, 3);
         let panels: Vec<Line> = numbers_of.as_chunks::<WIDTH>().0.iter().map(|&line| Line(line)).collect();
-        for (rows, used) in (1..=ROWS).flat_map(|rows| [(rows, inner), (rows, 33)]) {
+        for (rows, used) in (1..=2 * ROWS).flat_map(|rows| [(rows, inner), (rows, 33)]) {
             let a = numbers(rows * used, 4);
-            for count in 1..=at_once(rows) {
-                let mut tiles = [[Line::ZERO; ROWS]; AT_ONCE];
-                multiply_tiles(&a, used, &panels[..count * inner], inner, &mut tiles);
-                for (tile, panel) in tiles.iter().zip(panels.chunks(inner)).take(count) {
-                    let mut expected = [Line::ZERO; ROWS];
-                    tile::portable(&a, &panel[..used], &mut expected);
-                    assert_eq!(tile[..rows], expected[..rows]);
+            for (columns, add) in
+                [(1, false), (31, true), (32, false), (77, true), (96, true), (100, false), (192, true)]
+            {
+                let (count, stride) = (usize::div_ceil(columns, WIDTH), columns + 3);
+                let mut found = numbers(rows * stride, 5);
+                let mut expected = found.clone();
+                let out = Out { data: &mut found, stride, columns, add };
+                multiply_panels(&a, used, &panels[..count * inner], inner, out);
+                for (r, out) in expected.chunks_exact_mut(stride).enumerate() {
+                    for (p, out) in out[..columns].chunks_mut(WIDTH).enumerate() {
+                        let mut tile = [Line::ZERO; ROWS];
+                        tile::portable(&a[r * used..][..used], &panels[p * inner..][..used], &mut tile);
+                        for (out, x) in out.iter_mut().zip(tile[0].0) {
+                            *out = if add { *out + x } else { x };
+                        }
+                    }
                 }
+                assert_eq!(found, expected, "{rows} rows, {columns} columns");
             }
         }
     }

@@ -2,7 +2,7 @@
 //! order, on every processor.
 
 use super::format::View;
-use super::{AT_ONCE, Line, ROWS, Tile, at_once};
+use super::{Line, ROWS, Tile, WIDTH};
 
 /// Whether panels of all formats are multiplied without unpacking.
 pub(super) fn reads_all_formats() -> bool {
@@ -12,33 +12,67 @@ pub(super) fn reads_all_formats() -> bool {
     false
 }
 
-/// What is multiplied: so many rows with so many panels, of which one has `lines`.
+/// What is multiplied: so many rows, `height` of them at a time, with so many panels, of which one has `lines`.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) rows: usize,
+    pub(super) height: usize,
     pub(super) panels: usize,
     pub(super) lines: usize,
 }
 
-/// `tiles[p] = a · panel p`, where a panel's lines beyond a row of `a` are left out.
+/// Where results go.
+pub struct Out<'a> {
+    /// Rows, one `stride` after another.
+    pub data: &'a mut [f32],
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// Elements of a row that are written.
+    pub columns: usize,
+    /// Whether they are added to what is there.
+    pub add: bool,
+}
+
+impl Out<'_> {
+    /// A row's elements from the panel `panel` on, a panel's at most.
+    #[inline(always)]
+    fn line(&mut self, row: usize, panel: usize) -> &mut [f32] {
+        let column = panel * WIDTH;
+        &mut self.data[row * self.stride + column..][..WIDTH.min(self.columns - column)]
+    }
+}
+
+/// `out = a · panels`, or added, where a panel's lines beyond a row of `a` are left out.
 ///
 /// # Panics
-/// When the rows or panels are none or too many, or slices too short; where [`reads_all_formats`] is false, for other formats
-/// than `f32`.
-pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: Shape, tiles: &mut [Tile; AT_ONCE]) {
-    let Shape { rows, panels: count, lines } = shape;
-    assert!((1..=ROWS).contains(&rows) && (1..=at_once(rows)).contains(&count), "{rows} rows, {count} panels");
+/// When slices are too short for the shape; where [`reads_all_formats`] is false, for other formats than `f32`.
+pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: Shape, out: &mut Out<'_>) {
+    if shape.rows == 0 {
+        return;
+    }
+    assert!((1..=ROWS).contains(&shape.height), "tiles of {} rows", shape.height);
+    assert!(out.columns.div_ceil(WIDTH) == shape.panels, "{} panels for {} columns", shape.panels, out.columns);
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
         #[expect(unsafe_code, reason = "a function compiled for AVX-512 is called where the processor has it")]
         // SAFETY: the feature was detected in the line above.
         unsafe {
-            return wide::multiply(a, panels, shape, tiles);
+            return wide::multiply(a, panels, shape, out);
         }
     }
     let View::F32(all) = panels else { panic!("panels are unpacked where AVX-512 is missing") };
-    for (panel, tile) in all.chunks_exact(lines).zip(tiles) {
-        portable(a, &panel[..a.len() / rows], tile);
+    let inner = a.len() / shape.rows;
+    let mut tile = [Line::ZERO; ROWS];
+    for (p, panel) in all.chunks_exact(shape.lines).enumerate() {
+        for (chunk, a) in a.chunks(shape.height * inner).enumerate() {
+            portable(a, &panel[..inner], &mut tile);
+            for (r, line) in tile.iter().take(a.len() / inner).enumerate() {
+                let add = out.add;
+                let to = out.line(chunk * shape.height + r, p);
+                let line = &line.0[..to.len()];
+                if add { crate::kernels::add(to, line) } else { to.copy_from_slice(line) }
+            }
+        }
     }
 }
 
@@ -81,14 +115,15 @@ pub(super) fn portable(a: &[f32], panel: &[Line], tile: &mut Tile) {
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use std::arch::x86_64::{
-        __m256i, __m512, _mm_loadu_si128, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
-        _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_mul_ps,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_store_ps,
+        __m256i, __m512, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
+        _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps,
+        _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_slli_epi32, _mm512_store_ps, _mm512_storeu_ps,
     };
 
-    use super::Shape;
+    use super::{Out, Shape};
     use crate::kernels::packed::format::{ByteLine, GROUP, HalfLine, View};
-    use crate::kernels::packed::{AT_ONCE, Line, Tile};
+    use crate::kernels::packed::{Line, WIDTH, at_once};
 
     type Pair = [__m512; 2];
 
@@ -195,12 +230,12 @@ mod wide {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: Shape, tiles: &mut [Tile; AT_ONCE]) {
+    pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: Shape, out: &mut Out<'_>) {
         match panels {
-            View::F32(lines) => dispatch(a, Single(lines), shape, tiles),
-            View::F16(lines) => dispatch(a, Half(lines), shape, tiles),
-            View::Bf16(lines) => dispatch(a, Brain(lines), shape, tiles),
-            View::Q8(lines, scales) => dispatch(a, Bytes(lines, scales), shape, tiles),
+            View::F32(lines) => tiles(a, Single(lines), shape, out),
+            View::F16(lines) => tiles(a, Half(lines), shape, out),
+            View::Bf16(lines) => tiles(a, Brain(lines), shape, out),
+            View::Q8(lines, scales) => tiles(a, Bytes(lines, scales), shape, out),
         }
     }
 
@@ -231,50 +266,64 @@ mod wide {
     }
 
     #[target_feature(enable = "avx512f")]
-    fn dispatch<T: Panel>(a: &[f32], panels: T, shape: Shape, tiles: &mut [Tile; AT_ONCE]) {
-        macro_rules! dispatch {
-            ($(($rows:literal, $panels:literal)),*) => {
-                match (shape.rows, shape.panels) {
-                    $(($rows, $panels) => product::<$rows, $panels, T>(a, panels, shape.lines, tiles),)*
+    fn tiles<T: Panel>(a: &[f32], panels: T, shape: Shape, out: &mut Out<'_>) {
+        let Shape { rows, height, panels: count, lines } = shape;
+        let (inner, many) = (a.len() / rows, at_once(height));
+        macro_rules! tile {
+            ($at:expr, $shape:expr, $(($rows:literal, $panels:literal)),*) => {
+                match $shape {
+                    $(($rows, $panels) => product::<$rows, $panels, T>(a, inner, (panels, lines), $at, out),)*
                     (rows, panels) => panic!("{rows} rows and {panels} panels are too many for a tile, or none"),
                 }
             };
         }
-        dispatch!(
-            (1, 1),
-            (1, 2),
-            (1, 3),
-            (1, 4),
-            (2, 1),
-            (2, 2),
-            (2, 3),
-            (2, 4),
-            (3, 1),
-            (3, 2),
-            (3, 3),
-            (3, 4),
-            (4, 1),
-            (4, 2),
-            (4, 3),
-            (5, 1),
-            (6, 1),
-            (7, 1),
-            (8, 1)
-        );
+        for panel in (0..count).step_by(many) {
+            for row in (0..rows).step_by(height) {
+                tile!(
+                    (row, panel),
+                    (height.min(rows - row), many.min(count - panel)),
+                    (1, 1),
+                    (1, 2),
+                    (1, 3),
+                    (1, 4),
+                    (2, 1),
+                    (2, 2),
+                    (2, 3),
+                    (2, 4),
+                    (3, 1),
+                    (3, 2),
+                    (3, 3),
+                    (3, 4),
+                    (4, 1),
+                    (4, 2),
+                    (4, 3),
+                    (5, 1),
+                    (6, 1),
+                    (7, 1),
+                    (8, 1)
+                );
+            }
+        }
     }
 
+    /// The tile of `R` rows and `P` panels that begins at this row and panel.
     #[expect(clippy::needless_range_loop, reason = "iterators take closures, which would not be compiled for AVX-512")]
     #[target_feature(enable = "avx512f")]
-    fn product<const R: usize, const P: usize, T: Panel>(a: &[f32], panels: T, of: usize, tiles: &mut [Tile; AT_ONCE]) {
-        let inner = a.len() / R;
+    fn product<const R: usize, const P: usize, T: Panel>(
+        a: &[f32],
+        inner: usize,
+        (panels, of): (T, usize),
+        (row, panel): (usize, usize),
+        out: &mut Out<'_>,
+    ) {
         // Plain loops: closures would not be compiled for AVX-512. Slices of one length need no check per element.
         let mut rows = [a; R];
         for r in 0..R {
-            rows[r] = &a[r * inner..][..inner];
+            rows[r] = &a[(row + r) * inner..][..inner];
         }
         let mut lines = [panels; P];
         for (p, lines) in lines.iter_mut().enumerate() {
-            *lines = panels.panel(p, of, inner);
+            *lines = panels.panel(panel + p, of, inner);
         }
         let mut sums = [[[_mm512_setzero_ps(); 2]; P]; R];
         let mut scales = [[_mm512_setzero_ps(); 2]; P];
@@ -300,16 +349,39 @@ mod wide {
             }
             first = end;
         }
-        #[expect(unsafe_code, reason = "vector stores take pointers")]
-        // SAFETY: a line has 32 elements, two vectors of 16, and is aligned to 64 bytes.
-        unsafe {
-            for r in 0..R {
-                for p in 0..P {
-                    let line = tiles[p][r].0.as_mut_ptr();
-                    _mm512_store_ps(line, sums[r][p][0]);
-                    _mm512_store_ps(line.add(16), sums[r][p][1]);
-                }
+        let add = out.add;
+        for r in 0..R {
+            for p in 0..P {
+                store(out.line(row + r, panel + p), sums[r][p], add);
             }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store(line: &mut [f32], [mut low, mut high]: Pair, add: bool) {
+        let mask = u32::MAX >> (WIDTH - line.len());
+        let (first, second) = (mask as u16, (mask >> 16) as u16);
+        let pointer = line.as_mut_ptr();
+        #[expect(unsafe_code, reason = "vector stores take pointers")]
+        // SAFETY: masks leave out what is beyond the line, and pointers there are not followed.
+        unsafe {
+            let beyond = pointer.wrapping_add(16);
+            if line.len() == WIDTH {
+                if add {
+                    low = _mm512_add_ps(_mm512_loadu_ps(pointer), low);
+                    high = _mm512_add_ps(_mm512_loadu_ps(beyond), high);
+                }
+                _mm512_storeu_ps(pointer, low);
+                _mm512_storeu_ps(beyond, high);
+                return;
+            }
+            if add {
+                low = _mm512_add_ps(_mm512_maskz_loadu_ps(first, pointer), low);
+                high = _mm512_add_ps(_mm512_maskz_loadu_ps(second, beyond), high);
+            }
+            _mm512_mask_storeu_ps(pointer, first, low);
+            _mm512_mask_storeu_ps(beyond, second, high);
         }
     }
 }

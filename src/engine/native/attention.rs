@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::blocks::{BLOCK, Block, Shape};
 use super::model::Row;
 use super::sequence::Sequence;
-use crate::kernels::packed::{Out, multiply_panels};
+use crate::kernels::packed::{Out, multiply_panels, prefetch};
 use crate::kernels::team::Team;
 use crate::kernels::{exp_scaled, max, sum};
 
 /// Positions that are looked at together: their scores fit into a near cache.
 const NEIGHBOURS: usize = 16;
+
+/// Neighbours whose keys and values may lie in a near cache from the step before; those of more are asked for ahead.
+const NEAR: usize = 4;
 
 /// Where the keys and values of a layer are, and which of them a position sees.
 #[derive(Clone, Copy)]
@@ -135,6 +138,7 @@ impl Part {
         let start = views.iter().map(|view| view.seen.0 / BLOCK).min().unwrap_or(0);
         let end = views.iter().map(|view| view.seen.1.div_ceil(BLOCK)).max().unwrap_or(0);
         let length = (end - start) * BLOCK;
+        let far = views.len() > NEAR;
         let Self { queries, scores, totals, sums, weights, results } = self;
         scores.resize(views.len() * group * length, 0.0);
         for index in start..end {
@@ -144,6 +148,13 @@ impl Part {
                 let q = &queries[rows.start * size..rows.end * size];
                 let data = &mut scores[rows.start * length + at..rows.end * length];
                 let out = Out { data, stride: length, columns: BLOCK, add: false };
+                if far {
+                    let view = &views[sharers.start];
+                    prefetch(match view.sees(index + 1) {
+                        true => view.blocks[index + 1].keys(shape, layer, head),
+                        false => view.blocks[view.seen.0 / BLOCK].values(shape, layer, head),
+                    });
+                }
                 multiply_panels(q, size, block.keys(shape, layer, head), size, out);
             });
         }
@@ -166,6 +177,9 @@ impl Part {
             let at = (index - start) * BLOCK;
             sharing(views, index, |sharers, block| {
                 let rows = sharers.start * group..sharers.end * group;
+                if let Some(next) = views[sharers.start].blocks.get(index + 1).filter(|_| far) {
+                    prefetch(next.values(shape, layer, head));
+                }
                 // Where a position sees less than another, its weights are 0.
                 let last = views[sharers].iter().map(|view| view.seen.1).max().unwrap_or(0);
                 let seen = BLOCK.min(last - index * BLOCK);

@@ -202,6 +202,22 @@ pub fn multiply_panels(a: &[f32], inner: usize, panels: &[Line], lines: usize, m
     tile::multiply(a, View::F32(panels), shape, &mut out);
 }
 
+/// Asks for lines that will soon be read to be brought into the second cache.
+pub fn prefetch(lines: &[Line]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in lines {
+        #[expect(unsafe_code, reason = "an instruction takes a pointer")]
+        // SAFETY: the pointers are into the line; nothing is read.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(line.0.as_ptr().cast());
+            _mm_prefetch::<_MM_HINT_T1>(line.0.as_ptr().add(16).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = lines;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

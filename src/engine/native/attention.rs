@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::blocks::{BLOCK, Block, Shape};
 use super::model::Row;
 use super::sequence::Sequence;
-use crate::kernels::packed::{Out, multiply_panels, prefetch};
+use crate::kernels::packed::{Out, Rows, multiply_panels, prefetch};
 use crate::kernels::team::Team;
 use crate::kernels::{exp_scaled, max, sum};
 
@@ -42,8 +42,6 @@ struct Part {
     totals: Vec<f32>,
     /// `(the same, head_dim)`.
     sums: Vec<f32>,
-    /// Weights of a block's positions, `(the sharers' query heads, positions seen)`.
-    weights: Vec<f32>,
     /// `(rows, query heads of the key head, head_dim)`.
     results: Vec<f32>,
 }
@@ -139,13 +137,13 @@ impl Part {
         let end = views.iter().map(|view| view.seen.1.div_ceil(BLOCK)).max().unwrap_or(0);
         let length = (end - start) * BLOCK;
         let far = views.len() > NEAR;
-        let Self { queries, scores, totals, sums, weights, results } = self;
+        let Self { queries, scores, totals, sums, results } = self;
         scores.resize(views.len() * group * length, 0.0);
         for index in start..end {
             let at = (index - start) * BLOCK;
             sharing(views, index, |sharers, block| {
                 let rows = sharers.start * group..sharers.end * group;
-                let q = &queries[rows.start * size..rows.end * size];
+                let q = Rows::new(&queries[rows.start * size..rows.end * size], size);
                 let data = &mut scores[rows.start * length + at..rows.end * length];
                 let out = Out { data, stride: length, columns: BLOCK, add: false };
                 if far {
@@ -155,7 +153,7 @@ impl Part {
                         false => view.blocks[view.seen.0 / BLOCK].values(shape, layer, head),
                     });
                 }
-                multiply_panels(q, size, block.keys(shape, layer, head), size, out);
+                multiply_panels(q, block.keys(shape, layer, head), size, out);
             });
         }
         let scale = (size as f32).sqrt().recip();
@@ -183,13 +181,11 @@ impl Part {
                 // Where a position sees less than another, its weights are 0.
                 let last = views[sharers].iter().map(|view| view.seen.1).max().unwrap_or(0);
                 let seen = BLOCK.min(last - index * BLOCK);
-                weights.clear();
-                for scores in scores[rows.start * length..rows.end * length].chunks_exact(length) {
-                    weights.extend_from_slice(&scores[at..][..seen]);
-                }
+                let data = &scores[rows.start * length + at..rows.end * length];
+                let weights = Rows { data, stride: length, inner: seen, count: rows.len() };
                 let data = &mut sums[rows.start * size..rows.end * size];
                 let out = Out { data, stride: size, columns: size, add: true };
-                multiply_panels(weights, seen, block.values(shape, layer, head), BLOCK, out);
+                multiply_panels(weights, block.values(shape, layer, head), BLOCK, out);
             });
         }
         for (sums, total) in sums.chunks_exact(size).zip(totals.iter()) {

@@ -114,6 +114,18 @@ impl Panels {
 }
 
 impl<'a> View<'a> {
+    /// Column `c` of a single panel.
+    pub(super) fn column(self, c: usize, out: &mut [f32]) {
+        match self {
+            Self::F32(lines) => out.iter_mut().zip(lines).for_each(|(x, line)| *x = line.0[c]),
+            Self::F16(lines) => out.iter_mut().zip(lines).for_each(|(x, line)| *x = f16::from_bits(line.0[c]).to_f32()),
+            Self::Bf16(lines) => {
+                out.iter_mut().zip(lines).for_each(|(x, line)| *x = bf16::from_bits(line.0[c]).to_f32())
+            }
+            Self::Q8(..) => out.iter_mut().enumerate().for_each(|(i, x)| *x = self.element(i, c)),
+        }
+    }
+
     /// Element `c` of line `i` of a single panel.
     pub(super) fn element(self, i: usize, c: usize) -> f32 {
         match self {

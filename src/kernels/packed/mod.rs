@@ -11,8 +11,8 @@ use bytemuck::{Pod, Zeroable};
 
 pub use self::format::Format;
 use self::format::{Panels, View};
-pub use self::tile::Out;
 use self::tile::Shape;
+pub use self::tile::{Out, Rows};
 use super::team::Team;
 
 /// Columns of a panel.
@@ -29,9 +29,6 @@ impl Line {
     /// All zeros.
     pub const ZERO: Self = Self([0.0; WIDTH]);
 }
-
-/// A tile of results: rows of one panel's columns.
-type Tile = [Line; ROWS];
 
 /// Rows that are fastest with panels that are converted as they are read: with three panels side by side, sums fill the registers.
 const FEW: usize = 4;
@@ -115,10 +112,7 @@ impl Packed {
 
     /// Writes the elements of a column, `inner` of them.
     pub fn column(&self, column: usize, out: &mut [f32]) {
-        let panel = self.panels.view(column / WIDTH, 1, self.inner);
-        for (i, x) in out.iter_mut().enumerate() {
-            *x = panel.element(i, column % WIDTH);
-        }
+        self.panels.view(column / WIDTH, 1, self.inner).column(column % WIDTH, out);
     }
 
     /// `out = a · self`; `a` is `(rows, inner)`, `out` `(rows, columns)`, both row-major.
@@ -171,34 +165,33 @@ impl Packed {
 
     /// The product with these panels, whose columns are all of `out`'s.
     fn panels_product(&self, a: &[f32], panels: Range<usize>, unpacked: &mut Vec<Line>, mut out: Out<'_>) {
-        let (rows, lines) = (a.len() / self.inner, self.inner);
+        let (a, lines) = (Rows::new(a, self.inner), self.inner);
         // Panels are multiplied as they are kept, unless converting them is much of the work: then for many rows each is
         // unpacked once and read again from the nearest cache.
-        if tile::reads_all_formats() && (rows <= ROWS || !matches!(self.panels, Panels::Q8(..))) {
-            let shape = Shape { rows, height: evenly(rows, FEW), panels: panels.len(), lines };
+        if tile::reads_all_formats() && (a.count <= ROWS || !matches!(self.panels, Panels::Q8(..))) {
+            let shape = Shape { height: evenly(a.count, FEW), panels: panels.len(), lines };
             return tile::multiply(a, self.panels.view(panels.start, panels.len(), lines), shape, &mut out);
         }
-        let shape = Shape { rows, height: evenly(rows, ROWS), panels: 1, lines };
+        let shape = Shape { height: evenly(a.count, ROWS), panels: 1, lines };
         for (index, panel) in panels.enumerate() {
             let panel = self.panels.view(panel, 1, lines).unpack(lines, unpacked);
             let columns = index * WIDTH..out.columns.min((index + 1) * WIDTH);
-            let data = &mut out.data[columns.start.min(rows * out.stride)..];
+            let data = &mut out.data[columns.start.min(a.count * out.stride)..];
             let mut out = Out { data, columns: columns.len(), ..out };
             tile::multiply(a, panel, shape, &mut out);
         }
     }
 }
 
-/// `out = a · panels`, or added, for rows of `inner` elements and panels of `lines` lines, one after another, of which the
-/// first `inner` are multiplied.
+/// `out = a · panels`, or added, for panels of `lines` lines, one after another, of which as many are multiplied as a row of `a`
+/// has elements.
 ///
 /// # Panics
-/// When `a` is not whole rows, the panels are not whole or too short, or `out` is too short for the rows or has columns of more or
-/// fewer panels.
-pub fn multiply_panels(a: &[f32], inner: usize, panels: &[Line], lines: usize, mut out: Out<'_>) {
-    let (rows, count) = (a.len() / inner, panels.len() / lines);
-    assert!(a.len() == rows * inner && panels.len() == count * lines, "a row or a panel is cut off");
-    let shape = Shape { rows, height: evenly(rows, FEW), panels: count, lines };
+/// When the panels are not whole or too short, slices are too short for their rows, or `out` has columns of more or fewer panels.
+pub fn multiply_panels(a: Rows<'_>, panels: &[Line], lines: usize, mut out: Out<'_>) {
+    let count = panels.len() / lines;
+    assert!(panels.len() == count * lines, "a panel is cut off");
+    let shape = Shape { height: evenly(a.count, FEW), panels: count, lines };
     tile::multiply(a, View::F32(panels), shape, &mut out);
 }
 
@@ -307,12 +300,12 @@ mod tests {
                 let mut found = numbers(rows * stride, 5);
                 let mut expected = found.clone();
                 let out = Out { data: &mut found, stride, columns, add };
-                multiply_panels(&a, used, &panels[..count * inner], inner, out);
+                multiply_panels(Rows::new(&a, used), &panels[..count * inner], inner, out);
                 for (r, out) in expected.chunks_exact_mut(stride).enumerate() {
                     for (p, out) in out[..columns].chunks_mut(WIDTH).enumerate() {
-                        let mut tile = [Line::ZERO; ROWS];
-                        tile::portable(&a[r * used..][..used], &panels[p * inner..][..used], &mut tile);
-                        for (out, x) in out.iter_mut().zip(tile[0].0) {
+                        let row = &a[r * used..][..used];
+                        let lines = tile::portable([row, row], &panels[p * inner..][..used]);
+                        for (out, x) in out.iter_mut().zip(lines[r % 2].0) {
                             *out = if add { *out + x } else { x };
                         }
                     }

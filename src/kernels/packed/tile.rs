@@ -2,7 +2,7 @@
 //! order, on every processor.
 
 use super::format::View;
-use super::{Line, ROWS, Tile, WIDTH};
+use super::{Line, ROWS, WIDTH};
 
 /// Whether panels of all formats are multiplied without unpacking.
 pub(super) fn reads_all_formats() -> bool {
@@ -12,10 +12,39 @@ pub(super) fn reads_all_formats() -> bool {
     false
 }
 
-/// What is multiplied: so many rows, `height` of them at a time, with so many panels, of which one has `lines`.
+/// The rows that are multiplied.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// Rows, one `stride` after another.
+    pub data: &'a [f32],
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// Elements of a row that are multiplied.
+    pub inner: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `inner` elements, one after another.
+    ///
+    /// # Panics
+    /// When the last one is cut off.
+    pub fn new(data: &'a [f32], inner: usize) -> Self {
+        let count = data.len() / inner;
+        assert!(data.len() == count * inner, "a row is cut off");
+        Self { data, stride: inner, inner, count }
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &'a [f32] {
+        &self.data[index * self.stride..][..self.inner]
+    }
+}
+
+/// How they are multiplied: `height` rows at a time, with so many panels, of which one has `lines`.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
-    pub(super) rows: usize,
     pub(super) height: usize,
     pub(super) panels: usize,
     pub(super) lines: usize,
@@ -42,12 +71,12 @@ impl Out<'_> {
     }
 }
 
-/// `out = a · panels`, or added, where a panel's lines beyond a row of `a` are left out.
+/// `out = a · panels`, or added, where a panel's lines beyond those of `a`'s rows are left out.
 ///
 /// # Panics
 /// When slices are too short for the shape; where [`reads_all_formats`] is false, for other formats than `f32`.
-pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: Shape, out: &mut Out<'_>) {
-    if shape.rows == 0 {
+pub(super) fn multiply(a: Rows<'_>, panels: View<'_>, shape: Shape, out: &mut Out<'_>) {
+    if a.count == 0 {
         return;
     }
     assert!((1..=ROWS).contains(&shape.height), "tiles of {} rows", shape.height);
@@ -61,14 +90,13 @@ pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: Shape, out: &mut Out<
         }
     }
     let View::F32(all) = panels else { panic!("panels are unpacked where AVX-512 is missing") };
-    let inner = a.len() / shape.rows;
-    let mut tile = [Line::ZERO; ROWS];
+    let add = out.add;
     for (p, panel) in all.chunks_exact(shape.lines).enumerate() {
-        for (chunk, a) in a.chunks(shape.height * inner).enumerate() {
-            portable(a, &panel[..inner], &mut tile);
-            for (r, line) in tile.iter().take(a.len() / inner).enumerate() {
-                let add = out.add;
-                let to = out.line(chunk * shape.height + r, p);
+        for row in (0..a.count).step_by(2) {
+            let last = (row + 1).min(a.count - 1);
+            let lines = portable([a.row(row), a.row(last)], &panel[..a.inner]);
+            for (row, line) in (row..=last).zip(&lines) {
+                let to = out.line(row, p);
                 let line = &line.0[..to.len()];
                 if add { crate::kernels::add(to, line) } else { to.copy_from_slice(line) }
             }
@@ -92,24 +120,22 @@ pub(super) fn unpack(panel: View<'_>, out: &mut [Line]) {
 }
 
 /// Two rows by 16 columns at a time, so that the sums stay in registers of 8.
-pub(super) fn portable(a: &[f32], panel: &[Line], tile: &mut Tile) {
-    let inner = panel.len();
-    for (a, tile) in a.chunks(2 * inner).zip(tile.chunks_mut(2)) {
-        for half in 0..2 {
-            let mut sums = [[0.0f32; 16]; 2];
-            let second = if a.len() > inner { &a[inner..] } else { &a[..inner] };
-            for ((line, &x), &y) in panel.iter().zip(&a[..inner]).zip(second) {
-                let [first, second] = &mut sums;
-                for ((&b, first), second) in line.0[half * 16..][..16].iter().zip(first).zip(second) {
-                    *first = x.mul_add(b, *first);
-                    *second = y.mul_add(b, *second);
-                }
-            }
-            for (line, sums) in tile.iter_mut().zip(&sums) {
-                line.0[half * 16..][..16].copy_from_slice(sums);
+pub(super) fn portable(rows: [&[f32]; 2], panel: &[Line]) -> [Line; 2] {
+    let mut lines = [Line::ZERO; 2];
+    for half in 0..2 {
+        let mut sums = [[0.0f32; 16]; 2];
+        for ((line, &x), &y) in panel.iter().zip(rows[0]).zip(rows[1]) {
+            let [first, second] = &mut sums;
+            for ((&b, first), second) in line.0[half * 16..][..16].iter().zip(first).zip(second) {
+                *first = x.mul_add(b, *first);
+                *second = y.mul_add(b, *second);
             }
         }
+        for (line, sums) in lines.iter_mut().zip(&sums) {
+            line.0[half * 16..][..16].copy_from_slice(sums);
+        }
     }
+    lines
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -121,7 +147,7 @@ mod wide {
         _mm512_slli_epi32, _mm512_store_ps, _mm512_storeu_ps,
     };
 
-    use super::{Out, Shape};
+    use super::{Out, Rows, Shape};
     use crate::kernels::packed::format::{ByteLine, GROUP, HalfLine, View};
     use crate::kernels::packed::{Line, WIDTH, at_once};
 
@@ -230,7 +256,7 @@ mod wide {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub(super) fn multiply(a: &[f32], panels: View<'_>, shape: Shape, out: &mut Out<'_>) {
+    pub(super) fn multiply(a: Rows<'_>, panels: View<'_>, shape: Shape, out: &mut Out<'_>) {
         match panels {
             View::F32(lines) => tiles(a, Single(lines), shape, out),
             View::F16(lines) => tiles(a, Half(lines), shape, out),
@@ -266,22 +292,22 @@ mod wide {
     }
 
     #[target_feature(enable = "avx512f")]
-    fn tiles<T: Panel>(a: &[f32], panels: T, shape: Shape, out: &mut Out<'_>) {
-        let Shape { rows, height, panels: count, lines } = shape;
-        let (inner, many) = (a.len() / rows, at_once(height));
+    fn tiles<T: Panel>(a: Rows<'_>, panels: T, shape: Shape, out: &mut Out<'_>) {
+        let Shape { height, panels: count, lines } = shape;
+        let many = at_once(height);
         macro_rules! tile {
             ($at:expr, $shape:expr, $(($rows:literal, $panels:literal)),*) => {
                 match $shape {
-                    $(($rows, $panels) => product::<$rows, $panels, T>(a, inner, (panels, lines), $at, out),)*
+                    $(($rows, $panels) => product::<$rows, $panels, T>(a, (panels, lines), $at, out),)*
                     (rows, panels) => panic!("{rows} rows and {panels} panels are too many for a tile, or none"),
                 }
             };
         }
         for panel in (0..count).step_by(many) {
-            for row in (0..rows).step_by(height) {
+            for row in (0..a.count).step_by(height) {
                 tile!(
                     (row, panel),
-                    (height.min(rows - row), many.min(count - panel)),
+                    (height.min(a.count - row), many.min(count - panel)),
                     (1, 1),
                     (1, 2),
                     (1, 3),
@@ -310,16 +336,16 @@ mod wide {
     #[expect(clippy::needless_range_loop, reason = "iterators take closures, which would not be compiled for AVX-512")]
     #[target_feature(enable = "avx512f")]
     fn product<const R: usize, const P: usize, T: Panel>(
-        a: &[f32],
-        inner: usize,
+        a: Rows<'_>,
         (panels, of): (T, usize),
         (row, panel): (usize, usize),
         out: &mut Out<'_>,
     ) {
         // Plain loops: closures would not be compiled for AVX-512. Slices of one length need no check per element.
-        let mut rows = [a; R];
+        let inner = a.inner;
+        let mut rows = [a.data; R];
         for r in 0..R {
-            rows[r] = &a[(row + r) * inner..][..inner];
+            rows[r] = a.row(row + r);
         }
         let mut lines = [panels; P];
         for (p, lines) in lines.iter_mut().enumerate() {

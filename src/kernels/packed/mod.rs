@@ -39,8 +39,7 @@ const AT_ONCE: usize = 4;
 /// How many panels fit into registers beside each other for so many rows.
 fn at_once(rows: usize) -> usize {
     match rows {
-        0..=2 => 4,
-        3 => 4,
+        0..=3 => 4,
         4 => 3,
         _ => 1,
     }

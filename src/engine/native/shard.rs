@@ -13,8 +13,8 @@ use crate::kernels::team::Team;
 /// Logits from which on a team draws tokens: their passes over the vocabulary take longer than waking it.
 const DRAWN_TOGETHER: usize = 1 << 18;
 
-/// How often the tokens of two plain replies are told at most: those of a model that makes them faster come a few together. Of
-/// more replies they are told as much less often, so that waking listeners takes the same small share of the time.
+/// How often a plain reply's tokens are told at most: those of a model that makes them faster come a few together. Beside other
+/// plain replies each is told as much less often, so that waking listeners takes the same small share of the time.
 const TOLD_EVERY: Duration = Duration::from_micros(500);
 
 /// A worker's share of the running sequences, with its buffers.
@@ -154,7 +154,7 @@ impl Shard {
     /// Tells listeners what is due, all at once: waking them costs as much as a small model's token, and then they stand in the way.
     fn tell(&mut self, now: bool) {
         let plain = self.sequences.iter().filter(|sequence| sequence.plain).count();
-        let every = TOLD_EVERY * plain.div_ceil(2) as u32;
+        let every = TOLD_EVERY * plain as u32;
         let time = now || self.told.is_none_or(|told| told.elapsed() >= every);
         if time {
             self.told = Some(Instant::now());

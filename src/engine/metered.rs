@@ -8,7 +8,10 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures::Stream;
 
-use super::{Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request, ScoredToken};
+use super::{
+    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
+    ScoredToken,
+};
 use crate::chat::Message;
 use crate::telemetry::metrics;
 
@@ -33,6 +36,18 @@ impl<E: Engine> Engine for Metered<E> {
         let scored = self.0.score(input, top).await.inspect_err(metrics::call_failed)?;
         metrics::tokens_sent(Purpose::Answer, scored.len());
         Ok(scored)
+    }
+
+    fn label_support(&self) -> LabelSupport {
+        self.0.label_support()
+    }
+
+    async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
+        let (purpose, questions) = (request.purpose, request.questions.len());
+        let scores = self.0.read_labels(request).await.inspect_err(metrics::call_failed)?;
+        metrics::tokens_sent(purpose, scores.prompt_tokens);
+        metrics::items_scored(questions);
+        Ok(scores)
     }
 
     fn info(&self) -> &ModelInfo {

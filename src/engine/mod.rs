@@ -6,6 +6,7 @@ pub mod embedded;
 pub mod fake;
 pub mod generation;
 pub mod grammar;
+pub mod labels;
 #[cfg(feature = "server")]
 pub mod load;
 #[cfg(feature = "server")]
@@ -27,6 +28,7 @@ use async_trait::async_trait;
 use futures::{Stream, StreamExt};
 
 use crate::chat::Message;
+pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question};
 
 /// What a call is for; engines schedule by it, metrics label by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -334,6 +336,20 @@ pub trait Engine: Send + Sync {
     /// Whether the engine gives log-probabilities of a given text: [`Engine::score`].
     fn scores(&self) -> bool {
         false
+    }
+
+    /// Which questions [`Engine::read_labels`] answers. An engine may learn only from a call that it answers none.
+    fn label_support(&self) -> LabelSupport {
+        LabelSupport::Nothing
+    }
+
+    /// The probabilities of a few given answers to each question, without generating anything. Dropping the future
+    /// cancels the computation.
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; [`EngineError::Unsupported`] for questions beyond [`Engine::label_support`].
+    async fn read_labels(&self, _request: LabelRequest) -> Result<LabelScores, EngineError> {
+        Err(EngineError::Unsupported("this model's engine does not give probabilities of given answers".into()))
     }
 
     /// Whether the engine can work now.

@@ -23,6 +23,7 @@ pub(super) fn begin() {
     for kind in ["engine", "model"] {
         counter!("spar_engine_restarts_total", "kind" => kind).increment(0);
     }
+    items_scored(0);
     publish_engines();
 }
 
@@ -42,6 +43,11 @@ pub fn tokens_sent(purpose: Purpose, tokens: usize) {
 /// The model generated tokens.
 pub fn tokens_generated(purpose: Purpose, tokens: usize) {
     counter!("spar_generation_tokens_total", "purpose" => purpose_label(purpose)).increment(tokens as u64);
+}
+
+/// Verdicts were read as probabilities of labels.
+pub fn items_scored(questions: usize) {
+    counter!("spar_scored_items_total").increment(questions as u64);
 }
 
 /// A reply ended or was dropped.

@@ -12,6 +12,7 @@ pub(super) const COUNTERS: &[(&str, &str)] = &[
     ("spar_engine_restarts_total", "Restarts of an engine"),
     ("spar_search_requests_total", "Finished searches"),
     ("spar_judge_votes_total", "Votes by verdict"),
+    ("spar_scored_items_total", "Verdicts read as probabilities, without generating a token"),
     ("spar_swaps_total", "Swaps of weights by what they came to"),
     ("spar_votes_saved_total", "Votes not needed, since the majority was certain"),
 ];

@@ -1,0 +1,56 @@
+//! Label probabilities: which of a few short answers the model would give to a question, read from one forward pass
+//! instead of being generated.
+
+use super::{Input, Purpose};
+
+/// A prompt, and what the assistant has already said of its reply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// The prompt; a chat is rendered up to the point where the assistant begins to speak.
+    pub input: Input,
+    /// The beginning of the reply, after which the label would come; may be empty.
+    pub reply: String,
+}
+
+/// An answer in all spellings that count as it, such as `Yes`, ` Yes` and `yes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Texts whose probabilities are added; two that become the same tokens count once.
+    pub spellings: Vec<String>,
+}
+
+/// Questions that are answered by the same labels. Their prompts usually share most of their tokens, which are then
+/// computed once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelRequest {
+    /// What the call is for.
+    pub purpose: Purpose,
+    /// The questions, at least one.
+    pub questions: Vec<Question>,
+    /// The labels, at least one.
+    pub labels: Vec<Label>,
+}
+
+/// The answer to a [`LabelRequest`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LabelScores {
+    /// For every question, the natural log-probability of every label in the order of the request; not normalised, so
+    /// the rest up to 1 is the probability of any other text.
+    pub logprobs: Vec<Vec<f32>>,
+    /// Prompt tokens of all questions; tokens that several questions share count once.
+    pub prompt_tokens: usize,
+    /// The number of these whose keys and values were reused rather than computed.
+    pub cached_tokens: usize,
+}
+
+/// Which questions an engine can answer by label probabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LabelSupport {
+    /// None.
+    #[default]
+    Nothing,
+    /// Questions whose reply has not begun.
+    Prompts,
+    /// All questions.
+    Replies,
+}

@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{ConfigError, duration, require};
-use crate::search::SearchConfig;
+use crate::openai::ChecksMode;
+use crate::search::{Judging, SearchConfig};
 
 /// A search's defaults and caps.
 #[derive(Args, Clone, Debug)]
@@ -38,6 +39,12 @@ pub struct SearchArgs {
     /// Model calls of one search at a time
     #[arg(long, env = "SPAR_SEARCH_PARALLEL", value_name = "N", default_value_t = SearchConfig::default().parallel)]
     pub search_parallel: usize,
+    /// Whether searches check what rules can check of a prompt: auto finds such instructions in the conversation's words
+    #[arg(long, env = "SPAR_CHECKS", value_name = "auto|off", default_value = "auto", value_parser = checks)]
+    pub checks: ChecksMode,
+    /// How searches judge that name nothing: votes, score or cascade; absent, cascade for a model with a calibration, else score
+    #[arg(long, env = "SPAR_JUDGING", value_name = "NAME", value_parser = judging)]
+    pub judging: Option<Judging>,
     /// Tokens of one critique
     #[arg(long, env = "SPAR_JUDGE_TOKENS", value_name = "N", default_value_t = SearchConfig::default().judge_tokens)]
     pub judge_tokens: usize,
@@ -52,6 +59,14 @@ pub struct SearchArgs {
     pub refine_temperature: f32,
 }
 
+fn checks(text: &str) -> Result<ChecksMode, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
+fn judging(text: &str) -> Result<Judging, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
 impl SearchArgs {
     /// What a search does where its request says nothing.
     pub fn defaults(&self) -> SearchConfig {
@@ -61,6 +76,7 @@ impl SearchArgs {
             max_calls: Some(self.search_calls),
             deadline: Some(self.search_deadline),
             parallel: self.search_parallel,
+            judging: self.judging,
             judge_tokens: self.judge_tokens,
             refine_tokens: self.refine_tokens,
             judge_temperature: self.judge_temperature,

@@ -22,8 +22,8 @@ use super::searches::KeptSearches;
 use super::traffic::Traffic;
 use crate::engine::generation::Pinned;
 use crate::engine::{EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
-use crate::openai::{ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
-use crate::search::{self, NodeId, Outcome, Progress, SearchConfig, Task};
+use crate::openai::{About, ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
+use crate::search::{self, Outcome, Progress, ROOT, SearchConfig, Task};
 use crate::telemetry::metrics::{self, Answering};
 
 /// A part of an answer, in the order in which it is shown.
@@ -291,9 +291,9 @@ async fn searches(hold: &Hold, work: &SearchWork, outbox: &Outbox) -> Result<(),
         if choice == 0 {
             usage.prompt_tokens_details.cached_tokens = outcome.draft_cached_tokens;
         }
-        usage.completion_tokens += outcome.tokens.total();
+        usage.completion_tokens += outcome.tokens.generated();
         usage.completion_tokens_details.reasoning_tokens +=
-            outcome.tokens.total().saturating_sub(outcome.answer_tokens);
+            outcome.tokens.generated().saturating_sub(outcome.answer_tokens);
         show_best(choice, outcome, outbox);
         reports[choice] = Some(report);
     }
@@ -320,8 +320,11 @@ async fn one_search(
         task.sampling.seed = derive_seed(task.sampling.seed, choice as u64);
     }
     let observe = |progress: Progress<'_>| {
+        if let Progress::Voted(verdict, _) = progress {
+            metrics::vote_cast(verdict);
+        }
         if work.plan.events == Events::Progress {
-            send(outbox, Ok(Part::Progress(progress_fields(choice, progress))));
+            send(outbox, Ok(Part::Progress(progress_fields(choice, progress, work.plan.trace))));
         }
     };
     let limit = Instant::now() + deadline + DRAFT_GRACE;
@@ -334,11 +337,18 @@ async fn one_search(
     }
     let id = format!("srch_{}", uuid::Uuid::new_v4().simple());
     let report = |trace| {
-        let generations = models::ids(&hold.pinned);
-        SearchReport::new(id.clone(), (config.strategy, config.mode), &outcome, generations, trace)
+        let about = About {
+            id: id.clone(),
+            strategy: config.strategy,
+            mode: config.mode,
+            checks: &work.plan.checks,
+            generation: models::ids(&hold.pinned),
+        };
+        SearchReport::new(about, &outcome, trace)
     };
     work.kept.keep(|| report(Trace::Full));
     let report = report(work.plan.trace);
+    metrics::checks_held(&report.checks);
     Ok((choice, outcome, report))
 }
 
@@ -356,22 +366,27 @@ fn show_best(choice: usize, mut outcome: Outcome, outbox: &Outbox) {
     send(outbox, Ok(Part::Finished { choice, reason: outcome.finish }));
 }
 
-fn progress_fields(choice: usize, progress: Progress<'_>) -> ProgressFields {
-    let at = |search_event, id, node| ProgressFields {
+fn progress_fields(choice: usize, progress: Progress<'_>, trace: Trace) -> ProgressFields {
+    let event = |search_event| ProgressFields {
         search_event,
         search_choice: choice,
-        search_node: Some(TreeNode::summary(id, node)),
+        search_node: None,
+        search_votes: None,
         search_stop_reason: None,
     };
+    let at = |search_event, id, node| {
+        let shown = if trace == Trace::Full { TreeNode::full(id, node) } else { TreeNode::summary(id, node) };
+        ProgressFields { search_node: Some(shown), ..event(search_event) }
+    };
     match progress {
-        Progress::RootJudged(node) => at(SearchEvent::RootJudged, NodeId(0), node),
+        Progress::Drafted(node) => {
+            let shown = TreeNode { text: Some(node.response.clone()), ..TreeNode::summary(ROOT, node) };
+            ProgressFields { search_node: Some(shown), ..event(SearchEvent::Drafted) }
+        }
+        Progress::Voted(_, votes) => ProgressFields { search_votes: Some(votes.into()), ..event(SearchEvent::Judging) },
+        Progress::RootJudged(node) => at(SearchEvent::RootJudged, ROOT, node),
         Progress::NodeAdded(id, node) => at(SearchEvent::NodeAdded, id, node),
         Progress::Accepted(id, node) => at(SearchEvent::Accepted, id, node),
-        Progress::Stopped(reason) => ProgressFields {
-            search_event: SearchEvent::Stopped,
-            search_choice: choice,
-            search_node: None,
-            search_stop_reason: Some(reason),
-        },
+        Progress::Stopped(reason) => ProgressFields { search_stop_reason: Some(reason), ..event(SearchEvent::Stopped) },
     }
 }

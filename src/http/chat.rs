@@ -54,7 +54,7 @@ pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -
     let mut response = match job.search.clone() {
         Some(plan) => {
             let choices = job.drawing.choices;
-            let checks = plan.checks.clone();
+            let checks = plan.checks.iter().map(|planned| planned.check.clone()).collect();
             let (kept, traffic) = (state.kept.clone(), state.traffic.clone());
             let work = SearchWork { plan, task: task(job, checks), choices, heartbeat: http.heartbeat, kept, traffic };
             deliver(head, answer::searched(hold, work), delivery).await?

@@ -10,7 +10,7 @@ use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, Drawin
 
 use super::constraint;
 use super::echo::Echo;
-use super::plan::SearchPlan;
+use super::plan::{Asked, SearchPlan};
 
 /// What a request is checked against.
 #[derive(Clone, Copy)]
@@ -128,7 +128,8 @@ impl ChatJob {
             (None, None) => None,
         };
         let constraint = constraint::from_wire(&body, limits.constrains)?;
-        let search = SearchPlan::from_wire(&body, &drawing, constraint.as_ref(), limits)?;
+        let asked = Asked { messages: &messages, drawing: &drawing, constraint: constraint.as_ref() };
+        let search = SearchPlan::from_wire(&body, &asked, limits)?;
         if search.is_some() && messages.last().is_none_or(|last| last.role != Role::User) {
             return Err(ApiError::invalid("messages", "a search needs a conversation that ends in a `user` message"));
         }

@@ -5,10 +5,23 @@ use std::time::Duration;
 
 use super::error::ApiError;
 use super::job::{Delivery, Drawing, Limits, size, within};
+use crate::chat::Message;
 use crate::engine::Constraint;
-use crate::openai::{ChatRequest, SearchOptions, Trace};
-use crate::search::{Judge, Mode, SearchConfig, Strategy};
+use crate::openai::{ChatRequest, CheckSpec, ChecksMode, ChecksOption, PlannedCheck, SearchOptions, Trace};
+use crate::search::{Judge, Judging, Mode, SearchConfig, Strategy};
 use crate::verify::Check;
+use crate::verify::find::{FoundCheck, find_checks};
+
+/// The rest of a request, which its search depends on.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The conversation.
+    pub messages: &'a [Message],
+    /// How replies are drawn.
+    pub drawing: &'a Drawing,
+    /// What the answer must match.
+    pub constraint: Option<&'a Constraint>,
+}
 
 /// A checked search.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,7 +29,7 @@ pub struct SearchPlan {
     /// What the search will do.
     pub config: SearchConfig,
     /// Rules that the answer must follow.
-    pub checks: Vec<Check>,
+    pub checks: Vec<PlannedCheck>,
     /// How much of the tree the response shows.
     pub trace: Trace,
     /// What a stream shows while the search runs.
@@ -40,8 +53,7 @@ impl SearchPlan {
     /// Names the field and its allowed range.
     pub fn from_wire(
         body: &ChatRequest,
-        drawing: &Drawing,
-        constraint: Option<&Constraint>,
+        conversation: &Asked<'_>,
         limits: &Limits<'_>,
     ) -> Result<Option<Self>, ApiError> {
         let settings = &limits.settings.search;
@@ -49,30 +61,45 @@ impl SearchPlan {
         let asked = body.search_budget.map(|budget| within("search_budget", budget, 0..=most)).transpose()?;
         let budget = match asked {
             Some(budget) => size(budget),
-            None if body.search.is_some() || drawing.alias => settings.search_budget,
+            None if body.search.is_some() || conversation.drawing.alias => settings.search_budget,
             None => return Ok(None),
         };
         let none = SearchOptions::default();
         let options = body.search.as_ref().unwrap_or(&none);
         // The options of a search with budget 0 are checked all the same: a request is right or wrong whatever its budget.
-        let plan = Self::new(options, SearchConfig { budget, ..settings.defaults() }, drawing, constraint, limits)?;
+        let plan = Self::new(options, SearchConfig { budget, ..settings.defaults() }, conversation, limits)?;
         Ok((budget > 0).then_some(plan))
     }
 
     fn new(
         options: &SearchOptions,
         defaults: SearchConfig,
-        drawing: &Drawing,
-        constraint: Option<&Constraint>,
+        asked: &Asked<'_>,
         limits: &Limits<'_>,
     ) -> Result<Self, ApiError> {
+        let Asked { messages, drawing, constraint } = *asked;
         let caps = &limits.settings.search;
-        let checks = checks(options)?;
+        let mode = options.mode.unwrap_or(defaults.mode);
+        let checks = match &options.checks {
+            Some(ChecksOption::List(specs)) => named_checks(specs)?,
+            Some(ChecksOption::Found(ChecksMode::Off)) => Vec::new(),
+            Some(ChecksOption::Found(ChecksMode::Auto)) => found_checks(messages),
+            // A client that leaves the judging to the model, or wants the paper's search, did not ask for rules.
+            None if options.judge == Some(Judge::Model) || mode == Mode::Paper => Vec::new(),
+            None if caps.checks == ChecksMode::Off => Vec::new(),
+            None => found_checks(messages),
+        };
         let deadline_cap = i64::try_from(caps.max_search_deadline.as_millis()).unwrap_or(i64::MAX);
         let deadline = options.deadline_ms.map(|ms| within("search.deadline_ms", ms, 1..=deadline_cap)).transpose()?;
         let config = SearchConfig {
-            strategy: options.strategy.unwrap_or(defaults.strategy),
-            mode: options.mode.unwrap_or(defaults.mode),
+            strategy: options.strategy.unwrap_or(match mode {
+                Mode::Eager => defaults.strategy,
+                // The paper's own.
+                Mode::Paper => Strategy::Bfs,
+            }),
+            mode,
+            judging: options.judging.or(defaults.judging),
+            checklist: options.checklist.unwrap_or(defaults.checklist && mode == Mode::Eager),
             judge: options.judge.unwrap_or(if checks.is_empty() { defaults.judge } else { Judge::Both }),
             branch: ranged("search.branch", options.branch, SearchConfig::BRANCH, defaults.branch)?,
             keep: ranged("search.keep", options.keep, SearchConfig::KEEP, defaults.keep)?,
@@ -81,6 +108,18 @@ impl SearchPlan {
             threshold: options.threshold.map_or(Ok(defaults.threshold), threshold)?,
             max_tokens: capped("search.max_tokens", options.max_tokens, caps.max_search_tokens, defaults.max_tokens)?,
             max_calls: capped("search.max_calls", options.max_calls, caps.max_search_calls, defaults.max_calls)?,
+            judge_tokens: room("search.judge_tokens", options.judge_tokens, defaults.judge_tokens)?,
+            refine_tokens: room("search.refine_tokens", options.refine_tokens, defaults.refine_tokens)?,
+            judge_temperature: temperature(
+                "search.judge_temperature",
+                options.judge_temperature,
+                defaults.judge_temperature,
+            )?,
+            refine_temperature: temperature(
+                "search.refine_temperature",
+                options.refine_temperature,
+                defaults.refine_temperature,
+            )?,
             deadline: deadline.map(|ms| Duration::from_millis(ms.unsigned_abs())).or(defaults.deadline),
             ..defaults
         };
@@ -90,9 +129,21 @@ impl SearchPlan {
                 "`search.mode` paper exists for the strategies bfs and dfs only",
             ));
         }
+        if config.mode == Mode::Paper {
+            if !matches!(config.judging, None | Some(Judging::Votes)) {
+                let message = "`search.mode` paper judges by votes; leave `search.judging` out or ask for `votes`";
+                return Err(ApiError::invalid("search.judging", message));
+            }
+            if config.checklist {
+                let message = "`search.mode` paper has no checklist; leave `search.checklist` out";
+                return Err(ApiError::invalid("search.checklist", message));
+            }
+        }
         let rules = !checks.is_empty() || matches!(constraint, Some(Constraint::JsonSchema(_)));
         if config.judge != Judge::Model && !rules {
-            let message = "`search.judge` rules or both needs `search.checks` or a json_schema `response_format`";
+            let message = "`search.judge` rules or both needs rules: no instruction that a rule can check was found in \
+                           `messages`, and `search.checks` or a json_schema `response_format` name none; leave \
+                           `search.judge` out or name rules in `search.checks`";
             return Err(ApiError::invalid("search.judge", message));
         }
         if config.judge == Judge::Model && !checks.is_empty() {
@@ -129,16 +180,33 @@ fn threshold(value: f64) -> Result<f64, ApiError> {
     Err(ApiError::invalid("search.threshold", message))
 }
 
-fn checks(options: &SearchOptions) -> Result<Vec<Check>, ApiError> {
+fn room(param: &str, value: Option<i64>, most: usize) -> Result<usize, ApiError> {
+    value.map_or(Ok(most), |value| Ok(size(within(param, value, 16..=cap(most.max(16)))?)))
+}
+
+fn temperature(param: &str, value: Option<f64>, default: f32) -> Result<f32, ApiError> {
+    match value {
+        None => Ok(default),
+        Some(value) if (0.0..=2.0).contains(&value) => Ok(value as f32),
+        Some(value) => Err(ApiError::invalid(param, format!("`{param}` must be between 0 and 2, got {value}"))),
+    }
+}
+
+fn found_checks(messages: &[Message]) -> Vec<PlannedCheck> {
+    let planned = |FoundCheck { check, words }| PlannedCheck { check, words: Some(words) };
+    find_checks(messages).into_iter().map(planned).collect()
+}
+
+fn named_checks(specs: &[CheckSpec]) -> Result<Vec<PlannedCheck>, ApiError> {
     // A bound on work per judgement, far above any real list.
     let most = 64;
-    let specs = options.checks.as_deref().unwrap_or_default();
     count_checks(specs.len(), most)?;
-    let check = |(index, spec): (usize, &crate::openai::CheckSpec)| {
-        Check::new(&spec.id, spec.kwargs.clone()).map_err(|error| {
+    let check = |(index, spec): (usize, &CheckSpec)| {
+        let check = Check::new(&spec.id, spec.kwargs.clone()).map_err(|error| {
             let param = format!("search.checks[{index}]");
             ApiError::invalid(&param, format!("`{param}`: {error}"))
-        })
+        })?;
+        Ok(PlannedCheck { check, words: None })
     };
     specs.iter().enumerate().map(check).collect()
 }

@@ -192,6 +192,9 @@ pub struct ProgressFields {
     /// The node that it happened to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search_node: Option<TreeNode>,
+    /// The votes of the judgement that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search_votes: Option<super::VoteCounts>,
     /// Why the search stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

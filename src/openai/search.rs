@@ -4,14 +4,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::search::{ByPurpose, Judge, Mode, Node, NodeId, Outcome, StopReason, Strategy, Tree, Votes};
+use crate::search::{ByPurpose, Judge, Judging, Mode, Node, NodeId, Outcome, StopReason, Strategy, Tree, Votes};
+use crate::verify::Check;
 
 /// How a search goes about it; every field has a server default and a server cap.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchOptions {
-    /// Which node is refined next.
-    #[schema(value_type = Option<String>, pattern = "^(bfs|dfs|best_of_n|refine_chain)$")]
+    /// Which node is refined next. `auto` refines the best answer while that makes progress and drafts anew where it
+    /// makes none.
+    #[schema(value_type = Option<String>, pattern = "^(auto|bfs|dfs|best_of_n|refine_chain)$")]
     pub strategy: Option<Strategy>,
     /// `eager`, or `paper`: the published reference's exact decisions (bfs and dfs only).
     #[schema(value_type = Option<String>, pattern = "^(eager|paper)$")]
@@ -40,15 +42,56 @@ pub struct SearchOptions {
     /// Then the best answer so far.
     #[schema(minimum = 1)]
     pub deadline_ms: Option<i64>,
-    /// Who decides: `model`, `rules` or `both`. Absent: `both` where `checks` are given, else `model`.
+    /// Who decides: the `model`, `rules`, or `both`. Absent: `both` where there are checks, else `model`.
     #[schema(value_type = Option<String>, pattern = "^(model|rules|both)$")]
     pub judge: Option<Judge>,
-    /// Rules that the answer must follow, by IFEval's instruction ids.
-    pub checks: Option<Vec<CheckSpec>>,
+    /// How the model judges: `votes` writes critiques and counts their verdicts, `score` reads the probability of Yes
+    /// without a critique, `cascade` does so and writes critiques where that is uncertain. Absent: `cascade` for a model
+    /// with a calibration, else `score`. `paper` mode allows `votes` alone.
+    #[schema(value_type = Option<String>, pattern = "^(votes|score|cascade)$")]
+    pub judging: Option<Judging>,
+    /// Whether the prompt's instructions are listed first and judged one by one.
+    pub checklist: Option<bool>,
+    /// Rules that the answer must follow: `auto` finds them in the conversation's own words, `off` finds none, and a list
+    /// names them by their ids. Absent: the server's default.
+    pub checks: Option<ChecksOption>,
+    /// Tokens of one critique at most.
+    #[schema(minimum = 16)]
+    pub judge_tokens: Option<i64>,
+    /// Tokens of one refinement at most. Absent: as many as the response that is refined needs.
+    #[schema(minimum = 16)]
+    pub refine_tokens: Option<i64>,
+    /// Temperature of critiques.
+    #[schema(minimum = 0, maximum = 2)]
+    pub judge_temperature: Option<f64>,
+    /// Temperature of refinements.
+    #[schema(minimum = 0, maximum = 2)]
+    pub refine_temperature: Option<f64>,
     /// How much of the tree the response shows.
     pub trace: Option<Trace>,
     /// In a stream: progress chunks while the search runs.
     pub events: Option<bool>,
+}
+
+/// Where a search's rules come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected \"auto\", \"off\" or a list of checks")]
+pub enum ChecksOption {
+    /// Found in the conversation, or not at all.
+    Found(ChecksMode),
+    /// Named by the client.
+    List(Vec<CheckSpec>),
+}
+
+/// Whether rules are found in the conversation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ChecksMode {
+    /// Instructions that a rule can check become rules.
+    #[default]
+    Auto,
+    /// None are found.
+    Off,
 }
 
 /// A rule by its IFEval id.
@@ -76,7 +119,40 @@ pub enum Trace {
     Full,
 }
 
-/// What a search came to.
+/// A rule of a search, and whether its answer keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CheckReport {
+    /// The rule's id.
+    pub id: String,
+    /// Its keyword arguments.
+    #[schema(value_type = Object)]
+    pub kwargs: Map<String, Value>,
+    /// The words of the conversation that the rule was found in; absent where the client named it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
+    /// Whether the answer keeps it.
+    pub holds: bool,
+}
+
+/// An item of the checklist, and how probably the answer follows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChecklistItem {
+    /// The instruction, as the model listed it.
+    pub item: String,
+    /// The probability that the answer follows it; null where it was not asked about.
+    pub probability: Option<f64>,
+}
+
+/// A rule of a search, and where it was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedCheck {
+    /// The rule.
+    pub check: Check,
+    /// The words of the conversation that it was found in; `None` where the client named it.
+    pub words: Option<String>,
+}
+
+/// The result of a search.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SearchReport {
     /// For `GET /v1/searches/{id}`.
@@ -87,23 +163,34 @@ pub struct SearchReport {
     /// How closely the reference was followed.
     #[schema(value_type = String)]
     pub mode: Mode,
+    /// How the model judged.
+    #[schema(value_type = String)]
+    pub judging: Judging,
     /// Whether the answer was judged right.
     pub accepted: bool,
-    /// The answer's share of yes votes.
+    /// The share of instructions that hold in the answer, where one that the model judges counts with its probability; by
+    /// votes alone the share of yes votes.
     pub value: Option<f64>,
-    /// The draft's share of yes votes.
+    /// The same of the draft.
     pub root_value: Option<f64>,
     /// Refinements from the draft to the answer.
     pub depth: usize,
     /// Judged refinements; the draft is not counted.
     pub nodes: usize,
-    /// Why the search ended: accepted, budget, tokens, calls, deadline, exhausted or error.
+    /// Why the search ended: accepted, budget, tokens, calls, deadline, exhausted, error, judge_unreadable (no verdict could
+    /// be read from the model) or unjudged (the deadline left room for the draft only).
     #[schema(value_type = String)]
     pub stop_reason: StopReason,
+    /// Rules, and whether the answer keeps them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckReport>,
+    /// The prompt's instructions as the model listed them; absent where the whole prompt was judged at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checklist: Vec<ChecklistItem>,
     /// Model calls.
-    pub calls: PurposeCounts,
-    /// Generated tokens.
-    pub tokens: PurposeCounts,
+    pub calls: CallCounts,
+    /// Tokens.
+    pub tokens: TokenCounts,
     /// The weights that answered.
     pub generation: GenerationIds,
     /// From start to end.
@@ -116,20 +203,42 @@ pub struct SearchReport {
     pub tree: Option<Vec<TreeNode>>,
 }
 
-/// Counts by purpose.
+/// Model calls by purpose.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
-pub struct PurposeCounts {
+pub struct CallCounts {
     /// Drafts.
     pub answer: usize,
     /// Critiques.
     pub judge: usize,
     /// Refinements.
     pub refine: usize,
+    /// Verdicts that were read as probabilities.
+    pub score: usize,
 }
 
-impl From<ByPurpose> for PurposeCounts {
+impl From<ByPurpose> for CallCounts {
     fn from(counts: ByPurpose) -> Self {
-        Self { answer: counts.answer, judge: counts.judge, refine: counts.refine }
+        let ByPurpose { answer, judge, refine, score } = counts;
+        Self { answer, judge, refine, score }
+    }
+}
+
+/// Tokens by purpose.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenCounts {
+    /// Generated for drafts.
+    pub answer: usize,
+    /// Generated for critiques.
+    pub judge: usize,
+    /// Generated for refinements.
+    pub refine: usize,
+    /// Prompt tokens of verdicts that were read; nothing was generated for them.
+    pub scored: usize,
+}
+
+impl From<ByPurpose> for TokenCounts {
+    fn from(counts: ByPurpose) -> Self {
+        Self { answer: counts.answer, judge: counts.judge, refine: counts.refine, scored: counts.score }
     }
 }
 
@@ -151,12 +260,18 @@ pub struct TreeNode {
     pub parent: Option<usize>,
     /// Refinements since the draft.
     pub depth: usize,
-    /// Share of yes votes.
+    /// The share of instructions that hold, or of yes votes.
     pub value: Option<f64>,
+    /// The model's probability that the response is right, where it was read; of several items the lowest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
     /// Whether it was accepted.
     pub accepted: bool,
     /// All votes.
     pub votes: VoteCounts,
+    /// Instructions that are known to fail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
     /// The response, in a full trace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -190,8 +305,10 @@ impl TreeNode {
             parent: node.parent.map(|parent| parent.0),
             depth: node.depth,
             value: node.value,
+            probability: node.probability,
             accepted: node.accepted,
             votes: node.votes.into(),
+            failed: node.failed.clone(),
             text: None,
             critique: None,
         }
@@ -204,30 +321,53 @@ impl TreeNode {
     }
 }
 
+/// What a report says beside the outcome of its search.
+#[derive(Clone, Debug)]
+pub struct About<'a> {
+    /// The search's id.
+    pub id: String,
+    /// Which node was refined next.
+    pub strategy: Strategy,
+    /// How closely the reference was followed.
+    pub mode: Mode,
+    /// The rules.
+    pub checks: &'a [PlannedCheck],
+    /// The weights that answered.
+    pub generation: GenerationIds,
+}
+
 impl SearchReport {
     /// The report on `outcome` with as much of the tree as `trace` shows.
-    pub fn new(
-        id: String,
-        about: (Strategy, Mode),
-        outcome: &Outcome,
-        generation: GenerationIds,
-        trace: Trace,
-    ) -> Self {
+    pub fn new(about: About<'_>, outcome: &Outcome, trace: Trace) -> Self {
         let nodes = &outcome.tree.nodes;
         let best = nodes.get(outcome.best.0);
+        let answer = best.map_or("", |node| node.response.as_str());
+        let check = |PlannedCheck { check, words }: &PlannedCheck| CheckReport {
+            id: check.id.clone(),
+            kwargs: check.kwargs.clone(),
+            words: words.clone(),
+            holds: check.strict(answer),
+        };
+        let item = |(index, item): (usize, &String)| ChecklistItem {
+            item: item.clone(),
+            probability: best.and_then(|node| node.items.get(index).copied()),
+        };
         Self {
-            id,
-            strategy: about.0,
-            mode: about.1,
+            id: about.id,
+            strategy: about.strategy,
+            mode: about.mode,
+            judging: outcome.judging,
             accepted: outcome.accepted,
             value: best.and_then(|node| node.value),
             root_value: nodes.first().and_then(|node| node.value),
             depth: best.map_or(0, |node| node.depth),
             nodes: outcome.tree.judged(),
             stop_reason: outcome.stop,
+            checks: about.checks.iter().map(check).collect(),
+            checklist: outcome.checklist.iter().enumerate().map(item).collect(),
             calls: outcome.calls.into(),
             tokens: outcome.tokens.into(),
-            generation,
+            generation: about.generation,
             elapsed_ms: u64::try_from(outcome.elapsed.as_millis()).unwrap_or(u64::MAX),
             templates: (trace == Trace::Full).then(|| outcome.templates.clone()),
             tree: shown(&outcome.tree, trace),
@@ -248,6 +388,10 @@ fn shown(tree: &Tree, trace: Trace) -> Option<Vec<TreeNode>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SearchEvent {
+    /// The draft was made; the node has its text.
+    Drafted,
+    /// A vote was cast.
+    Judging,
     /// The draft was judged.
     RootJudged,
     /// A refinement was judged.

@@ -3,6 +3,7 @@
 mod constraint;
 pub mod evolve;
 mod parse;
+mod verdict;
 
 use std::path::Path;
 
@@ -10,6 +11,8 @@ use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
 use crate::chat::{Message, Role};
+
+pub use verdict::{Calibration, Temperatures, verdict_labels};
 
 /// What a critique comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -34,8 +37,9 @@ pub struct Refinement {
 
 /// The texts as a checkpoint's `spar.json` carries them. Templates are minijinja over `messages` (the conversation so
 /// far), `prompt` (its last user turn), `response`, in `refine` also `critique`, and the markers `verdict`, `start`, `end`.
-/// A line that holds only a block tag leaves no trace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A line that holds only a block tag leaves no trace. The optional texts belong to searches that read verdicts as
+/// probabilities; a checkpoint that was not trained on them leaves them out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TemplateText {
     /// Recorded in traces; changes with any of the texts.
@@ -50,6 +54,24 @@ pub struct TemplateText {
     pub start: String,
     /// Follows the refined response.
     pub end: String,
+    /// The user turn that follows the response in the conversation itself and asks for Yes or No without a critique;
+    /// over `checked`, the instructions that rules have checked already. Absent: the judge's turn is answered with the
+    /// verdict at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<String>,
+    /// As `score`, about the single instruction `item`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
+    /// The user turn that asks for the conversation's separate instructions as a JSON array. Absent: there is no checklist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checklist: Option<String>,
+    /// The user turn that follows the response in the conversation itself, names the instructions in `failed`, and asks
+    /// for the corrected response alone. Absent: refinements always begin with a critique and use `refine`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<String>,
+    /// How this model's verdicts become probabilities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
 }
 
 /// Compiled [`TemplateText`].
@@ -74,17 +96,26 @@ const GENERAL_JUDGE: &str = include_str!("../../prompts/judge.txt");
 const GENERAL_REFINE: &str = include_str!("../../prompts/refine.txt");
 /// Names of the general texts inside every environment: what is rendered where a checkpoint's own text raises an error.
 const FALLBACK: [(&str, &str); 2] = [("judge", "general judge"), ("refine", "general refine")];
+const GENERAL_SCORE: &str = include_str!("../../prompts/score.txt");
+const GENERAL_ITEM: &str = include_str!("../../prompts/item.txt");
+const GENERAL_CHECKLIST: &str = include_str!("../../prompts/checklist.txt");
+const GENERAL_REWRITE: &str = include_str!("../../prompts/rewrite.txt");
 
 impl Templates {
     /// The general English templates, for instruction-tuned models.
     pub fn general() -> Self {
         let text = TemplateText {
-            version: "general-1".into(),
+            version: "general-2".into(),
             judge: GENERAL_JUDGE.into(),
             refine: GENERAL_REFINE.into(),
             verdict: "Final Judgement".into(),
             start: "[[start]]".into(),
             end: "[[end]]".into(),
+            score: Some(GENERAL_SCORE.into()),
+            item: Some(GENERAL_ITEM.into()),
+            checklist: Some(GENERAL_CHECKLIST.into()),
+            rewrite: Some(GENERAL_REWRITE.into()),
+            calibration: None,
         };
         Self::new(text, "built in").expect("a test compiles the built-in templates")
     }
@@ -114,7 +145,13 @@ impl Templates {
             (FALLBACK[0].1, GENERAL_JUDGE.into()),
             (FALLBACK[1].1, GENERAL_REFINE.into()),
         ];
-        for (name, source) in sources {
+        let optional =
+            [("score", &text.score), ("item", &text.item), ("checklist", &text.checklist), ("rewrite", &text.rewrite)];
+        let optional = optional.into_iter().filter_map(|(name, source)| Some((name, source.clone()?)));
+        if let Some(fault) = text.calibration.as_ref().and_then(Calibration::fault) {
+            return Err(fail(fault));
+        }
+        for (name, source) in sources.into_iter().chain(optional) {
             environment.add_template_owned(name, source).map_err(|e| fail(format!("{e:#}")))?;
         }
         let templates = Self { text, environment };
@@ -135,14 +172,14 @@ impl Templates {
 
     /// The conversation that asks for a critique of `response` as the answer to `conversation`.
     pub fn judge(&self, conversation: &[Message], response: &str) -> Vec<Message> {
-        vec![Message::user(self.render(0, conversation, response, ""))]
+        vec![Message::user(self.render(0, &Facts { response, ..Facts::new(conversation) }))]
     }
 
     /// The conversation that asks for a refinement: the judge's turn, its critique, the request to refine.
     pub fn refine(&self, conversation: &[Message], response: &str, critique: &str) -> Vec<Message> {
         let mut turns = self.judge(conversation, response);
         turns.push(Message::assistant(critique));
-        turns.push(Message::user(self.render(1, conversation, response, critique)));
+        turns.push(Message::user(self.render(1, &Facts { response, critique, ..Facts::new(conversation) })));
         turns
     }
 
@@ -173,26 +210,31 @@ impl Templates {
 
     /// Renders one of [`FALLBACK`]'s templates. A text that raises an error for this conversation is replaced by the
     /// general one with the same markers, so that the answer can still be read.
-    fn render(&self, which: usize, messages: &[Message], response: &str, critique: &str) -> String {
+    fn render(&self, which: usize, facts: &Facts<'_>) -> String {
         let (name, general) = FALLBACK[which];
-        self.try_render(name, messages, response, critique).unwrap_or_else(|error| {
+        self.try_render(name, facts).unwrap_or_else(|error| {
             tracing::warn!(template = name, version = self.text.version, %error, "a template failed; using the general one");
-            self.try_render(general, messages, response, critique).unwrap_or_else(|_| response.to_owned())
+            self.try_render(general, facts).unwrap_or_else(|_| facts.response.to_owned())
         })
     }
 
-    fn try_render(
-        &self,
-        name: &str,
-        messages: &[Message],
-        response: &str,
-        critique: &str,
-    ) -> Result<String, minijinja::Error> {
+    /// Renders a text that a checkpoint may leave out; one that raises an error for this conversation counts as left out.
+    fn optional(&self, name: &str, facts: &Facts<'_>) -> Option<String> {
+        self.environment.get_template(name).ok()?;
+        let failed = |error: &minijinja::Error| {
+            tracing::warn!(template = name, version = self.text.version, %error, "a template failed");
+        };
+        self.try_render(name, facts).inspect_err(failed).ok()
+    }
+
+    fn try_render(&self, name: &str, facts: &Facts<'_>) -> Result<String, minijinja::Error> {
+        let Facts { messages, response, critique, item, failed, checked } = *facts;
         let prompt = messages.iter().rev().find(|m| m.role == Role::User).map_or("", |m| m.content.as_str());
         let TemplateText { verdict, start, end, .. } = &self.text;
-        self.environment
-            .get_template(name)?
-            .render(context! { messages, prompt, response, critique, verdict, start, end })
+        let context = context! {
+            messages, prompt, response, critique, item, failed, checked, verdict, start, end
+        };
+        self.environment.get_template(name)?.render(context)
     }
 
     fn try_out(&self) -> Result<(), String> {
@@ -200,20 +242,54 @@ impl Templates {
         let system = Message { role: Role::System, content: "the-system-turn".into() };
         let several =
             vec![system, Message::user("earlier"), Message::assistant("the-reply"), Message::user("the-prompt")];
+        let rules = ["the-rule".to_owned()];
+        // Every template with what its rendered turn must hold.
+        let judged: &[&str] = &["the-prompt", "the-response"];
+        let templates: [(&str, &[&str]); 6] = [
+            ("judge", judged),
+            ("refine", &[]),
+            ("score", &[]),
+            ("item", &["the-item"]),
+            ("checklist", &["the-prompt"]),
+            ("rewrite", &["the-rule"]),
+        ];
         for messages in [&single, &several] {
-            for (name, _) in FALLBACK {
-                let turn = self
-                    .try_render(name, messages, "the-response", "the-critique")
-                    .map_err(|e| format!("{name}: {e:#}"))?;
-                for needle in ["the-prompt", "the-response"] {
-                    if name == "judge" && !turn.contains(needle) {
-                        let variable = &needle[4..];
-                        return Err(format!("judge: the rendered turn does not hold the {variable}"));
-                    }
+            let facts = Facts {
+                response: "the-response",
+                critique: "the-critique",
+                item: "the-item",
+                failed: &rules,
+                checked: &rules,
+                ..Facts::new(messages)
+            };
+            for (name, needles) in templates {
+                if self.environment.get_template(name).is_err() {
+                    continue;
+                }
+                let turn = self.try_render(name, &facts).map_err(|e| format!("{name}: {e:#}"))?;
+                if let Some(needle) = needles.iter().find(|needle| !turn.contains(**needle)) {
+                    return Err(format!("{name}: the rendered turn does not hold the {}", &needle[4..]));
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// What a template may say.
+#[derive(Clone, Copy)]
+struct Facts<'a> {
+    messages: &'a [Message],
+    response: &'a str,
+    critique: &'a str,
+    item: &'a str,
+    failed: &'a [String],
+    checked: &'a [String],
+}
+
+impl<'a> Facts<'a> {
+    fn new(messages: &'a [Message]) -> Self {
+        Self { messages, response: "", critique: "", item: "", failed: &[], checked: &[] }
     }
 }
 

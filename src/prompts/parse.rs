@@ -32,7 +32,7 @@ impl Templates {
     }
 
     /// A critique without its verdict line, so that another verdict can follow.
-    pub(super) fn without_verdict<'t>(&self, critique: &'t str) -> &'t str {
+    pub fn without_verdict<'t>(&self, critique: &'t str) -> &'t str {
         match critique.rfind(self.text.verdict.as_str()) {
             Some(marker) => critique[..marker].trim_end(),
             None => critique.trim_end(),

@@ -12,6 +12,7 @@ fn compact(judge: &str, refine: &str) -> TemplateText {
         verdict: "=>".into(),
         start: "{".into(),
         end: "}".into(),
+        ..TemplateText::default()
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::SearchConfig;
 use crate::engine::Purpose;
 
 /// Counts by purpose.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByPurpose {
     /// Drafts.
     pub answer: usize,
@@ -17,11 +17,18 @@ pub struct ByPurpose {
     pub judge: usize,
     /// Refinements.
     pub refine: usize,
+    /// Verdicts that were read as probabilities. Their tokens are prompt tokens: nothing is generated for them.
+    pub score: usize,
 }
 
 impl ByPurpose {
-    /// All of them.
+    /// Calls of every kind.
     pub fn total(self) -> usize {
+        self.answer + self.judge + self.refine + self.score
+    }
+
+    /// Everything but `score`: of tokens, those that were generated.
+    pub fn generated(self) -> usize {
         self.answer + self.judge + self.refine
     }
 
@@ -106,7 +113,7 @@ impl Ledger {
         if used.running > 0 && used.running + calls > self.parallel {
             return Ok(None);
         }
-        let free = self.max_tokens.saturating_sub(used.tokens.total() + used.reserved);
+        let free = self.max_tokens.saturating_sub(used.tokens.generated() + used.reserved);
         if calls.saturating_mul(tokens) > free {
             if used.running > 0 {
                 return Ok(None);
@@ -121,6 +128,21 @@ impl Ledger {
         used.running += calls;
         used.reserved = used.reserved.saturating_add(calls.saturating_mul(tokens));
         Ok(Some(Permit { ledger: self, purpose, calls, tokens, left: calls.saturating_mul(tokens).into() }))
+    }
+
+    /// Counts a call that reads `questions` verdicts.
+    pub fn begin_reading(&self, questions: usize) -> Result<(), Spent> {
+        let mut used = self.lock();
+        if used.calls.total() >= self.max_calls {
+            return Err(Spent::Calls);
+        }
+        used.calls.score += questions;
+        Ok(())
+    }
+
+    /// Counts the prompt tokens of verdicts that were read.
+    pub fn was_read(&self, prompt_tokens: usize) {
+        self.lock().tokens.score += prompt_tokens;
     }
 
     pub fn used(&self) -> Used {

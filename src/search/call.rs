@@ -2,11 +2,17 @@
 
 use futures::StreamExt;
 use futures::future::join_all;
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::budget::{Permit, Spent};
-use super::{Models, SearchConfig, Task, budget::Ledger};
-use crate::engine::{Engine, EngineError, FinishReason, PromptTokens, Reply, Request, TokenLogprobs, derive_seed};
+use super::loops::LoopWatch;
+use super::session::Session;
+use super::{Mode, Models, SearchConfig, Task};
+use crate::engine::{
+    Engine, EngineError, FinishReason, LabelRequest, LabelScores, PromptTokens, Reply, Request, TokenLogprobs,
+    derive_seed,
+};
 
 /// What all steps of one search share.
 #[derive(Clone, Copy)]
@@ -14,7 +20,7 @@ pub(super) struct Search<'a> {
     pub models: Models<'a>,
     pub config: &'a SearchConfig,
     pub task: &'a Task,
-    pub ledger: &'a Ledger,
+    pub session: &'a Session<'a>,
 }
 
 /// Why a step could not be finished.
@@ -51,6 +57,7 @@ pub(super) enum Draw {
     Settle,
     Refinement,
     Child,
+    Critique,
 }
 
 impl Draw {
@@ -68,17 +75,35 @@ pub(super) struct Spoken {
     pub cached_tokens: usize,
     pub finish: FinishReason,
     pub logprobs: Vec<TokenLogprobs>,
+    /// Whether it was cut off because it repeated itself.
+    pub looped: bool,
     /// Per chunk: where its text ends, in bytes, and how many tokens it holds.
     ends: Vec<(usize, usize)>,
 }
 
 impl Search<'_> {
+    /// Whether a failed call is made again: in `paper` mode, as in the reference, unless the request itself is at fault.
+    /// The next try has a seed of its own, so that a search stays a function of its seed.
+    pub fn tries_again(&self, error: &EngineError) -> bool {
+        self.config.mode == Mode::Paper && matches!(error, EngineError::Unavailable(_) | EngineError::Crashed(_))
+    }
+
     /// Starts `request.samples` siblings, or as many as the budgets allow (at least one), and waits for all of them.
     /// There is at least one reply; one that fails is an error of its own.
     pub async fn call(&self, engine: &dyn Engine, request: Request) -> Result<Vec<Result<Spoken, EngineError>>, Halt> {
+        self.call_until(engine, request, None).await
+    }
+
+    /// As [`Search::call`], but replies that still run at `until` are cut off there, once they have said something.
+    pub async fn call_until(
+        &self,
+        engine: &dyn Engine,
+        request: Request,
+        until: Option<Instant>,
+    ) -> Result<Vec<Result<Spoken, EngineError>>, Halt> {
         let purpose = request.purpose;
         let wanted = request.max_tokens.unwrap_or(engine.info().context);
-        let permit = self.ledger.reserve(purpose, request.samples, wanted).await?;
+        let permit = self.session.ledger.reserve(purpose, request.samples, wanted).await?;
         let request = Request { samples: permit.calls, max_tokens: Some(permit.tokens), ..request };
         let span = tracing::debug_span!("call", ?purpose, samples = request.samples);
         async {
@@ -86,44 +111,78 @@ impl Search<'_> {
             if replies.is_empty() {
                 return Err(Halt::Failed(EngineError::Crashed("the engine started no reply".into())));
             }
-            Ok(join_all(replies.into_iter().take(permit.calls).map(|reply| listen(reply, &permit))).await)
+            let replies = replies.into_iter().take(permit.calls);
+            Ok(join_all(replies.map(|reply| self.listen(reply, &permit, until))).await)
         }
         .instrument(span)
         .await
     }
-}
 
-async fn listen(mut reply: Reply, permit: &Permit<'_>) -> Result<Spoken, EngineError> {
-    permit.sent(reply.prompt_tokens);
-    let mut spoken = Spoken {
-        text: String::new(),
-        tokens: 0,
-        prompt_tokens: reply.prompt_tokens,
-        cached_tokens: reply.cached_tokens,
-        finish: FinishReason::Length,
-        logprobs: Vec::new(),
-        ends: Vec::new(),
-    };
-    while let Some(chunk) = reply.chunks.next().await {
-        let chunk = chunk?;
-        permit.spend(chunk.tokens);
-        if let Some(PromptTokens { sent, cached }) = chunk.prompt {
-            permit.sent(sent.saturating_sub(spoken.prompt_tokens));
-            (spoken.prompt_tokens, spoken.cached_tokens) = (sent, cached);
-        }
-        spoken.tokens += chunk.tokens;
-        spoken.text.push_str(&chunk.text);
-        spoken.ends.push((spoken.text.len(), chunk.tokens));
-        spoken.logprobs.extend(chunk.logprobs);
-        if let Some(finish) = chunk.finish {
-            spoken.finish = finish;
-            return Ok(spoken);
-        }
-        if spoken.tokens >= permit.tokens {
-            return Ok(spoken);
-        }
+    /// Reads verdicts as probabilities.
+    pub async fn read(&self, request: LabelRequest) -> Result<LabelScores, Halt> {
+        let questions = request.questions.len();
+        self.session.ledger.begin_reading(questions)?;
+        let span = tracing::debug_span!("read_labels", questions);
+        let scores = self.models.refiner.read_labels(request).instrument(span).await.map_err(Halt::Failed)?;
+        self.session.ledger.was_read(scores.prompt_tokens);
+        Ok(scores)
     }
-    Err(EngineError::Crashed("the reply ended without a finish reason".into()))
+
+    async fn listen(
+        &self,
+        mut reply: Reply,
+        permit: &Permit<'_>,
+        until: Option<Instant>,
+    ) -> Result<Spoken, EngineError> {
+        permit.sent(reply.prompt_tokens);
+        let began = Instant::now();
+        let mut spoken = Spoken {
+            text: String::new(),
+            tokens: 0,
+            prompt_tokens: reply.prompt_tokens,
+            cached_tokens: reply.cached_tokens,
+            finish: FinishReason::Length,
+            logprobs: Vec::new(),
+            looped: false,
+            ends: Vec::new(),
+        };
+        let mut watch = LoopWatch::default();
+        loop {
+            let next = match until.filter(|_| spoken.tokens > 0) {
+                Some(until) => match timeout_at(until, reply.chunks.next()).await {
+                    Ok(next) => next,
+                    Err(_elapsed) => break,
+                },
+                None => reply.chunks.next().await,
+            };
+            let Some(chunk) = next else {
+                return Err(EngineError::Crashed("the reply ended without a finish reason".into()));
+            };
+            let chunk = chunk?;
+            permit.spend(chunk.tokens);
+            if let Some(PromptTokens { sent, cached }) = chunk.prompt {
+                permit.sent(sent.saturating_sub(spoken.prompt_tokens));
+                (spoken.prompt_tokens, spoken.cached_tokens) = (sent, cached);
+            }
+            spoken.tokens += chunk.tokens;
+            spoken.text.push_str(&chunk.text);
+            spoken.ends.push((spoken.text.len(), chunk.tokens));
+            spoken.logprobs.extend(chunk.logprobs);
+            if let Some(finish) = chunk.finish {
+                spoken.finish = finish;
+                break;
+            }
+            if spoken.tokens >= permit.tokens {
+                break;
+            }
+            if self.config.mode == Mode::Eager && watch.sees_loop(&spoken.text) {
+                spoken.looped = true;
+                break;
+            }
+        }
+        self.session.clock.generated(spoken.tokens, began.elapsed());
+        Ok(spoken)
+    }
 }
 
 impl Spoken {

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// Level by level, the best `keep` of each.
+    /// Refines the best answer while that makes progress, and drafts anew after two refinements without any.
     #[default]
+    Auto,
+    /// Level by level, the best `keep` of each.
     Bfs,
     /// Into the best child first.
     Dfs,
@@ -28,7 +30,8 @@ pub enum Mode {
     /// search in the middle of its level.
     #[default]
     Eager,
-    /// The reference's decisions exactly: all votes, whole levels, later nodes preferred on equal values.
+    /// The published reference's decisions but for a short list in `docs/paper-mode.md`: all votes, whole levels, later
+    /// nodes preferred on equal values, failed calls made again.
     Paper,
 }
 
@@ -36,13 +39,27 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judge {
-    /// The refiner's votes.
+    /// The refiner.
     #[default]
     Model,
-    /// The task's checks: the value is the share that holds, and only all of them is accepted.
+    /// The task's checks: the value is the share that holds, and only a response that passes all of them is accepted.
     Rules,
-    /// Both must say yes: a response that fails a check has value 0, and one critique is asked for it.
+    /// Rules decide about their own instructions and the refiner about the rest. It is asked once every rule holds.
     Both,
+}
+
+/// How the refiner's verdict is obtained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judging {
+    /// Critiques are written and their verdicts counted, as in the paper.
+    Votes,
+    /// The probability of Yes is read without a critique.
+    #[default]
+    Score,
+    /// The probability of Yes is read without a critique and decides where it is clear. Inside the uncertain band of the
+    /// model's calibration critiques are written, and the probability of Yes is read after each.
+    Cascade,
 }
 
 /// What the search will do; every field is checked and within the server's caps.
@@ -56,6 +73,11 @@ pub struct SearchConfig {
     pub mode: Mode,
     /// Who judges.
     pub judge: Judge,
+    /// How the refiner judges. `None` chooses by the model: `cascade` if it has a calibration, else `score`. `paper` mode
+    /// counts votes.
+    pub judging: Option<Judging>,
+    /// Whether the conversation's instructions are listed first and asked about one by one.
+    pub checklist: bool,
     /// Children per node, in [`SearchConfig::BRANCH`].
     pub branch: usize,
     /// Nodes of a level that are refined, in [`SearchConfig::KEEP`].
@@ -74,9 +96,9 @@ pub struct SearchConfig {
     pub deadline: Option<Duration>,
     /// Model calls of one search at a time; a group of siblings is one prompt and is never split.
     pub parallel: usize,
-    /// Tokens of one critique at most.
+    /// Tokens of one critique at most; in `eager` mode a short response gets less room.
     pub judge_tokens: usize,
-    /// Tokens of one refinement at most.
+    /// Tokens of one refinement at most; in `eager` mode the room follows from the response that is refined.
     pub refine_tokens: usize,
     /// Temperature of votes.
     pub judge_temperature: f32,
@@ -96,13 +118,15 @@ impl SearchConfig {
 }
 
 impl Default for SearchConfig {
-    /// The paper's shape and temperatures in eager mode.
+    /// The paper's shape and temperatures, in eager mode.
     fn default() -> Self {
         Self {
             budget: 16,
             strategy: Strategy::default(),
             mode: Mode::default(),
             judge: Judge::default(),
+            judging: None,
+            checklist: false,
             branch: 3,
             keep: 2,
             depth: 3,
@@ -112,7 +136,7 @@ impl Default for SearchConfig {
             max_calls: None,
             deadline: None,
             parallel: 5,
-            judge_tokens: 1024,
+            judge_tokens: 512,
             refine_tokens: 2048,
             judge_temperature: 0.7,
             refine_temperature: 0.7,

@@ -1,12 +1,32 @@
 //! Making candidates: refinements of a node, or further drafts.
 
 use super::call::{Draw, Halt, Search, Spoken};
+use super::config::Mode;
+use super::score::tokens_of;
 use super::tree::Node;
 use crate::engine::grammar;
 use crate::engine::{Completion, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs};
+use crate::prompts::Refinement;
+use crate::verify::Check;
 
-/// Draws per child before it is given up, as in the reference: three times three.
+/// Draws per child before it is given up, as in the reference: three times three. In `paper` mode, again as in the
+/// reference, a draw whose call fails is one of them; in `eager` mode it ends the child.
 const DRAWS: usize = 9;
+/// The same in `eager` mode.
+const EAGER_DRAWS: usize = 3;
+/// Tokens for what a refiner says before the response.
+const REFLECTION_ROOM: usize = 192;
+/// Tokens of a refinement beside those of the response that it refines.
+const SPARE_ROOM: usize = 64;
+
+/// How a refinement is asked for, and how the reply is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// After a critique: a reflection, then the response between markers.
+    Reflected,
+    /// The response alone, where it is known which instructions fail.
+    Rewritten,
+}
 
 /// A response before it is judged.
 #[derive(Debug)]
@@ -36,17 +56,26 @@ impl From<Completion> for Candidate {
 pub(super) type Candidates = Vec<Result<Option<Candidate>, EngineError>>;
 
 impl Search<'_> {
-    /// `children` refinements of `node`. The replies are read in the order of their draws: each child takes the first
-    /// readable one that is left, exactly as if the children were made one after the other.
-    pub async fn refinements(&self, node: &Node, children: usize, seed: u64) -> Result<Candidates, Halt> {
+    /// `children` refinements of `node`, each of at most `room` tokens. The replies are read in the order of their draws:
+    /// each child takes the first readable one that is left, exactly as if the children were made one after the other.
+    pub async fn refinements(&self, node: &Node, room: usize, children: usize, seed: u64) -> Result<Candidates, Halt> {
+        let draws = if self.config.mode == Mode::Paper { DRAWS } else { EAGER_DRAWS };
+        let form = self.form(node);
         let mut found = Candidates::new();
         let (mut drawn, mut unread) = (0, 0);
         while found.len() < children {
-            let request = self.refine_request(node, children - found.len(), Draw::Refinement.seed(seed, drawn));
-            for reply in self.call(self.models.refiner, request).await? {
+            let seed = Draw::Refinement.seed(seed, drawn);
+            let request = self.refine_request(node, form, Sampling { seed, ..self.refine_sampling() });
+            let request = Request { max_tokens: Some(room), samples: children - found.len(), ..request };
+            let replies = match self.call(self.models.refiner, request).await {
+                Err(Halt::Failed(error)) if self.tries_again(&error) => vec![Err(error)],
+                replies => replies?,
+            };
+            for reply in replies {
                 drawn += 1;
-                match reply.map(|spoken| self.read(spoken)) {
-                    Ok(None) if unread + 1 < DRAWS => unread += 1,
+                match reply.map(|spoken| self.read_refinement(form, spoken)) {
+                    Ok(None) if unread + 1 < draws => unread += 1,
+                    Err(error) if unread + 1 < draws && self.tries_again(&error) => unread += 1,
                     settled => {
                         unread = 0;
                         found.push(settled);
@@ -55,6 +84,29 @@ impl Search<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// Whether `node` can be refined only after a critique that is not written yet.
+    pub fn needs_critique(&self, node: &Node) -> bool {
+        self.form(node) == Form::Reflected && node.critique.is_empty() && self.config.mode == Mode::Eager
+    }
+
+    fn form(&self, node: &Node) -> Form {
+        let rewrites = self.config.mode == Mode::Eager && self.models.templates.text.rewrite.is_some();
+        if rewrites && !node.failed.is_empty() { Form::Rewritten } else { Form::Reflected }
+    }
+
+    /// Room for a refinement of `node`, whose response has `tokens`: about as much again, and more where an instruction
+    /// that fails asks for it. `paper` mode has a fixed room.
+    pub fn refinement_room(&self, node: &Node, tokens: usize) -> usize {
+        if self.config.mode == Mode::Paper {
+            return self.config.refine_tokens;
+        }
+        let length = tokens.max(tokens_of(&node.response));
+        let asked = self.task.checks.iter().map(Check::room).max().unwrap_or(0);
+        let reflection = if self.form(node) == Form::Reflected { REFLECTION_ROOM } else { 0 };
+        let most = self.task.max_tokens.map_or(usize::MAX, |most| most + reflection);
+        (asked.max(length + length / 4) + SPARE_ROOM + reflection).min(self.config.refine_tokens).min(most)
     }
 
     /// `count` further drafts; a greedy task's drafts are drawn at the refiner's temperature, or they would be equal.
@@ -81,34 +133,51 @@ impl Search<'_> {
         }
     }
 
-    fn refine_request(&self, node: &Node, samples: usize, seed: u64) -> Request {
-        let (refiner, templates) = (self.models.refiner, self.models.templates);
-        let sampling = Sampling {
+    fn refine_sampling(&self) -> Sampling {
+        Sampling {
             temperature: self.config.refine_temperature,
-            seed,
             logit_bias: self.task.sampling.logit_bias.clone(),
             // Not the repetition penalty: it counts the prompt, which holds the response that is to be kept.
             frequency_penalty: self.task.sampling.frequency_penalty,
             presence_penalty: self.task.sampling.presence_penalty,
             ..Sampling::default()
+        }
+    }
+
+    fn refine_request(&self, node: &Node, form: Form, sampling: Sampling) -> Request {
+        let (refiner, templates) = (self.models.refiner, self.models.templates);
+        let rewritten = match form {
+            Form::Rewritten => templates.rewrite(&self.task.messages, &node.response, &node.failed),
+            Form::Reflected => None,
         };
-        let messages = templates.refine(&self.task.messages, &node.response, &node.critique);
-        let constraint =
-            if refiner.constrains() { templates.refinement_constraint(self.task.constraint.as_ref()) } else { None };
+        let asked = self.task.constraint.as_ref();
+        let (messages, constraint) = match rewritten {
+            Some(messages) => (messages, asked.cloned()),
+            None => {
+                let messages = templates.refine(&self.task.messages, &node.response, &node.critique);
+                (messages, templates.refinement_constraint(asked))
+            }
+        };
         Request {
-            samples,
             sampling,
-            max_tokens: Some(self.config.refine_tokens),
             logprobs: self.task.logprobs,
-            constraint,
+            constraint: constraint.filter(|_| refiner.constrains()),
             ..Request::chat(Purpose::Refine, messages)
         }
     }
 
-    /// The refined response, ended at the task's stop strings; `None` if there is none, if it is longer than an answer may be,
-    /// or if it does not match what an answer must.
-    fn read(&self, mut spoken: Spoken) -> Option<Candidate> {
-        let refinement = self.models.templates.parse_refinement(&spoken.text)?;
+    /// The refined response, ended at the task's stop strings; `None` if there is none, if it loops or is cut off, if it is
+    /// longer than an answer may be, or if it does not match what an answer must.
+    fn read_refinement(&self, form: Form, mut spoken: Spoken) -> Option<Candidate> {
+        let refinement = match form {
+            _ if spoken.looped => return None,
+            Form::Reflected => self.models.templates.parse_refinement(&spoken.text)?,
+            Form::Rewritten if spoken.finish == FinishReason::Length => return None,
+            Form::Rewritten => {
+                let offset = spoken.text.len() - spoken.text.trim_start().len();
+                Refinement { reflection: String::new(), response: spoken.text.trim().to_owned(), offset }
+            }
+        };
         let mut response = refinement.response;
         if let Some(end) = self.task.stop.iter().filter_map(|stop| response.find(stop.as_str())).min() {
             response.truncate(end);

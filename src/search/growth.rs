@@ -18,6 +18,7 @@ pub(super) struct Growth {
     /// Identical texts are judged once.
     pub judged: HashMap<String, Judgement>,
     pub votes_saved: usize,
+    pub root_is_judged: bool,
     pub failed: bool,
 }
 
@@ -41,6 +42,7 @@ impl Growth {
         let response = self.tree[ROOT].response.clone();
         self.remember(&response, judgement.clone());
         self.tree[ROOT] = std::mem::take(&mut self.tree[ROOT]).judged(judgement);
+        self.root_is_judged = true;
     }
 
     pub fn remember(&mut self, response: &str, judgement: Judgement) -> Option<Judgement> {
@@ -93,7 +95,7 @@ impl Growth {
 
 impl Node {
     fn judged(self, judgement: Judgement) -> Self {
-        let Judgement { value, votes, accepted, critique, unasked } = judgement;
-        Self { value, votes, accepted, critique, unasked, ..self }
+        let Judgement { value, probability, items, votes, accepted, held, failed, critique, unasked } = judgement;
+        Self { value, probability, items, votes, accepted, held, failed, critique, unasked, ..self }
     }
 }

@@ -1,27 +1,34 @@
-//! Judging one response: votes of the refiner, rules, or both.
+//! Judging one response: rules decide about their own instructions, the refiner about the rest.
 
-use super::call::{Draw, Halt, Search};
-use super::config::{Judge, Mode, SearchConfig};
-use super::tree::{Node, Votes};
-use crate::engine::grammar;
-use crate::engine::{Constraint, Purpose, Request, Sampling};
-use crate::prompts::Verdict;
+use tokio::time::Instant;
+
+use super::call::{Halt, Search};
+use super::config::{Judge, Judging, Mode};
+use super::tree::Votes;
+use super::votes::first_votes;
+use crate::engine::{Constraint, LabelSupport, grammar};
 use crate::verify::Check;
-
-/// Rounds of votes before a tie, or a round without a valid vote, counts as undecidable.
-const ROUNDS: usize = 3;
 
 /// What is found of one response.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Judgement {
-    /// Yes votes / valid votes, or the share of checks that hold; `None` when every round of votes was a tie or invalid.
+    /// The share of instructions that hold, where an instruction that the refiner judges counts with its probability. By
+    /// votes alone: yes votes / valid votes. `None` where no verdict could be read.
     pub value: Option<f64>,
-    /// The last round of votes.
+    /// The refiner's probability that the response follows what it was asked about: of several items the lowest.
+    pub probability: Option<f64>,
+    /// The refiner's probability of each item of the checklist, in its order; empty where they were not asked.
+    pub items: Vec<f64>,
+    /// The last round of votes; where rules alone judge, the instructions that hold and that fail.
     pub votes: Votes,
     /// Whether the response passes.
     pub accepted: bool,
+    /// Instructions that hold: rules, items of the checklist, or the whole prompt as one.
+    pub held: usize,
+    /// Instructions that are known to fail, each as one clause.
+    pub failed: Vec<String>,
     /// The first critique that agrees with the decision, which is the majority's at a threshold of one half. Undecided:
-    /// the last round's first that says no, or else its first.
+    /// the last round's first that says no, or else its first. Empty where the verdict was read without one.
     pub critique: String,
     /// Votes that were not asked for, since they could not change the decision.
     pub unasked: usize,
@@ -30,15 +37,70 @@ pub struct Judgement {
 impl Search<'_> {
     /// Judges `response` as the answer to the task's conversation.
     pub async fn judge(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
-        if self.config.judge == Judge::Model {
-            return self.by_votes(response, seed).await;
+        let began = Instant::now();
+        let judged = self.rules_then_model(response, seed).await;
+        self.session.clock.judged(began.elapsed());
+        judged
+    }
+
+    async fn rules_then_model(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
+        let failed = match self.config.judge {
+            Judge::Model => Vec::new(),
+            Judge::Rules | Judge::Both => self.failed_rules(response),
+        };
+        let asks_model = self.config.judge != Judge::Rules && !self.rules_decide_alone();
+        if !asks_model {
+            return Ok(self.by_rules(failed, 0));
         }
-        let failed = self.failed_rules(response);
-        match self.config.judge {
-            Judge::Rules => Ok(self.by_rules(&failed)),
-            _ if failed.is_empty() => self.by_votes(response, seed).await,
-            _ => self.overruled(&failed, response, seed).await,
+        if !failed.is_empty() {
+            return match self.config.mode {
+                Mode::Paper => self.overruled(&failed, response, seed).await,
+                // The response fails whatever the refiner says of the rest.
+                Mode::Eager => Ok(self.by_rules(failed, 1)),
+            };
         }
+        let judgement = match self.judging() {
+            Judging::Votes => self.by_votes(response, seed).await?,
+            Judging::Score | Judging::Cascade => self.by_score(response, seed).await?,
+        };
+        if judgement.value.is_some() {
+            self.session.found_readable();
+        } else if self.rules_decide_alone() {
+            return Ok(self.by_rules(Vec::new(), 0));
+        }
+        Ok(self.with_rules(judgement))
+    }
+
+    /// Whether the refiner is not asked any more because its verdicts could not be read, and there are rules to go by.
+    fn rules_decide_alone(&self) -> bool {
+        self.config.mode == Mode::Eager && self.session.is_unreadable() && self.rules() > 0
+    }
+
+    /// How the refiner judges here: `paper` counts votes, and so does everything where no label can be read.
+    pub fn judging(&self) -> Judging {
+        if self.config.mode == Mode::Paper {
+            return Judging::Votes;
+        }
+        let calibrated = self.models.templates.text.calibration.is_some();
+        let wanted = self.config.judging.unwrap_or(if calibrated { Judging::Cascade } else { Judging::Score });
+        match self.models.refiner.label_support() {
+            // Sampled answers of one word stand in for probabilities, if the checkpoint has the question for them.
+            LabelSupport::Nothing | LabelSupport::Prompts if !self.models.templates.scores() => Judging::Votes,
+            _ => wanted,
+        }
+    }
+
+    /// How many replies one judgement runs side by side.
+    pub fn judged_side_by_side(&self) -> usize {
+        match (self.config.judge, self.judging()) {
+            (Judge::Rules, _) | (_, Judging::Score | Judging::Cascade) => 1,
+            (_, Judging::Votes) => first_votes(self.config),
+        }
+    }
+
+    /// How many rules the task has. A JSON schema counts as one.
+    pub fn rules(&self) -> usize {
+        self.task.checks.len() + usize::from(matches!(self.task.constraint, Some(Constraint::JsonSchema(_))))
     }
 
     /// What the rules that `response` breaks ask for. A JSON schema counts as a rule: decoding follows it, but a reply may be
@@ -51,221 +113,36 @@ impl Search<'_> {
         failed.chain(broken.then(|| rule.into())).collect()
     }
 
-    fn by_rules(&self, failed: &[String]) -> Judgement {
-        let json = usize::from(matches!(self.task.constraint, Some(Constraint::JsonSchema(_))));
-        let votes = Votes { yes: self.task.checks.len() + json - failed.len(), no: failed.len(), invalid: 0 };
+    /// The judgement of rules, beside which `unasked` instructions of the refiner count as failing.
+    fn by_rules(&self, failed: Vec<String>, unasked: usize) -> Judgement {
+        let held = self.rules() - failed.len();
+        let all = self.rules() + unasked;
         Judgement {
-            value: Some(votes.value().unwrap_or(1.0)),
-            votes,
+            value: Some(if all == 0 { 1.0 } else { held as f64 / all as f64 }),
+            votes: Votes { yes: held, no: failed.len(), invalid: 0 },
             accepted: failed.is_empty(),
-            critique: self.models.templates.rule_critique(failed, None),
-            unasked: 0,
+            held,
+            critique: self.models.templates.rule_critique(&failed, None),
+            failed,
+            ..Judgement::default()
         }
+    }
+
+    /// The refiner's judgement of a response whose rules all hold.
+    fn with_rules(&self, judgement: Judgement) -> Judgement {
+        let rules = if self.config.judge == Judge::Both && self.config.mode == Mode::Eager { self.rules() } else { 0 };
+        if rules == 0 {
+            return judgement;
+        }
+        let asked = judgement.items.len().max(1);
+        let value = judgement.value.map(|value| (rules as f64 + value * asked as f64) / (rules + asked) as f64);
+        Judgement { value, held: rules + judgement.held, ..judgement }
     }
 
     /// A failed rule decides alone. The model is still asked once, for what it says of the response.
     async fn overruled(&self, failed: &[String], response: &str, seed: u64) -> Result<Judgement, Halt> {
-        let replies = self.votes(response, Draw::Vote.seed(seed, 0), 1).await?;
-        let spoken = replies.first().and_then(|reply| reply.as_deref().ok());
-        let critique = self.models.templates.rule_critique(failed, spoken);
+        let spoken = self.one_critique(response, seed).await?;
+        let critique = self.models.templates.rule_critique(failed, spoken.as_deref());
         Ok(Judgement { value: Some(0.0), votes: Votes { no: 1, ..Votes::default() }, critique, ..Judgement::default() })
-    }
-
-    async fn by_votes(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
-        let mut ballot = Ballot::default();
-        let mut failure = None;
-        for round in 0..ROUNDS {
-            ballot = Ballot::default();
-            while let Some(samples) = wanted(ballot.votes, self.config) {
-                let draw = round * self.config.votes + ballot.votes.total();
-                for reply in self.votes(response, Draw::Vote.seed(seed, draw), samples).await? {
-                    match reply {
-                        Ok(critique) => ballot.count(self.models.templates.parse_verdict(&critique), critique),
-                        Err(error) => {
-                            ballot.votes.invalid += 1;
-                            failure = Some(error);
-                        }
-                    }
-                }
-            }
-            if ballot.votes.yes != ballot.votes.no {
-                return Ok(ballot.decide(self.config));
-            }
-        }
-        match failure {
-            Some(error) => Err(Halt::Failed(error)),
-            None => Ok(ballot.decide(self.config)),
-        }
-    }
-
-    /// Asks for the votes on `node` that were saved; they change its value, never the decision.
-    pub async fn settle_node(&self, node: &Node, seed: u64) -> Result<Votes, Halt> {
-        let mut votes = node.votes;
-        let all = votes.total() + node.unasked;
-        while votes.total() < all {
-            let seed = Draw::Settle.seed(seed, votes.total());
-            for reply in self.votes(&node.response, seed, all - votes.total()).await? {
-                votes.add(reply.ok().and_then(|critique| self.models.templates.parse_verdict(&critique)));
-            }
-        }
-        Ok(votes)
-    }
-
-    async fn votes(
-        &self,
-        response: &str,
-        seed: u64,
-        samples: usize,
-    ) -> Result<Vec<Result<String, crate::engine::EngineError>>, Halt> {
-        let (refiner, templates) = (self.models.refiner, self.models.templates);
-        let request = Request {
-            samples,
-            sampling: Sampling { temperature: self.config.judge_temperature, seed, ..Sampling::default() },
-            max_tokens: Some(self.config.judge_tokens),
-            constraint: refiner.constrains().then(|| templates.verdict_constraint()),
-            ..Request::chat(Purpose::Judge, templates.judge(&self.task.messages, response))
-        };
-        let replies = self.call(refiner, request).await?;
-        Ok(replies.into_iter().map(|reply| reply.map(|spoken| spoken.text)).collect())
-    }
-}
-
-impl Votes {
-    fn add(&mut self, verdict: Option<Verdict>) {
-        match verdict {
-            Some(Verdict::Yes) => self.yes += 1,
-            Some(Verdict::No) => self.no += 1,
-            None => self.invalid += 1,
-        }
-    }
-}
-
-/// The votes of a round, and the first critique of each kind.
-#[derive(Default)]
-struct Ballot {
-    votes: Votes,
-    first_yes: Option<String>,
-    first_no: Option<String>,
-    first_invalid: Option<String>,
-}
-
-impl Ballot {
-    fn count(&mut self, verdict: Option<Verdict>, critique: String) {
-        self.votes.add(verdict);
-        let first = match verdict {
-            Some(Verdict::Yes) => &mut self.first_yes,
-            Some(Verdict::No) => &mut self.first_no,
-            None => &mut self.first_invalid,
-        };
-        first.get_or_insert(critique);
-    }
-
-    fn decide(self, config: &SearchConfig) -> Judgement {
-        let Self { votes, first_yes, first_no, first_invalid } = self;
-        let value = if votes.yes == votes.no { None } else { votes.value() };
-        let accepted = value.is_some_and(|value| value > config.threshold);
-        let critique = if accepted { first_yes.or(first_no) } else { first_no.or(first_yes) };
-        Judgement {
-            value,
-            votes,
-            accepted,
-            critique: critique.or(first_invalid).unwrap_or_default(),
-            unasked: config.votes.saturating_sub(votes.total()),
-        }
-    }
-}
-
-/// How many votes to ask for next: in `paper` mode the whole round at once; in `eager` mode the fewest that could make
-/// the outcome certain, so that what is asked for depends on the votes alone and never on which arrives first.
-fn wanted(votes: Votes, config: &SearchConfig) -> Option<usize> {
-    let left = config.votes.saturating_sub(votes.total());
-    let certain = |votes| certain(votes, config);
-    if left == 0 || (config.mode == Mode::Eager && certain(votes)) {
-        return None;
-    }
-    if config.mode == Mode::Paper {
-        return Some(left);
-    }
-    let unanimous =
-        |more| certain(Votes { yes: votes.yes + more, ..votes }) || certain(Votes { no: votes.no + more, ..votes });
-    (1..=left).find(|more| unanimous(*more)).or(Some(left))
-}
-
-/// Whether no further vote can make a tie, move the majority, or move the value across the threshold.
-fn certain(votes: Votes, config: &SearchConfig) -> bool {
-    let Votes { yes, no, .. } = votes;
-    let left = config.votes.saturating_sub(votes.total());
-    let (lowest, highest) = (Votes { no: no + left, ..votes }, Votes { yes: yes + left, ..votes });
-    let passes = |votes: Votes| votes.value().is_some_and(|value| value > config.threshold);
-    yes.abs_diff(no) > left && passes(lowest) == passes(highest)
-}
-
-/// The fewest votes that can decide: how many one judgement runs side by side.
-pub(super) fn first_votes(config: &SearchConfig) -> usize {
-    match config.judge {
-        Judge::Rules => 1,
-        Judge::Model | Judge::Both => wanted(Votes::default(), config).unwrap_or(1),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(votes: usize, threshold: f64) -> SearchConfig {
-        SearchConfig { votes, threshold, ..SearchConfig::default() }
-    }
-
-    #[test]
-    fn votes_stop_when_the_outcome_is_certain() {
-        // (votes, threshold), (yes, no, invalid) → how many more.
-        let cases = [
-            ((5, 0.5), (0, 0, 0), Some(3)),
-            ((5, 0.5), (3, 0, 0), None),
-            ((5, 0.5), (0, 3, 0), None),
-            ((5, 0.5), (2, 1, 0), Some(1)),
-            ((5, 0.5), (2, 0, 1), Some(1)),
-            ((5, 0.5), (2, 0, 2), None),
-            ((5, 0.5), (1, 1, 1), Some(2)),
-            ((5, 0.5), (0, 0, 3), Some(2)),
-            ((5, 0.5), (0, 0, 4), Some(1)),
-            ((5, 0.5), (2, 2, 1), None),
-            ((4, 0.5), (0, 0, 0), Some(3)),
-            ((4, 0.5), (2, 0, 0), Some(1)),
-            ((1, 0.5), (0, 0, 0), Some(1)),
-            ((5, 0.8), (0, 0, 0), Some(3)),
-            ((5, 0.8), (3, 0, 0), Some(1)),
-            ((5, 0.8), (4, 1, 0), None),
-            ((5, 0.0), (3, 0, 0), None),
-            ((5, 0.0), (0, 3, 0), Some(1)),
-        ];
-        for ((votes, threshold), (yes, no, invalid), expected) in cases {
-            let found = wanted(Votes { yes, no, invalid }, &config(votes, threshold));
-            assert_eq!(found, expected, "{votes} votes over {threshold}: {yes} yes, {no} no, {invalid} invalid");
-        }
-    }
-
-    #[test]
-    fn a_certain_outcome_is_the_outcome_of_every_completion() {
-        for (votes, threshold) in [(1, 0.5), (2, 0.5), (4, 0.3), (5, 0.5), (5, 0.8), (7, 0.0), (7, 0.5)] {
-            let config = config(votes, threshold);
-            let outcome = |v: Votes| (v.yes.cmp(&v.no), v.value().is_some_and(|x| x > threshold));
-            for (yes, no, invalid) in
-                (0..=votes).flat_map(|y| (0..=votes).flat_map(move |n| (0..=votes).map(move |i| (y, n, i))))
-            {
-                let so_far = Votes { yes, no, invalid };
-                if so_far.total() > votes || !certain(so_far, &config) {
-                    continue;
-                }
-                let left = votes - so_far.total();
-                for more_yes in 0..=left {
-                    for more_no in 0..=left - more_yes {
-                        let rest = left - more_yes - more_no;
-                        let end = Votes { yes: yes + more_yes, no: no + more_no, invalid: invalid + rest };
-                        assert_eq!(outcome(end), outcome(so_far), "{so_far:?} → {end:?} over {threshold}");
-                    }
-                }
-            }
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! SPaR's judge-and-refine tree search (arXiv 2412.11605): draft, judge by voting, refine what was judged wrong.
+//! SPaR's judge-and-refine tree search (arXiv 2412.11605): draft, judge, refine what was judged wrong.
 //!
 //! One loop: a strategy chooses a step from the tree, the step is done, its result joins the tree. Everything is one
 //! future: dropping it cancels every call. The answer depends on the task's seed and on what the models say, not on the
@@ -7,22 +7,28 @@
 //!
 //! The draft is judged in both modes. The reference starts from a response that has already failed; a draft that passes
 //! is therefore the answer in `paper` mode too, and one whose votes stay tied is refined from its first negative
-//! critique and has no value.
+//! critique and has no value. `docs/paper-mode.md` lists what else `paper` mode does otherwise than the reference.
 
 mod budget;
 mod call;
+mod checklist;
+mod clock;
 mod config;
 mod expand;
 mod growth;
 mod judge;
+mod loops;
 mod outcome;
+mod score;
+mod session;
 mod strategy;
 mod tree;
+mod votes;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures::{StreamExt, stream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::chat::Message;
 use crate::engine::{Completion, Constraint, Engine, EngineError, Sampling};
@@ -30,14 +36,16 @@ use crate::prompts::Templates;
 use crate::verify::Check;
 
 pub use budget::ByPurpose;
-use budget::{Ledger, Spent};
+use budget::Spent;
 use call::{Draw, Halt, Search};
-pub use config::{Judge, Mode, SearchConfig, Strategy};
+pub use config::{Judge, Judging, Mode, SearchConfig, Strategy};
+use expand::Candidates;
 use growth::{Growth, Origin};
 pub use judge::Judgement;
 pub use outcome::{Outcome, Progress, StopReason};
+use session::Session;
 use strategy::Step;
-pub use tree::{Detail, Node, NodeId, ROOT, TraceNode, Tree, Votes};
+pub use tree::{Node, NodeId, ROOT, Tree, Votes};
 
 /// What is searched for.
 #[derive(Clone, Debug)]
@@ -54,7 +62,7 @@ pub struct Task {
     pub logprobs: Option<usize>,
     /// What a draft and a refined response must match.
     pub constraint: Option<Constraint>,
-    /// Rules that a response must follow.
+    /// Rules that a response must follow, whoever named them.
     pub checks: Vec<Check>,
 }
 
@@ -85,8 +93,8 @@ pub struct Models<'a> {
 }
 
 /// Drafts an answer to `task` and searches from it. Dropping the future cancels every call. The deadline counts from
-/// here, but does not cut the draft itself: without it there is no answer. A caller who would rather have none drops
-/// the future.
+/// here. A draft that would leave no time to judge it is cut off and is the answer as far as it got; only one that has
+/// not begun is waited for, since without it there is no answer. A caller who would rather have none drops the future.
 ///
 /// # Errors
 /// Only when no draft could be made; later failures end the search with [`StopReason::Error`].
@@ -96,13 +104,13 @@ pub async fn answer(
     task: &Task,
     observe: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Result<Outcome, EngineError> {
-    let started = Instant::now();
-    let ledger = Ledger::new(config);
-    let search = Search { models, config, task, ledger: &ledger };
+    let session = Session::start(config, observe);
+    let search = Search { models, config, task, session: &session };
     let request = search.draft_request(task.sampling.clone(), 1);
-    let mut replies = search.call(models.actor, request).await.map_err(|halt| halt.without_room_for("a draft"))?;
+    let replies = search.call_until(models.actor, request, session.clock.draft_until()).await;
+    let mut replies = replies.map_err(|halt| halt.without_room_for("a draft"))?;
     let draft = replies.swap_remove(0)?;
-    Ok(run(search, started, draft.into(), None, observe).await)
+    Ok(run(search, draft.into(), None).await)
 }
 
 /// Searches from a given draft, which counts as one call.
@@ -113,9 +121,9 @@ pub async fn refine(
     draft: Completion,
     observe: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Outcome {
-    let ledger = Ledger::new(config);
-    ledger.enter(&draft);
-    run(Search { models, config, task, ledger: &ledger }, Instant::now(), draft, None, observe).await
+    let session = Session::start(config, observe);
+    session.ledger.enter(&draft);
+    run(Search { models, config, task, session: &session }, draft, None).await
 }
 
 /// Searches from a draft that was judged before: the trainer's entrance. The reference's search starts like this.
@@ -127,9 +135,9 @@ pub async fn refine_judged(
     judgement: Judgement,
     observe: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Outcome {
-    let ledger = Ledger::new(config);
-    ledger.enter(&draft);
-    run(Search { models, config, task, ledger: &ledger }, Instant::now(), draft, Some(judgement), observe).await
+    let session = Session::start(config, observe);
+    session.ledger.enter(&draft);
+    run(Search { models, config, task, session: &session }, draft, Some(judgement)).await
 }
 
 /// Judges one response as a search with this configuration would judge its draft.
@@ -142,38 +150,36 @@ pub async fn judge(
     task: &Task,
     response: &str,
 ) -> Result<Judgement, EngineError> {
-    let ledger = Ledger::new(config);
-    let search = Search { models, config, task, ledger: &ledger };
+    let session = Session::start(config, &|_| {});
+    let search = Search { models, config, task, session: &session };
     search.judge(response, task.sampling.seed).await.map_err(|halt| halt.without_room_for("the votes"))
 }
 
-/// `None` once the deadline has passed; what ran until then is cancelled.
-async fn within<T>(started: Instant, config: &SearchConfig, step: impl Future<Output = T>) -> Option<T> {
-    match config.deadline.and_then(|deadline| started.checked_add(deadline)) {
-        Some(at) => timeout_at(at, step).await.ok(),
-        None => Some(step.await),
-    }
-}
-
-async fn run(
-    search: Search<'_>,
-    started: Instant,
-    draft: Completion,
-    judgement: Option<Judgement>,
-    observe: &(dyn Fn(Progress<'_>) + Sync),
-) -> Outcome {
-    let Search { models, config, task, ledger } = search;
+async fn run(search: Search<'_>, draft: Completion, judgement: Option<Judgement>) -> Outcome {
+    let Search { models, config, task, session } = search;
     let (draft_prompt_tokens, draft_cached_tokens) = (draft.prompt_tokens, draft.cached_tokens);
     let mut growth = Growth::default();
     growth.add(None, draft.into(), Judgement::default(), task.sampling.seed);
-    let stop = within(started, config, search.grow(&mut growth, judgement, observe)).await;
-    let stop = stop.unwrap_or(StopReason::Deadline);
-    let best = growth.tree.best(config.mode);
+    (session.observe)(Progress::Drafted(&growth.tree[ROOT]));
+    let grown = search.grow(&mut growth, judgement);
+    let stop = match session.clock.deadline {
+        Some(deadline) => timeout_at(deadline, grown).await.ok(),
+        None => Some(grown.await),
+    };
+    let stop = match stop {
+        Some(stop) => stop,
+        None if growth.root_is_judged => StopReason::Deadline,
+        None => {
+            growth.tree[ROOT].votes = session.last_votes();
+            StopReason::Unjudged
+        }
+    };
+    let best = growth.tree.best(config);
     if stop == StopReason::Accepted {
-        observe(Progress::Accepted(best, &growth.tree[best]));
+        (session.observe)(Progress::Accepted(best, &growth.tree[best]));
     }
-    observe(Progress::Stopped(stop));
-    let used = ledger.used();
+    (session.observe)(Progress::Stopped(stop));
+    let used = session.ledger.used();
     let Origin { tokens: answer_tokens, finish, logprobs, .. } = growth.origins.swap_remove(best.0);
     Outcome {
         accepted: growth.tree[best].accepted,
@@ -186,21 +192,18 @@ async fn run(
         answer_tokens,
         draft_prompt_tokens,
         draft_cached_tokens,
+        judging: search.judging(),
+        checklist: session.checklist.get().cloned().unwrap_or_default(),
         votes_saved: growth.votes_saved,
         finish,
         logprobs,
         templates: models.templates.text.version.clone(),
-        elapsed: started.elapsed(),
+        elapsed: session.clock.started.elapsed(),
     }
 }
 
 impl Search<'_> {
-    async fn grow(
-        &self,
-        growth: &mut Growth,
-        judgement: Option<Judgement>,
-        observe: &(dyn Fn(Progress<'_>) + Sync),
-    ) -> StopReason {
+    async fn grow(&self, growth: &mut Growth, judgement: Option<Judgement>) -> StopReason {
         let seed = growth.origins[0].seed;
         let judged = match judgement {
             Some(judgement) => Ok(judgement),
@@ -214,15 +217,23 @@ impl Search<'_> {
                 return StopReason::Error;
             }
         }
-        observe(Progress::RootJudged(&growth.tree[ROOT]));
+        (self.session.observe)(Progress::RootJudged(&growth.tree[ROOT]));
+        if self.config.mode == Mode::Eager && self.session.is_unreadable() && !growth.tree[ROOT].accepted {
+            return StopReason::JudgeUnreadable;
+        }
         loop {
-            let done = match strategy::next(&growth.tree, self.config) {
+            let step = strategy::next(&growth.tree, self.config);
+            if self.ends_too_late(growth, &step) {
+                return StopReason::Deadline;
+            }
+            let done = match step {
                 Step::Accept => return StopReason::Accepted,
                 Step::Spent => return StopReason::Budget,
                 Step::Exhausted if growth.failed => return StopReason::Error,
                 Step::Exhausted => return StopReason::Exhausted,
                 Step::Settle(nodes) => self.settle(growth, &nodes).await,
-                Step::Expand { parent, children } => self.expand(growth, parent, children, observe).await,
+                Step::Expand { parent, children } => self.expand(growth, parent, children).await,
+                Step::Draft(drafts) => self.draft_anew(growth, drafts).await,
             };
             if let Err(spent) = done {
                 return spent.into();
@@ -230,43 +241,93 @@ impl Search<'_> {
         }
     }
 
-    /// Makes `children` candidates from one prompt and judges them side by side; they join the tree in their order.
-    async fn expand(
+    /// Whether a reply as long as the one before it, and its judgement, cannot end before the deadline. `paper` mode runs
+    /// into its deadline.
+    fn ends_too_late(&self, growth: &Growth, step: &Step) -> bool {
+        let tokens = match step {
+            Step::Expand { parent, .. } => growth.origins[parent.0].tokens,
+            Step::Draft(_) => growth.origins[0].tokens,
+            _ => return false,
+        };
+        self.config.mode == Mode::Eager && self.session.clock.is_too_late_for(tokens)
+    }
+
+    /// Refines `parent` into `children` candidates from one prompt.
+    async fn expand(&self, growth: &mut Growth, parent: NodeId, children: usize) -> Result<(), Spent> {
+        let (seed, tried) = (growth.origins[parent.0].seed, growth.tree[parent].tried);
+        growth.tree[parent].tried += children;
+        if self.needs_critique(&growth.tree[parent]) {
+            match self.one_critique(&growth.tree[parent].response, Draw::Critique.seed(seed, 0)).await {
+                Ok(critique) => {
+                    let critique = critique.unwrap_or_default();
+                    growth.tree[parent].critique = self.models.templates.with_verdict(&critique, false);
+                }
+                Err(Halt::Spent(spent)) => return Err(spent),
+                Err(Halt::Failed(error)) => {
+                    growth.fail(error);
+                    return Ok(());
+                }
+            }
+        }
+        let of = Place { parent: Some(parent), seed, tried };
+        let room = self.refinement_room(&growth.tree[parent], growth.origins[parent.0].tokens);
+        let made = self.refinements(&growth.tree[parent], room, children, Draw::Refinement.seed(seed, tried)).await;
+        self.add_candidates(growth, made, of).await
+    }
+
+    /// Makes further drafts.
+    async fn draft_anew(&self, growth: &mut Growth, drafts: usize) -> Result<(), Spent> {
+        let (seed, tried) = (growth.origins[0].seed, growth.tree.redrafted);
+        let made = self.drafts(drafts, Draw::Draft.seed(seed, tried)).await;
+        growth.tree.redrafted += made.as_ref().map_or(drafts, |made| made.len().max(1));
+        self.add_candidates(growth, made, Place { parent: None, seed, tried }).await
+    }
+
+    /// Judges candidates side by side; they join the tree in their order.
+    async fn add_candidates(
         &self,
         growth: &mut Growth,
-        parent: NodeId,
-        children: usize,
-        observe: &(dyn Fn(Progress<'_>) + Sync),
+        made: Result<Candidates, Halt>,
+        of: Place,
     ) -> Result<(), Spent> {
-        let drafts = self.config.strategy == Strategy::BestOfN;
-        let (seed, tried) = (growth.origins[parent.0].seed, growth.tree[parent].tried);
-        let made = if drafts {
-            self.drafts(children, Draw::Draft.seed(seed, tried)).await
-        } else {
-            self.refinements(&growth.tree[parent], children, Draw::Refinement.seed(seed, tried)).await
-        };
+        let Place { parent, seed, tried } = of;
         let made = growth.usable(made)?;
-        growth.tree[parent].tried += if drafts { made.len() } else { children };
-
-        let mut seen = HashSet::new();
-        let candidates: Vec<_> = made
-            .into_iter()
-            .enumerate()
-            .filter_map(|(slot, candidate)| {
-                let candidate = candidate?;
-                let fresh = !growth.judged.contains_key(&candidate.response) && seen.insert(candidate.response.clone());
-                Some((candidate, Draw::Child.seed(seed, tried + slot), fresh))
-            })
-            .collect();
-        let side_by_side = (self.config.parallel / judge::first_votes(self.config)).max(1);
+        // Identical texts are judged once. In `paper` mode, as in the reference, one that stayed undecided is judged anew.
+        let paper = self.config.mode == Mode::Paper;
+        let mut seeds = HashMap::<String, Vec<u64>>::new();
+        let mut candidates = Vec::new();
+        for (slot, candidate) in made.into_iter().enumerate() {
+            let Some(candidate) = candidate else { continue };
+            // A refinement that only repeats its parent is no step.
+            let repeats = |parent: NodeId| growth.tree[parent].response.trim() == candidate.response.trim();
+            if !paper && parent.is_some_and(repeats) {
+                continue;
+            }
+            let seed = Draw::Child.seed(seed, tried + slot);
+            let copies = seeds.entry(candidate.response.clone()).or_default();
+            if paper || copies.is_empty() {
+                copies.push(seed);
+            }
+            candidates.push((candidate, seed));
+        }
+        let known = |text: &str| growth.judged.get(text).is_some_and(|known| known.value.is_some() || !paper);
+        seeds.retain(|text, _| !known(text));
+        let side_by_side = (self.config.parallel / self.judged_side_by_side()).max(1);
         let mut rulings = stream::iter(candidates)
-            .map(async |(candidate, seed, fresh)| {
-                let ruling = if fresh { Some(self.judge(&candidate.response, seed).await) } else { None };
-                (candidate, seed, ruling)
+            .map(|(candidate, seed)| {
+                let seeds = seeds.remove(&candidate.response).unwrap_or_default();
+                async move {
+                    let rulings = self.judge_copies(&candidate.response, seeds).await;
+                    (candidate, seed, rulings)
+                }
             })
             .buffered(side_by_side);
-        while let Some((candidate, seed, ruling)) = rulings.next().await {
-            let judgement = match ruling {
+        let mut waiting = HashMap::new();
+        while let Some((candidate, seed, made)) = rulings.next().await {
+            if !made.is_empty() {
+                waiting.insert(candidate.response.clone(), made);
+            }
+            let judgement = match waiting.get_mut(&candidate.response).and_then(VecDeque::pop_front) {
                 Some(Ok(judgement)) => growth.remember(&candidate.response, judgement),
                 Some(Err(Halt::Spent(spent))) => return Err(spent),
                 Some(Err(Halt::Failed(error))) => {
@@ -275,15 +336,33 @@ impl Search<'_> {
                 }
                 None => growth.judged.get(&candidate.response).cloned(),
             };
-            // Undecidable children, and copies of ones whose judge failed, are discarded.
+            // Undecidable children are discarded, in `eager` mode also copies of ones whose judge failed.
             let Some(judgement) = judgement.filter(|judgement| judgement.value.is_some()) else { continue };
-            let id = growth.add((!drafts).then_some(parent), candidate, judgement, seed);
-            observe(Progress::NodeAdded(id, &growth.tree[id]));
+            let id = growth.add(parent, candidate, judgement, seed);
+            (self.session.observe)(Progress::NodeAdded(id, &growth.tree[id]));
             if self.config.mode == Mode::Eager && growth.tree[id].accepted {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Judges a text with one seed after the other until it is decided: the rulings of its first copies among siblings.
+    async fn judge_copies(&self, response: &str, seeds: Vec<u64>) -> VecDeque<Result<Judgement, Halt>> {
+        let mut rulings = VecDeque::new();
+        for seed in seeds {
+            let ruling = self.judge(response, seed).await;
+            let last = match &ruling {
+                Ok(judgement) => judgement.value.is_some(),
+                Err(Halt::Spent(_)) => true,
+                Err(Halt::Failed(_)) => false,
+            };
+            rulings.push_back(ruling);
+            if last {
+                break;
+            }
+        }
+        rulings
     }
 
     /// Asks for the votes that were saved on `nodes`.
@@ -307,6 +386,13 @@ impl Search<'_> {
         }
         Ok(())
     }
+}
+
+/// Where candidates join the tree, and which draws were made there before.
+struct Place {
+    parent: Option<NodeId>,
+    seed: u64,
+    tried: usize,
 }
 
 #[cfg(test)]

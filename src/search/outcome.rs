@@ -1,12 +1,14 @@
-//! What a search comes to, and what it tells while it runs.
+//! The result of a search, and the steps that are reported while it runs.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::budget::{ByPurpose, Spent};
-use super::tree::{Node, NodeId, Tree};
+use super::config::Judging;
+use super::tree::{Node, NodeId, Tree, Votes};
 use crate::engine::{FinishReason, TokenLogprobs};
+use crate::prompts::Verdict;
 
 /// Why a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,6 +28,10 @@ pub enum StopReason {
     Exhausted,
     /// A judge or refine call failed.
     Error,
+    /// No verdict could be read from the judge, and there were no rules to go by.
+    JudgeUnreadable,
+    /// The deadline left room for the draft only; it was not judged.
+    Unjudged,
 }
 
 /// What a search comes to.
@@ -51,6 +57,10 @@ pub struct Outcome {
     pub draft_prompt_tokens: usize,
     /// Of these, reused rather than computed.
     pub draft_cached_tokens: usize,
+    /// How the refiner judged.
+    pub judging: Judging,
+    /// The items of the checklist; empty where the whole prompt was judged at once.
+    pub checklist: Vec<String>,
     /// Votes not asked for, since the majority could not change any more.
     pub votes_saved: usize,
     /// How the reply that holds the answer ended.
@@ -63,9 +73,14 @@ pub struct Outcome {
     pub elapsed: Duration,
 }
 
-/// Told while the search runs.
+/// A step of a running search.
 #[derive(Clone, Debug)]
 pub enum Progress<'a> {
+    /// The draft was made.
+    Drafted(&'a Node),
+    /// A vote was cast, or a verdict read after a critique; `None` is one that cannot be read. With it come the votes of
+    /// its judgement so far.
+    Voted(Option<Verdict>, Votes),
     /// The draft was judged.
     RootJudged(&'a Node),
     /// A refinement was judged.

@@ -24,6 +24,7 @@ static TEMPLATES: LazyLock<Templates> = LazyLock::new(|| {
         verdict: "=>".into(),
         start: "{".into(),
         end: "}".into(),
+        ..TemplateText::default()
     };
     Templates::new(text, "test").unwrap()
 });

@@ -8,8 +8,10 @@ use super::tree::{NodeId, ROOT, Tree};
 /// The next thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Refine a node this many times; in best-of-N, make this many drafts.
+    /// Refine a node this many times.
     Expand { parent: NodeId, children: usize },
+    /// Make this many drafts.
+    Draft(usize),
     /// Ask for the votes that were saved on these nodes: their order decides what is refined next.
     Settle(Vec<NodeId>),
     /// A node is the answer.
@@ -31,6 +33,7 @@ pub(super) fn next(tree: &Tree, config: &SearchConfig) -> Step {
         return Step::Spent;
     }
     match config.strategy {
+        Strategy::Auto => auto(tree, config),
         Strategy::Bfs => bfs(tree, config),
         Strategy::Dfs => dfs(tree, config, ROOT, 0).unwrap_or(Step::Exhausted),
         Strategy::BestOfN => best_of_n(tree, config),
@@ -54,7 +57,9 @@ fn bfs(tree: &Tree, config: &SearchConfig) -> Step {
         if let Some(settle) = unsettled(tree, &made) {
             return settle;
         }
-        level = highest(tree, made, config.keep);
+        // The reference never keeps more of a level than a node has children.
+        let keep = if config.mode == Mode::Paper { config.keep.min(config.branch) } else { config.keep };
+        level = highest(tree, made, keep);
     }
     Step::Exhausted
 }
@@ -80,11 +85,32 @@ fn dfs(tree: &Tree, config: &SearchConfig, node: NodeId, depth: usize) -> Option
     highest(tree, children.clone(), config.keep).into_iter().find_map(|child| dfs(tree, config, child, depth + 1))
 }
 
+/// Refinements of one answer without progress before a new draft is made.
+const PATIENCE: usize = 2;
+
+/// Refines the best answer since the last draft. One that has been refined [`PATIENCE`] times without a better one is
+/// given up for a new draft, which is then refined in turn. Tries that leave no node behind are bounded as well.
+fn auto(tree: &Tree, config: &SearchConfig) -> Step {
+    let tries = tree.redrafted + tree.nodes.iter().map(|node| node.tried).sum::<usize>();
+    if tries >= PATIENCE * (config.budget + 1) {
+        return Step::Exhausted;
+    }
+    let last_draft = tree.nodes.iter().rposition(|node| node.parent.is_none()).unwrap_or(0);
+    let mut best = NodeId(last_draft);
+    for id in (last_draft + 1..tree.nodes.len()).map(NodeId) {
+        let key = |id: NodeId| (tree[id].held, tree[id].rank());
+        if key(id) > key(best) {
+            best = id;
+        }
+    }
+    if tree[best].tried < PATIENCE { Step::Expand { parent: best, children: 1 } } else { Step::Draft(1) }
+}
+
 fn best_of_n(tree: &Tree, config: &SearchConfig) -> Step {
-    let left = config.budget.saturating_sub(tree[ROOT].tried);
+    let left = config.budget.saturating_sub(tree.redrafted);
     if left > 0 {
-        let children = if first_of_all(tree, config) { 1 } else { left.min(config.branch) };
-        return Step::Expand { parent: ROOT, children };
+        let first = config.mode == Mode::Eager && tree.redrafted == 0;
+        return Step::Draft(if first { 1 } else { left.min(config.branch) });
     }
     if tree.accepted().is_some() { Step::Accept } else { Step::Exhausted }
 }
@@ -142,7 +168,12 @@ mod tests {
         for &(parent, value, tried) in nodes {
             let parent = parent.map(NodeId);
             let depth = parent.map_or(0, |id| tree[id].depth + 1);
-            tree.push(Node { parent, depth, value: Some(value), tried, accepted: value > 0.5, ..Node::default() });
+            let (accepted, held) = (value > 0.5, (value * 10.0) as usize);
+            tree.push(Node { parent, depth, value: Some(value), tried, accepted, held, ..Node::default() });
+        }
+        // Best-of-N's tables say on the root how many drafts were asked for after it.
+        if tree.nodes.iter().all(|node| node.parent.is_none()) {
+            tree.redrafted = tree[ROOT].tried;
         }
         tree
     }
@@ -154,7 +185,7 @@ mod tests {
     #[test]
     fn the_next_step_follows_from_the_tree() {
         use Mode::{Eager, Paper};
-        use Strategy::{BestOfN, Bfs, Dfs, RefineChain};
+        use Strategy::{Auto, BestOfN, Bfs, Dfs, RefineChain};
         let r = Some(0);
         let fresh: &[_] = &[(None, 0.0, 0)];
         let one: &[_] = &[(None, 0.0, 1), (r, 0.0, 0)];
@@ -180,15 +211,40 @@ mod tests {
             ("depth completes the children", half, Dfs, Paper, 16, expand(0, 1)),
             ("a chain goes on from the last", one, RefineChain, Eager, 16, expand(1, 1)),
             ("a chain ends after its tries", &[(None, 0.0, 3)], RefineChain, Eager, 16, Step::Exhausted),
-            ("further drafts", fresh, BestOfN, Paper, 16, expand(0, 3)),
-            ("as many as are left", fresh, BestOfN, Paper, 2, expand(0, 2)),
+            ("further drafts", fresh, BestOfN, Paper, 16, Step::Draft(3)),
+            ("as many as are left", fresh, BestOfN, Paper, 2, Step::Draft(2)),
             ("eager stops at a right draft", drafts, BestOfN, Eager, 16, Step::Accept),
-            ("paper makes all drafts", drafts, BestOfN, Paper, 4, expand(0, 2)),
+            ("paper makes all drafts", drafts, BestOfN, Paper, 4, Step::Draft(2)),
+            ("auto refines the draft", fresh, Auto, Eager, 16, expand(0, 1)),
+            ("auto refines again what was not mended", one, Auto, Eager, 16, expand(0, 1)),
+            ("auto goes on from progress", &[(None, 0.0, 1), (r, 0.2, 0)], Auto, Eager, 16, expand(1, 1)),
+            ("auto drafts anew without progress", &[(None, 0.2, 2), (r, 0.2, 0)], Auto, Eager, 16, Step::Draft(1)),
+            (
+                "auto refines the new draft",
+                &[(None, 0.2, 2), (r, 0.1, 0), (None, 0.0, 0)],
+                Auto,
+                Eager,
+                16,
+                expand(2, 1),
+            ),
+            ("auto accepts", half, Auto, Eager, 16, Step::Accept),
+            ("auto gives up on tries that leave nothing", &[(None, 0.0, 6)], Auto, Eager, 2, Step::Exhausted),
             ("no draft could be judged", &[(None, 0.0, 4)], BestOfN, Paper, 4, Step::Exhausted),
         ];
         for (name, nodes, strategy, mode, budget, expected) in cases {
             let config = SearchConfig { strategy, mode, budget, ..SearchConfig::default() };
             assert_eq!(next(&tree(nodes), &config), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn paper_refines_no_more_of_a_level_than_a_node_has_children() {
+        let (one, two) = (Some(1), Some(2));
+        let level = [(one, 0.2, 2), (one, 0.2, 2), (two, 0.2, 0), (two, 0.2, 0)];
+        let tree = tree(&[&[(None, 0.0, 2), (Some(0), 0.0, 2), (Some(0), 0.0, 2)], &level[..]].concat());
+        let shape = SearchConfig { branch: 2, keep: 3, ..SearchConfig::default() };
+        for (mode, expected) in [(Mode::Paper, Step::Exhausted), (Mode::Eager, expand(5, 2))] {
+            assert_eq!(next(&tree, &SearchConfig { mode, ..shape.clone() }), expected, "{mode:?}");
         }
     }
 

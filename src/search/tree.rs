@@ -1,10 +1,10 @@
-//! The tree of judged responses, which of them is the answer, and the tree as a trace.
+//! The tree of judged responses, and which of them is the answer.
 
 use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::Mode;
+use super::config::{Mode, SearchConfig, Strategy};
 
 /// A node's place in [`Tree::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -30,14 +30,24 @@ pub struct Node {
     pub critique: String,
     /// Yes votes / valid votes, or the share of checks that hold; `None` where the draft could not be judged.
     pub value: Option<f64>,
+    /// The refiner's probability that the response is right, where it was read; of several items the lowest.
+    pub probability: Option<f64>,
+    /// The probability of each item of the checklist.
+    #[serde(skip)]
+    pub items: Vec<f64>,
     /// The last round of votes.
     pub votes: Votes,
     /// Whether the response is right as far as the judge can tell.
     pub accepted: bool,
+    /// Instructions that hold.
+    #[serde(skip)]
+    pub held: usize,
+    /// Instructions that are known to fail, each as one clause.
+    pub failed: Vec<String>,
     /// Nodes refined from this one, in order.
     #[serde(skip)]
     pub children: Vec<NodeId>,
-    /// Children asked for so far, those included that could not be read or judged. For the root of best-of-N: drafts.
+    /// Children asked for so far, those included that could not be read or judged.
     #[serde(skip)]
     pub tried: usize,
     /// Votes that were not asked for, since they could not change the decision; they could still change the value.
@@ -93,6 +103,9 @@ impl Node {
 pub struct Tree {
     /// The nodes; the draft is the first.
     pub nodes: Vec<Node>,
+    /// Drafts asked for after the first, those included that could not be judged.
+    #[serde(skip)]
+    pub redrafted: usize,
 }
 
 impl Index<NodeId> for Tree {
@@ -130,17 +143,27 @@ impl Tree {
         first_highest(self, (0..self.nodes.len()).map(NodeId).filter(|id| self[*id].accepted))
     }
 
-    /// The answer: an accepted node, or else the one with the highest value. On equal values `eager` prefers the earlier
-    /// one, which has fewer edits; `paper` walks the tree depth first and takes the last, as the reference does.
-    pub fn best(&self, mode: Mode) -> NodeId {
+    /// The answer: an accepted node, or else the best of the rest.
+    ///
+    /// Refining may do harm, so in `eager` mode a refinement takes the draft's place only if more instructions hold in it;
+    /// of several such the one with the highest value and then the earliest, which has fewer edits, is the answer.
+    /// Best-of-N has no refinements: there the highest value is. `paper` walks the tree depth first and takes the last of
+    /// the highest values, as the reference does.
+    pub fn best(&self, config: &SearchConfig) -> NodeId {
         if let Some(id) = self.accepted() {
             return id;
         }
-        let walk = match mode {
-            Mode::Eager => (0..self.nodes.len()).map(NodeId).collect(),
-            Mode::Paper => self.last_first(),
+        let all = (0..self.nodes.len()).map(NodeId);
+        let best = match (config.mode, config.strategy) {
+            (Mode::Paper, _) => first_highest(self, self.last_first().into_iter()),
+            (Mode::Eager, Strategy::BestOfN) => first_highest(self, all),
+            (Mode::Eager, _) => {
+                let most = self.nodes.iter().map(|node| node.held).max().unwrap_or(0);
+                let draft = self.nodes.first().map_or(0, |draft| draft.held);
+                (most > draft).then(|| first_highest(self, all.filter(|id| self[*id].held == most))).flatten()
+            }
         };
-        first_highest(self, walk.into_iter()).unwrap_or(ROOT)
+        best.unwrap_or(ROOT)
     }
 
     /// The depth-first order from its end to its beginning: later siblings first, children before their parent.
@@ -155,11 +178,6 @@ impl Tree {
         order.reverse();
         order
     }
-
-    /// One entry per node for an API's response.
-    pub fn trace(&self, detail: Detail) -> Vec<TraceNode<'_>> {
-        self.nodes.iter().enumerate().map(|(id, node)| TraceNode::new(NodeId(id), node, detail)).collect()
-    }
 }
 
 /// The first node with the highest value.
@@ -168,52 +186,4 @@ fn first_highest(tree: &Tree, ids: impl Iterator<Item = NodeId>) -> Option<NodeI
         Some(best) if tree[best].rank() >= tree[id].rank() => Some(best),
         _ => Some(id),
     })
-}
-
-/// How much of a node a trace shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
-    /// Its place, value and votes.
-    Summary,
-    /// Its response and critique too.
-    Full,
-}
-
-/// A node as a trace shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct TraceNode<'t> {
-    /// Its place in the order in which nodes were made.
-    pub id: NodeId,
-    /// The node that it refines; null for a draft.
-    pub parent: Option<NodeId>,
-    /// Refinements since the draft.
-    pub depth: usize,
-    /// Share of votes, or of checks, for yes; null where the draft could not be judged.
-    pub value: Option<f64>,
-    /// Whether it was accepted.
-    pub accepted: bool,
-    /// The votes.
-    pub votes: Votes,
-    /// The response, in full traces.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub text: Option<&'t str>,
-    /// The critique, in full traces.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub critique: Option<&'t str>,
-}
-
-impl<'t> TraceNode<'t> {
-    fn new(id: NodeId, node: &'t Node, detail: Detail) -> Self {
-        let shown = |text: &'t str| (detail == Detail::Full).then_some(text);
-        Self {
-            id,
-            parent: node.parent,
-            depth: node.depth,
-            value: node.value,
-            accepted: node.accepted,
-            votes: node.votes,
-            text: shown(&node.response),
-            critique: shown(&node.critique),
-        }
-    }
 }

@@ -16,9 +16,9 @@ use crate::config::{EngineArgs, EngineKind};
 use crate::engine::Sampling;
 use crate::engine::load::{Loaded, load};
 use crate::eval::report::{Report, Run, strategy_name, tokens};
-use crate::eval::{Method, Trial, trial};
+use crate::eval::{Checks, Method, Trial, trial};
 use crate::http::models;
-use crate::search::{Judge, Mode, SearchConfig, Strategy};
+use crate::search::{Judge, Judging, Mode, SearchConfig, Strategy};
 use crate::telemetry::metrics;
 use crate::verify::data::{Prompt, read_prompts};
 use kept::Kept;
@@ -39,14 +39,23 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0,1,4,16")]
     budgets: Vec<usize>,
     /// Strategies, separated by commas; beside others best_of_n is also measured where it costs as many tokens as they do
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "bfs", value_parser = named::<Strategy>)]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "auto", value_parser = named::<Strategy>)]
     strategy: Vec<Strategy>,
     /// eager or paper
     #[arg(long, default_value = "eager", value_parser = named::<Mode>)]
     mode: Mode,
-    /// Who judges: model, rules or both; rules are the file's own instructions
+    /// Who judges: model, rules or both; where both have no rules, the model judges
     #[arg(long, default_value = "model", value_parser = named::<Judge>)]
     judge: Judge,
+    /// Where rules come from: file takes the instructions that the prompts' file names, auto finds them in the prompts' words
+    #[arg(long, default_value = "file", value_parser = named::<Checks>)]
+    checks: Checks,
+    /// How the model judges: votes, score or cascade; absent, as a server chooses by the model
+    #[arg(long, value_name = "NAME", value_parser = named::<Judging>)]
+    judging: Option<Judging>,
+    /// List each prompt's instructions first and judge them one by one
+    #[arg(long)]
+    checklist: bool,
     /// Votes per judgement
     #[arg(long, value_name = "N", default_value_t = SearchConfig::default().votes)]
     votes: usize,
@@ -161,10 +170,12 @@ impl EvalArgs {
             mode: self.mode,
             judge: self.judge,
             votes: self.votes,
+            judging: self.judging,
+            checklist: self.checklist,
             ..SearchConfig::default()
         };
         let sampling = Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::default() };
-        Method { search: strategy.map(config), sampling, max_tokens: self.max_tokens }
+        Method { search: strategy.map(config), sampling, max_tokens: self.max_tokens, checks: self.checks }
     }
 }
 
@@ -312,7 +323,8 @@ fn settings(args: &EvalArgs, prompts: usize, subject: &Subject) -> anyhow::Resul
     Ok(json!({
         "data": {"file": args.data.file_name().map(|name| name.to_string_lossy()), "sha256": digest, "prompts": prompts},
         "model": model, "mode": args.mode, "judge": args.judge, "votes": args.votes, "temperature": args.temperature,
-        "max_tokens": args.max_tokens, "seed": args.seed,
+        "max_tokens": args.max_tokens, "seed": args.seed, "checks": args.checks, "judging": args.judging,
+        "checklist": args.checklist,
     }))
 }
 

@@ -7,7 +7,7 @@ use reqwest::{Client, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::eval::{Method, Trial};
+use crate::eval::{Checks, Method, Trial};
 use crate::search::{Judge, SearchConfig, StopReason};
 use crate::verify::data::Prompt;
 
@@ -57,6 +57,8 @@ struct Calls {
     answer: usize,
     judge: usize,
     refine: usize,
+    #[serde(default)]
+    score: usize,
 }
 
 impl RunningServer {
@@ -102,7 +104,7 @@ impl RunningServer {
                 stop: Some(search.stop_reason),
                 depth: search.depth,
                 nodes: search.nodes,
-                calls: search.calls.answer + search.calls.judge + search.calls.refine,
+                calls: search.calls.answer + search.calls.judge + search.calls.refine + search.calls.score,
                 ..plain
             },
         })
@@ -121,18 +123,29 @@ impl RunningServer {
         }
         if let Some(config) = &method.search {
             body["search_budget"] = json!(config.budget);
-            body["search"] = options(config, case);
+            body["search"] = options(config, method.checks, case);
         }
         body
     }
 }
 
-fn options(config: &SearchConfig, case: &Prompt) -> Value {
+fn options(config: &SearchConfig, checks: Checks, case: &Prompt) -> Value {
     let mut options = json!({
-        "strategy": config.strategy, "mode": config.mode, "judge": config.judge, "votes": config.votes, "trace": "none",
+        "strategy": config.strategy, "mode": config.mode, "votes": config.votes, "trace": "none",
+        "checklist": config.checklist,
     });
-    if config.judge != Judge::Model {
-        options["checks"] = case.checks.iter().map(|check| json!({"id": check.id, "kwargs": check.kwargs})).collect();
+    if let Some(judging) = config.judging {
+        options["judging"] = json!(judging);
+    }
+    let file = || case.checks.iter().map(|check| json!({"id": check.id, "kwargs": check.kwargs})).collect::<Value>();
+    match (config.judge, checks) {
+        (Judge::Model, _) => options["judge"] = json!(Judge::Model),
+        (judge, Checks::File) => {
+            options["judge"] = json!(judge);
+            options["checks"] = file();
+        }
+        // Left to the server: both where it finds rules, else the model.
+        (_, Checks::Auto) => options["checks"] = json!("auto"),
     }
     options
 }

@@ -2,7 +2,9 @@
 
 use metrics::{counter, histogram};
 
-use crate::search::{Outcome, StopReason, Strategy};
+use crate::openai::CheckReport;
+use crate::prompts::Verdict;
+use crate::search::{Judging, Outcome, StopReason, Strategy};
 
 /// Known label sets start at zero.
 pub(super) fn begin() {
@@ -10,14 +12,26 @@ pub(super) fn begin() {
         counter!("spar_judge_votes_total", "verdict" => verdict).increment(0);
     }
     counter!("spar_votes_saved_total").increment(0);
+    for judging in [Judging::Votes, Judging::Score, Judging::Cascade] {
+        counter!("spar_judge_calls_total", "judging" => judging_label(judging)).increment(0);
+    }
 }
 
 fn strategy_label(strategy: Strategy) -> &'static str {
     match strategy {
+        Strategy::Auto => "auto",
         Strategy::Bfs => "bfs",
         Strategy::Dfs => "dfs",
         Strategy::BestOfN => "best_of_n",
         Strategy::RefineChain => "refine_chain",
+    }
+}
+
+fn judging_label(judging: Judging) -> &'static str {
+    match judging {
+        Judging::Votes => "votes",
+        Judging::Score => "score",
+        Judging::Cascade => "cascade",
     }
 }
 
@@ -30,6 +44,8 @@ fn stop_label(stop: StopReason) -> &'static str {
         StopReason::Deadline => "deadline",
         StopReason::Exhausted => "exhausted",
         StopReason::Error => "error",
+        StopReason::JudgeUnreadable => "judge_unreadable",
+        StopReason::Unjudged => "unjudged",
     }
 }
 
@@ -53,13 +69,32 @@ pub fn search_ended(strategy: Strategy, outcome: &Outcome) {
         }
     }
     for votes in nodes.iter().map(|node| node.votes) {
-        for (verdict, count) in [("yes", votes.yes), ("no", votes.no), ("invalid", votes.invalid)] {
-            counter!("spar_judge_votes_total", "verdict" => verdict).increment(count as u64);
-        }
         let valid = votes.yes + votes.no;
         if valid > 0 {
             histogram!("spar_judge_agreement").record(votes.yes.max(votes.no) as f64 / valid as f64);
         }
     }
     counter!("spar_votes_saved_total").increment(outcome.votes_saved as u64);
+    let judged = (outcome.calls.judge + outcome.calls.score) as u64;
+    counter!("spar_judge_calls_total", "judging" => judging_label(outcome.judging)).increment(judged);
+}
+
+/// A vote was cast; `None` is one without a readable verdict.
+pub fn vote_cast(verdict: Option<Verdict>) {
+    let verdict = match verdict {
+        Some(Verdict::Yes) => "yes",
+        Some(Verdict::No) => "no",
+        None => "invalid",
+    };
+    counter!("spar_judge_votes_total", "verdict" => verdict).increment(1);
+}
+
+/// The rules of a search that has ended, and whether its answer keeps them. Kinds are the rules' ids, a closed set.
+pub fn checks_held(checks: &[CheckReport]) {
+    for check in checks {
+        if check.words.is_some() {
+            counter!("spar_checks_found_total", "kind" => check.id.clone()).increment(1);
+        }
+        counter!("spar_checks_held_total", "kind" => check.id.clone()).increment(u64::from(check.holds));
+    }
 }

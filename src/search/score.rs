@@ -1,0 +1,292 @@
+//! Judging by probabilities: the refiner is asked for Yes or No and the answer's probability is read. Critiques are
+//! written where that is uncertain, or where something has to be refined.
+
+use super::call::{Draw, Halt, Search, Spoken};
+use super::checklist;
+use super::config::Judging;
+use super::judge::Judgement;
+use super::tree::Votes;
+use crate::engine::{EngineError, Input, LabelRequest, LabelSupport, Purpose, Question, Request, Sampling};
+use crate::prompts::{Temperatures, Verdict, verdict_labels};
+
+/// The least probability of Yes and No together at which a verdict counts as read.
+const READABLE: f64 = 0.02;
+/// Tokens of a critique beside two for each of the response.
+const CRITIQUE_ROOM: usize = 160;
+/// Tokens of a one-word answer, with room for a line break or a quotation mark before it.
+const WORD_ROOM: usize = 4;
+
+impl Search<'_> {
+    /// Judges by the probability of Yes, about the items of the checklist one by one or about the whole prompt.
+    pub async fn by_score(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
+        let items = self.checklist().await?;
+        let questions = self.questions(items, response);
+        let temperatures = self.calibration().score;
+        let Some(found) = self.probabilities(&questions, temperatures, seed).await? else {
+            self.session.found_unreadable();
+            return Ok(Judgement::default());
+        };
+        let lowest = found.iter().copied().fold(1.0, f64::min);
+        if let Some(judgement) = self.clear(&found, lowest, items) {
+            return Ok(judgement);
+        }
+        self.by_critiques(response, lowest, seed).await
+    }
+
+    fn questions(&self, items: &[String], response: &str) -> Vec<Question> {
+        let (templates, conversation) = (self.models.templates, &self.task.messages);
+        let questions: Option<Vec<_>> =
+            items.iter().map(|item| templates.score_item(conversation, response, item)).collect();
+        match questions {
+            Some(questions) if !questions.is_empty() => questions,
+            _ => vec![templates.score(conversation, response, &self.checked())],
+        }
+    }
+
+    /// What rules check already, for the refiner to leave out.
+    fn checked(&self) -> Vec<String> {
+        match self.config.judge {
+            super::Judge::Both => self.task.checks.iter().map(crate::verify::Check::describe).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The judgement where the probabilities decide by themselves: always in `score`, outside of the uncertain band in
+    /// `cascade`. The value is the mean over items, so that it rises with each that is mended; the decision is the
+    /// lowest's, since one failed instruction fails the response.
+    fn clear(&self, found: &[f64], lowest: f64, items: &[String]) -> Option<Judgement> {
+        let calibration = self.calibration();
+        let threshold = match self.judging() {
+            Judging::Cascade if (calibration.low..calibration.high).contains(&lowest) => return None,
+            Judging::Cascade => calibration.high.min(1.0),
+            _ => self.config.threshold,
+        };
+        let holds = |p: f64| p > threshold || p >= 1.0;
+        let failing = items.iter().zip(found).filter(|(_, p)| !holds(**p));
+        Some(Judgement {
+            value: Some(found.iter().sum::<f64>() / found.len() as f64),
+            probability: Some(lowest),
+            items: if items.is_empty() { Vec::new() } else { found.to_vec() },
+            accepted: holds(lowest),
+            held: found.iter().filter(|p| holds(**p)).count(),
+            failed: failing.map(|(item, _)| item.clone()).collect(),
+            ..Judgement::default()
+        })
+    }
+
+    /// Writes critiques one after the other, up to the number of votes, and reads the probability of Yes after each, until
+    /// their mean is clear of the uncertain band.
+    async fn by_critiques(&self, response: &str, before: f64, seed: u64) -> Result<Judgement, Halt> {
+        let calibration = self.calibration();
+        let (mut sum, mut votes) = (0.0, Votes::default());
+        let (mut first_yes, mut first_no) = (None, None);
+        for draw in 0..self.config.votes {
+            let Some(critique) = self.one_critique(response, Draw::Vote.seed(seed, draw)).await? else { continue };
+            let question = self.models.templates.verdict_of(&self.task.messages, response, &critique);
+            let seed = Draw::Settle.seed(seed, draw);
+            let found = self.probabilities(&[question], calibration.critique, seed).await?;
+            let probability = found.map(|found| found[0]);
+            let verdict = probability.map(|p| if p > 0.5 { Verdict::Yes } else { Verdict::No });
+            votes.add(verdict);
+            self.cast(votes, verdict);
+            let Some(probability) = probability else { continue };
+            sum += probability;
+            let first = if probability > 0.5 { &mut first_yes } else { &mut first_no };
+            first.get_or_insert(self.models.templates.with_verdict(&critique, probability > 0.5));
+            let mean = sum / (votes.yes + votes.no) as f64;
+            let certain = !(calibration.low..calibration.high).contains(&mean);
+            if certain || votes.yes + votes.no >= 2 && (mean - 0.5).abs() > 0.2 {
+                break;
+            }
+        }
+        let read = votes.yes + votes.no;
+        if read == 0 {
+            self.session.found_unreadable();
+            return Ok(Judgement { votes, probability: Some(before), ..Judgement::default() });
+        }
+        let mean = sum / read as f64;
+        let accepted = mean > self.config.threshold;
+        let critique = if accepted { first_yes.or(first_no) } else { first_no.or(first_yes) };
+        Ok(Judgement {
+            value: Some(mean),
+            probability: Some(mean),
+            votes,
+            accepted,
+            held: usize::from(accepted),
+            critique: critique.unwrap_or_default(),
+            ..Judgement::default()
+        })
+    }
+
+    /// The calibrated probability of Yes for each question; `None` where no verdict can be read from the model.
+    async fn probabilities(
+        &self,
+        questions: &[Question],
+        temperatures: Temperatures,
+        seed: u64,
+    ) -> Result<Option<Vec<f64>>, Halt> {
+        let support = self.models.refiner.label_support();
+        let begun = questions.iter().any(|question| !question.reply.is_empty());
+        if support == LabelSupport::Nothing || (begun && support < LabelSupport::Replies) {
+            return self.sampled(questions, seed).await;
+        }
+        let labels = verdict_labels();
+        let request = LabelRequest { purpose: Purpose::Judge, questions: questions.to_vec(), labels };
+        let scores = match self.read(request).await {
+            // The engine has learned by this call that it cannot.
+            Err(Halt::Failed(EngineError::Unsupported(_))) => return self.sampled(questions, seed).await,
+            scores => scores?,
+        };
+        let mut found = Vec::with_capacity(questions.len());
+        for logprobs in &scores.logprobs {
+            let [yes, no] = logprobs[..] else { return Ok(None) };
+            let (yes, no) = (f64::from(yes), f64::from(no));
+            if yes.exp() + no.exp() < READABLE {
+                return Ok(None);
+            }
+            found.push(temperatures.probability(yes, no));
+        }
+        Ok(Some(found))
+    }
+
+    /// The share of Yes in as many sampled one-word answers as there are votes: what is left where no probability can be
+    /// read.
+    async fn sampled(&self, questions: &[Question], seed: u64) -> Result<Option<Vec<f64>>, Halt> {
+        let mut found = Vec::with_capacity(questions.len());
+        for (index, question) in questions.iter().enumerate() {
+            let request = Request {
+                samples: self.config.votes,
+                sampling: Sampling { seed: Draw::Settle.seed(seed, index), ..Sampling::default() },
+                max_tokens: Some(WORD_ROOM),
+                ..Request::chat(Purpose::Judge, self.spoken_question(question))
+            };
+            let mut votes = Votes::default();
+            for reply in self.call(self.models.refiner, request).await? {
+                let verdict = reply.ok().and_then(|spoken| first_word_verdict(&spoken.text));
+                votes.add(verdict);
+                self.cast(votes, verdict);
+            }
+            match votes.value() {
+                Some(share) => found.push(share),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// A question as a conversation: a reply that has begun becomes a turn of its own, after which the verdict is asked for.
+    fn spoken_question(&self, question: &Question) -> Vec<crate::chat::Message> {
+        let mut turns = match &question.input {
+            Input::Chat(turns) => turns.clone(),
+            Input::Text(text) => vec![crate::chat::Message::user(text)],
+        };
+        if !question.reply.is_empty() {
+            turns.extend(self.models.templates.ask_verdict(&question.reply));
+        }
+        turns
+    }
+
+    /// The verdict of a critique that ended without one; `None` where it cannot be read even when asked for.
+    pub async fn closing_verdict(&self, response: &str, critique: &str) -> Result<Option<Verdict>, Halt> {
+        let question = self.models.templates.verdict_of(&self.task.messages, response, critique);
+        let found = if self.models.refiner.label_support() == LabelSupport::Replies {
+            self.probabilities(&[question], self.calibration().critique, 0).await?
+        } else {
+            let request = Request {
+                sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+                max_tokens: Some(WORD_ROOM),
+                ..Request::chat(Purpose::Judge, self.spoken_question(&question))
+            };
+            let replies = self.call(self.models.refiner, request).await?;
+            let verdict = replies.into_iter().next().and_then(Result::ok).and_then(|s| first_word_verdict(&s.text));
+            verdict.map(|verdict| vec![f64::from(u8::from(verdict == Verdict::Yes))])
+        };
+        Ok(found.map(|found| if found[0] > 0.5 { Verdict::Yes } else { Verdict::No }))
+    }
+
+    /// A critique of `response`, cut before its verdict; `None` if there is none or its call failed.
+    pub async fn one_critique(&self, response: &str, seed: u64) -> Result<Option<String>, Halt> {
+        let (refiner, templates) = (self.models.refiner, self.models.templates);
+        let request = Request {
+            sampling: Sampling { temperature: self.config.judge_temperature, seed, ..Sampling::default() },
+            max_tokens: Some(self.critique_room(response)),
+            stop: vec![templates.text.verdict.clone()],
+            ..Request::chat(Purpose::Judge, templates.judge(&self.task.messages, response))
+        };
+        let spoken: Option<Spoken> = self.call(refiner, request).await?.into_iter().next().and_then(Result::ok);
+        Ok(spoken.map(|spoken| templates.without_verdict(&spoken.text).to_owned()))
+    }
+
+    /// Room for a critique: a short response needs no long one. `paper` mode has a fixed room.
+    pub fn critique_room(&self, response: &str) -> usize {
+        match self.config.mode {
+            super::Mode::Paper => self.config.judge_tokens,
+            super::Mode::Eager => self.config.judge_tokens.min(CRITIQUE_ROOM + 2 * tokens_of(response)),
+        }
+    }
+
+    /// The items of the checklist that rules do not decide; empty where the whole prompt is the only one.
+    async fn checklist(&self) -> Result<&[String], Halt> {
+        if !self.config.checklist {
+            return Ok(&[]);
+        }
+        if let Some(items) = self.session.checklist.get() {
+            return Ok(items);
+        }
+        let items = self.list_instructions().await?;
+        Ok(self.session.checklist.get_or_init(|| items))
+    }
+
+    async fn list_instructions(&self) -> Result<Vec<String>, Halt> {
+        let refiner = self.models.refiner;
+        let Some(turns) = self.models.templates.checklist(&self.task.messages) else { return Ok(Vec::new()) };
+        let request = Request {
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            max_tokens: Some(checklist::ROOM),
+            constraint: refiner.constrains().then(checklist::constraint),
+            ..Request::chat(Purpose::Judge, turns)
+        };
+        let reply = self.call(refiner, request).await?.into_iter().next().and_then(Result::ok);
+        let text = reply.map(|spoken| spoken.text).unwrap_or_default();
+        Ok(checklist::read(&text, &self.task.messages, &self.checked()))
+    }
+
+    fn calibration(&self) -> crate::prompts::Calibration {
+        self.models.templates.text.calibration.unwrap_or_default()
+    }
+}
+
+/// A rough number of tokens: texts have about one for every four bytes, and never fewer than one a word.
+pub(super) fn tokens_of(text: &str) -> usize {
+    (text.len() / 4).max(text.split_whitespace().count())
+}
+
+/// Yes or No as the first word of an answer, in any case.
+fn first_word_verdict(text: &str) -> Option<Verdict> {
+    let word = text.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty())?;
+    match word.to_lowercase().as_str() {
+        "yes" => Some(Verdict::Yes),
+        "no" => Some(Verdict::No),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_of_an_answer_is_its_verdict() {
+        for (text, expected) in [
+            ("Yes", Some(Verdict::Yes)),
+            (" no, it", Some(Verdict::No)),
+            ("**YES**", Some(Verdict::Yes)),
+            ("\"No\"", Some(Verdict::No)),
+            ("Not quite", None),
+            ("Maybe yes", None),
+            ("", None),
+        ] {
+            assert_eq!(first_word_verdict(text), expected, "{text:?}");
+        }
+    }
+}

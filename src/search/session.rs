@@ -1,0 +1,66 @@
+//! What one search knows of itself while it runs: its budgets, its time, its votes, and whether its judge can be read.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::SearchConfig;
+use super::budget::Ledger;
+use super::clock::Clock;
+use super::outcome::Progress;
+use super::tree::Votes;
+
+/// One search's state that is not its tree.
+pub(super) struct Session<'a> {
+    pub ledger: Ledger,
+    pub clock: Clock,
+    /// The conversation's instructions, once they are listed.
+    pub checklist: OnceLock<Vec<String>>,
+    /// Hears of every step.
+    pub observe: &'a (dyn Fn(Progress<'_>) + Sync),
+    votes: Mutex<Votes>,
+    read: AtomicBool,
+    unreadable: AtomicBool,
+}
+
+impl<'a> Session<'a> {
+    pub fn start(config: &SearchConfig, observe: &'a (dyn Fn(Progress<'_>) + Sync)) -> Self {
+        Self {
+            ledger: Ledger::new(config),
+            clock: Clock::start(config),
+            checklist: OnceLock::new(),
+            observe,
+            votes: Mutex::default(),
+            read: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
+        }
+    }
+
+    /// Keeps the votes of the judgement that runs, for a search that ends in the middle of it.
+    pub fn counted(&self, votes: Votes) {
+        *self.votes() = votes;
+    }
+
+    /// The votes of the last judgement.
+    pub fn last_votes(&self) -> Votes {
+        *self.votes()
+    }
+
+    /// A verdict was read from the refiner.
+    pub fn found_readable(&self) {
+        self.read.store(true, Ordering::Relaxed);
+    }
+
+    /// No verdict could be read from the refiner's first judgement. Once one was read, a later failure is only its own.
+    pub fn found_unreadable(&self) {
+        self.unreadable.fetch_or(!self.read.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Whether no verdict can be read from the refiner.
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    fn votes(&self) -> MutexGuard<'_, Votes> {
+        self.votes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

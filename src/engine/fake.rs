@@ -7,9 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream;
 
-use super::{Chunk, Engine, EngineError, FinishReason, ModelInfo, Reply, Request};
+use super::{
+    Chunk, Engine, EngineError, FinishReason, LabelRequest, LabelScores, LabelSupport, ModelInfo, Reply, Request,
+};
 
 type Script = dyn Fn(&Request, usize) -> Result<String, EngineError> + Send + Sync;
+type Reading = dyn Fn(&LabelRequest, usize) -> Result<Vec<f32>, EngineError> + Send + Sync;
 type Pace = dyn Fn(&Request, usize) -> Duration + Send + Sync;
 
 /// Answers every request by a function of the request and the sibling's index. One word is one token; `max_tokens` cuts.
@@ -17,6 +20,7 @@ type Pace = dyn Fn(&Request, usize) -> Duration + Send + Sync;
 pub struct FakeEngine {
     script: Arc<Script>,
     pace: Option<Arc<Pace>>,
+    reading: Option<Arc<Reading>>,
     info: ModelInfo,
     constrains: bool,
     /// What became of the replies.
@@ -30,6 +34,8 @@ pub struct Replies {
     finished: AtomicUsize,
     cancelled: AtomicUsize,
     most: AtomicUsize,
+    label_calls: AtomicUsize,
+    questions: AtomicUsize,
 }
 
 impl Replies {
@@ -57,6 +63,16 @@ impl Replies {
     pub fn most(&self) -> usize {
         self.most.load(Ordering::SeqCst)
     }
+
+    /// Calls of [`Engine::read_labels`], including those that failed.
+    pub fn label_calls(&self) -> usize {
+        self.label_calls.load(Ordering::SeqCst)
+    }
+
+    /// Questions of these calls.
+    pub fn questions(&self) -> usize {
+        self.questions.load(Ordering::SeqCst)
+    }
 }
 
 impl FakeEngine {
@@ -66,6 +82,7 @@ impl FakeEngine {
         Self {
             script: Arc::new(script),
             pace: None,
+            reading: None,
             info: ModelInfo { name: "fake".into(), context: 4096, vocabulary: 0 },
             constrains: false,
             replies: Arc::default(),
@@ -83,6 +100,17 @@ impl FakeEngine {
     #[must_use]
     pub fn constraining(mut self) -> Self {
         self.constrains = true;
+        self
+    }
+
+    /// Reads labels: `reading` gives the log-probability of each label for the question of that index in the request.
+    /// A prompt counts as one token. An error fails the call.
+    #[must_use]
+    pub fn reading(
+        mut self,
+        reading: impl Fn(&LabelRequest, usize) -> Result<Vec<f32>, EngineError> + Send + Sync + 'static,
+    ) -> Self {
+        self.reading = Some(Arc::new(reading));
         self
     }
 
@@ -134,6 +162,21 @@ impl Engine for FakeEngine {
     fn constrains(&self) -> bool {
         self.constrains
     }
+
+    fn label_support(&self) -> LabelSupport {
+        if self.reading.is_some() { LabelSupport::Replies } else { LabelSupport::Nothing }
+    }
+
+    async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
+        let count = request.questions.len();
+        self.replies.label_calls.fetch_add(1, Ordering::SeqCst);
+        self.replies.questions.fetch_add(count, Ordering::SeqCst);
+        let reading = self.reading.as_ref().ok_or_else(|| {
+            EngineError::Unsupported("this fake engine has no script for labels; give it one by `reading`".into())
+        })?;
+        let logprobs = (0..count).map(|question| reading(&request, question)).collect::<Result<_, _>>()?;
+        Ok(LabelScores { logprobs, prompt_tokens: count, cached_tokens: 0 })
+    }
 }
 
 /// Counts one reply from its start to its end or its drop.
@@ -161,5 +204,35 @@ impl Drop for Running {
         if !self.ended {
             self.replies.cancelled.fetch_add(1, Ordering::SeqCst);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Input, Label, Purpose, Question};
+    use super::*;
+
+    #[tokio::test]
+    async fn labels_are_read_by_the_script_and_calls_are_counted() {
+        let silent = FakeEngine::new(|_, _| Ok(String::new()));
+        let question = |text: &str| Question { input: Input::Text(text.into()), reply: String::new() };
+        let request = LabelRequest {
+            purpose: Purpose::Judge,
+            questions: vec![question("a"), question("b")],
+            labels: vec![Label { spellings: vec!["Yes".into()] }, Label { spellings: vec!["No".into()] }],
+        };
+        assert_eq!(silent.label_support(), LabelSupport::Nothing);
+        assert!(matches!(silent.read_labels(request.clone()).await, Err(EngineError::Unsupported(_))));
+        let engine = silent.reading(|request, question| match &request.questions[question].input {
+            Input::Text(text) if text == "a" => Ok(vec![-0.1, -2.0]),
+            Input::Text(text) if text == "b" => Ok(vec![-2.0, -0.1]),
+            _ => Err(EngineError::Crashed("a script that fails".into())),
+        });
+        assert_eq!(engine.label_support(), LabelSupport::Replies);
+        let scores = engine.read_labels(request.clone()).await.unwrap();
+        assert_eq!(scores.logprobs, [[-0.1, -2.0], [-2.0, -0.1]]);
+        let failing = LabelRequest { questions: vec![question("c")], ..request };
+        assert_eq!(engine.read_labels(failing).await, Err(EngineError::Crashed("a script that fails".into())));
+        assert_eq!((engine.replies.label_calls(), engine.replies.questions()), (3, 5));
     }
 }

@@ -5,7 +5,7 @@ use futures::future::join_all;
 use tracing::Instrument;
 
 use super::budget::{Permit, Spent};
-use super::{Models, SearchConfig, Task, budget::Ledger};
+use super::{Mode, Models, SearchConfig, Task, budget::Ledger};
 use crate::engine::{Engine, EngineError, FinishReason, PromptTokens, Reply, Request, TokenLogprobs, derive_seed};
 
 /// What all steps of one search share.
@@ -73,6 +73,12 @@ pub(super) struct Spoken {
 }
 
 impl Search<'_> {
+    /// Whether a failed call is made again: in `paper` mode, as in the reference, unless the request itself is at fault.
+    /// The next try has a seed of its own, so that a search stays a function of its seed.
+    pub fn tries_again(&self, error: &EngineError) -> bool {
+        self.config.mode == Mode::Paper && matches!(error, EngineError::Unavailable(_) | EngineError::Crashed(_))
+    }
+
     /// Starts `request.samples` siblings, or as many as the budgets allow (at least one), and waits for all of them.
     /// There is at least one reply; one that fails is an error of its own.
     pub async fn call(&self, engine: &dyn Engine, request: Request) -> Result<Vec<Result<Spoken, EngineError>>, Halt> {

@@ -28,7 +28,8 @@ pub enum Mode {
     /// search in the middle of its level.
     #[default]
     Eager,
-    /// The reference's decisions exactly: all votes, whole levels, later nodes preferred on equal values.
+    /// The published reference's decisions but for a short list in `docs/paper-mode.md`: all votes, whole levels, later
+    /// nodes preferred on equal values, failed calls made again.
     Paper,
 }
 

@@ -5,7 +5,8 @@ use super::tree::Node;
 use crate::engine::grammar;
 use crate::engine::{Completion, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs};
 
-/// Draws per child before it is given up, as in the reference: three times three.
+/// Draws per child before it is given up, as in the reference: three times three. In `paper` mode, again as in the
+/// reference, a draw whose call fails is one of them; in `eager` mode it ends the child.
 const DRAWS: usize = 9;
 
 /// A response before it is judged.
@@ -43,10 +44,15 @@ impl Search<'_> {
         let (mut drawn, mut unread) = (0, 0);
         while found.len() < children {
             let request = self.refine_request(node, children - found.len(), Draw::Refinement.seed(seed, drawn));
-            for reply in self.call(self.models.refiner, request).await? {
+            let replies = match self.call(self.models.refiner, request).await {
+                Err(Halt::Failed(error)) if self.tries_again(&error) => vec![Err(error)],
+                replies => replies?,
+            };
+            for reply in replies {
                 drawn += 1;
                 match reply.map(|spoken| self.read(spoken)) {
                     Ok(None) if unread + 1 < DRAWS => unread += 1,
+                    Err(error) if unread + 1 < DRAWS && self.tries_again(&error) => unread += 1,
                     settled => {
                         unread = 0;
                         found.push(settled);

@@ -8,7 +8,8 @@ use crate::engine::{Constraint, Purpose, Request, Sampling};
 use crate::prompts::Verdict;
 use crate::verify::Check;
 
-/// Rounds of votes before a tie, or a round without a valid vote, counts as undecidable.
+/// Rounds of votes before a tie, or a round without a valid vote, counts as undecidable. In `paper` mode a round is one
+/// call of the reference: if a vote of it fails, the round does not count and is one of these tries.
 const ROUNDS: usize = 3;
 
 /// What is found of one response.
@@ -76,19 +77,25 @@ impl Search<'_> {
         let mut failure = None;
         for round in 0..ROUNDS {
             ballot = Ballot::default();
-            while let Some(samples) = wanted(ballot.votes, self.config) {
+            let mut broken = false;
+            while let Some(samples) = wanted(ballot.votes, self.config).filter(|_| !broken) {
                 let draw = round * self.config.votes + ballot.votes.total();
-                for reply in self.votes(response, Draw::Vote.seed(seed, draw), samples).await? {
+                let replies = match self.votes(response, Draw::Vote.seed(seed, draw), samples).await {
+                    Err(Halt::Failed(error)) if self.tries_again(&error) => vec![Err(error)],
+                    replies => replies?,
+                };
+                for reply in replies {
                     match reply {
                         Ok(critique) => ballot.count(self.models.templates.parse_verdict(&critique), critique),
                         Err(error) => {
+                            broken |= self.tries_again(&error);
                             ballot.votes.invalid += 1;
                             failure = Some(error);
                         }
                     }
                 }
             }
-            if ballot.votes.yes != ballot.votes.no {
+            if !broken && ballot.votes.yes != ballot.votes.no {
                 return Ok(ballot.decide(self.config));
             }
         }

@@ -7,7 +7,7 @@
 //!
 //! The draft is judged in both modes. The reference starts from a response that has already failed; a draft that passes
 //! is therefore the answer in `paper` mode too, and one whose votes stay tied is refined from its first negative
-//! critique and has no value.
+//! critique and has no value. `docs/paper-mode.md` lists what else `paper` mode does otherwise than the reference.
 
 mod budget;
 mod call;
@@ -19,7 +19,7 @@ mod outcome;
 mod strategy;
 mod tree;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
@@ -248,25 +248,37 @@ impl Search<'_> {
         let made = growth.usable(made)?;
         growth.tree[parent].tried += if drafts { made.len() } else { children };
 
-        let mut seen = HashSet::new();
-        let candidates: Vec<_> = made
-            .into_iter()
-            .enumerate()
-            .filter_map(|(slot, candidate)| {
-                let candidate = candidate?;
-                let fresh = !growth.judged.contains_key(&candidate.response) && seen.insert(candidate.response.clone());
-                Some((candidate, Draw::Child.seed(seed, tried + slot), fresh))
-            })
-            .collect();
+        // Identical texts are judged once. In `paper` mode, as in the reference, one that stayed undecided is judged anew.
+        let paper = self.config.mode == Mode::Paper;
+        let mut seeds = HashMap::<String, Vec<u64>>::new();
+        let mut candidates = Vec::new();
+        for (slot, candidate) in made.into_iter().enumerate() {
+            let Some(candidate) = candidate else { continue };
+            let seed = Draw::Child.seed(seed, tried + slot);
+            let copies = seeds.entry(candidate.response.clone()).or_default();
+            if paper || copies.is_empty() {
+                copies.push(seed);
+            }
+            candidates.push((candidate, seed));
+        }
+        let known = |text: &str| growth.judged.get(text).is_some_and(|known| known.value.is_some() || !paper);
+        seeds.retain(|text, _| !known(text));
         let side_by_side = (self.config.parallel / judge::first_votes(self.config)).max(1);
         let mut rulings = stream::iter(candidates)
-            .map(async |(candidate, seed, fresh)| {
-                let ruling = if fresh { Some(self.judge(&candidate.response, seed).await) } else { None };
-                (candidate, seed, ruling)
+            .map(|(candidate, seed)| {
+                let seeds = seeds.remove(&candidate.response).unwrap_or_default();
+                async move {
+                    let rulings = self.judge_copies(&candidate.response, seeds).await;
+                    (candidate, seed, rulings)
+                }
             })
             .buffered(side_by_side);
-        while let Some((candidate, seed, ruling)) = rulings.next().await {
-            let judgement = match ruling {
+        let mut waiting = HashMap::new();
+        while let Some((candidate, seed, made)) = rulings.next().await {
+            if !made.is_empty() {
+                waiting.insert(candidate.response.clone(), made);
+            }
+            let judgement = match waiting.get_mut(&candidate.response).and_then(VecDeque::pop_front) {
                 Some(Ok(judgement)) => growth.remember(&candidate.response, judgement),
                 Some(Err(Halt::Spent(spent))) => return Err(spent),
                 Some(Err(Halt::Failed(error))) => {
@@ -275,7 +287,7 @@ impl Search<'_> {
                 }
                 None => growth.judged.get(&candidate.response).cloned(),
             };
-            // Undecidable children, and copies of ones whose judge failed, are discarded.
+            // Undecidable children are discarded, in `eager` mode also copies of ones whose judge failed.
             let Some(judgement) = judgement.filter(|judgement| judgement.value.is_some()) else { continue };
             let id = growth.add((!drafts).then_some(parent), candidate, judgement, seed);
             observe(Progress::NodeAdded(id, &growth.tree[id]));
@@ -284,6 +296,24 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Judges a text with one seed after the other until it is decided: the rulings of its first copies among siblings.
+    async fn judge_copies(&self, response: &str, seeds: Vec<u64>) -> VecDeque<Result<Judgement, Halt>> {
+        let mut rulings = VecDeque::new();
+        for seed in seeds {
+            let ruling = self.judge(response, seed).await;
+            let last = match &ruling {
+                Ok(judgement) => judgement.value.is_some(),
+                Err(Halt::Spent(_)) => true,
+                Err(Halt::Failed(_)) => false,
+            };
+            rulings.push_back(ruling);
+            if last {
+                break;
+            }
+        }
+        rulings
     }
 
     /// Asks for the votes that were saved on `nodes`.

@@ -94,7 +94,9 @@ impl Reference {
                 break;
             }
         }
-        self.verdicts.insert(text.to_owned(), verdict.clone());
+        if verdict.is_some() {
+            self.verdicts.insert(text.to_owned(), verdict.clone());
+        }
         verdict
     }
 
@@ -160,7 +162,7 @@ impl Reference {
             if let Some(accepted) = self.gate(&made) {
                 return Some(accepted);
             }
-            level = made.into_iter().take(self.config.keep).collect();
+            level = made.into_iter().take(self.config.keep.min(self.config.branch)).collect();
         }
         None
     }

@@ -54,7 +54,9 @@ fn bfs(tree: &Tree, config: &SearchConfig) -> Step {
         if let Some(settle) = unsettled(tree, &made) {
             return settle;
         }
-        level = highest(tree, made, config.keep);
+        // The reference never keeps more of a level than a node has children.
+        let keep = if config.mode == Mode::Paper { config.keep.min(config.branch) } else { config.keep };
+        level = highest(tree, made, keep);
     }
     Step::Exhausted
 }
@@ -189,6 +191,17 @@ mod tests {
         for (name, nodes, strategy, mode, budget, expected) in cases {
             let config = SearchConfig { strategy, mode, budget, ..SearchConfig::default() };
             assert_eq!(next(&tree(nodes), &config), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn paper_refines_no_more_of_a_level_than_a_node_has_children() {
+        let (one, two) = (Some(1), Some(2));
+        let level = [(one, 0.2, 2), (one, 0.2, 2), (two, 0.2, 0), (two, 0.2, 0)];
+        let tree = tree(&[&[(None, 0.0, 2), (Some(0), 0.0, 2), (Some(0), 0.0, 2)], &level[..]].concat());
+        let shape = SearchConfig { branch: 2, keep: 3, ..SearchConfig::default() };
+        for (mode, expected) in [(Mode::Paper, Step::Exhausted), (Mode::Eager, expand(5, 2))] {
+            assert_eq!(next(&tree, &SearchConfig { mode, ..shape.clone() }), expected, "{mode:?}");
         }
     }
 

@@ -103,19 +103,97 @@ fn responses(outcome: &Outcome) -> Vec<&str> {
     outcome.tree.nodes.iter().map(|node| node.response.as_str()).collect()
 }
 
+/// The refinement calls that make nothing of the second child in `paper` mode.
+const NINE_DRAWS: &[&str] =
+    &["refine 2", "refine 3", "refine 4", "refine 5", "refine 6", "refine 7", "refine 8", "refine 9", "refine 10"];
+
 #[tokio::test]
 async fn a_failing_branch_costs_only_itself() {
-    let config = SearchConfig { depth: 1, ..paper() };
-    for (broken_at, expected) in [
-        (&["r2"], ["draft", "r1", "r3"]),
-        (&["refine 2"], ["draft", "r1", "r3"]),
-        (&["refine 3"], ["draft", "r1", "r2"]),
+    let eager = || SearchConfig { mode: Mode::Eager, ..paper() };
+    for (config, broken_at, expected) in [
+        (paper(), &["r2"][..], ["draft", "r1", "r3"]),
+        (paper(), NINE_DRAWS, ["draft", "r1", "r11"]),
+        (eager(), &["r2"], ["draft", "r1", "r3"]),
+        (eager(), &["refine 3"], ["draft", "r1", "r2"]),
     ] {
+        let config = SearchConfig { depth: 1, ..config };
         let outcome = search_with(&numbered(&[], broken_at), &config, &task()).await;
         assert_eq!(responses(&outcome), expected);
         assert_eq!((outcome.accepted, outcome.stop), (false, StopReason::Error));
         let accepted = search_with(&numbered(&["r1"], broken_at), &config, &task()).await;
         assert_eq!((accepted.best, accepted.stop), (NodeId(1), StopReason::Accepted));
+    }
+}
+
+#[tokio::test]
+async fn paper_makes_a_failed_call_again_as_often_as_the_reference() {
+    let failing_judge = |times: usize| {
+        let failed = Mutex::new(0);
+        FakeEngine::new(move |request, _| match request.purpose {
+            Purpose::Answer => Ok("draft".into()),
+            Purpose::Refine => Ok("[[start]]better[[end]]".into()),
+            Purpose::Judge if judged(request) == "better" && *failed.lock().unwrap() < times => {
+                *failed.lock().unwrap() += 1;
+                Err(broken())
+            }
+            Purpose::Judge => Ok(verdict(judged(request) == "better")),
+        })
+    };
+    let failing_refiner = |times: usize| {
+        let failed = Mutex::new(0);
+        FakeEngine::new(move |request, _| match request.purpose {
+            Purpose::Refine if *failed.lock().unwrap() < times => {
+                *failed.lock().unwrap() += 1;
+                Err(broken())
+            }
+            Purpose::Refine => Ok("[[start]]better[[end]]".into()),
+            Purpose::Judge => Ok(verdict(judged(request) == "better")),
+            Purpose::Answer => Ok("draft".into()),
+        })
+    };
+    let one = SearchConfig { branch: 1, budget: 1, depth: 1, ..paper() };
+    for (name, engine, expected) in [
+        ("two rounds of votes fail", failing_judge(2), (StopReason::Accepted, 5 + 15, 1)),
+        ("three fail", failing_judge(3), (StopReason::Error, 5 + 15, 1)),
+        ("eight refine calls fail", failing_refiner(8), (StopReason::Accepted, 5 + 5, 9)),
+        ("nine fail", failing_refiner(9), (StopReason::Error, 5, 9)),
+    ] {
+        let outcome = search_with(&engine, &one, &task()).await;
+        assert_eq!((outcome.stop, outcome.calls.judge, outcome.calls.refine), expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn paper_does_not_repeat_a_request_that_is_at_fault_itself() {
+    let engine = FakeEngine::new(|request, _| match request.purpose {
+        Purpose::Answer => Ok("draft".into()),
+        Purpose::Refine => Err(EngineError::PromptTooLong { tokens: 9, limit: 8 }),
+        Purpose::Judge => Ok(verdict(false)),
+    });
+    let outcome = search_with(&engine, &SearchConfig { branch: 1, ..paper() }, &task()).await;
+    assert_eq!((outcome.stop, outcome.calls.refine), (StopReason::Error, 1));
+}
+
+#[tokio::test]
+async fn paper_judges_a_copy_of_an_undecided_text_anew() {
+    // The first three rounds of votes for the only refinement have no verdict.
+    for (mode, expected) in [(Mode::Paper, (true, 5 + 15 + 5)), (Mode::Eager, (false, 3 + 15))] {
+        let rounds = Mutex::new(0);
+        let engine = FakeEngine::new(move |request, index| {
+            Ok(match request.purpose {
+                Purpose::Answer => "draft".into(),
+                Purpose::Refine => "[[start]]better[[end]]".into(),
+                Purpose::Judge if judged(request) == "draft" => verdict(false),
+                Purpose::Judge => {
+                    let mut votes = rounds.lock().unwrap();
+                    *votes += 1;
+                    if *votes > 15 { verdict(true) } else { format!("{index} no verdict") }
+                }
+            })
+        });
+        let config = SearchConfig { mode, depth: 1, budget: 1, ..SearchConfig::default() };
+        let outcome = search_with(&engine, &config, &task()).await;
+        assert_eq!((outcome.accepted, outcome.calls.judge), expected, "{mode:?}");
     }
 }
 

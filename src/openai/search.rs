@@ -15,7 +15,7 @@ pub struct SearchOptions {
     /// makes none.
     #[schema(value_type = Option<String>, pattern = "^(auto|bfs|dfs|best_of_n|refine_chain)$")]
     pub strategy: Option<Strategy>,
-    /// `eager`, or `paper`: the published reference's exact decisions (bfs and dfs only).
+    /// `eager`, or `paper`: the published reference's decisions, but for what docs/paper-mode.md lists (bfs and dfs only).
     #[schema(value_type = Option<String>, pattern = "^(eager|paper)$")]
     pub mode: Option<Mode>,
     /// Children per node.

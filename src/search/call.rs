@@ -6,7 +6,6 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::budget::{Permit, Spent};
-<<<<<<< HEAD
 use super::loops::LoopWatch;
 use super::session::Session;
 use super::{Mode, Models, SearchConfig, Task};
@@ -14,10 +13,6 @@ use crate::engine::{
     Engine, EngineError, FinishReason, LabelRequest, LabelScores, PromptTokens, Reply, Request, TokenLogprobs,
     derive_seed,
 };
-=======
-use super::{Mode, Models, SearchConfig, Task, budget::Ledger};
-use crate::engine::{Engine, EngineError, FinishReason, PromptTokens, Reply, Request, TokenLogprobs, derive_seed};
->>>>>>> paper
 
 /// What all steps of one search share.
 #[derive(Clone, Copy)]

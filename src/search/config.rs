@@ -78,6 +78,8 @@ pub struct SearchConfig {
     pub judging: Option<Judging>,
     /// Whether the conversation's instructions are listed first and asked about one by one.
     pub checklist: bool,
+    /// Whether refinements are decoded so that they follow the rules whose texts have a pattern.
+    pub guided: bool,
     /// Children per node, in [`SearchConfig::BRANCH`].
     pub branch: usize,
     /// Nodes of a level that are refined, in [`SearchConfig::KEEP`].
@@ -127,6 +129,7 @@ impl Default for SearchConfig {
             judge: Judge::default(),
             judging: None,
             checklist: false,
+            guided: true,
             branch: 3,
             keep: 2,
             depth: 3,

@@ -1,13 +1,15 @@
 //! Making candidates: refinements of a node, or further drafts.
 
 use super::call::{Draw, Halt, Search, Spoken};
-use super::config::Mode;
+use super::config::{Judge, Mode};
 use super::score::tokens_of;
 use super::tree::Node;
 use crate::engine::grammar;
-use crate::engine::{Completion, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs};
+use crate::engine::{
+    Completion, Constraint, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs,
+};
 use crate::prompts::Refinement;
-use crate::verify::Check;
+use crate::verify::{Check, guide};
 
 /// Draws per child before it is given up, as in the reference: three times three. In `paper` mode, again as in the
 /// reference, a draw whose call fails is one of them; in `eager` mode it ends the child.
@@ -69,6 +71,11 @@ impl Search<'_> {
             let request = Request { max_tokens: Some(room), samples: children - found.len(), ..request };
             let replies = match self.call(self.models.refiner, request).await {
                 Err(Halt::Failed(error)) if self.tries_again(&error) => vec![Err(error)],
+                // Patterns of many rules may be too large together.
+                Err(Halt::Failed(EngineError::Invalid(_))) if self.guide().is_some() => {
+                    self.session.give_up_guide();
+                    continue;
+                }
                 replies => replies?,
             };
             for reply in replies {
@@ -152,7 +159,7 @@ impl Search<'_> {
         };
         let asked = self.task.constraint.as_ref();
         let (messages, constraint) = match rewritten {
-            Some(messages) => (messages, asked.cloned()),
+            Some(messages) => (messages, asked.cloned().or_else(|| self.guide())),
             None => {
                 let messages = templates.refine(&self.task.messages, &node.response, &node.critique);
                 (messages, templates.refinement_constraint(asked))
@@ -164,6 +171,13 @@ impl Search<'_> {
             constraint: constraint.filter(|_| refiner.constrains()),
             ..Request::chat(Purpose::Refine, messages)
         }
+    }
+
+    /// What a response must look like to follow the rules, as far as they have patterns: a refinement is held to it, since
+    /// it is known what the draft missed.
+    fn guide(&self) -> Option<Constraint> {
+        let guided = self.config.guided && self.config.judge != Judge::Model && !self.session.is_unguided();
+        guided.then(|| guide(&self.task.checks)).flatten().map(Constraint::Lark)
     }
 
     /// The refined response, ended at the task's stop strings; `None` if there is none, if it loops or is cut off, if it is

@@ -400,4 +400,6 @@ mod properties;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
+mod scored;
+#[cfg(test)]
 mod tests;

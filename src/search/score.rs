@@ -6,7 +6,7 @@ use super::checklist;
 use super::config::Judging;
 use super::judge::Judgement;
 use super::tree::Votes;
-use crate::engine::{EngineError, Input, LabelRequest, LabelSupport, Purpose, Question, Request, Sampling};
+use crate::engine::{Constraint, EngineError, Input, LabelRequest, LabelSupport, Purpose, Question, Request, Sampling};
 use crate::prompts::{Temperatures, Verdict, verdict_labels};
 
 /// The least probability of Yes and No together at which a verdict counts as read.
@@ -156,6 +156,7 @@ impl Search<'_> {
         for (index, question) in questions.iter().enumerate() {
             let request = Request {
                 samples: self.config.votes,
+                constraint: self.models.refiner.constrains().then(|| Constraint::Regex("Yes|No".into())),
                 sampling: Sampling { seed: Draw::Settle.seed(seed, index), ..Sampling::default() },
                 max_tokens: Some(WORD_ROOM),
                 ..Request::chat(Purpose::Judge, self.spoken_question(question))
@@ -186,6 +187,14 @@ impl Search<'_> {
         turns
     }
 
+    /// Whether a critique that ends without a verdict is asked for it: in `eager` mode, of engines whose answer can then be
+    /// read for certain.
+    pub fn closes_critiques(&self) -> bool {
+        let refiner = self.models.refiner;
+        let certain = refiner.constrains() || refiner.label_support() > LabelSupport::Nothing;
+        certain && self.config.mode == super::Mode::Eager
+    }
+
     /// The verdict of a critique that ended without one; `None` where it cannot be read even when asked for.
     pub async fn closing_verdict(&self, response: &str, critique: &str) -> Result<Option<Verdict>, Halt> {
         let question = self.models.templates.verdict_of(&self.task.messages, response, critique);
@@ -195,6 +204,7 @@ impl Search<'_> {
             let request = Request {
                 sampling: Sampling { temperature: 0.0, ..Sampling::default() },
                 max_tokens: Some(WORD_ROOM),
+                constraint: self.models.refiner.constrains().then(|| Constraint::Regex("Yes|No".into())),
                 ..Request::chat(Purpose::Judge, self.spoken_question(&question))
             };
             let replies = self.call(self.models.refiner, request).await?;

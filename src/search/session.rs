@@ -20,6 +20,7 @@ pub(super) struct Session<'a> {
     votes: Mutex<Votes>,
     read: AtomicBool,
     unreadable: AtomicBool,
+    unguided: AtomicBool,
 }
 
 impl<'a> Session<'a> {
@@ -32,6 +33,7 @@ impl<'a> Session<'a> {
             votes: Mutex::default(),
             read: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
+            unguided: AtomicBool::new(false),
         }
     }
 
@@ -53,6 +55,16 @@ impl<'a> Session<'a> {
     /// No verdict could be read from the refiner's first judgement. Once one was read, a later failure is only its own.
     pub fn found_unreadable(&self) {
         self.unreadable.fetch_or(!self.read.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// The rules' patterns are too large for the engine.
+    pub fn give_up_guide(&self) {
+        self.unguided.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the rules' patterns were given up.
+    pub fn is_unguided(&self) -> bool {
+        self.unguided.load(Ordering::Relaxed)
     }
 
     /// Whether no verdict can be read from the refiner.

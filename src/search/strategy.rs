@@ -242,7 +242,7 @@ mod tests {
         let (one, two) = (Some(1), Some(2));
         let level = [(one, 0.2, 2), (one, 0.2, 2), (two, 0.2, 0), (two, 0.2, 0)];
         let tree = tree(&[&[(None, 0.0, 2), (Some(0), 0.0, 2), (Some(0), 0.0, 2)], &level[..]].concat());
-        let shape = SearchConfig { branch: 2, keep: 3, ..SearchConfig::default() };
+        let shape = SearchConfig { strategy: Strategy::Bfs, branch: 2, keep: 3, ..SearchConfig::default() };
         for (mode, expected) in [(Mode::Paper, Step::Exhausted), (Mode::Eager, expand(5, 2))] {
             assert_eq!(next(&tree, &SearchConfig { mode, ..shape.clone() }), expected, "{mode:?}");
         }
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn votes_are_asked_for_where_they_could_change_the_order() {
-        let config = SearchConfig::default();
+        let config = SearchConfig { strategy: Strategy::Bfs, ..SearchConfig::default() };
         let voted = |yes, no| (Votes { yes, no, invalid: 0 }, 5 - yes - no);
         let cases = [
             ("any of these could be the best", [voted(0, 3), voted(0, 3), voted(1, 3)], Some(vec![1, 2, 3])),

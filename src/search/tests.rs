@@ -48,7 +48,12 @@ fn broken() -> EngineError {
 }
 
 fn paper() -> SearchConfig {
-    SearchConfig { mode: Mode::Paper, ..SearchConfig::default() }
+    SearchConfig { mode: Mode::Paper, ..classic() }
+}
+
+/// Breadth first and by votes, as the paper searches.
+pub(super) fn classic() -> SearchConfig {
+    SearchConfig { strategy: Strategy::Bfs, judging: Some(Judging::Votes), ..SearchConfig::default() }
 }
 
 fn check(id: &str) -> Check {
@@ -63,22 +68,22 @@ pub(super) async fn search_with(engine: &FakeEngine, config: &SearchConfig, task
 
 #[tokio::test]
 async fn a_wrong_draft_is_refined_until_it_is_right() {
-    let outcome = search_with(&honest(), &SearchConfig::default(), &task()).await;
+    let outcome = search_with(&honest(), &classic(), &task()).await;
     assert_eq!(outcome.tree[outcome.best].response, "right");
     assert_eq!((outcome.accepted, outcome.stop), (true, StopReason::Accepted));
-    assert_eq!(outcome.calls, ByPurpose { answer: 1, judge: 6, refine: 1 });
-    assert_eq!(outcome.tokens, ByPurpose { answer: 1, judge: 24, refine: 4 });
+    assert_eq!(outcome.calls, ByPurpose { answer: 1, judge: 6, refine: 1, score: 0 });
+    assert_eq!(outcome.tokens, ByPurpose { answer: 1, judge: 24, refine: 4, score: 0 });
     assert_eq!((outcome.votes_saved, outcome.answer_tokens), (4, 1));
 }
 
 #[tokio::test]
 async fn paper_asks_for_every_vote_of_a_whole_level() {
-    let config = SearchConfig { mode: Mode::Paper, ..SearchConfig::default() };
+    let config = SearchConfig { mode: Mode::Paper, ..classic() };
     let outcome = search_with(&honest(), &config, &task()).await;
     assert!(outcome.accepted);
     assert_eq!(outcome.tree.judged(), 3);
     // The three refinements are one text, which is judged once.
-    assert_eq!(outcome.calls, ByPurpose { answer: 1, judge: 10, refine: 3 });
+    assert_eq!(outcome.calls, ByPurpose { answer: 1, judge: 10, refine: 3, score: 0 });
 }
 
 /// Refinements number themselves; the judge follows `right`, and fails on `broken_at`.
@@ -191,7 +196,7 @@ async fn paper_judges_a_copy_of_an_undecided_text_anew() {
                 }
             })
         });
-        let config = SearchConfig { mode, depth: 1, budget: 1, ..SearchConfig::default() };
+        let config = SearchConfig { mode, depth: 1, budget: 1, ..classic() };
         let outcome = search_with(&engine, &config, &task()).await;
         assert_eq!((outcome.accepted, outcome.calls.judge), expected, "{mode:?}");
     }
@@ -202,15 +207,15 @@ async fn only_a_failed_draft_is_an_error() {
     let dead = FakeEngine::new(|_, _| Err(broken()));
     let templates = Templates::general();
     let models = Models { actor: &dead, refiner: &dead, templates: &templates };
-    assert_eq!(answer(models, &SearchConfig::default(), &task(), &|_| {}).await.unwrap_err(), broken());
-    let outcome = search_with(&numbered(&[], &["draft"]), &SearchConfig::default(), &task()).await;
+    assert_eq!(answer(models, &classic(), &task(), &|_| {}).await.unwrap_err(), broken());
+    let outcome = search_with(&numbered(&[], &["draft"]), &classic(), &task()).await;
     assert_eq!((outcome.stop, outcome.best, outcome.tree.nodes.len()), (StopReason::Error, ROOT, 1));
     assert_eq!(outcome.tree[ROOT].value, None);
 }
 
 #[tokio::test]
 async fn a_draft_that_passes_is_the_answer_in_every_mode() {
-    for config in [SearchConfig::default(), paper()] {
+    for config in [classic(), paper()] {
         let outcome = search_with(&numbered(&["draft"], &[]), &config, &task()).await;
         assert_eq!((outcome.best, outcome.stop, outcome.calls.refine), (ROOT, StopReason::Accepted, 0));
     }
@@ -218,7 +223,7 @@ async fn a_draft_that_passes_is_the_answer_in_every_mode() {
 
 #[tokio::test]
 async fn nothing_accepted_is_the_earliest_in_eager_and_the_last_walked_in_paper() {
-    let shape = SearchConfig { branch: 2, keep: 1, depth: 2, ..SearchConfig::default() };
+    let shape = SearchConfig { branch: 2, keep: 1, depth: 2, ..classic() };
     let eager = search_with(&numbered(&[], &[]), &shape, &task()).await;
     assert_eq!((eager.best, eager.stop), (ROOT, StopReason::Exhausted));
     // The walk goes root, r1, its children r3 and r4, and last r2.
@@ -250,7 +255,7 @@ async fn eager_takes_the_first_accepted_sibling_even_if_a_later_one_is_ready_bef
         _ => Duration::from_millis(1),
     };
     let engine = numbered(&["r2", "r3"], &[]).paced(pace);
-    let config = SearchConfig { parallel: 64, ..SearchConfig::default() };
+    let config = SearchConfig { parallel: 64, ..classic() };
     tokio::time::pause();
     let outcome = search_with(&engine, &config, &task()).await;
     assert_eq!(responses(&outcome), ["draft", "r1", "r2"]);
@@ -264,32 +269,45 @@ async fn rules_decide_alone_and_overrule_the_model() {
     let script = |request: &Request, _: usize| {
         Ok(match request.purpose {
             Purpose::Answer => "one, two".into(),
-            Purpose::Refine => "[[start]]one two[[end]]".into(),
+            // What fails is known, so the response alone is asked for.
+            Purpose::Refine => "one two".into(),
             Purpose::Judge => verdict(true),
         })
     };
-    let rules = SearchConfig { judge: Judge::Rules, ..SearchConfig::default() };
+    let rules = SearchConfig { judge: Judge::Rules, ..classic() };
     let outcome = search_with(&FakeEngine::new(script), &rules, &no_comma()).await;
     assert_eq!(outcome.tree[ROOT].value, Some(0.5));
-    assert_eq!((outcome.accepted, outcome.calls), (true, ByPurpose { answer: 1, judge: 0, refine: 1 }));
+    assert_eq!((outcome.accepted, outcome.calls), (true, ByPurpose { answer: 1, judge: 0, refine: 1, score: 0 }));
     assert!(outcome.tree[ROOT].critique.contains("comma"), "{}", outcome.tree[ROOT].critique);
 
-    let both = SearchConfig { judge: Judge::Both, ..SearchConfig::default() };
+    let both = SearchConfig { judge: Judge::Both, ..classic() };
     let outcome = search_with(&FakeEngine::new(script), &both, &no_comma()).await;
     let root = &outcome.tree[ROOT];
-    assert_eq!((root.value, root.accepted), (Some(0.0), false));
+    assert_eq!(
+        (root.value, root.accepted, root.failed.as_slice()),
+        (Some(1.0 / 3.0), false, &["use no commas".into()][..])
+    );
+    // The model is not asked about a response that a rule rejects; then the fewest votes that decide.
+    assert_eq!((outcome.accepted, outcome.calls.judge), (true, 3));
+
+    let paper = SearchConfig { mode: Mode::Paper, ..both };
+    let envelope = move |request: &Request, index: usize| match request.purpose {
+        Purpose::Refine => Ok("[[start]]one two[[end]]".into()),
+        _ => script(request, index),
+    };
+    let outcome = search_with(&FakeEngine::new(envelope), &paper, &no_comma()).await;
+    let root = &outcome.tree[ROOT];
     assert!(root.critique.starts_with("So.\n") && root.critique.ends_with("Final Judgement: No"), "{}", root.critique);
-    // One critique of the draft, then the fewest votes that decide.
-    assert_eq!((outcome.accepted, outcome.calls.judge), (true, 1 + 3));
+    assert_eq!((root.value, outcome.accepted, outcome.calls.judge), (Some(0.0), true, 1 + 5));
 }
 
 #[tokio::test]
 async fn a_schema_is_a_rule_that_the_answer_is_json() {
     let engine = FakeEngine::new(|request, _| {
-        Ok(if request.purpose == Purpose::Answer { "{\"a\": 1".into() } else { "[[start]]{\"a\": 1}[[end]]".into() })
+        Ok(if request.purpose == Purpose::Answer { "{\"a\": 1".into() } else { "{\"a\": 1}".into() })
     });
     let task = Task { constraint: Some(Constraint::JsonSchema(json!({"type": "object"}))), ..task() };
-    let rules = SearchConfig { judge: Judge::Rules, ..SearchConfig::default() };
+    let rules = SearchConfig { judge: Judge::Rules, ..classic() };
     let outcome = search_with(&engine, &rules, &task).await;
     assert_eq!((responses(&outcome).len(), outcome.accepted), (2, true));
 }
@@ -311,7 +329,7 @@ async fn a_refiner_without_grammars_is_asked_again_until_the_answer_matches() {
     });
     let schema = json!({"type": "object", "required": ["a"]});
     let task = Task { constraint: Some(Constraint::JsonSchema(schema)), ..task() };
-    let outcome = search_with(&engine, &SearchConfig::default(), &task).await;
+    let outcome = search_with(&engine, &classic(), &task).await;
     assert_eq!((responses(&outcome), outcome.calls.refine), (vec!["{\"a\": 1}", "{\"a\": 2}"], 3));
 }
 
@@ -333,7 +351,7 @@ async fn an_engine_that_constrains_is_given_both_grammars() {
             }
         })
     });
-    let outcome = search_with(&engine.constraining(), &SearchConfig::default(), &task()).await;
+    let outcome = search_with(&engine.constraining(), &classic(), &task()).await;
     assert!(outcome.accepted);
 }
 
@@ -347,7 +365,7 @@ async fn a_refined_answer_ends_at_stop_strings_and_counts_its_own_tokens() {
         })
     });
     let task = Task { stop: vec![" END".into()], max_tokens: Some(2), ..task() };
-    let outcome = search_with(&engine, &SearchConfig::default(), &task).await;
+    let outcome = search_with(&engine, &classic(), &task).await;
     assert_eq!(responses(&outcome), ["draft", "one two"]);
     assert_eq!((outcome.accepted, outcome.answer_tokens), (true, 2));
 }
@@ -379,25 +397,20 @@ async fn progress_is_told_in_order() {
     let models = Models { actor: &engine, refiner: &engine, templates: &templates };
     let observe = |progress: Progress<'_>| {
         events.lock().unwrap().push(match progress {
+            Progress::Drafted(node) => format!("drafted {}", node.response),
+            Progress::Voted(verdict, votes) => format!("vote {verdict:?} {}", votes.total()),
             Progress::RootJudged(node) => format!("root {}", node.response),
             Progress::NodeAdded(id, node) => format!("node {} {}", id.0, node.response),
             Progress::Accepted(id, _) => format!("accepted {}", id.0),
             Progress::Stopped(reason) => format!("stopped {reason:?}"),
         });
     };
-    answer(models, &SearchConfig::default(), &task(), &observe).await.unwrap();
-    let told = events.into_inner().unwrap();
-    assert_eq!(told, ["root draft", "node 1 r1", "node 2 r2", "accepted 2", "stopped Accepted"]);
-}
-
-#[tokio::test]
-async fn a_trace_shows_texts_only_in_full() {
-    let outcome = search_with(&numbered(&["r1"], &[]), &SearchConfig::default(), &task()).await;
-    let summary = serde_json::to_value(outcome.tree.trace(Detail::Summary)).unwrap();
-    let votes = json!({"yes": 3, "no": 0, "invalid": 0});
-    assert_eq!(summary[1], json!({"id": 1, "parent": 0, "depth": 1, "value": 1.0, "accepted": true, "votes": votes}));
-    let full = serde_json::to_value(outcome.tree.trace(Detail::Full)).unwrap();
-    assert_eq!((&full[1]["text"], &full[1]["critique"]), (&json!("r1"), &json!("So. Final Judgement: Yes")));
+    answer(models, &classic(), &task(), &observe).await.unwrap();
+    let reported = events.into_inner().unwrap();
+    let votes = reported.iter().filter(|event| event.starts_with("vote")).count();
+    assert_eq!((votes, reported[1].as_str()), (9, "vote Some(No) 1"));
+    let steps: Vec<_> = reported.iter().filter(|event| !event.starts_with("vote")).collect();
+    assert_eq!(steps, ["drafted draft", "root draft", "node 1 r1", "node 2 r2", "accepted 2", "stopped Accepted"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -405,7 +418,7 @@ async fn a_thousand_searches_run_side_by_side() {
     let engine = honest().paced(|_, index| Duration::from_millis(1 + index as u64));
     let tasks: Vec<_> =
         (0..1_000).map(|seed| Task { sampling: Sampling { seed, ..Sampling::default() }, ..task() }).collect();
-    let config = SearchConfig::default();
+    let config = classic();
     let outcomes = futures::future::join_all(tasks.iter().map(|task| search_with(&engine, &config, task))).await;
     assert!(outcomes.iter().all(|outcome| outcome.accepted));
     assert_eq!((engine.replies.running(), engine.replies.started()), (0, 8_000));

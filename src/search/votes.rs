@@ -47,7 +47,9 @@ impl Search<'_> {
             let Votes { yes, no, .. } = ballot.votes;
             if self.config.mode == Mode::Eager && yes + no == 0 && failure.is_none() {
                 self.session.found_unreadable();
-                break;
+                if self.session.is_unreadable() {
+                    break;
+                }
             }
         }
         match failure {
@@ -97,7 +99,7 @@ impl Search<'_> {
             votes.push(match reply {
                 Ok(spoken) => {
                     let verdict = match templates.parse_verdict(&spoken.text) {
-                        None if self.config.mode == Mode::Eager => self.closing_verdict(response, &spoken.text).await?,
+                        None if self.closes_critiques() => self.closing_verdict(response, &spoken.text).await?,
                         verdict => verdict,
                     };
                     Ok((verdict, spoken.text))

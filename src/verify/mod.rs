@@ -10,6 +10,7 @@ mod content;
 pub mod data;
 pub mod find;
 mod format;
+mod guide;
 mod json;
 mod keywords;
 mod kwargs;
@@ -27,6 +28,7 @@ mod text;
 
 use serde_json::{Map, Value};
 
+pub use guide::guide;
 use kwargs::Kwargs;
 pub use sentences::sentences;
 pub use text::words;

@@ -1,0 +1,270 @@
+//! Rules as patterns: what a text must look like to follow them, for decoding that is held to them.
+//!
+//! A pattern is a terminal of llguidance's Lark dialect, whose `&` and `~` are intersection and complement. It may be
+//! narrower than its rule, since there are many ways to follow one, and it may miss a detail: the rule itself has the last
+//! word on the text. Rules that count in a way that no short pattern expresses have none.
+
+use serde_json::Value;
+
+use super::Check;
+
+/// Numbers of parts above this have no pattern: compiled, it would be too large.
+const MOST: u64 = 60;
+/// Words may be more, since each is a small part.
+const MOST_WORDS: u64 = 400;
+
+/// A Lark grammar of texts that follow `checks`; `None` where no check has a pattern.
+pub fn guide(checks: &[Check]) -> Option<String> {
+    let patterns: Vec<String> =
+        checks.iter().filter_map(Check::pattern).map(|pattern| format!("({pattern})")).collect();
+    (!patterns.is_empty()).then(|| format!("start: RESPONSE\nRESPONSE: {}\n", patterns.join(" & ")))
+}
+
+/// A regular expression between slashes.
+fn terminal(regex: &str) -> String {
+    format!("/{}/", regex.replace('/', "\\/"))
+}
+
+/// `text` as a regular expression in any case.
+fn any_case(text: &str) -> String {
+    format!("(?i:{})", regex::escape(text))
+}
+
+/// Texts that hold `part` at least `count` times.
+fn at_least(part: &str, count: u64) -> String {
+    terminal(&format!("((?s:.*){part}){{{count}}}(?s:.*)"))
+}
+
+fn relation(least: &str, count: u64, relation: Option<&str>) -> Option<String> {
+    match relation? {
+        "at least" if count == 0 => None,
+        "at least" => Some(at_least(least, count)),
+        "less than" => Some(format!("~{}", at_least(least, count))),
+        _ => None,
+    }
+}
+
+impl Check {
+    /// The pattern of texts that follow this rule.
+    fn pattern(&self) -> Option<String> {
+        let text =
+            |key: &str| self.kwargs.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
+        let count = |key: &str| self.kwargs.get(key).and_then(Value::as_u64).filter(|count| *count <= MOST);
+        let texts =
+            |key: &str| -> Option<Vec<&str>> { self.kwargs.get(key)?.as_array()?.iter().map(Value::as_str).collect() };
+        Some(match self.id.as_str() {
+            "punctuation:no_comma" => terminal("[^,]*"),
+            "change_case:english_lowercase" => terminal(r"[^\p{Lu}\p{Lt}]*"),
+            "change_case:english_capital" => terminal(r"[^\p{Ll}\p{Lt}]*"),
+            "change_case:capital_word_frequency" => {
+                let word = r"([^A-Za-z]|^)[A-Z]{2,}([^A-Za-z]|$)";
+                let word = word.replace("|^", "").replace("|$", "");
+                match text("capital_relation")? {
+                    "at least" => at_least(&word, count("capital_frequency")?),
+                    _ => return None,
+                }
+            }
+            "startend:quotation" => terminal(r#""[^"]+""#),
+            "startend:end_checker" => terminal(&format!("(?s:.*){}", regex::escape(text("end_phrase")?))),
+            "keywords:existence" => {
+                let words = texts("keywords")?;
+                words.iter().map(|word| at_least(&any_case(word), 1)).collect::<Vec<_>>().join(" & ")
+            }
+            "keywords:forbidden_words" => {
+                let words = texts("forbidden_words")?;
+                let outside = |word: &&str| {
+                    let edge = r"[^\p{L}\p{N}_]";
+                    let word = any_case(word);
+                    format!("~{}", terminal(&format!("((?s:.*){edge})?{word}({edge}(?s:.*))?")))
+                };
+                words.iter().map(outside).collect::<Vec<_>>().join(" & ")
+            }
+            "keywords:frequency" => relation(&any_case(text("keyword")?), count("frequency")?, text("relation"))?,
+            "keywords:letter_frequency" => {
+                relation(&any_case(text("letter")?), count("let_frequency")?, text("let_relation"))?
+            }
+            "length_constraints:number_words" => {
+                let count =
+                    self.kwargs.get("num_words").and_then(Value::as_u64).filter(|n| (1..=MOST_WORDS).contains(n))?;
+                match text("relation")? {
+                    "at least" => terminal(&format!(r"(?s:\W*\w+\W+){{{count}}}(?s:.*)")),
+                    // The last word ends a sentence, so that the text is not cut in the middle of one.
+                    _ if count > 1 => terminal(&format!(r#"(?s:\W*\w+){{1,{}}}[.!?][^\w]{{0,4}}"#, count - 1)),
+                    _ => return None,
+                }
+            }
+            "length_constraints:number_sentences" => {
+                let count = count("num_sentences")?;
+                let sentence = r#"[^.!?]*\w[^.!?]*[.!?]+["')*]*"#;
+                match text("relation")? {
+                    "at least" if count > 0 => terminal(&format!(r"({sentence}\s+){{{}}}(?s:.+)[.!?]\W*", count - 1)),
+                    "less than" if count > 1 => terminal(&format!(r"({sentence}\s*){{1,{}}}", count - 1)),
+                    _ => return None,
+                }
+            }
+            "length_constraints:number_paragraphs" => {
+                let more = count("num_paragraphs")?.checked_sub(1)?;
+                terminal(&format!(r"[^*]*\w[^*]*(\*\*\*\n[^*]*\w[^*]*){{{more}}}"))
+            }
+            "length_constraints:nth_paragraph_first_word" => {
+                let (all, nth) = (count("num_paragraphs")?, count("nth_paragraph")?);
+                let paragraph = r"[^\n]*\w[^\n]*(\n[^\n]*\w[^\n]*)*";
+                let begun = format!(r"{}([ ,.!?:;][^\n]*)?(\n[^\n]*\w[^\n]*)*", any_case(text("first_word")?));
+                let all: Vec<&str> =
+                    (1..=all).map(|index| if index == nth { begun.as_str() } else { paragraph }).collect();
+                terminal(&all.join(r"\n\n"))
+            }
+            "detectable_content:number_placeholders" => at_least(r"\[[^\[\]\n]+\]", count("num_placeholders")?),
+            "detectable_content:postscript" => {
+                terminal(&format!(r"(?s:.+)\n\n{}[^\n]+(?s:.*)", regex::escape(text("postscript_marker")?)))
+            }
+            "detectable_format:number_bullet_lists" => {
+                let plain = r"([^\s*\-][^\n]*)?\n";
+                let bullet = r"\* [^\n]*\w[^\n]*";
+                let more = count("num_bullets")?.checked_sub(1)?;
+                terminal(&format!(r"({plain})*{bullet}(\n({plain})*{bullet}){{{more}}}(\n([^\s*\-][^\n]*)?)*"))
+            }
+            "detectable_format:constrained_response" => terminal(r"My answer is (yes|no|maybe)\."),
+            "detectable_format:number_highlighted_sections" => {
+                at_least(r"[^*]\*[^*\n]*\w[^*\n]*\*[^*]", count("num_highlights")?)
+            }
+            "detectable_format:multiple_sections" => {
+                let splitter = regex::escape(text("section_spliter")?);
+                let sections: Vec<String> =
+                    (1..=count("num_sections")?).map(|n| format!("{splitter} {n}[^0-9](?s:.*)")).collect();
+                terminal(&format!("(?s:.*){}", sections.concat()))
+            }
+            "detectable_format:title" => terminal(r"(?s:.*)<<[^<>\n]*\w[^<>\n]*>>(?s:.*)"),
+            "combination:two_responses" => terminal(r"[^*]*\w[^*]*\n\*\*\*\*\*\*\n[^*]*\w[^*]*"),
+            "combination:repeat_prompt" => {
+                terminal(&format!(r"{}\n\n(?s:.+)", regex::escape(text("prompt_to_repeat")?)))
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::engine::{Constraint, grammar};
+
+    fn check(id: &str, kwargs: Value) -> Check {
+        let Value::Object(kwargs) = kwargs else { panic!("{kwargs}") };
+        Check::new(id, kwargs).unwrap()
+    }
+
+    /// Texts that match a rule's pattern follow the rule, and those that break it do not match.
+    #[test]
+    fn texts_that_match_follow_the_rule() {
+        let cases = [
+            ("punctuation:no_comma", json!({}), "A river; calm.", "A river, calm."),
+            ("change_case:english_lowercase", json!({}), "the river is calm today.", "The river is calm today."),
+            ("change_case:english_capital", json!({}), "THE RIVER IS CALM TODAY.", "THE RIVER is CALM."),
+            ("startend:quotation", json!({}), "\"The river.\"", "The river."),
+            (
+                "startend:end_checker",
+                json!({"end_phrase": "Any questions?"}),
+                "So. Any questions?",
+                "Any questions? Yes.",
+            ),
+            ("keywords:existence", json!({"keywords": ["sea", "C++"]}), "C++ by the Sea.", "C by the sea."),
+            ("keywords:forbidden_words", json!({"forbidden_words": ["sea", "lake"]}), "Seaside.", "The sea."),
+            (
+                "keywords:frequency",
+                json!({"keyword": "sea", "frequency": 2, "relation": "at least"}),
+                "sea, Sea",
+                "sea",
+            ),
+            (
+                "keywords:frequency",
+                json!({"keyword": "sea", "frequency": 2, "relation": "less than"}),
+                "sea",
+                "sea, sea",
+            ),
+            (
+                "keywords:letter_frequency",
+                json!({"letter": "o", "let_frequency": 3, "let_relation": "at least"}),
+                "Oh no, so",
+                "Oh no",
+            ),
+            (
+                "length_constraints:number_words",
+                json!({"num_words": 3, "relation": "at least"}),
+                "One two three.",
+                "One two.",
+            ),
+            (
+                "length_constraints:number_words",
+                json!({"num_words": 3, "relation": "less than"}),
+                "One two.",
+                "One two three.",
+            ),
+            (
+                "length_constraints:number_sentences",
+                json!({"num_sentences": 2, "relation": "at least"}),
+                "One. Two.",
+                "One.",
+            ),
+            (
+                "length_constraints:number_sentences",
+                json!({"num_sentences": 2, "relation": "less than"}),
+                "One.",
+                "One. Two.",
+            ),
+            ("length_constraints:number_paragraphs", json!({"num_paragraphs": 2}), "One.\n***\nTwo.", "One. Two."),
+            (
+                "length_constraints:nth_paragraph_first_word",
+                json!({"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "But"}),
+                "One.\n\nBut two.",
+                "One.\n\nTwo.",
+            ),
+            ("detectable_content:number_placeholders", json!({"num_placeholders": 2}), "[name] of [town]", "[name]"),
+            ("detectable_content:postscript", json!({"postscript_marker": "P.S."}), "Hi.\n\nP.S. Bye.", "Hi."),
+            ("detectable_format:number_bullet_lists", json!({"num_bullets": 2}), "So:\n* one\n* two\n", "* one"),
+            ("detectable_format:constrained_response", json!({}), "My answer is maybe.", "Maybe."),
+            (
+                "detectable_format:number_highlighted_sections",
+                json!({"num_highlights": 1}),
+                "A *calm* river.",
+                "A river.",
+            ),
+            (
+                "detectable_format:multiple_sections",
+                json!({"section_spliter": "Day", "num_sections": 2}),
+                "Day 1\nWalk.\nDay 2\nRest.",
+                "Day 1\nWalk.",
+            ),
+            ("detectable_format:title", json!({}), "<<Calm>>\nA river.", "Calm\nA river."),
+            ("combination:two_responses", json!({}), "One.\n******\nTwo.", "One. Two."),
+            ("combination:repeat_prompt", json!({"prompt_to_repeat": "Go (now)."}), "Go (now).\n\nI go.", "I go."),
+            (
+                "change_case:capital_word_frequency",
+                json!({"capital_frequency": 2, "capital_relation": "at least"}),
+                "The BIG and OLD river.",
+                "The BIG river.",
+            ),
+        ];
+        for (id, kwargs, follows, breaks) in cases {
+            let check = check(id, kwargs);
+            let grammar = Constraint::Lark(guide(std::slice::from_ref(&check)).unwrap());
+            assert!(check.strict(follows), "{id}: {follows:?} follows the rule");
+            assert!(grammar::matches(&grammar, follows), "{id}: {follows:?} matches {grammar:?}");
+            assert!(!check.strict(breaks), "{id}: {breaks:?} breaks the rule");
+            assert!(!grammar::matches(&grammar, breaks), "{id}: {breaks:?} does not match {grammar:?}");
+        }
+    }
+
+    #[test]
+    fn several_rules_are_one_pattern_and_none_is_none() {
+        let checks = [check("punctuation:no_comma", json!({})), check("startend:quotation", json!({}))];
+        let grammar = Constraint::Lark(guide(&checks).unwrap());
+        for (text, expected) in [("\"A river.\"", true), ("\"A, river.\"", false), ("A river.", false)] {
+            assert_eq!(grammar::matches(&grammar, text), expected, "{text}");
+        }
+        let language = check("language:response_language", json!({"language": "fr"}));
+        assert_eq!(guide(&[language]), None);
+    }
+}

@@ -1,7 +1,9 @@
 //! Label probabilities: which of a few short answers the model would give to a question, read from one forward pass
 //! instead of being generated.
 
-use super::{Input, Purpose};
+pub(crate) mod points;
+
+use super::{EngineError, Input, Purpose};
 
 /// A prompt, and what the assistant has already said of its reply.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,11 +33,28 @@ pub struct LabelRequest {
     pub labels: Vec<Label>,
 }
 
+impl LabelRequest {
+    /// Whether there is something to read.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`]: no question, no label, or a label without a spelling.
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        let missing = match () {
+            () if self.questions.is_empty() => "questions",
+            () if self.labels.is_empty() => "labels",
+            () if self.labels.iter().any(|label| label.spellings.is_empty()) => "spellings of a label",
+            () => return Ok(()),
+        };
+        Err(EngineError::Invalid(format!("the {missing} are missing; name at least one")))
+    }
+}
+
 /// The answer to a [`LabelRequest`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LabelScores {
     /// For every question, the natural log-probability of every label in the order of the request; not normalised, so
-    /// the rest up to 1 is the probability of any other text.
+    /// the rest up to 1 is the probability of any other text. Where the tokenizer merges a question's last characters with
+    /// a label, they are read with the labels, and so their own probability is a factor of all labels of the question.
     pub logprobs: Vec<Vec<f32>>,
     /// Prompt tokens of all questions; tokens that several questions share count once.
     pub prompt_tokens: usize,

@@ -256,6 +256,13 @@ fn keep_top_p(candidates: &mut Vec<(u32, f32)>, p: f32) {
     }
 }
 
+/// Log of the sum of exponentials: a logit minus this is the token's natural-log probability.
+pub fn log_total(logits: &[f32]) -> f32 {
+    let peak = kernels::max(logits);
+    let total: f64 = logits.iter().map(|&x| f64::from(x - peak).exp()).sum();
+    peak + total.ln() as f32
+}
+
 /// What must be remembered of the logits before they are changed.
 struct Raw {
     /// Log of the sum of exponentials of the logits.
@@ -266,8 +273,6 @@ struct Raw {
 
 impl Raw {
     fn new(logits: &[f32], n: usize) -> Self {
-        let peak = kernels::max(logits);
-        let total: f64 = logits.iter().map(|&x| f64::from(x - peak).exp()).sum();
         let mut top: Vec<(u32, f32)> = Vec::with_capacity(n + 1);
         for (id, &x) in logits.iter().enumerate() {
             if n > 0 && (top.len() < n || top.last().is_some_and(|&(_, least)| x > least)) {
@@ -276,7 +281,7 @@ impl Raw {
                 top.truncate(n);
             }
         }
-        Self { log_total: peak + total.ln() as f32, top, logits: logits.to_vec() }
+        Self { log_total: log_total(logits), top, logits: logits.to_vec() }
     }
 
     fn logprobs(self, id: u32) -> DrawnLogprobs {

@@ -2,6 +2,7 @@
 
 mod chat_template;
 mod identity;
+mod question;
 mod vocabulary;
 
 use std::path::PathBuf;
@@ -101,16 +102,14 @@ impl ModelDir {
     /// # Errors
     /// [`EngineError::Invalid`]: the template refuses the chat, or nothing is left to continue.
     pub fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
-        let encode = |text: &str, specials| {
-            let encoding = self.tokenizer.encode_fast(text, specials);
-            encoding
-                .map(|e| e.get_ids().to_vec())
-                .map_err(|e| EngineError::Invalid(format!("cannot be tokenized: {e}")))
-        };
-        let mut ids = match input {
-            Input::Chat(messages) => encode(&self.render(messages)?, false)?,
-            Input::Text(text) => encode(text, true)?,
-        };
+        match input {
+            Input::Chat(messages) => self.prompt(&self.render(messages)?, Form::Rendered),
+            Input::Text(text) => self.prompt(text, Form::Raw),
+        }
+    }
+
+    fn prompt(&self, text: &str, form: Form) -> Result<Vec<u32>, EngineError> {
+        let mut ids = self.tokens(text, form)?;
         if let (Some(bos), [first, second, ..]) = (self.config.bos, ids.as_slice())
             && (*first, *second) == (bos, bos)
         {
@@ -121,6 +120,20 @@ impl ModelDir {
         }
         Ok(ids)
     }
+
+    fn tokens(&self, text: &str, form: Form) -> Result<Vec<u32>, EngineError> {
+        let encoding = self.tokenizer.encode_fast(text, matches!(form, Form::Raw));
+        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| EngineError::Invalid(format!("cannot be tokenized: {e}")))
+    }
+}
+
+/// What a text is to the tokenizer.
+#[derive(Clone, Copy)]
+enum Form {
+    /// A rendered chat, taken as it is.
+    Rendered,
+    /// It gets the tokens that the tokenizer puts around a text.
+    Raw,
 }
 
 #[cfg(test)]

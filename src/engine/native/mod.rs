@@ -6,6 +6,7 @@ mod adapter;
 mod attention;
 mod blocks;
 mod compute;
+mod labels;
 mod model;
 mod runtime;
 mod scheduler;
@@ -40,7 +41,8 @@ use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
 use super::writer::Writer;
 use super::{
-    Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request, ScoredToken, TokenLogprobs, TokenProb,
+    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
+    ScoredToken, TokenLogprobs, TokenProb,
 };
 use crate::chat::Message;
 use crate::kernels::packed::Format;
@@ -188,9 +190,14 @@ impl NativeEngine {
 
     fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
         let tokens = self.dir.encode(input)?;
+        self.check_vocabulary(&tokens)?;
+        Ok(tokens)
+    }
+
+    fn check_vocabulary(&self, tokens: &[u32]) -> Result<(), EngineError> {
         match tokens.iter().find(|&&id| id as usize >= self.info.vocabulary) {
             Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
-            None => Ok(tokens),
+            None => Ok(()),
         }
     }
 
@@ -206,7 +213,7 @@ impl NativeEngine {
         let place = runtime.place(replies.len().max(1))?;
         let (started, admitted) = oneshot::channel();
         let variant = self.variant.clone();
-        let lost = runtime.submit(Job { variant, plain, prompt, replies, scoring, started, place })?;
+        let lost = runtime.submit(Job { variant, plain, prompt, replies, scoring, reading: None, started, place })?;
         let stopped = || EngineError::Unavailable("the native engine stopped before the reply began".into());
         let started = tokio::select! {
             started = admitted => started.map_err(|_| stopped())?,
@@ -299,6 +306,14 @@ impl Engine for NativeEngine {
 
     fn scores(&self) -> bool {
         true
+    }
+
+    fn label_support(&self) -> LabelSupport {
+        LabelSupport::Replies
+    }
+
+    async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
+        self.label_scores(&request).await
     }
 
     fn health(&self) -> Result<(), EngineError> {

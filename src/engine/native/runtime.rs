@@ -33,6 +33,14 @@ pub(super) struct Place {
     replies: usize,
 }
 
+impl Place {
+    /// Leaves `replies` of its places to another job of the same call.
+    pub(super) fn split(&mut self, replies: usize) -> Self {
+        self.replies -= replies;
+        Self { waiting: self.waiting.clone(), replies }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.waiting.fetch_sub(self.replies, Ordering::Relaxed);

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::NativeConfig;
 use super::blocks::{BlockPool, Prefix, PrefixTree};
 use super::compute::Compute;
+use super::labels::Reading;
 use super::runtime::Place;
 use super::sequence::{Chunks, RunningReply, Scoring, Sequence};
 use super::shard::Shard;
@@ -34,8 +35,17 @@ pub(super) struct Job {
     pub(super) replies: Vec<Writer>,
     /// Where the prompt is scored, without replies.
     pub(super) scoring: Option<Scoring>,
+    /// Where labels are read after the prompt, without replies.
+    pub(super) reading: Option<Reading>,
     pub(super) started: oneshot::Sender<Started>,
     pub(super) place: Place,
+}
+
+impl Job {
+    /// Replies that it asks for, or sequences after which labels are read.
+    pub(super) fn places(&self) -> usize {
+        self.reading.as_ref().map_or(self.replies.len(), Reading::places)
+    }
 }
 
 /// What an admitted request gets.
@@ -270,7 +280,7 @@ impl Scheduler {
             });
             while let Some(job) = state.waiting[class].front() {
                 let running: usize = state.threads.iter().map(|thread| thread.replies).sum();
-                if running > 0 && running + job.replies.len() > self.config.max_replies {
+                if running > 0 && running + job.places() > self.config.max_replies {
                     return;
                 }
                 if state.threads.iter().any(|thread| thread.replies < state.threads[index].replies) {
@@ -302,6 +312,7 @@ impl Scheduler {
             kept: Vec::new(),
             replies: Vec::new(),
             scoring: job.scoring,
+            reading: job.reading,
             goes_on: false,
         };
         sequence.reuse(tree);

@@ -6,6 +6,7 @@ use futures::channel::mpsc::UnboundedSender;
 use futures::channel::oneshot;
 
 use super::blocks::{BLOCK, Block, BlockPool, Found, Prefix, PrefixTree, Shape, block_tokens};
+use super::labels::Reading;
 use super::variant::Variant;
 use crate::engine::sampling::DrawnLogprobs;
 use crate::engine::writer::Writer;
@@ -34,6 +35,8 @@ pub(super) struct Sequence {
     pub(super) replies: Vec<RunningReply>,
     /// Where the tokens are scored rather than continued.
     pub(super) scoring: Option<Scoring>,
+    /// Where labels are read after the last token.
+    pub(super) reading: Option<Reading>,
     /// Its token of this step is drawn already.
     pub(super) goes_on: bool,
 }

@@ -49,9 +49,10 @@ impl Shard {
         Ok(Self { scratch, whole_steps: model.on_device(), ..Self::default() })
     }
 
-    /// Replies that run or wait for their prompt, and texts that are scored.
+    /// Replies that run or wait for their prompt, and texts that are scored or after which labels are read.
     pub(super) fn replies(&self) -> usize {
-        self.sequences.iter().map(|s| s.replies.len() + usize::from(s.scoring.is_some())).sum()
+        let other = |s: &Sequence| usize::from(s.scoring.is_some() || s.reading.is_some());
+        self.sequences.iter().map(|s| s.replies.len() + other(s)).sum()
     }
 
     /// Blocks that a step of `most` positions may take.
@@ -96,7 +97,11 @@ impl Shard {
         }
         model.forward(&mut self.scratch, pool, &mut self.sequences, &mut self.batch)?;
         for (sequence, advance) in self.sequences.iter_mut().zip(&self.advances) {
-            self.prompt_tokens += sequence.prompt.saturating_sub(sequence.computed).min(*advance);
+            let of_prompt = sequence.prompt.saturating_sub(sequence.computed).min(*advance);
+            self.prompt_tokens += of_prompt;
+            if let Some(reading) = &mut sequence.reading {
+                reading.computed += of_prompt;
+            }
             sequence.computed += advance;
         }
         let mut begun = Vec::new();
@@ -110,6 +115,10 @@ impl Shard {
             }
             if let Some(scoring) = &mut sequence.scoring {
                 scoring.found.push(DrawnLogprobs::new(logits, scoring.targets[position], scoring.top));
+                continue;
+            }
+            if let Some(reading) = sequence.reading.take() {
+                begun.extend(sequence.read(reading, logits));
                 continue;
             }
             if sequence.replies.len() == 1 {
@@ -133,6 +142,7 @@ impl Shard {
                         kept: sequence.kept.clone(),
                         replies: vec![reply],
                         scoring: None,
+                        reading: None,
                         goes_on: false,
                     });
                 }
@@ -170,8 +180,9 @@ impl Shard {
         for sequence in &mut self.sequences {
             sequence.replies.retain(|reply| !reply.listener.is_closed());
             sequence.scoring.take_if(|scoring| scoring.done.is_canceled());
+            sequence.reading.take_if(|reading| reading.listener.is_closed());
         }
-        let over = |sequence: &mut Sequence| sequence.replies.is_empty() && sequence.scoring.is_none();
+        let over = |s: &mut Sequence| s.replies.is_empty() && s.scoring.is_none() && s.reading.is_none();
         self.ended.extend(self.sequences.extract_if(.., over));
     }
 

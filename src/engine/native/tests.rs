@@ -15,16 +15,16 @@ pub(super) fn engine_with(model: &TinyModel, config: NativeConfig) -> NativeEngi
     NativeEngine::load(ModelDir::open(dir.path()).unwrap(), config).unwrap()
 }
 
-fn engine(config: NativeConfig) -> NativeEngine {
+pub(super) fn engine(config: NativeConfig) -> NativeEngine {
     engine_with(&TinyModel::default(), config)
 }
 
-fn two_threads() -> NativeConfig {
+pub(super) fn two_threads() -> NativeConfig {
     NativeConfig { threads: 2, ..NativeConfig::default() }
 }
 
 /// Each form that computes on this machine.
-fn forms() -> Vec<NativeConfig> {
+pub(super) fn forms() -> Vec<NativeConfig> {
     vec![
         two_threads(),
         #[cfg(feature = "tensors")]
@@ -167,6 +167,7 @@ pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Seque
         kept: vec![],
         replies: vec![],
         scoring: None,
+        reading: None,
         goes_on: false,
     }
 }
@@ -274,7 +275,7 @@ pub(super) fn mixed(n: u64) -> Request {
 }
 
 /// What must not depend on company.
-fn content(completions: Vec<Completion>) -> Vec<Completion> {
+pub(super) fn content(completions: Vec<Completion>) -> Vec<Completion> {
     completions.into_iter().map(|c| Completion { cached_tokens: 0, ..c }).collect()
 }
 

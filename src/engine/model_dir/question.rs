@@ -1,0 +1,166 @@
+//! The tokens of a question and of the labels that may answer it.
+
+use super::{Form, ModelDir};
+use crate::engine::labels::points::{TokenizedQuestion, common_beginning};
+use crate::engine::{EngineError, Input, Label, Question};
+
+impl ModelDir {
+    /// The tokens of a question, and of each label those that follow it.
+    ///
+    /// A label's tokens are what the tokenizer makes of the whole text, so that they are the ones that the model knows. It
+    /// may merge the question's last characters with a label's first. Then the question ends for all of its labels at the
+    /// last token that they have in common, and their spellings begin there: the probabilities stay comparable, for each is
+    /// that of the same characters.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`]: as [`ModelDir::encode`], or a spelling adds no token, or it merges with all of the question.
+    pub(crate) fn tokenize(&self, question: &Question, labels: &[Label]) -> Result<TokenizedQuestion, EngineError> {
+        let (mut text, form) = match &question.input {
+            Input::Chat(messages) => (self.render(messages)?, Form::Rendered),
+            Input::Text(text) => (text.clone(), Form::Raw),
+        };
+        text.push_str(&question.reply);
+        let asked = self.prompt(&text, form)?;
+        let last = self.last_special(&text, &asked);
+        let whole = |spelling: &String| -> Result<Vec<u32>, EngineError> {
+            let tokens = match last {
+                Some(Place { byte, token }) => {
+                    let rest = self.tokens(&format!("{}{spelling}", &text[byte..]), Form::Rendered)?;
+                    [&asked[..token], &rest].concat()
+                }
+                None => self.prompt(&format!("{text}{spelling}"), form)?,
+            };
+            match common_beginning(&asked, &tokens) == tokens.len() {
+                true => Err(EngineError::Invalid(format!("the label {spelling:?} adds no token to the question"))),
+                false => Ok(tokens),
+            }
+        };
+        let whole: Vec<Vec<Vec<u32>>> = labels
+            .iter()
+            .map(|label| label.spellings.iter().map(whole).collect::<Result<_, _>>())
+            .collect::<Result<_, _>>()?;
+        let common = |tokens: &Vec<u32>| common_beginning(&asked, tokens);
+        let end = whole.iter().flatten().map(common).min().unwrap_or(asked.len());
+        if end == 0 {
+            return Err(EngineError::Invalid("a label and the whole question become one token".into()));
+        }
+        let spellings = |whole: Vec<Vec<u32>>| {
+            let mut spellings: Vec<Vec<u32>> = whole.iter().map(|tokens| tokens[end..].to_vec()).collect();
+            // What begins with a spelling is part of its probability already, and follows it in this order.
+            spellings.sort_unstable();
+            spellings.dedup_by(|later, kept| later.starts_with(kept));
+            spellings
+        };
+        Ok(TokenizedQuestion { labels: whole.into_iter().map(spellings).collect(), tokens: asked[..end].to_vec() })
+    }
+
+    /// The last special token that the text itself holds. The tokenizer looks at what is on either side of it separately,
+    /// so that only what follows has to be tokenized again for each spelling.
+    fn last_special(&self, text: &str, tokens: &[u32]) -> Option<Place> {
+        let added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        let special = |(token, id): (usize, &u32)| added.get(id).filter(|added| added.special).map(|it| (token, it));
+        let (token, special) = tokens.iter().enumerate().rev().find_map(special)?;
+        let byte = text.rfind(&special.content)?;
+        let rest = self.tokens(&text[byte..], Form::Rendered).ok()?;
+        (rest == tokens[token..]).then_some(Place { byte, token })
+    }
+}
+
+/// A place in a text and among its tokens.
+struct Place {
+    byte: usize,
+    token: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::Message;
+    use crate::testing::{self, TinyModel, write_model};
+
+    fn opened(tokenizer: &tokenizers::Tokenizer) -> ModelDir {
+        let dir = tempfile::tempdir().unwrap();
+        write_model(dir.path(), &TinyModel::default());
+        tokenizer.save(dir.path().join("tokenizer.json"), false).unwrap();
+        ModelDir::open(dir.path()).unwrap()
+    }
+
+    fn label(spellings: &[&str]) -> Label {
+        Label { spellings: spellings.iter().map(|&spelling| spelling.into()).collect() }
+    }
+
+    /// What was asked and each label's spellings, as the tokenizer's own pieces.
+    fn pieces(model: &ModelDir, question: &Question, labels: &[Label]) -> (String, Vec<Vec<String>>) {
+        let spelled = |ids: &[u32]| -> String {
+            ids.iter().map(|&id| model.tokenizer.id_to_token(id).unwrap()).collect::<Vec<_>>().join("+")
+        };
+        let TokenizedQuestion { tokens, labels } = model.tokenize(question, labels).unwrap();
+        (spelled(&tokens), labels.iter().map(|label| label.iter().map(|ids| spelled(ids)).collect()).collect())
+    }
+
+    #[test]
+    fn labels_are_the_tokens_of_the_whole_text() {
+        let bytes = opened(&testing::tokenizer());
+        let spaces = opened(&testing::metaspace_tokenizer());
+        type Case<'a> = (&'a ModelDir, &'a str, &'a [&'a str], &'a str, &'a [&'a str]);
+        let table: [Case<'_>; 8] = [
+            (&bytes, "x", &["hello", "the", "hello"], "<|begin|>+x", &["th+e", "hello"]),
+            // Longer ones are part of their beginning.
+            (&bytes, "x", &["hello", "hello!", "hell"], "<|begin|>+x", &["hell", "hello"]),
+            // A space belongs to the word that follows it, whichever side it was written on.
+            (&bytes, "x ", &["the", "world"], "<|begin|>+x", &["Ġthe", "Ġworld"]),
+            (&bytes, "x", &[" the", " world"], "<|begin|>+x", &["Ġthe", "Ġworld"]),
+            // Where only some merge, all begin at the last token before.
+            (&bytes, "x ", &["the", "no"], "<|begin|>+x", &["Ġ+n+o", "Ġthe"]),
+            (&bytes, "x an", &["d", "!"], "<|begin|>+x", &["Ġ+an+!", "Ġand"]),
+            (&spaces, "x", &["he", " he"], "▁+x", &["▁h+e", "he"]),
+            (&spaces, "x ", &["he", "no"], "▁+x", &["▁+n+o", "▁h+e"]),
+        ];
+        for (model, text, spellings, asked, expected) in table {
+            let input = Input::Text(text.into());
+            let question = Question { input, reply: String::new() };
+            let found = pieces(model, &question, &[label(spellings)]);
+            assert_eq!(found, (asked.into(), vec![expected.iter().map(|&e| e.to_owned()).collect()]), "{text:?}");
+            // The same from a text that is divided in another way.
+            let (begin, end) = text.split_at(text.len() - 1);
+            if !begin.is_empty() {
+                let question = Question { input: Input::Text(begin.into()), reply: end.into() };
+                assert_eq!(found, pieces(model, &question, &[label(spellings)]), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_chat_is_rendered_and_its_reply_follows() {
+        let model = opened(&testing::tokenizer());
+        let chat = Input::Chat(vec![Message::user("hello")]);
+        let labels = [label(&["hello", " the"]), label(&["w"])];
+        let question = Question { input: chat.clone(), reply: "in".into() };
+        let found = pieces(&model, &question, &labels);
+        let expected = vec![vec!["Ġthe".to_owned(), "hello".to_owned()], vec!["w".to_owned()]];
+        assert_eq!(found, ("<|begin|>+<|user|>+hello+<|assistant|>+in".into(), expected));
+        // The tokens are those of the whole text, although most of it is tokenized once.
+        for reply in ["", "in", "an", "the wor", "<|end|>", " <|user|> ", "ö🦀"] {
+            let question = Question { input: chat.clone(), reply: reply.into() };
+            for spelling in ["d", "ld", " the", "hello", "🦀", "<|end|>"] {
+                let TokenizedQuestion { tokens, labels } = model.tokenize(&question, &[label(&[spelling])]).unwrap();
+                let text = format!("{}{reply}{spelling}", model.render(&[Message::user("hello")]).unwrap());
+                let whole = model.tokenizer.encode(text, false).unwrap();
+                assert_eq!([&tokens[..], &labels[0][0]].concat(), whole.get_ids(), "{reply:?} {spelling:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        write_model(dir.path(), &TinyModel::default());
+        std::fs::write(dir.path().join("chat_template.jinja"), "an").unwrap();
+        let model = ModelDir::open(dir.path()).unwrap();
+        let question = Question { input: Input::Chat(vec![Message::user("x")]), reply: String::new() };
+        for (spelling, expected) in [("", "adds no token"), ("d", "one token")] {
+            let error = model.tokenize(&question, &[label(&["!", spelling])]).unwrap_err();
+            assert!(matches!(&error, EngineError::Invalid(reason) if reason.contains(expected)), "{error}");
+        }
+    }
+}

@@ -1,3 +1,5 @@
+mod speculation;
+
 use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
@@ -167,6 +169,7 @@ pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Seque
         kept: vec![],
         replies: vec![],
         scoring: None,
+        lookup: None,
         goes_on: false,
     }
 }

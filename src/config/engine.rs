@@ -55,6 +55,10 @@ pub struct NativeArgs {
     /// Replies that are computed at the same time
     #[arg(long, env = "SPAR_MAX_REPLIES", value_name = "N", default_value_t = NativeConfig::default().max_replies)]
     pub max_replies: usize,
+    /// Tokens that a refinement copies from its prompt at once, at most, to be checked in one step; 0 copies none. Replies
+    /// are the same; on CUDA nothing is copied
+    #[arg(long, env = "SPAR_SPECULATE", value_name = "N", default_value_t = NativeConfig::default().speculate)]
+    pub speculate: usize,
     /// How the weights are kept in memory
     #[arg(long, env = "SPAR_QUANTIZE", value_enum, default_value_t = Quantize::None)]
     pub quantize: Quantize,
@@ -71,8 +75,8 @@ pub enum Quantize {
 
 impl Default for NativeArgs {
     fn default() -> Self {
-        let NativeConfig { cache_bytes, max_replies, .. } = NativeConfig::default();
-        Self { kv_cache_bytes: cache_bytes, threads: None, max_replies, quantize: Quantize::None }
+        let NativeConfig { cache_bytes, max_replies, speculate, .. } = NativeConfig::default();
+        Self { kv_cache_bytes: cache_bytes, threads: None, max_replies, speculate, quantize: Quantize::None }
     }
 }
 
@@ -85,7 +89,8 @@ impl NativeArgs {
             Quantize::None => default.weights,
             Quantize::Q8 => Format::Q8,
         };
-        NativeConfig { threads, max_replies: self.max_replies, cache_bytes: self.kv_cache_bytes, weights, ..default }
+        let Self { kv_cache_bytes: cache_bytes, max_replies, speculate, .. } = *self;
+        NativeConfig { threads, max_replies, cache_bytes, speculate, weights, ..default }
     }
 }
 

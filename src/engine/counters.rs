@@ -13,6 +13,10 @@ pub struct EngineCounters {
     pub prompt_tokens_reused: AtomicU64,
     /// Tokens of prompts that were computed.
     pub prompt_tokens_computed: AtomicU64,
+    /// Tokens that were proposed from the prompt and are part of a reply.
+    pub speculated_accepted: AtomicU64,
+    /// Tokens that were proposed from the prompt in vain.
+    pub speculated_rejected: AtomicU64,
     /// Times that the engine's threads were started again.
     pub restarts: AtomicU64,
 }

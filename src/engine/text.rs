@@ -158,6 +158,11 @@ impl ReplyText {
         chunk
     }
 
+    /// Tokens that may still come.
+    pub fn left(&self) -> usize {
+        self.rules.max_tokens.saturating_sub(self.tokens)
+    }
+
     /// Ends the reply for a reason that only the caller knows, such as a complete grammar: the text that was held back.
     pub fn finish(&mut self, reason: FinishReason) -> Chunk {
         let mut chunk = Chunk::default();

@@ -18,6 +18,11 @@ impl Writer {
         Self { sampler, text, grammar }
     }
 
+    /// Tokens that may still be drawn.
+    pub fn left(&self) -> usize {
+        self.text.left()
+    }
+
     /// Draws the next token from `logits` (vocabulary), which are scratch afterwards. The reply is over when the chunk has
     /// `finish`, or after an error.
     ///

@@ -114,6 +114,7 @@ impl Sequence {
                 kept: self.kept.clone(),
                 replies: Vec::new(),
                 scoring: None,
+                lookup: None,
                 reading: Some(Reading { branch, computed: 0, listener: listener.clone() }),
                 goes_on: false,
             }
@@ -176,7 +177,7 @@ impl NativeEngine {
         let (started, _waiting) = oneshot::channel();
         let lost = self.variant.runtime.submit(Job {
             variant: self.variant.clone(),
-            plain: purpose == Purpose::Answer,
+            purpose,
             prompt: std::mem::take(&mut branch.tokens),
             replies: Vec::new(),
             scoring: None,

@@ -1,6 +1,7 @@
 //! Measurements: `cargo test --release --lib native::measures -- --ignored --nocapture --test-threads 1`.
 
 mod large;
+mod speculation;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -7,6 +7,7 @@ mod attention;
 mod blocks;
 mod compute;
 mod labels;
+mod lookup;
 mod model;
 mod runtime;
 mod scheduler;
@@ -79,6 +80,9 @@ pub struct NativeConfig {
     pub weights: Format,
     /// What computes.
     pub processor: Processor,
+    /// Tokens at most that a refinement copies from its prompt at once, to be checked in one step; 0 computes every token
+    /// by itself. Only our kernels on the CPU compute a row alike in any step, so devices do not speculate.
+    pub speculate: usize,
     /// Time without a step after which the threads are given up and started again.
     pub stall: Duration,
 }
@@ -93,6 +97,7 @@ impl Default for NativeConfig {
             step_rows: 256,
             weights: Format::F32,
             processor: Processor::default(),
+            speculate: 32,
             stall: Duration::from_secs(60),
         }
     }
@@ -204,7 +209,7 @@ impl NativeEngine {
     /// Hands work to the threads and waits until it begins; the token is cancelled if they are lost.
     async fn run(
         &self,
-        plain: bool,
+        purpose: Purpose,
         prompt: Vec<u32>,
         replies: Vec<Writer>,
         scoring: Option<Scoring>,
@@ -213,7 +218,7 @@ impl NativeEngine {
         let place = runtime.place(replies.len().max(1))?;
         let (started, admitted) = oneshot::channel();
         let variant = self.variant.clone();
-        let lost = runtime.submit(Job { variant, plain, prompt, replies, scoring, reading: None, started, place })?;
+        let lost = runtime.submit(Job { variant, purpose, prompt, replies, scoring, reading: None, started, place })?;
         let stopped = || EngineError::Unavailable("the native engine stopped before the reply began".into());
         let started = tokio::select! {
             started = admitted => started.map_err(|_| stopped())?,
@@ -249,7 +254,7 @@ impl Engine for NativeEngine {
             return Err(EngineError::PromptTooLong { tokens: prompt_tokens, limit });
         }
         let replies = self.replies(&request, &prompt).await?;
-        let (started, lost) = self.run(request.purpose == Purpose::Answer, prompt, replies, None).await?;
+        let (started, lost) = self.run(request.purpose, prompt, replies, None).await?;
         let cached_tokens = started.cached_tokens;
         let reply = |chunks| {
             let chunks = Box::pin(until_the_end(chunks, lost.clone()));
@@ -273,7 +278,7 @@ impl Engine for NativeEngine {
         tokens.extend_from_slice(&targets[..targets.len() - 1]);
         let (done, found) = oneshot::channel();
         let scoring = Scoring { targets: targets.clone(), top, found: Vec::with_capacity(targets.len()), done };
-        let (_, lost) = self.run(true, tokens, Vec::new(), Some(scoring)).await?;
+        let (_, lost) = self.run(Purpose::Answer, tokens, Vec::new(), Some(scoring)).await?;
         let stopped = || EngineError::Crashed("the native engine stopped while it scored".into());
         let found = tokio::select! {
             found = found => found.map_err(|_| stopped())?,

@@ -14,10 +14,12 @@ use super::NativeConfig;
 use super::blocks::{BlockPool, Prefix, PrefixTree};
 use super::compute::Compute;
 use super::labels::Reading;
+use super::lookup::Lookup;
 use super::runtime::Place;
 use super::sequence::{Chunks, RunningReply, Scoring, Sequence};
 use super::shard::Shard;
 use super::variant::Variant;
+use crate::engine::Purpose;
 use crate::engine::counters::EngineCounters;
 use crate::engine::writer::Writer;
 use crate::kernels::team::Team;
@@ -30,7 +32,7 @@ pub(super) struct Job {
     /// The weights that compute it.
     pub(super) variant: Arc<Variant>,
     /// Plain answers go before judging and refining, and a token at a time.
-    pub(super) plain: bool,
+    pub(super) purpose: Purpose,
     pub(super) prompt: Vec<u32>,
     pub(super) replies: Vec<Writer>,
     /// Where the prompt is scored, without replies.
@@ -149,7 +151,7 @@ impl Scheduler {
 
     /// Puts a request in line.
     pub(super) fn submit(&self, job: Job) {
-        self.state().waiting[usize::from(!job.plain)].push_back(job);
+        self.state().waiting[usize::from(job.purpose != Purpose::Answer)].push_back(job);
         self.bell.notify_all();
     }
 
@@ -204,6 +206,9 @@ impl Scheduler {
             }
             let computed = std::mem::take(&mut shard.prompt_tokens) as u64;
             self.counters.prompt_tokens_computed.fetch_add(computed, Ordering::Relaxed);
+            let [accepted, rejected] = std::mem::take(&mut shard.speculated).map(|tokens| tokens as u64);
+            self.counters.speculated_accepted.fetch_add(accepted, Ordering::Relaxed);
+            self.counters.speculated_rejected.fetch_add(rejected, Ordering::Relaxed);
             shard.forget_unheard();
             self.beat(index);
         }
@@ -298,11 +303,18 @@ impl Scheduler {
         }
     }
 
+    /// Refinements repeat much of what their prompts say.
+    fn lookup(&self, purpose: Purpose) -> Option<Lookup> {
+        let speculates = purpose == Purpose::Refine && self.config.speculate > 0 && !self.model.on_device();
+        speculates.then(|| Lookup::new(self.config.speculate))
+    }
+
     /// `None` when the caller has gone.
     fn begin(&self, job: Job, tree: &mut PrefixTree) -> Option<Sequence> {
         let mut sequence = Sequence {
             variant: job.variant,
-            plain: job.plain,
+            plain: job.purpose == Purpose::Answer,
+            lookup: self.lookup(job.purpose).map(Box::new),
             born: 0,
             served: 0,
             prompt: job.prompt.len(),

@@ -7,6 +7,7 @@ use futures::channel::oneshot;
 
 use super::blocks::{BLOCK, Block, BlockPool, Found, Prefix, PrefixTree, Shape, block_tokens};
 use super::labels::Reading;
+use super::lookup::Lookup;
 use super::variant::Variant;
 use crate::engine::sampling::DrawnLogprobs;
 use crate::engine::writer::Writer;
@@ -22,7 +23,7 @@ pub(super) struct Sequence {
     pub(super) born: u64,
     /// The step in which it last advanced.
     pub(super) served: u64,
-    /// Prompt and reply so far.
+    /// Prompt and reply so far; during a step, also what is proposed to follow.
     pub(super) tokens: Vec<u32>,
     /// Tokens of the prompt.
     pub(super) prompt: usize,
@@ -37,7 +38,9 @@ pub(super) struct Sequence {
     pub(super) scoring: Option<Scoring>,
     /// Where labels are read after the last token.
     pub(super) reading: Option<Reading>,
-    /// Its token of this step is drawn already.
+    /// What proposes the reply's next tokens, if anything does.
+    pub(super) lookup: Option<Box<Lookup>>,
+    /// Its tokens of this step are drawn already.
     pub(super) goes_on: bool,
 }
 
@@ -85,6 +88,11 @@ impl RunningReply {
         id.filter(|_| !over)
     }
 
+    /// Tokens that may still be drawn.
+    pub(super) fn left(&self) -> usize {
+        self.writer.left()
+    }
+
     /// Tells the listener what is due: the first token at once, of plain replies everything if it is `time`, else a few together.
     pub(super) fn tell(&mut self, plain: bool, time: bool) {
         let due = match plain {
@@ -104,12 +112,40 @@ impl RunningReply {
 }
 
 impl Sequence {
-    /// The next token of its only reply.
-    pub(super) fn advance(&mut self, logits: &mut [f32]) {
-        match self.replies[0].advance(logits) {
+    /// Proposes up to `room` tokens of a running reply; returns how many. They are checked in this step.
+    pub(super) fn propose(&mut self, room: usize) -> usize {
+        let (Some(lookup), [reply]) = (&mut self.lookup, self.replies.as_slice()) else { return 0 };
+        // The last row that is computed draws a token, too.
+        lookup.propose(&mut self.tokens, self.prompt, room.min(reply.left().saturating_sub(1)))
+    }
+
+    /// Tokens at the end that are only proposed.
+    pub(super) fn proposed(&self) -> usize {
+        self.lookup.as_ref().map_or(0, |lookup| lookup.proposed())
+    }
+
+    /// Draws the token after `position` of its only reply. Where another one was proposed, or the reply is over, it is as
+    /// if nothing after `position` had been computed.
+    pub(super) fn advance(&mut self, position: usize, logits: &mut [f32]) {
+        if position >= self.computed {
+            return;
+        }
+        let drawn = self.replies[0].advance(logits);
+        if drawn.is_some() && self.tokens.get(position + 1).copied() == drawn {
+            return;
+        }
+        self.tokens.truncate(position + 1);
+        self.computed = position + 1;
+        self.blocks.truncate(self.computed.div_ceil(BLOCK));
+        match drawn {
             Some(id) => self.tokens.push(id),
             None => self.replies.clear(),
         }
+    }
+
+    /// Ends a step: how many of its proposals were accepted, and how many not.
+    pub(super) fn settle(&mut self) -> [usize; 2] {
+        self.lookup.as_mut().map_or([0; 2], |lookup| lookup.settle(self.computed))
     }
 
     /// Takes from the tree what it has of the tokens that are still to be computed; the last token is always computed,

@@ -36,6 +36,8 @@ pub(super) struct Shard {
     scratch: Scratch,
     /// Tokens of prompts that were computed since the owner last asked.
     pub(super) prompt_tokens: usize,
+    /// Tokens since then that were proposed and accepted, and that were not.
+    pub(super) speculated: [usize; 2],
 }
 
 impl Shard {
@@ -64,18 +66,24 @@ impl Shard {
     /// Draws the tokens of all sequences that are one reply each, where a team does that faster than one thread; says of them
     /// that they go on. Whether it did.
     fn draw_together(&mut self, vocabulary: usize) -> bool {
-        let worth = self.batch.rows.len() > 1 && self.scratch.logits.len() >= DRAWN_TOGETHER;
+        let rows = &self.batch.rows;
+        let several = rows.first().map(|row| row.sequence) != rows.last().map(|row| row.sequence);
+        let worth = several && self.scratch.logits.len() >= DRAWN_TOGETHER;
         let Some(team) = self.scratch.workspace.team.clone().filter(|_| worth) else { return false };
         let mut sequences: Vec<Option<&mut Sequence>> = self.sequences.iter_mut().map(Some).collect();
-        let rows = self.batch.rows.iter().zip(self.scratch.logits.chunks_exact_mut(vocabulary));
-        let draw = rows.filter_map(|(row, logits)| {
-            let sequence = sequences[row.sequence].take_if(|s| s.scoring.is_none() && s.replies.len() == 1)?;
-            Some(Mutex::new((sequence, logits)))
+        let mut rest = self.scratch.logits.as_mut_slice();
+        let draw = rows.chunk_by(|a, b| a.sequence == b.sequence).filter_map(|rows| {
+            let (logits, others) = std::mem::take(&mut rest).split_at_mut(rows.len() * vocabulary);
+            rest = others;
+            let sequence = sequences[rows[0].sequence].take_if(|s| s.scoring.is_none() && s.replies.len() == 1)?;
+            Some(Mutex::new((sequence, rows, logits)))
         });
-        let draws: Vec<Mutex<(&mut Sequence, &mut [f32])>> = draw.collect();
+        let draws: Vec<Mutex<(&mut Sequence, &[Row], &mut [f32])>> = draw.collect();
         team.run(draws.len(), &|index| {
-            let (sequence, logits) = &mut *draws[index].lock().unwrap_or_else(PoisonError::into_inner);
-            sequence.advance(logits);
+            let (sequence, rows, logits) = &mut *draws[index].lock().unwrap_or_else(PoisonError::into_inner);
+            for (row, logits) in rows.iter().zip(logits.chunks_exact_mut(vocabulary)) {
+                sequence.advance(row.position, logits);
+            }
             sequence.goes_on = true;
         });
         true
@@ -109,8 +117,7 @@ impl Shard {
         for (row, logits) in self.batch.rows.iter().zip(self.scratch.logits.chunks_exact_mut(model.vocabulary)) {
             let Row { sequence, position } = *row;
             let sequence = &mut self.sequences[sequence];
-            if together && sequence.goes_on {
-                sequence.goes_on = false;
+            if (together && sequence.goes_on) || position >= sequence.computed {
                 continue;
             }
             if let Some(scoring) = &mut sequence.scoring {
@@ -122,7 +129,7 @@ impl Shard {
                 continue;
             }
             if sequence.replies.len() == 1 {
-                sequence.advance(logits);
+                sequence.advance(position, logits);
                 continue;
             }
             // The prompt is computed: every sibling goes on by itself, on the prompt's blocks.
@@ -143,6 +150,7 @@ impl Shard {
                         replies: vec![reply],
                         scoring: None,
                         reading: None,
+                        lookup: sequence.lookup.clone(),
                         goes_on: false,
                     });
                 }
@@ -153,6 +161,8 @@ impl Shard {
         // Adapters are not held between steps.
         self.batch.clear();
         for sequence in &mut self.sequences {
+            sequence.goes_on = false;
+            self.speculated.iter_mut().zip(sequence.settle()).for_each(|(sum, tokens)| *sum += tokens);
             if let Some(scoring) = sequence.scoring.take_if(|scoring| scoring.found.len() == scoring.targets.len()) {
                 // A caller that has gone needs no answer.
                 scoring.done.send(scoring.found).ok();
@@ -205,7 +215,7 @@ impl Shard {
             rows.extend((sequence.computed..end).map(|position| Row { sequence: index, position }));
             match () {
                 () if sequence.scoring.is_some() => wanted.extend(first..rows.len()),
-                () if end == sequence.tokens.len() => wanted.push(rows.len() - 1),
+                () if end == sequence.tokens.len() => wanted.extend(rows.len() - 1 - sequence.proposed()..rows.len()),
                 () => {}
             }
             let Some(adapter) = &sequence.variant.adapter else { continue };
@@ -243,6 +253,7 @@ impl Shard {
 
     /// Every reply advances by its token and prompts by what is left of `most`. Beside plain replies that run, searches get
     /// as many positions as these, in turns, so that a plain reply's next token takes at most twice as long as alone.
+    /// Replies that copy from their prompts have proposals appended, which advance with them.
     fn choose_advances(&mut self, most: usize) {
         self.steps += 1;
         let due = |sequence: &Sequence| sequence.tokens.len() - sequence.computed;
@@ -261,7 +272,14 @@ impl Shard {
             self.order.sort_by_key(|&index| self.sequences[index].born);
         } else if plain > 0 {
             self.order.sort_by_key(|&index| self.sequences[index].served);
+        } else {
+            // Prompts get what proposals leave.
+            self.order.sort_by_key(|&index| due(&self.sequences[index]) > 1);
         }
+        // Proposals take at most half of a step, and beside plain replies only what tokens that are certain leave.
+        let searches = running - plain;
+        let spare = if plain == 0 { (most / 2).saturating_sub(searches) } else { plain.saturating_sub(searches) };
+        let proposals = spare / searches.max(1);
         self.advances.clear();
         self.advances.resize(self.sequences.len(), 0);
         for &index in &self.order {
@@ -276,6 +294,11 @@ impl Shard {
                 room = room.min(BLOCK);
             }
             let advance = match room {
+                1.. if due == 1 => {
+                    let proposed = sequence.propose(proposals.min(for_searches.saturating_sub(1)));
+                    for_prompts = for_prompts.saturating_sub(proposed);
+                    1 + proposed
+                }
                 room if due <= room => due,
                 room if room < BLOCK => room,
                 // By whole blocks, so that between steps it can take over what another has computed.

@@ -1,3 +1,5 @@
+mod speculation;
+
 use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
@@ -168,6 +170,7 @@ pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Seque
         replies: vec![],
         scoring: None,
         reading: None,
+        lookup: None,
         goes_on: false,
     }
 }

@@ -72,6 +72,8 @@ struct Watched {
     counters: Arc<EngineCounters>,
     reused: u64,
     computed: u64,
+    accepted: u64,
+    rejected: u64,
     restarts: u64,
 }
 
@@ -80,7 +82,7 @@ static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 /// The engine's counters are published from now on. Those of engines that are gone leave memory, even if nobody reads metrics.
 pub fn watch_engine(counters: Arc<EngineCounters>) {
     publish_engines();
-    let watched = Watched { counters, reused: 0, computed: 0, restarts: 0 };
+    let watched = Watched { counters, reused: 0, computed: 0, accepted: 0, rejected: 0, restarts: 0 };
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
 }
 
@@ -92,11 +94,13 @@ pub fn publish_engines() {
         now - std::mem::replace(published, now)
     };
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|engine| {
-        let Watched { counters, reused, computed, restarts } = engine;
+        let Watched { counters, reused, computed, accepted, rejected, restarts } = engine;
         // An engine that is gone has its last say.
         let lives = Arc::strong_count(counters) > 1;
         counter!("spar_prefix_tokens_reused_total").increment(news(&counters.prompt_tokens_reused, reused));
         counter!("spar_prompt_tokens_computed_total").increment(news(&counters.prompt_tokens_computed, computed));
+        speculated("accepted", news(&counters.speculated_accepted, accepted));
+        speculated("rejected", news(&counters.speculated_rejected, rejected));
         counter!("spar_engine_restarts_total", "kind" => "engine").increment(news(&counters.restarts, restarts));
         running += counters.running_blocks();
         kept += counters.kept_blocks.load(Ordering::Relaxed);
@@ -106,6 +110,12 @@ pub fn publish_engines() {
     gauge!("spar_kv_blocks", "state" => "kept").set(kept as f64);
     counter!("spar_prefix_tokens_reused_total").increment(0);
     counter!("spar_prompt_tokens_computed_total").increment(0);
+    speculated("accepted", 0);
+    speculated("rejected", 0);
+}
+
+fn speculated(result: &'static str, tokens: u64) {
+    counter!("spar_speculated_tokens_total", "result" => result).increment(tokens);
 }
 
 /// A failed engine came back.

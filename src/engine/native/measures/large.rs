@@ -146,7 +146,7 @@ async fn large_models() {
 }
 
 /// Least, median, most; nothing of nothing.
-fn spread(numbers: &mut [f64]) -> [f64; 3] {
+pub(super) fn spread(numbers: &mut [f64]) -> [f64; 3] {
     if numbers.is_empty() {
         return [f64::NAN; 3];
     }

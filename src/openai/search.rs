@@ -43,7 +43,7 @@ pub struct SearchOptions {
     /// Who decides: `model`, `rules` or `both`. Absent: `both` where `checks` are given, else `model`.
     #[schema(value_type = Option<String>, pattern = "^(model|rules|both)$")]
     pub judge: Option<Judge>,
-    /// Rules that the answer must follow, by IFEval's instruction ids.
+    /// Rules that the answer must follow, by the instruction ids of IFEval and IFBench.
     pub checks: Option<Vec<CheckSpec>>,
     /// How much of the tree the response shows.
     pub trace: Option<Trace>,
@@ -51,7 +51,7 @@ pub struct SearchOptions {
     pub events: Option<bool>,
 }
 
-/// A rule by its IFEval id.
+/// A rule by its IFEval or IFBench id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckSpec {

@@ -119,19 +119,30 @@ impl RunningServer {
         if let Some(most) = method.max_tokens {
             body["max_tokens"] = json!(most);
         }
-        if let Some(config) = &method.search {
+        if let Some(config) = &method.search
+            && let Some(judge) = judge_of(config.judge, case)
+        {
             body["search_budget"] = json!(config.budget);
-            body["search"] = options(config, case);
+            body["search"] = options(config, judge, case);
         }
         body
     }
 }
 
-fn options(config: &SearchConfig, case: &Prompt) -> Value {
+/// Who can judge: a prompt whose instructions cannot be checked has no rules, and the server refuses a search without a judge.
+fn judge_of(judge: Judge, case: &Prompt) -> Option<Judge> {
+    match judge {
+        Judge::Rules if case.checks.is_empty() => None,
+        Judge::Both if case.checks.is_empty() => Some(Judge::Model),
+        judge => Some(judge),
+    }
+}
+
+fn options(config: &SearchConfig, judge: Judge, case: &Prompt) -> Value {
     let mut options = json!({
-        "strategy": config.strategy, "mode": config.mode, "judge": config.judge, "votes": config.votes, "trace": "none",
+        "strategy": config.strategy, "mode": config.mode, "judge": judge, "votes": config.votes, "trace": "none",
     });
-    if config.judge != Judge::Model {
+    if judge != Judge::Model {
         options["checks"] = case.checks.iter().map(|check| json!({"id": check.id, "kwargs": check.kwargs})).collect();
     }
     options

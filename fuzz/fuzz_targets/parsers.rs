@@ -34,6 +34,23 @@ static CHECKS: LazyLock<Vec<Check>> = LazyLock::new(|| {
         "combination:repeat_prompt" => json!({"prompt_to_repeat": "a"}),
         "startend:end_checker" => json!({"end_phrase": "a"}),
         "change_case:capital_word_frequency" => json!({"capital_frequency": 1, "capital_relation": "at least"}),
+        "count:conjunctions" | "sentence:increment" | "words:repeats" => json!({"small_n": 1}),
+        "count:keywords_multiple" => {
+            json!({"keyword1": "a", "keyword2": "b", "keyword3": "c", "keyword4": "é", "keyword5": "İ"})
+        }
+        "count:numbers" | "count:person_names" | "count:pronouns" | "count:unique_word_count" | "count:words_japanese" => {
+            json!({"N": 1})
+        }
+        "count:word_count_range" => json!({"min_words": 1, "max_words": 9}),
+        "format:list" => json!({"sep": "-"}),
+        "format:options" => json!({"options": "a), b), c)"}),
+        "ratio:overlap" => json!({"reference_text": "abc", "percentage": 50}),
+        "ratio:stop_words" => json!({"percentage": 50}),
+        "repeat:repeat_change" => json!({"prompt_to_repeat": "a b"}),
+        "repeat:repeat_span" => json!({"prompt_to_repeat": "a b", "n_start": -2, "n_end": 2}),
+        "sentence:keyword" => json!({"word": "a", "N": 1}),
+        "words:keywords_specific_position" => json!({"keyword": "a", "n": 1, "m": 1}),
+        "words:words_position" => json!({"keyword": "a"}),
         _ => json!({}),
     };
     let check = |id: &&str| Check::new(id, kwargs(id).as_object().cloned().unwrap_or_default()).expect(id);

@@ -33,7 +33,7 @@ pub struct BenchArgs {
     /// Tokens of an answer at most; absent: what is left of the context
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Prompts in IFEval's JSONL format, asked in turn; absent: one short question
+    /// Prompts in the JSONL format of IFEval and IFBench, asked in turn; absent: one short question
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Print JSON instead of a table

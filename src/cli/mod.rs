@@ -30,7 +30,7 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Print the API document
     Openapi,
-    /// Score a file of responses by IFEval's rules
+    /// Score a file of responses by IFEval's or IFBench's rules
     Verify(verify::VerifyArgs),
     /// Compare strategies and budgets on prompts that can be checked
     Eval(Box<eval::EvalArgs>),

@@ -1,4 +1,4 @@
-//! `spar verify`: IFEval's scores of a file of responses.
+//! `spar verify`: IFEval's or IFBench's scores of a file of responses.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use crate::verify::score::{Report, Verdicts};
 /// What to score, and how to say it.
 #[derive(clap::Args, Debug)]
 pub struct VerifyArgs {
-    /// Prompts in IFEval's JSONL format: key, prompt, instruction_id_list, kwargs
+    /// Prompts in the JSONL format of IFEval and IFBench: key, prompt, instruction_id_list, kwargs
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
-    /// Responses as JSONL: prompt, response
+    /// Responses as JSONL: prompt, response. Prompts without one are counted, and not scored
     #[arg(long, value_name = "FILE")]
     responses: PathBuf,
     /// Print JSON with every verdict instead of a table
@@ -38,8 +38,14 @@ fn scores(args: &VerifyArgs) -> anyhow::Result<String> {
         let key = &prompts.items[position].key;
         eprintln!("note: prompt {key} reads differently in the two files; its response was found by its position");
     }
-    let results = prompts.items.iter().zip(joined.responses).map(|(prompt, response)| Verdicts::of(prompt, response));
-    let report = Report::new(results.collect());
+    let (mut results, mut missing) = (Vec::new(), Vec::new());
+    for (prompt, response) in prompts.items.iter().zip(joined.responses) {
+        match response {
+            Some(response) => results.push(Verdicts::of(prompt, response)),
+            None => missing.push(prompt.key.clone()),
+        }
+    }
+    let report = Report::new(results, missing);
     Ok(if args.json { format!("{}\n", serde_json::to_string(&report)?) } else { report.to_string() })
 }
 
@@ -65,6 +71,12 @@ mod tests {
         assert_eq!(report["prompt_strict"], json!(0.5));
         assert_eq!(report["results"][1], json!({"key": 2, "strict": [false], "loose": [false]}));
         assert!(scores(&args(false)).unwrap().contains("1/2  50.00%"));
+
+        std::fs::write(&responses, "{\"prompt\": \"p2\", \"response\": \"a\"}").unwrap();
+        let report: Value = serde_json::from_str(&scores(&args(true)).unwrap()).unwrap();
+        assert_eq!((&report["prompt_strict"], &report["missing"]), (&json!(1.0), &json!([1])));
+        let table = scores(&args(false)).unwrap();
+        assert!(table.contains("1/1 100.00%") && table.contains("1 of 2 prompts: 1\n"), "{table}");
 
         std::fs::write(&responses, "{\"prompt\": \"p3\", \"response\": \"a\"}").unwrap();
         let error = scores(&args(true)).unwrap_err().to_string();

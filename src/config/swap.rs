@@ -32,7 +32,7 @@ pub struct SwapArgs {
     /// Time that running requests have to end where old and new weights do not fit together
     #[arg(long, env = "SPAR_SWAP_DRAIN", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub swap_drain: Duration,
-    /// Prompts in IFEval's JSONL format that new actors must answer as they ask; absent: any answer will do
+    /// Prompts in the JSONL format of IFEval and IFBench that new actors must answer as they ask; absent: any answer will do
     #[arg(long, env = "SPAR_CANARY", value_name = "FILE")]
     pub canary: Option<PathBuf>,
     /// Perplexity of new weights on what they and the live ones say, at most; 0 allows any

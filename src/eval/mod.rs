@@ -81,10 +81,13 @@ pub struct Trial {
     pub key: String,
     /// The answer.
     pub response: String,
-    /// IFEval's strict verdict by instruction.
+    /// The strict verdict of each checked instruction.
     pub strict: Vec<bool>,
-    /// IFEval's loose verdict by instruction.
+    /// The loose verdict of each checked instruction.
     pub loose: Vec<bool>,
+    /// How many instructions cannot be checked.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unchecked: usize,
     /// Whether the search accepted its answer.
     pub accepted: bool,
     /// Why the search ended.
@@ -109,13 +112,14 @@ pub struct Trial {
 impl Trial {
     /// `response` to `case`, checked; a single call, of which no more is known yet.
     pub fn of(case: &Prompt, response: String) -> Self {
-        let Verdicts { strict, loose, .. } = Verdicts::of(case, &response);
+        let Verdicts { strict, loose, unchecked, .. } = Verdicts::of(case, &response);
         let key = case.key.as_str().map_or_else(|| case.key.to_string(), str::to_owned);
         Self {
             key,
             response,
             strict,
             loose,
+            unchecked: unchecked.len(),
             accepted: false,
             stop: None,
             depth: 0,
@@ -128,10 +132,14 @@ impl Trial {
         }
     }
 
-    /// Whether every instruction is followed strictly, as 0 or 1.
+    /// Whether every checked instruction is followed strictly, as 0 or 1.
     pub fn score(&self) -> f64 {
         f64::from(u8::from(self.strict.iter().all(|&s| s)))
     }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// What is searched for in `case`. Its checks only matter where rules judge.

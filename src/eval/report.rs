@@ -28,7 +28,7 @@ pub struct Point {
     pub strategy: Option<Strategy>,
     /// Nodes at most.
     pub budget: usize,
-    /// Prompts whose instructions are all followed strictly.
+    /// Prompts whose instructions are all followed strictly. Prompts with an instruction that cannot be checked are left out.
     pub prompt_strict: Estimate,
     /// The same, loosely.
     pub prompt_loose: Estimate,
@@ -115,9 +115,9 @@ pub fn beside_drafts(trials: &[Trial], budgets: &[(usize, &[Trial])]) -> Option<
     })
 }
 
-/// Each trial's score.
+/// The score of each trial whose prompt is checked as a whole.
 pub fn scores(trials: &[Trial]) -> Vec<f64> {
-    trials.iter().map(Trial::score).collect()
+    trials.iter().filter(|trial| trial.unchecked == 0).map(Trial::score).collect()
 }
 
 /// The mean of `value` over `trials`.
@@ -134,7 +134,7 @@ fn point(run: &Run, greedy: Option<&Run>) -> Point {
     let trials = &run.trials;
     let whole = |verdicts: fn(&Trial) -> &Vec<bool>| {
         let all = |trial: &Trial| f64::from(u8::from(verdicts(trial).iter().all(|right| *right)));
-        estimate(&trials.iter().map(all).collect::<Vec<_>>())
+        estimate(&trials.iter().filter(|trial| trial.unchecked == 0).map(all).collect::<Vec<_>>())
     };
     let each = |verdicts: fn(&Trial) -> &Vec<bool>| {
         let share = |trial: &Trial| {
@@ -196,8 +196,17 @@ pub fn strategy_name(strategy: Option<Strategy>) -> String {
 /// Tables for people.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prompts = self.points.first().map_or(0, |point| point.prompt_strict.n);
-        writeln!(f, "{prompts} prompts, means with 95 % bootstrap intervals\n")?;
+        let (prompts, whole) =
+            self.points.first().map_or((0, 0), |point| (point.instruction_strict.n, point.prompt_strict.n));
+        writeln!(f, "{prompts} prompts, means with 95 % bootstrap intervals")?;
+        if whole < prompts {
+            writeln!(
+                f,
+                "not in the scores by prompt: {} prompts with an instruction that cannot be checked",
+                prompts - whole
+            )?;
+        }
+        writeln!(f)?;
         let head =
             ["strategy", "budget", "prompts strict", "prompts loose", "instructions strict", "instructions loose"];
         writeln!(

@@ -32,7 +32,7 @@ pub fn ratio(pairs: &[(f64, f64)]) -> Estimate {
     if n == 0 {
         return Estimate { mean: 0.0, low: 0.0, high: 0.0, n };
     }
-    let share = |sums: (f64, f64)| sums.0 / sums.1;
+    let share = |sums: (f64, f64)| if sums.1 == 0.0 { 0.0 } else { sums.0 / sums.1 };
     let add = |sums: (f64, f64), pair: &(f64, f64)| (sums.0 + pair.0, sums.1 + pair.1);
     let mean = share(pairs.iter().fold((0.0, 0.0), add));
     let mut rng = StdRng::seed_from_u64(0);

@@ -13,7 +13,9 @@ use crate::verify::Check;
 
 fn cases(count: usize) -> Vec<Prompt> {
     let check = Check::new("punctuation:no_comma", Map::new()).unwrap();
-    (0..count).map(|i| Prompt { key: json!(i), prompt: format!("case {i}"), checks: vec![check.clone()] }).collect()
+    let case =
+        |i| Prompt { key: json!(i), prompt: format!("case {i}"), checks: vec![check.clone()], unchecked: Vec::new() };
+    (0..count).map(case).collect()
 }
 
 /// Every other draft has a comma; refinements have none; the judge knows.
@@ -67,6 +69,28 @@ async fn trials_are_in_order_and_add_up() {
     assert_eq!((beside.best_of_n, beside.difference.mean), (8, 0.0));
     let table = report.to_string();
     assert!(table.contains("10 prompts") && table.contains("+0.500 ["), "{table}");
+}
+
+#[test]
+fn prompts_that_are_not_checked_as_a_whole_are_in_no_score_by_prompt() {
+    let mut cases = cases(4);
+    cases[0].unchecked.push("words:start_verb".into());
+    cases[1].checks.clear();
+    cases[1].unchecked.push("words:start_verb".into());
+    let trials = |texts: [&str; 4]| cases.iter().zip(texts).map(|(case, text)| Trial::of(case, text.into())).collect();
+    let report = Report::new(&[
+        Run { strategy: None, budget: 0, trials: trials(["a, b", "a, b", "a, b", "a b"]) },
+        Run { strategy: Some(Strategy::Bfs), budget: 1, trials: trials(["a, b", "a b", "a b", "a b"]) },
+    ]);
+    let [greedy, searched] = &report.points[..] else { panic!("{report:?}") };
+    assert_eq!((greedy.prompt_strict.n, greedy.prompt_strict.mean), (2, 0.5));
+    assert!((greedy.instruction_strict.mean - 1.0 / 3.0).abs() < 1e-12, "{greedy:?}");
+    assert_eq!(searched.gain.map(|gain| (gain.n, gain.mean)), Some((2, 0.5)));
+    let table = report.to_string();
+    assert!(
+        table.contains("4 prompts") && table.contains("2 prompts with an instruction that cannot be checked"),
+        "{table}"
+    );
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ pub struct SearchOptions {
     /// Whether the prompt's instructions are listed first and judged one by one.
     pub checklist: Option<bool>,
     /// Rules that the answer must follow: `auto` finds them in the conversation's own words, `off` finds none, and a list
-    /// names them by their ids. Absent: the server's default.
+    /// names them by the instruction ids of IFEval and IFBench. Absent: the server's default.
     pub checks: Option<ChecksOption>,
     /// Tokens of one critique at most.
     #[schema(minimum = 16)]

@@ -1,10 +1,10 @@
 //! `change_case:`: capital letters, as words or throughout.
 
 use super::CheckError;
-use super::capitals::capital_words;
 use super::kwargs::{Bound, Kwargs};
 use super::language::may_be;
 use super::text::{is_all_lower, is_all_upper};
+use super::tokens::capital_words;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Rule {

@@ -1,4 +1,4 @@
-//! Files in IFEval's JSONL format: prompts with their checks, responses, and which response answers which prompt.
+//! Files in the JSONL format of IFEval and IFBench: prompts with their checks, responses, and which response answers which prompt.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -7,18 +7,21 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::text::words;
-use super::{Check, CheckError};
+use super::text::{trim, words};
+use super::{Check, UNCHECKED};
 
 /// One line of a prompt file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
-    /// Its key as the file has it: an integer in IFEval's own.
+    /// Its key as the file has it: an integer in IFEval's own, a string in IFBench's.
     pub key: Value,
     /// What the model was asked.
     pub prompt: String,
     /// What its response is checked for.
     pub checks: Vec<Check>,
+    /// The ids of its other instructions, which are known but cannot be checked. Whether a response follows the whole prompt is
+    /// not known where there are any.
+    pub unchecked: Vec<String>,
 }
 
 /// One line of a response file.
@@ -75,7 +78,8 @@ impl<T> Lines<T> {
     }
 }
 
-/// Reads `key`, `prompt`, `instruction_id_list` and `kwargs` of every line.
+/// Reads `key`, `prompt`, `instruction_id_list` and `kwargs` of every line. [`UNCHECKED`] is the only id without a check that is
+/// let pass.
 ///
 /// # Errors
 /// Names the file and the line: broken JSON, a missing field, an unknown instruction id, arguments that it cannot use.
@@ -85,7 +89,7 @@ pub fn read_prompts(path: &Path) -> Result<Lines<Prompt>, DataError> {
     let mut first_with: HashMap<String, usize> = HashMap::new();
     for (index, wire) in lines.items.iter().enumerate() {
         let prompt = wire.to_prompt().map_err(|message| lines.error(index, message))?;
-        if let Some(first) = first_with.insert(prompt.prompt.clone(), index) {
+        if let Some(first) = first_with.insert(trim(&prompt.prompt).to_string(), index) {
             return Err(lines.error(index, format!("the same prompt as in line {}", lines.numbers[first])));
         }
         items.push(prompt);
@@ -104,27 +108,27 @@ pub fn read_responses(path: &Path) -> Result<Lines<Response>, DataError> {
 /// The responses in the prompts' order.
 #[derive(Debug)]
 pub struct Joined<'a> {
-    /// One for each prompt.
-    pub responses: Vec<&'a str>,
+    /// One for each prompt that was answered.
+    pub responses: Vec<Option<&'a str>>,
     /// Positions, from 0, whose prompts read slightly differently in the two files.
     pub reworded: Vec<usize>,
 }
 
-/// Joins by the prompt's text. Where both files have equally many lines, a response whose prompt was only reworded joins by
-/// its position: IFEval has changed a prompt after responses to it were published.
+/// Joins by the prompt's text without the spaces around it. Where both files have equally many lines, a response whose prompt was
+/// only reworded joins by its position: IFEval has changed a prompt after responses to it were published.
 ///
 /// # Errors
-/// A response without its prompt, a second response to one prompt, a prompt without a response: the file and the line.
+/// A response without its prompt, or a second response to one prompt: the file and the line.
 pub fn join<'a>(prompts: &Lines<Prompt>, responses: &'a Lines<Response>) -> Result<Joined<'a>, DataError> {
     let positions: HashMap<&str, usize> =
-        prompts.items.iter().enumerate().map(|(position, prompt)| (prompt.prompt.as_str(), position)).collect();
+        prompts.items.iter().enumerate().map(|(position, prompt)| (trim(&prompt.prompt), position)).collect();
     let same_length = prompts.items.len() == responses.items.len();
     let is_reworded = |index: usize, text: &str| same_length && is_similar(&prompts.items[index].prompt, text);
 
     let mut joined: Vec<Option<usize>> = vec![None; prompts.items.len()];
     let mut reworded = Vec::new();
     for (index, response) in responses.items.iter().enumerate() {
-        let position = match positions.get(response.prompt.as_str()) {
+        let position = match positions.get(trim(&response.prompt)) {
             Some(&position) => position,
             None if is_reworded(index, &response.prompt) => {
                 reworded.push(index);
@@ -140,13 +144,8 @@ pub fn join<'a>(prompts: &Lines<Prompt>, responses: &'a Lines<Response>) -> Resu
             return Err(responses.error(index, message));
         }
     }
-    let answer = |(position, index): (usize, Option<usize>)| {
-        let key = &prompts.items[position].key;
-        let missing =
-            || prompts.error(position, format!("no response to prompt {key} in {}", responses.path.display()));
-        Ok(responses.items[index.ok_or_else(missing)?].response.as_str())
-    };
-    Ok(Joined { responses: joined.into_iter().enumerate().map(answer).collect::<Result<_, DataError>>()?, reworded })
+    let text = |index: usize| responses.items[index].response.as_str();
+    Ok(Joined { responses: joined.into_iter().map(|index| index.map(text)).collect(), reworded })
 }
 
 /// Whether at least four fifths of all their words are in both.
@@ -180,9 +179,16 @@ impl WirePrompt {
                 "`instruction_id_list` and `kwargs` must be equally long and not empty, got {ids} and {kwargs}"
             ));
         }
-        let checks: Result<Vec<Check>, CheckError> =
-            ids.iter().zip(kwargs).map(|(id, kwargs)| Check::new(id, kwargs.clone())).collect();
-        Ok(Prompt { key: self.key.clone(), prompt: self.prompt.clone(), checks: checks.map_err(|error| error.0)? })
+        let mut prompt =
+            Prompt { key: self.key.clone(), prompt: self.prompt.clone(), checks: Vec::new(), unchecked: Vec::new() };
+        for (id, kwargs) in ids.iter().zip(kwargs) {
+            if id == UNCHECKED {
+                prompt.unchecked.push(id.clone());
+            } else {
+                prompt.checks.push(Check::new(id, kwargs.clone()).map_err(|error| error.0)?);
+            }
+        }
+        Ok(prompt)
     }
 }
 
@@ -249,7 +255,7 @@ mod tests {
         ]);
         let answers = read_responses(answers.path()).unwrap();
         let joined = join(&read, &answers).unwrap();
-        assert_eq!((joined.responses, joined.reworded), (vec!["1", "2"], vec![]));
+        assert_eq!((joined.responses, joined.reworded), (vec![Some("1"), Some("2")], vec![]));
 
         let answers = file(&[
             r#"{"prompt": "Say one thing or two about the lake, and say it well.", "response": "1"}"#,
@@ -257,7 +263,27 @@ mod tests {
         ]);
         let answers = read_responses(answers.path()).unwrap();
         let joined = join(&read, &answers).unwrap();
-        assert_eq!((joined.responses, joined.reworded), (vec!["1", "2"], vec![0]));
+        assert_eq!((joined.responses, joined.reworded), (vec![Some("1"), Some("2")], vec![0]));
+    }
+
+    #[test]
+    fn prompts_without_a_response_stay_open() {
+        let prompts = file(&[FIRST, SECOND]);
+        let answers = file(&[r#"{"prompt": "Say two\n", "response": "2", "key": "b"}"#]);
+        let (prompts, answers) = (read_prompts(prompts.path()).unwrap(), read_responses(answers.path()).unwrap());
+        assert_eq!(join(&prompts, &answers).unwrap().responses, [None, Some("2")]);
+    }
+
+    #[test]
+    fn both_forms_of_ifbench_are_read() {
+        let published = r#"{"key": "0", "prompt": "p", "instruction_id_list": ["count:numbers", "words:start_verb"], "kwargs": [{"N": 2.0, "word": null}, {"N": null}]}"#;
+        let plain = r#"{"key": 0, "prompt": "p", "instruction_id_list": ["count:numbers", "words:start_verb"], "kwargs": [{"N": 2}, {}]}"#;
+        for line in [published, plain] {
+            let file = file(&[line]);
+            let prompt = &read_prompts(file.path()).unwrap().items[0];
+            assert!(prompt.checks[0].strict("1 and 2") && !prompt.checks[0].strict("1"));
+            assert_eq!((prompt.checks.len(), &prompt.unchecked[..]), (1, &["words:start_verb".to_string()][..]));
+        }
     }
 
     #[test]
@@ -282,8 +308,6 @@ mod tests {
             (vec![FIRST], vec![r#"{"prompt": "Say two"}"#], "R:1: missing field `response`"),
             (vec![FIRST], vec![one, "nonsense"], "R:2: expected ident at column 2"),
             (vec![FIRST], vec![""], "R: no lines"),
-            (vec![FIRST, SECOND], vec![two], "P:1: no response to prompt 1 in R"),
-            (vec![FIRST, SECOND], vec![one], "P:2: no response to prompt \"b\" in R"),
             (vec![FIRST], vec![two], "R:1: no such prompt in P: \"Say two\""),
             (vec![FIRST, SECOND], vec![one, two, one], "R:3: a second response to the prompt of line 1"),
         ] {

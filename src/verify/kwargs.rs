@@ -12,19 +12,39 @@ pub(super) struct Kwargs<'a> {
     id: &'a str,
     values: &'a Map<String, Value>,
     known: Vec<&'static str>,
+    others_allowed: bool,
 }
 
 impl<'a> Kwargs<'a> {
     /// `values` without nulls.
     pub(super) fn new(id: &'a str, values: &'a Map<String, Value>) -> Self {
-        Self { id, values, known: Vec::new() }
+        Self { id, values, known: Vec::new(), others_allowed: false }
     }
 
     /// A number from 0 up.
     pub(super) fn count(&mut self, key: &'static str) -> Result<usize, CheckError> {
-        let value = self.value(key);
-        let count = value.and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        let count = self.value(key).and_then(integer).and_then(|n| usize::try_from(n).ok());
         count.ok_or_else(|| self.must_be(key, "an integer from 0 up"))
+    }
+
+    /// A number from 1 up.
+    pub(super) fn positive(&mut self, key: &'static str) -> Result<usize, CheckError> {
+        match self.count(key) {
+            Ok(count) if count > 0 => Ok(count),
+            _ => Err(self.must_be(key, "an integer from 1 up")),
+        }
+    }
+
+    /// A whole number of either sign.
+    pub(super) fn signed(&mut self, key: &'static str) -> Result<i64, CheckError> {
+        let value = self.value(key).and_then(integer);
+        value.ok_or_else(|| self.must_be(key, "an integer"))
+    }
+
+    /// A number from 0 up that need not be whole.
+    pub(super) fn percentage(&mut self, key: &'static str) -> Result<f64, CheckError> {
+        let value = self.value(key).and_then(Value::as_f64).filter(|percentage| *percentage >= 0.0);
+        value.ok_or_else(|| self.must_be(key, "a number from 0 up"))
     }
 
     /// A number from 1 to `most`.
@@ -74,8 +94,16 @@ impl<'a> Kwargs<'a> {
         }
     }
 
+    /// Accepts arguments that the rule does not read.
+    pub(super) fn allow_others(&mut self) {
+        self.others_allowed = true;
+    }
+
     /// Refuses arguments that the rule did not read.
     pub(super) fn finish(self) -> Result<(), CheckError> {
+        if self.others_allowed {
+            return Ok(());
+        }
         let Some(unknown) = self.values.keys().find(|key| !self.known.contains(&key.as_str())) else {
             return Ok(());
         };
@@ -96,6 +124,14 @@ impl<'a> Kwargs<'a> {
         self.known.push(key);
         self.values.get(key)
     }
+}
+
+/// A whole number, also one that is written as `8.0`: IFBench's files write them so.
+fn integer(value: &Value) -> Option<i64> {
+    // Beyond this a float no longer holds every integer.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let float = || value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT);
+    value.as_i64().or_else(|| float().map(|number| number as i64))
 }
 
 /// How often something may occur.

@@ -1,9 +1,8 @@
-//! IFEval-style rule checkers: instruction id and keyword arguments in, verdict on a response out.
+//! Rule checkers of two benchmarks: instruction id and keyword arguments in, verdict on a response out.
 //!
-//! The 25 instructions of "Instruction-Following Evaluation for Large Language Models" (Zhou et al., 2023), with the
-//! verdicts of its published reference.
+//! The 25 instructions of IFEval, "Instruction-Following Evaluation for Large Language Models" (Zhou et al., 2023), and those of
+//! IFBench in `ifbench/`, with the verdicts of their published references.
 
-mod capitals;
 mod case;
 mod combination;
 mod content;
@@ -11,6 +10,8 @@ pub mod data;
 pub mod find;
 mod format;
 mod guide;
+mod ids;
+mod ifbench;
 mod json;
 mod keywords;
 mod kwargs;
@@ -25,10 +26,12 @@ mod startend;
 #[cfg(test)]
 mod tests;
 mod text;
+mod tokens;
 
 use serde_json::{Map, Value};
 
 pub use guide::guide;
+pub use ids::{IDS, UNCHECKED};
 use kwargs::Kwargs;
 pub use sentences::sentences;
 pub use text::words;
@@ -48,35 +51,6 @@ pub struct Check {
 #[error("{0}")]
 pub struct CheckError(pub String);
 
-/// Every instruction id, in the order of the published list.
-pub const IDS: [&str; 25] = [
-    "keywords:existence",
-    "keywords:frequency",
-    "keywords:forbidden_words",
-    "keywords:letter_frequency",
-    "language:response_language",
-    "length_constraints:number_sentences",
-    "length_constraints:number_paragraphs",
-    "length_constraints:number_words",
-    "length_constraints:nth_paragraph_first_word",
-    "detectable_content:number_placeholders",
-    "detectable_content:postscript",
-    "detectable_format:number_bullet_lists",
-    "detectable_format:constrained_response",
-    "detectable_format:number_highlighted_sections",
-    "detectable_format:multiple_sections",
-    "detectable_format:json_format",
-    "detectable_format:title",
-    "combination:two_responses",
-    "combination:repeat_prompt",
-    "startend:end_checker",
-    "change_case:capital_word_frequency",
-    "change_case:english_capital",
-    "change_case:english_lowercase",
-    "punctuation:no_comma",
-    "startend:quotation",
-];
-
 impl Check {
     /// Checks the id and the keyword arguments. Nulls count as absent.
     ///
@@ -90,12 +64,12 @@ impl Check {
         Ok(Self { id: id.to_string(), kwargs, rule })
     }
 
-    /// IFEval's strict verdict: the response is not blank and does what is asked.
+    /// The benchmarks' strict verdict: the response is not blank and does what is asked.
     pub fn strict(&self, response: &str) -> bool {
         !text::is_blank(response) && self.rule.accepts(response)
     }
 
-    /// IFEval's loose verdict: the response, or the response without its first line, last line, both, or asterisks, does.
+    /// The benchmarks' loose verdict: the response, or the response without its first line, last line, both, or asterisks, does.
     pub fn loose(&self, response: &str) -> bool {
         if self.strict(response) {
             return true;
@@ -131,6 +105,7 @@ enum Rule {
     StartEnd(startend::Rule),
     Case(case::Rule),
     NoComma,
+    IfBench(ifbench::Rule),
 }
 
 impl Rule {
@@ -166,7 +141,7 @@ impl Rule {
             "change_case:english_capital" => Self::Case(case::Rule::EnglishCapital),
             "change_case:english_lowercase" => Self::Case(case::Rule::EnglishLowercase),
             "punctuation:no_comma" => Self::NoComma,
-            _ => return Err(CheckError(format!("unknown instruction id `{id}`, known: {}", IDS.join(", ")))),
+            _ => Self::IfBench(ifbench::Rule::read(id, kwargs)?.ok_or_else(|| ids::unknown(id))?),
         })
     }
 
@@ -182,6 +157,7 @@ impl Rule {
             Self::StartEnd(rule) => rule.accepts(response),
             Self::Case(rule) => rule.accepts(response),
             Self::NoComma => punctuation::has_no_comma(response),
+            Self::IfBench(rule) => rule.accepts(response),
         }
     }
 
@@ -196,6 +172,7 @@ impl Rule {
             Self::StartEnd(rule) => rule.describe(),
             Self::Case(rule) => rule.describe(),
             Self::NoComma => "use no commas".to_string(),
+            Self::IfBench(rule) => rule.describe(),
         }
     }
 }

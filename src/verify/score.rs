@@ -1,4 +1,7 @@
-//! IFEval's four scores over many responses, and the same by instruction type.
+//! The four scores of IFEval and IFBench over many responses, and the same by instruction type.
+//!
+//! An instruction that cannot be checked has no verdict and is in no score. Its prompt is left out of both scores by prompt, whatever
+//! its other instructions say; those count in the scores by instruction.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,19 +10,23 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::data::Prompt;
+use super::kwargs::plural;
 
 /// How one response did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdicts {
     /// The prompt's key.
     pub key: Value,
-    /// The instruction ids.
+    /// The ids of the checked instructions.
     #[serde(skip)]
     pub ids: Vec<String>,
-    /// The strict verdict of each instruction.
+    /// The strict verdict of each checked instruction.
     pub strict: Vec<bool>,
-    /// The loose verdict of each instruction.
+    /// The loose verdict of each checked instruction.
     pub loose: Vec<bool>,
+    /// The ids of the instructions that cannot be checked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<String>,
 }
 
 impl Verdicts {
@@ -32,6 +39,7 @@ impl Verdicts {
             ids: prompt.checks.iter().map(|check| check.id.clone()).collect(),
             strict,
             loose,
+            unchecked: prompt.unchecked.clone(),
         }
     }
 }
@@ -87,24 +95,35 @@ pub struct Report {
     pub instruction_loose: Share,
     /// By instruction id.
     pub per_type: BTreeMap<String, TypeScore>,
+    /// How many instructions were not checked, by id.
+    pub unchecked: BTreeMap<String, usize>,
+    /// The keys of the prompts without a response, which are in no score.
+    pub missing: Vec<Value>,
     /// Every verdict, in the prompts' order.
     pub results: Vec<Verdicts>,
 }
 
 impl Report {
-    /// Adds up.
-    pub fn new(results: Vec<Verdicts>) -> Self {
+    /// Adds up. `missing` are the keys of the prompts without a response.
+    pub fn new(results: Vec<Verdicts>, missing: Vec<Value>) -> Self {
         let mut report = Self {
             prompt_strict: Share::default(),
             prompt_loose: Share::default(),
             instruction_strict: Share::default(),
             instruction_loose: Share::default(),
             per_type: BTreeMap::new(),
+            unchecked: BTreeMap::new(),
+            missing,
             results: Vec::new(),
         };
         for result in &results {
-            report.prompt_strict.add(result.strict.iter().all(|right| *right));
-            report.prompt_loose.add(result.loose.iter().all(|right| *right));
+            if result.unchecked.is_empty() {
+                report.prompt_strict.add(result.strict.iter().all(|right| *right));
+                report.prompt_loose.add(result.loose.iter().all(|right| *right));
+            }
+            for id in &result.unchecked {
+                *report.unchecked.entry(id.clone()).or_default() += 1;
+            }
             for ((id, strict), loose) in result.ids.iter().zip(&result.strict).zip(&result.loose) {
                 report.instruction_strict.add(*strict);
                 report.instruction_loose.add(*loose);
@@ -115,6 +134,30 @@ impl Report {
             }
         }
         Self { results, ..report }
+    }
+
+    /// What is not in the scores, and why.
+    fn left_out(&self) -> String {
+        const NAMED: usize = 20;
+        let mut text = String::new();
+        if !self.missing.is_empty() {
+            let (missing, all) = (self.missing.len(), self.missing.len() + self.results.len());
+            let mut keys: Vec<String> = self.missing.iter().take(NAMED).map(key_of).collect();
+            if missing > NAMED {
+                keys.push(format!("and {} more", missing - NAMED));
+            }
+            text += &format!("without a response, in no score: {missing} of {all} prompts: {}\n", keys.join(", "));
+        }
+        if !self.unchecked.is_empty() {
+            let prompts = self.results.iter().filter(|result| !result.unchecked.is_empty()).count();
+            let ids: Vec<String> = self.unchecked.iter().map(|(id, count)| format!("{count} {id}")).collect();
+            text += &format!(
+                "not checked: {}; not in the scores by prompt: {prompts} prompt{} with them\n",
+                ids.join(", "),
+                plural(prompts)
+            );
+        }
+        text
     }
 
     /// The scores of the parts of the ids before the colon.
@@ -141,7 +184,7 @@ impl fmt::Display for Report {
         writeln!(f, "{:<48} {:>16} {:>16}", "", "strict", "loose")?;
         row(f, "prompts", self.prompt_strict, self.prompt_loose)?;
         row(f, "instructions", self.instruction_strict, self.instruction_loose)?;
-        writeln!(f)?;
+        writeln!(f, "{}", self.left_out())?;
         for (group, total) in self.groups() {
             row(f, group, total.strict, total.loose)?;
             for (id, score) in self.per_type.iter().filter(|(id, _)| id.split(':').next() == Some(group)) {
@@ -150,6 +193,11 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// A key without quotation marks.
+fn key_of(key: &Value) -> String {
+    key.as_str().map_or_else(|| key.to_string(), str::to_owned)
 }
 
 fn cell(share: Share) -> String {
@@ -167,17 +215,19 @@ mod tests {
             ids: all.iter().map(|(id, ..)| id.to_string()).collect(),
             strict: all.iter().map(|(_, strict, _)| *strict).collect(),
             loose: all.iter().map(|(.., loose)| *loose).collect(),
+            unchecked: Vec::new(),
         }
     }
 
     #[test]
     fn a_prompt_counts_when_all_its_instructions_pass() {
-        let report = Report::new(vec![
+        let results = vec![
             verdicts(1, &[("a:x", true, true), ("a:y", false, true)]),
             verdicts(2, &[("a:x", true, true)]),
             verdicts(3, &[("b:z", false, false)]),
             verdicts(4, &[("b:z", true, true)]),
-        ]);
+        ];
+        let report = Report::new(results, Vec::new());
         assert_eq!(
             serde_json::to_value(&report).unwrap(),
             json!({
@@ -187,6 +237,8 @@ mod tests {
                     "a:y": {"count": 1, "strict": 0.0, "loose": 1.0},
                     "b:z": {"count": 2, "strict": 0.5, "loose": 0.5},
                 },
+                "unchecked": {},
+                "missing": [],
                 "results": [
                     {"key": 1, "strict": [true, false], "loose": [true, true]},
                     {"key": 2, "strict": [true], "loose": [true]},
@@ -200,5 +252,25 @@ mod tests {
             let has = |row: &str| row.split_whitespace().eq(line.split_whitespace());
             assert!(table.lines().any(has), "{line} in\n{table}");
         }
+    }
+    #[test]
+    fn what_is_not_known_is_in_no_score() {
+        let open = Verdicts { unchecked: vec!["b:z".into()], ..verdicts(3, &[("a:x", false, false)]) };
+        let report = Report::new(vec![verdicts(1, &[("a:x", true, true)]), open], vec![json!("k7"), json!(8)]);
+        assert_eq!((report.prompt_strict, report.instruction_strict), (share(1, 1), share(1, 2)));
+        let table = report.to_string();
+        for line in [
+            "without a response, in no score: 2 of 4 prompts: k7, 8",
+            "not checked: 1 b:z; not in the scores by prompt: 1 prompt with them",
+        ] {
+            assert!(table.contains(line), "{line} in\n{table}");
+        }
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!((&json["unchecked"], &json["missing"]), (&json!({"b:z": 1}), &json!(["k7", 8])));
+        assert_eq!(json["results"][1]["unchecked"], json!(["b:z"]));
+    }
+
+    fn share(right: usize, all: usize) -> Share {
+        Share { right, all }
     }
 }

@@ -49,6 +49,10 @@ async fn an_evaluation_writes_its_report_and_goes_on_where_it_was() {
         assert!(out.join(name).metadata().unwrap().len() > 0, "{name}");
     }
 
+    let responses = out.join("responses/bfs-1.jsonl");
+    spar(&["verify", "--prompts", &file, "--responses", responses.to_str().unwrap()]).await.unwrap();
+    assert!(std::fs::read_to_string(&responses).unwrap().contains("Refined echo"));
+
     // Half of a run is lost, as after a kill: the rest is not asked again.
     let trials = out.join("trials/bfs-1.jsonl");
     let text = std::fs::read_to_string(&trials).unwrap();
@@ -63,6 +67,39 @@ async fn an_evaluation_writes_its_report_and_goes_on_where_it_was() {
     assert!(error.contains("votes 5, now it is 3"), "{error}");
     let error = spar(&[&base[..6], &["x", "--mode", "paper", "--strategy", "best_of_n"]].concat()).await.unwrap_err();
     assert!(error.to_string().contains("bfs and dfs only"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_of_ifbench_are_answered_even_where_they_cannot_be_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("p.jsonl"), folder.path().join("out"));
+    let prompt = |key: &str, ids: &[&str], kwargs: Value| {
+        json!({"key": key, "prompt": format!("case {key}"), "instruction_id_list": ids, "kwargs": kwargs}).to_string()
+    };
+    // The published form: every argument in every object, most of them null.
+    let lines = [
+        prompt("0", &["count:numbers"], json!([{"N": 1.0, "word": null}])),
+        prompt("1", &["words:start_verb"], json!([{"N": null, "word": null}])),
+        prompt("2", &["count:numbers", "words:start_verb"], json!([{"N": 1.0}, {"N": null}])),
+    ];
+    std::fs::write(&data, lines.join("\n")).unwrap();
+    let server = Server::start(improving(), &[]).await;
+    let (file, directory) = (data.to_str().unwrap(), out.to_str().unwrap());
+    let common = ["eval", "--data", file, "--budgets", "1"];
+    for judge in ["rules", "both"] {
+        spar(&[&common[..], &["--engine", "fake", "--judge", judge]].concat()).await.unwrap();
+        let out = format!("{directory}-{judge}");
+        spar(&[&common[..], &["--url", &server.url, "--judge", judge, "--out", &out]].concat()).await.unwrap();
+        let report = report(Path::new(&out));
+        let points = report["points"].as_array().unwrap();
+        assert_eq!(points.len(), 2);
+        for point in points {
+            assert_eq!((&point["prompt_strict"]["n"], &point["instruction_strict"]["n"]), (&json!(1), &json!(3)));
+        }
+        let responses = format!("{out}/responses/bfs-1.jsonl");
+        assert_eq!(std::fs::read_to_string(&responses).unwrap().lines().count(), 3);
+        spar(&["verify", "--prompts", file, "--responses", &responses]).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -371,6 +371,8 @@ async fn main() -> Result<()> {
             let refiner = refiner.unwrap_or_else(|| actor.clone());
             let (actor, refiner) = (stages::bootstrap::load(&actor)?, stages::bootstrap::load(&refiner)?);
             let mut prompts = read_prompts(&data)?.items;
+            // Whether a response to these is right is not known.
+            prompts.retain(|prompt| prompt.unchecked.is_empty());
             prompts.truncate(limit.unwrap_or(usize::MAX));
             let models = Models { actor: &actor, refiner: &refiner, templates: &refiner.dir().templates };
             let options = eval::Options { budgets, seed, parallel: 64 };

@@ -92,7 +92,7 @@ impl Asked {
     /// # Errors
     /// As [`Asked::checks`].
     pub fn to_prompt(&self) -> Result<Prompt> {
-        Ok(Prompt { key: self.key.clone(), prompt: self.prompt.clone(), checks: self.checks()? })
+        Ok(Prompt { key: self.key.clone(), prompt: self.prompt.clone(), checks: self.checks()?, unchecked: Vec::new() })
     }
 
     fn checked(self) -> Result<Self> {

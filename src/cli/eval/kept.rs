@@ -1,4 +1,5 @@
-//! Trials on disk: a file per strategy and budget, a line per prompt, so that a killed evaluation goes on where it was.
+//! Trials on disk: a file per strategy and budget, a line per prompt, so that a killed evaluation goes on where it was. Beside them the
+//! responses of finished runs, as `spar verify` reads them.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -7,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::eval::Trial;
+use crate::verify::data::Prompt;
 
 /// What the trials of a directory have in common.
 pub(super) const SETTINGS: &str = "settings.json";
@@ -17,6 +19,7 @@ pub(super) const SETTINGS: &str = "settings.json";
 /// The directory of one evaluation.
 pub(super) struct Kept {
     trials: PathBuf,
+    responses: PathBuf,
 }
 
 /// The trials of one strategy at one budget.
@@ -39,8 +42,10 @@ impl Kept {
     /// # Errors
     /// The directory cannot be written, or holds trials of other settings.
     pub fn open(out: &Path, settings: &Value) -> anyhow::Result<Self> {
-        let trials = out.join("trials");
-        std::fs::create_dir_all(&trials).with_context(|| format!("cannot make {}", trials.display()))?;
+        let (trials, responses) = (out.join("trials"), out.join("responses"));
+        for folder in [&trials, &responses] {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
         let path = out.join(SETTINGS);
         if path.exists() {
             let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -57,7 +62,7 @@ impl Kept {
             std::fs::write(&path, serde_json::to_string_pretty(settings)?)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        Ok(Self { trials })
+        Ok(Self { trials, responses })
     }
 
     /// The trials of `name` so far. A last line that a kill cut short is dropped.
@@ -81,6 +86,19 @@ impl Kept {
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         file.set_len(whole.len() as u64).with_context(|| format!("cannot shorten {}", path.display()))?;
         Ok(KeptRun { path, file, trials })
+    }
+
+    /// Writes the responses of a finished run in the form of `spar verify --responses`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_responses(&self, name: &str, cases: &[Prompt], trials: &[Trial]) -> anyhow::Result<()> {
+        let line = |(case, trial): (&Prompt, &Trial)| {
+            json!({"key": case.key, "prompt": case.prompt, "response": trial.response}).to_string() + "\n"
+        };
+        let path = self.responses.join(format!("{name}.jsonl"));
+        let text: String = cases.iter().zip(trials).map(line).collect();
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -109,15 +127,18 @@ fn differing<'a>(a: &'a Value, b: &'a Value) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, json};
+    use serde_json::Map;
 
     use super::*;
     use crate::verify::Check;
-    use crate::verify::data::Prompt;
+
+    fn case() -> Prompt {
+        let checks = vec![Check::new("punctuation:no_comma", Map::new()).unwrap()];
+        Prompt { key: json!(7), prompt: "p".into(), checks, unchecked: Vec::new() }
+    }
 
     fn trial(response: &str) -> Trial {
-        let checks = vec![Check::new("punctuation:no_comma", Map::new()).unwrap()];
-        Trial::of(&Prompt { key: json!(7), prompt: "p".into(), checks }, response.into())
+        Trial::of(&case(), response.into())
     }
 
     #[test]

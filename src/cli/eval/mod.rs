@@ -32,7 +32,7 @@ const EQUAL: f64 = 1.05;
 /// What is measured, on what, and where it goes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct EvalArgs {
-    /// Prompts in IFEval's JSONL format: key, prompt, instruction_id_list, kwargs
+    /// Prompts in the JSONL format of IFEval and IFBench: key, prompt, instruction_id_list, kwargs
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Node budgets; 0 is greedy decoding, which is always measured
@@ -77,7 +77,8 @@ pub struct EvalArgs {
     /// A running spar server, which then searches; absent: a model that is loaded here
     #[arg(long, value_name = "URL", conflicts_with_all = ["model", "refiner", "adapter", "refiner_adapter", "templates", "engine", "upstream_url"])]
     url: Option<String>,
-    /// Directory for trials, report.json, report.txt and scores.svg; an interrupted evaluation goes on where it was
+    /// Directory for trials, responses (as `spar verify` reads them), report.json, report.txt and scores.svg; an interrupted evaluation
+    /// goes on where it was
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -290,7 +291,11 @@ impl<'a> Evaluation<'a> {
             self.bar.inc(1);
         }
         drop(answers);
-        Ok(Run { strategy, budget, trials: trials.into_iter().flatten().collect() })
+        let trials: Vec<Trial> = trials.into_iter().flatten().collect();
+        if let Some(kept) = &self.kept {
+            kept.write_responses(&name, self.cases, &trials)?;
+        }
+        Ok(Run { strategy, budget, trials })
     }
 }
 

@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn every_strategy_and_budget_is_in_the_picture() {
         let checks = vec![Check::new("punctuation:no_comma", Map::new()).unwrap()];
-        let case = Prompt { key: json!(1), prompt: "p".into(), checks };
+        let case = Prompt { key: json!(1), prompt: "p".into(), checks, unchecked: Vec::new() };
         let run = |strategy, budget, tokens| {
             let trials = ["a", "a, b"].map(|text| Trial { tokens, ..Trial::of(&case, text.into()) });
             Run { strategy, budget, trials: trials.into() }

@@ -121,15 +121,26 @@ impl RunningServer {
         if let Some(most) = method.max_tokens {
             body["max_tokens"] = json!(most);
         }
-        if let Some(config) = &method.search {
+        if let Some(config) = &method.search
+            && let Some(judge) = judge_of(config.judge, case)
+        {
             body["search_budget"] = json!(config.budget);
-            body["search"] = options(config, method.checks, case);
+            body["search"] = options(config, judge, method.checks, case);
         }
         body
     }
 }
 
-fn options(config: &SearchConfig, checks: Checks, case: &Prompt) -> Value {
+/// Who can judge: a prompt whose instructions cannot be checked has no rules, and the server refuses a search without a judge.
+fn judge_of(judge: Judge, case: &Prompt) -> Option<Judge> {
+    match judge {
+        Judge::Rules if case.checks.is_empty() => None,
+        Judge::Both if case.checks.is_empty() => Some(Judge::Model),
+        judge => Some(judge),
+    }
+}
+
+fn options(config: &SearchConfig, judge: Judge, checks: Checks, case: &Prompt) -> Value {
     let mut options = json!({
         "strategy": config.strategy, "mode": config.mode, "votes": config.votes, "trace": "none",
         "checklist": config.checklist,
@@ -138,7 +149,7 @@ fn options(config: &SearchConfig, checks: Checks, case: &Prompt) -> Value {
         options["judging"] = json!(judging);
     }
     let file = || case.checks.iter().map(|check| json!({"id": check.id, "kwargs": check.kwargs})).collect::<Value>();
-    match (config.judge, checks) {
+    match (judge, checks) {
         (Judge::Model, _) => options["judge"] = json!(Judge::Model),
         (judge, Checks::File) => {
             options["judge"] = json!(judge);

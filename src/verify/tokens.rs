@@ -1,5 +1,4 @@
-//! Words in capitals as `change_case:capital_word_frequency` counts them: tokens of the Penn Treebank convention in NLTK's
-//! form, in which `DON'T` is two tokens, `A,B` two and `TOP-SECRET` one.
+//! Tokens of the Penn Treebank convention in NLTK's form, in which `DON'T` is two tokens, `A,B` two and `TOP-SECRET` one.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -9,16 +8,23 @@ use regex::{Captures, Regex};
 use super::sentences::for_each_sentence;
 use super::text::{fold, is_all_upper, is_space, is_word_char};
 
-/// How many tokens of `text` are all upper-case.
+/// The tokens of every sentence of `text`. An opening `"` is two backticks, a closing one two apostrophes.
+pub(super) fn tokens(text: &str) -> Vec<String> {
+    let mut tokens = Vec::new();
+    for_each_sentence(text, |range| {
+        let parted = separated(&text[range]);
+        tokens.extend(parted.split(is_space).filter(|token| !token.is_empty()).map(str::to_string));
+    });
+    tokens
+}
+
+/// How many tokens of `text` are all upper-case, as `change_case:capital_word_frequency` counts them.
 pub(super) fn capital_words(text: &str) -> usize {
+    // Most texts of a whole file have capitals, but a response in lower case needs no tokens.
     if !text.contains(char::is_uppercase) {
         return 0;
     }
-    let mut count = 0;
-    for_each_sentence(text, |range| {
-        count += separated(&text[range]).split(is_space).filter(|token| is_all_upper(token)).count();
-    });
-    count
+    tokens(text).iter().filter(|token| is_all_upper(token)).count()
 }
 
 /// The sentence with spaces between its tokens.

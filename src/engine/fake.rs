@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream;
 
+use super::reasoning::{Splitter, split_chunks};
 use super::{Chunk, Engine, EngineError, FinishReason, ModelInfo, Reply, Request};
 
 type Script = dyn Fn(&Request, usize) -> Result<String, EngineError> + Send + Sync;
@@ -19,6 +20,7 @@ pub struct FakeEngine {
     pace: Option<Arc<Pace>>,
     info: ModelInfo,
     constrains: bool,
+    splitter: Option<Splitter>,
     /// What became of the replies.
     pub replies: Arc<Replies>,
 }
@@ -68,6 +70,7 @@ impl FakeEngine {
             pace: None,
             info: ModelInfo { name: "fake".into(), context: 4096, vocabulary: 0 },
             constrains: false,
+            splitter: None,
             replies: Arc::default(),
         }
     }
@@ -83,6 +86,13 @@ impl FakeEngine {
     #[must_use]
     pub fn constraining(mut self) -> Self {
         self.constrains = true;
+        self
+    }
+
+    /// Replies have reasoning, which `splitter` takes from them as it does for a real model.
+    #[must_use]
+    pub fn thinking(mut self, splitter: Splitter) -> Self {
+        self.splitter = Some(splitter);
         self
     }
 
@@ -114,7 +124,8 @@ impl FakeEngine {
             }
             Some((Ok(chunk), (Ok(chunks), running)))
         });
-        Reply { prompt_tokens: 1, cached_tokens: 0, chunks: Box::pin(chunks) }
+        let chunks = split_chunks(Box::pin(chunks), self.splitter.clone());
+        Reply { prompt_tokens: 1, cached_tokens: 0, chunks }
     }
 }
 

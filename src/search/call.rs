@@ -6,6 +6,7 @@ use tracing::Instrument;
 
 use super::budget::{Permit, Spent};
 use super::{Models, SearchConfig, Task, budget::Ledger};
+use crate::engine::reasoning::Reasoning;
 use crate::engine::{Engine, EngineError, FinishReason, PromptTokens, Reply, Request, TokenLogprobs, derive_seed};
 
 /// What all steps of one search share.
@@ -68,6 +69,8 @@ pub(super) struct Spoken {
     pub cached_tokens: usize,
     pub finish: FinishReason,
     pub logprobs: Vec<TokenLogprobs>,
+    /// What was thought before the text; its tokens are among `tokens`.
+    pub reasoning: Reasoning,
     /// Per chunk: where its text ends, in bytes, and how many tokens it holds.
     ends: Vec<(usize, usize)>,
 }
@@ -102,6 +105,7 @@ async fn listen(mut reply: Reply, permit: &Permit<'_>) -> Result<Spoken, EngineE
         cached_tokens: reply.cached_tokens,
         finish: FinishReason::Length,
         logprobs: Vec::new(),
+        reasoning: Reasoning::default(),
         ends: Vec::new(),
     };
     while let Some(chunk) = reply.chunks.next().await {
@@ -113,6 +117,7 @@ async fn listen(mut reply: Reply, permit: &Permit<'_>) -> Result<Spoken, EngineE
         }
         spoken.tokens += chunk.tokens;
         spoken.text.push_str(&chunk.text);
+        spoken.reasoning.add(&chunk.reasoning);
         spoken.ends.push((spoken.text.len(), chunk.tokens));
         spoken.logprobs.extend(chunk.logprobs);
         if let Some(finish) = chunk.finish {

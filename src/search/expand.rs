@@ -2,6 +2,7 @@
 
 use super::call::{Draw, Halt, Search, Spoken};
 use super::tree::Node;
+use crate::chat::Chat;
 use crate::engine::grammar;
 use crate::engine::{Completion, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs};
 
@@ -18,6 +19,8 @@ pub(super) struct Candidate {
     pub tokens: usize,
     pub finish: FinishReason,
     pub logprobs: Vec<TokenLogprobs>,
+    /// What the model thought before the response.
+    pub reasoning: String,
 }
 
 impl From<Completion> for Candidate {
@@ -25,9 +28,10 @@ impl From<Completion> for Candidate {
         Self {
             response: draft.text,
             reflection: String::new(),
-            tokens: draft.tokens,
+            tokens: draft.tokens.saturating_sub(draft.reasoning.tokens),
             finish: draft.finish,
             logprobs: draft.logprobs,
+            reasoning: draft.reasoning.text,
         }
     }
 }
@@ -71,7 +75,7 @@ impl Search<'_> {
     pub fn draft_request(&self, sampling: Sampling, samples: usize) -> Request {
         Request {
             purpose: Purpose::Answer,
-            input: Input::Chat(self.task.messages.clone()),
+            input: Input::Chat(Chat { messages: self.task.messages.clone(), options: self.task.template.clone() }),
             sampling,
             samples,
             max_tokens: self.task.max_tokens,
@@ -124,7 +128,8 @@ impl Search<'_> {
             return None;
         }
         let logprobs = spoken.logprobs_within(start, end);
-        Some(Candidate { response, reflection: refinement.reflection, tokens, finish: FinishReason::Stop, logprobs })
+        let (reflection, reasoning) = (refinement.reflection, spoken.reasoning.text);
+        Some(Candidate { response, reflection, tokens, finish: FinishReason::Stop, logprobs, reasoning })
     }
 }
 
@@ -132,6 +137,7 @@ impl From<Spoken> for Completion {
     fn from(spoken: Spoken) -> Self {
         Self {
             text: spoken.text,
+            reasoning: spoken.reasoning,
             prompt_tokens: spoken.prompt_tokens,
             cached_tokens: spoken.cached_tokens,
             tokens: spoken.tokens,

@@ -24,7 +24,7 @@ use std::collections::HashSet;
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
-use crate::chat::Message;
+use crate::chat::{Message, TemplateOptions};
 use crate::engine::{Completion, Constraint, Engine, EngineError, Sampling};
 use crate::prompts::Templates;
 use crate::verify::Check;
@@ -44,6 +44,8 @@ pub use tree::{Detail, Node, NodeId, ROOT, TraceNode, Tree, Votes};
 pub struct Task {
     /// The conversation, ending in a user turn.
     pub messages: Vec<Message>,
+    /// What the chat template of a draft is given beside it.
+    pub template: TemplateOptions,
     /// How the draft is drawn; its seed fixes the whole search.
     pub sampling: Sampling,
     /// Tokens of one draft at most.
@@ -63,6 +65,7 @@ impl Task {
     pub fn chat(messages: Vec<Message>) -> Self {
         Self {
             messages,
+            template: TemplateOptions::default(),
             sampling: Sampling::default(),
             max_tokens: None,
             stop: Vec::new(),
@@ -174,7 +177,7 @@ async fn run(
     }
     observe(Progress::Stopped(stop));
     let used = ledger.used();
-    let Origin { tokens: answer_tokens, finish, logprobs, .. } = growth.origins.swap_remove(best.0);
+    let Origin { tokens: answer_tokens, finish, logprobs, reasoning, .. } = growth.origins.swap_remove(best.0);
     Outcome {
         accepted: growth.tree[best].accepted,
         tree: growth.tree,
@@ -189,6 +192,7 @@ async fn run(
         votes_saved: growth.votes_saved,
         finish,
         logprobs,
+        reasoning,
         templates: models.templates.text.version.clone(),
         elapsed: started.elapsed(),
     }

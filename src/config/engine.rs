@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{ConfigError, require};
+use crate::chat::{RESERVED, TemplateKwargs};
 use crate::engine::native::NativeConfig;
+use crate::engine::reasoning::Form;
 use crate::kernels::packed::Format;
 
 /// Which models are served, and by what.
@@ -34,11 +36,70 @@ pub struct EngineArgs {
     #[arg(long, env = "SPAR_ENGINE", value_enum, default_value_t = EngineKind::Auto)]
     pub engine: EngineKind,
     #[command(flatten)]
+    #[doc = "How the model thinks before it answers."]
+    pub thinking: ThinkingArgs,
+    #[command(flatten)]
     #[doc = "How the native engine computes."]
     pub native: NativeArgs,
     #[command(flatten)]
     #[doc = "Which server, where the engine is one."]
     pub upstream: UpstreamArgs,
+}
+
+/// How the model thinks before it answers.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Model")]
+pub struct ThinkingArgs {
+    /// How replies mark their reasoning, which is then no part of the answer
+    #[arg(long, env = "SPAR_REASONING", value_name = "FORM", value_enum, default_value_t)]
+    pub reasoning: ReasoningBy,
+    /// Variables of the chat template as a JSON object, such as {"enable_thinking": false}; a request's own come before them
+    #[arg(long, env = "SPAR_CHAT_TEMPLATE_KWARGS", value_name = "JSON", value_parser = template_kwargs)]
+    pub chat_template_kwargs: Option<TemplateKwargs>,
+}
+
+/// How replies mark their reasoning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ReasoningBy {
+    /// As the chat template or the tokenizer says; an upstream's text is left as it is
+    #[default]
+    Auto,
+    /// Not at all: a mark is part of the answer
+    Off,
+    /// <think>...</think>
+    Think,
+    /// [THINK]...[/THINK]
+    Magistral,
+    /// "Here is my thought process:" and "Here is my response:"
+    Granite,
+}
+
+impl ThinkingArgs {
+    /// The form of replies, where the model's own files say `found`.
+    pub fn form(&self, found: Option<Form>) -> Option<Form> {
+        match self.reasoning {
+            ReasoningBy::Auto => found,
+            ReasoningBy::Off => None,
+            ReasoningBy::Think => Some(Form::Think),
+            ReasoningBy::Magistral => Some(Form::Magistral),
+            ReasoningBy::Granite => Some(Form::Granite),
+        }
+    }
+
+    /// Variables of the chat template where a request does not set them.
+    pub fn kwargs(&self) -> TemplateKwargs {
+        self.chat_template_kwargs.clone().unwrap_or_default()
+    }
+}
+
+/// Reads a JSON object of variables that a template does not have by itself.
+fn template_kwargs(text: &str) -> Result<TemplateKwargs, String> {
+    let kwargs: TemplateKwargs =
+        serde_json::from_str(text).map_err(|error| format!("expected a JSON object, got {text:?}: {error}"))?;
+    match kwargs.keys().find(|name| RESERVED.contains(&name.as_str())) {
+        Some(name) => Err(format!("`{name}` is set by the server for every chat; leave it out")),
+        None => Ok(kwargs),
+    }
 }
 
 /// How much of the machine the native engine uses.

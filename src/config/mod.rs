@@ -13,7 +13,9 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::SecretString;
 
-pub use self::engine::{EngineArgs, EngineKind, NativeArgs, Quantize, SiblingsBy, UpstreamArgs};
+pub use self::engine::{
+    EngineArgs, EngineKind, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs, UpstreamArgs,
+};
 pub use self::http::{HttpArgs, LogFormat};
 pub use self::keys::Secrets;
 use self::keys::{admin_key, api_keys};
@@ -151,6 +153,8 @@ mod tests {
             (&["--engine", "upstream", "--upstream-url", "h", "--refiner-adapter", "d"], "needs --refiner where"),
             (&["--max-generations", "1"], "--max-generations must be at least 2, got 1"),
             (&["--weights-root", "/"], "--weights-root needs an admin key"),
+            (&["--chat-template-kwargs", "[1]"], "expected a JSON object"),
+            (&["--chat-template-kwargs", "{\"tools\": []}"], "`tools` is set by the server"),
             (&["--request-timeout", "soon"], "expected a whole number with ms, s or m"),
         ];
         for (flags, expected) in cases {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream;
 
+use super::reasoning::{Splitter, split_chunks};
 use super::{
     Chunk, Engine, EngineError, FinishReason, LabelRequest, LabelScores, LabelSupport, ModelInfo, Reply, Request,
 };
@@ -23,6 +24,7 @@ pub struct FakeEngine {
     reading: Option<Arc<Reading>>,
     info: ModelInfo,
     constrains: bool,
+    splitter: Option<Splitter>,
     /// What became of the replies.
     pub replies: Arc<Replies>,
 }
@@ -85,6 +87,7 @@ impl FakeEngine {
             reading: None,
             info: ModelInfo { name: "fake".into(), context: 4096, vocabulary: 0 },
             constrains: false,
+            splitter: None,
             replies: Arc::default(),
         }
     }
@@ -111,6 +114,13 @@ impl FakeEngine {
         reading: impl Fn(&LabelRequest, usize) -> Result<Vec<f32>, EngineError> + Send + Sync + 'static,
     ) -> Self {
         self.reading = Some(Arc::new(reading));
+        self
+    }
+
+    /// Replies have reasoning, which `splitter` takes from them as it does for a real model.
+    #[must_use]
+    pub fn thinking(mut self, splitter: Splitter) -> Self {
+        self.splitter = Some(splitter);
         self
     }
 
@@ -142,7 +152,8 @@ impl FakeEngine {
             }
             Some((Ok(chunk), (Ok(chunks), running)))
         });
-        Reply { prompt_tokens: 1, cached_tokens: 0, chunks: Box::pin(chunks) }
+        let chunks = split_chunks(Box::pin(chunks), self.splitter.clone());
+        Reply { prompt_tokens: 1, cached_tokens: 0, chunks }
     }
 }
 

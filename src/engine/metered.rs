@@ -12,7 +12,7 @@ use super::{
     Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
     ScoredToken,
 };
-use crate::chat::Message;
+use crate::chat::Chat;
 use crate::telemetry::metrics;
 
 /// Wraps an engine.
@@ -58,8 +58,8 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.tokenizer()
     }
 
-    fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
-        self.0.render(messages)
+    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
+        self.0.render(chat)
     }
 
     fn constrains(&self) -> bool {

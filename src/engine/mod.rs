@@ -15,20 +15,22 @@ pub mod metered;
 pub mod mistral;
 pub mod model_dir;
 pub mod native;
+pub mod reasoning;
 pub mod sampling;
 pub mod text;
 #[cfg(feature = "upstream")]
 pub mod upstream;
 pub mod writer;
 
-use std::pin::Pin;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 
-use crate::chat::Message;
+use crate::chat::{Chat, Message, Thinking};
 pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question};
+use reasoning::{Chunks, Reasoning};
 
 /// What a call is for; engines schedule by it, metrics label by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,9 +100,21 @@ pub enum Constraint {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// Rendered by the model's chat template, ending where the assistant begins to speak.
-    Chat(Vec<Message>),
+    Chat(Chat),
     /// Taken as it is, special tokens included.
     Text(String),
+}
+
+impl Input {
+    /// A chat whose template is given nothing but the messages.
+    pub fn chat(messages: Vec<Message>) -> Self {
+        Self::Chat(messages.into())
+    }
+
+    /// A chat whose reply should begin with its answer, not with reasoning.
+    pub fn chat_without_thinking(messages: Vec<Message>) -> Self {
+        Self::Chat(Chat::without_thinking(messages))
+    }
 }
 
 /// One prompt and how many sibling replies to it are wanted.
@@ -125,17 +139,35 @@ pub struct Request {
 }
 
 impl Request {
-    /// One reply to `messages` with the model's plain distribution.
+    /// One reply to `messages` with the model's plain distribution. A judge and a refiner do not think: what they write is
+    /// read for its form, and a critique is reasoning already.
     pub fn chat(purpose: Purpose, messages: Vec<Message>) -> Self {
+        let input = match purpose {
+            Purpose::Answer => Input::chat(messages),
+            Purpose::Judge | Purpose::Refine => Input::chat_without_thinking(messages),
+        };
         Self {
             purpose,
-            input: Input::Chat(messages),
+            input,
             sampling: Sampling::default(),
             samples: 1,
             max_tokens: None,
             stop: Vec::new(),
             logprobs: None,
             constraint: None,
+        }
+    }
+
+    /// The input as an engine should render it whose grammars hold from a reply's first token on. They leave no room for
+    /// reasoning, so the prompt must not begin any.
+    pub fn constrained_input(&self) -> Cow<'_, Input> {
+        match &self.input {
+            Input::Chat(chat) if self.constraint.is_some() && chat.options.thinking != Thinking::Off => {
+                let mut chat = chat.clone();
+                chat.options.thinking = Thinking::Off;
+                Cow::Owned(Input::Chat(chat))
+            }
+            input => Cow::Borrowed(input),
         }
     }
 }
@@ -174,9 +206,11 @@ pub enum FinishReason {
 pub struct Chunk {
     /// New text; may be empty while a character or a stop string is undecided.
     pub text: String,
-    /// Tokens generated since the last chunk.
+    /// Reasoning that is new; it is no part of the text.
+    pub reasoning: Reasoning,
+    /// Tokens generated since the last chunk, those of reasoning included.
     pub tokens: usize,
-    /// Their logprobs, if asked for.
+    /// Their logprobs, if asked for; none for reasoning.
     pub logprobs: Vec<TokenLogprobs>,
     /// Set on the last chunk.
     pub finish: Option<FinishReason>,
@@ -200,7 +234,7 @@ pub struct Reply {
     /// Of these, tokens whose keys and values were reused rather than computed.
     pub cached_tokens: usize,
     /// The chunks, ending after the one with `finish`, or with an error.
-    pub chunks: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
+    pub chunks: Chunks,
 }
 
 /// A whole reply.
@@ -208,13 +242,15 @@ pub struct Reply {
 pub struct Completion {
     /// All of the text.
     pub text: String,
+    /// What the model thought before; it is no part of the text.
+    pub reasoning: Reasoning,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Of these, reused.
     pub cached_tokens: usize,
-    /// Tokens generated.
+    /// Tokens generated, those of reasoning included.
     pub tokens: usize,
-    /// Per token, if asked for.
+    /// Per token of the text, if asked for.
     pub logprobs: Vec<TokenLogprobs>,
     /// Why it ended.
     pub finish: FinishReason,
@@ -228,6 +264,7 @@ impl Reply {
     pub async fn complete(mut self) -> Result<Completion, EngineError> {
         let mut done = Completion {
             text: String::new(),
+            reasoning: Reasoning::default(),
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
             tokens: 0,
@@ -237,6 +274,7 @@ impl Reply {
         while let Some(chunk) = self.chunks.next().await {
             let chunk = chunk?;
             done.text.push_str(&chunk.text);
+            done.reasoning.add(&chunk.reasoning);
             done.tokens += chunk.tokens;
             if let Some(PromptTokens { sent, cached }) = chunk.prompt {
                 (done.prompt_tokens, done.cached_tokens) = (sent, cached);
@@ -319,7 +357,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// [`EngineError::Invalid`] where the template refuses the chat, [`EngineError::Unsupported`] where the engine has none.
-    fn render(&self, _messages: &[Message]) -> Result<String, EngineError> {
+    fn render(&self, _chat: &Chat) -> Result<String, EngineError> {
         Err(EngineError::Unsupported("this model's engine has no chat template".into()))
     }
 

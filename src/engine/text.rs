@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 
+use super::reasoning::Form;
 use super::sampling::Drawn;
 use super::{Chunk, FinishReason, TokenLogprobs, TokenProb};
 
@@ -41,7 +42,7 @@ impl Pieces {
         for id in 0..size as u32 {
             let Some(token) = tokenizer.id_to_token(id) else { continue };
             let added = added.get(&id);
-            special[id as usize] = added.is_some_and(|token| token.special);
+            special[id as usize] = added.is_some_and(|token| token.special) && !Form::is_mark(&token);
             bytes[id as usize] = if added.is_some() {
                 token.into_bytes()
             } else if byte_level {
@@ -62,7 +63,7 @@ impl Pieces {
         self.bytes.get(id as usize).map_or(&[], |bytes| bytes)
     }
 
-    /// Whether the token is left out of text.
+    /// Whether the token is left out of text. Marks of reasoning never are: the text could not be split without them.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.get(id as usize).copied().unwrap_or(false)
     }

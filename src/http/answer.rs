@@ -44,8 +44,10 @@ pub enum Part {
     Delta {
         /// The choice.
         choice: usize,
-        /// May be empty where only logprobs are new.
+        /// May be empty where only reasoning or logprobs are new.
         text: String,
+        /// New reasoning, which is no part of the text; mostly empty.
+        reasoning: String,
         /// Of the new tokens, where asked for.
         logprobs: Vec<TokenLogprobs>,
     },
@@ -231,8 +233,10 @@ async fn replies(hold: &Hold, requests: Vec<Request>, echo: Option<Echo>, outbox
         }
         usage.completion_tokens += chunk.tokens;
         pace.tokens(choice, chunk.tokens);
-        if !chunk.text.is_empty() || !chunk.logprobs.is_empty() {
-            send(outbox, Ok(Part::Delta { choice, text: chunk.text, logprobs: chunk.logprobs }));
+        usage.completion_tokens_details.reasoning_tokens += chunk.reasoning.tokens;
+        let reasoning = chunk.reasoning.text;
+        if !chunk.text.is_empty() || !reasoning.is_empty() || !chunk.logprobs.is_empty() {
+            send(outbox, Ok(Part::Delta { choice, text: chunk.text, reasoning, logprobs: chunk.logprobs }));
         }
         if let Some(reason) = chunk.finish {
             unfinished -= 1;
@@ -355,13 +359,17 @@ async fn one_search(
 fn show_best(choice: usize, mut outcome: Outcome, outbox: &Outbox) {
     let best = outcome.tree.nodes.get_mut(outcome.best.0).map(|node| std::mem::take(&mut node.response));
     let text = best.unwrap_or_default();
-    let logprobs = outcome.logprobs;
+    let (reasoning, logprobs) = (outcome.reasoning, outcome.logprobs);
+    if !reasoning.is_empty() {
+        send(outbox, Ok(Part::Delta { choice, text: String::new(), reasoning, logprobs: Vec::new() }));
+    }
     if logprobs.is_empty() {
         for piece in text.split_inclusive(char::is_whitespace) {
-            send(outbox, Ok(Part::Delta { choice, text: piece.to_owned(), logprobs: Vec::new() }));
+            let (text, reasoning) = (piece.to_owned(), String::new());
+            send(outbox, Ok(Part::Delta { choice, text, reasoning, logprobs: Vec::new() }));
         }
     } else {
-        send(outbox, Ok(Part::Delta { choice, text, logprobs }));
+        send(outbox, Ok(Part::Delta { choice, text, reasoning: String::new(), logprobs }));
     }
     send(outbox, Ok(Part::Finished { choice, reason: outcome.finish }));
 }

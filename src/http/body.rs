@@ -132,7 +132,6 @@ const REFUSED_IN_CHATS: &[Refused] = &[
     Refused { name: "add_generation_prompt", harmless: is_true },
     unless_empty("continue_final_message"),
     unless_empty("chat_template"),
-    unless_empty("chat_template_kwargs"),
     unless_empty("documents"),
 ];
 
@@ -149,7 +148,6 @@ const REFUSED_IN_TOKENIZE: &[Refused] = &[
     Refused { name: "add_generation_prompt", harmless: is_true },
     unless_empty("continue_final_message"),
     unless_empty("chat_template"),
-    unless_empty("chat_template_kwargs"),
     unless_empty("tools"),
 ];
 

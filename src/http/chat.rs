@@ -14,6 +14,7 @@ use super::error::ApiError;
 use super::job::{ChatJob, Delivery};
 use super::models;
 use super::stream::{comment, event, events};
+use crate::chat::Chat;
 use crate::engine::{EngineError, FinishReason, Input, Purpose, Request, TokenLogprobs};
 use crate::openai::{
     AnswerMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta, DrawingFields,
@@ -68,7 +69,7 @@ pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -
 fn request(job: ChatJob) -> Request {
     Request {
         purpose: Purpose::Answer,
-        input: Input::Chat(job.messages),
+        input: Input::Chat(Chat { messages: job.messages, options: job.template }),
         sampling: job.drawing.sampling,
         samples: job.drawing.choices,
         max_tokens: job.max_tokens,
@@ -81,6 +82,8 @@ fn request(job: ChatJob) -> Request {
 fn task(job: ChatJob, checks: Vec<crate::verify::Check>) -> Task {
     Task {
         messages: job.messages,
+        // A search makes many replies, so each of them thinks only where the request says so.
+        template: job.template.thinking_only_if_asked(),
         sampling: job.drawing.sampling,
         max_tokens: job.max_tokens,
         stop: job.drawing.stop,
@@ -135,6 +138,7 @@ impl Head {
 #[derive(Default)]
 struct Growing {
     text: String,
+    reasoning: String,
     logprobs: Vec<TokenLogprobs>,
     finish: Option<FinishReason>,
 }
@@ -150,8 +154,9 @@ async fn whole(
         match part? {
             // Chats are not echoed.
             Part::Alive | Part::Progress(_) | Part::Echo { .. } => {}
-            Part::Delta { choice, text, logprobs } => {
+            Part::Delta { choice, text, reasoning, logprobs } => {
                 choices[choice].text.push_str(&text);
+                choices[choice].reasoning.push_str(&reasoning);
                 choices[choice].logprobs.extend(logprobs);
             }
             Part::Finished { choice, reason } => choices[choice].finish = Some(reason),
@@ -162,7 +167,12 @@ async fn whole(
     let choice = |(index, grown): (usize, Growing)| ChatChoice {
         index,
         logprobs: head.logprobs(&grown.logprobs),
-        message: AnswerMessage { role: "assistant".into(), content: grown.text, refusal: None },
+        message: AnswerMessage {
+            role: "assistant".into(),
+            content: grown.text,
+            reasoning_content: Some(grown.reasoning).filter(|text| !text.is_empty()),
+            refusal: None,
+        },
         finish_reason: grown.finish.unwrap_or(FinishReason::Stop).into(),
     };
     let choices = choices.into_iter().enumerate().map(choice).collect();
@@ -201,9 +211,11 @@ impl Chunks {
             Part::Alive => comment("searching"),
             Part::Echo { .. } => String::new(),
             Part::Progress(progress) => event(&ChatChunk { progress: Some(progress), ..self.chunk(Vec::new()) }),
-            Part::Delta { choice, text, logprobs } => {
+            Part::Delta { choice, text, reasoning, logprobs } => {
                 let role = self.role(choice);
-                let delta = Delta { role: None, content: Some(text) };
+                let reasoning_content = Some(reasoning).filter(|text| !text.is_empty());
+                let content = Some(text).filter(|text| !text.is_empty() || reasoning_content.is_none());
+                let delta = Delta { role: None, reasoning_content, content };
                 let logprobs = self.head.logprobs(&logprobs);
                 role + &event(&self.chunk(vec![ChunkChoice { index: choice, delta, logprobs, finish_reason: None }]))
             }
@@ -234,7 +246,7 @@ impl Chunks {
             return String::new();
         }
         self.begun.push(choice);
-        let delta = Delta { role: Some("assistant".into()), content: Some(String::new()) };
+        let delta = Delta { role: Some("assistant".into()), content: Some(String::new()), ..Delta::default() };
         event(&self.chunk(vec![ChunkChoice { index: choice, delta, logprobs: None, finish_reason: None }]))
     }
 

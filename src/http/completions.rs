@@ -68,7 +68,7 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
     while let Some(part) = parts.next().await {
         match part? {
             Part::Echo { choice, tokens } => extend(&mut choices[choice], growing.echo(choice, &tokens)),
-            Part::Delta { choice, text, logprobs } => {
+            Part::Delta { choice, text, logprobs, .. } => {
                 extend(&mut choices[choice], growing.step(choice, text, &logprobs))
             }
             Part::Finished { choice, reason } => choices[choice].finish_reason = Some(reason.into()),
@@ -118,7 +118,7 @@ impl Growing {
                 let echo = self.echo(choice, &tokens);
                 event(&self.response(vec![echo], None))
             }
-            Part::Delta { choice, text, logprobs } => {
+            Part::Delta { choice, text, logprobs, .. } => {
                 let step = self.step(choice, text, &logprobs);
                 event(&self.response(vec![step], None))
             }

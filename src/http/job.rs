@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::chat::{Message, Role};
+use crate::chat::{Effort, Message, RESERVED, Role, TemplateKwargs, TemplateOptions};
 use crate::config::Settings;
 use crate::engine::{Constraint, Engine, ModelInfo, Sampling};
 use crate::http::error::ApiError;
@@ -82,6 +82,8 @@ pub struct Drawing {
 pub struct ChatJob {
     /// The conversation.
     pub messages: Vec<Message>,
+    /// What its template is given beside it.
+    pub template: TemplateOptions,
     /// How replies are drawn.
     pub drawing: Drawing,
     /// Tokens of an answer at most.
@@ -117,6 +119,7 @@ impl ChatJob {
     pub fn from_wire(body: ChatRequest, limits: &Limits<'_>) -> Result<Self, ApiError> {
         let drawing = Drawing::from_wire(&body.drawing, limits)?;
         let messages = conversation(&body.messages)?;
+        let template = template(body.chat_template_kwargs.as_ref(), body.reasoning_effort.as_deref())?;
         let max_tokens = match (body.max_tokens, body.max_completion_tokens) {
             (Some(old), Some(new)) if old != new => {
                 let message =
@@ -133,7 +136,7 @@ impl ChatJob {
         if search.is_some() && messages.last().is_none_or(|last| last.role != Role::User) {
             return Err(ApiError::invalid("messages", "a search needs a conversation that ends in a `user` message"));
         }
-        Ok(Self { messages, max_tokens, logprobs: logprobs(&body)?, constraint, search, drawing })
+        Ok(Self { messages, template, max_tokens, logprobs: logprobs(&body)?, constraint, search, drawing })
     }
 }
 
@@ -325,6 +328,25 @@ fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {
     }
 }
 
+/// What a chat's template is given beside its messages.
+pub(super) fn template(kwargs: Option<&TemplateKwargs>, effort: Option<&str>) -> Result<TemplateOptions, ApiError> {
+    let kwargs = kwargs.cloned().unwrap_or_default();
+    if let Some(name) = kwargs.keys().find(|name| RESERVED.contains(&name.as_str())) {
+        let param = format!("chat_template_kwargs.{name}");
+        let message = format!("`{param}` is set by the server for every chat; leave it out");
+        return Err(ApiError::invalid(&param, message));
+    }
+    let known = |word: &str| Effort::ALL.into_iter().find(|effort| effort.name() == word);
+    let effort = effort.map(|word| {
+        known(word).ok_or_else(|| {
+            let words = Effort::ALL.map(Effort::name).join(", ");
+            let message = format!("`reasoning_effort` must be one of {words}, got {word:?}");
+            ApiError::invalid("reasoning_effort", message)
+        })
+    });
+    Ok(TemplateOptions::new(kwargs, effort.transpose()?))
+}
+
 pub(super) fn conversation(messages: &[ChatMessage]) -> Result<Vec<Message>, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "`messages` must hold at least one message"));
@@ -365,5 +387,6 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
             return Err(ApiError::invalid(&param, format!("`{param}` must be a string or a list of text parts")));
         }
     };
-    Ok(Message { role, content })
+    let reasoning = message.reasoning_content.clone().filter(|_| role == Role::Assistant);
+    Ok(Message { role, content, reasoning })
 }

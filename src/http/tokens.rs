@@ -10,8 +10,9 @@ use tokenizers::Tokenizer;
 
 use super::body::{JsonObject, refused_in_tokenize};
 use super::error::ApiError;
-use super::job::{conversation, resolve};
+use super::job::{conversation, resolve, template};
 use super::{AppState, Shared};
+use crate::chat::Chat;
 use crate::openai::{DetokenizeRequest, DetokenizeResponse, ErrorBody, TokenizeRequest, TokenizeResponse};
 
 fn tokenizer(state: &AppState, model: Option<&str>) -> Result<Arc<Tokenizer>, ApiError> {
@@ -37,8 +38,9 @@ pub async fn tokenize(
     let (param, text, specials) = match (asked.prompt, asked.messages) {
         (Some(text), None) => ("prompt", text, true),
         (None, Some(messages)) => {
-            let turns = conversation(&messages)?;
-            ("messages", state.served.pin().actor.engine.render(&turns)?, false)
+            let options = template(asked.chat_template_kwargs.as_ref(), None)?;
+            let chat = Chat { messages: conversation(&messages)?, options };
+            ("messages", state.served.pin().actor.engine.render(&chat)?, false)
         }
         (Some(_), Some(_)) => return Err(ApiError::invalid("messages", "send `prompt` or `messages`, not both")),
         (None, None) => return Err(ApiError::invalid("prompt", "`prompt` or `messages` is missing")),

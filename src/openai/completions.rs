@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{ChatMessage, DrawingFields, Finish, Usage};
+use crate::chat::TemplateKwargs;
 use crate::engine::TokenLogprobs;
 
 /// The body of `POST /v1/completions`.
@@ -106,6 +107,9 @@ pub struct TokenizeRequest {
     pub prompt: Option<String>,
     /// The conversation, as the model's chat template renders it.
     pub messages: Option<Vec<ChatMessage>>,
+    /// Variables of the chat template, as in a chat.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<TemplateKwargs>,
     /// Add what the tokenizer adds around a text; absent: true for a text, false for a conversation, whose template adds it.
     pub add_special_tokens: Option<bool>,
     /// Also give the tokens' texts.

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::chat::TemplateKwargs;
+
 pub use completions::*;
 pub use response::*;
 pub use search::*;
@@ -30,6 +32,13 @@ pub struct ChatRequest {
     /// Likeliest alternatives per token; needs `logprobs`.
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
+    /// Variables of the model's chat template, as in vLLM; `{"enable_thinking": false}` turns the reasoning of many models off.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<TemplateKwargs>,
+    /// `none`, `minimal`, `low`, `medium` or `high`: a variable of the chat template; `none` also turns reasoning off. In a
+    /// search, replies think only if this or `chat_template_kwargs` asks for it.
+    #[schema(pattern = "^(none|minimal|low|medium|high)$")]
+    pub reasoning_effort: Option<String>,
     /// What the answer must be: text, any JSON object, or JSON of a schema.
     pub response_format: Option<ResponseFormat>,
     /// As vLLM has it: what the answer must match, where `response_format` cannot say it.
@@ -97,6 +106,8 @@ pub struct ChatMessage {
     pub role: String,
     /// What is said.
     pub content: Option<Content>,
+    /// What an assistant thought before it said that; the chat template decides whether the model sees it.
+    pub reasoning_content: Option<String>,
 }
 
 /// A turn's content.

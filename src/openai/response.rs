@@ -52,6 +52,9 @@ pub struct AnswerMessage {
     pub role: String,
     /// The text.
     pub content: String,
+    /// What the model thought before, where its reasoning can be told from its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// Always `null`.
     pub refusal: Option<String>,
 }
@@ -220,6 +223,9 @@ pub struct Delta {
     /// On the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
+    /// New text of the reasoning before the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// New text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,

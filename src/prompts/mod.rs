@@ -239,7 +239,7 @@ impl Templates {
 
     fn try_out(&self) -> Result<(), String> {
         let single = vec![Message::user("the-prompt")];
-        let system = Message { role: Role::System, content: "the-system-turn".into() };
+        let system = Message::new(Role::System, "the-system-turn");
         let several =
             vec![system, Message::user("earlier"), Message::assistant("the-reply"), Message::user("the-prompt")];
         let rules = ["the-rule".to_owned()];

@@ -119,7 +119,7 @@ fn rules_join_a_critique_before_the_verdict() {
 fn the_general_texts_are_the_recorded_version() {
     let templates = Templates::general();
     let conversation = [
-        Message { role: Role::System, content: "Answer in capitals.".into() },
+        Message::new(Role::System, "Answer in capitals."),
         Message::user("Name a river."),
         Message::assistant("THE ELBE."),
         Message::user("Name another, in two words."),
@@ -153,7 +153,7 @@ proptest! {
         response in r"(?s).{0,20}",
     ) {
         let role = |i: usize| [Role::System, Role::User, Role::Assistant][i];
-        let turns: Vec<_> = turns.into_iter().map(|(i, content)| Message { role: role(i), content }).collect();
+        let turns: Vec<_> = turns.into_iter().map(|(i, content)| Message::new(role(i), content)).collect();
         let templates = Templates::general();
         let conversation = templates.refine(&turns, &response, "critique");
         prop_assert_eq!(conversation.len(), 3);

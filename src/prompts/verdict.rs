@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Facts, Templates};
-use crate::chat::Message;
+use crate::chat::{Chat, Message};
 use crate::engine::{Input, Label, Question};
 
 /// How log-probabilities of Yes and No become a probability, and how far the result is trusted.
@@ -98,10 +98,10 @@ impl Templates {
     pub fn score(&self, conversation: &[Message], response: &str, checked: &[String]) -> Question {
         let facts = Facts { response, checked, ..Facts::new(conversation) };
         match self.optional("score", &facts) {
-            Some(turn) => Question { input: Input::Chat(after(conversation, response, turn)), reply: String::new() },
+            Some(turn) => asked(after(conversation, response, turn), String::new()),
             None => {
                 let reply = format!("{}:", self.text.verdict);
-                Question { input: Input::Chat(self.judge(conversation, response)), reply }
+                asked(self.judge(conversation, response), reply)
             }
         }
     }
@@ -109,7 +109,7 @@ impl Templates {
     /// Asks whether `response` follows the one instruction `item`; `None` where the checkpoint has no such text.
     pub fn score_item(&self, conversation: &[Message], response: &str, item: &str) -> Option<Question> {
         let turn = self.optional("item", &Facts { response, item, ..Facts::new(conversation) })?;
-        Some(Question { input: Input::Chat(after(conversation, response, turn)), reply: String::new() })
+        Some(asked(after(conversation, response, turn), String::new()))
     }
 
     /// Asks for the verdict that follows `critique`, which is cut before the marker of its verdict if it has one.
@@ -117,7 +117,7 @@ impl Templates {
         let critique = self.without_verdict(critique);
         let gap = if critique.is_empty() { "" } else { "\n" };
         let reply = format!("{critique}{gap}{}:", self.text.verdict);
-        Question { input: Input::Chat(self.judge(conversation, response)), reply }
+        asked(self.judge(conversation, response), reply)
     }
 
     /// The turns that ask for the verdict of a critique that has ended, for engines that cannot continue a reply.
@@ -145,6 +145,11 @@ impl Templates {
         let turn = self.optional("rewrite", &Facts { response, failed, ..Facts::new(conversation) })?;
         Some(after(conversation, response, turn))
     }
+}
+
+/// A question whose answer begins with the verdict, not with reasoning.
+fn asked(turns: Vec<Message>, reply: String) -> Question {
+    Question { input: Input::Chat(Chat::without_thinking(turns)), reply }
 }
 
 /// The conversation with its answer and one more user turn.

@@ -9,6 +9,7 @@ use super::budget::{Permit, Spent};
 use super::loops::LoopWatch;
 use super::session::Session;
 use super::{Mode, Models, SearchConfig, Task};
+use crate::engine::reasoning::Reasoning;
 use crate::engine::{
     Engine, EngineError, FinishReason, LabelRequest, LabelScores, PromptTokens, Reply, Request, TokenLogprobs,
     derive_seed,
@@ -77,6 +78,8 @@ pub(super) struct Spoken {
     pub logprobs: Vec<TokenLogprobs>,
     /// Whether it was cut off because it repeated itself.
     pub looped: bool,
+    /// What was thought before the text; its tokens are among `tokens`.
+    pub reasoning: Reasoning,
     /// Per chunk: where its text ends, in bytes, and how many tokens it holds.
     ends: Vec<(usize, usize)>,
 }
@@ -144,6 +147,7 @@ impl Search<'_> {
             finish: FinishReason::Length,
             logprobs: Vec::new(),
             looped: false,
+            reasoning: Reasoning::default(),
             ends: Vec::new(),
         };
         let mut watch = LoopWatch::default();
@@ -166,6 +170,7 @@ impl Search<'_> {
             }
             spoken.tokens += chunk.tokens;
             spoken.text.push_str(&chunk.text);
+            spoken.reasoning.add(&chunk.reasoning);
             spoken.ends.push((spoken.text.len(), chunk.tokens));
             spoken.logprobs.extend(chunk.logprobs);
             if let Some(finish) = chunk.finish {

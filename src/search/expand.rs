@@ -4,6 +4,7 @@ use super::call::{Draw, Halt, Search, Spoken};
 use super::config::{Judge, Mode};
 use super::score::tokens_of;
 use super::tree::Node;
+use crate::chat::Chat;
 use crate::engine::grammar;
 use crate::engine::{
     Completion, Constraint, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs,
@@ -40,6 +41,8 @@ pub(super) struct Candidate {
     pub tokens: usize,
     pub finish: FinishReason,
     pub logprobs: Vec<TokenLogprobs>,
+    /// What the model thought before the response.
+    pub reasoning: String,
 }
 
 impl From<Completion> for Candidate {
@@ -47,9 +50,10 @@ impl From<Completion> for Candidate {
         Self {
             response: draft.text,
             reflection: String::new(),
-            tokens: draft.tokens,
+            tokens: draft.tokens.saturating_sub(draft.reasoning.tokens),
             finish: draft.finish,
             logprobs: draft.logprobs,
+            reasoning: draft.reasoning.text,
         }
     }
 }
@@ -130,7 +134,7 @@ impl Search<'_> {
     pub fn draft_request(&self, sampling: Sampling, samples: usize) -> Request {
         Request {
             purpose: Purpose::Answer,
-            input: Input::Chat(self.task.messages.clone()),
+            input: Input::Chat(Chat { messages: self.task.messages.clone(), options: self.task.template.clone() }),
             sampling,
             samples,
             max_tokens: self.task.max_tokens,
@@ -207,7 +211,8 @@ impl Search<'_> {
             return None;
         }
         let logprobs = spoken.logprobs_within(start, end);
-        Some(Candidate { response, reflection: refinement.reflection, tokens, finish: FinishReason::Stop, logprobs })
+        let (reflection, reasoning) = (refinement.reflection, spoken.reasoning.text);
+        Some(Candidate { response, reflection, tokens, finish: FinishReason::Stop, logprobs, reasoning })
     }
 }
 
@@ -215,6 +220,7 @@ impl From<Spoken> for Completion {
     fn from(spoken: Spoken) -> Self {
         Self {
             text: spoken.text,
+            reasoning: spoken.reasoning,
             prompt_tokens: spoken.prompt_tokens,
             cached_tokens: spoken.cached_tokens,
             tokens: spoken.tokens,

@@ -27,13 +27,14 @@ pub(super) struct Origin {
     pub tokens: usize,
     pub finish: FinishReason,
     pub logprobs: Vec<TokenLogprobs>,
+    pub reasoning: String,
 }
 
 impl Growth {
     pub fn add(&mut self, parent: Option<NodeId>, made: Candidate, judgement: Judgement, seed: u64) -> NodeId {
-        let Candidate { response, reflection, tokens, finish, logprobs } = made;
+        let Candidate { response, reflection, tokens, finish, logprobs, reasoning } = made;
         let depth = parent.map_or(0, |id| self.tree[id].depth + 1);
-        self.origins.push(Origin { seed, tokens, finish, logprobs });
+        self.origins.push(Origin { seed, tokens, finish, logprobs, reasoning });
         let node = Node { parent, depth, response, reflection, ..Node::default() };
         self.tree.push(node.judged(judgement))
     }

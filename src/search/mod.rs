@@ -30,7 +30,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use futures::{StreamExt, stream};
 use tokio::time::timeout_at;
 
-use crate::chat::Message;
+use crate::chat::{Message, TemplateOptions};
 use crate::engine::{Completion, Constraint, Engine, EngineError, Sampling};
 use crate::prompts::Templates;
 use crate::verify::Check;
@@ -52,6 +52,8 @@ pub use tree::{Node, NodeId, ROOT, Tree, Votes};
 pub struct Task {
     /// The conversation, ending in a user turn.
     pub messages: Vec<Message>,
+    /// What the chat template of a draft is given beside it.
+    pub template: TemplateOptions,
     /// How the draft is drawn; its seed fixes the whole search.
     pub sampling: Sampling,
     /// Tokens of one draft at most.
@@ -71,6 +73,7 @@ impl Task {
     pub fn chat(messages: Vec<Message>) -> Self {
         Self {
             messages,
+            template: TemplateOptions::default(),
             sampling: Sampling::default(),
             max_tokens: None,
             stop: Vec::new(),
@@ -180,7 +183,7 @@ async fn run(search: Search<'_>, draft: Completion, judgement: Option<Judgement>
     }
     (session.observe)(Progress::Stopped(stop));
     let used = session.ledger.used();
-    let Origin { tokens: answer_tokens, finish, logprobs, .. } = growth.origins.swap_remove(best.0);
+    let Origin { tokens: answer_tokens, finish, logprobs, reasoning, .. } = growth.origins.swap_remove(best.0);
     Outcome {
         accepted: growth.tree[best].accepted,
         tree: growth.tree,
@@ -197,6 +200,7 @@ async fn run(search: Search<'_>, draft: Completion, judgement: Option<Judgement>
         votes_saved: growth.votes_saved,
         finish,
         logprobs,
+        reasoning,
         templates: models.templates.text.version.clone(),
         elapsed: session.clock.started.elapsed(),
     }

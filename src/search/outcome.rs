@@ -67,6 +67,8 @@ pub struct Outcome {
     pub finish: FinishReason,
     /// Of the answer's tokens, where they were asked for.
     pub logprobs: Vec<TokenLogprobs>,
+    /// What the model thought before the answer; it was not judged.
+    pub reasoning: String,
     /// The version of the templates that judged and refined.
     pub templates: String,
     /// From start to end.

@@ -178,7 +178,7 @@ impl Search<'_> {
     /// A question as a conversation: a reply that has begun becomes a turn of its own, after which the verdict is asked for.
     fn spoken_question(&self, question: &Question) -> Vec<crate::chat::Message> {
         let mut turns = match &question.input {
-            Input::Chat(turns) => turns.clone(),
+            Input::Chat(chat) => chat.messages.clone(),
             Input::Text(text) => vec![crate::chat::Message::user(text)],
         };
         if !question.reply.is_empty() {

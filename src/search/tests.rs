@@ -378,6 +378,7 @@ async fn a_judged_draft_is_not_judged_again() {
     let judgement = Judgement { value: Some(0.2), critique: "Hm. Final Judgement: No".into(), ..Judgement::default() };
     let draft = Completion {
         text: "draft".into(),
+        reasoning: crate::engine::reasoning::Reasoning::default(),
         prompt_tokens: 3,
         cached_tokens: 0,
         tokens: 1,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::chat::Message;
+use crate::chat::{Chat, Message};
 use crate::config::{SearchArgs, SwapArgs};
 use crate::engine::generation::{Generation, Pinned, Role};
 use crate::engine::{Completion, EngineError, Input, Purpose, Request, Sampling};
@@ -63,7 +63,7 @@ impl Canary {
 
     async fn answers(&self, generation: &Generation, live: &Generation) -> Result<(), String> {
         let reply = short_answer(generation).await?;
-        if reply.text.trim().is_empty() {
+        if reply.text.trim().is_empty() && reply.reasoning.text.is_empty() {
             return Err("the canary's answer is empty".into());
         }
         self.is_sure(&reply)?;
@@ -96,7 +96,7 @@ impl Canary {
         };
         let Some(native) = generation.engine.native() else { return Ok(()) };
         let failed = |error: EngineError| format!("the canary failed: {error}");
-        let prompt = native.dir().render(&[Message::user(PROMPT)]).map_err(failed)?;
+        let prompt = native.dir().render(&Chat::without_thinking(vec![Message::user(PROMPT)])).map_err(failed)?;
         let asked = native.dir().encode(&Input::Text(prompt.clone())).map_err(failed)?.len();
         let scored = generation.engine.score(Input::Text(prompt + &text), 0).await.map_err(failed)?;
         self.is_likely(
@@ -147,7 +147,8 @@ async fn short_answer(generation: &Generation) -> Result<Completion, String> {
     say(generation, Purpose::Answer, vec![Message::user(PROMPT)], Some(SHORT), 0).await
 }
 
-/// A reply; the first of a prompt is greedy.
+/// A reply that does not think if the template can prevent it: its room and its probabilities are the answer's. The first of a
+/// prompt is greedy.
 async fn say(
     generation: &Generation,
     purpose: Purpose,
@@ -158,6 +159,8 @@ async fn say(
     let temperature = if draw == 0 { 0.0 } else { 1.0 };
     let sampling = Sampling { temperature, seed: draw, ..Sampling::default() };
     let room = max_tokens.unwrap_or(usize::MAX).min(generation.engine.info().context / 2);
-    let request = Request { sampling, max_tokens: Some(room), logprobs: Some(0), ..Request::chat(purpose, turns) };
+    let input = Input::chat_without_thinking(turns);
+    let request =
+        Request { input, sampling, max_tokens: Some(room), logprobs: Some(0), ..Request::chat(purpose, Vec::new()) };
     generation.engine.generate(request).await.map_err(|error| format!("the canary failed: {error}"))
 }

@@ -129,11 +129,9 @@ async fn fields_reach_the_engine() {
     server.answer(&body).await;
     let request = seen.lock().unwrap().iter().rfind(|request| request.samples == 2).cloned().unwrap();
     assert_eq!(format!("{:?}", request.input), {
-        let turns = vec![
-            spar::chat::Message { role: spar::chat::Role::System, content: "be brief".into() },
-            spar::chat::Message::user("one\ntwo"),
-        ];
-        format!("{:?}", spar::engine::Input::Chat(turns))
+        let turns =
+            vec![spar::chat::Message::new(spar::chat::Role::System, "be brief"), spar::chat::Message::user("one\ntwo")];
+        format!("{:?}", spar::engine::Input::chat(turns))
     });
     let sampling = request.sampling;
     assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p), (0.5, 0.9, Some(40), 0.05));

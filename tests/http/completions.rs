@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use reqwest::StatusCode;
 use serde_json::json;
-use spar::chat::Message;
+use spar::chat::Chat;
 use spar::config::EngineKind;
 use spar::engine::fake::FakeEngine;
 use spar::engine::{Engine, EngineError, ModelInfo, Reply, Request};
@@ -190,8 +190,8 @@ impl Engine for Tokenizing {
         Some(Arc::clone(&self.1))
     }
 
-    fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
-        Ok(messages.iter().map(|turn| format!("two {} ", turn.content)).collect())
+    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
+        Ok(chat.iter().map(|turn| format!("two {} ", turn.content)).collect())
     }
 }
 

@@ -11,6 +11,7 @@ mod harness;
 mod life;
 mod metrics;
 mod openapi;
+mod reasoning;
 mod search;
 mod swap;
 mod upstream;

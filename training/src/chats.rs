@@ -49,7 +49,8 @@ impl Chats {
     /// # Errors
     /// When the template refuses the turns, or the tokens exceed `longest`.
     pub fn answered(&self, turns: &[Message], answer: &str, longest: usize) -> Result<Answered> {
-        let mut tokens = self.model.encode(&Input::Chat(turns.to_vec()))?;
+        // An answer to learn from holds no reasoning, so its prompt must not ask for any.
+        let mut tokens = self.model.encode(&Input::chat_without_thinking(turns.to_vec()))?;
         let told = tokens.len();
         let encoding = self.model.tokenizer.encode_fast(answer, false).map_err(|e| anyhow::anyhow!("{e}"))?;
         tokens.extend(encoding.get_ids());
@@ -61,7 +62,7 @@ impl Chats {
 
 /// The token that the template puts after an assistant's turn if a reply ends with it, or else the first that ends replies.
 fn end_of_turn(model: &ModelDir) -> Result<u32> {
-    let rendered = model.render(&[Message::user("question"), Message::assistant(ANSWER)])?;
+    let rendered = model.render(&vec![Message::user("question"), Message::assistant(ANSWER)].into())?;
     let after = rendered.rfind(ANSWER).map_or("", |at| &rendered[at + ANSWER.len()..]);
     let encoding = model.tokenizer.encode_fast(after.trim_start(), false).map_err(|e| anyhow::anyhow!("{e}"))?;
     let first = encoding.get_ids().first().copied().filter(|id| model.config.eos.contains(id));

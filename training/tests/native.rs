@@ -36,7 +36,7 @@ async fn the_trained_network_gives_the_served_logprobs() {
     let engine = NativeEngine::load(ModelDir::open(directory).unwrap(), NativeConfig::default()).unwrap();
     for index in 0..50 {
         let turns = vec![Message::user(instance(Split::HeldOut, 1, index).prompt)];
-        let prompt = engine.dir().encode(&Input::Chat(turns.clone())).unwrap();
+        let prompt = engine.dir().encode(&Input::chat(turns.clone())).unwrap();
         let request = Request {
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             logprobs: Some(0),

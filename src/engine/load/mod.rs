@@ -195,7 +195,9 @@ pub(crate) fn one(args: &EngineArgs, directory: &Path) -> Result<Model, LoadErro
 }
 
 fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadError> {
-    let directory = ModelDir::open(directory)?;
+    let mut directory = ModelDir::open(directory)?;
+    directory.reasoning = args.thinking.form(directory.reasoning);
+    directory.template_kwargs = args.thinking.kwargs();
     let choice = choose(args.engine, &directory.config);
     must_be_built(choice.runs)?;
     let (name, why) = (choice.runs.name(), &choice.why);
@@ -249,6 +251,8 @@ fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>, mut loader: Loader<'
         model,
         key: std::env::var("SPAR_UPSTREAM_KEY").ok(),
         context,
+        reasoning: args.thinking.form(None),
+        template_kwargs: args.thinking.kwargs(),
         siblings: match upstream_siblings {
             SiblingsBy::N => Siblings::Choices,
             SiblingsBy::Requests => Siblings::Requests,

@@ -24,10 +24,11 @@ use self::hook::{Job, Shared};
 use self::runner::{Runner, Source};
 use super::grammar::ModelGrammars;
 use super::model_dir::{ModelDir, ModelError};
+use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::ReplyRules;
 use super::{Chunk, Engine, EngineError, FinishReason, Input, ModelInfo, Reply, Request};
-use crate::chat::Message;
+use crate::chat::Chat;
 
 /// Where a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +159,8 @@ impl Drop for MistralEngine {
 #[async_trait]
 impl Engine for MistralEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        let prompt: Arc<[u32]> = self.dir.encode(&request.input)?.into();
+        let prompt: Arc<[u32]> = self.dir.encode(&request.constrained_input())?.into();
+        let splitter = self.dir.splitter(&request, &prompt);
         let limit = self.info.context;
         let room = limit.saturating_sub(prompt.len());
         if room == 0 {
@@ -179,10 +181,11 @@ impl Engine for MistralEngine {
         let (mut replies, mut jobs) = (Vec::new(), Vec::new());
         for index in 0..request.samples {
             let (chunks, mut receiver) = unbounded_channel();
+            let received = Box::pin(futures::stream::poll_fn(move |context| receiver.poll_recv(context)));
             replies.push(Reply {
                 prompt_tokens: prompt.len(),
                 cached_tokens: 0,
-                chunks: Box::pin(futures::stream::poll_fn(move |context| receiver.poll_recv(context))),
+                chunks: split_chunks(received, splitter.clone()),
             });
             if max_tokens == 0 {
                 let nothing = Chunk { finish: Some(FinishReason::Length), ..Chunk::default() };
@@ -212,8 +215,8 @@ impl Engine for MistralEngine {
         Some(Arc::clone(&self.dir.tokenizer))
     }
 
-    fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
-        self.dir.render(messages)
+    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
+        self.dir.render(chat)
     }
 
     fn constrains(&self) -> bool {

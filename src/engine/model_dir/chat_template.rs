@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use crate::chat::Message;
+use crate::chat::{Chat, RESERVED, TemplateKwargs};
 use crate::engine::EngineError;
 use crate::weights::{ModelConfig, ModelError, read_json};
 
@@ -60,8 +60,20 @@ impl ChatTemplate {
         Ok((Self { environment, bos, eos }, eos_id))
     }
 
-    pub(super) fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
-        let values = context! { messages, add_generation_prompt => true, bos_token => self.bos, eos_token => self.eos };
+    /// Whether the template's source holds `text`.
+    pub(super) fn mentions(&self, text: &str) -> bool {
+        self.environment.get_template(NAME).is_ok_and(|template| template.source().contains(text))
+    }
+
+    /// The prompt of a chat. Its options, and `defaults` below them, are variables; those of every template come last.
+    pub(super) fn render(&self, chat: &Chat, defaults: &TemplateKwargs) -> Result<String, EngineError> {
+        let mut values = chat.options.variables(defaults);
+        RESERVED.iter().for_each(|name| drop(values.remove(*name)));
+        values.insert("add_generation_prompt".into(), true.into());
+        values.insert("bos_token".into(), self.bos.as_str().into());
+        values.insert("eos_token".into(), self.eos.as_str().into());
+        let messages = minijinja::Value::from_serialize(&chat.messages);
+        let values = context! { messages, ..minijinja::Value::from_serialize(&values) };
         let rendered = self.environment.get_template(NAME).and_then(|template| template.render(values));
         rendered
             .map_err(|e| EngineError::Invalid(format!("the model's chat template refuses this chat: {}", describe(&e))))

@@ -21,12 +21,12 @@ impl ModelDir {
     /// The directory's.
     pub fn identity(&self) -> Identity {
         let sha256 = |text: String| hex(&Sha256::digest(text));
-        let system = Message { role: Role::System, content: "Be brief.".into() };
+        let system = Message::new(Role::System, "Be brief.");
         let turns = [Message::user("Hello  there\n"), Message::assistant("Hi!"), Message::user("<b>Bye</b>")];
         let mut rendered = String::new();
         for conversation in [&turns[..1], &turns, &[&[system], &turns[..]].concat()] {
             // A template may refuse a conversation, and its successor should refuse it too.
-            rendered += &self.render(conversation).unwrap_or_else(|error| error.to_string());
+            rendered += &self.render(&conversation.to_vec().into()).unwrap_or_else(|error| error.to_string());
             rendered.push('\0');
         }
         Identity {

@@ -13,12 +13,16 @@ use tokenizers::Tokenizer;
 use self::chat_template::ChatTemplate;
 pub use self::identity::Identity;
 use self::vocabulary::Vocabulary;
+use super::reasoning::{Form, Splitter};
 use super::text::Pieces;
-use super::{EngineError, Input, ModelInfo};
-use crate::chat::Message;
+use super::{EngineError, Input, ModelInfo, Request};
+use crate::chat::{Chat, TemplateKwargs, Thinking};
 use crate::prompts::Templates;
 pub use crate::weights::ModelError;
 use crate::weights::{ModelConfig, Weights};
+
+/// Tokens at the end of a prompt that hold a mark and the white space after it, in any tokenizer.
+const MARK_TOKENS: usize = 48;
 
 /// An opened model directory: everything but the computation.
 pub struct ModelDir {
@@ -34,6 +38,11 @@ pub struct ModelDir {
     pub templates: Arc<Templates>,
     /// The tensors, checked against the configuration where the family is known.
     pub weights: Arc<Weights>,
+    /// How its replies mark reasoning: what its chat template mentions or its tokenizer has marks for. `None`: they have none,
+    /// and a mark in a reply is text.
+    pub reasoning: Option<Form>,
+    /// Variables of the chat template where a chat does not set them; none after opening.
+    pub template_kwargs: TemplateKwargs,
     chat_template: ChatTemplate,
     vocabulary: Arc<Vocabulary>,
 }
@@ -68,6 +77,8 @@ impl ModelDir {
             file if file.is_file() => Templates::from_file(&file).map_err(|e| broken("spar.json", e.reason))?,
             _ => Templates::general(),
         };
+        let reasoning = Form::find(|mark| chat_template.mentions(mark))
+            .or_else(|| Form::find(|mark| tokenizer.token_to_id(mark).is_some()));
         let weights = Weights::open(&path)?;
         weights.check(&config)?;
         Ok(Self {
@@ -77,6 +88,8 @@ impl ModelDir {
             pieces,
             templates: Arc::new(templates),
             weights: Arc::new(weights),
+            reasoning,
+            template_kwargs: TemplateKwargs::new(),
             chat_template,
             vocabulary,
         })
@@ -92,8 +105,22 @@ impl ModelDir {
     ///
     /// # Errors
     /// [`EngineError::Invalid`] with the template's reason.
-    pub fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
-        self.chat_template.render(messages)
+    pub fn render(&self, chat: &Chat) -> Result<String, EngineError> {
+        let prompt = self.chat_template.render(chat, &self.template_kwargs)?;
+        Ok(match self.reasoning {
+            Some(form) if chat.options.thinking == Thinking::Off => form.close(prompt),
+            _ => prompt,
+        })
+    }
+
+    /// What splits the replies to `request`, whose prompt has the tokens `prompt`. Continued texts have no reasoning, nor have
+    /// replies that a grammar constrains.
+    pub fn splitter(&self, request: &Request, prompt: &[u32]) -> Option<Splitter> {
+        let chats = matches!(request.input, Input::Chat(_)) && request.constraint.is_none();
+        let form = self.reasoning.filter(|_| chats)?;
+        let end = prompt[prompt.len().saturating_sub(MARK_TOKENS)..].iter();
+        let end: Vec<u8> = end.flat_map(|&id| self.pieces.bytes(id)).copied().collect();
+        Some(form.after(&String::from_utf8_lossy(&end)))
     }
 
     /// The tokens of a prompt. A rendered chat is taken as it is; raw text gets the tokens that the tokenizer puts
@@ -103,13 +130,13 @@ impl ModelDir {
     /// [`EngineError::Invalid`]: the template refuses the chat, or nothing is left to continue.
     pub fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
         match input {
-            Input::Chat(messages) => self.prompt(&self.render(messages)?, Form::Rendered),
-            Input::Text(text) => self.prompt(text, Form::Raw),
+            Input::Chat(chat) => self.prompt(&self.render(chat)?, Source::Rendered),
+            Input::Text(text) => self.prompt(text, Source::Raw),
         }
     }
 
-    fn prompt(&self, text: &str, form: Form) -> Result<Vec<u32>, EngineError> {
-        let mut ids = self.tokens(text, form)?;
+    fn prompt(&self, text: &str, source: Source) -> Result<Vec<u32>, EngineError> {
+        let mut ids = self.tokens(text, source)?;
         if let (Some(bos), [first, second, ..]) = (self.config.bos, ids.as_slice())
             && (*first, *second) == (bos, bos)
         {
@@ -121,15 +148,15 @@ impl ModelDir {
         Ok(ids)
     }
 
-    fn tokens(&self, text: &str, form: Form) -> Result<Vec<u32>, EngineError> {
-        let encoding = self.tokenizer.encode_fast(text, matches!(form, Form::Raw));
+    fn tokens(&self, text: &str, source: Source) -> Result<Vec<u32>, EngineError> {
+        let encoding = self.tokenizer.encode_fast(text, matches!(source, Source::Raw));
         encoding.map(|e| e.get_ids().to_vec()).map_err(|e| EngineError::Invalid(format!("cannot be tokenized: {e}")))
     }
 }
 
 /// What a text is to the tokenizer.
 #[derive(Clone, Copy)]
-enum Form {
+enum Source {
     /// A rendered chat, taken as it is.
     Rendered,
     /// It gets the tokens that the tokenizer puts around a text.
@@ -141,9 +168,12 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::chat::Role;
+    use crate::chat::{Effort, Message, Role, TemplateOptions};
+    use crate::engine::reasoning::Parts;
+    use crate::engine::{Constraint, Purpose};
     use crate::testing::{self, TinyModel, write_json, write_model};
     use serde_json::json;
+    use tokenizers::AddedToken;
 
     fn written(change: impl Fn(&Path)) -> (tempfile::TempDir, Result<ModelDir, ModelError>) {
         let dir = tempfile::tempdir().unwrap();
@@ -165,8 +195,8 @@ mod tests {
         let model = model.unwrap();
         let chat = [Message::user("hello"), Message::assistant("the"), Message::user("x")];
         let text = "<|begin|><|user|>hello<|assistant|>the<|end|><|user|>x<|assistant|>";
-        assert_eq!(model.render(&chat).unwrap(), text);
-        let ids = model.encode(&Input::Chat(chat.to_vec())).unwrap();
+        assert_eq!(model.render(&chat.to_vec().into()).unwrap(), text);
+        let ids = model.encode(&Input::chat(chat.to_vec())).unwrap();
         assert_eq!(model.tokenizer.decode(&ids, false).unwrap(), text);
         assert_eq!((ids[0], ids[1]), (testing::BOS, testing::USER));
         let raw = |text: &str| model.encode(&Input::Text(text.into())).unwrap();
@@ -177,11 +207,11 @@ mod tests {
     #[test]
     fn a_template_of_its_own_file_comes_first_and_lists_have_a_default() {
         let (_dir, model) = written(|dir| write_template(dir, "file {{ messages[0].content }}"));
-        assert_eq!(model.unwrap().render(&[Message::user("x")]).unwrap(), "file x");
+        assert_eq!(model.unwrap().render(&vec![Message::user("x")].into()).unwrap(), "file x");
         let named = json!({ "chat_template": [
             { "name": "tool_use", "template": "no" }, { "name": "default", "template": "default" } ] });
         let (_dir, model) = written(|dir| write_json(dir, "tokenizer_config.json", &named));
-        assert_eq!(model.unwrap().render(&[]).unwrap(), "default");
+        assert_eq!(model.unwrap().render(&Chat::default()).unwrap(), "default");
     }
 
     #[test]
@@ -190,17 +220,102 @@ mod tests {
              {%- for m in messages[1:] if m.content.startswith('a') %}{{ m.content.split('-')[-1] }}{% endfor %}\
              {{ strftime_now('%Y') | length }}{% if tools %}tools{% endif %}{{ eos_token }}";
         let (_dir, model) = written(|dir| write_template(dir, template));
-        let system = Message { role: Role::System, content: " s ".into() };
-        let text = model.unwrap().render(&[system, Message::user("a-b"), Message::user("c")]).unwrap();
+        let turns = vec![Message::new(Role::System, " s "), Message::user("a-b"), Message::user("c")];
+        let text = model.unwrap().render(&turns.into()).unwrap();
         assert_eq!(text, "s|b4<|end|>");
     }
 
     #[test]
     fn a_template_may_refuse() {
         let (_dir, model) = written(|dir| write_template(dir, "{{ raise_exception('roles must alternate') }}"));
-        let error = model.unwrap().render(&[]).unwrap_err();
+        let error = model.unwrap().render(&Chat::default()).unwrap_err();
         let EngineError::Invalid(message) = error else { panic!("{error:?}") };
         assert!(message.contains("roles must alternate"), "{message}");
+    }
+
+    /// As Qwen 3's template: thinking has a switch, and earlier reasoning is shown.
+    const SWITCHED: &str = "{%- for m in messages %}{{ m.role + ':' }}\
+        {%- if m.reasoning_content is string %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}\
+        {{- m.content + '\n' }}{%- endfor %}{{- 'assistant:' }}\
+        {%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}\
+        {%- if reasoning_effort %}{{ '[' + reasoning_effort + ']' }}{% endif %}{{- date }}";
+
+    fn asking(kwargs: serde_json::Value, effort: Option<Effort>) -> Chat {
+        let options = TemplateOptions::new(kwargs.as_object().unwrap().clone(), effort);
+        Chat { messages: vec![Message::user("x")], options }
+    }
+
+    #[test]
+    fn what_a_chat_asks_of_its_template_reaches_it() {
+        let (_dir, model) = written(|dir| write_template(dir, SWITCHED));
+        let mut model = model.unwrap();
+        let table = [
+            (json!({}), None, "user:x\nassistant:"),
+            (json!({"enable_thinking": false}), None, "user:x\nassistant:<think>\n\n</think>\n\n"),
+            (json!({"enable_thinking": true, "date": "1 May"}), None, "user:x\nassistant:1 May"),
+            (json!({"date": {"day": 1}}), None, "user:x\nassistant:{\"day\": 1}"),
+            (json!({}), Some(Effort::High), "user:x\nassistant:[high]"),
+            (json!({}), Some(Effort::None), "user:x\nassistant:<think>\n\n</think>\n\n[none]"),
+            (json!({"messages": [], "add_generation_prompt": false, "eos_token": "no"}), None, "user:x\nassistant:"),
+        ];
+        for (kwargs, effort, expected) in table {
+            assert_eq!(model.render(&asking(kwargs.clone(), effort)).unwrap(), expected, "{kwargs} {effort:?}");
+        }
+        let quiet = Chat::without_thinking(vec![Message::user("x")]);
+        assert_eq!(model.render(&quiet).unwrap(), "user:x\nassistant:<think>\n\n</think>\n\n");
+        let thought = Message { reasoning: Some("r".into()), ..Message::assistant("y") };
+        let text = model.render(&vec![thought, Message::user("x")].into()).unwrap();
+        assert_eq!(text, "assistant:<think>r</think>y\nuser:x\nassistant:");
+
+        model.template_kwargs = json!({"enable_thinking": false, "date": "today"}).as_object().unwrap().clone();
+        let default = model.render(&asking(json!({}), None)).unwrap();
+        assert_eq!(default, "user:x\nassistant:<think>\n\n</think>\n\ntoday");
+        let asked = model.render(&asking(json!({"enable_thinking": true}), None)).unwrap();
+        assert_eq!(asked, "user:x\nassistant:today");
+    }
+
+    #[test]
+    fn only_a_prompt_that_must_not_think_closes_what_its_template_opens() {
+        let (_dir, model) = written(|dir| write_template(dir, "{{ messages[0].content }} {{ '<think>\n' }}"));
+        let model = model.unwrap();
+        let turns = || vec![Message::user("x")];
+        assert_eq!(model.render(&turns().into()).unwrap(), "x <think>\n");
+        assert_eq!(model.render(&Chat::without_thinking(turns())).unwrap(), "x <think>\n\n</think>\n\n");
+        let splits = |request: &Request| {
+            let prompt = model.encode(&request.constrained_input()).unwrap();
+            model.splitter(request, &prompt).map(|mut splitter| splitter.push("a</think>b"))
+        };
+        let parts = |reasoning: &str, content: &str| Parts { reasoning: reasoning.into(), content: content.into() };
+        let request = Request::chat(Purpose::Answer, turns());
+        assert_eq!(splits(&request), Some(parts("a", "b")));
+        assert_eq!(splits(&Request::chat(Purpose::Judge, turns())), Some(parts("", "a</think>b")));
+        let constrained = Request { constraint: Some(Constraint::Regex("a.*".into())), ..request.clone() };
+        assert_eq!((splits(&constrained), constrained.input == request.input), (None, true));
+        let Input::Chat(chat) = constrained.constrained_input().into_owned() else { panic!() };
+        assert_eq!(model.render(&chat).unwrap(), "x <think>\n\n</think>\n\n");
+        assert_eq!(splits(&Request { input: Input::Text("x <think>\n".into()), ..request }), None);
+    }
+
+    #[test]
+    fn reasoning_is_looked_for_where_template_or_tokenizer_know_it() {
+        let add = |marks: &[&str], special: bool| {
+            let mut tokenizer = testing::tokenizer();
+            tokenizer
+                .add_special_tokens(&marks.iter().map(|mark| AddedToken::from(*mark, special)).collect::<Vec<_>>());
+            tokenizer
+        };
+        let (_dir, model) = written(|_| ());
+        assert_eq!(model.unwrap().reasoning, None);
+        let (_dir, model) = written(|dir| write_template(dir, "{{ messages[0].content.split('</think>')[-1] }}"));
+        assert_eq!(model.unwrap().reasoning, Some(Form::Think));
+        let (_dir, model) = written(|dir| {
+            write_model(dir, &TinyModel { vocabulary: 300, ..TinyModel::default() });
+            add(&["[THINK]", "[/THINK]"], true).save(dir.join("tokenizer.json"), false).unwrap();
+        });
+        let model = model.unwrap();
+        assert_eq!(model.reasoning, Some(Form::Magistral));
+        let mark = model.tokenizer.token_to_id("[THINK]").unwrap();
+        assert!(!model.pieces.is_special(mark) && model.pieces.bytes(mark) == b"[THINK]", "marks are text");
     }
 
     #[test]

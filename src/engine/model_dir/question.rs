@@ -1,6 +1,6 @@
 //! The tokens of a question and of the labels that may answer it.
 
-use super::{Form, ModelDir};
+use super::{ModelDir, Source};
 use crate::engine::labels::points::{TokenizedQuestion, common_beginning};
 use crate::engine::{EngineError, Input, Label, Question};
 
@@ -16,8 +16,8 @@ impl ModelDir {
     /// [`EngineError::Invalid`]: as [`ModelDir::encode`], or a spelling adds no token, or it merges with all of the question.
     pub(crate) fn tokenize(&self, question: &Question, labels: &[Label]) -> Result<TokenizedQuestion, EngineError> {
         let (mut text, form) = match &question.input {
-            Input::Chat(messages) => (self.render(messages)?, Form::Rendered),
-            Input::Text(text) => (text.clone(), Form::Raw),
+            Input::Chat(messages) => (self.render(messages)?, Source::Rendered),
+            Input::Text(text) => (text.clone(), Source::Raw),
         };
         text.push_str(&question.reply);
         let asked = self.prompt(&text, form)?;
@@ -25,7 +25,7 @@ impl ModelDir {
         let whole = |spelling: &String| -> Result<Vec<u32>, EngineError> {
             let tokens = match last {
                 Some(Place { byte, token }) => {
-                    let rest = self.tokens(&format!("{}{spelling}", &text[byte..]), Form::Rendered)?;
+                    let rest = self.tokens(&format!("{}{spelling}", &text[byte..]), Source::Rendered)?;
                     [&asked[..token], &rest].concat()
                 }
                 None => self.prompt(&format!("{text}{spelling}"), form)?,
@@ -61,7 +61,7 @@ impl ModelDir {
         let special = |(token, id): (usize, &u32)| added.get(id).filter(|added| added.special).map(|it| (token, it));
         let (token, special) = tokens.iter().enumerate().rev().find_map(special)?;
         let byte = text.rfind(&special.content)?;
-        let rest = self.tokens(&text[byte..], Form::Rendered).ok()?;
+        let rest = self.tokens(&text[byte..], Source::Rendered).ok()?;
         (rest == tokens[token..]).then_some(Place { byte, token })
     }
 }

@@ -38,6 +38,7 @@ use self::variant::Variant;
 use super::counters::EngineCounters;
 use super::grammar::ModelGrammars;
 use super::model_dir::{ModelDir, ModelError};
+use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
 use super::writer::Writer;
@@ -45,7 +46,7 @@ use super::{
     Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
     ScoredToken, TokenLogprobs, TokenProb,
 };
-use crate::chat::Message;
+use crate::chat::Chat;
 use crate::kernels::packed::Format;
 use crate::weights::{DenseConfig, LowRanks, ModelConfig, RopeScaling};
 
@@ -248,7 +249,8 @@ impl NativeEngine {
 #[async_trait]
 impl Engine for NativeEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        let prompt = self.encode(&request.input)?;
+        let prompt = self.encode(&request.constrained_input())?;
+        let splitter = self.dir.splitter(&request, &prompt);
         let (prompt_tokens, limit) = (prompt.len(), self.info.context);
         if prompt_tokens >= limit {
             return Err(EngineError::PromptTooLong { tokens: prompt_tokens, limit });
@@ -257,7 +259,7 @@ impl Engine for NativeEngine {
         let (started, lost) = self.run(request.purpose, prompt, replies, None).await?;
         let cached_tokens = started.cached_tokens;
         let reply = |chunks| {
-            let chunks = Box::pin(until_the_end(chunks, lost.clone()));
+            let chunks = split_chunks(Box::pin(until_the_end(chunks, lost.clone())), splitter.clone());
             Reply { prompt_tokens, cached_tokens, chunks }
         };
         Ok(started.replies.into_iter().map(reply).collect())
@@ -301,8 +303,8 @@ impl Engine for NativeEngine {
         Some(self.dir.tokenizer.clone())
     }
 
-    fn render(&self, messages: &[Message]) -> Result<String, EngineError> {
-        self.dir.render(messages)
+    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
+        self.dir.render(chat)
     }
 
     fn constrains(&self) -> bool {

@@ -251,7 +251,7 @@ pub(super) fn mixed(n: u64) -> Request {
     Request {
         purpose: [Purpose::Answer, Purpose::Judge, Purpose::Refine][pick(2, 3) as usize],
         input: match pick(3, 2) {
-            0 => Input::Chat(vec![Message::user(shared + &text)]),
+            0 => Input::chat(vec![Message::user(shared + &text)]),
             _ => Input::Text(shared + &text),
         },
         sampling: Sampling {

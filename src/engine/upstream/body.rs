@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::chat::Message;
+use crate::chat::{Message, TemplateKwargs, TemplateOptions, Thinking};
 use crate::engine::{Constraint, EngineError, Input, ModelInfo, Request, Sampling};
 
 /// The body of one request with `request.samples` choices.
@@ -52,8 +52,26 @@ pub(super) fn of(request: &Request, model: &ModelInfo) -> Result<Value, EngineEr
     Ok(Value::Object(body))
 }
 
+/// Adds what the chat template is given. Reasoning that a call can do without is turned off only where the model is known to
+/// think: servers that know only OpenAI's own fields would refuse the request.
+pub(super) fn put_template_options(
+    body: &mut Value,
+    options: &TemplateOptions,
+    defaults: &TemplateKwargs,
+    model_thinks: bool,
+) {
+    if let Some(effort) = options.effort {
+        body["reasoning_effort"] = json!(effort.name());
+    }
+    let thinking = if model_thinks { options.thinking } else { Thinking::AsTemplate };
+    let kwargs = TemplateOptions { kwargs: options.kwargs.clone(), effort: None, thinking }.variables(defaults);
+    if !kwargs.is_empty() {
+        body["chat_template_kwargs"] = Value::Object(kwargs);
+    }
+}
+
 fn turn(message: &Message) -> Value {
-    json!({"role": message.role, "content": message.content})
+    json!(message)
 }
 
 fn sampling(sampling: &Sampling, put: &mut impl FnMut(&str, Value)) {
@@ -101,6 +119,7 @@ fn response_format(constraint: &Constraint) -> Result<Value, EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::{Chat, Effort};
     use crate::engine::Purpose;
 
     fn model() -> ModelInfo {
@@ -163,6 +182,43 @@ mod tests {
             assert_eq!(body[name], value, "{name}");
         }
         assert_eq!(body["response_format"]["json_schema"]["schema"], json!({"type": "array"}));
+    }
+
+    #[test]
+    fn thinking_is_turned_off_where_the_model_is_known_to_think() {
+        let kwargs = |value: Value| value.as_object().unwrap().clone();
+        let asked = TemplateOptions::new(kwargs(json!({"enable_thinking": true})), Some(Effort::High));
+        let quiet = Chat::without_thinking(Vec::new()).options;
+        let off = json!({"enable_thinking": false, "thinking": false});
+        let table = [
+            (TemplateOptions::default(), json!({}), true, json!({})),
+            (quiet.clone(), json!({}), false, json!({})),
+            (quiet.clone(), json!({}), true, json!({"chat_template_kwargs": off})),
+            (
+                quiet,
+                json!({"a": 1}),
+                true,
+                json!({"chat_template_kwargs": {"a": 1, "enable_thinking": false, "thinking": false}}),
+            ),
+            (TemplateOptions::default(), json!({"a": 1}), false, json!({"chat_template_kwargs": {"a": 1}})),
+            (
+                asked,
+                json!({"enable_thinking": false}),
+                true,
+                json!({"chat_template_kwargs": {"enable_thinking": true}, "reasoning_effort": "high"}),
+            ),
+            (
+                TemplateOptions::new(TemplateKwargs::new(), Some(Effort::None)),
+                json!({}),
+                false,
+                json!({"reasoning_effort": "none"}),
+            ),
+        ];
+        for (options, defaults, thinks, expected) in table {
+            let mut body = json!({});
+            put_template_options(&mut body, &options, &kwargs(defaults), thinks);
+            assert_eq!(body, expected, "{options:?}");
+        }
     }
 
     #[test]

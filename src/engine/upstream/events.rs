@@ -2,12 +2,16 @@
 //! until then a piece of text counts as one token, and the last chunk of a choice brings what is missing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::failure;
 use super::siblings::Step;
+use crate::engine::reasoning::Reasoning;
 use crate::engine::{Chunk, EngineError, FinishReason, PromptTokens, TokenLogprobs, TokenProb};
 
 #[derive(Deserialize)]
@@ -34,6 +38,10 @@ struct WireChoice {
 #[derive(Default, Deserialize)]
 struct WireDelta {
     content: Option<String>,
+    /// Of DeepSeek, SGLang, llama.cpp and older vLLM.
+    reasoning_content: Option<String>,
+    /// Of OpenRouter and newer vLLM.
+    reasoning: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +79,12 @@ struct WireUsage {
     #[serde(default)]
     completion_tokens: usize,
     prompt_tokens_details: Option<WirePromptDetails>,
+    completion_tokens_details: Option<WireCompletionDetails>,
+}
+
+#[derive(Deserialize)]
+struct WireCompletionDetails {
+    reasoning_tokens: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -82,18 +96,24 @@ struct WirePromptDetails {
 pub(super) struct Reader {
     choices: Vec<Choice>,
     usage: Option<WireUsage>,
+    /// Set where reasoning is seen.
+    thinks: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Default)]
 struct Choice {
     seen: bool,
     tokens: usize,
+    /// Of `tokens`, those of reasoning.
+    reasoning: usize,
+    /// Reasoning has come, and no text after it.
+    thinking: bool,
     finish: Option<FinishReason>,
 }
 
 impl Reader {
-    pub fn new(samples: usize) -> Self {
-        Self { choices: vec![Choice::default(); samples], usage: None }
+    pub fn new(samples: usize, thinks: Arc<AtomicBool>) -> Self {
+        Self { choices: vec![Choice::default(); samples], usage: None, thinks }
     }
 
     /// What one event adds. Finishes wait for the usage, which comes after all of them.
@@ -112,10 +132,22 @@ impl Reader {
         choice.seen = true;
         choice.finish = wire.finish_reason.as_deref().map(finish).or(choice.finish);
         let text = wire.delta.content.or(wire.text).unwrap_or_default();
-        let logprobs = wire.logprobs.map(entries).unwrap_or_default();
-        let tokens = logprobs.len().max(usize::from(!text.is_empty()));
+        let thought = wire.delta.reasoning_content.or(wire.delta.reasoning).unwrap_or_default();
+        let mut logprobs = wire.logprobs.map(entries).unwrap_or_default();
+        let tokens = logprobs.len().max(usize::from(!(text.is_empty() && thought.is_empty())));
         choice.tokens += tokens;
-        (tokens > 0).then(|| Step::Chunk(wire.index, Chunk { text, tokens, logprobs, ..Chunk::default() }))
+        if !thought.is_empty() {
+            self.thinks.store(true, Relaxed);
+        }
+        // A piece without any text within the reasoning is a token of its marks.
+        choice.thinking = text.is_empty() && (choice.thinking || !thought.is_empty());
+        let mut reasoning = Reasoning { text: thought, tokens: 0 };
+        if choice.thinking {
+            reasoning.tokens = tokens;
+            logprobs.clear();
+        }
+        choice.reasoning += reasoning.tokens;
+        (tokens > 0).then(|| Step::Chunk(wire.index, Chunk { text, reasoning, tokens, logprobs, ..Chunk::default() }))
     }
 
     /// The last chunk of every choice that has finished, and an error for those that the server never began.
@@ -123,6 +155,9 @@ impl Reader {
         let counted: usize = self.choices.iter().map(|choice| choice.tokens).sum();
         let told = self.usage.as_ref().map_or(0, |usage| usage.completion_tokens);
         let mut missing = told.saturating_sub(counted);
+        let thought = self.usage.as_ref().and_then(|usage| usage.completion_tokens_details.as_ref()?.reasoning_tokens);
+        let counted: usize = self.choices.iter().map(|choice| choice.reasoning).sum();
+        let mut thoughts = thought.unwrap_or(0).saturating_sub(counted);
         let prompt = self.usage.take().map(|usage| PromptTokens {
             sent: usage.prompt_tokens,
             cached: usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0),
@@ -138,10 +173,12 @@ impl Reader {
         let last = |(index, choice): (usize, Choice)| {
             // Nothing says whose the uncounted tokens are: they are shared out evenly.
             let tokens = missing / left.max(1);
-            (missing, left) = (missing - tokens, left.saturating_sub(1));
-            choice
-                .finish
-                .map(|finish| Step::Chunk(index, Chunk { tokens, finish: Some(finish), prompt, ..Chunk::default() }))
+            let reasoning = Reasoning { text: String::new(), tokens: thoughts / left.max(1) };
+            (missing, thoughts) = (missing - tokens, thoughts - reasoning.tokens);
+            left = left.saturating_sub(1);
+            choice.finish.map(|finish| {
+                Step::Chunk(index, Chunk { reasoning, tokens, finish: Some(finish), prompt, ..Chunk::default() })
+            })
         };
         self.choices.into_iter().enumerate().filter_map(last).collect()
     }
@@ -191,7 +228,7 @@ mod tests {
     use serde_json::json;
 
     fn read(samples: usize, events: &[Value]) -> Vec<Step> {
-        let mut reader = Reader::new(samples);
+        let mut reader = Reader::new(samples, Arc::default());
         let mut steps: Vec<Step> = events.iter().flat_map(|event| reader.read(&event.to_string()).unwrap()).collect();
         steps.extend(reader.end());
         steps
@@ -262,9 +299,45 @@ mod tests {
     }
 
     #[test]
+    fn reasoning_of_either_name_is_apart_from_the_text_and_counted() {
+        for name in ["reasoning_content", "reasoning"] {
+            let mut thought = json!({"index": 0, "delta": {"content": null},
+                "logprobs": {"content": [{"token": "so", "logprob": -0.5}, {"token": " so", "logprob": -0.5}]}});
+            thought["delta"][name] = json!("so so");
+            let token = |text: &str| json!({"content": [{"token": text, "logprob": -0.25}]});
+            let events = [
+                json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
+                json!({"choices": [thought]}),
+                json!({"choices": [{"index": 0, "delta": {}, "logprobs": token("</think>")}]}),
+                json!({"choices": [{"index": 0, "delta": {"content": "yes"}, "logprobs": token("yes"), "finish_reason": "stop"}]}),
+                json!({"usage": {"prompt_tokens": 1, "completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5}}}),
+            ];
+            let thinks = Arc::new(AtomicBool::new(false));
+            let mut reader = Reader::new(1, Arc::clone(&thinks));
+            let mut steps: Vec<Step> =
+                events.iter().flat_map(|event| reader.read(&event.to_string()).unwrap()).collect();
+            assert!(thinks.load(Relaxed));
+            steps.extend(reader.end());
+            let chunks: Vec<Chunk> = steps
+                .into_iter()
+                .map(|step| match step {
+                    Step::Chunk(0, chunk) => chunk,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            let seen: Vec<_> = chunks
+                .iter()
+                .map(|c| (c.text.as_str(), c.reasoning.text.as_str(), c.tokens, c.reasoning.tokens, c.logprobs.len()))
+                .collect();
+            assert_eq!(seen, [("", "so so", 2, 2, 0), ("", "", 1, 1, 0), ("yes", "", 1, 0, 1), ("", "", 3, 2, 0)]);
+        }
+    }
+
+    #[test]
     fn an_error_event_is_an_error() {
-        let error = Reader::new(1).read(r#"{"error": {"message": "out of memory"}}"#).unwrap_err();
+        let mut reader = Reader::new(1, Arc::default());
+        let error = reader.read(r#"{"error": {"message": "out of memory"}}"#).unwrap_err();
         assert!(error.to_string().contains("out of memory"), "{error}");
-        assert!(Reader::new(1).read("<html>").is_err());
+        assert!(reader.read("<html>").is_err());
     }
 }

@@ -5,6 +5,9 @@ mod events;
 mod failure;
 mod siblings;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,7 +18,9 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response};
 use serde::Deserialize;
 
+use super::reasoning::{Form, split_chunks};
 use super::{Engine, EngineError, Input, ModelInfo, Reply, Request, derive_seed};
+use crate::chat::TemplateKwargs;
 use events::Reader;
 use failure::{is_busy, refused, unreachable};
 use siblings::{Source, Step};
@@ -50,6 +55,10 @@ pub struct UpstreamConfig {
     pub context: Option<usize>,
     /// How siblings are asked for.
     pub siblings: Siblings,
+    /// How the text of its replies marks reasoning; `None` where the server takes it out itself.
+    pub reasoning: Option<Form>,
+    /// Variables of its chat template where a chat does not set them.
+    pub template_kwargs: TemplateKwargs,
 }
 
 /// A model behind an OpenAI-compatible server. Of constraints it honours JSON schemas. Its replies carry no token ids: the wire
@@ -59,6 +68,11 @@ pub struct UpstreamEngine {
     base: String,
     key: Option<String>,
     siblings: Siblings,
+    reasoning: Option<Form>,
+    template_kwargs: TemplateKwargs,
+    /// Whether the model is known to think, so that its server knows how to turn that off. Servers of other models may refuse a
+    /// request with `chat_template_kwargs`.
+    thinks: Arc<AtomicBool>,
     info: ModelInfo,
 }
 
@@ -85,13 +99,18 @@ impl UpstreamEngine {
         let context = config.context.or(card.max_model_len).unwrap_or(CONTEXT);
         let info = ModelInfo { name: card.id, context, vocabulary: 0 };
         // A client of its own: connections that the question left behind belong to the caller's runtime.
-        Ok(Self { client: client()?, base, key: config.key, siblings: config.siblings, info })
+        let UpstreamConfig { key, siblings, reasoning, template_kwargs, .. } = config;
+        let thinks = Arc::new(AtomicBool::new(reasoning.is_some()));
+        Ok(Self { client: client()?, base, key, siblings, reasoning, template_kwargs, thinks, info })
     }
 
     /// One request's replies.
     async fn ask(&self, request: &Request) -> Result<Vec<Reply>, EngineError> {
         let route = if matches!(request.input, Input::Chat(_)) { "chat/completions" } else { "completions" };
-        let body = body::of(request, &self.info)?;
+        let mut body = body::of(request, &self.info)?;
+        if let Input::Chat(chat) = &request.input {
+            body::put_template_options(&mut body, &chat.options, &self.template_kwargs, self.thinks.load(Relaxed));
+        }
         let response = self.send(&format!("{}/{route}", self.base), &body).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
@@ -99,7 +118,10 @@ impl UpstreamEngine {
                 "the upstream answered with {kind:?} instead of an event stream"
             )));
         }
-        Ok(siblings::replies(source(response, request.samples), request.samples))
+        let source = source(response, request.samples, Arc::clone(&self.thinks));
+        let splitter = self.reasoning.filter(|_| matches!(request.input, Input::Chat(_))).map(|form| form.after(""));
+        let split = |reply: Reply| Reply { chunks: split_chunks(reply.chunks, splitter.clone()), ..reply };
+        Ok(siblings::replies(source, request.samples).into_iter().map(split).collect())
     }
 
     /// Sends until the server is not too busy, a few times at most.
@@ -200,9 +222,9 @@ fn asked_pause(response: &Response) -> Option<Duration> {
 }
 
 /// The events of a response as steps of its siblings; ends after `[DONE]` or with the connection.
-fn source(response: Response, samples: usize) -> Source {
+fn source(response: Response, samples: usize, thinks: Arc<AtomicBool>) -> Source {
     let events = response.bytes_stream().eventsource();
-    let steps = stream::unfold((events, Some(Reader::new(samples))), |(mut events, reader)| async move {
+    let steps = stream::unfold((events, Some(Reader::new(samples, thinks))), |(mut events, reader)| async move {
         let mut reader = reader?;
         Some(match events.next().await {
             Some(Ok(event)) if event.data == "[DONE]" => (reader.end(), (events, None)),

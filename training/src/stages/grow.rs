@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 use spar::chat::Message;
+use spar::engine::reasoning::Reasoning;
 use spar::engine::{Completion, FinishReason, derive_seed};
 use spar::search::{self, Judgement, Models, SearchConfig};
 
@@ -84,6 +85,7 @@ async fn one(
     let task = task(&[Message::user(&line.asked.prompt)], seed, &checks);
     let root = Completion {
         text: draft.response.clone(),
+        reasoning: Reasoning::default(),
         prompt_tokens: 0,
         cached_tokens: 0,
         tokens: 0,

@@ -87,16 +87,7 @@ async fn a_cascade_writes_critiques_where_the_score_is_uncertain_and_reads_their
             Ok(belief(if request.questions[index].reply.is_empty() { before } else { after }))
         });
         let models = Models { actor: &engine, refiner: &engine, templates: &templates };
-        let draft = Completion {
-            text: "d0".into(),
-            prompt_tokens: 1,
-            cached_tokens: 0,
-            tokens: 1,
-            logprobs: Vec::new(),
-            finish: crate::engine::FinishReason::Stop,
-        };
-        // One call is left for a refinement, so that only the draft is judged.
-        let judgement = judge(models, &SearchConfig::default(), &task(), &draft.text).await.unwrap();
+        let judgement = judge(models, &SearchConfig::default(), &task(), "d0").await.unwrap();
         assert_eq!(judgement.accepted, expected.1, "{before} {after}");
         let ((critiques, reads), _) = expected;
         assert_eq!((engine.replies.started(), engine.replies.questions()), (critiques, reads), "{before} {after}");

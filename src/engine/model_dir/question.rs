@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_chat_is_rendered_and_its_reply_follows() {
         let model = opened(&testing::tokenizer());
-        let chat = Input::Chat(vec![Message::user("hello")]);
+        let chat = Input::chat(vec![Message::user("hello")]);
         let labels = [label(&["hello", " the"]), label(&["w"])];
         let question = Question { input: chat.clone(), reply: "in".into() };
         let found = pieces(&model, &question, &labels);
@@ -144,7 +144,7 @@ mod tests {
             let question = Question { input: chat.clone(), reply: reply.into() };
             for spelling in ["d", "ld", " the", "hello", "🦀", "<|end|>"] {
                 let TokenizedQuestion { tokens, labels } = model.tokenize(&question, &[label(&[spelling])]).unwrap();
-                let text = format!("{}{reply}{spelling}", model.render(&[Message::user("hello")]).unwrap());
+                let text = format!("{}{reply}{spelling}", model.render(&vec![Message::user("hello")].into()).unwrap());
                 let whole = model.tokenizer.encode(text, false).unwrap();
                 assert_eq!([&tokens[..], &labels[0][0]].concat(), whole.get_ids(), "{reply:?} {spelling:?}");
             }
@@ -157,7 +157,7 @@ mod tests {
         write_model(dir.path(), &TinyModel::default());
         std::fs::write(dir.path().join("chat_template.jinja"), "an").unwrap();
         let model = ModelDir::open(dir.path()).unwrap();
-        let question = Question { input: Input::Chat(vec![Message::user("x")]), reply: String::new() };
+        let question = Question { input: Input::chat(vec![Message::user("x")]), reply: String::new() };
         for (spelling, expected) in [("", "adds no token"), ("d", "one token")] {
             let error = model.tokenize(&question, &[label(&["!", spelling])]).unwrap_err();
             assert!(matches!(&error, EngineError::Invalid(reason) if reason.contains(expected)), "{error}");

@@ -21,7 +21,7 @@ fn labels() -> Vec<Label> {
 
 fn asking(questions: &[(&str, &str)]) -> LabelRequest {
     let question =
-        |&(chat, reply): &(&str, &str)| Question { input: Input::Chat(vec![Message::user(chat)]), reply: reply.into() };
+        |&(chat, reply): &(&str, &str)| Question { input: Input::chat(vec![Message::user(chat)]), reply: reply.into() };
     let questions = questions.iter().map(question).collect();
     LabelRequest { purpose: Purpose::Judge, questions, labels: labels() }
 }
@@ -167,7 +167,7 @@ async fn a_critique_that_was_written_serves_its_verdict() {
     let config = NativeConfig { threads: 1, ..NativeConfig::default() };
     let engine = NativeEngine::load(ModelDir::open(&dir).unwrap(), config).unwrap();
     let task = [Message::user("Write about the river.")];
-    let input = Input::Chat(engine.dir.templates.judge(&task, "The quiet river carries a small lantern."));
+    let input = Input::chat(engine.dir.templates.judge(&task, "The quiet river carries a small lantern."));
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let request = Request { sampling, input: input.clone(), ..Request::chat(Purpose::Judge, vec![]) };
     let critique = run(&engine, request).await.remove(0);
@@ -191,7 +191,7 @@ fn mixed_labels(n: u64) -> LabelRequest {
     let question = |q: u64| Question {
         input: match pick(1, 3) {
             0 => Input::Text(format!("{shared}{}", text(100 * (q + 1), 6))),
-            _ => Input::Chat(vec![Message::user(format!("{shared}{}", text(100 * (q + 1), 6)))]),
+            _ => Input::chat(vec![Message::user(format!("{shared}{}", text(100 * (q + 1), 6)))]),
         },
         reply: text(100 * (q + 1) + 50, 4),
     };

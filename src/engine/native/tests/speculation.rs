@@ -110,7 +110,7 @@ async fn later_turns_find_only_what_replies_have() {
         let reply = run(&with, request.clone()).await.remove(0);
         run(&without, request.clone()).await;
         let Input::Chat(mut messages) = request.input else { unreachable!() };
-        messages.extend([Message::assistant(reply.text), Message::user("And now?")]);
+        messages.messages.extend([Message::assistant(reply.text), Message::user("And now?")]);
         let next = Request { input: Input::Chat(messages), ..greedy("", 8) };
         let expected = run(&fresh, next.clone()).await;
         let (found, plainly) = (run(&with, next.clone()).await, run(&without, next).await);

@@ -6,7 +6,7 @@ use crate::engine::grammar;
 use crate::engine::{Completion, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs};
 
 /// Draws per child before it is given up, as in the reference: three times three. In `paper` mode, again as in the
-/// reference, a draw whose call fails is one of them; in `eager` mode it ends the child.
+/// reference, a draw whose call fails is one of them; in `eager` mode it ends the child, or the group where its request fails.
 const DRAWS: usize = 9;
 
 /// A response before it is judged.

@@ -36,7 +36,7 @@ fn controller(criterion: &mut Criterion) {
         ("dfs eager", Strategy::Dfs, Mode::Eager),
     ] {
         let config =
-            SearchConfig { strategy, mode, branch: 8, keep: 8, depth: 16, budget: 128, ..SearchConfig::default() };
+            SearchConfig { strategy, mode, branch: 8, keep: 8, depth: 16, budget: 128, ..SearchConfig::by_votes() };
         let task = task(1);
         let nodes = block_on(answer(models, &config, &task, &|_| {})).expect("the script never fails").tree.nodes.len();
         group.throughput(Throughput::Elements(nodes as u64));
@@ -44,7 +44,7 @@ fn controller(criterion: &mut Criterion) {
             bencher.iter(|| block_on(answer(models, &config, &task, &|_| {})));
         });
     }
-    let config = SearchConfig::default();
+    let config = SearchConfig::by_votes();
     let tasks: Vec<_> = (0..1_000).map(task).collect();
     group.sample_size(10).throughput(Throughput::Elements(16_000));
     group.bench_function("1000 side by side, 16 nodes each", |bencher| {
@@ -64,7 +64,7 @@ fn resident() -> Option<f64> {
 fn memory(_: &mut Criterion) {
     let (engine, templates) = (engine(), Templates::general());
     let models = Models { actor: &engine, refiner: &engine, templates: &templates };
-    let config = SearchConfig::default();
+    let config = SearchConfig::by_votes();
     let tasks: Vec<_> = (0..1_000).map(task).collect();
     let mut after = Vec::new();
     for _ in 0..20 {

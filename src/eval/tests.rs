@@ -49,7 +49,7 @@ async fn trials_are_in_order_and_add_up() {
     let cases = cases(10);
     let greedy = run(&Method::plain(Sampling::default()), &cases).await;
     let searched =
-        run(&Method::search(SearchConfig { budget: 4, ..SearchConfig::default() }, Sampling::default()), &cases).await;
+        run(&Method::search(SearchConfig { budget: 4, ..SearchConfig::by_votes() }, Sampling::default()), &cases).await;
     assert_eq!(greedy.iter().map(Trial::score).sum::<f64>(), 5.0);
     assert_eq!((greedy[3].key.as_str(), greedy[3].calls, greedy[3].tokens), ("3", 1, 2));
     assert_eq!((searched[0].response.as_str(), searched[0].depth, searched[0].nodes), ("c d", 1, 1));
@@ -99,10 +99,10 @@ async fn the_judge_is_scored_and_one_refinement_mends() {
     let (engine, templates) = (engine(), Templates::general());
     let models = Models { actor: &engine, refiner: &engine, templates: &templates };
     let responses: Vec<(&Prompt, &str)> = cases.iter().zip(["a, b", "a b", "x, y", "x y"]).collect();
-    let score = score_judge(models, &SearchConfig::default(), &responses, 0, 2).await.unwrap();
+    let score = score_judge(models, &SearchConfig::by_votes(), &responses, 0, 2).await.unwrap();
     assert_eq!((score.true_no, score.false_yes, score.true_yes, score.false_no), (1, 1, 2, 0));
     assert_eq!(score.balanced_accuracy(), 0.75);
-    let mended = refine_once(models, &SearchConfig::default(), &responses[..3], 0, 2).await.unwrap();
+    let mended = refine_once(models, &SearchConfig::by_votes(), &responses[..3], 0, 2).await.unwrap();
     // The second and the third are wrongly accepted, so nothing is refined.
     assert_eq!(mended, [1.0, 0.0, 0.0]);
 }

@@ -119,6 +119,14 @@ impl SearchConfig {
     pub const VOTES: RangeInclusive<usize> = 1..=15;
 }
 
+impl SearchConfig {
+    /// The paper's search: breadth first, judged by votes. The trainer's stages use it, since they learn from critiques.
+    pub fn by_votes() -> Self {
+        let judging = Some(Judging::Votes);
+        Self { strategy: Strategy::Bfs, judging, judge_tokens: 1024, ..Self::default() }
+    }
+}
+
 impl Default for SearchConfig {
     /// The paper's shape and temperatures, in eager mode.
     fn default() -> Self {

@@ -13,7 +13,7 @@ use crate::prompts::Refinement;
 use crate::verify::{Check, guide};
 
 /// Draws per child before it is given up, as in the reference: three times three. In `paper` mode, again as in the
-/// reference, a draw whose call fails is one of them; in `eager` mode it ends the child.
+/// reference, a draw whose call fails is one of them; in `eager` mode it ends the child, or the group where its request fails.
 const DRAWS: usize = 9;
 /// The same in `eager` mode.
 const EAGER_DRAWS: usize = 3;

@@ -2,35 +2,38 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use futures::executor::block_on;
 use proptest::prelude::{Just, ProptestConfig, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::strategy::Strategy as Generator;
 
-use super::reference::Reference;
+use super::reference::{self, Decisions, Deviations};
 use super::tests::task;
 use super::{EngineError, Mode, Models, Node, Outcome, SearchConfig, StopReason, Strategy, Templates, Tree, answer};
 use crate::engine::fake::FakeEngine;
 use crate::engine::{Input, Purpose, Request};
 use crate::prompts::TemplateText;
 
-static TEMPLATES: LazyLock<Templates> = LazyLock::new(|| {
+pub(super) static TEMPLATES: LazyLock<Templates> = LazyLock::new(|| {
     let text = TemplateText {
         version: "test".into(),
         judge: "{{ prompt }}\n{{ response }}".into(),
         refine: "again".into(),
-        verdict: "=>".into(),
-        start: "{".into(),
-        end: "}".into(),
+        verdict: "Final Judgement".into(),
+        start: "[[start]]".into(),
+        end: "[[end]]".into(),
         ..TemplateText::default()
     };
     Templates::new(text, "test").unwrap()
 });
 
+/// The first draft of every world. A refinement equals it only where the world wants copies of it.
+const DRAFT: &str = "r0";
+
 /// How a random world answers. Chances are in percent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct World {
     pub seed: u64,
     /// Different responses; few make copies likely.
@@ -43,14 +46,18 @@ pub(super) struct World {
     pub invalid: u64,
     /// A refinement has no markers.
     pub unread: u64,
-    /// A call fails.
+    /// A refinement repeats the draft.
+    pub root_copies: u64,
+    /// A reply quotes markers, is cut off, is empty, or has words that look like verdicts.
+    pub odd: u64,
+    /// A call fails, unless it is the draft's.
     pub broken: u64,
     /// The judge always fails on a response, unless it is the draft.
     pub cursed: u64,
 }
 
 impl World {
-    fn dice(&self, what: impl Hash) -> u64 {
+    pub fn dice(&self, what: impl Hash) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.seed, what).hash(&mut hasher);
         hasher.finish()
@@ -61,30 +68,58 @@ impl World {
     }
 
     /// The draft is never cursed: a search ends where its draft cannot be judged.
-    pub fn is_cursed(&self, text: &str) -> bool {
-        self.chance(self.cursed, ("cursed", text)) && self.say(Purpose::Answer, &[], 0).is_ok_and(|draft| draft != text)
+    fn is_cursed(&self, text: &str) -> bool {
+        self.chance(self.cursed, ("cursed", text)) && text != DRAFT
+    }
+
+    fn text(&self, what: impl Hash) -> String {
+        format!("t{}", self.dice(what) % self.texts)
     }
 
     /// Draw `draw` of a prompt; `said` is what the prompt is about.
     pub fn say(&self, purpose: Purpose, said: &[String], draw: u64) -> Result<String, EngineError> {
-        if self.chance(self.broken, ("broken", purpose, said, draw)) {
+        if purpose == Purpose::Answer {
+            return Ok(if draw == 0 { DRAFT.into() } else { self.text((purpose, draw)) });
+        }
+        let broken = self.chance(self.broken, ("broken", purpose, said, draw));
+        if broken || (purpose == Purpose::Judge && self.is_cursed(&said[0])) {
             return Err(EngineError::Crashed("as scripted".into()));
         }
-        if purpose == Purpose::Judge && self.is_cursed(&said[0]) {
-            return Err(EngineError::Crashed("as scripted".into()));
+        let odd = self.chance(self.odd, ("odd", purpose, said, draw));
+        let odd = odd.then(|| self.dice(("which odd", purpose, said, draw)));
+        Ok(if purpose == Purpose::Judge { self.vote(said, draw, odd) } else { self.refinement(said, draw, odd) })
+    }
+
+    fn vote(&self, said: &[String], draw: u64, odd: Option<u64>) -> String {
+        let good = self.chance(self.good, ("good", &said[0]));
+        let yes = good != self.chance(self.noise, ("noise", said, draw));
+        let verdict = if yes { "Yes" } else { "No" };
+        let vote = match odd.map(|kind| kind % 6) {
+            Some(0) => format!("I end with 'Final Judgement'. Final Judgement: {verdict}"),
+            Some(1) => "Final Judgement: Nothing to add".into(),
+            Some(2) => format!("I end with Final Judgement: No or Yes. Final Judgement: {verdict}"),
+            Some(3) => format!("Final Judgement (Yes or No): {verdict}"),
+            Some(4) => "Final Judg".into(),
+            Some(_) => return String::new(),
+            None if self.chance(self.invalid, ("invalid", said, draw)) => "Final Judgement: unclear".into(),
+            None => format!("Final Judgement: {verdict}"),
+        };
+        format!("c{draw} {vote}")
+    }
+
+    fn refinement(&self, said: &[String], draw: u64, odd: Option<u64>) -> String {
+        let copies = self.chance(self.root_copies, ("root copy", said, draw));
+        let text = if copies { DRAFT.into() } else { self.text((Purpose::Refine, said, draw)) };
+        match odd.map(|kind| kind % 6) {
+            Some(0) => format!("between [[start]] and [[end]]: [[start]] {text} [[end]]"),
+            Some(1) => format!("so [[start]] {text}"),
+            Some(2) => "so [[start]] [[end]]".into(),
+            Some(3) => format!("so {text} [[end]]"),
+            Some(4) => format!("[[start]] {text} [[end]] and [[end]]"),
+            Some(_) => String::new(),
+            None if self.chance(self.unread, ("unread", said, draw)) => "nothing to change".into(),
+            None => format!("so [[start]] {text} [[end]]"),
         }
-        let text = || format!("t{}", self.dice((purpose, said, draw)) % self.texts);
-        Ok(match purpose {
-            Purpose::Answer => text(),
-            Purpose::Refine if self.chance(self.unread, ("unread", said, draw)) => "{ cut off".into(),
-            Purpose::Refine => format!("so {{ {} }}", text()),
-            Purpose::Judge if self.chance(self.invalid, ("invalid", said, draw)) => format!("c{draw} =>"),
-            Purpose::Judge => {
-                let good = self.chance(self.good, ("good", &said[0]));
-                let yes = good != self.chance(self.noise, ("noise", said, draw));
-                format!("c{draw} => {}", if yes { "Yes" } else { "No" })
-            }
-        })
     }
 }
 
@@ -95,16 +130,39 @@ fn about(request: &Request) -> Vec<String> {
     response.into_iter().chain(turns.get(1).map(|turn| turn.content.clone())).collect()
 }
 
-/// The n-th reply to a prompt is the world's n-th draw of it: what is drawn does not depend on how calls are grouped.
-fn counting(world: World) -> FakeEngine {
-    let draws = Mutex::new(HashMap::<(Purpose, Vec<String>), u64>::new());
-    FakeEngine::new(move |request, _| {
+/// Samples taken of every prompt.
+pub(super) type Draws = HashMap<(Purpose, Vec<String>), u64>;
+
+/// The n-th reply to a prompt is the n-th draw of it that `say` knows: what is drawn does not depend on how calls are grouped.
+fn drawing(
+    say: impl Fn(Purpose, &[String], u64) -> Result<String, EngineError> + Send + Sync + 'static,
+) -> (FakeEngine, Arc<Mutex<Draws>>) {
+    let draws = Arc::new(Mutex::new(Draws::new()));
+    let counts = Arc::clone(&draws);
+    let engine = FakeEngine::new(move |request, _| {
         let key = (request.purpose, about(request));
-        let mut draws = draws.lock().unwrap();
+        let mut draws = counts.lock().unwrap();
         let draw = draws.entry(key.clone()).or_default();
         *draw += 1;
-        world.say(key.0, &key.1, *draw - 1)
-    })
+        say(key.0, &key.1, *draw - 1)
+    });
+    (engine, draws)
+}
+
+fn counting(world: World) -> FakeEngine {
+    drawing(move |purpose, said, draw| world.say(purpose, said, draw)).0
+}
+
+/// What a search decides and asks for, and its outcome.
+pub(super) fn decisions(
+    say: impl Fn(Purpose, &[String], u64) -> Result<String, EngineError> + Send + Sync + 'static,
+    config: &SearchConfig,
+) -> (Decisions, Outcome) {
+    let (engine, draws) = drawing(say);
+    let outcome = run(&engine, config);
+    let draws = draws.lock().unwrap().clone();
+    let nodes = shape(&outcome.tree);
+    (Decisions { nodes, answer: outcome.best.0, accepted: outcome.accepted, draws }, outcome)
 }
 
 /// A reply is a function of the prompt, the seed and the sibling's index, as from a real engine that runs alone.
@@ -123,16 +181,17 @@ fn models(engine: &FakeEngine) -> Models<'_> {
 }
 
 fn worlds() -> impl Generator<Value = World> {
-    (any::<u64>(), 2..40u64, 0..60u64, 0..50u64, 0..40u64, 0..80u64).prop_map(
-        |(seed, texts, good, noise, invalid, unread)| World {
+    let root_copies = prop_oneof![Just(0), 0..40u64];
+    (any::<u64>(), 2..40u64, 0..60u64, 0..50u64, 0..40u64, 0..80u64, root_copies).prop_map(
+        |(seed, texts, good, noise, invalid, unread, root_copies)| World {
             seed,
             texts,
             good,
             noise,
             invalid,
             unread,
-            broken: 0,
-            cursed: 0,
+            root_copies,
+            ..World::default()
         },
     )
 }
@@ -170,27 +229,40 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn paper_makes_the_references_decisions(world in worlds(), config in configs()) {
+    fn paper_makes_the_references_decisions_but_for_what_is_listed(
+        world in worlds(), config in configs(), odd in prop_oneof![Just(0), 0..60u64],
+    ) {
+        let world = World { odd, ..world };
         let config = SearchConfig { mode: Mode::Paper, ..config };
-        let outcome = run(&counting(world), &config);
-        let reference = Reference::search(world, &config);
-        prop_assert_eq!(shape(&outcome.tree), reference.shape());
-        prop_assert_eq!(outcome.best.0, reference.answer);
-        prop_assert_eq!(outcome.accepted, reference.accepted);
-        prop_assert_eq!((outcome.calls.judge, outcome.calls.refine), (reference.judge_calls, reference.refine_calls));
+        let say = move |purpose, said: &[String], draw| world.say(purpose, said, draw);
+        let reference = reference::search(&say, &config, Deviations::ALL);
+        let (paper, outcome) = decisions(say, &config);
+        // The reference does not search from a draft that stays undecided.
+        if reference.nodes[0].4.is_none() {
+            prop_assert_eq!(paper.nodes[0].4, None);
+            return Ok(());
+        }
+        let (votes, refinements) = (reference.drawn(Purpose::Judge), reference.drawn(Purpose::Refine));
+        prop_assert_eq!((outcome.calls.judge, outcome.calls.refine), (votes, refinements));
+        prop_assert_eq!(paper, reference);
     }
 
     #[test]
-    fn a_failing_branch_costs_only_itself(world in worlds(), config in configs(), cursed in 1..60u64) {
-        let world = World { cursed, ..world };
+    fn failed_calls_cost_paper_what_they_cost_the_reference(
+        world in worlds(), config in configs(), cursed in 0..60u64, broken in 0..60u64,
+    ) {
+        let world = World { cursed, broken, ..world };
         let config = SearchConfig { mode: Mode::Paper, ..config };
-        let outcome = run(&counting(world), &config);
-        // The reference discards what cannot be judged and goes on.
-        let reference = Reference::search(world, &config);
-        prop_assert_eq!(shape(&outcome.tree), reference.shape());
-        prop_assert_eq!((outcome.best.0, outcome.accepted), (reference.answer, reference.accepted));
+        let say = move |purpose, said: &[String], draw| world.say(purpose, said, draw);
+        let reference = reference::search(&say, &config, Deviations::ALL);
+        let (paper, outcome) = decisions(say, &config);
+        if reference.nodes[0].4.is_none() {
+            prop_assert_eq!(paper.nodes[0].4, None);
+            return Ok(());
+        }
+        prop_assert_eq!(paper, reference);
         if outcome.stop == StopReason::Error {
-            prop_assert!(reference.failed && !outcome.accepted);
+            prop_assert!(!outcome.accepted && cursed + broken > 0);
         }
     }
 
@@ -200,7 +272,7 @@ proptest! {
     ) {
         // Elsewhere the modes differ by design: `paper` narrows wide levels and judges undecided texts anew.
         let config = SearchConfig { strategy, keep: config.keep.min(config.branch), ..config };
-        let world = if config.votes % 2 == 1 { World { invalid: 0, ..world } } else { World { texts: 1 << 40, ..world } };
+        let world = if config.votes % 2 == 1 { World { invalid: 0, ..world } } else { World { texts: 1 << 40, root_copies: 0, ..world } };
         let eager = run(&counting(world), &config);
         let paper = run(&counting(world), &SearchConfig { mode: Mode::Paper, ..config });
         prop_assert_eq!(eager.accepted, paper.accepted);
@@ -221,18 +293,14 @@ proptest! {
             strategy, mode, max_calls, max_tokens, judge_tokens: tokens, refine_tokens: tokens, ..config
         };
         let engine = counting(World { broken, ..world });
-        match block_on(answer(models(&engine), &config, &task(), &|_| {})) {
-            Err(error) => prop_assert_eq!(error, EngineError::Crashed("as scripted".into())),
-            Ok(outcome) => {
-                prop_assert!(outcome.tree.judged() <= config.budget);
-                prop_assert!(outcome.calls.total() <= max_calls.unwrap_or(usize::MAX));
-                prop_assert!(outcome.tokens.total() <= max_tokens.unwrap_or(usize::MAX));
-                prop_assert!(engine.replies.started() <= outcome.calls.total());
-                let group = config.branch.max(config.votes);
-                prop_assert!(engine.replies.most() <= config.parallel.max(group));
-                prop_assert!(outcome.votes_saved <= config.votes * outcome.tree.nodes.len());
-            }
-        }
+        let outcome = run(&engine, &config);
+        prop_assert!(outcome.tree.judged() <= config.budget);
+        prop_assert!(outcome.calls.total() <= max_calls.unwrap_or(usize::MAX));
+        prop_assert!(outcome.tokens.total() <= max_tokens.unwrap_or(usize::MAX));
+        prop_assert!(engine.replies.started() <= outcome.calls.total());
+        let group = config.branch.max(config.votes);
+        prop_assert!(engine.replies.most() <= config.parallel.max(group));
+        prop_assert!(outcome.votes_saved <= config.votes * outcome.tree.nodes.len());
         prop_assert_eq!(engine.replies.running(), 0);
     }
 }
@@ -243,8 +311,9 @@ proptest! {
     #[test]
     fn the_answer_depends_on_the_seed_not_on_timing(
         world in worlds(), config in configs(), strategy in any_strategy(), eager in any::<bool>(),
-        pace in any::<u64>(), parallel in 1..17usize,
+        pace in any::<u64>(), parallel in 1..17usize, broken in prop_oneof![Just(0), 0..30u64],
     ) {
+        let world = World { broken, ..world };
         let mode = if eager { Mode::Eager } else { Mode::Paper };
         let config = SearchConfig { strategy, mode, ..config };
         let alone = run(&seeded(world), &SearchConfig { parallel: 1, ..config.clone() });
@@ -302,11 +371,10 @@ fn mean_completions(chance: u64, mode: Mode, strategy: Strategy) -> f64 {
     let config = SearchConfig { mode, strategy, ..super::tests::classic() };
     let calls: usize = (0..RUNS)
         .map(|seed| {
-            let world =
-                World { seed, texts: 1 << 40, good: chance, noise: 10, invalid: 0, unread: 0, broken: 0, cursed: 0 };
+            let world = World { seed, texts: 1 << 40, good: chance, noise: 10, ..World::default() };
             let engine = FakeEngine::new(move |request, index| match request.purpose {
                 Purpose::Answer => Ok("wrong".into()),
-                Purpose::Judge if about(request)[0] == "wrong" => Ok("c => No".into()),
+                Purpose::Judge if about(request)[0] == "wrong" => Ok("c Final Judgement: No".into()),
                 purpose => world.say(purpose, &about(request), request.sampling.seed ^ index as u64),
             });
             run(&engine, &config).calls.total()

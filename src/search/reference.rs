@@ -1,23 +1,93 @@
-//! The published search once more, as plainly as it can be written: one call after the other, no budgets but the nodes.
+//! The published search once more, as plainly as it can be written: one call after the other, with its own rules. What
+//! `paper` mode does otherwise (`docs/paper-mode.md`) is a switch.
+
+mod cases;
 
 use std::collections::HashMap;
 
-use super::properties::{Shape, World};
+use super::properties::{Draws, Shape, TEMPLATES};
 use super::*;
 use crate::engine::Purpose;
+use crate::prompts::Verdict;
 
-pub(super) struct Reference {
-    world: World,
-    config: SearchConfig,
-    draws: HashMap<(Purpose, Vec<String>), u64>,
-    verdicts: HashMap<String, Option<(f64, String)>>,
-    nodes: Vec<Spot>,
-    pub judge_calls: usize,
-    pub refine_calls: usize,
-    pub accepted: bool,
-    /// Something could not be judged.
-    pub failed: bool,
+/// Which of the listed deviations are switched on; without any the rules are the reference's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Deviations {
+    /// A depth-first search ends with its budget, instead of making one child of each kept node that is still to come.
+    pub dfs_stops_at_budget: bool,
+    /// The draft's value is its votes', not 0, where nothing is accepted.
+    pub root_value: bool,
+    /// A refinement that equals the draft keeps the draft's verdict.
+    pub root_cache: bool,
+    /// A verdict is a whole word after the last marker.
+    pub verdicts: bool,
+    /// A refinement lies between the last pair of markers and is not empty.
+    pub envelopes: bool,
+}
+
+impl Deviations {
+    /// `paper` mode.
+    pub const ALL: Self =
+        Self { dfs_stops_at_budget: true, root_value: true, root_cache: true, verdicts: true, envelopes: true };
+}
+
+/// What a prompt's n-th draw is, or why it fails: the world of a script.
+pub(super) type Say<'a> = &'a dyn Fn(Purpose, &[String], u64) -> Result<String, EngineError>;
+
+/// What a search decided and what it asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Decisions {
+    pub nodes: Vec<Shape>,
     pub answer: usize,
+    pub accepted: bool,
+    /// Samples taken of every prompt.
+    pub draws: Draws,
+}
+
+impl Decisions {
+    /// Samples taken for a purpose.
+    pub fn drawn(&self, purpose: Purpose) -> usize {
+        self.draws.iter().filter(|((of, _), _)| *of == purpose).map(|(_, count)| *count as usize).sum()
+    }
+
+    /// Whether the draft was judged and failed: the reference's script searches from no other.
+    pub fn root_failed(&self) -> bool {
+        self.nodes[0].4.is_some_and(|value| value <= 0.5)
+    }
+}
+
+/// Searches as the reference does, but for `deviations`.
+pub(super) fn search(say: Say<'_>, config: &SearchConfig, deviations: Deviations) -> Decisions {
+    let mut this =
+        Reference { say, config, deviations, draws: Draws::new(), verdicts: HashMap::new(), nodes: Vec::new() };
+    let draft = this.ask(Purpose::Answer, &[], 1).expect("no world fails the draft").swap_remove(0);
+    let verdict = this.judge(&draft);
+    if !deviations.root_cache {
+        this.verdicts.clear();
+    }
+    let (value, critique) = verdict.map_or((None, String::new()), |(value, critique)| (Some(value), critique));
+    this.nodes.push(Spot { parent: None, depth: 0, text: draft, critique, value });
+    let found = match value {
+        None => None,
+        Some(value) if value > 0.5 => Some(0),
+        Some(_) if config.strategy == Strategy::Bfs => this.bfs(),
+        Some(_) => this.dfs(0),
+    };
+    Decisions {
+        accepted: found.is_some(),
+        answer: found.unwrap_or_else(|| this.highest(0).0),
+        nodes: this.nodes.into_iter().map(|n| (n.parent, n.depth, n.text, n.critique, n.value)).collect(),
+        draws: this.draws,
+    }
+}
+
+struct Reference<'a> {
+    say: Say<'a>,
+    config: &'a SearchConfig,
+    deviations: Deviations,
+    draws: Draws,
+    verdicts: HashMap<String, (f64, String)>,
+    nodes: Vec<Spot>,
 }
 
 struct Spot {
@@ -28,127 +98,106 @@ struct Spot {
     value: Option<f64>,
 }
 
-impl Reference {
-    pub fn search(world: World, config: &SearchConfig) -> Self {
-        let mut this = Self {
-            world,
-            config: config.clone(),
-            draws: HashMap::new(),
-            verdicts: HashMap::new(),
-            nodes: Vec::new(),
-            judge_calls: 0,
-            refine_calls: 0,
-            accepted: false,
-            failed: false,
-            answer: 0,
-        };
-        let draft = this.say(Purpose::Answer, &[]);
-        let (value, critique) = match this.judge(&draft) {
-            Some((value, critique)) => (Some(value), critique),
-            None => (None, this.undecided_critique(&draft)),
-        };
-        this.nodes.push(Spot { parent: None, depth: 0, text: draft, critique, value });
-        let found = if value.is_some_and(|value| value > 0.5) {
-            Some(0)
-        } else if config.strategy == Strategy::Bfs {
-            this.bfs()
-        } else {
-            this.dfs(0)
-        };
-        this.accepted = found.is_some();
-        this.answer = found.unwrap_or_else(|| this.highest(0).0);
-        this
+impl Reference<'_> {
+    /// One call for `samples` replies, of which none arrives where one fails. Where the first fails, the scripted engine
+    /// does not begin the others.
+    fn ask(&mut self, purpose: Purpose, about: &[String], samples: usize) -> Option<Vec<String>> {
+        let drawn = self.draws.entry((purpose, about.to_vec())).or_default();
+        let mut replies = Vec::new();
+        for index in 0..samples {
+            let reply = (self.say)(purpose, about, *drawn);
+            *drawn += 1;
+            if index == 0 && reply.is_err() {
+                return None;
+            }
+            replies.push(reply.ok());
+        }
+        replies.into_iter().collect()
     }
 
-    pub fn shape(&self) -> Vec<Shape> {
-        let row = |n: &Spot| (n.parent, n.depth, n.text.clone(), n.critique.clone(), n.value);
-        self.nodes.iter().map(row).collect()
-    }
-
-    fn say(&mut self, purpose: Purpose, about: &[String]) -> String {
-        let draw = self.draws.entry((purpose, about.to_vec())).or_default();
-        *draw += 1;
-        self.world.say(purpose, about, *draw - 1).unwrap()
-    }
-
-    /// Value and critique; a tie is asked again, three times in all.
+    /// Value and critique, within three tries; a call that fails, a tie, and a round without a valid vote are one each.
+    /// What stays undecided is not cached.
     fn judge(&mut self, text: &str) -> Option<(f64, String)> {
         if let Some(known) = self.verdicts.get(text) {
-            return known.clone();
+            return Some(known.clone());
         }
-        if self.world.is_cursed(text) {
-            self.failed = true;
-            return None;
-        }
-        let mut verdict = None;
         for _ in 0..3 {
-            let votes: Vec<String> =
-                (0..self.config.votes).map(|_| self.say(Purpose::Judge, &[text.to_owned()])).collect();
-            self.judge_calls += votes.len();
-            let yes = votes.iter().filter(|vote| vote.ends_with("Yes")).count();
-            let no = votes.iter().filter(|vote| vote.ends_with("No")).count();
+            let Some(votes) = self.ask(Purpose::Judge, &[text.to_owned()], self.config.votes) else { continue };
+            let verdicts: Vec<_> = votes.iter().map(|vote| self.verdict(vote)).collect();
+            let count = |verdict| verdicts.iter().filter(|found| **found == Some(verdict)).count();
+            let (yes, no) = (count(Verdict::Yes), count(Verdict::No));
             if yes != no {
-                let majority = if yes > no { "Yes" } else { "No" };
-                let first = votes.into_iter().find(|vote| vote.ends_with(majority)).unwrap();
-                verdict = Some((yes as f64 / (yes + no) as f64, first));
-                break;
+                let majority = if yes > no { Verdict::Yes } else { Verdict::No };
+                let first = verdicts.iter().position(|found| *found == Some(majority)).expect("it has the most votes");
+                let judged = (yes as f64 / (yes + no) as f64, votes[first].clone());
+                self.verdicts.insert(text.to_owned(), judged.clone());
+                return Some(judged);
             }
         }
-        if verdict.is_some() {
-            self.verdicts.insert(text.to_owned(), verdict.clone());
-        }
-        verdict
+        None
     }
 
-    /// Of a draft whose votes stay tied: the first No of the last round, or its first vote.
-    fn undecided_critique(&self, text: &str) -> String {
-        let asked = 3 * self.config.votes as u64;
-        let about = [text.to_owned()];
-        let last: Vec<_> = (asked - self.config.votes as u64..asked)
-            .map(|draw| self.world.say(Purpose::Judge, &about, draw).unwrap())
-            .collect();
-        last.iter().find(|vote| vote.ends_with("No")).unwrap_or(&last[0]).clone()
+    fn verdict(&self, vote: &str) -> Option<Verdict> {
+        if self.deviations.verdicts { TEMPLATES.parse_verdict(vote) } else { published_verdict(vote) }
+    }
+
+    /// A refined text, within three times three draws. A draw that cannot be read, or whose call fails, is repeated by the
+    /// inner loop; one that reads as empty ends the inner loop.
+    fn refinement(&mut self, parent: usize) -> Option<String> {
+        let about = [self.nodes[parent].text.clone(), self.nodes[parent].critique.clone()];
+        for _ in 0..3 {
+            for _ in 0..3 {
+                let Some(reply) = self.ask(Purpose::Refine, &about, 1) else { continue };
+                match self.refined(&reply[0]) {
+                    None => {}
+                    Some(text) if text.is_empty() => break,
+                    found => return found,
+                }
+            }
+        }
+        None
+    }
+
+    fn refined(&self, reply: &str) -> Option<String> {
+        if self.deviations.envelopes {
+            TEMPLATES.parse_refinement(reply).map(|refinement| refinement.response)
+        } else {
+            published_refinement(reply)
+        }
     }
 
     fn spent(&self) -> bool {
         self.nodes.len() > self.config.budget
     }
 
-    fn refine(&mut self, parent: usize) -> Option<usize> {
-        let about = [self.nodes[parent].text.clone(), self.nodes[parent].critique.clone()];
-        let mut text = None;
-        for _ in 0..9 {
-            self.refine_calls += 1;
-            let reply = self.say(Purpose::Refine, &about);
-            if let Some(inner) = reply.strip_prefix("so { ").and_then(|rest| rest.strip_suffix(" }")) {
-                text = Some(inner.to_owned());
-                break;
-            }
-        }
-        let text = text?;
-        let (value, critique) = self.judge(&text)?;
-        let depth = self.nodes[parent].depth + 1;
-        self.nodes.push(Spot { parent: Some(parent), depth, text, critique, value: Some(value) });
-        Some(self.nodes.len() - 1)
-    }
-
+    /// Up to `branch` children. The budget is looked at after each child that joins the tree.
     fn children(&mut self, parent: usize) -> Vec<usize> {
         let mut made = Vec::new();
         for _ in 0..self.config.branch {
-            if !self.spent() {
-                made.extend(self.refine(parent));
+            let Some(text) = self.refinement(parent) else { continue };
+            let Some((value, critique)) = self.judge(&text) else { continue };
+            made.push(self.nodes.len());
+            let depth = self.nodes[parent].depth + 1;
+            self.nodes.push(Spot { parent: Some(parent), depth, text, critique, value: Some(value) });
+            if self.spent() {
+                break;
             }
         }
         made
     }
 
+    /// Highest first, equal values in their order.
     fn sorted(&self, mut ids: Vec<usize>) -> Vec<usize> {
-        ids.sort_by(|a, b| self.nodes[*b].value.partial_cmp(&self.nodes[*a].value).unwrap());
+        ids.sort_by(|a, b| self.nodes[*b].value.partial_cmp(&self.nodes[*a].value).expect("values are numbers"));
         ids
     }
 
     fn gate(&self, sorted: &[usize]) -> Option<usize> {
-        sorted.first().copied().filter(|id| self.nodes[*id].value.unwrap() > 0.5)
+        sorted.first().copied().filter(|id| self.nodes[*id].value.is_some_and(|value| value > 0.5))
+    }
+
+    fn keep(&self) -> usize {
+        self.config.keep.min(self.config.branch)
     }
 
     fn bfs(&mut self) -> Option<usize> {
@@ -156,19 +205,21 @@ impl Reference {
         for _ in 0..self.config.depth {
             let mut made = Vec::new();
             for parent in level {
-                made.extend(self.children(parent));
+                if !self.spent() {
+                    made.extend(self.children(parent));
+                }
             }
             let made = self.sorted(made);
             if let Some(accepted) = self.gate(&made) {
                 return Some(accepted);
             }
-            level = made.into_iter().take(self.config.keep.min(self.config.branch)).collect();
+            level = made.into_iter().take(self.keep()).collect();
         }
         None
     }
 
     fn dfs(&mut self, node: usize) -> Option<usize> {
-        if self.nodes[node].depth == self.config.depth || self.spent() {
+        if self.nodes[node].depth == self.config.depth || (self.deviations.dfs_stops_at_budget && self.spent()) {
             return None;
         }
         let made = self.children(node);
@@ -176,12 +227,16 @@ impl Reference {
         if let Some(accepted) = self.gate(&made) {
             return Some(accepted);
         }
-        made.into_iter().take(self.config.keep).find_map(|child| self.dfs(child))
+        if self.spent() {
+            return None;
+        }
+        made.into_iter().take(self.keep()).find_map(|child| self.dfs(child))
     }
 
     /// The node with the highest value at or below `node`; on equal values the later, deeper one.
     fn highest(&self, node: usize) -> (usize, f64) {
-        let mut best = (node, self.nodes[node].value.unwrap_or(-1.0));
+        let real = node > 0 || self.deviations.root_value;
+        let mut best = (node, self.nodes[node].value.filter(|_| real).unwrap_or(0.0));
         for child in (0..self.nodes.len()).filter(|id| self.nodes[*id].parent == Some(node)) {
             let below = self.highest(child);
             if below.1 >= best.1 {
@@ -190,4 +245,19 @@ impl Reference {
         }
         best
     }
+}
+
+/// The first `Yes` or `No`, even within a word, between the first marker and the second one or the end.
+fn published_verdict(vote: &str) -> Option<Verdict> {
+    let after = vote.split("Final Judgement").nth(1)?;
+    match (after.find("Yes"), after.find("No")) {
+        (Some(yes), Some(no)) => Some(if yes < no { Verdict::Yes } else { Verdict::No }),
+        (yes, no) => yes.map(|_| Verdict::Yes).or(no.map(|_| Verdict::No)),
+    }
+}
+
+/// What lies between the first start marker and the next one, up to an end marker if there is one.
+fn published_refinement(reply: &str) -> Option<String> {
+    let after = reply.split("[[start]]").nth(1)?;
+    Some(after.split("[[end]]").next().unwrap_or_default().trim().to_owned())
 }

@@ -227,11 +227,11 @@ impl Search<'_> {
         Ok(spoken.map(|spoken| templates.without_verdict(&spoken.text).to_owned()))
     }
 
-    /// Room for a critique: a short response needs no long one. `paper` mode has a fixed room.
+    /// Room for a critique: a short response needs no long one. Where votes are counted the room is fixed.
     pub fn critique_room(&self, response: &str) -> usize {
-        match self.config.mode {
-            super::Mode::Paper => self.config.judge_tokens,
-            super::Mode::Eager => self.config.judge_tokens.min(CRITIQUE_ROOM + 2 * tokens_of(response)),
+        match self.judging() {
+            Judging::Votes => self.config.judge_tokens,
+            Judging::Score | Judging::Cascade => self.config.judge_tokens.min(CRITIQUE_ROOM + 2 * tokens_of(response)),
         }
     }
 

@@ -51,13 +51,9 @@ fn paper() -> SearchConfig {
     SearchConfig { mode: Mode::Paper, ..classic() }
 }
 
-/// Breadth first and by votes, as the paper searches.
+/// Breadth first and by votes.
 pub(super) fn classic() -> SearchConfig {
-    SearchConfig { strategy: Strategy::Bfs, judging: Some(Judging::Votes), ..SearchConfig::default() }
-}
-
-fn check(id: &str) -> Check {
-    Check::new(id, Map::new()).unwrap()
+    SearchConfig::by_votes()
 }
 
 pub(super) async fn search_with(engine: &FakeEngine, config: &SearchConfig, task: &Task) -> Outcome {

@@ -327,7 +327,7 @@ async fn search_at_16() {
         let models = Models { actor: &actor, refiner: &refiner, templates: &templates };
         let (begun, busy_before) = (Instant::now(), busy());
         let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-        let method = Method { max_tokens: Some(200), ..Method::search(SearchConfig::default(), sampling) };
+        let method = Method { max_tokens: Some(200), ..Method::search(SearchConfig::by_votes(), sampling) };
         let trials = trials(models, &method, &cases, 32, &|| ()).await.unwrap();
         let (seconds, processor) = (begun.elapsed().as_secs_f64(), busy() - busy_before);
         let tokens: usize = trials.iter().map(|trial| trial.tokens).sum();

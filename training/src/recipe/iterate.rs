@@ -155,9 +155,9 @@ pub struct Search {
 impl Default for Search {
     fn default() -> Self {
         let SearchConfig { strategy, mode, judge, budget, branch, keep, depth, votes, threshold, .. } =
-            SearchConfig::default();
+            SearchConfig::by_votes();
         let SearchConfig { judge_temperature, refine_temperature, judge_tokens, refine_tokens, .. } =
-            SearchConfig::default();
+            SearchConfig::by_votes();
         Self {
             strategy,
             mode,
@@ -194,7 +194,7 @@ impl Search {
             refine_temperature: self.refine_temperature,
             judge_tokens: self.judge_tokens,
             refine_tokens: self.refine_tokens,
-            ..SearchConfig::default()
+            ..SearchConfig::by_votes()
         }
     }
 }

@@ -136,7 +136,7 @@ impl Run<'_> {
             .collect();
         let engine = load(&self.out.join("refiner-first"))?;
         let models = Models { actor: &engine, refiner: &engine, templates: &self.templates };
-        let config = SearchConfig::default();
+        let config = SearchConfig::by_votes();
         let refined = sample::refinements(models, &config, self.recipe.seed, &failing, PARALLEL)
             .await
             .context("sampling the refiner")?;

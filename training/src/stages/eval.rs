@@ -84,7 +84,7 @@ pub struct Report {
 /// # Errors
 /// The first failing model call's.
 pub async fn evaluate(models: Models<'_>, prompts: &[Prompt], options: &Options) -> Result<Report> {
-    let base = SearchConfig::default();
+    let base = SearchConfig::by_votes();
     let parallel = options.parallel;
     let rounds = 4 + options.budgets.len() + BEST_OF_N.len();
     let bar = ProgressBar::new((rounds * prompts.len()) as u64);

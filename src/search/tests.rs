@@ -56,6 +56,10 @@ pub(super) fn classic() -> SearchConfig {
     SearchConfig::by_votes()
 }
 
+fn check(id: &str) -> Check {
+    Check::new(id, Map::new()).unwrap()
+}
+
 pub(super) async fn search_with(engine: &FakeEngine, config: &SearchConfig, task: &Task) -> Outcome {
     let templates = Templates::general();
     let models = Models { actor: engine, refiner: engine, templates: &templates };

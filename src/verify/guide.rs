@@ -170,7 +170,12 @@ mod tests {
                 "So. Any questions?",
                 "Any questions? Yes.",
             ),
-            ("keywords:existence", json!({"keywords": ["sea", "old (or new)"]}), "Old (or new) is the Sea.", "Old is the sea."),
+            (
+                "keywords:existence",
+                json!({"keywords": ["sea", "old or new"]}),
+                "Old or new is the Sea.",
+                "Old is the sea.",
+            ),
             ("keywords:forbidden_words", json!({"forbidden_words": ["sea", "lake"]}), "Seaside.", "The sea."),
             (
                 "keywords:frequency",

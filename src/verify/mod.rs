@@ -8,6 +8,7 @@ mod case;
 mod combination;
 mod content;
 pub mod data;
+pub mod find;
 mod format;
 mod json;
 mod keywords;

@@ -1,15 +1,142 @@
-//! Placeholder until the finder is merged.
+//! Instructions that a rule can check, found in a conversation's own words without a model.
+//!
+//! Precision comes before recall: text that is quoted, pasted, negated, hypothetical, reported, withdrawn, replaced by a later
+//! turn, or about a part of the answer only is no check, and what is not certain is left to the judge. The instructions must
+//! be in English; other languages are not covered, and nothing is found in them.
+
+mod case;
+mod content;
+mod format;
+mod keywords;
+mod language;
+mod length;
+mod letters;
+mod list;
+mod number;
+mod part;
+mod paste;
+mod pattern;
+mod punctuation;
+mod reading;
+mod repeat;
+mod sections;
+mod settle;
+mod spot;
+mod standing;
+mod startend;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+
 use super::Check;
-use crate::chat::Message;
-/// A found rule.
+use crate::chat::{Message, Role};
+use reading::Reading;
+
+/// How much of a turn is read, in bytes. Every expression takes linear time, so that this bounds the work.
+const TURN_BYTES: usize = 100 * 1024;
+
+/// How many checks a conversation has at most.
+const MOST_CHECKS: usize = 64;
+
+/// A check, and the words that it was found in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FoundCheck {
-    /// The rule.
+    /// What the answer is checked for.
     pub check: Check,
-    /// Its words.
+    /// The exact span of the conversation that says so.
     pub words: String,
 }
-/// Finds rules.
-pub fn find_checks(_conversation: &[Message]) -> Vec<FoundCheck> {
-    Vec::new()
+
+/// The checks that the next answer of `conversation` must pass.
+///
+/// The last user turn is what is answered. Standing instructions count, too: those of the system's turns, and those of
+/// earlier user turns that say so, that consist of instructions only, or whose answer the later turns revise.
+pub fn find_checks(conversation: &[Message]) -> Vec<FoundCheck> {
+    let Some(last) = conversation.iter().rposition(|message| message.role == Role::User) else {
+        return Vec::new();
+    };
+    let turns: Vec<Turn<'_>> = conversation[..=last]
+        .iter()
+        .filter(|message| message.role != Role::Assistant)
+        .map(|message| Turn { role: message.role, reading: Reading::new(beginning(&message.content)) })
+        .collect();
+    let mut finds: Vec<(usize, Find)> = Vec::new();
+    for (index, turn) in turns.iter().enumerate() {
+        let found = turn.finds();
+        let later = &turns[index + 1..];
+        finds.extend(found.into_iter().filter(|find| standing::counts(turn, find, later)).map(|find| (index, find)));
+    }
+    settle::settle(&turns, &mut finds);
+    let checks = finds.into_iter().filter_map(|(turn, find)| {
+        let words = turns[turn].reading.words(find.range).to_string();
+        // An id that this build does not know is passed over.
+        Check::new(find.id, find.kwargs).ok().map(|check| FoundCheck { check, words })
+    });
+    checks.take(MOST_CHECKS).collect()
+}
+
+/// The part of a turn that is read.
+fn beginning(text: &str) -> &str {
+    let end = (0..=text.len().min(TURN_BYTES)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
+/// A turn of the system or the user.
+struct Turn<'a> {
+    role: Role,
+    reading: Reading<'a>,
+}
+
+/// What a finder found: arguments for a check, and the place in the prepared text that says so.
+#[derive(Clone, Debug, PartialEq)]
+struct Find {
+    id: &'static str,
+    kwargs: Map<String, Value>,
+    range: Range<usize>,
+}
+
+impl Find {
+    /// `kwargs` is an object.
+    fn new(id: &'static str, kwargs: Value, range: Range<usize>) -> Self {
+        let kwargs = match kwargs {
+            Value::Object(kwargs) => kwargs,
+            _ => Map::new(),
+        };
+        Self { id, kwargs, range }
+    }
+}
+
+/// What the finders of a turn have found so far.
+type Finds = Vec<Find>;
+
+/// A file of finders for related kinds.
+type Finder = fn(&Reading<'_>, &mut Finds);
+
+const FINDERS: [Finder; 10] = [
+    length::find,
+    keywords::find,
+    letters::find,
+    case::find,
+    punctuation::find,
+    format::find,
+    content::find,
+    sections::find,
+    startend::find,
+    repeat::find,
+];
+
+impl Turn<'_> {
+    /// In the order of their words.
+    fn finds(&self) -> Finds {
+        let mut finds = Finds::new();
+        for finder in FINDERS {
+            finder(&self.reading, &mut finds);
+        }
+        language::find(&self.reading, &mut finds);
+        finds.sort_by_key(|find| find.range.start);
+        finds
+    }
 }

@@ -1,0 +1,93 @@
+//! Placeholders and postscripts.
+
+use serde_json::json;
+
+use super::length::{Relation, quantity, relation, relation_after};
+use super::number::value;
+use super::pattern::pattern;
+use super::reading::{BRACKETED, QUOTED, Reading, Sentence};
+use super::spot::Spot;
+use super::{Find, Finds};
+
+static PLACEHOLDERS: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
+    regex::Regex::new(&[&quantity(), r" (?:[\w-]+ ){0,3}?(?:placeholders?|place-?holders?|place holders?|bracketed (?:fields?|blanks?|variables?|slots?))\b"].concat())
+        .expect("a constant expression is valid")
+});
+pattern!(BRACKETS, [r"\b(?:square |in |with )?(?:square[- ])?bracket(?:s|ed)?\b|\[|\x{E002}"]);
+pattern!(PER, [r"^ ?(?:in|per|for) (?:each|every)\b|^ ?(?:each|apiece)\b"]);
+pattern!(EACH, [r"\b(?:each|every)\b"]);
+pattern!(POSTSCRIPT, [r"(?:^|[ ,(:])(?P<marker>p\. ?(?:p\. ?)?s\b\.?)"]);
+pattern!(
+    ADDS,
+    [
+        r"\b(?:add|adding|includ(?:e|es|ing)|end|ends|ending|finish|close|conclude|sign off|append|put|write|with|contain|contains|have|has|post ?-?script|starting with|beginning with|starts with|begins with|tack on|throw in|attach|need|want|place|insert|use)\b"
+    ]
+);
+pattern!(OWN, [r"^(?:p\. ?)?p\. ?s\b"]);
+
+/// Finds placeholders in square brackets, and postscripts with their marker.
+pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
+    for sentence in &reading.sentences {
+        placeholders(reading, sentence, finds);
+        postscript(reading, sentence, finds);
+    }
+}
+
+fn placeholders(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
+    for found in PLACEHOLDERS.captures_iter(reading.of(sentence)) {
+        let Some(whole) = found.get(0) else { continue };
+        let range = sentence.range.start + whole.start()..sentence.range.start + whole.end();
+        let spot = Spot::new(reading, sentence, &range);
+        let group = |name: &str| found.name(name).map_or("", |found| found.as_str());
+        let Some(low) = value(group("low")) else { continue };
+        let pre = group("pre");
+        let stated = if pre.is_empty() { relation_after(group("after")) } else { relation(pre) };
+        let stated = if spot.is_negated() { stated.and_then(Relation::negated) } else { stated };
+        let least = match stated {
+            Some(Relation::AtLeast | Relation::Exactly) => low,
+            Some(Relation::MoreThan) => low + 1,
+            None if pre.is_empty() && !spot.is_negated() => low,
+            _ => continue,
+        };
+        let bracketed = BRACKETS.is_match(&reading.text) || reading.text.contains(BRACKETED);
+        let each = PER.is_match(spot.right) || EACH.is_match(spot.clause());
+        if bracketed && !each && spot.is_asked() && (spot.is_negated() || !spot.is_under_negation()) {
+            finds.push(Find::new("detectable_content:number_placeholders", json!({"num_placeholders": least}), range));
+        }
+    }
+}
+
+/// The marker as the rule knows it; `PS` without dots would be satisfied by other text, so it is left to the judge.
+fn marker(text: &str) -> Option<&'static str> {
+    match text.to_lowercase().replace(' ', "").trim_end_matches(':') {
+        "p.s." | "p.s" => Some("P.S."),
+        "p.p.s" | "p.p.s." => Some("P.P.S"),
+        _ => None,
+    }
+}
+
+fn postscript(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
+    let text = reading.of(sentence);
+    let base = sentence.range.start;
+    let plain = POSTSCRIPT
+        .captures_iter(text)
+        .filter_map(|found| found.name("marker"))
+        .map(|found| (found.range(), found.as_str()));
+    let quoted = text
+        .match_indices(QUOTED)
+        .filter_map(|(at, mark)| Some((at..at + mark.len(), reading.quoted(base + at)?.trim())));
+    for (local, written) in plain.chain(quoted) {
+        let Some(marker) = marker(written) else { continue };
+        let range = base + local.start..base + local.end;
+        let spot = Spot::new(reading, sentence, &range);
+        // The user's own postscript.
+        let own = OWN.is_match(text) && local.start == 0;
+        let Some(verb) = ADDS.find(spot.scope()) else { continue };
+        if own || !spot.is_asked() || spot.is_under_negation() {
+            continue;
+        }
+        let start = base + spot.left.len() - spot.scope().len() + verb.start();
+        finds.push(Find::new("detectable_content:postscript", json!({"postscript_marker": marker}), start..range.end));
+        return;
+    }
+}

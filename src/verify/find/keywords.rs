@@ -1,0 +1,351 @@
+//! Words that must or must not be used, and how often.
+
+use std::ops::Range;
+
+use serde_json::json;
+
+use super::length::{AT_LEAST, AT_MOST, Bounds, EXACTLY, LESS_THAN, MORE_THAN, relation, relation_after};
+use super::list::{self, Noun};
+use super::number::{NUMBER, value};
+use super::part::PARTS;
+use super::pattern::pattern;
+use super::reading::{Reading, Sentence};
+use super::spot::Spot;
+use super::{Find, Finds};
+
+const USE: &str = concat!(
+    r"(?:includ(?:e|es|ed|ing)|us(?:e|es|ed|ing)|mention(?:s|ed|ing)?|contain(?:s|ed|ing)?|incorporat(?:e|es|ed|ing)|work(?:s|ing)? in|add(?:s|ing)?|featur(?:e|es|ing)|",
+    r"ha(?:s|ve|ving)|with|writ(?:e|es|ing)|put(?:ting)?|weav(?:e|es|ing)(?: in)?|insert(?:s|ing)?|say(?:s|ing)?|employ(?:s|ing)?|avoid(?:s|ing)?|exclud(?:e|es|ing)|omit(?:s|ting)?|",
+    r"leav(?:e|es|ing) out|skip(?:s|ping)?|without|no|repeat(?:s|ing)?|drop(?:s|ping)?|ban|type|typing|sprinkl(?:e|ing) in|throw in|work|fit in|slip in|utter(?:ing)?)"
+);
+const NOUN: &str = r"(?P<noun>key ?-?words?|key ?-?terms?|words?|terms?|phrases?|expressions?|names?|hashtags?|adjectives?|verbs?|nouns?|lines?)";
+const DETERMINERS: &str = concat!(
+    r"(?: (?:all(?: of)?|any(?: of)?|both(?: of)?|each(?: of)?|either(?: of)?|every one of|the|these|those|this|that|following|specific|exact|exactly|your|once|also|single|",
+    r"two|three|four|five|six|seven|eight|nine|ten|\d{1,2}|particular|actual|forbidden|banned|in|a|of|the use of|usage of))*"
+);
+
+// `include the words`, `do not use any of the following words`
+pattern!(USED, [r"\b(?P<verb>", USE, r")\b(?P<times>(?: ", TIMES, r")?)", DETERMINERS, r" ", NOUN, r"\b"]);
+// `mention "sea"`: quoted, so that it needs no noun.
+pattern!(
+    QUOTED_USED,
+    [
+        r"\b(?P<verb>includ(?:e|es|ing)|mention(?:s|ing)?|contain(?:s|ing)?|incorporat(?:e|es|ing)|avoid(?:s|ing)?(?: (?:using|saying|mentioning|the use of))?|(?:not|don't|never|without|cannot|can't) (?:ever )?(?:us(?:e|ing)|say(?:ing)?|writ(?:e|ing)|utter(?:ing)?)|no)(?: the| either| any| in)? \x{E000}"
+    ]
+);
+// `the word "sea" must appear`
+pattern!(
+    SUBJECT,
+    [
+        r"(?:^|\b(?:and|but|that|sure|ensure|so|also|then|please|have|want|need|with|for|like|response|answer|reply),? |[,;:] ?)(?:all (?:of )?)?(?:the |these |following |exact |single |specific )*",
+        NOUN,
+        r"\b"
+    ]
+);
+pattern!(
+    PASSIVE,
+    [
+        r"^,? ?(?:(?:all|both|each|also|only|just) )*(?P<modal>should|must|needs? to|has to|have to|is to|are to|may|shall|will|can|to|is|are|cannot|can't|mustn't|shouldn't|do(?:es)?n't|do(?:es)?|isn't|aren't|ought to|got to|gotta|appears?|occurs?|appearing|being|shows? up|comes? up|be|used|mentioned)\b",
+        r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
+    ]
+);
+const BANNED: &str = r"^ ?(?:is|are) (?:strictly |absolutely |also |all |both )?(?:forbidden|banned|off[- ]limits|prohibited|not allowed|not permitted|not to be used|taboo|out of bounds|disallowed)\b";
+pattern!(IS_BANNED, [BANNED]);
+pattern!(
+    IS_APPEARING,
+    [
+        r"\b(?:appear|appears|appearing|used|included|mentioned|present|occur|occurs|found|feature|featured|show up|shows up|come up|comes up|be in|exist|allowed|repeated|contained|be there)\b"
+    ]
+);
+pattern!(IS_NOT, [r"\b(?:not|never|cannot)\b|n't\b"]);
+
+const TIMES: &str = r"(?:at least|at most|more than|less than|fewer than|no more than|exactly|up to|only)? ?(?:once|twice|thrice|\w+ times)";
+static COUNTED: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
+    let relations = [
+        EXACTLY,
+        AT_LEAST,
+        MORE_THAN,
+        AT_MOST,
+        LESS_THAN,
+        "no fewer than|no less than|no more than|not more than|not less than",
+    ]
+    .join("|");
+    let pattern = format!(
+        r"^,?(?: (?:a total of|for|exactly|in it|in total))*(?: ?(?P<pre>{relations}|about|around|approximately|roughly))?(?: of)?(?: a total of)? ?\b(?:(?P<once>once|twice|thrice|one time)|(?P<low>{NUMBER})(?: ?(?P<after>\+|plus|or more|or less|or fewer)| ?(?:to|-|or|and) ?(?P<high>{NUMBER}))? ?(?:different |separate )?(?:times?|occurrences|instances|mentions))\b(?:,? ?(?P<post>or more|or less|or fewer|or twice|at least|at most|max(?:imum)?|minimum|min|only|exactly|tops|total)\b)?"
+    );
+    regex::Regex::new(&pattern).expect("a constant expression is valid")
+});
+pattern!(
+    BETWEEN,
+    [r"^,?(?: for)? ?(?:between|from) (?P<low>", NUMBER, r") (?:and|to) (?P<high>", NUMBER, r") times\b"]
+);
+// Between the word and its count: `the word sea should appear in your response`.
+pattern!(
+    GAP,
+    [
+        r"^(?: ?(?:in|throughout|within|across|somewhere in|anywhere in) (?:the|your|this|it|its)(?: (?:entire|whole|full|final))?(?: (?:response|answer|reply|output|text|story|poem|essay|letter|email|song|article|post|piece|limerick|joke|paragraph|dialogue|speech|review|blog|itinerary))?(?: (?:post))?|,| that| which| to| and(?: use it| mention it| repeat it)?| (?:but|and) (?:make sure|ensure) (?:it|that it)| appears?| appearing| should appear| (?:it )?(?:must|should) (?:appear|be used|be mentioned|occur)| be used| used| a total of| for| show(?:s|ing)? up)* ?"
+    ]
+);
+
+// The word belongs to a part of the answer, or is an example.
+pattern!(
+    PLACED,
+    [
+        r"^,? ?(?:(?:at|near|in|to|on|by|as|into|for|of) (?:the |your |its |an? |each |every |all )(?:very )?(?:[\w-]+ ){0,2}?(?:start|beginning|end|top|bottom|middle|",
+        PARTS,
+        r"|sentences?|word|question|message|prompt)\b|(?:before|after|instead|between|per|followed by|as (?:a|an|the|your)|in (?:bold|caps|italics?|uppercase|lowercase|capital|quotes?|parenthes\w+|brackets|front)|(?:and|,) (?:then|replace)|with (?:a|an|the|another)\b|rather|only (?:in|as|when|for)|in every|in each|every|to (?:start|begin|end|open|close|introduce|describe|refer|mean|separate|mark|indicate|denote|label)|when|whenever|unless|if)\b)"
+    ]
+);
+pattern!(
+    START_END,
+    [
+        r"\b(?:start|begin|open|end|finish|conclud|clos|follow|preced|replac|separat|sign|introduc|mark|label|titl|rhym|nam|defin|translat|spell|highlight|bold|italici|underlin|capitali|count|say)\w*\b(?: (?:it|your|the|this|off|a|an|each|every|with|by|response|answer|reply|entire|whole|\w+))* (?:with|by|in|of|as|to|for) ?(?:the|a|an)? ?$"
+    ]
+);
+pattern!(NEGATIVE_VERB, [r"^(?:avoid|exclud|omit|leav|skip|without|no\b|not|don't|never|cannot|can't|drop|ban)"]);
+
+/// Finds words to use, words not to use, and how often.
+pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
+    for sentence in &reading.sentences {
+        let text = reading.of(sentence);
+        let mut done: Vec<Range<usize>> = Vec::new();
+        for used in USED.captures_iter(text) {
+            let (Some(verb), Some(noun)) = (used.name("verb"), used.name("noun")) else { continue };
+            let list_at = noun.end();
+            let Some(list) = list::read(reading, sentence, list_at, Noun::of(noun.as_str())) else { continue };
+            let times = used.name("times").map_or("", |times| times.as_str());
+            let found = Listed { start: verb.start(), verb: verb.as_str(), list, times };
+            done.extend(found.push_active(reading, sentence, finds));
+        }
+        for used in QUOTED_USED.captures_iter(text) {
+            let (Some(whole), Some(verb)) = (used.get(0), used.name("verb")) else { continue };
+            let quote = whole.end() - super::reading::QUOTED.len_utf8();
+            if done.iter().any(|range| range.contains(&quote)) {
+                continue;
+            }
+            let Some(list) = list::read(reading, sentence, quote, Noun::Several) else { continue };
+            done.extend(
+                Listed { start: verb.start(), verb: verb.as_str(), list, times: "" }
+                    .push_active(reading, sentence, finds),
+            );
+        }
+        for subject in SUBJECT.captures_iter(text) {
+            let Some(noun) = subject.name("noun") else { continue };
+            if done.iter().any(|range| range.contains(&noun.start())) {
+                continue;
+            }
+            let Some(list) = list::read(reading, sentence, noun.end(), Noun::of(noun.as_str())) else { continue };
+            done.extend(push_passive(reading, sentence, noun.start(), list, finds));
+        }
+    }
+}
+
+struct Listed<'a> {
+    start: usize,
+    verb: &'a str,
+    list: list::List,
+    /// `mention at least twice the word`
+    times: &'a str,
+}
+
+impl Listed<'_> {
+    /// `use the words …`, with what follows them.
+    fn push_active(self, reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<Range<usize>> {
+        let text = reading.of(sentence);
+        let base = sentence.range.start;
+        let after = &text[self.list.end..];
+        let range = base + self.start..base + self.list.end;
+        let spot = Spot::new(reading, sentence, &range);
+        let negative_verb = NEGATIVE_VERB.is_match(self.verb);
+        let negated = spot.is_negated();
+        let leads = [spot.left, self.verb, " "].concat();
+        if negative_verb && negated
+            || !spot.is_asked_of_text()
+            || START_END.is_match(spot.left)
+            || START_END.is_match(&leads)
+        {
+            return None;
+        }
+        let negative = negative_verb || negated;
+        let gap = GAP.find(after).map_or(0, |gap| gap.end());
+        let counted = times_of(after)
+            .map(|(bounds, len)| (bounds, len))
+            .or_else(|| times_of(&after[gap..]).map(|(bounds, len)| (bounds, gap + len)));
+        let counted = counted.or_else(|| {
+            times_of(&format!(" {}", self.times.trim()))
+                .map(|(bounds, _)| (bounds, 0))
+                .filter(|_| !self.times.trim().is_empty())
+        });
+        if let Some((bounds, len)) = counted {
+            let end = self.list.end + len;
+            let whole = base + self.start..base + end;
+            if PLACED.is_match(&text[end..]) {
+                return None;
+            }
+            let bounds = if negative { negated_bounds(bounds?)? } else { bounds? };
+            for word in &self.list.items {
+                push_times(word, bounds, &whole, finds);
+            }
+            return Some(self.start..end);
+        }
+        if PLACED.is_match(after) || PASSIVE.is_match(after) && !after.trim_start().starts_with("to ") {
+            return None;
+        }
+        if !negative && spot.is_under_negation() {
+            return None;
+        }
+        if self.verb.starts_with("repeat") && !negative || self.verb == "writ" {
+            return None;
+        }
+        let (id, key) =
+            if negative { ("keywords:forbidden_words", "forbidden_words") } else { ("keywords:existence", "keywords") };
+        finds.push(Find::new(id, json!({key: self.list.items}), range));
+        Some(self.start..self.list.end)
+    }
+}
+
+/// `the word … should appear`, `the words … are forbidden`
+fn push_passive(
+    reading: &Reading<'_>,
+    sentence: &Sentence,
+    start: usize,
+    list: list::List,
+    finds: &mut Finds,
+) -> Option<Range<usize>> {
+    let text = reading.of(sentence);
+    let base = sentence.range.start;
+    let after = &text[list.end..];
+    let spot = Spot::new(reading, sentence, &(base + start..base + list.end));
+    if !spot.is_asked_of_text() || START_END.is_match(spot.left) {
+        return None;
+    }
+    if let Some(banned) = IS_BANNED.find(after) {
+        let end = list.end + banned.end();
+        finds.push(Find::new(
+            "keywords:forbidden_words",
+            json!({"forbidden_words": list.items}),
+            base + start..base + end,
+        ));
+        return Some(start..end);
+    }
+    let Some(passive) = PASSIVE.captures(after) else {
+        return push_counted(&spot, after, base + start..base + list.end, &list.items, finds)
+            .map(|len| start..list.end + len);
+    };
+    let said = passive.get(0)?;
+    if !IS_APPEARING.is_match(said.as_str()) {
+        return None;
+    }
+    let negative = IS_NOT.is_match(said.as_str()) || spot.is_under_negation();
+    let rest = &after[said.end()..];
+    let gap = GAP.find(rest).map_or(0, |gap| gap.end());
+    let end = list.end + said.end();
+    let counted = times_of(rest).or_else(|| times_of(&rest[gap..]).map(|(bounds, len)| (bounds, gap + len)));
+    if let Some((bounds, len)) = counted {
+        let end = end + len;
+        if PLACED.is_match(&text[end..]) {
+            return None;
+        }
+        let bounds = if negative { negated_bounds(bounds?)? } else { bounds? };
+        for word in &list.items {
+            push_times(word, bounds, &(base + start..base + end), finds);
+        }
+        return Some(start..end);
+    }
+    if PLACED.is_match(rest) || spot.is_under_negation() && !IS_NOT.is_match(said.as_str()) {
+        return None;
+    }
+    // `may appear` allows; only `may not` asks.
+    if !negative && matches!(passive.name("modal")?.as_str(), "may" | "can" | "is" | "are" | "do" | "does") {
+        return None;
+    }
+    let (id, key) =
+        if negative { ("keywords:forbidden_words", "forbidden_words") } else { ("keywords:existence", "keywords") };
+    finds.push(Find::new(id, json!({key: list.items}), base + start..base + end));
+    Some(start..end)
+}
+
+/// `use the word war twice and the word peace three times`: the verb of the first word is the verb of the second.
+fn push_counted(
+    spot: &Spot<'_>,
+    after: &str,
+    range: Range<usize>,
+    words: &[String],
+    finds: &mut Finds,
+) -> Option<usize> {
+    let (bounds, len) = times_of(after)?;
+    let bounds = bounds?;
+    if !USE_VERB.is_match(spot.left) || spot.is_under_negation() || PLACED.is_match(&after[len..]) {
+        return None;
+    }
+    for word in words {
+        push_times(word, bounds, &(range.start..range.end + len), finds);
+    }
+    Some(len)
+}
+
+pattern!(USE_VERB, [r"\b", USE, r"\b"]);
+
+/// `not more than twice`
+fn negated_bounds(bounds: Bounds) -> Option<Bounds> {
+    match bounds {
+        Bounds { least: Some(least), limit: None } if least > 0 => Some(Bounds { least: None, limit: Some(least) }),
+        Bounds { least: None, limit: Some(limit) } => Some(Bounds { least: Some(limit), limit: None }),
+        _ => None,
+    }
+}
+
+fn push_times(word: &str, bounds: Bounds, range: &Range<usize>, finds: &mut Finds) {
+    for (relation, frequency) in bounds.relations() {
+        let kwargs = json!({"keyword": word, "frequency": frequency, "relation": relation});
+        finds.push(Find::new("keywords:frequency", kwargs, range.clone()));
+    }
+}
+
+/// The bounds that `at least 3 times` at the start of `text` states, and its length. `Some((None, _))` is a count that no
+/// bounds express.
+pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
+    if let Some(between) = BETWEEN.captures(text) {
+        let bounds = Bounds::between(value(&between["low"])?, value(&between["high"])?);
+        return Some((Some(bounds), between.get(0)?.end()));
+    }
+    let counted = COUNTED.captures(text)?;
+    let end = counted.get(0)?.end();
+    let group = |name: &str| counted.name(name).map_or("", |found| found.as_str());
+    let low = match group("once") {
+        "once" | "one time" => 1,
+        "twice" => 2,
+        "thrice" => 3,
+        _ => value(group("low"))?,
+    };
+    if let Some(high) = counted.name("high") {
+        let high = value(high.as_str())?;
+        return Some(((low < high).then(|| Bounds::between(low, high)), end));
+    }
+    let pre = group("pre");
+    let before = match pre {
+        "no more than" | "not more than" => Some(super::length::Relation::AtMost),
+        "no less than" | "no fewer than" | "not less than" => Some(super::length::Relation::AtLeast),
+        _ => relation(pre),
+    };
+    let after = [group("after"), group("post")].into_iter().find_map(|after| match after {
+        "only" | "exactly" | "total" => Some(super::length::Relation::Exactly),
+        _ => relation_after(after),
+    });
+    if group("post") == "or twice" {
+        return Some((Some(Bounds::between(1, 2)), end));
+    }
+    let bounds = match (before, after) {
+        (None, None) => Some(Bounds::between(low, low)),
+        (Some(super::length::Relation::Exactly), None) => Some(Bounds::between(low, low)),
+        (Some(super::length::Relation::About), _) => None,
+        (_, Some(after)) => Some(after.bounds(low)),
+        (Some(before), None) => Some(before.bounds(low)),
+    };
+    Some((bounds, end))
+}
+
+/// Whether what follows a word says that it is one of a part of the answer.
+pub(super) fn is_placed(after: &str) -> bool {
+    PLACED.is_match(after)
+}

@@ -1,0 +1,408 @@
+//! How many words and sentences the whole answer may have.
+
+use std::ops::Range;
+
+use regex::Captures;
+use serde_json::json;
+
+use super::number::{NUMBER, value};
+use super::part;
+use super::pattern::pattern;
+use super::reading::{Reading, Sentence};
+use super::spot::Spot;
+use super::{Find, Finds};
+
+/// What a number is to a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Relation {
+    AtLeast,
+    MoreThan,
+    AtMost,
+    LessThan,
+    Exactly,
+    About,
+}
+
+impl Relation {
+    /// Its opposite under a negation; `not about` and `not exactly` say nothing.
+    pub(super) fn negated(self) -> Option<Self> {
+        match self {
+            Self::MoreThan => Some(Self::AtMost),
+            Self::LessThan => Some(Self::AtLeast),
+            Self::AtLeast | Self::AtMost | Self::Exactly | Self::About => None,
+        }
+    }
+
+    /// The bounds that `count` then has: the least, and the first number that is too many.
+    pub(super) fn bounds(self, count: usize) -> Bounds {
+        match self {
+            Self::AtLeast => Bounds { least: Some(count), limit: None },
+            Self::MoreThan => Bounds { least: Some(count + 1), limit: None },
+            Self::AtMost => Bounds { least: None, limit: Some(count + 1) },
+            Self::LessThan => Bounds { least: None, limit: Some(count) },
+            Self::Exactly => Bounds { least: Some(count), limit: Some(count + 1) },
+            Self::About => Bounds::default(),
+        }
+    }
+}
+
+/// How often something may occur.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// At least so often.
+    pub(super) least: Option<usize>,
+    /// Less often than this.
+    pub(super) limit: Option<usize>,
+}
+
+impl Bounds {
+    /// From `low` to `high`, both included.
+    pub(super) fn between(low: usize, high: usize) -> Self {
+        Self { least: Some(low), limit: Some(high + 1) }
+    }
+
+    /// The relation's name and number, for each bound.
+    pub(super) fn relations(self) -> impl Iterator<Item = (&'static str, usize)> {
+        let least = self.least.map(|n| ("at least", n));
+        let limit = self.limit.map(|n| ("less than", n));
+        least.into_iter().chain(limit)
+    }
+}
+
+pub(super) const AT_LEAST: &str = concat!(
+    r"at (?:the (?:very )?)?least|at (?:a |the )?minimum|(?:a |the )?(?:bare )?minimum(?: (?:length|word count|number|count))?(?: (?:of|is))?|min\.?(?: of)?|",
+    r"upwards? of|≥ ?|>= ?|=> ?|north of"
+);
+pub(super) const MORE_THAN: &str = concat!(
+    r"more than|greater than|longer than|bigger than|larger than|higher than|above|over|exceed(?:s|ing)?|surpass(?:es|ing)?|beyond|past|in excess of|> ?"
+);
+pub(super) const AT_MOST: &str = concat!(
+    r"at (?:the )?(?:very )?(?:most|max(?:imum)?)|(?:a |the )?(?:hard |absolute )?max(?:imum)?\.?(?: (?:length|word count|number|count))?(?: (?:of|is))?|up to|within|≤ ?|<= ?|=< ?|",
+    r"a (?:hard )?(?:limit|cap) of|(?:limited|capped|restricted) (?:to|at)"
+);
+pub(super) const LESS_THAN: &str =
+    r"less than|fewer than|lesser than|lower than|smaller than|shorter than|under|below|beneath|< ?";
+pub(super) const EXACTLY: &str = r"exactly|precisely|strictly|a total of exactly|no more (?:and|or) no (?:less|fewer) than|(?:neither|not) more nor (?:less|fewer) than|no more or (?:less|fewer) than|just|only";
+const ABOUT: &str = r"around|about|approximately|approx\.?|roughly|nearly|almost|close to|circa|~ ?|some|like|maybe|a good|or so|another|an extra|the first|the last|first|last|next|these|those|my|your|his|her|their|following|previous|other";
+const AFTER_LEAST: &str = r"or more|or longer|or above|or over|at (?:the )?(?:very )?least|minimum|at (?:a )?minimum|min|and up|and above|or greater|plus|and more|upwards";
+const AFTER_MOST: &str = r"or less|or fewer|or under|or below|or shorter|at (?:the )?(?:very )?most|max(?:imum)?|tops|at max(?:imum)?|limit|cap|or lower|and under|and below|upper limit";
+
+/// Any relation in front of a number, as one group.
+pub(super) fn relation(text: &str) -> Option<Relation> {
+    let text = text.trim();
+    [
+        (Relation::Exactly, &*IS_EXACTLY),
+        (Relation::AtLeast, &*IS_AT_LEAST),
+        (Relation::MoreThan, &*IS_MORE_THAN),
+        (Relation::AtMost, &*IS_AT_MOST),
+        (Relation::LessThan, &*IS_LESS_THAN),
+        (Relation::About, &*IS_ABOUT),
+    ]
+    .into_iter()
+    .find_map(|(relation, pattern)| pattern.is_match(text).then_some(relation))
+}
+
+/// A relation behind a number.
+pub(super) fn relation_after(text: &str) -> Option<Relation> {
+    let text = text.trim();
+    match text {
+        "+" => Some(Relation::AtLeast),
+        _ if IS_AFTER_LEAST.is_match(text) => Some(Relation::AtLeast),
+        _ if IS_AFTER_MOST.is_match(text) => Some(Relation::AtMost),
+        _ => None,
+    }
+}
+
+pattern!(IS_AT_LEAST, [r"^(?:", AT_LEAST, r")$"]);
+pattern!(IS_MORE_THAN, [r"^(?:", MORE_THAN, r")$"]);
+pattern!(IS_AT_MOST, [r"^(?:", AT_MOST, r")$"]);
+pattern!(IS_LESS_THAN, [r"^(?:", LESS_THAN, r")$"]);
+pattern!(IS_EXACTLY, [r"^(?:", EXACTLY, r")$"]);
+pattern!(IS_ABOUT, [r"^(?:", ABOUT, r")$"]);
+pattern!(IS_AFTER_LEAST, [r"^(?:", AFTER_LEAST, r")$"]);
+pattern!(IS_AFTER_MOST, [r"^(?:", AFTER_MOST, r")$"]);
+
+/// The pieces of a quantity before its unit; the groups are `pre`, `low`, `after` and `high`.
+pub(super) fn quantity() -> String {
+    [
+        r"(?:(?P<pre>", EXACTLY, "|", AT_LEAST, "|", MORE_THAN, "|", AT_MOST, "|", LESS_THAN, "|", ABOUT,
+        r")(?: a)?(?: total)?(?: of)? ?)?(?:(?:anywhere |somewhere )?(?:between|from|in the range of|ranging from) )?(?:the )?\b(?P<low>", NUMBER,
+        r")(?: ?(?P<after>\+|plus|or more|or less|or fewer|or longer|or shorter|at least|at most|max(?:imum)?|min(?:imum)?)| ?(?:(?:(?:words?|sentences?) )?(?:to|or)|-|and|~|through) ?(?P<high>",
+        NUMBER, r"))?",
+    ]
+    .concat()
+}
+
+static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
+    let unit = concat!(
+        r"[ -](?:(?P<kind>short|long|concise|simple|complete|full|brief|clear|well-written|english|total|different|separate|of the)[ -])?(?P<unit>words?|sentences?)\b",
+    );
+    let after = [
+        r"(?:[ ,(-]{1,2}(?:(?:long|in length|in total|total)[ ,(-]{1,2})?(?P<post>",
+        AFTER_LEAST,
+        "|",
+        AFTER_MOST,
+        r")\b)?",
+    ]
+    .concat();
+    regex::Regex::new(&[&quantity(), unit, &after].concat()).expect("a constant expression is valid")
+});
+
+/// `at least 3 but no more than 5 sentences`: the first number has no unit.
+static BOTH: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
+    let relations = [EXACTLY, AT_LEAST, MORE_THAN, AT_MOST, LESS_THAN].join("|");
+    let pattern = format!(
+        r"(?P<no1>\bno |\bnot )?\b(?P<pre1>{relations}) (?P<n1>{NUMBER})(?: (?P<unit1>words?|sentences?))?,? (?:but|and) (?:also )?(?P<no2>no |not )?(?P<pre2>{relations}) (?P<n2>{NUMBER})(?: (?P<unit2>words?|sentences?))?(?P<rest>\b)"
+    );
+    regex::Regex::new(&pattern).expect("a constant expression is valid")
+});
+
+pattern!(
+    LIMITED,
+    [
+        r"\b(?:limit|restrict|cap|confine|hold|limiting|restricting|capping|limited|capped|restricted|keep|keeping|kept)\b[^,;:]{0,60} (?:to|at)(?: (?:the|a))? ?$"
+    ]
+);
+// `word limit: 200`, `minimum word count is 300`
+pattern!(
+    WORD_COUNT,
+    [
+        r"\b(?P<kind1>max(?:imum)? |min(?:imum)? )?word(?:[ -](?P<kind2>limit|count|maximum|minimum|max|min|cap|length|target))+(?: (?:should be|must be|is|of|has to be|needs to be|to be|to))*(?: ?[:=])? ?(?P<rest>\d|",
+        AT_LEAST,
+        "|",
+        MORE_THAN,
+        "|",
+        AT_MOST,
+        "|",
+        LESS_THAN,
+        "|",
+        EXACTLY,
+        "|between|no more|not more|no less|no fewer|a hundred|one|two|three|four|five|six|seven|eight|nine|ten|twenty|fifty)"
+    ]
+);
+// What may stand before a number of sentences that has no relation.
+pattern!(
+    BARE,
+    [
+        r"(?:^|\b(?:in|using|with|into|to|of|write|me|us|provide|compose|is|be|are|contain|contains|containing|make it|keep it|make|keep|have|has|use|a|an|create|as|give|generate|produce|answer|respond|reply|response|summary|explanation|short|brief|concise|simple|quick|nice|of about|max|total|length|form|about)|:) ?$"
+    ]
+);
+// What may not: the number then counts something in the task.
+pattern!(
+    NOT_BARE,
+    [
+        r"\b(?:the|these|those|first|last|following|next|my|previous|above|of (?:the|these|my)|each|every|highlight|bold|italicize|capitalize|underline|translate|explain|fix|correct|analy[sz]e|compare|than|another|more|list|name|learn|read|has only|convert|turn|combine|merge|join|rewrite|there (?:is|are)) ?$"
+    ]
+);
+// A number of words to be listed, not a length.
+pattern!(
+    LISTED,
+    [
+        r"\b(?:list|name|learn|teach(?: me)?|find|choose|pick|highlight|bold|italici[sz]e|capitali[sz]e|underline|replace|change|define|spell|memori[sz]e|repeat|translate|suggest|think of|come up with|give me|tell me|rhyme|know|brainstorm|mark|remove|delete|cut|add|swap|select|extract|recommend|generate)(?: (?:me|up to|only|the|any))? ?$"
+    ]
+);
+pattern!(
+    QUALIFIED,
+    [
+        r"^ ?(?:that|which|whose|where|from|ending|starting|beginning|containing|to describe|synonyms?|related|like|such as|rhyming|of (?:dialogue|wisdom|the|each|praise|encouragement|your choice|advice)|in (?:all|bold|caps|italics?|capitals?|uppercase|upper|capital|each|every|the (?:first|title|intro|last)|parenthes\w+|quotes|quotation|double)|with (?:all|the (?:letter|word|same)|double|a|more|at|\d|three|two|four)|you|i|we|per|each|every|apiece|should|must|are|is|be|have|starts?|ends?|begins?|contains?|:|not|after|before|before each|between|apart|about (?:each|every)|or phrases|in (?:the|your) \w+ (?:should|must|that|which|are|need))\b"
+    ]
+);
+pattern!(
+    SENTENCE_QUALIFIED,
+    [
+        r"^ ?(?:that|which|whose|from|ending|starting|beginning|per|each|every|apiece|in (?:all|bold|caps|italics?|each|every|the (?:first|second|third|last|intro|body|passive|future|past|present))|with (?:the word|the letter|examples?|errors?|mistakes)|you|i|should|must|are|were|have|starts?|ends?|begins?|containing|using the|to (?:the|each|every)|about (?:each|every)|for (?:each|every)|on (?:each|every)|after|before|between|of (?:the|this|dialogue))\b"
+    ]
+);
+
+/// Finds bounds on words and sentences.
+pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
+    for sentence in &reading.sentences {
+        let text = reading.of(sentence);
+        let mut from = 0;
+        let mut taken: Vec<Range<usize>> = Vec::new();
+        for both in BOTH.captures_iter(text) {
+            if let Some(range) = both_bounds(reading, sentence, &both, finds) {
+                taken.push(range);
+            }
+        }
+        while let Some(quantity) = QUANTITY.captures_at(text, from) {
+            let whole = quantity.get(0).expect("the whole match").range();
+            from = whole.end;
+            if !taken.iter().any(|range| range.start < whole.end && whole.start < range.end) {
+                one_quantity(reading, sentence, &quantity, finds);
+            }
+        }
+        word_count(reading, sentence, finds);
+        number_of(reading, sentence, finds);
+    }
+}
+
+fn group<'t>(captures: &Captures<'t>, name: &str) -> &'t str {
+    captures.name(name).map_or("", |found| found.as_str())
+}
+
+fn both_bounds(
+    reading: &Reading<'_>,
+    sentence: &Sentence,
+    both: &Captures<'_>,
+    finds: &mut Finds,
+) -> Option<Range<usize>> {
+    let units = [group(both, "unit1"), group(both, "unit2")];
+    let unit = units.into_iter().find(|unit| !unit.is_empty())?;
+    if units.iter().all(|unit| !unit.is_empty()) && units[0][..4] != units[1][..4] {
+        return None;
+    }
+    let signed = |no: &str, pre: &str, number: &str| -> Option<Bounds> {
+        let relation = relation(group(both, pre))?;
+        let relation = if group(both, no).is_empty() { relation } else { relation.negated()? };
+        Some(relation.bounds(value(group(both, number))?))
+    };
+    let (first, second) = (signed("no1", "pre1", "n1")?, signed("no2", "pre2", "n2")?);
+    let local = both.get(0)?.range();
+    let range = sentence.range.start + local.start..sentence.range.start + local.end;
+    let spot = Spot::new(reading, sentence, &range);
+    if spot.is_under_negation() || !spot.is_asked_of_text() || part::is_of_part(&spot) || is_qualified(unit, &spot) {
+        return Some(local);
+    }
+    let bounds = Bounds { least: first.least.or(second.least), limit: first.limit.or(second.limit) };
+    push(unit, bounds, range, finds);
+    Some(local)
+}
+
+fn is_qualified(unit: &str, spot: &Spot<'_>) -> bool {
+    if unit.starts_with("word") { QUALIFIED.is_match(spot.right) } else { SENTENCE_QUALIFIED.is_match(spot.right) }
+}
+
+fn one_quantity(reading: &Reading<'_>, sentence: &Sentence, quantity: &Captures<'_>, finds: &mut Finds) -> Option<()> {
+    let local = quantity.get(0)?.range();
+    let range = sentence.range.start + local.start..sentence.range.start + local.end;
+    let spot = Spot::new(reading, sentence, &range);
+    let unit = group(quantity, "unit");
+    let words = unit.starts_with("word");
+    let bounds = bounds_of(quantity, &spot, words)?;
+    let listed = words && LISTED.is_match(spot.left) || NOT_BARE.is_match(spot.left);
+    if listed || is_qualified(unit, &spot) || !spot.is_asked_of_text() || part::is_of_part(&spot) {
+        return None;
+    }
+    push(unit, bounds, range, finds);
+    Some(())
+}
+
+fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool) -> Option<Bounds> {
+    let low = value(group(quantity, "low"))?;
+    let pre = group(quantity, "pre");
+    let before = relation(pre);
+    if !pre.is_empty() && before.is_none() {
+        return None;
+    }
+    let after = [group(quantity, "after"), group(quantity, "post")].into_iter().find_map(relation_after);
+    if let Some(high) = quantity.name("high") {
+        let high = value(high.as_str())?;
+        // `between 5 and 10`, `no more than 5 to 10` and `5 or 10` are different things.
+        let open = before.is_none() || before == Some(Relation::Exactly);
+        return (open && !spot.is_under_negation() && low < high).then(|| Bounds::between(low, high));
+    }
+    let negated = spot.is_negated();
+    if !negated && spot.is_under_negation() {
+        return None;
+    }
+    let relation = match (before, after) {
+        (Some(Relation::About), _) => return None,
+        (Some(relation), None | Some(_)) if negated => relation.negated()?,
+        (None, _) if negated => return None,
+        (Some(Relation::Exactly), Some(after)) | (None, Some(after)) => after,
+        (Some(Relation::Exactly), None) if words && matches!(pre.trim(), "just" | "only") => return None,
+        (Some(before), _) => before,
+        (None, None) if LIMITED.is_match(spot.left) => Relation::AtMost,
+        // A bare number of words is a rough size, one of sentences is meant exactly.
+        (None, None) if !words && BARE.is_match(spot.left) => Relation::Exactly,
+        (None, None) => return None,
+    };
+    Some(relation.bounds(low))
+}
+
+/// `word limit: 200`: the unit comes first.
+fn word_count(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<()> {
+    let text = reading.of(sentence);
+    let head = WORD_COUNT.captures(text)?;
+    let start = head.get(0)?.start();
+    let rest = head.name("rest")?.start();
+    let quantity = NUMBERS
+        .captures_at(text, rest)
+        .filter(|quantity| quantity.get(0).is_some_and(|whole| whole.start() <= rest + 10))?;
+    let low = value(group(&quantity, "low"))?;
+    let end = quantity.get(0)?.end();
+    let range = sentence.range.start + start..sentence.range.start + end;
+    let spot = Spot::new(reading, sentence, &range);
+    let kinds = [group(&head, "kind1"), group(&head, "kind2")].join(" ");
+    let negated = ["no ", "not "].iter().any(|no| text[rest..].starts_with(no));
+    let stated = relation(group(&quantity, "pre"));
+    let relation = match stated.or_else(|| relation_after(group(&quantity, "after"))) {
+        Some(relation) if negated => relation.negated()?,
+        Some(relation) => relation,
+        None if kinds.contains("min") => Relation::AtLeast,
+        None if kinds.contains("max") || kinds.contains("limit") || kinds.contains("cap") => Relation::AtMost,
+        None => Relation::About,
+    };
+    let bounds = match quantity.name("high") {
+        Some(high) => Bounds::between(low, value(high.as_str())?),
+        None => relation.bounds(low),
+    };
+    // The same numbers with the unit behind them were found already.
+    let again = text[end..].trim_start().starts_with("word") && stated.is_some();
+    if again || !spot.is_asked() || spot.is_under_negation() || part::is_of_part(&spot) {
+        return None;
+    }
+    push("words", bounds, range, finds);
+    Some(())
+}
+
+pattern!(
+    NUMBER_OF,
+    [
+        r"\b(?:total )?number of (?P<unit>words|sentences)\b[^.;,]{0,40}?(?: (?:should|must|needs to|has to|is to) (?:be|stay|remain|fall)| to| is)(?P<no> not (?:be )?)?(?: (?:kept|limited))?(?: in| to| at)?(?: the range(?: of)?)? "
+    ]
+);
+
+/// `the number of words should be between 50 and 60`
+fn number_of(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<()> {
+    let text = reading.of(sentence);
+    let head = NUMBER_OF.captures(text)?;
+    let whole = head.get(0)?;
+    let quantity = NUMBERS
+        .captures_at(text, whole.end())
+        .filter(|quantity| quantity.get(0).is_some_and(|found| found.start() <= whole.end() + 1))?;
+    let low = value(group(&quantity, "low"))?;
+    let bounds = match quantity.name("high") {
+        Some(high) => Bounds::between(low, value(high.as_str())?),
+        None => relation(group(&quantity, "pre"))
+            .or_else(|| relation_after(group(&quantity, "after")))
+            .unwrap_or(Relation::About)
+            .bounds(low),
+    };
+    let range = sentence.range.start + whole.start()..sentence.range.start + quantity.get(0)?.end();
+    let spot = Spot::new(reading, sentence, &range);
+    let clean = head.name("no").is_none() && !spot.is_under_negation() && !part::is_of_part(&spot);
+    // `… 5 words in all caps` was a number of something else.
+    let plain = QUALIFIED_NUMBER.find(&text[head.name("unit")?.end()..]).is_none();
+    (clean && plain && spot.is_asked_of_text()).then(|| push(group(&head, "unit"), bounds, range, finds))
+}
+
+pattern!(
+    QUALIFIED_NUMBER,
+    [r"^ (?:with|that|which|in (?:all|each|every|the (?:title|first|intro)|caps|capital)|per|you)\b"]
+);
+
+static NUMBERS: std::sync::LazyLock<regex::Regex> =
+    std::sync::LazyLock::new(|| regex::Regex::new(&quantity()).expect("a constant expression is valid"));
+
+fn push(unit: &str, bounds: Bounds, range: Range<usize>, finds: &mut Finds) {
+    let (id, key) = if unit.starts_with("word") {
+        ("length_constraints:number_words", "num_words")
+    } else {
+        ("length_constraints:number_sentences", "num_sentences")
+    };
+    for (relation, count) in bounds.relations() {
+        finds.push(Find::new(id, json!({"relation": relation, key: count}), range.clone()));
+    }
+}

@@ -66,9 +66,9 @@ pub enum ReasoningBy {
     Auto,
     /// Not at all: a mark is part of the answer
     Off,
-    /// <think>...</think>
+    /// `<think>...</think>`
     Think,
-    /// [THINK]...[/THINK]
+    /// `[THINK]...[/THINK]`
     Magistral,
     /// "Here is my thought process:" and "Here is my response:"
     Granite,

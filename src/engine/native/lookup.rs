@@ -5,8 +5,11 @@ mod grams;
 
 use self::grams::Grams;
 
-/// Tokens of the first proposal, and of those after rejections.
+/// Tokens of the first proposal, and of those after some were rejected.
 const FEW: usize = 4;
+
+/// Tokens of a proposal after one of which all were rejected.
+const PROBE: usize = 2;
 
 /// Tokens that are compared backwards at most: among longer matches the order no longer matters.
 const COMPARED: usize = 16;
@@ -16,6 +19,9 @@ const DEMANDED: usize = 8;
 
 /// Tokens around the expected place in the source that are searched after an edit.
 const NEARBY: usize = 6;
+
+/// Tokens after which a rejected proposal counts no more, if none was made in between.
+const FORGIVEN: usize = 64;
 
 /// Tokens that a reply may differ from its source in a row before the place in the source is given up.
 const LOST: usize = 8;
@@ -28,9 +34,11 @@ pub(super) struct Lookup {
     most: usize,
     /// Tokens proposed next, at most: doubled when all were accepted, halved when one was rejected.
     length: usize,
-    /// Proposals in a row of which nothing was accepted. Each of them makes the next one need a longer match, so that a
-    /// text that copies nothing is left alone.
+    /// Proposals in a row of which nothing was accepted. Each of them makes the next one shorter and need a longer match,
+    /// so that a text that copies nothing is left alone.
     misses: usize,
+    /// Tokens since the last proposal.
+    idle: usize,
     threes: Grams<3>,
     twos: Grams<2>,
     /// Where the reply's next token stands in the text that it copies, if it goes on copying.
@@ -46,7 +54,7 @@ pub(super) struct Lookup {
 #[derive(Clone, Copy)]
 struct Proposal {
     tokens: usize,
-    /// It rests on a single matching token.
+    /// It rests on a single matching token, or on none.
     guess: bool,
 }
 
@@ -57,6 +65,7 @@ impl Lookup {
             most,
             length: FEW.min(most),
             misses: 0,
+            idle: 0,
             threes: Grams::default(),
             twos: Grams::default(),
             source: None,
@@ -80,14 +89,21 @@ impl Lookup {
             Some(source) => (Some(source), false),
             None => (self.nearby(tokens), true),
         };
-        let Some(source) = source else { return 0 };
+        self.idle += 1;
+        let Some(source) = source else {
+            if self.idle.is_multiple_of(FORGIVEN) {
+                self.misses = self.misses.saturating_sub(1);
+            }
+            return 0;
+        };
         self.source = Some(source);
-        let length = if guess { self.length.min(FEW) } else { self.length };
+        let length = if self.misses > 0 { self.length.min(PROBE) } else { self.length };
         let count = length.min(room);
         if count > 0 {
             // What is copied may itself be a proposal: a repeated phrase is followed through its repetitions.
             (source..source + count).for_each(|at| tokens.push(tokens[at]));
             self.proposal = Some(Proposal { tokens: count, guess });
+            self.idle = 0;
         }
         count
     }
@@ -136,12 +152,13 @@ impl Lookup {
         best.or_else(twos).map(|(_, source)| source)
     }
 
-    /// Where the source goes on after an edit, judged by the last token alone: near the expected place.
+    /// Where the source continues after an edit, judged by the last token alone: near the expected place, or right there
+    /// if the last token is the first that differs, because it most likely replaces one.
     fn nearby(&self, tokens: &[u32]) -> Option<usize> {
         let (source, last) = (self.source.filter(|_| self.misses < 3)?, tokens.last()?);
         let places = (0..=NEARBY).flat_map(|off| [source + off, source.wrapping_sub(off)]);
         let mut earlier = places.filter(|&place| 0 < place && place < tokens.len());
-        earlier.find(|&place| tokens[place - 1] == *last)
+        earlier.find(|&place| tokens[place - 1] == *last).or_else(|| (self.apart == 1).then_some(source))
     }
 }
 

@@ -28,27 +28,30 @@ impl Refinement {
         Self { text: text.join(" "), parent: parent.join(" ") }
     }
 
-    fn request(&self) -> Request {
+    /// The grammar names the reply's tokens, since a model that would rather say something else may also spell the text in
+    /// other tokens than anybody would.
+    fn request(&self, engine: &NativeEngine) -> Request {
         let messages = vec![
             Message::user("Write a few sentences about a river."),
             Message::assistant(self.parent.clone()),
             Message::user("Some of the words are wrong. Write it again with better ones."),
         ];
         let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-        let constraint = Some(Constraint::Regex(self.text.clone()));
+        let tokens = engine.dir.encode(&Input::Text(self.text.clone())).unwrap();
+        let tokens: String = tokens.iter().map(|id| format!(" <[{id}]>")).collect();
+        let constraint = Some(Constraint::Lark(format!("start:{tokens}")));
         Request { sampling, constraint, max_tokens: Some(600), ..Request::chat(Purpose::Refine, messages) }
     }
 }
 
-/// Tokens per second from a reply's first token to its last.
-async fn speed(engine: &NativeEngine, request: Request) -> (f64, Vec<String>) {
+/// Tokens per second of a reply whose prompt was computed before, and per second of a processor.
+async fn speed(engine: &NativeEngine, request: Request) -> ([f64; 2], String) {
+    run(engine, Request { max_tokens: Some(1), constraint: None, ..request.clone() }).await;
     let reply = engine.start(request).await.unwrap().remove(0);
-    let told: Vec<_> = reply.chunks.map(|chunk| (Instant::now(), chunk.unwrap())).collect().await;
-    // Refinements are told a few tokens at a time: those of the first message are not counted.
-    let begun = told[0].0;
-    let tokens: usize = told.iter().filter(|(moment, _)| *moment > begun).map(|(_, chunk)| chunk.tokens).sum();
-    let text = told.iter().map(|(_, chunk)| chunk.text.clone()).collect();
-    (tokens as f64 / (told[told.len() - 1].0 - begun).as_secs_f64(), text)
+    let (begun, busy_before) = (Instant::now(), busy());
+    let done = reply.complete().await.unwrap();
+    let (seconds, processor) = (begun.elapsed().as_secs_f64(), busy() - busy_before);
+    ([done.tokens as f64 / seconds, done.tokens as f64 / processor], done.text)
 }
 
 /// Refinements of the model in the directory `SPAR_BENCH_MODEL`, with and without speculation by turns: `SPAR_BENCH_ROUNDS`,
@@ -64,20 +67,20 @@ async fn refinements() {
     };
     let (with, without) = (load(NativeConfig::default().speculate), load(0));
     println!(
-        "| changed words | tokens/s without | with | times | accepted | rejected |\n| --- | --- | --- | --- | --- | --- |"
+        "| changed words | tokens/s without | with | times | times by processor | accepted | rejected |\n| --- | --- | --- | --- | --- | --- | --- |"
     );
     for edits in [0.0, 0.02, 0.1, 0.3, 1.0, f64::NAN] {
-        let mut speeds = [vec![], vec![], vec![]];
+        let mut speeds = [vec![], vec![], vec![], vec![]];
         let counts = || {
             let counters = with.counters();
             [&counters.speculated_accepted, &counters.speculated_rejected].map(|count| count.load(Ordering::Relaxed))
         };
         let before = counts();
         for round in 0..rounds {
-            let mut request = Refinement::new(round, 150, if edits.is_nan() { 0.0 } else { edits }).request();
+            let mut request = Refinement::new(round, 100, if edits.is_nan() { 0.0 } else { edits }).request(&without);
             if edits.is_nan() {
                 let sampling = Sampling { seed: round, ignore_eos: true, ..Sampling::default() };
-                request = Request { constraint: None, sampling, max_tokens: Some(200), ..request };
+                request = Request { constraint: None, sampling, max_tokens: Some(120), ..request };
             }
             // Whichever comes second finds a warmer machine, so they take turns.
             let order = if round % 2 == 0 { [&without, &with] } else { [&with, &without] };
@@ -89,21 +92,56 @@ async fn refinements() {
             if round % 2 == 1 {
                 found.reverse();
             }
-            speeds[0].push(found[0].0);
-            speeds[1].push(found[1].0);
-            speeds[2].push(found[1].0 / found[0].0);
+            let [([off, off_busy], _), ([on, on_busy], _)] = [&found[0], &found[1]];
+            let all = [*off, *on, on / off, on_busy / off_busy];
+            speeds.iter_mut().zip(all).for_each(|(speeds, speed)| speeds.push(speed));
         }
-        let [off, on, times] = speeds.each_mut().map(|speeds| large::spread(speeds));
+        let [off, on, times, processor] = speeds.each_mut().map(|speeds| large::spread(speeds));
         let shown = |[least, median, most]: [f64; 3]| format!("{median:.2} [{least:.2}, {most:.2}]");
         let now = counts();
         println!(
-            "| {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} |",
             if edits.is_nan() { "free, sampled".into() } else { format!("{:.0} %", 100.0 * edits) },
             shown(off),
             shown(on),
             shown(times),
+            shown(processor),
             now[0] - before[0],
             now[1] - before[1],
         );
+    }
+}
+
+/// Milliseconds of a step of some rows of one sequence after 500 positions, on the model in the directory `SPAR_BENCH_MODEL`.
+#[test]
+#[ignore = "a measurement of a model that is not shipped"]
+fn rows_of_a_step() {
+    let dir = std::env::var("SPAR_BENCH_MODEL").expect("SPAR_BENCH_MODEL names a model's directory");
+    let engine = NativeEngine::load(ModelDir::open(dir).unwrap(), NativeConfig::default()).unwrap();
+    let model = &engine.variant.runtime.model;
+    let pool = model.pool(0, Arc::default());
+    let mut scratch = model.scratch(&pool).unwrap();
+    let threads = NativeConfig::default().threads;
+    scratch.workspace.team = (threads > 1).then(|| Arc::new(crate::kernels::team::Team::new(threads).unwrap()));
+    let tokens: Vec<u32> = (0..600).map(|i| (derive_seed(1, i) % 300) as u32).collect();
+    let mut sequence = super::super::tests::sequence(&engine, &tokens);
+    let mut step = |from: usize, rows: usize| {
+        let begun = Instant::now();
+        sequence.own(&pool, from + rows);
+        let all = (from..from + rows).map(|position| model::Row { sequence: 0, position }).collect();
+        let mut batch = model::Batch { rows: all, groups: vec![], wanted: (0..rows).collect() };
+        model.forward(&mut scratch, &pool, std::slice::from_mut(&mut sequence), &mut batch).unwrap();
+        sequence.computed = 500;
+        begun.elapsed().as_secs_f64() * 1e3
+    };
+    step(0, 500);
+    let sizes = [1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33];
+    let mut times = sizes.map(|_| Vec::new());
+    for _ in 0..40 {
+        sizes.iter().zip(&mut times).for_each(|(&rows, times)| times.push(step(500, rows)));
+    }
+    for (rows, times) in sizes.iter().zip(&mut times) {
+        let [least, median, _] = large::spread(times);
+        println!("{rows} rows: {median:.2} ms, at least {least:.2}");
     }
 }

@@ -164,7 +164,7 @@ fn descriptions_state_the_requirement() {
         (
             "ratio:stop_words",
             json!({"percentage": 27.0}),
-            "let stop words such as \"the\", \"of\" and \"is\" be at most 27 % of all words",
+            "use stop words such as \"the\", \"of\" and \"is\" for at most 27 % of all words",
         ),
     ] {
         assert_eq!(check(id, kwargs).unwrap().describe(), expected);

@@ -115,7 +115,7 @@ impl Rule {
             Self::Japanese(1) => "write every word in Japanese".to_string(),
             Self::Japanese(step) => {
                 format!(
-                    "make every {step}th word a Japanese one, counting from the first word, and put spaces between words"
+                    "put spaces between words and write each word whose position is a multiple of {step} in Japanese"
                 )
             }
         }

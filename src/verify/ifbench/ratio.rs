@@ -57,7 +57,7 @@ impl Rule {
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Overlap { reference, percentage, .. } => format!(
-                "share {percentage} % (give or take 2) of the response's different three-character sequences with this text: \"{reference}\""
+                "take {percentage} % (within 2 percentage points) of the response's different three-character sequences from this text: \"{reference}\""
             ),
             Self::SentenceBalance => {
                 "write equally many sentences that end in a full stop, in a question mark and in an exclamation mark"
@@ -72,7 +72,7 @@ impl Rule {
                     .to_string()
             }
             Self::StopWords(most) => {
-                format!("let stop words such as \"the\", \"of\" and \"is\" be at most {most} % of all words")
+                format!("use stop words such as \"the\", \"of\" and \"is\" for at most {most} % of all words")
             }
         }
     }

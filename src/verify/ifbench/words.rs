@@ -92,7 +92,7 @@ impl Rule {
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Alphabet => {
-                "start each word with the letter of the alphabet after the one that the word before starts with, and with A after Z".to_string()
+                "start each word with the letter that follows the previous word's first letter in the alphabet, with A after Z".to_string()
             }
             Self::Consonants => "use only words in which at least two consonants stand next to each other".to_string(),
             Self::LastFirst => "start each sentence with the last word of the sentence before it".to_string(),

@@ -96,7 +96,7 @@ pattern!(
 pattern!(
     OF_SOMETHING,
     [
-        r"\b(?:words?|titles?|headings?|subheadings?|headers?|headlines?|names?|labels?|keywords?|terms?|phrases?|first|last|lines?|subject|some|certain|important|key|points?|brand|slogan|acronyms?|abbreviations?|variables?|constants?|characters?|keys?|columns?|sections?|greeting|signature|emphasi\w*|except|proper nouns?|speaker|scene|a few|several|once|twice|at least|at most|more than|less than|fewer than|exactly|\d+|answer choices?|options?|filenames?|nouns?|verbs?|adjectives?|codes?|ids?|tags?|table|the letter|hashtags?|sentences? (?:in|that))\b|\x{E000} ?(?:in|should|must|to)"
+        r"\b(?:words?|titles?|headings?|subheadings?|headers?|headlines?|names?|labels?|keywords?|terms?|phrases?|first|last|another|second|lines?|subject|some|certain|important|key|points?|brand|slogan|acronyms?|abbreviations?|variables?|constants?|characters?|keys?|columns?|sections?|greeting|signature|emphasi\w*|except|proper nouns?|speaker|scene|a few|several|once|twice|at least|at most|more than|less than|fewer than|exactly|\d+|answer choices?|options?|filenames?|nouns?|verbs?|adjectives?|codes?|ids?|tags?|table|the letter|hashtags?|sentences? (?:in|that))\b|\x{E000} ?(?:in|should|must|to)"
     ]
 );
 pattern!(
@@ -165,7 +165,8 @@ fn throughout(reading: &Reading<'_>, sentence: &Sentence, pattern: &regex::Regex
         let spot = Spot::new(reading, sentence, &range);
         let scope = EVERY_WORD.replace_all(spot.scope(), "");
         let of_all = EVERY_WORD.is_match(found.as_str()) && !OF_NAMED.is_match(found.as_str());
-        let partial = OF_SOMETHING.is_match(&scope) && !of_all
+        let alone = spot.clause().trim().is_empty() && !super::part::is_led(&spot);
+        let partial = OF_SOMETHING.is_match(&scope) && !of_all && !alone
             || FOR_SOMETHING.is_match(spot.right)
             || OF_SOMETHING.is_match(spot.header());
         if spot.is_asked() && !spot.is_under_negation() && !partial {
@@ -196,8 +197,7 @@ const SHOUTED: &str = r"(?:all[- ]?(?:caps|capitals?|upper ?-?case|capitali[sz]e
 const IN_CAPITALS: &str = r"(?:that (?:are|is) |which are |(?:should |must )?be |written |appear |to be |are )*(?:in |with |using )?(?:all(?: of)?(?: the)?[- ]?(?:letters )?(?:caps|capitals?(?: letters)?|upper ?-?case(?: letters)?|capitali[sz]ed)|fully capitali[sz]ed|entirely in (?:caps|capitals|capital letters|uppercase)|full caps|upper ?-?case|caps|capital letters|capitals)";
 static COUNT_FIRST: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let words = [r"(?:[\w-]+ ){0,2}?words?(?: or phrases)?(?: in (?:the|your) \w+)?,? ", IN_CAPITALS].concat();
-    regex::Regex::new(&[&quantity(), " (?:", SHOUTED, r" words?\b|", &words, r"\b)"].concat())
-        .expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), " (?:", SHOUTED, r" words?\b|", &words, r"\b)"].concat())
 });
 // `words in all caps should appear at most 10 times`
 pattern!(
@@ -216,9 +216,8 @@ pattern!(
         r" words?)(?: in (?:the|your) \w+)?(?: should be| must be| to| should not| must not| cannot)(?: be| exceed)*"
     ]
 );
-static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    regex::Regex::new(&["^ ?", &quantity()].concat()).expect("a constant expression is valid")
-});
+static QUANTITY: std::sync::LazyLock<regex::Regex> =
+    std::sync::LazyLock::new(|| super::pattern::compile(&["^ ?", &quantity()].concat()));
 
 fn capital_words(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     let text = reading.of(sentence);

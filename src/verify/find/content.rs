@@ -10,8 +10,7 @@ use super::spot::Spot;
 use super::{Find, Finds};
 
 static PLACEHOLDERS: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    regex::Regex::new(&[&quantity(), r" (?:[\w-]+ ){0,3}?(?:placeholders?|place-?holders?|place holders?|bracketed (?:fields?|blanks?|variables?|slots?))\b"].concat())
-        .expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), r" (?:[\w-]+ ){0,3}?(?:placeholders?|place-?holders?|place holders?|bracketed (?:fields?|blanks?|variables?|slots?))\b"].concat())
 });
 pattern!(BRACKETS, [r"\b(?:square |in |with )?(?:square[- ])?bracket(?:s|ed)?\b|\[|\x{E002}"]);
 pattern!(PER, [r"^ ?(?:in|per|for) (?:each|every)\b|^ ?(?:each|apiece)\b"]);

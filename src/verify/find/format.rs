@@ -22,13 +22,13 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
 
 static BULLETS: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let item = r"(?:[ -](?:markdown|short|concise|brief|very|simple|clear|main|key|separate|distinct|different|quick|to the point|style|formatted|short,|unique|of the|-)){0,3}[ -](?:bullet(?:ed)?[ -]?(?:point(?:s|ed)?|list items?|items?|lists?)?s?|bullet-?points?|bulletpoints?)(?: list)?\b";
-    regex::Regex::new(&[&quantity(), item].concat()).expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), item].concat())
 });
 static BULLETED_LIST: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let list =
         r"\bbullet(?:ed)?(?:[ -]?point(?:ed|s)?)?[ -]lists? (?:of|with|containing|that has|having|consisting of) ";
     let item = r"(?: [\w-]+){0,2}? (?:items?|points?|bullets?|entries|elements|things|reasons|tips|lines)\b";
-    regex::Regex::new(&[list, &quantity(), item].concat()).expect("a constant expression is valid")
+    super::pattern::compile(&[list, &quantity(), item].concat())
 });
 pattern!(NUMBERED, [r"\b(?:numbered|sub-?bullets?|nested)\b"]);
 
@@ -78,7 +78,7 @@ const SHOWN: &str =
 const THINGS: &str = r"(?:(?:text )?(?:sections?|parts?|words?|phrases?|keywords?|terms?|texts?|sentences?|passages?|pieces?|names?|points?|ideas?|bits?|items?|segments?|snippets?|concepts?|spans?|lines?|areas?|places?|things|portions?|facts?|spots?|quotes?|ingredients?|dates?|figures?|takeaways?|arguments?))";
 static SHOW_COUNT: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let pattern = [r"\b", SHOWN, r" ", &quantity(), r" (?:of )?(?:[\w'-]+ ){0,3}?", THINGS, r"\b"].concat();
-    regex::Regex::new(&pattern).expect("a constant expression is valid")
+    super::pattern::compile(&pattern)
 });
 static COUNT_SHOWN: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let shown = r"(?:highlighted|italici[sz]ed|italics?|bold(?:ed)?|bold-?faced?|emphasi[sz]ed)";
@@ -87,7 +87,7 @@ static COUNT_SHOWN: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new
         r"(?: (?:of|in) (?:the|your) \w+)?,? (?:(?:that (?:are|is) |should be |must be |to be |are |be )*(?:in |with )?(?:markdown )?(?:bold|italics?|italici[sz]ed|highlighted|bolded|asterisks|emphasi[sz]ed)))\b",
     ]
     .concat();
-    regex::Regex::new(&pattern).expect("a constant expression is valid")
+    super::pattern::compile(&pattern)
 });
 pattern!(MARKED, [r"\b(?:markdown|asterisks?|italic\w*|bold\w*|md)\b|\*"]);
 pattern!(OF_EACH, [r"^ ?(?:in|per|of|from|for) (?:each|every)\b|^ ?(?:each|apiece)\b"]);
@@ -175,7 +175,7 @@ pattern!(
         JSON,
         r"\b|\b(?:only|just|nothing but|exclusively|strictly|use|return|output|give me|provide|respond with|answer with|reply with|must be|should be|be|emit|produce)(?: (?:in|with|as|only|back|me|your answer as))* ",
         JSON,
-        r"(?: only)?\b|\bjson[- ](?:only|formatted|format)\b|^json\b|\bjson please\b|\b(?:only|just) (?:contain|have|include|be) ",
+        r"(?: only)?\b|\bjson[- ](?:only|formatted|format)\b|\b(?:output|response|answer|reply)? ?(?:format|type) ?: ?json\b|^json\b|\bjson please\b|\b(?:only|just) (?:contain|have|include|be) ",
         JSON,
         r"\b"
     ]

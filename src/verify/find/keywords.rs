@@ -21,7 +21,7 @@ const USE: &str = concat!(
 const NOUN: &str = r"(?P<noun>key ?-?words?|key ?-?terms?|words?|terms?|phrases?|expressions?|names?|hashtags?|adjectives?|verbs?|nouns?|lines?)";
 const DETERMINERS: &str = concat!(
     r"(?: (?:all(?: of)?|any(?: of)?|both(?: of)?|each(?: of)?|either(?: of)?|every one of|the|these|those|this|that|following|specific|exact|exactly|your|once|also|single|",
-    r"two|three|four|five|six|seven|eight|nine|ten|\d{1,2}|particular|actual|forbidden|banned|in|a|of|the use of|usage of))*"
+    r"(?P<number>two|three|four|five|six|seven|eight|nine|ten|\d{1,2})|particular|actual|forbidden|banned|in|a|of|the use of|usage of))*"
 );
 
 // `include the words`, `do not use any of the following words`
@@ -37,7 +37,7 @@ pattern!(
 pattern!(
     SUBJECT,
     [
-        r"(?:^|\b(?:and|but|that|sure|ensure|so|also|then|please|have|want|need|with|for|like|response|answer|reply),? |[,;:] ?)(?:all (?:of )?)?(?:the |these |following |exact |single |specific )*",
+        r"(?:^|\b(?:and|but|that|which|sure|ensure|so|also|then|please|have|want|need|with|for|like|response|answer|reply),? |[,;:] ?)(?:all (?:of )?)?(?:the |these |following |exact |single |specific )*",
         NOUN,
         r"\b"
     ]
@@ -73,7 +73,7 @@ static COUNTED: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| 
     let pattern = format!(
         r"^,?(?: (?:a total of|for|exactly|in it|in total))*(?: ?(?P<pre>{relations}|about|around|approximately|roughly))?(?: of)?(?: a total of)? ?\b(?:(?P<once>once|twice|thrice|one time)|(?P<low>{NUMBER})(?: ?(?P<after>\+|plus|or more|or less|or fewer)| ?(?:to|-|or|and) ?(?P<high>{NUMBER}))? ?(?:different |separate )?(?:times?|occurrences|instances|mentions))\b(?:,? ?(?P<post>or more|or less|or fewer|or twice|at least|at most|max(?:imum)?|minimum|min|only|exactly|tops|total)\b)?"
     );
-    regex::Regex::new(&pattern).expect("a constant expression is valid")
+    super::pattern::compile(&pattern)
 });
 pattern!(
     BETWEEN,
@@ -93,7 +93,7 @@ pattern!(
     [
         r"^,? ?(?:(?:at|near|in|to|on|by|as|into|for|of) (?:the |your |its |an? |each |every |all )(?:very )?(?:[\w-]+ ){0,2}?(?:start|beginning|end|top|bottom|middle|",
         PARTS,
-        r"|sentences?|word|question|message|prompt)\b|(?:before|after|instead|between|per|followed by|as (?:a|an|the|your)|in (?:bold|caps|italics?|uppercase|lowercase|capital|quotes?|parenthes\w+|brackets|front)|(?:and|,) (?:then|replace)|with (?:a|an|the|another)\b|rather|only (?:in|as|when|for)|in every|in each|every|to (?:start|begin|end|open|close|introduce|describe|refer|mean|separate|mark|indicate|denote|label)|when|whenever|unless|if)\b)"
+        r"|(?:first|second|third|last|final|opening|closing|same|each|every|all) sentences?|word|question|message|prompt)\b|(?:before|after|instead|between|per|followed by|as (?:a|an|the|your)|in (?:bold|caps|italics?|uppercase|lowercase|capital|quotes?|parenthes\w+|brackets|front)|(?:and|,) (?:then|replace)|with (?:a|an|the|another)\b|rather|only (?:in|as|when|for)|in every|in each|every|to (?:start|begin|end|open|close|introduce|describe|refer|mean|separate|mark|indicate|denote|label)|when|whenever|unless|if)\b)"
     ]
 );
 pattern!(
@@ -114,7 +114,8 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             let list_at = noun.end();
             let Some(list) = list::read(reading, sentence, list_at, Noun::of(noun.as_str())) else { continue };
             let times = used.name("times").map_or("", |times| times.as_str());
-            let found = Listed { start: verb.start(), verb: verb.as_str(), list, times };
+            let number = used.name("number").and_then(|number| value(number.as_str()));
+            let found = Listed { start: verb.start(), verb: verb.as_str(), list, times, number };
             done.extend(found.push_active(reading, sentence, finds));
         }
         for used in QUOTED_USED.captures_iter(text) {
@@ -125,7 +126,7 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             }
             let Some(list) = list::read(reading, sentence, quote, Noun::Several) else { continue };
             done.extend(
-                Listed { start: verb.start(), verb: verb.as_str(), list, times: "" }
+                Listed { start: verb.start(), verb: verb.as_str(), list, times: "", number: None }
                     .push_active(reading, sentence, finds),
             );
         }
@@ -146,6 +147,8 @@ struct Listed<'a> {
     list: list::List,
     /// `mention at least twice the word`
     times: &'a str,
+    /// `these 3 words`
+    number: Option<usize>,
 }
 
 impl Listed<'_> {
@@ -156,6 +159,10 @@ impl Listed<'_> {
         let after = &text[self.list.end..];
         let range = base + self.start..base + self.list.end;
         let spot = Spot::new(reading, sentence, &range);
+        // `with exactly 7 words: …` is followed by seven words or by something else.
+        if self.number.is_some_and(|number| number > 1 && number != self.list.items.len()) {
+            return None;
+        }
         let negative_verb = NEGATIVE_VERB.is_match(self.verb);
         let negated = spot.is_negated();
         let leads = [spot.left, self.verb, " "].concat();

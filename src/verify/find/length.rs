@@ -145,7 +145,7 @@ static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(||
         r")\b)?",
     ]
     .concat();
-    regex::Regex::new(&[&quantity(), unit, &after].concat()).expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), unit, &after].concat())
 });
 
 /// `at least 3 but no more than 5 sentences`: the first number has no unit.
@@ -154,7 +154,7 @@ static BOTH: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let pattern = format!(
         r"(?P<no1>\bno |\bnot )?\b(?P<pre1>{relations}) (?P<n1>{NUMBER})(?: (?P<unit1>words?|sentences?))?,? (?:but|and) (?:also )?(?P<no2>no |not )?(?P<pre2>{relations}) (?P<n2>{NUMBER})(?: (?P<unit2>words?|sentences?))?(?P<rest>\b)"
     );
-    regex::Regex::new(&pattern).expect("a constant expression is valid")
+    super::pattern::compile(&pattern)
 });
 
 pattern!(
@@ -184,7 +184,7 @@ pattern!(
 pattern!(
     BARE,
     [
-        r"(?:^|\b(?:in|using|with|into|to|of|write|me|us|provide|compose|is|be|are|contain|contains|containing|make it|keep it|make|keep|have|has|use|a|an|create|as|give|generate|produce|answer|respond|reply|response|summary|explanation|short|brief|concise|simple|quick|nice|of about|max|total|length|form|about)|:) ?$"
+        r"(?:^|\b(?:in|using|with|into|to|of|write|me|us|provide|compose|is|be|are|contain|contains|containing|want|need|only want|only need|make it|keep it|make|keep|have|has|use|a|an|create|as|give|generate|produce|answer|respond|reply|response|summary|explanation|short|brief|concise|simple|quick|nice|of about|max|total|length|form|about)|:) ?$"
     ]
 );
 // What may not: the number then counts something in the task.
@@ -204,7 +204,7 @@ pattern!(
 pattern!(
     QUALIFIED,
     [
-        r"^ ?(?:that|which|whose|where|from|ending|starting|beginning|containing|to describe|synonyms?|related|like|such as|rhyming|of (?:dialogue|wisdom|the|each|praise|encouragement|your choice|advice)|in (?:all|bold|caps|italics?|capitals?|uppercase|upper|capital|each|every|the (?:first|title|intro|last)|parenthes\w+|quotes|quotation|double)|with (?:all|the (?:letter|word|same)|double|a|more|at|\d|three|two|four)|you|i|we|per|each|every|apiece|should|must|are|is|be|have|starts?|ends?|begins?|contains?|:|not|after|before|before each|between|apart|about (?:each|every)|or phrases|in (?:the|your) \w+ (?:should|must|that|which|are|need))\b"
+        r"^ ?(?:bold\w*|italic\w*|highlighted|capitali[sz]ed|underlined|that|which|whose|where|from|ending|starting|beginning|containing|to describe|synonyms?|related|like|such as|rhyming|of (?:dialogue|wisdom|the|each|praise|encouragement|your choice|advice)|in (?:all|bold|caps|italics?|capitals?|uppercase|upper|capital|each|every|the (?:first|title|intro|last)|parenthes\w+|quotes|quotation|double)|with (?:all|the (?:letter|word|same)|double|a|more|at|\d|three|two|four)|you|i|we|per|each|every|apiece|should|must|are|is|be|have|starts?|ends?|begins?|contains?|:|not|after|before|before each|between|apart|about (?:each|every)|or phrases|in (?:the|your) \w+ (?:should|must|that|which|are|need))\b"
     ]
 );
 pattern!(
@@ -227,7 +227,7 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
         }
         while let Some(quantity) = QUANTITY.captures_at(text, from) {
             let whole = quantity.get(0).expect("the whole match").range();
-            from = whole.end;
+            from = behind(text, &quantity).unwrap_or(whole.end);
             if !taken.iter().any(|range| range.start < whole.end && whole.start < range.end) {
                 one_quantity(reading, sentence, &quantity, finds);
             }
@@ -236,6 +236,14 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
         number_of(reading, sentence, finds);
     }
 }
+
+/// The end of a quantity whose `max` belongs to the number after it: `at least 50 words, at most 90 words`.
+fn behind(text: &str, quantity: &Captures<'_>) -> Option<usize> {
+    let post = quantity.name("post")?;
+    NUMBER_NEXT.is_match(&text[post.end()..]).then(|| quantity.name("unit").map(|unit| unit.end()))?
+}
+
+pattern!(NUMBER_NEXT, [r"^\.?(?: of)? ?", NUMBER, r"\b"]);
 
 fn group<'t>(captures: &Captures<'t>, name: &str) -> &'t str {
     captures.name(name).map_or("", |found| found.as_str())
@@ -274,12 +282,14 @@ fn is_qualified(unit: &str, spot: &Spot<'_>) -> bool {
 }
 
 fn one_quantity(reading: &Reading<'_>, sentence: &Sentence, quantity: &Captures<'_>, finds: &mut Finds) -> Option<()> {
-    let local = quantity.get(0)?.range();
+    let mut local = quantity.get(0)?.range();
+    let cut = behind(reading.of(sentence), quantity);
+    local.end = cut.unwrap_or(local.end);
     let range = sentence.range.start + local.start..sentence.range.start + local.end;
     let spot = Spot::new(reading, sentence, &range);
     let unit = group(quantity, "unit");
     let words = unit.starts_with("word");
-    let bounds = bounds_of(quantity, &spot, words)?;
+    let bounds = bounds_of(quantity, &spot, words, if cut.is_some() { "" } else { group(quantity, "post") })?;
     let listed = words && LISTED.is_match(spot.left) || NOT_BARE.is_match(spot.left);
     if listed || is_qualified(unit, &spot) || !spot.is_asked_of_text() || part::is_of_part(&spot) {
         return None;
@@ -288,14 +298,14 @@ fn one_quantity(reading: &Reading<'_>, sentence: &Sentence, quantity: &Captures<
     Some(())
 }
 
-fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool) -> Option<Bounds> {
+fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool, post: &str) -> Option<Bounds> {
     let low = value(group(quantity, "low"))?;
     let pre = group(quantity, "pre");
     let before = relation(pre);
     if !pre.is_empty() && before.is_none() {
         return None;
     }
-    let after = [group(quantity, "after"), group(quantity, "post")].into_iter().find_map(relation_after);
+    let after = [group(quantity, "after"), post].into_iter().find_map(relation_after);
     if let Some(high) = quantity.name("high") {
         let high = value(high.as_str())?;
         // `between 5 and 10`, `no more than 5 to 10` and `5 or 10` are different things.
@@ -315,11 +325,18 @@ fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool) -> Option<Bo
         (Some(before), _) => before,
         (None, None) if LIMITED.is_match(spot.left) => Relation::AtMost,
         // A bare number of words is a rough size, one of sentences is meant exactly.
+        // `in one word` is not.
+        (None, None) if words && low == 1 && ONE_WORD.is_match(spot.left) && ONE_WORD_AFTER.is_match(spot.right) => {
+            Relation::Exactly
+        }
         (None, None) if !words && BARE.is_match(spot.left) => Relation::Exactly,
         (None, None) => return None,
     };
     Some(relation.bounds(low))
 }
+
+pattern!(ONE_WORD, [r"(?:^|\b(?:in|with|using|a|give me|just|only|say|be|to)) ?$"]);
+pattern!(ONE_WORD_AFTER, [r"^(?: ?[.,;!?)]|$| (?:answers?|reply|response|only)\b| -)"]);
 
 /// `word limit: 200`: the unit comes first.
 fn word_count(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<()> {
@@ -393,8 +410,7 @@ pattern!(
     [r"^ (?:with|that|which|in (?:all|each|every|the (?:title|first|intro)|caps|capital)|per|you)\b"]
 );
 
-static NUMBERS: std::sync::LazyLock<regex::Regex> =
-    std::sync::LazyLock::new(|| regex::Regex::new(&quantity()).expect("a constant expression is valid"));
+static NUMBERS: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| super::pattern::compile(&quantity()));
 
 fn push(unit: &str, bounds: Bounds, range: Range<usize>, finds: &mut Finds) {
     let (id, key) = if unit.starts_with("word") {

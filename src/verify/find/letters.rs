@@ -118,9 +118,8 @@ fn one_letter(
 const MARKS: [(&str, &str); 6] =
     [("exclamation", "!"), ("question", "?"), ("semi", ";"), ("hash", "#"), ("ampersand", "&"), ("exclamations", "!")];
 
-static COUNTED_MARK: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    regex::Regex::new(&[&quantity(), r" (?:or more )?", MARK].concat()).expect("a constant expression is valid")
-});
+static COUNTED_MARK: std::sync::LazyLock<regex::Regex> =
+    std::sync::LazyLock::new(|| super::pattern::compile(&[&quantity(), r" (?:or more )?", MARK].concat()));
 const MARK: &str =
     r"(?:of )?(?P<mark>exclamation|question|semi|hash|ampersand)(?: ?-?(?:marks?|points?|colons?|tags?|signs?)|s)\b";
 pattern!(

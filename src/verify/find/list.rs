@@ -29,7 +29,12 @@ impl Noun {
 /// The most words of an item.
 const ITEM_WORDS: usize = 8;
 
-pattern!(LEAD, [r"^(?: (?:of|like))?(?: \((?:e\.g\.|i\.e\.)?)?(?: ?(?::|-|–|—|=))? ?[\[(]? ?"]);
+pattern!(
+    LEAD,
+    [
+        r"^(?: (?:of|like)| (?:in|throughout|anywhere in|from) (?:your|the|this) (?:[\w-]+ )?(?:response|answer|reply|output|text|story|essay|poem|email|letter|article|post) ?:)?(?: \((?:e\.g\.|i\.e\.)?)?(?: ?(?::|-|–|—|=))? ?[\[(]? ?"
+    ]
+);
 pattern!(
     JOINT,
     [
@@ -127,6 +132,9 @@ pub(super) fn read(reading: &Reading<'_>, sentence: &Sentence, at: usize, noun: 
         return quoted(reading, sentence, start);
     }
     let explicit = lead.as_str().contains([':', '=']);
+    if explicit && text.ends_with('?') {
+        return None;
+    }
     if explicit && text[start..].trim().is_empty() {
         return lines(reading, sentence);
     }

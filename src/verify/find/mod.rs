@@ -12,6 +12,7 @@ mod language;
 mod length;
 mod letters;
 mod list;
+pub mod measure;
 mod number;
 mod part;
 mod paste;
@@ -33,10 +34,13 @@ use serde_json::{Map, Value};
 
 use super::Check;
 use crate::chat::{Message, Role};
-use reading::Reading;
+use reading::{Reading, beginning};
 
 /// How much of a turn is read, in bytes. Every expression takes linear time, so that this bounds the work.
 const TURN_BYTES: usize = 100 * 1024;
+
+/// How much of all turns is read; the newest come first.
+const CONVERSATION_BYTES: usize = 256 * 1024;
 
 /// How many checks a conversation has at most.
 const MOST_CHECKS: usize = 64;
@@ -58,11 +62,16 @@ pub fn find_checks(conversation: &[Message]) -> Vec<FoundCheck> {
     let Some(last) = conversation.iter().rposition(|message| message.role == Role::User) else {
         return Vec::new();
     };
-    let turns: Vec<Turn<'_>> = conversation[..=last]
-        .iter()
-        .filter(|message| message.role != Role::Assistant)
-        .map(|message| Turn { role: message.role, reading: Reading::new(beginning(&message.content)) })
+    let mut room = CONVERSATION_BYTES;
+    let said = conversation[..=last].iter().rev().filter(|message| message.role != Role::Assistant);
+    let mut turns: Vec<Turn<'_>> = said
+        .map(|message| {
+            let text = beginning(&message.content, TURN_BYTES.min(room));
+            room -= text.len();
+            Turn { role: message.role, reading: Reading::new(text) }
+        })
         .collect();
+    turns.reverse();
     let mut finds: Vec<(usize, Find)> = Vec::new();
     for (index, turn) in turns.iter().enumerate() {
         let found = turn.finds();
@@ -76,12 +85,6 @@ pub fn find_checks(conversation: &[Message]) -> Vec<FoundCheck> {
         Check::new(find.id, find.kwargs).ok().map(|check| FoundCheck { check, words })
     });
     checks.take(MOST_CHECKS).collect()
-}
-
-/// The part of a turn that is read.
-fn beginning(text: &str) -> &str {
-    let end = (0..=text.len().min(TURN_BYTES)).rev().find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or_default()]
 }
 
 /// A turn of the system or the user.

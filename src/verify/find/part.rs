@@ -24,7 +24,7 @@ pattern!(
     [
         r"\b(?:each|every|per|both|apiece|respectively|all (?:of )?(?:the |your |these )?",
         PARTS,
-        r"|either of|one of the)\b"
+        r"|either of|one of the|another)\b"
     ]
 );
 pattern!(
@@ -131,6 +131,11 @@ fn is_of_several(scope: &str) -> bool {
         let noun = found.as_str().rsplit(' ').next().unwrap_or_default();
         !NOT_SEVERAL.contains(&noun)
     }) && !WHOLE.is_match(scope)
+}
+
+/// Whether the sentence begins with the part that it is about: `in the title, …`.
+pub(super) fn is_led(spot: &Spot<'_>) -> bool {
+    LEADING.is_match(spot.left)
 }
 
 /// Whether what follows says so: `… in each paragraph`.

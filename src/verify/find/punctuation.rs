@@ -12,7 +12,8 @@ pattern!(
     NO_COMMA,
     [
         NOT,
-        r"(?: (?:any|a|the|single|use|using|allowed|permitted|of|usage|include|including|contain|containing|put|have|having|make|write|with|to|be|ever|insert|add|even|in|your|response|answer|all|employ|employing|allow|type|typing|place|feature|anything with|one|uses?|periods|semi-?colons?|exclamation|question|marks?|points?|dashes|hyphens|full stops|colons|quotes|either|so much as|and|or|nor|punctuation|apostrophes|parentheses|it|this|that),?)*[ -]commas?\b",
+        r"(?: (?:any|a|the|single|want|see|need|use|using|allowed|permitted|of|usage|include|including|contain|containing|put|have|having|make|write|with|to|be|ever|insert|add|even|in|your|response|answer|all|employ|employing|allow|type|typing|place|feature|anything with|one|uses?|periods|semi-?colons?|exclamation|question|marks?|points?|dashes|hyphens|full stops|colons|quotes|either|so much as|and|or|nor|punctuation|apostrophes|parentheses|it|this|that),?)*[ -]commas?\b",
+        r"|\bi (?:really )?(?:don't|do not) (?:want|wish|like)(?: to see| you to use| to have)? (?:any |a single )?commas?\b",
         r"|\byou(?:'re| are| may| can) not (?:allowed|permitted|supposed)? ?(?:to )?use (?:any )?commas?\b",
         r"|\bcommas?(?: |-)(?:free|less)\b|\bcommaless\b",
         r"|\bcommas? (?:(?:is|are) )?(?:strictly |absolutely |completely )?(?:not (?:to be )?(?:allowed|permitted|used|welcome)|forbidden|banned|prohibited|off[- ]limits|disallowed)\b",

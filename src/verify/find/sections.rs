@@ -15,8 +15,7 @@ use super::{Find, Finds};
 const PIECES: &str = r"(?:paragraphs?|sections?|parts?|chapters?|stanzas?|days?|acts?|scenes?|steps?|segments?|verses?|pieces?|blocks?|audiences?|weeks?|rounds?|levels?|phases?|lessons?|modules?|q ?(?:&|and) ?as?)";
 
 static COUNTED: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    regex::Regex::new(&[&quantity(), r"[ -](?:[\w-]+ ){0,2}?(?P<pieces>", PIECES, r")\b"].concat())
-        .expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), r"[ -](?:[\w-]+ ){0,2}?(?P<pieces>", PIECES, r")\b"].concat())
 });
 pattern!(
     MARKS,

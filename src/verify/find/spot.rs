@@ -101,7 +101,7 @@ pattern!(
 pattern!(
     ABOUT,
     [concat!(
-        r"\b(?:who|whose|whom|which|in which|where|how to (?:write|type|talk|speak|text|code|avoid|use|make|compose|count|keep|limit|punctuate|remove|get|convert|parse|print|format|generate|stay|give|create|wrap|add|put|highlight|do|reply|answer|respond)|",
+        r"\b(?:who|whose|whom|where|how to (?:write|type|talk|speak|text|code|avoid|use|make|compose|count|keep|limit|punctuate|remove|get|convert|parse|print|format|generate|stay|give|create|wrap|add|put|highlight|do|reply|answer|respond)|",
         r"(?:about|of|on) (?:\w+ ){0,4}?(?:writing|avoiding|having)|",
         r"(?:about|discuss|explain|describe|on) (?:the )?(?:\w+ )?(?:importance|benefits|rules?|difference|use|pros|problem|problems|advantages|disadvantages|history|art|merits|concept|purpose|idea|meaning|effect|impact|role|habit) of|",
         r"(?:function|script|program|regex|regexp|app|code|method|query|class|api|parser|validator|password|file|macro|formula|prompt|rule|test|component|schema|linter|game|challenge|contest|world|language|law|town|teacher|professor|boss|character|robot|man|woman|boy|girl|person|someone|somebody|kid|student|king|wizard|tool|website|form|field|database|table) (?:to|that|which|who|where)|",
@@ -240,7 +240,7 @@ impl<'a> Spot<'a> {
 }
 
 pattern!(NOT_WORD, [NOT]);
-pattern!(THAT, [r"\b(?:about|of|on) (?:[\w'-]+ ){0,8}?that\b"]);
+pattern!(THAT, [r"\b(?:in )?which\b|\b(?:about|of|on) (?:[\w'-]+ ){0,8}?that\b"]);
 pattern!(COMMA, [r"[,;:(–—] ?(?:and |but |so |then )?|\bbut "]);
 pattern!(
     NOT_NEEDED,

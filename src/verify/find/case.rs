@@ -99,6 +99,16 @@ pattern!(
         r"\b(?:words?|titles?|headings?|subheadings?|headers?|headlines?|names?|labels?|keywords?|terms?|phrases?|first|last|another|second|lines?|subject|some|certain|important|key|points?|brand|slogan|acronyms?|abbreviations?|variables?|constants?|characters?|keys?|columns?|sections?|greeting|signature|emphasi\w*|except|proper nouns?|speaker|scene|a few|several|once|twice|at least|at most|more than|less than|fewer than|exactly|\d+|answer choices?|options?|filenames?|nouns?|verbs?|adjectives?|codes?|ids?|tags?|table|the letter|hashtags?|sentences? (?:in|that))\b|\x{E000} ?(?:in|should|must|to)"
     ]
 );
+// After a comma it is a condition of its own, and a length says nothing about it.
+pattern!(ALONE, [r"(?:^|[,;(–—-] ?)(?:and |also )?(?:(?:in|use|using|written in|all in|it in) )?$"]);
+pattern!(
+    COUNTS,
+    [
+        r"(?:\b(?:at least|at most|exactly|less than|more than|fewer than|no more than|under|over|up to|a minimum of|a maximum of) )?\b",
+        super::number::NUMBER,
+        r"\+?[ -](?:or (?:more|less|fewer) )?(?:words?|sentences?|paragraphs?|bullet points?)\b(?: or (?:more|less|fewer))?(?: long)?(?:,| and\b)"
+    ]
+);
 pattern!(
     EVERY_WORD,
     [
@@ -165,7 +175,8 @@ fn throughout(reading: &Reading<'_>, sentence: &Sentence, pattern: &regex::Regex
         let spot = Spot::new(reading, sentence, &range);
         let scope = EVERY_WORD.replace_all(spot.scope(), "");
         let of_all = EVERY_WORD.is_match(found.as_str()) && !OF_NAMED.is_match(found.as_str());
-        let alone = spot.clause().trim().is_empty() && !super::part::is_led(&spot);
+        let alone = ALONE.is_match(spot.left) && !super::part::is_led(&spot);
+        let scope = COUNTS.replace_all(&scope, "");
         let partial = OF_SOMETHING.is_match(&scope) && !of_all && !alone
             || FOR_SOMETHING.is_match(spot.right)
             || OF_SOMETHING.is_match(spot.header());
@@ -185,8 +196,8 @@ fn of_the_answer(
     for found in pattern.find_iter(reading.of(sentence)) {
         let range = sentence.range.start + found.start()..sentence.range.start + found.end();
         let spot = Spot::new(reading, sentence, &range);
-        let partial =
-            OF_SOMETHING.is_match(&EVERY_WORD.replace_all(spot.scope(), "")) || FOR_SOMETHING.is_match(spot.right);
+        let scope = EVERY_WORD.replace_all(spot.scope(), "");
+        let partial = OF_SOMETHING.is_match(&COUNTS.replace_all(&scope, "")) || FOR_SOMETHING.is_match(spot.right);
         if spot.is_asked() && WHOLE.is_match(spot.left) && !spot.is_under_negation() && !partial {
             finds.push(Find::new(id, json!({}), range));
         }

@@ -173,7 +173,7 @@ pattern!(
     [
         r"\b(?:in|as|into|using|with|to|inside|within)(?: (?:only|one|single))? ",
         JSON,
-        r"\b|\b(?:only|just|nothing but|exclusively|strictly|use|return|output|give me|provide|respond with|answer with|reply with|must be|should be|be|emit|produce)(?: (?:in|with|as|only|back|me|your answer as))* ",
+        r"\b|\b(?:only|just|nothing but|exclusively|strictly|use|return|output|need|want|give me|provide|respond with|answer with|reply with|must be|should be|be|emit|produce)(?: (?:in|with|as|only|back|me|your answer as))* ",
         JSON,
         r"(?: only)?\b|\bjson[- ](?:only|formatted|format)\b|\b(?:output|response|answer|reply)? ?(?:format|type) ?: ?json\b|^json\b|\bjson please\b|\b(?:only|just) (?:contain|have|include|be) ",
         JSON,

@@ -16,11 +16,11 @@ use super::{Find, Finds};
 const USE: &str = concat!(
     r"(?:includ(?:e|es|ed|ing)|us(?:e|es|ed|ing)|mention(?:s|ed|ing)?|contain(?:s|ed|ing)?|incorporat(?:e|es|ed|ing)|work(?:s|ing)? in|add(?:s|ing)?|featur(?:e|es|ing)|",
     r"ha(?:s|ve|ving)|with|writ(?:e|es|ing)|put(?:ting)?|weav(?:e|es|ing)(?: in)?|insert(?:s|ing)?|say(?:s|ing)?|employ(?:s|ing)?|avoid(?:s|ing)?|exclud(?:e|es|ing)|omit(?:s|ting)?|",
-    r"leav(?:e|es|ing) out|skip(?:s|ping)?|without|no|repeat(?:s|ing)?|drop(?:s|ping)?|ban|type|typing|sprinkl(?:e|ing) in|throw in|work|fit in|slip in|utter(?:ing)?)"
+    r"leav(?:e|es|ing) out|stay(?:ing)? away from|steer(?:ing)? clear of|keep(?:ing)? away from|skip(?:s|ping)?|without|no|repeat(?:s|ing)?|drop(?:s|ping)?|ban|type|typing|sprinkl(?:e|ing) in|throw in|work|fit in|slip in|utter(?:ing)?)"
 );
 const NOUN: &str = r"(?P<noun>key ?-?words?|key ?-?terms?|words?|terms?|phrases?|expressions?|names?|hashtags?|adjectives?|verbs?|nouns?|lines?)";
 const DETERMINERS: &str = concat!(
-    r"(?: (?:all(?: of)?|any(?: of)?|both(?: of)?|each(?: of)?|either(?: of)?|every one of|the|these|those|this|that|following|specific|exact|exactly|your|once|also|single|",
+    r"(?: (?:all(?: of)?|any(?: of)?|both(?: of)?|each(?: of)?|either(?: of)?|every one of|the|these|those|this|that|following|specific|exact|exactly|your|once|also|single|our|my|brand|company|product|",
     r"(?P<number>two|three|four|five|six|seven|eight|nine|ten|\d{1,2})|particular|actual|forbidden|banned|in|a|of|the use of|usage of))*"
 );
 
@@ -30,7 +30,7 @@ pattern!(USED, [r"\b(?P<verb>", USE, r")\b(?P<times>(?: ", TIMES, r")?)", DETERM
 pattern!(
     QUOTED_USED,
     [
-        r"\b(?P<verb>includ(?:e|es|ing)|mention(?:s|ing)?|contain(?:s|ing)?|incorporat(?:e|es|ing)|avoid(?:s|ing)?(?: (?:using|saying|mentioning|the use of))?|(?:not|don't|never|without|cannot|can't) (?:ever )?(?:us(?:e|ing)|say(?:ing)?|writ(?:e|ing)|utter(?:ing)?)|no)(?: the| either| any| in)? \x{E000}"
+        r"\b(?P<verb>includ(?:e|es|ing)|mention(?:s|ing)?|say(?:ing)?|us(?:e|es|ing)|repeat|write|work in|contain(?:s|ing)?|incorporat(?:e|es|ing)|avoid(?:s|ing)?(?: (?:using|saying|mentioning|the use of))?|(?:not|don't|never|without|cannot|can't) (?:ever )?(?:us(?:e|ing)|say(?:ing)?|writ(?:e|ing)|utter(?:ing)?)|no)(?: the| either| any| in| both| all)* \x{E000}"
     ]
 );
 // `the word "sea" must appear`
@@ -46,7 +46,7 @@ pattern!(
     PASSIVE,
     [
         r"^,? ?(?:(?:all|both|each|also|only|just) )*(?P<modal>should|must|needs? to|has to|have to|is to|are to|may|shall|will|can|to|is|are|cannot|can't|mustn't|shouldn't|do(?:es)?n't|do(?:es)?|isn't|aren't|ought to|got to|gotta|appears?|occurs?|appearing|being|shows? up|comes? up|be|used|mentioned)\b",
-        r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
+        r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|in|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
     ]
 );
 const BANNED: &str = r"^ ?(?:is|are) (?:strictly |absolutely |also |all |both )?(?:forbidden|banned|off[- ]limits|prohibited|not allowed|not permitted|not to be used|taboo|out of bounds|disallowed)\b";
@@ -102,7 +102,11 @@ pattern!(
         r"\b(?:start|begin|open|end|finish|conclud|clos|follow|preced|replac|separat|sign|introduc|mark|label|titl|rhym|nam|defin|translat|spell|highlight|bold|italici|underlin|capitali|count|say)\w*\b(?: (?:it|your|the|this|off|a|an|each|every|with|by|response|answer|reply|entire|whole|\w+))* (?:with|by|in|of|as|to|for) ?(?:the|a|an)? ?$"
     ]
 );
-pattern!(NEGATIVE_VERB, [r"^(?:avoid|exclud|omit|leav|skip|without|no\b|not|don't|never|cannot|can't|drop|ban)"]);
+pattern!(ONLY_COUNTED, [r"^(?:us|say|repeat|write|work)"]);
+pattern!(
+    NEGATIVE_VERB,
+    [r"^(?:avoid|stay|steer|keep|exclud|omit|leav|skip|without|no\b|not|don't|never|cannot|can't|drop|ban)"]
+);
 
 /// Finds words to use, words not to use, and how often.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
@@ -115,7 +119,7 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             let Some(list) = list::read(reading, sentence, list_at, Noun::of(noun.as_str())) else { continue };
             let times = used.name("times").map_or("", |times| times.as_str());
             let number = used.name("number").and_then(|number| value(number.as_str()));
-            let found = Listed { start: verb.start(), verb: verb.as_str(), list, times, number };
+            let found = Listed { start: verb.start(), verb: verb.as_str(), list, times, number, quoted: false };
             done.extend(found.push_active(reading, sentence, finds));
         }
         for used in QUOTED_USED.captures_iter(text) {
@@ -126,7 +130,7 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             }
             let Some(list) = list::read(reading, sentence, quote, Noun::Several) else { continue };
             done.extend(
-                Listed { start: verb.start(), verb: verb.as_str(), list, times: "", number: None }
+                Listed { start: verb.start(), verb: verb.as_str(), list, times: "", number: None, quoted: true }
                     .push_active(reading, sentence, finds),
             );
         }
@@ -149,6 +153,8 @@ struct Listed<'a> {
     times: &'a str,
     /// `these 3 words`
     number: Option<usize>,
+    /// Whether the verb was followed by a quotation, without `the word`.
+    quoted: bool,
 }
 
 impl Listed<'_> {
@@ -201,7 +207,9 @@ impl Listed<'_> {
         if !negative && spot.is_under_negation() {
             return None;
         }
-        if self.verb.starts_with("repeat") && !negative || self.verb == "writ" {
+        // `say "hello"` and `use "we"` are about something else unless they are counted.
+        let quotes = self.quoted && ONLY_COUNTED.is_match(self.verb);
+        if (self.verb.starts_with("repeat") || quotes) && !negative {
             return None;
         }
         let (id, key) =

@@ -260,6 +260,11 @@ fn both_bounds(
     if units.iter().all(|unit| !unit.is_empty()) && units[0][..4] != units[1][..4] {
         return None;
     }
+    // `at least 30 sentences and exactly 2 bullet points`
+    let after = &reading.of(sentence)[both.get(0)?.end()..];
+    if units[1].is_empty() && !ENDS_COUNT.is_match(after) {
+        return None;
+    }
     let signed = |no: &str, pre: &str, number: &str| -> Option<Bounds> {
         let relation = relation(group(both, pre))?;
         let relation = if group(both, no).is_empty() { relation } else { relation.negated()? };
@@ -276,6 +281,8 @@ fn both_bounds(
     push(unit, bounds, range, finds);
     Some(local)
 }
+
+pattern!(ENDS_COUNT, [r"^(?: ?[.,;!?)]|$| (?:long|in length|in total)\b)"]);
 
 fn is_qualified(unit: &str, spot: &Spot<'_>) -> bool {
     if unit.starts_with("word") { QUALIFIED.is_match(spot.right) } else { SENTENCE_QUALIFIED.is_match(spot.right) }

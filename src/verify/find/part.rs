@@ -9,7 +9,7 @@ pub(super) const PARTS: &str = concat!(
     r"opening|ending|closing|beginning|abstract|subject(?: lines?)?|captions?|bullets?(?:[ -]points?)?|points?|items?|entr(?:y|ies)|steps?|chapters?|acts?|scenes?|body|hook|thesis|",
     r"footers?|signature|sign-off|greetings?|salutations?|quotes?|quotations?|comments?|cells?|rows?|columns?|slides?|slogans?|taglines?|names?|couplets?|",
     r"answer choices?|table|first sentence|last sentence|final sentence|second sentence|every sentence|each sentence|sentences? in|postscript|p\.?s\.?|disclaimer|preface|",
-    r"rationale|reasons?|tips?|questions?|examples?|descriptions? of each|variables?|docstrings?|functions?|labels?|keys?|fields?|cta|call to action|alt text|meta description|overview|tl;?dr|recap)"
+    r"rationale|reasons?|tips?|questions?|examples?|descriptions? of each|variables?|docstrings?|functions?|labels?|keys?|cta|call to action|alt text|meta description|overview|tl;?dr|recap)"
 );
 
 /// Parts in the singular.
@@ -107,7 +107,9 @@ pub(super) fn is_of_part(spot: &Spot<'_>) -> bool {
     if RIGHT_WHOLE.is_match(spot.right) {
         return false;
     }
-    if LEADING.is_match(spot.left)
+    let options = ANSWER_OPTION.is_match(spot.left) || OF_EACH.is_match(spot.right);
+    if options
+        || LEADING.is_match(spot.left)
         || AFTER.is_match(spot.right)
         || ADDED.is_match(spot.left) && !WHOLE.is_match(spot.scope())
     {
@@ -133,6 +135,11 @@ fn is_of_several(scope: &str) -> bool {
     }) && !WHOLE.is_match(scope)
 }
 
+/// `text` without `every answer` and the like, which are about whole answers.
+pub(super) fn without_answers(text: &str) -> std::borrow::Cow<'_, str> {
+    EACH_ANSWER.replace_all(text, "")
+}
+
 /// Whether the sentence begins with the part that it is about: `in the title, …`.
 pub(super) fn is_led(spot: &Spot<'_>) -> bool {
     LEADING.is_match(spot.left)
@@ -154,6 +161,19 @@ pub(super) fn is_named(spot: &Spot<'_>) -> bool {
     in_part.is_some() && in_part > whole || PARTS_THAT.is_match(spot.clause()) || IN_PART.is_match(spot.header())
 }
 
+pattern!(
+    ANSWER_OPTION,
+    [
+        r"\b(?:each|every|all) (?:of the )?(?:answers?|responses?|reply) (?:options?|choices?|keys?|lines?|items?|boxes)\b"
+    ]
+);
+// `two sentences describing each planet`
+pattern!(
+    OF_EACH,
+    [
+        r"^[^,;.:]{0,40}\b(?:each|every|per|apiece|respectively)\b(?:[^,;.:a-z]|$| (?:one|of (?:the|these|them))| [a-z]+ ?(?:[,;.:]|$| (?:in|on|of|with|and)\b))"
+    ]
+);
 // `in the title, …`
 pattern!(
     LEADING,

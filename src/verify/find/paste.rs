@@ -92,7 +92,7 @@ const PROCESS: &str = concat!(
     r"(?:summari[sz]e|translate|proof-?read|rewrite|re-write|reword|rephrase|paraphrase|edit|correct|fix|improve|critique|criticize|",
     r"anal[yi][sz]e|review|shorten|classify|polish|convert|tl;?dr|simplify|transcribe|grade|evaluate|rate|annotate|check|explain|expand|",
     r"elaborate on|continue|complete|condense|comment on|clean up|respond to|reply to|label|extract|turn|change|modify|",
-    r"read|look at|consider|interpret|discuss|finish|tidy up|spell ?check|format|refine|revise|redo|what do you think of|feedback on)"
+    r"read|debug|look at|consider|interpret|discuss|finish|tidy up|spell ?check|format|refine|revise|redo|what do you think of|feedback on)"
 );
 const DOCUMENT: &str = concat!(
     r"(?:texts?|passages?|articles?|paragraphs?|e-?mails?|messages?|letters?|essays?|stor(?:y|ies)|sentences?|poems?|lyrics|songs?|documents?|",

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::pattern::{NOT, pattern};
-use super::reading::{Reading, Sentence};
+use super::reading::{Reading, Sentence, beginning};
 
 /// The surroundings of a find within its sentence.
 pub(super) struct Spot<'a> {
@@ -12,6 +12,8 @@ pub(super) struct Spot<'a> {
     header: &'a str,
     /// The sentence up to the find.
     pub(super) left: &'a str,
+    /// The sentence up to the find's end.
+    until: &'a str,
     /// The sentence from the find on.
     pub(super) right: &'a str,
     question: bool,
@@ -148,6 +150,7 @@ impl<'a> Spot<'a> {
         Self {
             header: &text[sentence.header.clone()],
             left: &text[sentence.range.start..range.start.clamp(sentence.range.start, sentence.range.end)],
+            until: &text[sentence.range.start..range.end.clamp(sentence.range.start, sentence.range.end)],
             right: &text[range.end.clamp(sentence.range.start, sentence.range.end)..sentence.range.end],
             question: sentence.asks,
         }
@@ -182,7 +185,12 @@ impl<'a> Spot<'a> {
 
     /// The text from the last instruction on: what a part of the answer that is named earlier does not reach.
     pub(super) fn scope(&self) -> &'a str {
-        let from = SCOPE.captures_iter(self.left).filter_map(|cut| cut.get(1)).last().map_or(0, |verb| verb.start());
+        let from = SCOPE
+            .captures_iter(self.until)
+            .filter_map(|cut| cut.get(1))
+            .filter(|verb| verb.start() <= self.left.len())
+            .last()
+            .map_or(0, |verb| verb.start());
         &self.left[from..]
     }
 
@@ -217,9 +225,19 @@ impl<'a> Spot<'a> {
 
     /// Reported, somebody's own task, or what the text is about.
     fn is_told(&self) -> bool {
-        let told = |text: &str| REPORTED.is_match(text) || OWN_TASK.is_match(text) || OTHER_SUBJECT.is_match(text);
+        let told = |text: &str| {
+            let last = text.rsplit(';').next().unwrap_or_default();
+            REPORTED.is_match(text)
+                || OWN_TASK.is_match(text)
+                || OTHER_SUBJECT.is_match(&WISH_NOT.replace_all(last, ""))
+        };
         let header = REPORTED.is_match(self.header) || OTHER_SUBJECT.is_match(self.header);
-        told(self.left) || header || ABOUT.is_match(self.scope_by_comma())
+        let owned = OWNED.is_match(self.left)
+            && !OWN_WISH.is_match(self.left)
+            && !IMPERATIVE.is_match(self.left)
+            && !ASKS.is_match(self.left);
+        let begun = beginning(self.until, self.left.len() + 12);
+        owned || told(begun) || header || ABOUT.is_match(self.scope_by_comma())
     }
 
     fn is_request(&self) -> bool {
@@ -227,9 +245,9 @@ impl<'a> Spot<'a> {
         if self.question {
             return !states && (!QUESTION.is_match(self.left) || POLITE.is_match(self.left)) || self.is_short_answer();
         }
-        let asks = IMPERATIVE.is_match(self.left) || ASKS.is_match(self.left);
+        let asks = IMPERATIVE.is_match(self.left) || ASKS.is_match(self.until);
         // Without a verb it is a note such as `an essay on Rome, no commas`.
-        let notes = !FINITE.is_match(self.left) && self.left.split(' ').count() <= 14;
+        let notes = NOTES.is_match(self.left) && !FINITE.is_match(self.left) && self.left.split(' ').count() <= 14;
         if self.left.trim().is_empty() { !states } else { asks || notes && !states }
     }
 
@@ -239,6 +257,27 @@ impl<'a> Spot<'a> {
     }
 }
 
+// `I don't want any …` asks.
+pattern!(WISH_NOT, [r"\bi (?:really )?(?:don't|do not|would not|wouldn't) (?:want|wish|like|need)\b"]);
+// What a note ends with before its condition, and the owner that a statement begins with.
+pattern!(
+    NOTES,
+    [
+        r"^(?:[^,;:]{0,12}|.*(?:[,;:(+&–—-]|\b(?:with|in|using|and|but|of|plus|without|max|at|under|about|only|the|a|an|all)) ?)$"
+    ]
+);
+pattern!(
+    OWNED,
+    [
+        r"(?:^|[.;:] )(?:my|our|his|her|their|its|some|most|many|these|those|the (?:poem|essay|book|song|film|movie|sign|article) \x{E000}) "
+    ]
+);
+pattern!(
+    OWN_WISH,
+    [
+        r"^(?:my|our) (?:\w+ )?(?:requirements?|limits?|rules?|requests?|conditions?|constraints?|preferences?|only \w+)\b"
+    ]
+);
 pattern!(NOT_WORD, [NOT]);
 pattern!(THAT, [r"\b(?:in )?which\b|\b(?:about|of|on) (?:[\w'-]+ ){0,8}?that\b"]);
 pattern!(COMMA, [r"[,;:(–—] ?(?:and |but |so |then )?|\bbut "]);

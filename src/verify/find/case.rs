@@ -96,7 +96,7 @@ pattern!(
 pattern!(
     OF_SOMETHING,
     [
-        r"\b(?:words?|titles?|headings?|subheadings?|headers?|headlines?|names?|labels?|keywords?|terms?|phrases?|first|last|another|second|lines?|subject|some|certain|important|key|points?|brand|slogan|acronyms?|abbreviations?|variables?|constants?|characters?|keys?|columns?|sections?|greeting|signature|emphasi\w*|except|proper nouns?|speaker|scene|a few|several|once|twice|at least|at most|more than|less than|fewer than|exactly|\d+|answer choices?|options?|filenames?|nouns?|verbs?|adjectives?|codes?|ids?|tags?|table|the letter|hashtags?|sentences? (?:in|that))\b|\x{E000} ?(?:in|should|must|to)"
+        r"\b(?:words?|titles?|headings?|subheadings?|headers?|headlines?|names?|labels?|keywords?|terms?|phrases?|below|following|first|last|another|second|lines?|subject|some|certain|important|key|points?|brand|slogan|acronyms?|abbreviations?|variables?|constants?|characters?|keys?|columns?|sections?|greeting|signature|emphasi\w*|except|proper nouns?|speaker|scene|a few|several|once|twice|at least|at most|more than|less than|fewer than|exactly|\d+|answer choices?|options?|filenames?|nouns?|verbs?|adjectives?|codes?|ids?|tags?|table|the letter|hashtags?|sentences? (?:in|that))\b|\x{E000} ?(?:in|should|must|to)"
     ]
 );
 // After a comma it is a condition of its own, and a length says nothing about it.

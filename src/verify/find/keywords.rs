@@ -37,7 +37,7 @@ pattern!(
 pattern!(
     SUBJECT,
     [
-        r"(?:^|\b(?:and|but|that|which|sure|ensure|so|also|then|please|have|want|need|with|for|like|response|answer|reply),? |[,;:] ?)(?:all (?:of )?)?(?:the |these |following |exact |single |specific )*",
+        r"(?:^|\b(?:and|or|but|that|which|sure|ensure|so|also|then|please|have|want|need|with|for|like|response|answer|reply),? |[,;:] ?)(?:all (?:of )?)?(?:the |these |following |exact |single |specific )*",
         NOUN,
         r"\b"
     ]
@@ -49,6 +49,8 @@ pattern!(
         r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|in|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
     ]
 );
+// `mention keto at least 4 times`
+pattern!(MENTIONED, [r"\b(?:mention|say|repeat)(?:ing)? (?P<word>[a-z][\w'-]+)"]);
 const BANNED: &str = r"^ ?(?:is|are) (?:strictly |absolutely |also |all |both )?(?:forbidden|banned|off[- ]limits|prohibited|not allowed|not permitted|not to be used|taboo|out of bounds|disallowed)\b";
 pattern!(IS_BANNED, [BANNED]);
 pattern!(
@@ -93,7 +95,7 @@ pattern!(
     [
         r"^,? ?(?:(?:at|near|in|to|on|by|as|into|for|of) (?:the |your |its |an? |each |every |all )(?:very )?(?:[\w-]+ ){0,2}?(?:start|beginning|end|top|bottom|middle|",
         PARTS,
-        r"|(?:first|second|third|last|final|opening|closing|same|each|every|all) sentences?|word|question|message|prompt)\b|(?:before|after|instead|between|per|followed by|as (?:a|an|the|your)|in (?:bold|caps|italics?|uppercase|lowercase|capital|quotes?|parenthes\w+|brackets|front)|(?:and|,) (?:then|replace)|with (?:a|an|the|another)\b|rather|only (?:in|as|when|for)|in every|in each|every|to (?:start|begin|end|open|close|introduce|describe|refer|mean|separate|mark|indicate|denote|label)|when|whenever|unless|if)\b)"
+        r"|(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d{1,3}-?(?:st|nd|rd|th)|last|final|opening|closing|same|each|every|all) sentences?|word|question|message|prompt)\b|(?:before|after|instead|between|per|followed by|as (?:a|an|the|your)|in (?:bold|caps|italics?|uppercase|lowercase|capital|quotes?|parenthes\w+|brackets|front)|(?:and|,) (?:then|replace)|with (?:a|an|the|another)\b|rather|only (?:in|as|when|for)|in every|in each|every|to (?:start|begin|end|open|close|introduce|describe|refer|mean|separate|mark|indicate|denote|label)|when|whenever|unless|if)\b)"
     ]
 );
 pattern!(
@@ -133,6 +135,22 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
                 Listed { start: verb.start(), verb: verb.as_str(), list, times: "", number: None, quoted: true }
                     .push_active(reading, sentence, finds),
             );
+        }
+        for mention in MENTIONED.captures_iter(text) {
+            let (Some(whole), Some(word)) = (mention.get(0), mention.name("word")) else { continue };
+            let Some((Some(bounds), len)) = times_of(&text[word.end()..]) else { continue };
+            let range = sentence.range.start + whole.start()..sentence.range.start + word.end() + len;
+            let spot = Spot::new(reading, sentence, &range);
+            let plain =
+                !list::FUNCTION.contains(&word.as_str()) && !done.iter().any(|range| range.contains(&word.start()));
+            if plain
+                && spot.is_asked_of_text()
+                && !spot.is_under_negation()
+                && !PLACED.is_match(&text[word.end() + len..])
+            {
+                let written = reading.words(sentence.range.start + word.start()..sentence.range.start + word.end());
+                push_times(written, bounds, &range, finds);
+            }
         }
         for subject in SUBJECT.captures_iter(text) {
             let Some(noun) = subject.name("noun") else { continue };
@@ -244,6 +262,14 @@ fn push_passive(
         return Some(start..end);
     }
     let Some(passive) = PASSIVE.captures(after) else {
+        if text[..list.end].ends_with(super::reading::QUOTED) && JOINED.is_match(spot.left) && !PLACED.is_match(after) {
+            let negative = spot.is_under_negation();
+            let (id, key) = if negative { FORBIDDEN } else { EXISTENCE };
+            if negative == OR.is_match(spot.left) && times_of(after).is_none() && USE_VERB.is_match(spot.left) {
+                finds.push(Find::new(id, json!({key: list.items}), base + start..base + list.end));
+                return Some(start..list.end);
+            }
+        }
         return push_counted(&spot, after, base + start..base + list.end, &list.items, finds)
             .map(|len| start..list.end + len);
     };
@@ -299,6 +325,12 @@ fn push_counted(
     Some(len)
 }
 
+const EXISTENCE: (&str, &str) = ("keywords:existence", "keywords");
+const FORBIDDEN: (&str, &str) = ("keywords:forbidden_words", "forbidden_words");
+
+// `no exclamation marks or the word …`, `include a joke and the word …`
+pattern!(JOINED, [r"\b(?:and|or),? (?:the )?$"]);
+pattern!(OR, [r"\bor,? (?:the )?$"]);
 pattern!(USE_VERB, [r"\b", USE, r"\b"]);
 
 /// `not more than twice`

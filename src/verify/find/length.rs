@@ -135,7 +135,7 @@ pub(super) fn quantity() -> String {
 
 static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let unit = concat!(
-        r"[ -](?:(?P<kind>short|long|concise|simple|complete|full|brief|clear|well-written|english|total|different|separate|of the)[ -])?(?P<unit>words?|sentences?)\b",
+        r"[ -](?:(?P<kind>short|long|concise|simple|complete|full|brief|clear|well-written|english|total|of the)[ -])?(?P<unit>words?|sentences?)\b",
     );
     let after = [
         r"(?:[ ,(-]{1,2}(?:(?:long|in length|in total|total)[ ,(-]{1,2})?(?P<post>",
@@ -342,7 +342,7 @@ fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool, post: &str) 
     Some(relation.bounds(low))
 }
 
-pattern!(ONE_WORD, [r"(?:^|\b(?:in|with|using|a|give me|just|only|say|be|to)) ?$"]);
+pattern!(ONE_WORD, [r"(?:^|[,;:–—-] ?|\b(?:in|with|using|a|give me|just|only|say|be|to)) ?$"]);
 pattern!(ONE_WORD_AFTER, [r"^(?: ?[.,;!?)]|$| (?:answers?|reply|response|only)\b| -)"]);
 
 /// `word limit: 200`: the unit comes first.

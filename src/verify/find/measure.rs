@@ -126,6 +126,20 @@ pub fn items(check: &Check) -> Vec<Item> {
             let (least, most) = (number("min_words").unwrap_or_default(), number("max_words").unwrap_or_default());
             vec![bound("at least", least), bound("less than", most + 1)]
         }
+        // Five words, exactly once, twice, three, five and seven times.
+        "count:keywords_multiple" => [1, 2, 3, 5, 7]
+            .into_iter()
+            .zip(1..)
+            .flat_map(|(times, nth)| {
+                let keyword = word(&format!("keyword{nth}"));
+                let bound = |relation: &str, frequency: i64| {
+                    item("keywords:frequency", format!("frequency {frequency} keyword {keyword} relation {relation}"))
+                };
+                let least =
+                    if times == 1 { item("keywords:existence", keyword.clone()) } else { bound("at least", times) };
+                [least, bound("less than", times + 1)]
+            })
+            .collect(),
         id => {
             let sorted: BTreeMap<&String, &Value> = check.kwargs.iter().collect();
             let written = sorted.into_iter().map(|(key, value)| format!("{key} {}", plain(key, value)));

@@ -6,6 +6,7 @@
 
 mod case;
 mod content;
+mod fixed;
 mod format;
 mod keywords;
 mod language;
@@ -25,6 +26,7 @@ mod settle;
 mod spot;
 mod standing;
 mod startend;
+mod tallies;
 #[cfg(test)]
 mod tests;
 
@@ -118,7 +120,7 @@ type Finds = Vec<Find>;
 /// A file of finders for related kinds.
 type Finder = fn(&Reading<'_>, &mut Finds);
 
-const FINDERS: [Finder; 10] = [
+const FINDERS: [Finder; 11] = [
     length::find,
     keywords::find,
     letters::find,
@@ -129,7 +131,15 @@ const FINDERS: [Finder; 10] = [
     sections::find,
     startend::find,
     repeat::find,
+    language::find,
 ];
+
+/// Finders of whole wordings, which may contain what the others find.
+const WORDINGS: [Finder; 2] = [fixed::find, tallies::find];
+
+fn contains(longer: &Range<usize>, range: &Range<usize>) -> bool {
+    longer.start <= range.start && range.end <= longer.end
+}
 
 impl Turn<'_> {
     /// In the order of their words.
@@ -138,7 +148,18 @@ impl Turn<'_> {
         for finder in FINDERS {
             finder(&self.reading, &mut finds);
         }
-        language::find(&self.reading, &mut finds);
+        let common = finds.len();
+        for finder in WORDINGS {
+            finder(&self.reading, &mut finds);
+        }
+        // A longer wording says what it means itself: `three sentences, all with the same number of characters`.
+        let wordings: Vec<Range<usize>> = finds[common..].iter().map(|find| find.range.clone()).collect();
+        let mut finds: Finds = finds
+            .into_iter()
+            .enumerate()
+            .filter(|(index, find)| *index >= common || !wordings.iter().any(|longer| contains(longer, &find.range)))
+            .map(|(_, find)| find)
+            .collect();
         finds.sort_by_key(|find| find.range.start);
         finds
     }

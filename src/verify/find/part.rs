@@ -115,7 +115,8 @@ pub(super) fn is_of_part(spot: &Spot<'_>) -> bool {
     {
         return true;
     }
-    let scope = spot.scope();
+    let scope = DELIVERS.replace(spot.scope(), "");
+    let scope = if ALSO.is_match(spot.right) { spot.scope() } else { &*scope };
     let reaches = |text: &str| {
         let text = EACH_ANSWER.replace_all(text, "");
         let last =
@@ -195,3 +196,14 @@ pattern!(
         r" (?:should|must|needs?|has|is|can|with|without|may))\b"
     ]
 );
+
+// What is asked for may itself be called by the name of a part: `write a paragraph …`.
+pattern!(
+    DELIVERS,
+    [
+        r"\b(?:write|compose|create|draft|give me|need|want|generate|craft|provide|make|suggest|produce|come up with|you write)(?: me| us)? (?:an?|one|the|my) (?:[\w'-]+ ){0,2}?",
+        PART,
+        r"\b"
+    ]
+);
+pattern!(ALSO, [r"^[^.;]{0,60}\b(?:and|followed by|then|plus|along with)\b"]);

@@ -310,6 +310,7 @@ impl<'a> Reading<'a> {
             let cuts = match c {
                 '.' | '!' | '?' => self.ends_sentence(start, at, line.end),
                 QUOTED => self.quote_ends_sentence(at, end, line.end),
+                ' ' => self.begins_instruction(start, end, line.end),
                 _ => false,
             };
             if cuts {
@@ -344,6 +345,16 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// `explain gravity Use at least three …`: many people leave out the full stop before an instruction.
+    fn begins_instruction(&self, start: usize, at: usize, end: usize) -> bool {
+        let before = self.text[start..at].trim_end();
+        let lower = self.text[start..at - 1].rfind([' ']).map_or(start, |space| start + space + 1);
+        self.original_char(at).is_some_and(char::is_uppercase)
+            && before.ends_with(|c: char| c.is_alphanumeric() || matches!(c, ')' | '%' | '"' | QUOTED | BRACKETED))
+            && self.original_char(lower).is_some_and(|c| !c.is_uppercase())
+            && INSTRUCTION.is_match(&self.text[at..end])
+    }
+
     /// `end with "Goodbye!" Then …`: the mark is inside the quotation.
     fn quote_ends_sentence(&self, at: usize, after: usize, end: usize) -> bool {
         let closed = self.quoted(at).is_some_and(|inner| inner.trim_end().ends_with(['.', '!', '?']));
@@ -351,6 +362,13 @@ impl<'a> Reading<'a> {
         closed && rest.starts_with(' ') && self.original_char(after + 1).is_some_and(char::is_uppercase)
     }
 }
+
+pattern!(
+    INSTRUCTION,
+    [
+        r"^(?:please|include|ensure|do not|don't|avoid|answer (?:in|with|using|only)|respond (?:in|with|using|only)|reply (?:in|with|using|only)|your (?:response|answer|reply|entire)|the (?:response|output|entire response)|each (?:sentence|word|paragraph|section)|every (?:sentence|word|\d)|mention|maintain|use (?:at|no|only|the|every|this|all|exactly|less|more|fewer)|write (?:in|at|no|only|the entire|each|using)|limit|keep|no two|alternate|nest|create stairs|only output|repeat the|copy the span|in your response|end (?:your|the|with)|wrap|put your)\b"
+    ]
+);
 
 /// At most `bytes` of `text`, cut between characters.
 pub(super) fn beginning(text: &str, bytes: usize) -> &str {

@@ -55,10 +55,15 @@ pattern!(
     [concat!(
         r"\b(?:if|unless|whenever|suppose|supposing|hypothetically|assuming|what would|would have|were to|in case|let's say|otherwise|imagine (?:that )?(?:i|someone|a|the|my)|",
         r"(?:when|while|whenever|where|once) (?:i|the user|someone|somebody|a user|people|he|she|they|we|users|asked|the question|the answer is|it (?:is|makes)|possible|appropriate|necessary|needed|relevant)|",
-        r"for questions|in questions)\b"
+        r"for questions|in questions|(?:when|while|whenever) (?:\w+ing|a \w+))\b"
     )]
 );
-pattern!(NOT_HYPOTHETICAL, [r"\b(?:as if|even if|see if|check if|decide if|ask if|know if|whether or)\b"]);
+pattern!(
+    NOT_HYPOTHETICAL,
+    [
+        r"\b(?:as if|even if|see if|check if|decide if|ask if|know if|whether or|(?:when|while) (?:answering|responding|replying|writing|doing|speaking|you(?:'re| are) \w+))\b"
+    ]
+);
 pattern!(
     SOFT,
     [
@@ -133,7 +138,7 @@ pattern!(
     ]
 );
 pattern!(POLITE, [r"\b(?:can|could|would|will|won't) (?:you|u|ya|someone)\b|\bplease\b|\bmind\b"]);
-pattern!(CLAUSE, [r"[,;:()–—] ?|\b(?:and|but|then|yet|plus|while|also) "]);
+pattern!(CLAUSE, [r"[,;:()–—] ?|\b(?:and|but|then|yet|plus|while|also|so|because|therefore) "]);
 pattern!(
     NEGATED,
     [

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::keywords::times_of;
-use super::length::{Bounds, Relation, quantity, relation, relation_after};
 use super::number::value;
 use super::pattern::pattern;
+use super::quantity::{Bounds, Relation, quantity, relation, relation_after};
 use super::reading::{Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
@@ -205,7 +205,7 @@ fn of_the_answer(
 }
 
 const SHOUTED: &str = r"(?:all[- ]?(?:caps|capitals?|upper ?-?case|capitali[sz]ed|capital letters?|in caps)|(?:fully|entirely|completely|all) (?:capitali[sz]ed|upper ?-?cased?|in caps)|all[- ]capital[- ]letters?|upper ?-?cased?|capital)";
-const IN_CAPITALS: &str = r"(?:that (?:are|is) |which are |(?:should |must )?be |written |appear |to be |are )*(?:in |with |using )?(?:all(?: of)?(?: the)?[- ]?(?:letters )?(?:caps|capitals?(?: letters)?|upper ?-?case(?: letters)?|capitali[sz]ed)|fully capitali[sz]ed|entirely in (?:caps|capitals|capital letters|uppercase)|full caps|upper ?-?case|caps|capital letters|capitals)";
+const IN_CAPITALS: &str = r"(?:that (?:are|is) |which are |(?:should |must |may |can )?be |written |appear |to be |are )*(?:in |with |using )?(?:all(?: of)?(?: the)?[- ]?(?:letters )?(?:caps|capitals?(?: letters)?|upper ?-?case(?: letters)?|capitali[sz]ed)|fully capitali[sz]ed|entirely in (?:caps|capitals|capital letters|uppercase)|full caps|upper ?-?case|caps|capital letters|capitals)";
 static COUNT_FIRST: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let words = [r"(?:[\w-]+ ){0,2}?words?(?: or phrases)?(?: in (?:the|your) \w+)?,? ", IN_CAPITALS].concat();
     super::pattern::compile(&[&quantity(), " (?:", SHOUTED, r" words?\b|", &words, r"\b)"].concat())

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::length::{Relation, quantity, relation, relation_after};
 use super::number::value;
 use super::pattern::pattern;
+use super::quantity::{Relation, quantity, relation, relation_after};
 use super::reading::{BRACKETED, QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
@@ -30,7 +30,7 @@ pattern!(POSTSCRIPT, [r"(?:^|[ ,(:])(?P<marker>p\. ?(?:p\. ?)?s\b\.?)"]);
 pattern!(
     ADDS,
     [
-        r"\b(?:add|adding|includ(?:e|es|ing)|end|ends|ending|finish|close|conclude|sign off|append|put|write|with|contain|contains|have|has|post ?-?script|starting with|beginning with|starts with|begins with|tack on|throw in|attach|need|want|place|insert|use)\b"
+        r"\b(?:add|adding|includ(?:e|es|ing)|end|ends|ending|finish|close|conclude|sign off|append|put|write|with|contain|contains|have|has|post ?-?script|starting with|beginning with|starts with|begins with|tack on|throw in|attach|need|want|place|insert|use|forget)\b"
     ]
 );
 pattern!(OWN, [r"^(?:p\. ?)?p\. ?s\b"]);

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::length::{Relation, quantity, relation, relation_after};
 use super::number::value;
 use super::part;
 use super::pattern::pattern;
+use super::quantity::{Relation, quantity, relation, relation_after};
 use super::reading::{BRACKETED, QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
@@ -48,6 +48,7 @@ fn bullets(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         let exact = pre.is_empty() || relation(pre) == Some(Relation::Exactly);
         let exact =
             exact && found.name("high").is_none() && found.name("after").is_none() && !AT_LEAST.is_match(spot.right);
+        let exact = exact && !LIKE.is_match(spot.left);
         let numbered = NUMBERED.is_match(text);
         if exact && !numbered && !spot.is_under_negation() && spot.is_asked() && !of_each(&spot) {
             finds.push(Find::new("detectable_format:number_bullet_lists", json!({"num_bullets": count}), range));
@@ -183,7 +184,7 @@ pattern!(
 pattern!(
     ANSWER_SUBJECT,
     [
-        r"(?:\b(?:(?:entire|whole|full|complete|your|the|my|all|everything)(?: \w+)? (?:responses?|answers?|reply|replies|outputs?|words|result|results|text)|everything|(?:your|the) (?:responses?|answers?|reply|output|result|results|answers)|it|all)\b[^.;:]{0,50}|(?:^|[,;:.] ?(?:and |but |then )?|\b(?:please|and|then|also|only|always|just|should|must|will|you|to|then) )(?:(?:respond|answer|reply|return|output|format|use|print|give me|give|provide|present|structure|emit|produce|respond only|write|list|create|generate|wrap|put|make|send|show|display|summari[sz]e|describe|deliver)\b[^.;:?]{0,70}|in particular,? )|^(?:please |only |just |in |as )*|[,;:] ?(?:all |and |just |only |please )*|assistant that (?:only )?\w+ (?:only )?)$"
+        r"(?:\b(?:(?:entire|whole|full|complete|your|the|my|all|everything)(?: \w+)? (?:responses?|answers?|reply|replies|outputs?|words|result|results|text)|everything|(?:your|the) (?:responses?|answers?|reply|output|result|results|answers)|it|all)\b[^.;:]{0,50}|(?:^|[,;:.] ?(?:and |but |then )?|\b(?:please|and|then|also|only|always|just|should|must|will|you|to|then) )(?:(?:respond|answer|reply|return|output|format|use|print|give me|give|provide|present|structure|emit|produce|respond only|write|list|create|generate|wrap|put|make|send|have|get|show|display|summari[sz]e|describe|deliver)\b[^.;:?]{0,70}|in particular,? )|^(?:please |only |just |in |as )*|[,;:] ?(?:all |and |just |only |please )*|assistant that (?:only )?\w+ (?:only )?)$"
     ]
 );
 pattern!(
@@ -212,3 +213,6 @@ fn json(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         }
     }
 }
+
+// `like five bullet points`, but not `I'd like five`.
+pattern!(LIKE, [r"(?:^|,|\bsomething|\bmaybe) ?like ?$"]);

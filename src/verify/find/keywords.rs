@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use serde_json::json;
 
-use super::length::{AT_LEAST, AT_MOST, Bounds, EXACTLY, LESS_THAN, MORE_THAN, relation, relation_after};
 use super::list::{self, Noun};
 use super::number::{NUMBER, value};
 use super::part::PARTS;
 use super::pattern::pattern;
+use super::quantity::{AT_LEAST, AT_MOST, Bounds, EXACTLY, LESS_THAN, MORE_THAN, relation, relation_after};
 use super::reading::{Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
@@ -46,7 +46,7 @@ pattern!(
     PASSIVE,
     [
         r"^,? ?(?:(?:all|both|each|also|only|just) )*(?P<modal>should|must|needs? to|has to|have to|is to|are to|may|shall|will|can|to|is|are|cannot|can't|mustn't|shouldn't|do(?:es)?n't|do(?:es)?|isn't|aren't|ought to|got to|gotta|appears?|occurs?|appearing|being|shows? up|comes? up|be|used|mentioned)\b",
-        r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|in|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
+        r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|in there|in it|in|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
     ]
 );
 // `mention keto at least 4 times`
@@ -56,7 +56,7 @@ pattern!(IS_BANNED, [BANNED]);
 pattern!(
     IS_APPEARING,
     [
-        r"\b(?:appear|appears|appearing|used|included|mentioned|present|occur|occurs|found|feature|featured|show up|shows up|come up|comes up|be in|exist|allowed|repeated|contained|be there)\b"
+        r"\b(?:appear|appears|appearing|used|included|mentioned|present|occur|occurs|found|feature|featured|show up|shows up|come up|comes up|be in|in there|in it|exist|allowed|repeated|contained|be there)\b"
     ]
 );
 pattern!(IS_NOT, [r"\b(?:not|never|cannot)\b|n't\b"]);
@@ -95,7 +95,7 @@ pattern!(
     [
         r"^,? ?(?:(?:at|near|in|to|on|by|as|into|for|of) (?:the |your |its |an? |each |every |all )(?:very )?(?:[\w-]+ ){0,2}?(?:start|beginning|end|top|bottom|middle|",
         PARTS,
-        r"|(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d{1,3}-?(?:st|nd|rd|th)|last|final|opening|closing|same|each|every|all) sentences?|word|question|message|prompt)\b|(?:before|after|instead|between|per|followed by|as (?:a|an|the|your)|in (?:bold|caps|italics?|uppercase|lowercase|capital|quotes?|parenthes\w+|brackets|front)|(?:and|,) (?:then|replace)|with (?:a|an|the|another)\b|rather|only (?:in|as|when|for)|in every|in each|every|to (?:start|begin|end|open|close|introduce|describe|refer|mean|separate|mark|indicate|denote|label)|when|whenever|unless|if)\b)"
+        r"|(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d{1,3}-?(?:st|nd|rd|th)|last|final|opening|closing|same|each|every|all) sentences?|word|question|message|prompt)\b|(?:before|after|instead|between|per|followed by|as (?:a|an|the|your)|in (?:all[- ]?)?(?:bold|caps|italics?|uppercase|lowercase|capital|quotes?|parenthes\w+|brackets|front)|(?:and|,) (?:then|replace)|with (?:a|an|the|another)\b|rather|only (?:in|as|when|for)|in every|in each|every|to (?:start|begin|end|open|close|introduce|describe|refer|mean|separate|mark|indicate|denote|label)|when|whenever|unless|if)\b)"
     ]
 );
 pattern!(
@@ -151,6 +151,17 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
                 let written = reading.words(sentence.range.start + word.start()..sentence.range.start + word.end());
                 push_times(written, bounds, &range, finds);
             }
+        }
+        for quoted in SURE_QUOTED.find_iter(text) {
+            let quote = quoted.end() - super::reading::QUOTED.len_utf8();
+            let list = list::read(reading, sentence, quote, Noun::Several);
+            done.extend(list.and_then(|list| push_passive(reading, sentence, quote, list, finds)));
+        }
+        for following in FOLLOWING.find_iter(text) {
+            let Some(list) = list::read(reading, sentence, following.end() - 1, Noun::Several) else { continue };
+            let listed =
+                Listed { start: following.start(), verb: "include", list, times: "", number: None, quoted: false };
+            done.extend(listed.push_active(reading, sentence, finds));
         }
         for subject in SUBJECT.captures_iter(text) {
             let Some(noun) = subject.name("noun") else { continue };
@@ -297,7 +308,10 @@ fn push_passive(
         return None;
     }
     // `may appear` allows; only `may not` asks.
-    if !negative && matches!(passive.name("modal")?.as_str(), "may" | "can" | "is" | "are" | "do" | "does") {
+    if !negative
+        && matches!(passive.name("modal")?.as_str(), "may" | "can" | "is" | "are" | "do" | "does")
+        && !SURE.is_match(spot.left)
+    {
         return None;
     }
     let (id, key) =
@@ -371,12 +385,12 @@ pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
     }
     let pre = group("pre");
     let before = match pre {
-        "no more than" | "not more than" => Some(super::length::Relation::AtMost),
-        "no less than" | "no fewer than" | "not less than" => Some(super::length::Relation::AtLeast),
+        "no more than" | "not more than" => Some(super::quantity::Relation::AtMost),
+        "no less than" | "no fewer than" | "not less than" => Some(super::quantity::Relation::AtLeast),
         _ => relation(pre),
     };
     let after = [group("after"), group("post")].into_iter().find_map(|after| match after {
-        "only" | "exactly" | "total" => Some(super::length::Relation::Exactly),
+        "only" | "exactly" | "total" => Some(super::quantity::Relation::Exactly),
         _ => relation_after(after),
     });
     if group("post") == "or twice" {
@@ -384,8 +398,8 @@ pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
     }
     let bounds = match (before, after) {
         (None, None) => Some(Bounds::between(low, low)),
-        (Some(super::length::Relation::Exactly), None) => Some(Bounds::between(low, low)),
-        (Some(super::length::Relation::About), _) => None,
+        (Some(super::quantity::Relation::Exactly), None) => Some(Bounds::between(low, low)),
+        (Some(super::quantity::Relation::About), _) => None,
         (_, Some(after)) => Some(after.bounds(low)),
         (Some(before), None) => Some(before.bounds(low)),
     };
@@ -396,3 +410,14 @@ pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
 pub(super) fn is_placed(after: &str) -> bool {
     PLACED.is_match(after)
 }
+
+// `make sure "…" appears`
+pattern!(SURE_QUOTED, [r"\b(?:make sure|making sure|ensure|be sure)(?: that)?(?: the)? \x{E000}"]);
+pattern!(SURE, [r"\b(?:make sure|making sure|ensure|be sure)(?: that)?(?: the)? ?$"]);
+// `the following words must be in your answer: …`
+pattern!(
+    FOLLOWING,
+    [
+        r"\b(?:the|these|all|of the) (?:following )?(?:key ?)?(?:words|terms|phrases) (?:(?:must|should|have to|need to|has to) (?:all |each )?)(?:be (?:part of|in|used|included|mentioned|present|contained)|appear|occur|feature)\b[^:;.]{0,40}:"
+    ]
+);

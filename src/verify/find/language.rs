@@ -95,7 +95,10 @@ pattern!(
         r")?)\b"
     ]
 );
-pattern!(ONLY_NAME, [r"(?:^|[,;:(] ?|\b(?:and|but|please) )(?P<name>", NAMES, r")(?: language)? (?:only|please)\b"]);
+pattern!(
+    ONLY_NAME,
+    [r"(?:^|[,;:(] ?|\b(?:and|but|please) )(?:only )?(?P<name>", NAMES, r")(?: language)? (?:only|please)\b"]
+);
 pattern!(
     ANSWERS,
     [

@@ -19,6 +19,7 @@ mod part;
 mod paste;
 mod pattern;
 mod punctuation;
+mod quantity;
 mod reading;
 mod repeat;
 mod sections;

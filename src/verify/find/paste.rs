@@ -110,7 +110,7 @@ pattern!(
         PROCESS,
         r"\b[^\n.:?!]{0,80}|\b(?:here(?:'s| is| are)|below (?:is|are)|this is|see|given|consider|from|based on|using) (?:the|my|our|an?|this|some|his|her|their)(?: [\w'-]+){0,4}? ",
         DOCUMENT,
-        r"\b[^\n.:?!]{0,60}|\b(?:the following|this|the|my) (?:[\w'-]+ ){0,3}?",
+        r"\b[^\n.:?!]{0,60}|(?:\b(?:the following|this|my following)|(?:^|[\n.!?] ?)(?:the|my|our)) (?:[\w'-]+ ){0,3}?",
         DOCUMENT,
         r"(?: (?:below|here|that follows))?|(?:^|\n)(?:",
         DOCUMENT,

@@ -21,7 +21,7 @@ pub(super) fn compile(expression: &str) -> Regex {
 
 /// The ways to say that something must not be, up to the thing: `do not`, `without`, `avoid`.
 pub(super) const NOT: &str = concat!(
-    r"(?:\b(?:not|never|cannot|without|avoid(?:ing)?|refrain(?:ing)? from|abstain(?:ing)? from|stay away from|",
+    r"(?:\b(?:(?:under|in) no (?:circumstances?|case|event)|at no (?:point|time)|not|never|cannot|without|avoid(?:ing)?|refrain(?:ing)? from|abstain(?:ing)? from|stay away from|",
     r"steer clear of|keep away from|exclud(?:e|ing)|omit(?:ting)?|leav(?:e|ing) out|skip(?:ping)?|no|nothing|zero|nor|free (?:of|from)|devoid of|",
     r"ban(?:ned)?|lay off|drop|eschew|forgo|minus)\b|n't\b)"
 );

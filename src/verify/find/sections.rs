@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use serde_json::json;
 
-use super::length::{Relation, quantity, relation};
 use super::list::{self, Noun};
 use super::number::{NUMBER, ordinal, value};
 use super::pattern::pattern;
+use super::quantity::{Relation, quantity, relation};
 use super::reading::{QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};

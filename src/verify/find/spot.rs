@@ -27,7 +27,7 @@ const VERBS: &str = concat!(
     r"suggest|recommend|name|brainstorm|come up|elaborate|expand|discuss|compare|critique|criticize|analy[sz]e|help|design|develop|pitch|imagine|pretend|act|take|",
     r"choose|pick|convert|turn|transform|edit|proofread|shorten|continue|complete|outline|plan|build|teach|define|recite|sing|invent|craft|pen|formulate|",
     r"deliver|follow|work|incorporate|feature|employ|have|contain|set|go|get|stay|maintain|hold|skip|drop|remove|find|identify|check|review|consider|",
-    r"insert|append|prepend|render|express|cover|address|tweet|narrate|report|weave|sprinkle|throw in|begin|confine|refer|redo|revise|change|fix|spell|quote|encase|no|not)"
+    r"insert|append|prepend|render|express|cover|address|tweet|shout|narrate|report|weave|sprinkle|throw in|begin|confine|refer|redo|revise|change|fix|spell|quote|encase|no|not)"
 );
 
 pattern!(
@@ -73,7 +73,7 @@ pattern!(
 pattern!(
     REPORTED,
     [
-        r"\b(?:said|says|saying|told|asked|asks|asking|wrote|claims?|claimed|heard|believes?|believed|thinks?|thought|insists?|insisted|suggests?|suggested|recommends?|recommended|advises?|advised|argued|complained|complains|wondered|used to)\b"
+        r"\b(?:said|orders|commands|shouts|yells|demands|declares|announces|says|saying|told|asked|asks|asking|wrote|claims?|claimed|heard|believes?|believed|thinks?|thought|insists?|insisted|suggests?|suggested|recommends?|recommended|advises?|advised|argued|complained|complains|wondered|used to)\b"
     ]
 );
 pattern!(
@@ -111,7 +111,7 @@ pattern!(
         r"\b(?:who|whose|whom|where|how to (?:write|type|talk|speak|text|code|avoid|use|make|compose|count|keep|limit|punctuate|remove|get|convert|parse|print|format|generate|stay|give|create|wrap|add|put|highlight|do|reply|answer|respond)|",
         r"(?:about|of|on) (?:\w+ ){0,4}?(?:writing|avoiding|having)|",
         r"(?:about|discuss|explain|describe|on) (?:the )?(?:\w+ )?(?:importance|benefits|rules?|difference|use|pros|problem|problems|advantages|disadvantages|history|art|merits|concept|purpose|idea|meaning|effect|impact|role|habit) of|",
-        r"(?:function|script|program|regex|regexp|app|code|method|query|class|api|parser|validator|password|file|macro|formula|prompt|rule|test|component|schema|linter|game|challenge|contest|world|language|law|town|teacher|professor|boss|character|robot|man|woman|boy|girl|person|someone|somebody|kid|student|king|wizard|tool|website|form|field|database|table) (?:to|that|which|who|where)|",
+        r"(?:function|script|program|regex|regexp|app|code|method|query|class|api|parser|validator|password|file|macro|formula|prompt|rule|test|component|schema|linter|game|challenge|contest|world|language|law|town|teacher|professor|boss|character|robot|man|woman|boy|girl|person|someone|somebody|kid|student|king|wizard|tool|website|form|field|database|table) (?:to|that|which|who|where|without|with no)|",
         r"examples? of|(?:examples?|kinds?|types?|sorts?|cases?|instances?|constraints?|rules|things|instructions|limits) (?:like|such as|including))\b"
     )]
 );
@@ -137,7 +137,12 @@ pattern!(
         r"^(?:so |and |but |ok |okay |hey |hi |also |well |btw |by the way |,|then )*(?:what|why|how|when|where|who|whose|which|is|are|do|does|did|can i|should|could i|may i|have|has|am|was|were|will (?:i|it|they|the)|would (?:it|i|that|this)|isn't|aren't|don't|didn't|doesn't|can (?:a|the|we|someone|people|it|an|this|that)|could (?:a|the|we|it))\b"
     ]
 );
-pattern!(POLITE, [r"\b(?:can|could|would|will|won't) (?:you|u|ya|someone)\b|\bplease\b|\bmind\b"]);
+pattern!(
+    POLITE,
+    [
+        r"\b(?:can|could|would|will|won't) (?:you|u|ya|someone)\b|\b(?:can|could|may) i (?:have|get)\b|\bplease\b|\bmind\b"
+    ]
+);
 pattern!(CLAUSE, [r"[,;:()–—] ?|\b(?:and|but|then|yet|plus|while|also|so|because|therefore) "]);
 pattern!(
     NEGATED,
@@ -252,7 +257,9 @@ impl<'a> Spot<'a> {
         }
         let asks = IMPERATIVE.is_match(self.left) || ASKS.is_match(self.until);
         // Without a verb it is a note such as `an essay on Rome, no commas`.
-        let notes = NOTES.is_match(self.left) && !FINITE.is_match(self.left) && self.left.split(' ').count() <= 14;
+        let notes = (NOTES.is_match(self.left) || BEGINS.is_match(&self.until[self.left.len()..]))
+            && !FINITE.is_match(self.left)
+            && self.left.split(' ').count() <= 14;
         if self.left.trim().is_empty() { !states } else { asks || notes && !states }
     }
 
@@ -262,6 +269,8 @@ impl<'a> Spot<'a> {
     }
 }
 
+// The find itself begins with the verb: `under no circumstances use …`.
+pattern!(BEGINS, [r"^(?:use|include|avoid|mention|write|do|keep|end|finish|wrap|put|answer|respond|reply|say|add)\b"]);
 // `I don't want any …` asks.
 pattern!(WISH_NOT, [r"\bi (?:really )?(?:don't|do not|would not|wouldn't) (?:want|wish|like|need)\b"]);
 // What a note ends with before its condition, and the owner that a statement begins with.

@@ -28,7 +28,7 @@ pattern!(
     [
         r"\b(?:the |your )?(?:very )?(?:(?:last|final|closing) (?:words?|sentence|line|phrase|thing)|end)(?: (?:of|in) ",
         ANSWER,
-        r"| you (?:say|write))? (?:should|must|needs to|has to|will|have to) (?:exactly )?(?:be|read|say|contain)(?: (?:exactly|like|as|just|literally|this|these|words?|the|phrase|following|exact|sentence))*(?: ?(?P<colon>:)? ?(?P<phrase>\x{E000})| ?:)"
+        r"| you (?:say|write))? (?:(?:should|must|needs to|has to|will|have to) (?:exactly )?)?(?:be|read|say|contain)(?: (?:exactly|like|as|just|literally|this|these|words?|the|phrase|following|exact|sentence))*(?: ?(?P<colon>:)? ?(?P<phrase>\x{E000})| ?:)"
     ]
 );
 // `"…" must be the last sentence`
@@ -74,7 +74,7 @@ fn ending(reading: &Reading<'_>, index: usize, found: &regex::Captures<'_>) -> O
     };
     let spot = Spot::new(reading, sentence, &(sentence.range.start + whole.start()..range.end));
     let of_part = OF_PART.is_match(spot.clause())
-        || EACH_PART.is_match(&super::part::without_answers(whole.as_str()))
+        || found.name("with").is_some() && EACH_PART.is_match(&super::part::without_answers(whole.as_str()))
         || OF_PART.is_match(spot.header());
     if of_part || !spot.is_asked() || spot.is_under_negation() || NOT_PHRASE.is_match(spot.right) {
         return None;

@@ -77,7 +77,7 @@ impl Shard {
             let sequence = sequences[rows[0].sequence].take_if(|s| s.scoring.is_none() && s.replies.len() == 1)?;
             Some(Mutex::new((sequence, rows, logits)))
         });
-        let draws: Vec<Mutex<(&mut Sequence, &[Row], &mut [f32])>> = draw.collect();
+        let draws: Vec<_> = draw.collect();
         team.run(draws.len(), &|index| {
             let (sequence, rows, logits) = &mut *draws[index].lock().unwrap_or_else(PoisonError::into_inner);
             for (row, logits) in rows.iter().zip(logits.chunks_exact_mut(vocabulary)) {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::judge_canary::{JudgeState, try_judge};
 use super::{AppState, Shared, models};
 use crate::chat::Message;
 use crate::engine::generation::registry::Ids;
@@ -18,11 +19,16 @@ use crate::engine::{Engine, EngineError, Purpose, Request, Sampling};
 use crate::openai::{ErrorBody, GenerationIds};
 use crate::telemetry::metrics;
 
-/// How it stands.
+/// How the server stands.
 #[derive(Serialize, ToSchema)]
 pub struct Health {
     /// `ok` or `ready`.
     pub status: &'static str,
+    /// What is known of the judge, where the server is ready: `untried`, `able`, `indifferent` (it rates a wrong answer no
+    /// lower than a right one) or `unreadable` (no verdict can be read from it).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub judge: Option<JudgeState>,
 }
 
 /// What runs.
@@ -41,7 +47,7 @@ pub struct Version {
 /// The process lives.
 #[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, body = Health)))]
 pub async fn healthz() -> Json<Health> {
-    Json(Health { status: "ok" })
+    Json(Health { status: "ok", judge: None })
 }
 
 /// A canary request was answered, and the server is not shutting down.
@@ -63,7 +69,7 @@ pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiErro
     for generation in [&pinned.actor, &pinned.refiner] {
         generation.engine.health()?;
     }
-    Ok(Json(Health { status: "ready" }))
+    Ok(Json(Health { status: "ready", judge: Some(state.judge.state()) }))
 }
 
 /// Build, model and generation.
@@ -95,7 +101,10 @@ pub(super) async fn canary(state: &AppState) {
             Err(error) => Err(error),
         };
         match answered {
-            Ok(()) => return state.ready.store(true, Ordering::Release),
+            Ok(()) => {
+                state.ready.store(true, Ordering::Release);
+                return try_judge(state).await;
+            }
             Err(error) => tracing::error!(%error, "the canary was not answered; not ready"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -12,6 +12,7 @@ pub mod echo;
 pub mod error;
 mod health;
 pub mod job;
+mod judge_canary;
 pub mod limits;
 pub mod models;
 mod observe;
@@ -51,6 +52,8 @@ use crate::engine::generation::Pinned;
 use crate::swap::Swapper;
 use error::ApiError;
 use job::{Constrains, Limits};
+use judge_canary::JudgeCanary;
+pub use judge_canary::JudgeState;
 use limits::Gate;
 pub use models::Served;
 use searches::KeptSearches;
@@ -72,6 +75,8 @@ pub struct AppState {
     kept: KeptSearches,
     /// Whether a canary was answered.
     ready: AtomicBool,
+    /// Whether the judge can be read.
+    judge: JudgeCanary,
     /// Ends running answers.
     abort: CancellationToken,
     /// Renders metrics.
@@ -88,6 +93,7 @@ impl AppState {
             gate: Gate::new(settings.http.max_running, settings.http.max_waiting),
             kept: KeptSearches::new(settings.http.kept_searches),
             ready: AtomicBool::new(false),
+            judge: JudgeCanary::default(),
             abort: CancellationToken::new(),
             metrics,
             swapper: None,

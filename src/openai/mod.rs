@@ -11,10 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-pub use checks::*;
-
 use crate::chat::TemplateKwargs;
 
+pub use checks::*;
 pub use completions::*;
 pub use response::*;
 pub use search::*;

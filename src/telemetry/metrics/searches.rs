@@ -1,7 +1,8 @@
 //! Searches and their votes.
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 
+use crate::http::JudgeState;
 use crate::openai::CheckReport;
 use crate::prompts::Verdict;
 use crate::search::{Judging, Outcome, StopReason, Strategy};
@@ -12,6 +13,7 @@ pub(super) fn begin() {
         counter!("spar_judge_votes_total", "verdict" => verdict).increment(0);
     }
     counter!("spar_votes_saved_total").increment(0);
+    judge_tried(JudgeState::Untried);
     for judging in [Judging::Votes, Judging::Score, Judging::Cascade] {
         counter!("spar_judge_calls_total", "judging" => judging_label(judging)).increment(0);
     }
@@ -87,6 +89,14 @@ pub fn vote_cast(verdict: Option<Verdict>) {
         None => "invalid",
     };
     counter!("spar_judge_votes_total", "verdict" => verdict).increment(1);
+}
+
+/// The judge was asked about a right and a wrong answer.
+pub fn judge_tried(found: JudgeState) {
+    let is = |state| f64::from(u8::from(found == state));
+    gauge!("spar_judge_state", "state" => "able").set(is(JudgeState::Able));
+    gauge!("spar_judge_state", "state" => "indifferent").set(is(JudgeState::Indifferent));
+    gauge!("spar_judge_state", "state" => "unreadable").set(is(JudgeState::Unreadable));
 }
 
 /// The rules of a search that has ended, and whether its answer keeps them. Kinds are the rules' ids, a closed set.

@@ -157,7 +157,12 @@ fn both_bounds(
     let local = both.get(0)?.range();
     let range = sentence.range.start + local.start..sentence.range.start + local.end;
     let spot = Spot::new(reading, sentence, &range);
-    if spot.is_under_negation() || !spot.is_asked_of_text() || part::is_of_part(&spot) || is_qualified(unit, &spot) {
+    if spot.is_under_negation()
+        || !spot.is_asked_of_text()
+        || spot.is_within()
+        || part::is_of_part(&spot)
+        || is_qualified(unit, &spot)
+    {
         return Some(local);
     }
     let bounds = Bounds { least: first.least.or(second.least), limit: first.limit.or(second.limit) };
@@ -181,7 +186,7 @@ fn one_quantity(reading: &Reading<'_>, sentence: &Sentence, quantity: &Captures<
     let words = unit.starts_with("word");
     let bounds = bounds_of(quantity, &spot, words, if cut.is_some() { "" } else { group(quantity, "post") })?;
     let listed = words && LISTED.is_match(spot.left) || NOT_BARE.is_match(spot.left);
-    if listed || is_qualified(unit, &spot) || !spot.is_asked_of_text() || part::is_of_part(&spot) {
+    if listed || is_qualified(unit, &spot) || !spot.is_asked_of_text() || spot.is_within() || part::is_of_part(&spot) {
         return None;
     }
     push(unit, bounds, range, finds);
@@ -226,7 +231,7 @@ fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool, post: &str) 
 }
 
 pattern!(ONE_WORD, [r"(?:^|[,;:–—-] ?|\b(?:in|with|using|a|give me|just|only|say|be|to)) ?$"]);
-pattern!(ONE_WORD_AFTER, [r"^(?: ?[.,;!?)]|$| (?:answers?|reply|response|only)\b| -)"]);
+pattern!(ONE_WORD_AFTER, [r"^(?: ?[.,;:!?)]|$| (?:answers?|reply|response|only)\b| -)"]);
 
 /// `word limit: 200`: the unit comes first.
 fn word_count(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<()> {

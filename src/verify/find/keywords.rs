@@ -221,9 +221,7 @@ impl Listed<'_> {
         }
         let negative = negative_verb || negated;
         let gap = GAP.find(after).map_or(0, |gap| gap.end());
-        let counted = times_of(after)
-            .map(|(bounds, len)| (bounds, len))
-            .or_else(|| times_of(&after[gap..]).map(|(bounds, len)| (bounds, gap + len)));
+        let counted = times_of(after).or_else(|| times_of(&after[gap..]).map(|(bounds, len)| (bounds, gap + len)));
         let counted = counted.or_else(|| {
             times_of(&format!(" {}", self.times.trim()))
                 .map(|(bounds, _)| (bounds, 0))

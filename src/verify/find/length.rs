@@ -17,9 +17,7 @@ use super::spot::Spot;
 use super::{Find, Finds};
 
 static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    let unit = concat!(
-        r"[ -](?:(?P<kind>short|long|concise|simple|complete|full|brief|clear|well-written|english|total|of the)[ -])?(?P<unit>words?|sentences?)\b",
-    );
+    let unit = r"[ -](?:(?P<kind>short|long|concise|simple|complete|full|brief|clear|well-written|english|total|of the)[ -])?(?P<unit>words?|sentences?)\b";
     let after = [
         r"(?:[ ,(-]{1,2}(?:(?:long|in length|in total|total)[ ,(-]{1,2})?(?P<post>",
         AFTER_LEAST,
@@ -224,7 +222,7 @@ fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool, post: &str) 
         (None, None) if words && low == 1 && ONE_WORD.is_match(spot.left) && ONE_WORD_AFTER.is_match(spot.right) => {
             Relation::Exactly
         }
-        (None, None) if !words && BARE.is_match(spot.left) => Relation::Exactly,
+        (None, None) if !words && (BARE.is_match(spot.left) || is_apart(spot)) => Relation::Exactly,
         (None, None) => return None,
     };
     Some(relation.bounds(low))
@@ -317,3 +315,10 @@ fn push(unit: &str, bounds: Bounds, range: Range<usize>, finds: &mut Finds) {
         finds.push(Find::new(id, json!({"relation": relation, key: count}), range.clone()));
     }
 }
+
+/// `a review, 3 sentences, …`
+fn is_apart(spot: &Spot<'_>) -> bool {
+    spot.left.trim_end().ends_with([',', ';', '(', '-']) && APART.is_match(spot.right)
+}
+
+pattern!(APART, [r"^(?: ?[.,;!)]|$| please\b| -)"]);

@@ -111,6 +111,7 @@ pub(super) fn is_of_part(spot: &Spot<'_>) -> bool {
     if options
         || LEADING.is_match(spot.left)
         || AFTER.is_match(&EACH_ANSWER.replace_all(spot.right, ""))
+        || attached(spot)
         || BARE.is_match(spot.scope()) && !DELIVERS.is_match(spot.scope())
         || ADDED.is_match(spot.left) && !WHOLE.is_match(spot.scope())
     {
@@ -223,7 +224,7 @@ pattern!(
 pattern!(
     LONG,
     [
-        r"\b(?:[4-9]\d|\d{3,}|\d{1,3},\d{3}|\w+ hundred|a hundred|hundred|fifty|sixty|seventy|eighty|ninety)\b[^a-z]*(?:to [\d]+ |or more |or less |- ?\d+ )?[ -]?words"
+        r"\b(?:[4-9]\d|\d{3,}|\d{1,3},\d{3}|\w+ hundred|a hundred|hundred|fifty|sixty|seventy|eighty|ninety)\b[^a-z]*(?:to [\d]+ |or more |or less |- ?\d+ )?[ -]?words|\b(?:[3-9]|\d\d+|three|four|five|six|seven|eight|nine|ten|twelve|fifteen|twenty)[ -]sentences"
     ]
 );
 pattern!(
@@ -232,3 +233,18 @@ pattern!(
         r"\b(?:title|subtitle|heading|headline|header|slogan|tagline|caption|subject line|greeting|signature|sign-off|label|postscript|p\.s\.)s?\b"
     ]
 );
+
+/// `a story containing a telegram of at most 10 words`
+fn attached(spot: &Spot<'_>) -> bool {
+    let found = ATTACHED.captures(spot.left);
+    found.and_then(|found| found.name("noun")).is_some_and(|noun| !SIZES.contains(&noun.as_str()))
+}
+
+pattern!(
+    ATTACHED,
+    [
+        r"\b(?:containing|contains?|including|includes?|featuring|with|has|have|plus) (?:an?|one|two|three|some|the) (?:[\w-]+ ){0,2}?(?P<noun>[\w-]+) (?:of|with)(?: an?)? $"
+    ]
+);
+/// What a length may be called.
+const SIZES: [&str; 10] = ["length", "total", "maximum", "minimum", "limit", "count", "size", "range", "cap", "max"];

@@ -73,7 +73,7 @@ pattern!(
 pattern!(
     REPORTED,
     [
-        r"\b(?:said|orders|commands|shouts|yells|demands|declares|announces|says|told|asked|asks|wrote|claims|claimed|heard|believes|believed|thinks|thought|insists|insisted|suggests|suggested|recommends|recommended|advises|advised|argued|complained|complains|wondered|used to)\b"
+        r"\b(?:said|orders|commands|shouts|yells|demands|declares|announces|says|told|asked|asks|wrote|claims|claimed|heard|believes|believed|thinks|thought|insists|insisted|suggests|suggested|recommends|recommended|requires|advises|advised|argued|complained|complains|wondered|used to)\b"
     ]
 );
 // `an email asking them to …`: what follows is its message, unless it is how the email is written.

@@ -49,9 +49,7 @@ pattern!(
     ]
 );
 // `no capital letters`
-const NONE: &str = concat!(
-    r"(?:\b(?:no|without|zero|avoid(?:ing)?|never|not|cannot|refrain(?:ing)? from|skip|not a single|omit(?:ting)?)\b|n't\b)(?: (?:use|using|any|a|single|the|use of|contain|containing|include|including|have|having|put|be|write|writing|writing in|employ|allow|allowed|in|type|even|ever|one|of|with))* "
-);
+const NONE: &str = r"(?:\b(?:no|stop using|without|zero|avoid(?:ing)?|never|not|cannot|refrain(?:ing)? from|skip|not a single|omit(?:ting)?)\b|n't\b)(?: (?:use|using|any|a|single|the|use of|contain|containing|include|including|have|having|put|be|employ|allow|allowed|even|ever|one|of|with))* ";
 pattern!(
     NO_UPPER,
     [
@@ -118,7 +116,7 @@ pattern!(
 pattern!(
     FOR_SOMETHING,
     [
-        r"^(?:-| )?(?:words?\b|titles?|headings?|headlines?|headers?|names?|labels?|keywords?|letters? (?:for|in|at|on|to)|for (?:the |each |all |every |any |section |your )?(?:[\w-]+ ){0,2}?(?:title|head|name|label|key|emphasis|section|first|word|term|point|line|subject|acronym|proper)|to (?:emphasi|highlight|stress|show|mark|make|express key|denote|indicate)|at the (?:start|beginning)|when|where|or\b|and (?:\w+ )?bold|phrases?|sentences?|in (?:the|each|every) (?:title|head|first|section|subject|name|label|key)|subject|acronym|except|unless|for (?:titles|headings|names|emphasis|proper)|like)"
+        r"^(?:-| )?(?:words?\b|titles?|headings?|headlines?|headers?|names?|labels?|keywords?|letters? (?:for|in|at|on|to)|for (?:the |each |all |every |any |section |your )?(?:[\w-]+ ){0,2}?(?:title|head|name|label|key|emphasis|section|first|word|term|point|line|subject|acronym|proper)|to (?:emphasi|highlight|stress|show|mark|make|express key|denote|indicate)|at the (?:start|beginning)|when|where|or\b|and (?:\w+ )?bold|phrases?|sentences?|in (?:the|each|every) (?:title|head|first|section|subject|name|label|key)|subject|acronym|except|unless|(?:spanish|french|german|italian|portuguese|dutch|russian|polish|swedish|danish|norwegian|finnish|greek|turkish|latin)\b|for (?:titles|headings|names|emphasis|proper)|like)"
     ]
 );
 
@@ -133,6 +131,10 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             throughout(reading, sentence, pattern, id, finds);
         }
         if finds.len() == before {
+            // A condition of one word: `…, lowercase, …`.
+            for (pattern, id) in [(&*UPPER_ALONE, CAPITAL), (&*LOWER_ALONE, LOWERCASE)] {
+                throughout(reading, sentence, pattern, id, finds);
+            }
             for (pattern, id) in [(&*IN_UPPER, CAPITAL), (&*IN_LOWER, LOWERCASE)] {
                 of_the_answer(reading, sentence, pattern, id, finds);
             }
@@ -281,3 +283,6 @@ fn push_words(spot: &Spot<'_>, bounds: Option<Bounds>, range: std::ops::Range<us
         finds.push(Find::new(WORDS, json!({"capital_frequency": count, "capital_relation": relation}), range.clone()));
     }
 }
+
+pattern!(UPPER_ALONE, [r"(?:^|[,;(] ?)(?:(?:and|in|all) )*(?:upper ?-?case|caps)(?: ?[,;.)!]|$)"]);
+pattern!(LOWER_ALONE, [r"(?:^|[,;(] ?)(?:(?:and|in|all) )*lower ?-?case(?: ?[,;.)!]|$)"]);

@@ -48,7 +48,7 @@ fn bullets(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         let exact = pre.is_empty() || relation(pre) == Some(Relation::Exactly);
         let exact =
             exact && found.name("high").is_none() && found.name("after").is_none() && !AT_LEAST.is_match(spot.right);
-        let exact = exact && !LIKE.is_match(spot.left);
+        let exact = exact && !LIKE.is_match(spot.left) && !LIMITED.is_match(spot.left);
         let numbered = NUMBERED.is_match(text);
         if exact && !numbered && !spot.is_under_negation() && spot.is_asked() && !of_each(&spot) {
             finds.push(Find::new("detectable_format:number_bullet_lists", json!({"num_bullets": count}), range));
@@ -168,7 +168,7 @@ fn quoted_angles(reading: &Reading<'_>, sentence: &Sentence) -> Option<std::ops:
     })
 }
 
-const JSON: &str = r"(?:valid |proper |well-formed |strict |raw |pure |plain |minified |single |one |compact |a |an |the )*json(?: (?:format(?:ted)?|object|block|array|string|document|blob|output|code block|data|structure|file|response|syntax|code|dictionary|body))?";
+const JSON: &str = r"(?:valid |proper |well-formed |strict |raw |pure |plain |minified |single |one |compact |a |an )*json(?: (?:format(?:ted)?|object|block|array|string|document|blob|output|code block|data|structure|file|response|syntax|code|dictionary|body))?";
 pattern!(
     AS_JSON,
     [
@@ -214,5 +214,7 @@ fn json(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     }
 }
 
+// `limit yourself to 3 bullets` allows fewer.
+pattern!(LIMITED, [r"\b(?:limit|restrict|cap|confine|keep)\w*\b[^,;:]{0,40} (?:to|at) ?$"]);
 // `like five bullet points`, but not `I'd like five`.
 pattern!(LIKE, [r"(?:^|,|\bsomething|\bmaybe) ?like ?$"]);

@@ -16,7 +16,7 @@ use super::{Find, Finds};
 const USE: &str = concat!(
     r"(?:includ(?:e|es|ed|ing)|us(?:e|es|ed|ing)|mention(?:s|ed|ing)?|contain(?:s|ed|ing)?|incorporat(?:e|es|ed|ing)|work(?:s|ing)? in|add(?:s|ing)?|featur(?:e|es|ing)|",
     r"ha(?:s|ve|ving)|with|writ(?:e|es|ing)|put(?:ting)?|weav(?:e|es|ing)(?: in)?|insert(?:s|ing)?|say(?:s|ing)?|employ(?:s|ing)?|avoid(?:s|ing)?|exclud(?:e|es|ing)|omit(?:s|ting)?|",
-    r"leav(?:e|es|ing) out|stay(?:ing)? away from|steer(?:ing)? clear of|keep(?:ing)? away from|skip(?:s|ping)?|without|no|repeat(?:s|ing)?|drop(?:s|ping)?|ban|type|typing|sprinkl(?:e|ing) in|throw in|work|fit in|slip in|utter(?:ing)?)"
+    r"leav(?:e|es|ing) out|stay(?:ing)? away from|steer(?:ing)? clear of|keep(?:ing)? away from|skip(?:s|ping)?|without|no|not|neither|nor|repeat(?:s|ing)?|drop(?:s|ping)?|ban|type|typing|sprinkl(?:e|ing) in|throw in|work|fit in|slip in|utter(?:ing)?)"
 );
 const NOUN: &str = r"(?P<noun>key ?-?words?|key ?-?terms?|words?|terms?|phrases?|expressions?|names?|hashtags?|adjectives?|verbs?|nouns?|lines?)";
 const DETERMINERS: &str = concat!(
@@ -107,7 +107,9 @@ pattern!(
 pattern!(ONLY_COUNTED, [r"^(?:us|say|repeat|write|work)"]);
 pattern!(
     NEGATIVE_VERB,
-    [r"^(?:avoid|stay|steer|keep|exclud|omit|leav|skip|without|no\b|not|don't|never|cannot|can't|drop|ban)"]
+    [
+        r"^(?:avoid|stay|steer|keep|exclud|omit|leav|skip|without|no\b|not|neither|nor|don't|never|cannot|can't|drop|ban)"
+    ]
 );
 
 /// Finds words to use, words not to use, and how often.
@@ -163,6 +165,15 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
                 Listed { start: following.start(), verb: "include", list, times: "", number: None, quoted: false };
             done.extend(listed.push_active(reading, sentence, finds));
         }
+        for named in NOT_NAMED.captures_iter(text) {
+            let (Some(whole), Some(name)) = (named.get(0), named.name("name")) else { continue };
+            let range = sentence.range.start + whole.start()..sentence.range.start + name.end();
+            let written = reading.words(sentence.range.start + name.start()..sentence.range.start + name.end());
+            let spot = Spot::new(reading, sentence, &range);
+            if written.starts_with(char::is_uppercase) && spot.is_asked_of_text() && !spot.is_under_negation() {
+                finds.push(Find::new("keywords:forbidden_words", json!({"forbidden_words": [written]}), range));
+            }
+        }
         for subject in SUBJECT.captures_iter(text) {
             let Some(noun) = subject.name("noun") else { continue };
             if done.iter().any(|range| range.contains(&noun.start())) {
@@ -210,9 +221,7 @@ impl Listed<'_> {
         }
         let negative = negative_verb || negated;
         let gap = GAP.find(after).map_or(0, |gap| gap.end());
-        let counted = times_of(after)
-            .map(|(bounds, len)| (bounds, len))
-            .or_else(|| times_of(&after[gap..]).map(|(bounds, len)| (bounds, gap + len)));
+        let counted = times_of(after).or_else(|| times_of(&after[gap..]).map(|(bounds, len)| (bounds, gap + len)));
         let counted = counted.or_else(|| {
             times_of(&format!(" {}", self.times.trim()))
                 .map(|(bounds, _)| (bounds, 0))
@@ -419,5 +428,13 @@ pattern!(
     FOLLOWING,
     [
         r"\b(?:the|these|all|of the) (?:following )?(?:key ?)?(?:words|terms|phrases) (?:(?:must|should|have to|need to|has to) (?:all |each )?)(?:be (?:part of|in|used|included|mentioned|present|contained)|appear|occur|feature)\b[^:;.]{0,40}:"
+    ]
+);
+
+// `don't mention Trump`: a name needs no quotation marks.
+pattern!(
+    NOT_NAMED,
+    [
+        r"\b(?:don't|do not|never|without|avoid) (?:ever )?mention(?:ing)? (?P<name>[a-z][\w-]+)(?: ?[.,;!]|$| (?:at all|or|in your|anywhere|by name)\b)"
     ]
 );

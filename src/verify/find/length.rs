@@ -17,9 +17,7 @@ use super::spot::Spot;
 use super::{Find, Finds};
 
 static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    let unit = concat!(
-        r"[ -](?:(?P<kind>short|long|concise|simple|complete|full|brief|clear|well-written|english|total|of the)[ -])?(?P<unit>words?|sentences?)\b",
-    );
+    let unit = r"[ -](?:(?P<kind>short|long|concise|simple|complete|full|brief|clear|well-written|english|total|of the)[ -])?(?P<unit>words?|sentences?)\b";
     let after = [
         r"(?:[ ,(-]{1,2}(?:(?:long|in length|in total|total)[ ,(-]{1,2})?(?P<post>",
         AFTER_LEAST,
@@ -157,7 +155,12 @@ fn both_bounds(
     let local = both.get(0)?.range();
     let range = sentence.range.start + local.start..sentence.range.start + local.end;
     let spot = Spot::new(reading, sentence, &range);
-    if spot.is_under_negation() || !spot.is_asked_of_text() || part::is_of_part(&spot) || is_qualified(unit, &spot) {
+    if spot.is_under_negation()
+        || !spot.is_asked_of_text()
+        || spot.is_within()
+        || part::is_of_part(&spot)
+        || is_qualified(unit, &spot)
+    {
         return Some(local);
     }
     let bounds = Bounds { least: first.least.or(second.least), limit: first.limit.or(second.limit) };
@@ -181,7 +184,7 @@ fn one_quantity(reading: &Reading<'_>, sentence: &Sentence, quantity: &Captures<
     let words = unit.starts_with("word");
     let bounds = bounds_of(quantity, &spot, words, if cut.is_some() { "" } else { group(quantity, "post") })?;
     let listed = words && LISTED.is_match(spot.left) || NOT_BARE.is_match(spot.left);
-    if listed || is_qualified(unit, &spot) || !spot.is_asked_of_text() || part::is_of_part(&spot) {
+    if listed || is_qualified(unit, &spot) || !spot.is_asked_of_text() || spot.is_within() || part::is_of_part(&spot) {
         return None;
     }
     push(unit, bounds, range, finds);
@@ -219,14 +222,14 @@ fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool, post: &str) 
         (None, None) if words && low == 1 && ONE_WORD.is_match(spot.left) && ONE_WORD_AFTER.is_match(spot.right) => {
             Relation::Exactly
         }
-        (None, None) if !words && BARE.is_match(spot.left) => Relation::Exactly,
+        (None, None) if !words && (BARE.is_match(spot.left) || is_apart(spot)) => Relation::Exactly,
         (None, None) => return None,
     };
     Some(relation.bounds(low))
 }
 
 pattern!(ONE_WORD, [r"(?:^|[,;:–—-] ?|\b(?:in|with|using|a|give me|just|only|say|be|to)) ?$"]);
-pattern!(ONE_WORD_AFTER, [r"^(?: ?[.,;!?)]|$| (?:answers?|reply|response|only)\b| -)"]);
+pattern!(ONE_WORD_AFTER, [r"^(?: ?[.,;:!?)]|$| (?:answers?|reply|response|only)\b| -)"]);
 
 /// `word limit: 200`: the unit comes first.
 fn word_count(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<()> {
@@ -312,3 +315,10 @@ fn push(unit: &str, bounds: Bounds, range: Range<usize>, finds: &mut Finds) {
         finds.push(Find::new(id, json!({"relation": relation, key: count}), range.clone()));
     }
 }
+
+/// `a review, 3 sentences, …`
+fn is_apart(spot: &Spot<'_>) -> bool {
+    spot.left.trim_end().ends_with([',', ';', '(', '-']) && APART.is_match(spot.right)
+}
+
+pattern!(APART, [r"^(?: ?[.,;!)]|$| please\b| -)"]);

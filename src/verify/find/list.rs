@@ -49,7 +49,20 @@ pattern!(
         r"^(?: ?$| ?[.,;:!?)\]—]| - | (?:in|at|somewhere|throughout|within|should|must|anywhere|for|on|when|while|exactly|more|less|no|only|is|are|appears?|appearing|occurs?|using|during|not|twice|once|thrice|least|every|because|since|please|inside|into|needs?|has|have|may|cannot|can't|can|will|shall|to (?:appear|be)|be|fewer|between|from|\d+|one|two|three|four|five|six|seven|eight|nine|ten|or (?:more|less)|and (?:don't|do not|make|use|keep|write|avoid|include|end|start|finish|have|add|it|that|no|at|also|must|should|please|refrain|wrap|put|your|the (?:whole|entire|response|answer|letter|title))|but|across|a (?:total|minimum|maximum)|whatsoever|either|anymore|at all|never|doesn't|does|mustn't|shouldn't|isn't|aren't|with|without|as)\b)"
     ]
 );
-pub(super) const FUNCTION: [&str; 72] = [
+pub(super) const FUNCTION: &[&str] = &[
+    "may",
+    "might",
+    "would",
+    "could",
+    "appears",
+    "appear",
+    "have",
+    "has",
+    "be",
+    "need",
+    "needs",
+    "do",
+    "does",
     "the",
     "a",
     "an",

@@ -209,8 +209,8 @@ mod tests {
     fn agreement_counts_what_was_stated_found_and_right() {
         let prompts = [
             prompt(
-                "Use the words b and A. No commas.",
-                &[("keywords:existence", json!({"keywords": ["a", "B"]})), ("punctuation:no_comma", json!({}))],
+                "Use the words sea and Blue. No commas.",
+                &[("keywords:existence", json!({"keywords": ["blue", "Sea"]})), ("punctuation:no_comma", json!({}))],
             ),
             prompt(
                 "Use at least 5 words.",

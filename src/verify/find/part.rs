@@ -9,14 +9,14 @@ pub(super) const PARTS: &str = concat!(
     r"opening|ending|closing|beginning|abstract|subject(?: lines?)?|captions?|bullets?(?:[ -]points?)?|points?|items?|entr(?:y|ies)|steps?|chapters?|acts?|scenes?|body|hook|thesis|",
     r"footers?|signature|sign-off|greetings?|salutations?|quotes?|quotations?|comments?|cells?|rows?|columns?|slides?|slogans?|taglines?|names?|couplets?|",
     r"answer choices?|table|first sentence|last sentence|final sentence|second sentence|every sentence|each sentence|sentences? in|postscript|p\.?s\.?|disclaimer|preface|",
-    r"rationale|reasons?|tips?|questions?|examples?|descriptions? of each|variables?|docstrings?|functions?|labels?|keys?|cta|call to action|alt text|meta description|overview|tl;?dr|recap)"
+    r"rationale|reasons?|tips?|questions?|examples?|descriptions? of each|variables?|docstrings?|functions?|labels?|keys?|cta|call to action|alt text|meta description|overview|recap)"
 );
 
 /// Parts in the singular.
 const PART: &str = concat!(
     r"(?:paragraph|section|line|stanza|verse|chorus|bridge|title|subtitle|heading|subheading|header|headline|intro|introduction|introductory|conclusion|opening|ending|closing|beginning|abstract|",
     r"subject(?: line)?|caption|bullet(?:[ -]point)?|point|item|entry|step|chapter|act|scene|body|hook|thesis|footer|signature|sign-off|greeting|salutation|quote|quotation|comment|cell|row|column|slide|",
-    r"slogan|tagline|couplet|table|sentence|postscript|p\.?s\.?|disclaimer|preface|rationale|docstring|cta|call to action|alt text|meta description|overview|tl;?dr|recap)"
+    r"slogan|tagline|couplet|table|sentence|postscript|p\.?s\.?|disclaimer|preface|rationale|docstring|cta|call to action|alt text|meta description|overview|recap)"
 );
 
 pattern!(
@@ -107,15 +107,19 @@ pub(super) fn is_of_part(spot: &Spot<'_>) -> bool {
     if RIGHT_WHOLE.is_match(spot.right) {
         return false;
     }
-    let options = ANSWER_OPTION.is_match(spot.left) || OF_EACH.is_match(spot.right);
+    let options = ANSWER_OPTION.is_match(spot.left) || OF_EACH.is_match(&EACH_ANSWER.replace_all(spot.right, ""));
     if options
         || LEADING.is_match(spot.left)
-        || AFTER.is_match(spot.right)
+        || AFTER.is_match(&EACH_ANSWER.replace_all(spot.right, ""))
+        || attached(spot)
+        || BARE.is_match(spot.scope()) && !DELIVERS.is_match(spot.scope())
         || ADDED.is_match(spot.left) && !WHOLE.is_match(spot.scope())
     {
         return true;
     }
     let scope = DELIVERS.replace(spot.scope(), "");
+    // No title has forty words.
+    let scope = if LONG.is_match(spot.found()) { SHORT_PART.replace_all(&scope, "") } else { scope };
     let scope = if ALSO.is_match(spot.right) { spot.scope() } else { &*scope };
     let reaches = |text: &str| {
         let text = EACH_ANSWER.replace_all(text, "");
@@ -207,3 +211,40 @@ pattern!(
     ]
 );
 pattern!(ALSO, [r"^[^.;]{0,60}\b(?:and|followed by|then|plus|along with)\b"]);
+
+// `keep paragraphs under 4 sentences`
+pattern!(
+    BARE,
+    [
+        r"\b(?:",
+        PARTS,
+        r"|sentences?)(?: (?:to|at|of|with|having|containing|that (?:are|have|contain)|each|long)){0,2} $"
+    ]
+);
+pattern!(
+    LONG,
+    [
+        r"\b(?:[4-9]\d|\d{3,}|\d{1,3},\d{3}|\w+ hundred|a hundred|hundred|fifty|sixty|seventy|eighty|ninety)\b[^a-z]*(?:to [\d]+ |or more |or less |- ?\d+ )?[ -]?words|\b(?:[3-9]|\d\d+|three|four|five|six|seven|eight|nine|ten|twelve|fifteen|twenty)[ -]sentences"
+    ]
+);
+pattern!(
+    SHORT_PART,
+    [
+        r"\b(?:title|subtitle|heading|headline|header|slogan|tagline|caption|subject line|greeting|signature|sign-off|label|postscript|p\.s\.)s?\b"
+    ]
+);
+
+/// `a story containing a telegram of at most 10 words`
+fn attached(spot: &Spot<'_>) -> bool {
+    let found = ATTACHED.captures(spot.left);
+    found.and_then(|found| found.name("noun")).is_some_and(|noun| !SIZES.contains(&noun.as_str()))
+}
+
+pattern!(
+    ATTACHED,
+    [
+        r"\b(?:containing|contains?|including|includes?|featuring|with|has|have|plus) (?:an?|one|two|three|some|the) (?:[\w-]+ ){0,2}?(?P<noun>[\w-]+) (?:of|with)(?: an?)? $"
+    ]
+);
+/// What a length may be called.
+const SIZES: [&str; 10] = ["length", "total", "maximum", "minimum", "limit", "count", "size", "range", "cap", "max"];

@@ -15,6 +15,7 @@ pattern!(
         r"(?: (?:any|a|the|single|want|see|need|use|using|allowed|permitted|of|usage|include|including|contain|containing|put|have|having|make|write|with|to|be|ever|insert|add|even|in|your|response|answer|all|employ|employing|allow|type|typing|place|feature|anything with|one|uses?|periods|semi-?colons?|exclamation|question|marks?|points?|dashes|hyphens|full stops|colons|quotes|either|so much as|and|or|nor|punctuation|apostrophes|parentheses|it|this|that),?)*[ -]commas?\b",
         r"|\bi (?:really )?(?:don't|do not) (?:want|wish|like)(?: to see| you to use| to have)? (?:any |a single )?commas?\b",
         r"|\byou(?:'re| are| may| can) not (?:allowed|permitted|supposed)? ?(?:to )?use (?:any )?commas?\b",
+        r"|\bstop using (?:any )?commas?\b",
         r"|\bcommas?(?: |-)(?:free|less)\b|\bcommaless\b",
         r"|\bcommas? (?:(?:is|are) )?(?:strictly |absolutely |completely )?(?:not (?:to be )?(?:allowed|permitted|used|welcome)|forbidden|banned|prohibited|off[- ]limits|disallowed)\b",
         r"|\bcommas? (?:should|must|may|can|shall) ?not (?:be (?:used|present|included)|appear|occur)\b|\bcommas? (?:can't|cannot|mustn't|shouldn't) (?:be used|appear)\b"
@@ -83,7 +84,8 @@ fn commas(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         let range = sentence.range.start + found.start()..sentence.range.start + found.end();
         let spot = Spot::new(reading, sentence, &range);
         let part = super::part::is_named(&spot);
-        if spot.is_asked() && !PLACED.is_match(spot.right) && !spot.is_negated() && !part {
+        let both = spot.left.ends_with("with and ") || spot.left.ends_with("with or ");
+        if spot.is_asked() && !both && !PLACED.is_match(spot.right) && !spot.is_negated() && !part {
             finds.push(Find::new("punctuation:no_comma", json!({}), range));
         }
     }

@@ -64,9 +64,7 @@ pub(super) const AT_LEAST: &str = concat!(
     r"at (?:the (?:very )?)?least|at (?:a |the )?minimum|(?:a |the )?(?:bare )?minimum(?: (?:length|word count|number|count))?(?: (?:of|is))?|min\.?(?: of)?|",
     r"upwards? of|≥ ?|>= ?|=> ?|north of"
 );
-pub(super) const MORE_THAN: &str = concat!(
-    r"more than|greater than|longer than|bigger than|larger than|higher than|above|over|exceed(?:s|ing)?|surpass(?:es|ing)?|beyond|past|in excess of|> ?"
-);
+pub(super) const MORE_THAN: &str = r"more than|greater than|longer than|bigger than|larger than|higher than|above|over|exceed(?:s|ing)?|surpass(?:es|ing)?|beyond|past|in excess of|> ?";
 pub(super) const AT_MOST: &str = concat!(
     r"at (?:the )?(?:very )?(?:most|max(?:imum)?)|(?:a |the )?(?:hard |absolute )?max(?:imum)?\.?(?: (?:length|word count|number|count))?(?: (?:of|is))?|up to|within|≤ ?|<= ?|=< ?|",
     r"a (?:hard )?(?:limit|cap) of|(?:limited|capped|restricted) (?:to|at)"

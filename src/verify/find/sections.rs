@@ -288,7 +288,7 @@ pattern!(SIX, [r"\*{6}|\b(?:6|six) ast?erisks?\b"]);
 pattern!(
     TWO,
     [
-        r"\b(?:two|2)(?: [\w-]+){0,4}? (?:responses?|answers?|versions?|poems?|stor(?:y|ies)|options?|variants?|variations?|alternatives?|jokes?|haikus?|limericks?|letters?|suggestions?|emails?|drafts?|replies|solutions?|explanations?|critiques?|parts?|paragraphs?|pieces?|slogans?|taglines?|descriptions?|summaries|scenes?|movies|riddles?|essays?|songs?|raps?|ads?|advertisements?|names?|ideas?|posts?|tweets?|titles?|examples?|sections?|opinions?|perspectives?|outputs?|sentences?|recipes?|paraphrases|rewrites|translations|takes)\b|\bboth (?:answers|versions|responses|of them)\b"
+        r"\b(?:two|2)(?: [\w-]+){0,4}? (?:responses?|answers?|versions?|poems?|stor(?:y|ies)|options?|variants?|variations?|alternatives?|jokes?|haikus?|limericks?|letters?|suggestions?|emails?|drafts?|replies|solutions?|explanations?|critiques?|parts?|paragraphs?|pieces?|slogans?|taglines?|descriptions?|summaries|scenes?|movies|riddles?|essays?|songs?|raps?|ads?|advertisements?|names?|ideas?|posts?|tweets?|titles?|examples?|sections?|opinions?|views?|arguments?|sides?|perspectives?|outputs?|sentences?|recipes?|paraphrases|rewrites|translations|takes)\b|\bboth (?:answers|versions|responses|of them)\b"
     ]
 );
 

@@ -27,7 +27,7 @@ const VERBS: &str = concat!(
     r"suggest|recommend|name|brainstorm|come up|elaborate|expand|discuss|compare|critique|criticize|analy[sz]e|help|design|develop|pitch|imagine|pretend|act|take|",
     r"choose|pick|convert|turn|transform|edit|proofread|shorten|continue|complete|outline|plan|build|teach|define|recite|sing|invent|craft|pen|formulate|",
     r"deliver|follow|work|incorporate|feature|employ|have|contain|set|go|get|stay|maintain|hold|skip|drop|remove|find|identify|check|review|consider|",
-    r"insert|append|prepend|render|express|cover|address|tweet|shout|narrate|report|weave|sprinkle|throw in|begin|confine|refer|redo|revise|change|fix|spell|quote|encase|no|not)"
+    r"insert|append|prepend|render|express|cover|address|tweet|title|trim|cut|condense|reduce|compress|shrink|shout|narrate|report|weave|sprinkle|throw in|begin|confine|refer|redo|revise|change|fix|spell|quote|encase|no|not)"
 );
 
 pattern!(
@@ -73,9 +73,58 @@ pattern!(
 pattern!(
     REPORTED,
     [
-        r"\b(?:said|orders|commands|shouts|yells|demands|declares|announces|says|saying|told|asked|asks|asking|wrote|claims?|claimed|heard|believes?|believed|thinks?|thought|insists?|insisted|suggests?|suggested|recommends?|recommended|advises?|advised|argued|complained|complains|wondered|used to)\b"
+        r"\b(?:said|orders|commands|shouts|yells|demands|declares|announces|says|told|asked|asks|wrote|claims|claimed|heard|believes|believed|thinks|thought|insists|insisted|suggests|suggested|recommends|recommended|requires|advises|advised|argued|complained|complains|wondered|used to)\b"
     ]
 );
+// `an email asking them to …`: what follows is its message, unless it is how the email is written.
+pattern!(
+    TELLING,
+    [
+        r"\b(?:saying|asking|stating|telling|requiring|reminding|ordering|instructing|informing|announcing|demanding|warning|claiming|so that (?:the|a|my|it|they)|so (?:the|my) \w+)\b"
+    ]
+);
+pattern!(HOW, [r"(?:[,;:(–—-] ?|\b(?:in|using|within)) ?$"]);
+// Somebody else that answers: `a bot that answers …`, but not `you are a bot that …`.
+pattern!(
+    OTHER_BOT,
+    [
+        r"\b(?:a|an|the|some|my|this) (?:[\w-]+ )?(?:bot|assistant|model|chatbot|agent|ai|llm|gpt|persona|hero|character|user|customer|app|program|api) (?:(?:that|which|who) (?:\w+ )?|\w+ ?)?(?:answers?|responds?|replies|speaks?|returns?|outputs?|uses?|writes?|prints?|says|talks?)\b"
+    ]
+);
+pattern!(
+    YOU_ARE,
+    [
+        r"\b(?:you are|you're|act as|acting as|be|as|pretend(?:ing)? to be|role of|imagine you)\b[^.;:]{0,30}$|^(?:the|this) (?:assistant|bot|model|chatbot|agent|ai) "
+    ]
+);
+// `essays must have …` is about essays in general.
+pattern!(
+    GENERAL,
+    [
+        r"(?:^|[:,;(] ?|\b(?:that|where|stating|all|most|good) )(?P<of>[a-z-]+ )?(?P<noun>[a-z]+s) (?:should|must|need to|have to|can't|cannot|may not|are|can)\b"
+    ]
+);
+const DETERMINERS: [&str; 10] = ["the", "your", "these", "those", "both", "all", "two", "three", "its", "any"];
+const ANSWERS: [&str; 18] = [
+    "answers",
+    "responses",
+    "replies",
+    "messages",
+    "outputs",
+    "words",
+    "letters",
+    "commas",
+    "capitals",
+    "characters",
+    "terms",
+    "keywords",
+    "phrases",
+    "caps",
+    "marks",
+    "points",
+    "requirements",
+    "this",
+];
 pattern!(
     EXEMPT,
     [concat!(
@@ -122,7 +171,7 @@ pattern!(
 pattern!(
     STATES_RULE,
     [
-        r"^ ?(?:is|are) (?:a must|strictly |not |absolutely |to be )?(?:allowed|permitted|required|forbidden|banned|used|mandatory|needed|essential|the (?:limit|max|maximum|minimum)|my (?:limit|max)|plenty|enough|max|tops|acceptable|accepted|expected|included|present|to|desired)\b"
+        r"^ ?(?:is|are) (?:a must|strictly |not |absolutely |to be )?(?:allowed|permitted|required|forbidden|banned|used|mandatory|needed|essential|the (?:limit|max|maximum|minimum)|my (?:limit|max)|plenty|enough|max|tops|acceptable|accepted|expected|included|present|in there|in it|part of|to|desired)\b"
     ]
 );
 pattern!(
@@ -174,6 +223,16 @@ impl<'a> Spot<'a> {
     /// [`Spot::is_asked`] for what only a text can have: in `a song about a cat that contains …` the song contains it.
     pub(super) fn is_asked_of_text(&self) -> bool {
         !self.is_hypothetical() && !self.is_exempt() && !self.is_told() && self.is_request()
+    }
+
+    /// What was found.
+    pub(super) fn found(&self) -> &'a str {
+        &self.until[self.left.len()..]
+    }
+
+    /// Whether it is in a clause about what happens in the text: `a story in which …`.
+    pub(super) fn is_within(&self) -> bool {
+        WITHIN.is_match(self.left)
     }
 
     /// Whether the find directly follows a negation: `do not use` in front of it.
@@ -246,8 +305,22 @@ impl<'a> Spot<'a> {
             && !OWN_WISH.is_match(self.left)
             && !IMPERATIVE.is_match(self.left)
             && !ASKS.is_match(self.left);
+        let clause = self.scope_by_comma();
+        let telling = TELLING.is_match(clause) && !HOW.is_match(self.left);
+        let bot = OTHER_BOT.find(self.left).is_some_and(|bot| {
+            !YOU_ARE.is_match(&self.left[..bot.end()]) && !YOU_ARE.is_match(&self.left[..bot.start()])
+        });
         let begun = beginning(self.until, self.left.len() + 12);
-        owned || told(begun) || header || ABOUT.is_match(self.scope_by_comma())
+        owned || telling || bot || told(begun) || header || self.is_of_others() || ABOUT.is_match(clause)
+    }
+
+    /// Whether its subject is a kind of thing in general: `poems must be …`.
+    pub(super) fn is_of_others(&self) -> bool {
+        GENERAL.captures_iter(self.left).last().is_some_and(|general| {
+            let noun = &general["noun"];
+            let named = general.name("of").is_some_and(|of| DETERMINERS.contains(&of.as_str().trim()));
+            !named && !ANSWERS.contains(&noun)
+        })
     }
 
     fn is_request(&self) -> bool {
@@ -260,7 +333,7 @@ impl<'a> Spot<'a> {
         let notes = (NOTES.is_match(self.left) || BEGINS.is_match(&self.until[self.left.len()..]))
             && !FINITE.is_match(self.left)
             && self.left.split(' ').count() <= 14;
-        if self.left.trim().is_empty() { !states } else { asks || notes && !states }
+        !states && (self.left.trim().is_empty() || asks || notes)
     }
 
     /// `What is rain, in at most 20 words?`
@@ -271,6 +344,7 @@ impl<'a> Spot<'a> {
 
 // The find itself begins with the verb: `under no circumstances use …`.
 pattern!(BEGINS, [r"^(?:use|include|avoid|mention|write|do|keep|end|finish|wrap|put|answer|respond|reply|say|add)\b"]);
+pattern!(WITHIN, [r"\b(?:in|during|under|by) which\b"]);
 // `I don't want any …` asks.
 pattern!(WISH_NOT, [r"\bi (?:really )?(?:don't|do not|would not|wouldn't) (?:want|wish|like|need)\b"]);
 // What a note ends with before its condition, and the owner that a statement begins with.

@@ -164,3 +164,78 @@ fn any_text_is_read_without_panic() {
         find_checks(&[Message::user(mixed)]);
     }
 }
+
+/// IFBench's kinds: what is said, the id and its arguments.
+fn wordings() -> Vec<(&'static str, &'static str, serde_json::Value)> {
+    vec![
+        ("Include exactly 7 numbers in the response.", "count:numbers", json!({"N": 7})),
+        ("Use at least five pronouns.", "count:pronouns", json!({"N": 5})),
+        ("Use at least 3 different conjunctions.", "count:conjunctions", json!({"small_n": 3})),
+        ("Use at least 40 distinct words please.", "count:unique_word_count", json!({"N": 40})),
+        ("Explain tides Use at least 40 unique words in the response.", "count:unique_word_count", json!({"N": 40})),
+        ("Every 5th word of your response must be in Japanese.", "count:words_japanese", json!({"N": 5})),
+        ("Use every standard punctuation mark at least once.", "count:punctuation", json!({})),
+        ("Don't repeat any word more than 3 times.", "words:repeats", json!({"small_n": 3})),
+        ("No word may appear more than twice.", "", json!({})),
+        ("No word may appear more than 2 times.", "words:repeats", json!({"small_n": 2})),
+        ("No two consecutive words may start with the same letter.", "words:no_consecutive", json!({})),
+        ("The last word of every sentence should be the first word of the next.", "words:last_first", json!({})),
+        ("Use only words whose lengths are prime numbers.", "words:prime_lengths", json!({})),
+        ("Put an emoji at the end of each sentence.", "format:emoji", json!({})),
+        ("Finish every sentence with an emoji.", "format:emoji", json!({})),
+        ("Write every word on its own line.", "format:newline", json!({})),
+        ("Your output must not contain any whitespace.", "format:no_whitespace", json!({})),
+        ("Write the entire response in title case.", "format:title_case", json!({})),
+        ("Nest parentheses at least 5 levels deep.", "format:parentheses", json!({})),
+        (
+            "Answer with one of the following options: red/green/blue.",
+            "format:options",
+            json!({"options": "red/green/blue"}),
+        ),
+        (
+            "Answer with one of these options: red, green, blue",
+            "format:options",
+            json!({"options": "red, green, blue"}),
+        ),
+        ("Answer with one of these options: more, less, or none.", "", json!({})),
+        ("Answer with a list of items, instead of bullet points use -->.", "format:list", json!({"sep": "-->"})),
+        ("Include the word moss in the third sentence.", "sentence:keyword", json!({"word": "moss", "N": 3})),
+        ("Include keyword fern in the 4-th sentence.", "sentence:keyword", json!({"word": "fern", "N": 4})),
+        (
+            "Include keyword fern in the 4-th sentence, as the 6-th word of that sentence.",
+            "words:keywords_specific_position",
+            json!({"keyword": "fern", "n": 4, "m": 6}),
+        ),
+        (
+            "Each sentence must contain exactly 2 more words than the previous one.",
+            "sentence:increment",
+            json!({"small_n": 2}),
+        ),
+        ("Stop words should make up no more than 30% of the text.", "", json!({})),
+        (
+            "Make sure that stop words make up no more than 30% of the text.",
+            "ratio:stop_words",
+            json!({"percentage": 30}),
+        ),
+        ("Use twice as many declarative as interrogative sentences.", "ratio:sentence_type", json!({})),
+        ("What does 'no two consecutive words may start with the same letter' mean?", "", json!({})),
+        ("Why would one put an emoji at the end of each sentence?", "", json!({})),
+    ]
+}
+
+#[test]
+fn whole_wordings_become_checks_where_their_ids_are_known() {
+    for (said, id, kwargs) in wordings() {
+        let unknown = Check::new(id, Map::new()).is_err_and(|error| error.0.contains("unknown instruction id"));
+        if !id.is_empty() && unknown {
+            eprintln!("skipped, because this build does not know {id}: {said}");
+            continue;
+        }
+        let found: Vec<Value> = find_checks(&[Message::user(said)])
+            .iter()
+            .map(|found| json!([found.check.id, found.check.kwargs]))
+            .collect();
+        let expected = if id.is_empty() { vec![] } else { vec![json!([id, kwargs])] };
+        assert_eq!(found, expected, "{said}");
+    }
+}

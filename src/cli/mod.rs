@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod checks;
 mod eval;
 mod openapi;
 mod serve;
@@ -32,6 +33,8 @@ enum Command {
     Openapi,
     /// Score a file of responses by IFEval's or IFBench's rules
     Verify(verify::VerifyArgs),
+    /// Compare the checks that are found in prompts with those that a file states
+    Checks(checks::ChecksArgs),
     /// Compare strategies and budgets on prompts that can be checked
     Eval(Box<eval::EvalArgs>),
     /// Load a running server and say how long its tokens take
@@ -63,6 +66,7 @@ impl Cli {
             Some(Command::Serve(args)) => serve::run(*args, &self.changed),
             Some(Command::Openapi) => openapi::run(),
             Some(Command::Verify(args)) => verify::run(&args),
+            Some(Command::Checks(args)) => checks::run(&args),
             Some(Command::Eval(args)) => eval::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
         }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{ConfigError, duration, require};
 use crate::openai::ChecksMode;
-use crate::search::{Judging, SearchConfig};
+use crate::search::{Judging, SearchConfig, Strategy};
 
 /// A search's defaults and caps.
 #[derive(Args, Clone, Debug)]
@@ -39,11 +39,14 @@ pub struct SearchArgs {
     /// Model calls of one search at a time
     #[arg(long, env = "SPAR_SEARCH_PARALLEL", value_name = "N", default_value_t = SearchConfig::default().parallel)]
     pub search_parallel: usize,
+    /// Which node searches refine next that name nothing: auto, bfs, dfs, best_of_n or refine_chain
+    #[arg(long, env = "SPAR_SEARCH_STRATEGY", value_name = "NAME", default_value = "auto", value_parser = named::<Strategy>)]
+    pub search_strategy: Strategy,
     /// Whether searches check what rules can check of a prompt: auto finds such instructions in the conversation's words
-    #[arg(long, env = "SPAR_CHECKS", value_name = "auto|off", default_value = "auto", value_parser = checks)]
+    #[arg(long, env = "SPAR_CHECKS", value_name = "auto|off", default_value = "auto", value_parser = named::<ChecksMode>)]
     pub checks: ChecksMode,
     /// How searches judge that name nothing: votes, score or cascade; absent, cascade for a model with a calibration, else score
-    #[arg(long, env = "SPAR_JUDGING", value_name = "NAME", value_parser = judging)]
+    #[arg(long, env = "SPAR_JUDGING", value_name = "NAME", value_parser = named::<Judging>)]
     pub judging: Option<Judging>,
     /// Tokens of one critique
     #[arg(long, env = "SPAR_JUDGE_TOKENS", value_name = "N", default_value_t = SearchConfig::default().judge_tokens)]
@@ -59,11 +62,9 @@ pub struct SearchArgs {
     pub refine_temperature: f32,
 }
 
-fn checks(text: &str) -> Result<ChecksMode, String> {
-    serde_json::from_value(text.into()).map_err(|error| error.to_string())
-}
-
-fn judging(text: &str) -> Result<Judging, String> {
+/// Reads a name as JSON spells it.
+fn named<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    // Serde's message lists the names.
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
@@ -76,6 +77,7 @@ impl SearchArgs {
             max_calls: Some(self.search_calls),
             deadline: Some(self.search_deadline),
             parallel: self.search_parallel,
+            strategy: self.search_strategy,
             judging: self.judging,
             judge_tokens: self.judge_tokens,
             refine_tokens: self.refine_tokens,

@@ -5,6 +5,7 @@ pub mod answer;
 mod auth;
 mod body;
 mod chat;
+mod checks;
 mod completions;
 mod constraint;
 pub mod echo;
@@ -112,6 +113,7 @@ fn routes() -> OpenApiRouter<Shared> {
 fn keyed_routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
         .routes(routes!(chat::chat))
+        .routes(routes!(checks::checks))
         .routes(routes!(completions::complete))
         .routes(routes!(models::list))
         .routes(routes!(models::one))

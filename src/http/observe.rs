@@ -23,6 +23,7 @@ const CLIENT_GONE: u16 = 499;
 const ROUTES: &[&str] = &[
     "/",
     "/v1/chat/completions",
+    "/v1/checks",
     "/v1/completions",
     "/v1/models",
     "/v1/models/{id}",

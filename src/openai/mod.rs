@@ -1,5 +1,6 @@
 //! OpenAI's words on the wire, both directions, with the search's extras; nothing here is checked or defaulted.
 
+mod checks;
 mod completions;
 mod response;
 mod search;
@@ -9,6 +10,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
+
+pub use checks::*;
 
 use crate::chat::TemplateKwargs;
 

@@ -1,6 +1,10 @@
 //! The search on the wire: what is asked for, what is reported.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -74,13 +78,36 @@ pub struct SearchOptions {
 }
 
 /// Where a search's rules come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected \"auto\", \"off\" or a list of checks")]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum ChecksOption {
     /// Found in the conversation, or not at all.
     Found(ChecksMode),
     /// Named by the client.
     List(Vec<CheckSpec>),
+}
+
+// Written out rather than derived, so that an error in a list names the entry that is at fault.
+impl<'de> Deserialize<'de> for ChecksOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = ChecksOption;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("`auto`, `off` or a list of checks")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                ChecksMode::deserialize(text.into_deserializer()).map(ChecksOption::Found)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(ChecksOption::List)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// Whether rules are found in the conversation.

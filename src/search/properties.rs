@@ -271,9 +271,9 @@ proptest! {
         world in worlds(), config in configs(), strategy in any_strategy(),
     ) {
         // Elsewhere the modes differ by design: `paper` narrows wide levels, judges undecided texts anew, and counts a
-        // refinement that repeats its parent.
+        // refinement that repeats its parent; it also draws an unreadable refinement more often.
         let config = SearchConfig { strategy, keep: config.keep.min(config.branch), ..config };
-        let world = World { texts: 1 << 40, root_copies: 0, ..world };
+        let world = World { texts: 1 << 40, root_copies: 0, unread: 0, ..world };
         let eager = run(&counting(world), &config);
         let paper = run(&counting(world), &SearchConfig { mode: Mode::Paper, ..config });
         prop_assert_eq!(eager.accepted, paper.accepted);

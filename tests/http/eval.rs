@@ -33,7 +33,8 @@ async fn an_evaluation_writes_its_report_and_goes_on_where_it_was() {
     let (data, out) = (folder.path().join("p.jsonl"), folder.path().join("out"));
     write_prompts(&data);
     let (file, directory) = (data.to_str().unwrap().to_owned(), out.to_str().unwrap().to_owned());
-    let base = ["eval", "--engine", "fake", "--data", &file, "--out", &directory, "--budgets", "0,1,2"];
+    let base =
+        ["eval", "--engine", "fake", "--judging", "votes", "--data", &file, "--out", &directory, "--budgets", "0,1,2"];
     let arguments = [&base[..], &["--strategy", "bfs,best_of_n"]].concat();
     spar(&arguments).await.unwrap();
     let first = report(&out);
@@ -65,7 +66,7 @@ async fn an_evaluation_writes_its_report_and_goes_on_where_it_was() {
     let other = [&base[..], &["--votes", "3"]].concat();
     let error = spar(&other).await.unwrap_err().to_string();
     assert!(error.contains("votes 5, now it is 3"), "{error}");
-    let error = spar(&[&base[..6], &["x", "--mode", "paper", "--strategy", "best_of_n"]].concat()).await.unwrap_err();
+    let error = spar(&[&base[..8], &["x", "--mode", "paper", "--strategy", "best_of_n"]].concat()).await.unwrap_err();
     assert!(error.to_string().contains("bfs and dfs only"), "{error}");
 }
 
@@ -85,7 +86,7 @@ async fn prompts_of_ifbench_are_answered_even_where_they_cannot_be_checked() {
     std::fs::write(&data, lines.join("\n")).unwrap();
     let server = Server::start(improving(), &[]).await;
     let (file, directory) = (data.to_str().unwrap(), out.to_str().unwrap());
-    let common = ["eval", "--data", file, "--budgets", "1"];
+    let common = ["eval", "--data", file, "--budgets", "1", "--strategy", "bfs", "--judging", "votes"];
     for judge in ["rules", "both"] {
         spar(&[&common[..], &["--engine", "fake", "--judge", judge]].concat()).await.unwrap();
         let out = format!("{directory}-{judge}");

@@ -28,6 +28,14 @@ struct Typed {
     args: ServeArgs,
 }
 
+/// The flags as a server reads them. Most tests script critiques: without another wish searches go breadth first, by votes
+/// and without rules.
+fn typed(flags: &[&str]) -> Typed {
+    let scripted = [("--judging", "votes"), ("--search-strategy", "bfs"), ("--checks", "off")];
+    let missing = scripted.iter().filter(|(flag, _)| !flags.contains(flag)).flat_map(|(flag, value)| [*flag, *value]);
+    Typed::try_parse_from(["spar"].into_iter().chain(missing).chain(flags.iter().copied())).unwrap()
+}
+
 /// What computes a server's answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Under {
@@ -96,7 +104,7 @@ impl Server {
 
     /// Serves what is loaded.
     pub async fn serving(served: Served, flags: &[&str], keys: Option<&str>) -> Self {
-        let typed = Typed::try_parse_from([&["spar"], flags].concat()).unwrap();
+        let typed = typed(flags);
         let settings = Settings::check(typed.args, Secrets { api_keys: keys, admin_key: None }).unwrap();
         let traffic = Traffic::new(&settings.traffic).unwrap();
         let mut state = AppState::new(settings, served, metrics::install());
@@ -111,7 +119,7 @@ impl Server {
 
     /// Serves what the flags name.
     pub async fn started(flags: &[&str], admin_key: Option<&str>) -> Self {
-        let typed = Typed::try_parse_from([&["spar"], flags].concat()).unwrap();
+        let typed = typed(flags);
         let settings = Settings::check(typed.args, Secrets { api_keys: None, admin_key }).unwrap();
         let metrics = metrics::install();
         let Started { name, generations, swapper, .. } = start(&settings).await.unwrap();

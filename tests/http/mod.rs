@@ -1,6 +1,7 @@
 //! The HTTP server from outside.
 
 mod chat;
+mod checks;
 mod clients;
 mod completions;
 mod engines;

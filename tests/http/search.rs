@@ -96,7 +96,12 @@ async fn a_streamed_search_beats_shows_events_and_ends_with_its_report() {
     let events = server.stream(&with(says("hello"), body)).await;
     assert!(events.done && events.comments > 1, "{events:?}");
     let steps: Vec<_> = events.chunks.iter().filter_map(|c| c["search_event"].as_str()).collect();
-    assert_eq!(steps.first(), Some(&"root_judged"));
+    assert_eq!(steps.first(), Some(&"drafted"));
+    let drafted = events.chunks.iter().find(|c| c["search_event"] == "drafted").unwrap();
+    assert_eq!(drafted["search_node"]["text"], "a first draft");
+    let votes = events.chunks.iter().filter(|c| c["search_event"] == "judging").map(|c| &c["search_votes"]["no"]);
+    assert_eq!(votes.take(3).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(steps.contains(&"root_judged"), "{steps:?}");
     assert!(steps.contains(&"node_added") && steps.contains(&"accepted"), "{steps:?}");
     assert_eq!(steps.last(), Some(&"stopped"));
     assert!(events.chunks.iter().filter(|c| c.get("search_event").is_some()).all(|c| c["choices"] == json!([])));
@@ -153,7 +158,47 @@ async fn a_deadline_before_the_draft_is_408_and_after_it_the_best_so_far() {
     let server = Server::start(slow(Purpose::Judge), &[]).await;
     let answer = server.answer(&body).await;
     assert_eq!(answer["choices"][0]["message"]["content"], "a first draft");
-    assert_eq!(answer["search"]["stop_reason"], "deadline");
+    assert_eq!(answer["search"]["stop_reason"], "unjudged");
+}
+
+#[tokio::test]
+async fn rules_are_found_in_the_conversation_and_shown_with_their_words() {
+    let engine = FakeEngine::new(|request, _| {
+        Ok(match request.purpose {
+            Purpose::Answer => "plain words, and more",
+            _ => "plain words and more",
+        }
+        .into())
+    });
+    let engine = engine.reading(|_, _| Ok(vec![-0.1, -3.0]));
+    let server = Server::start(engine, &["--checks", "auto", "--judging", "score", "--search-strategy", "auto"]).await;
+    let asked = says("Say something. Do not use any commas.");
+    let answer = server.answer(&with(asked.clone(), json!({"search_budget": 2}))).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], "plain words and more");
+    let search = &answer["search"];
+    let check = &search["checks"][0];
+    assert_eq!((&check["id"], &check["holds"]), (&json!("punctuation:no_comma"), &json!(true)));
+    assert!(check["words"].as_str().unwrap().contains("not use any commas"), "{check}");
+    assert_eq!((&search["judging"], &search["strategy"]), (&json!("score"), &json!("auto")));
+    assert_eq!((&search["calls"]["score"], &search["calls"]["judge"]), (&json!(1), &json!(0)));
+    assert_eq!(search["tree"][0]["failed"], json!(["use no commas"]));
+    assert_eq!(search["tree"][0].get("probability"), None);
+    assert!(search["tree"][1]["probability"].as_f64().unwrap() > 0.9);
+    let metrics = server.metrics().await;
+    for line in [
+        "spar_checks_found_total{kind=\"punctuation:no_comma\"}",
+        "spar_checks_held_total{kind=\"punctuation:no_comma\"}",
+        "spar_judge_calls_total{judging=\"score\"}",
+        "spar_scored_items_total",
+    ] {
+        assert!(metrics.contains(line), "{line}");
+    }
+    // The model alone judges where that is asked for, or where nothing is looked for.
+    for search in [json!({"judge": "model"}), json!({"checks": "off"})] {
+        let answer = server.answer(&with(asked.clone(), json!({"search_budget": 2, "search": search}))).await;
+        assert_eq!(answer["choices"][0]["message"]["content"], "plain words, and more");
+        assert_eq!(answer["search"].get("checks"), None);
+    }
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ mod grams;
 
 use self::grams::Grams;
 
-/// Tokens of the first proposal, and of those after some were rejected.
-const FEW: usize = 4;
+/// Tokens of the first proposal, and of those after some were rejected: a step of four rows takes little longer than one of
+/// a single row.
+const FEW: usize = 3;
 
 /// Tokens of a proposal after one of which all were rejected.
 const PROBE: usize = 2;
@@ -41,7 +42,7 @@ pub(super) struct Lookup {
     idle: usize,
     threes: Grams<3>,
     twos: Grams<2>,
-    /// Where the reply's next token stands in the text that it copies, if it goes on copying.
+    /// Where the reply's next token stands in the text that it copies, if it keeps copying.
     source: Option<usize>,
     /// Tokens since the reply last agreed with its source.
     apart: usize,

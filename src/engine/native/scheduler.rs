@@ -31,7 +31,7 @@ const LARGE: usize = 64 << 20;
 pub(super) struct Job {
     /// The weights that compute it.
     pub(super) variant: Arc<Variant>,
-    /// Plain answers go before judging and refining, and a token at a time.
+    /// Plain answers go before judging and refining, and a token at a time; refinements copy from their prompts.
     pub(super) purpose: Purpose,
     pub(super) prompt: Vec<u32>,
     pub(super) replies: Vec<Writer>,

@@ -78,7 +78,7 @@ impl Shard {
             let sequence = sequences[rows[0].sequence].take_if(|s| s.scoring.is_none() && s.replies.len() == 1)?;
             Some(Mutex::new((sequence, rows, logits)))
         });
-        let draws: Vec<Mutex<(&mut Sequence, &[Row], &mut [f32])>> = draw.collect();
+        let draws: Vec<_> = draw.collect();
         team.run(draws.len(), &|index| {
             let (sequence, rows, logits) = &mut *draws[index].lock().unwrap_or_else(PoisonError::into_inner);
             for (row, logits) in rows.iter().zip(logits.chunks_exact_mut(vocabulary)) {
@@ -278,7 +278,10 @@ impl Shard {
         }
         // Proposals take at most half of a step, and beside plain replies only what tokens that are certain leave.
         let searches = running - plain;
-        let spare = if plain == 0 { (most / 2).saturating_sub(searches) } else { plain.saturating_sub(searches) };
+        let spare = match self.sequences.iter().any(|sequence| sequence.plain) {
+            true => plain.saturating_sub(searches),
+            false => (most / 2).saturating_sub(searches),
+        };
         let proposals = spare / searches.max(1);
         self.advances.clear();
         self.advances.resize(self.sequences.len(), 0);
@@ -320,10 +323,15 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use futures::channel::mpsc;
+
     use super::super::NativeConfig;
     use super::super::blocks::Shape;
+    use super::super::lookup::Lookup;
+    use super::super::sequence::RunningReply;
     use super::super::tests::{engine_with, sequence};
     use super::*;
+    use crate::engine::{Purpose, Request};
     use crate::testing::TinyModel;
 
     #[test]
@@ -342,5 +350,33 @@ mod tests {
         let rows: Vec<usize> = shard.batch.rows.iter().map(|row| shard.sequences[row.sequence].born as usize).collect();
         assert_eq!(rows, [1; BLOCK]);
         assert_eq!(shard.sequences[0].computed, 0, "the younger one gave its blocks back");
+    }
+
+    /// Beside plain replies a refinement's rows, proposals included, are no more than theirs.
+    #[tokio::test]
+    async fn proposals_do_not_hold_plain_replies_up() {
+        let engine = engine_with(&TinyModel::default(), NativeConfig::default());
+        let pool = engine.variant.runtime.model.pool(0, Arc::default());
+        let tokens: Vec<u32> = (1..30).chain(1..6).collect();
+        let begun = |prompt, computed| Sequence { prompt, computed, ..sequence(&engine, &tokens) };
+        // Plain replies that run, those whose prompt is computed, and rows of the refinement.
+        for (running, prompts, expected) in
+            [(0, 0, 4), (1, 0, 1), (2, 0, 2), (3, 0, 3), (9, 0, 4), (0, 1, 1), (3, 1, 3)]
+        {
+            let request = Request { max_tokens: Some(20), ..Request::chat(Purpose::Refine, vec![]) };
+            let writer = engine.replies(&request, &tokens[..30]).await.unwrap().remove(0);
+            let refinement = Sequence {
+                plain: false,
+                lookup: Some(Box::new(Lookup::new(32))),
+                replies: vec![RunningReply::new(writer, mpsc::unbounded().0)],
+                ..begun(30, tokens.len() - 1)
+            };
+            let plain = (0..running).map(|_| begun(30, tokens.len() - 1)).chain((0..prompts).map(|_| begun(34, 0)));
+            let mut shard = Shard { sequences: std::iter::once(refinement).chain(plain).collect(), ..Shard::default() };
+            shard.choose_rows(256, &pool);
+            let refinement = shard.sequences.iter().position(|sequence| !sequence.plain).unwrap();
+            let rows = shard.batch.rows.iter().filter(|row| row.sequence == refinement).count();
+            assert_eq!(rows, expected, "{running} plain replies, {prompts} prompts");
+        }
     }
 }

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::keywords::times_of;
-use super::length::{Bounds, Relation, quantity, relation, relation_after};
 use super::number::value;
 use super::pattern::pattern;
+use super::quantity::{Bounds, Relation, quantity, relation, relation_after};
 use super::reading::{Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
@@ -96,7 +96,17 @@ pattern!(
 pattern!(
     OF_SOMETHING,
     [
-        r"\b(?:words?|titles?|headings?|subheadings?|headers?|headlines?|names?|labels?|keywords?|terms?|phrases?|first|last|lines?|subject|some|certain|important|key|points?|brand|slogan|acronyms?|abbreviations?|variables?|constants?|characters?|keys?|columns?|sections?|greeting|signature|emphasi\w*|except|proper nouns?|speaker|scene|a few|several|once|twice|at least|at most|more than|less than|fewer than|exactly|\d+|answer choices?|options?|filenames?|nouns?|verbs?|adjectives?|codes?|ids?|tags?|table|the letter|hashtags?|sentences? (?:in|that))\b|\x{E000} ?(?:in|should|must|to)"
+        r"\b(?:words?|titles?|headings?|subheadings?|headers?|headlines?|names?|labels?|keywords?|terms?|phrases?|below|following|first|last|another|second|lines?|subject|some|certain|important|key|points?|brand|slogan|acronyms?|abbreviations?|variables?|constants?|characters?|keys?|columns?|sections?|greeting|signature|emphasi\w*|except|proper nouns?|speaker|scene|a few|several|once|twice|at least|at most|more than|less than|fewer than|exactly|\d+|answer choices?|options?|filenames?|nouns?|verbs?|adjectives?|codes?|ids?|tags?|table|the letter|hashtags?|sentences? (?:in|that))\b|\x{E000} ?(?:in|should|must|to)"
+    ]
+);
+// After a comma it is a condition of its own, and a length says nothing about it.
+pattern!(ALONE, [r"(?:^|[,;(–—-] ?)(?:and |also )?(?:(?:in|use|using|written in|all in|it in) )?$"]);
+pattern!(
+    COUNTS,
+    [
+        r"(?:\b(?:at least|at most|exactly|less than|more than|fewer than|no more than|under|over|up to|a minimum of|a maximum of) )?\b",
+        super::number::NUMBER,
+        r"\+?[ -](?:or (?:more|less|fewer) )?(?:words?|sentences?|paragraphs?|bullet points?)\b(?: or (?:more|less|fewer))?(?: long)?(?:,| and\b)"
     ]
 );
 pattern!(
@@ -165,7 +175,9 @@ fn throughout(reading: &Reading<'_>, sentence: &Sentence, pattern: &regex::Regex
         let spot = Spot::new(reading, sentence, &range);
         let scope = EVERY_WORD.replace_all(spot.scope(), "");
         let of_all = EVERY_WORD.is_match(found.as_str()) && !OF_NAMED.is_match(found.as_str());
-        let partial = OF_SOMETHING.is_match(&scope) && !of_all
+        let alone = ALONE.is_match(spot.left) && !super::part::is_led(&spot);
+        let scope = COUNTS.replace_all(&scope, "");
+        let partial = OF_SOMETHING.is_match(&scope) && !of_all && !alone
             || FOR_SOMETHING.is_match(spot.right)
             || OF_SOMETHING.is_match(spot.header());
         if spot.is_asked() && !spot.is_under_negation() && !partial {
@@ -184,8 +196,8 @@ fn of_the_answer(
     for found in pattern.find_iter(reading.of(sentence)) {
         let range = sentence.range.start + found.start()..sentence.range.start + found.end();
         let spot = Spot::new(reading, sentence, &range);
-        let partial =
-            OF_SOMETHING.is_match(&EVERY_WORD.replace_all(spot.scope(), "")) || FOR_SOMETHING.is_match(spot.right);
+        let scope = EVERY_WORD.replace_all(spot.scope(), "");
+        let partial = OF_SOMETHING.is_match(&COUNTS.replace_all(&scope, "")) || FOR_SOMETHING.is_match(spot.right);
         if spot.is_asked() && WHOLE.is_match(spot.left) && !spot.is_under_negation() && !partial {
             finds.push(Find::new(id, json!({}), range));
         }
@@ -193,11 +205,10 @@ fn of_the_answer(
 }
 
 const SHOUTED: &str = r"(?:all[- ]?(?:caps|capitals?|upper ?-?case|capitali[sz]ed|capital letters?|in caps)|(?:fully|entirely|completely|all) (?:capitali[sz]ed|upper ?-?cased?|in caps)|all[- ]capital[- ]letters?|upper ?-?cased?|capital)";
-const IN_CAPITALS: &str = r"(?:that (?:are|is) |which are |(?:should |must )?be |written |appear |to be |are )*(?:in |with |using )?(?:all(?: of)?(?: the)?[- ]?(?:letters )?(?:caps|capitals?(?: letters)?|upper ?-?case(?: letters)?|capitali[sz]ed)|fully capitali[sz]ed|entirely in (?:caps|capitals|capital letters|uppercase)|full caps|upper ?-?case|caps|capital letters|capitals)";
+const IN_CAPITALS: &str = r"(?:that (?:are|is) |which are |(?:should |must |may |can )?be |written |appear |to be |are )*(?:in |with |using )?(?:all(?: of)?(?: the)?[- ]?(?:letters )?(?:caps|capitals?(?: letters)?|upper ?-?case(?: letters)?|capitali[sz]ed)|fully capitali[sz]ed|entirely in (?:caps|capitals|capital letters|uppercase)|full caps|upper ?-?case|caps|capital letters|capitals)";
 static COUNT_FIRST: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let words = [r"(?:[\w-]+ ){0,2}?words?(?: or phrases)?(?: in (?:the|your) \w+)?,? ", IN_CAPITALS].concat();
-    regex::Regex::new(&[&quantity(), " (?:", SHOUTED, r" words?\b|", &words, r"\b)"].concat())
-        .expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), " (?:", SHOUTED, r" words?\b|", &words, r"\b)"].concat())
 });
 // `words in all caps should appear at most 10 times`
 pattern!(
@@ -216,9 +227,8 @@ pattern!(
         r" words?)(?: in (?:the|your) \w+)?(?: should be| must be| to| should not| must not| cannot)(?: be| exceed)*"
     ]
 );
-static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    regex::Regex::new(&["^ ?", &quantity()].concat()).expect("a constant expression is valid")
-});
+static QUANTITY: std::sync::LazyLock<regex::Regex> =
+    std::sync::LazyLock::new(|| super::pattern::compile(&["^ ?", &quantity()].concat()));
 
 fn capital_words(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     let text = reading.of(sentence);

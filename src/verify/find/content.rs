@@ -2,16 +2,26 @@
 
 use serde_json::json;
 
-use super::length::{Relation, quantity, relation, relation_after};
 use super::number::value;
 use super::pattern::pattern;
+use super::quantity::{Relation, quantity, relation, relation_after};
 use super::reading::{BRACKETED, QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
 
 static PLACEHOLDERS: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    regex::Regex::new(&[&quantity(), r" (?:[\w-]+ ){0,3}?(?:placeholders?|place-?holders?|place holders?|bracketed (?:fields?|blanks?|variables?|slots?))\b"].concat())
-        .expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), r" (?:[\w-]+ ){0,3}?(?:placeholders?|place-?holders?|place holders?|bracketed (?:fields?|blanks?|variables?|slots?))\b"].concat())
+});
+/// `placeholders, at least 8 of them`
+static PLACEHOLDERS_FIRST: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
+    super::pattern::compile(
+        &[
+            r"\bplaceholders?(?: in (?:square )?brackets)?(?:,|:| -|;| \() ?",
+            &quantity(),
+            r"(?: (?:of them|in total|total)|\)|[,.;]|$)",
+        ]
+        .concat(),
+    )
 });
 pattern!(BRACKETS, [r"\b(?:square |in |with )?(?:square[- ])?bracket(?:s|ed)?\b|\[|\x{E002}"]);
 pattern!(PER, [r"^ ?(?:in|per|for) (?:each|every)\b|^ ?(?:each|apiece)\b"]);
@@ -20,7 +30,7 @@ pattern!(POSTSCRIPT, [r"(?:^|[ ,(:])(?P<marker>p\. ?(?:p\. ?)?s\b\.?)"]);
 pattern!(
     ADDS,
     [
-        r"\b(?:add|adding|includ(?:e|es|ing)|end|ends|ending|finish|close|conclude|sign off|append|put|write|with|contain|contains|have|has|post ?-?script|starting with|beginning with|starts with|begins with|tack on|throw in|attach|need|want|place|insert|use)\b"
+        r"\b(?:add|adding|includ(?:e|es|ing)|end|ends|ending|finish|close|conclude|sign off|append|put|write|with|contain|contains|have|has|post ?-?script|starting with|beginning with|starts with|begins with|tack on|throw in|attach|need|want|place|insert|use|forget)\b"
     ]
 );
 pattern!(OWN, [r"^(?:p\. ?)?p\. ?s\b"]);
@@ -34,7 +44,8 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
 }
 
 fn placeholders(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    for found in PLACEHOLDERS.captures_iter(reading.of(sentence)) {
+    let text = reading.of(sentence);
+    for found in PLACEHOLDERS.captures_iter(text).chain(PLACEHOLDERS_FIRST.captures_iter(text)) {
         let Some(whole) = found.get(0) else { continue };
         let range = sentence.range.start + whole.start()..sentence.range.start + whole.end();
         let spot = Spot::new(reading, sentence, &range);

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::length::{Relation, quantity, relation, relation_after};
 use super::number::value;
 use super::part;
 use super::pattern::pattern;
+use super::quantity::{Relation, quantity, relation, relation_after};
 use super::reading::{BRACKETED, QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
@@ -22,13 +22,13 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
 
 static BULLETS: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let item = r"(?:[ -](?:markdown|short|concise|brief|very|simple|clear|main|key|separate|distinct|different|quick|to the point|style|formatted|short,|unique|of the|-)){0,3}[ -](?:bullet(?:ed)?[ -]?(?:point(?:s|ed)?|list items?|items?|lists?)?s?|bullet-?points?|bulletpoints?)(?: list)?\b";
-    regex::Regex::new(&[&quantity(), item].concat()).expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), item].concat())
 });
 static BULLETED_LIST: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let list =
         r"\bbullet(?:ed)?(?:[ -]?point(?:ed|s)?)?[ -]lists? (?:of|with|containing|that has|having|consisting of) ";
     let item = r"(?: [\w-]+){0,2}? (?:items?|points?|bullets?|entries|elements|things|reasons|tips|lines)\b";
-    regex::Regex::new(&[list, &quantity(), item].concat()).expect("a constant expression is valid")
+    super::pattern::compile(&[list, &quantity(), item].concat())
 });
 pattern!(NUMBERED, [r"\b(?:numbered|sub-?bullets?|nested)\b"]);
 
@@ -48,6 +48,7 @@ fn bullets(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         let exact = pre.is_empty() || relation(pre) == Some(Relation::Exactly);
         let exact =
             exact && found.name("high").is_none() && found.name("after").is_none() && !AT_LEAST.is_match(spot.right);
+        let exact = exact && !LIKE.is_match(spot.left);
         let numbered = NUMBERED.is_match(text);
         if exact && !numbered && !spot.is_under_negation() && spot.is_asked() && !of_each(&spot) {
             finds.push(Find::new("detectable_format:number_bullet_lists", json!({"num_bullets": count}), range));
@@ -78,7 +79,7 @@ const SHOWN: &str =
 const THINGS: &str = r"(?:(?:text )?(?:sections?|parts?|words?|phrases?|keywords?|terms?|texts?|sentences?|passages?|pieces?|names?|points?|ideas?|bits?|items?|segments?|snippets?|concepts?|spans?|lines?|areas?|places?|things|portions?|facts?|spots?|quotes?|ingredients?|dates?|figures?|takeaways?|arguments?))";
 static SHOW_COUNT: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let pattern = [r"\b", SHOWN, r" ", &quantity(), r" (?:of )?(?:[\w'-]+ ){0,3}?", THINGS, r"\b"].concat();
-    regex::Regex::new(&pattern).expect("a constant expression is valid")
+    super::pattern::compile(&pattern)
 });
 static COUNT_SHOWN: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let shown = r"(?:highlighted|italici[sz]ed|italics?|bold(?:ed)?|bold-?faced?|emphasi[sz]ed)";
@@ -87,7 +88,7 @@ static COUNT_SHOWN: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new
         r"(?: (?:of|in) (?:the|your) \w+)?,? (?:(?:that (?:are|is) |should be |must be |to be |are |be )*(?:in |with )?(?:markdown )?(?:bold|italics?|italici[sz]ed|highlighted|bolded|asterisks|emphasi[sz]ed)))\b",
     ]
     .concat();
-    regex::Regex::new(&pattern).expect("a constant expression is valid")
+    super::pattern::compile(&pattern)
 });
 pattern!(MARKED, [r"\b(?:markdown|asterisks?|italic\w*|bold\w*|md)\b|\*"]);
 pattern!(OF_EACH, [r"^ ?(?:in|per|of|from|for) (?:each|every)\b|^ ?(?:each|apiece)\b"]);
@@ -173,9 +174,9 @@ pattern!(
     [
         r"\b(?:in|as|into|using|with|to|inside|within)(?: (?:only|one|single))? ",
         JSON,
-        r"\b|\b(?:only|just|nothing but|exclusively|strictly|use|return|output|give me|provide|respond with|answer with|reply with|must be|should be|be|emit|produce)(?: (?:in|with|as|only|back|me|your answer as))* ",
+        r"\b|\b(?:only|just|nothing but|exclusively|strictly|use|return|output|need|want|give me|provide|respond with|answer with|reply with|must be|should be|be|emit|produce)(?: (?:in|with|as|only|back|me|your answer as))* ",
         JSON,
-        r"(?: only)?\b|\bjson[- ](?:only|formatted|format)\b|^json\b|\bjson please\b|\b(?:only|just) (?:contain|have|include|be) ",
+        r"(?: only)?\b|\bjson[- ](?:only|formatted|format)\b|\b(?:output|response|answer|reply)? ?(?:format|type) ?: ?json\b|^json\b|\bjson please\b|\b(?:only|just) (?:contain|have|include|be) ",
         JSON,
         r"\b"
     ]
@@ -183,7 +184,7 @@ pattern!(
 pattern!(
     ANSWER_SUBJECT,
     [
-        r"(?:\b(?:(?:entire|whole|full|complete|your|the|my|all|everything)(?: \w+)? (?:responses?|answers?|reply|replies|outputs?|words|result|results|text)|everything|(?:your|the) (?:responses?|answers?|reply|output|result|results|answers)|it|all)\b[^.;:]{0,50}|(?:^|[,;:.] ?(?:and |but |then )?|\b(?:please|and|then|also|only|always|just|should|must|will|you|to|then) )(?:(?:respond|answer|reply|return|output|format|use|print|give me|give|provide|present|structure|emit|produce|respond only|write|list|create|generate|wrap|put|make|send|show|display|summari[sz]e|describe|deliver)\b[^.;:?]{0,70}|in particular,? )|^(?:please |only |just |in |as )*|[,;:] ?(?:all |and |just |only |please )*|assistant that (?:only )?\w+ (?:only )?)$"
+        r"(?:\b(?:(?:entire|whole|full|complete|your|the|my|all|everything)(?: \w+)? (?:responses?|answers?|reply|replies|outputs?|words|result|results|text)|everything|(?:your|the) (?:responses?|answers?|reply|output|result|results|answers)|it|all)\b[^.;:]{0,50}|(?:^|[,;:.] ?(?:and |but |then )?|\b(?:please|and|then|also|only|always|just|should|must|will|you|to|then) )(?:(?:respond|answer|reply|return|output|format|use|print|give me|give|provide|present|structure|emit|produce|respond only|write|list|create|generate|wrap|put|make|send|have|get|show|display|summari[sz]e|describe|deliver)\b[^.;:?]{0,70}|in particular,? )|^(?:please |only |just |in |as )*|[,;:] ?(?:all |and |just |only |please )*|assistant that (?:only )?\w+ (?:only )?)$"
     ]
 );
 pattern!(
@@ -212,3 +213,6 @@ fn json(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         }
     }
 }
+
+// `like five bullet points`, but not `I'd like five`.
+pattern!(LIKE, [r"(?:^|,|\bsomething|\bmaybe) ?like ?$"]);

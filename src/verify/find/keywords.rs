@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use serde_json::json;
 
-use super::length::{AT_LEAST, AT_MOST, Bounds, EXACTLY, LESS_THAN, MORE_THAN, relation, relation_after};
 use super::list::{self, Noun};
 use super::number::{NUMBER, value};
 use super::part::PARTS;
 use super::pattern::pattern;
+use super::quantity::{AT_LEAST, AT_MOST, Bounds, EXACTLY, LESS_THAN, MORE_THAN, relation, relation_after};
 use super::reading::{Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
@@ -16,12 +16,12 @@ use super::{Find, Finds};
 const USE: &str = concat!(
     r"(?:includ(?:e|es|ed|ing)|us(?:e|es|ed|ing)|mention(?:s|ed|ing)?|contain(?:s|ed|ing)?|incorporat(?:e|es|ed|ing)|work(?:s|ing)? in|add(?:s|ing)?|featur(?:e|es|ing)|",
     r"ha(?:s|ve|ving)|with|writ(?:e|es|ing)|put(?:ting)?|weav(?:e|es|ing)(?: in)?|insert(?:s|ing)?|say(?:s|ing)?|employ(?:s|ing)?|avoid(?:s|ing)?|exclud(?:e|es|ing)|omit(?:s|ting)?|",
-    r"leav(?:e|es|ing) out|skip(?:s|ping)?|without|no|repeat(?:s|ing)?|drop(?:s|ping)?|ban|type|typing|sprinkl(?:e|ing) in|throw in|work|fit in|slip in|utter(?:ing)?)"
+    r"leav(?:e|es|ing) out|stay(?:ing)? away from|steer(?:ing)? clear of|keep(?:ing)? away from|skip(?:s|ping)?|without|no|repeat(?:s|ing)?|drop(?:s|ping)?|ban|type|typing|sprinkl(?:e|ing) in|throw in|work|fit in|slip in|utter(?:ing)?)"
 );
 const NOUN: &str = r"(?P<noun>key ?-?words?|key ?-?terms?|words?|terms?|phrases?|expressions?|names?|hashtags?|adjectives?|verbs?|nouns?|lines?)";
 const DETERMINERS: &str = concat!(
-    r"(?: (?:all(?: of)?|any(?: of)?|both(?: of)?|each(?: of)?|either(?: of)?|every one of|the|these|those|this|that|following|specific|exact|exactly|your|once|also|single|",
-    r"two|three|four|five|six|seven|eight|nine|ten|\d{1,2}|particular|actual|forbidden|banned|in|a|of|the use of|usage of))*"
+    r"(?: (?:all(?: of)?|any(?: of)?|both(?: of)?|each(?: of)?|either(?: of)?|every one of|the|these|those|this|that|following|specific|exact|exactly|your|once|also|single|our|my|brand|company|product|",
+    r"(?P<number>two|three|four|five|six|seven|eight|nine|ten|\d{1,2})|particular|actual|forbidden|banned|in|a|of|the use of|usage of))*"
 );
 
 // `include the words`, `do not use any of the following words`
@@ -30,14 +30,14 @@ pattern!(USED, [r"\b(?P<verb>", USE, r")\b(?P<times>(?: ", TIMES, r")?)", DETERM
 pattern!(
     QUOTED_USED,
     [
-        r"\b(?P<verb>includ(?:e|es|ing)|mention(?:s|ing)?|contain(?:s|ing)?|incorporat(?:e|es|ing)|avoid(?:s|ing)?(?: (?:using|saying|mentioning|the use of))?|(?:not|don't|never|without|cannot|can't) (?:ever )?(?:us(?:e|ing)|say(?:ing)?|writ(?:e|ing)|utter(?:ing)?)|no)(?: the| either| any| in)? \x{E000}"
+        r"\b(?P<verb>includ(?:e|es|ing)|mention(?:s|ing)?|say(?:ing)?|us(?:e|es|ing)|repeat|write|work in|contain(?:s|ing)?|incorporat(?:e|es|ing)|avoid(?:s|ing)?(?: (?:using|saying|mentioning|the use of))?|(?:not|don't|never|without|cannot|can't) (?:ever )?(?:us(?:e|ing)|say(?:ing)?|writ(?:e|ing)|utter(?:ing)?)|no)(?: the| either| any| in| both| all)* \x{E000}"
     ]
 );
 // `the word "sea" must appear`
 pattern!(
     SUBJECT,
     [
-        r"(?:^|\b(?:and|but|that|sure|ensure|so|also|then|please|have|want|need|with|for|like|response|answer|reply),? |[,;:] ?)(?:all (?:of )?)?(?:the |these |following |exact |single |specific )*",
+        r"(?:^|\b(?:and|or|but|that|which|sure|ensure|so|also|then|please|have|want|need|with|for|like|response|answer|reply),? |[,;:] ?)(?:all (?:of )?)?(?:the |these |following |exact |single |specific )*",
         NOUN,
         r"\b"
     ]
@@ -46,15 +46,17 @@ pattern!(
     PASSIVE,
     [
         r"^,? ?(?:(?:all|both|each|also|only|just) )*(?P<modal>should|must|needs? to|has to|have to|is to|are to|may|shall|will|can|to|is|are|cannot|can't|mustn't|shouldn't|do(?:es)?n't|do(?:es)?|isn't|aren't|ought to|got to|gotta|appears?|occurs?|appearing|being|shows? up|comes? up|be|used|mentioned)\b",
-        r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
+        r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|in there|in it|in|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
     ]
 );
+// `mention keto at least 4 times`
+pattern!(MENTIONED, [r"\b(?:mention|say|repeat)(?:ing)? (?P<word>[a-z][\w'-]+)"]);
 const BANNED: &str = r"^ ?(?:is|are) (?:strictly |absolutely |also |all |both )?(?:forbidden|banned|off[- ]limits|prohibited|not allowed|not permitted|not to be used|taboo|out of bounds|disallowed)\b";
 pattern!(IS_BANNED, [BANNED]);
 pattern!(
     IS_APPEARING,
     [
-        r"\b(?:appear|appears|appearing|used|included|mentioned|present|occur|occurs|found|feature|featured|show up|shows up|come up|comes up|be in|exist|allowed|repeated|contained|be there)\b"
+        r"\b(?:appear|appears|appearing|used|included|mentioned|present|occur|occurs|found|feature|featured|show up|shows up|come up|comes up|be in|in there|in it|exist|allowed|repeated|contained|be there)\b"
     ]
 );
 pattern!(IS_NOT, [r"\b(?:not|never|cannot)\b|n't\b"]);
@@ -73,7 +75,7 @@ static COUNTED: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| 
     let pattern = format!(
         r"^,?(?: (?:a total of|for|exactly|in it|in total))*(?: ?(?P<pre>{relations}|about|around|approximately|roughly))?(?: of)?(?: a total of)? ?\b(?:(?P<once>once|twice|thrice|one time)|(?P<low>{NUMBER})(?: ?(?P<after>\+|plus|or more|or less|or fewer)| ?(?:to|-|or|and) ?(?P<high>{NUMBER}))? ?(?:different |separate )?(?:times?|occurrences|instances|mentions))\b(?:,? ?(?P<post>or more|or less|or fewer|or twice|at least|at most|max(?:imum)?|minimum|min|only|exactly|tops|total)\b)?"
     );
-    regex::Regex::new(&pattern).expect("a constant expression is valid")
+    super::pattern::compile(&pattern)
 });
 pattern!(
     BETWEEN,
@@ -93,7 +95,7 @@ pattern!(
     [
         r"^,? ?(?:(?:at|near|in|to|on|by|as|into|for|of) (?:the |your |its |an? |each |every |all )(?:very )?(?:[\w-]+ ){0,2}?(?:start|beginning|end|top|bottom|middle|",
         PARTS,
-        r"|sentences?|word|question|message|prompt)\b|(?:before|after|instead|between|per|followed by|as (?:a|an|the|your)|in (?:bold|caps|italics?|uppercase|lowercase|capital|quotes?|parenthes\w+|brackets|front)|(?:and|,) (?:then|replace)|with (?:a|an|the|another)\b|rather|only (?:in|as|when|for)|in every|in each|every|to (?:start|begin|end|open|close|introduce|describe|refer|mean|separate|mark|indicate|denote|label)|when|whenever|unless|if)\b)"
+        r"|(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d{1,3}-?(?:st|nd|rd|th)|last|final|opening|closing|same|each|every|all) sentences?|word|question|message|prompt)\b|(?:before|after|instead|between|per|followed by|as (?:a|an|the|your)|in (?:all[- ]?)?(?:bold|caps|italics?|uppercase|lowercase|capital|quotes?|parenthes\w+|brackets|front)|(?:and|,) (?:then|replace)|with (?:a|an|the|another)\b|rather|only (?:in|as|when|for)|in every|in each|every|to (?:start|begin|end|open|close|introduce|describe|refer|mean|separate|mark|indicate|denote|label)|when|whenever|unless|if)\b)"
     ]
 );
 pattern!(
@@ -102,7 +104,11 @@ pattern!(
         r"\b(?:start|begin|open|end|finish|conclud|clos|follow|preced|replac|separat|sign|introduc|mark|label|titl|rhym|nam|defin|translat|spell|highlight|bold|italici|underlin|capitali|count|say)\w*\b(?: (?:it|your|the|this|off|a|an|each|every|with|by|response|answer|reply|entire|whole|\w+))* (?:with|by|in|of|as|to|for) ?(?:the|a|an)? ?$"
     ]
 );
-pattern!(NEGATIVE_VERB, [r"^(?:avoid|exclud|omit|leav|skip|without|no\b|not|don't|never|cannot|can't|drop|ban)"]);
+pattern!(ONLY_COUNTED, [r"^(?:us|say|repeat|write|work)"]);
+pattern!(
+    NEGATIVE_VERB,
+    [r"^(?:avoid|stay|steer|keep|exclud|omit|leav|skip|without|no\b|not|don't|never|cannot|can't|drop|ban)"]
+);
 
 /// Finds words to use, words not to use, and how often.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
@@ -114,7 +120,8 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             let list_at = noun.end();
             let Some(list) = list::read(reading, sentence, list_at, Noun::of(noun.as_str())) else { continue };
             let times = used.name("times").map_or("", |times| times.as_str());
-            let found = Listed { start: verb.start(), verb: verb.as_str(), list, times };
+            let number = used.name("number").and_then(|number| value(number.as_str()));
+            let found = Listed { start: verb.start(), verb: verb.as_str(), list, times, number, quoted: false };
             done.extend(found.push_active(reading, sentence, finds));
         }
         for used in QUOTED_USED.captures_iter(text) {
@@ -125,9 +132,36 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             }
             let Some(list) = list::read(reading, sentence, quote, Noun::Several) else { continue };
             done.extend(
-                Listed { start: verb.start(), verb: verb.as_str(), list, times: "" }
+                Listed { start: verb.start(), verb: verb.as_str(), list, times: "", number: None, quoted: true }
                     .push_active(reading, sentence, finds),
             );
+        }
+        for mention in MENTIONED.captures_iter(text) {
+            let (Some(whole), Some(word)) = (mention.get(0), mention.name("word")) else { continue };
+            let Some((Some(bounds), len)) = times_of(&text[word.end()..]) else { continue };
+            let range = sentence.range.start + whole.start()..sentence.range.start + word.end() + len;
+            let spot = Spot::new(reading, sentence, &range);
+            let plain =
+                !list::FUNCTION.contains(&word.as_str()) && !done.iter().any(|range| range.contains(&word.start()));
+            if plain
+                && spot.is_asked_of_text()
+                && !spot.is_under_negation()
+                && !PLACED.is_match(&text[word.end() + len..])
+            {
+                let written = reading.words(sentence.range.start + word.start()..sentence.range.start + word.end());
+                push_times(written, bounds, &range, finds);
+            }
+        }
+        for quoted in SURE_QUOTED.find_iter(text) {
+            let quote = quoted.end() - super::reading::QUOTED.len_utf8();
+            let list = list::read(reading, sentence, quote, Noun::Several);
+            done.extend(list.and_then(|list| push_passive(reading, sentence, quote, list, finds)));
+        }
+        for following in FOLLOWING.find_iter(text) {
+            let Some(list) = list::read(reading, sentence, following.end() - 1, Noun::Several) else { continue };
+            let listed =
+                Listed { start: following.start(), verb: "include", list, times: "", number: None, quoted: false };
+            done.extend(listed.push_active(reading, sentence, finds));
         }
         for subject in SUBJECT.captures_iter(text) {
             let Some(noun) = subject.name("noun") else { continue };
@@ -146,6 +180,10 @@ struct Listed<'a> {
     list: list::List,
     /// `mention at least twice the word`
     times: &'a str,
+    /// `these 3 words`
+    number: Option<usize>,
+    /// Whether the verb was followed by a quotation, without `the word`.
+    quoted: bool,
 }
 
 impl Listed<'_> {
@@ -156,6 +194,10 @@ impl Listed<'_> {
         let after = &text[self.list.end..];
         let range = base + self.start..base + self.list.end;
         let spot = Spot::new(reading, sentence, &range);
+        // `with exactly 7 words: …` is followed by seven words or by something else.
+        if self.number.is_some_and(|number| number > 1 && number != self.list.items.len()) {
+            return None;
+        }
         let negative_verb = NEGATIVE_VERB.is_match(self.verb);
         let negated = spot.is_negated();
         let leads = [spot.left, self.verb, " "].concat();
@@ -194,7 +236,9 @@ impl Listed<'_> {
         if !negative && spot.is_under_negation() {
             return None;
         }
-        if self.verb.starts_with("repeat") && !negative || self.verb == "writ" {
+        // `say "hello"` and `use "we"` are about something else unless they are counted.
+        let quotes = self.quoted && ONLY_COUNTED.is_match(self.verb);
+        if (self.verb.starts_with("repeat") || quotes) && !negative {
             return None;
         }
         let (id, key) =
@@ -229,6 +273,14 @@ fn push_passive(
         return Some(start..end);
     }
     let Some(passive) = PASSIVE.captures(after) else {
+        if text[..list.end].ends_with(super::reading::QUOTED) && JOINED.is_match(spot.left) && !PLACED.is_match(after) {
+            let negative = spot.is_under_negation();
+            let (id, key) = if negative { FORBIDDEN } else { EXISTENCE };
+            if negative == OR.is_match(spot.left) && times_of(after).is_none() && USE_VERB.is_match(spot.left) {
+                finds.push(Find::new(id, json!({key: list.items}), base + start..base + list.end));
+                return Some(start..list.end);
+            }
+        }
         return push_counted(&spot, after, base + start..base + list.end, &list.items, finds)
             .map(|len| start..list.end + len);
     };
@@ -256,7 +308,10 @@ fn push_passive(
         return None;
     }
     // `may appear` allows; only `may not` asks.
-    if !negative && matches!(passive.name("modal")?.as_str(), "may" | "can" | "is" | "are" | "do" | "does") {
+    if !negative
+        && matches!(passive.name("modal")?.as_str(), "may" | "can" | "is" | "are" | "do" | "does")
+        && !SURE.is_match(spot.left)
+    {
         return None;
     }
     let (id, key) =
@@ -284,6 +339,12 @@ fn push_counted(
     Some(len)
 }
 
+const EXISTENCE: (&str, &str) = ("keywords:existence", "keywords");
+const FORBIDDEN: (&str, &str) = ("keywords:forbidden_words", "forbidden_words");
+
+// `no exclamation marks or the word …`, `include a joke and the word …`
+pattern!(JOINED, [r"\b(?:and|or),? (?:the )?$"]);
+pattern!(OR, [r"\bor,? (?:the )?$"]);
 pattern!(USE_VERB, [r"\b", USE, r"\b"]);
 
 /// `not more than twice`
@@ -324,12 +385,12 @@ pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
     }
     let pre = group("pre");
     let before = match pre {
-        "no more than" | "not more than" => Some(super::length::Relation::AtMost),
-        "no less than" | "no fewer than" | "not less than" => Some(super::length::Relation::AtLeast),
+        "no more than" | "not more than" => Some(super::quantity::Relation::AtMost),
+        "no less than" | "no fewer than" | "not less than" => Some(super::quantity::Relation::AtLeast),
         _ => relation(pre),
     };
     let after = [group("after"), group("post")].into_iter().find_map(|after| match after {
-        "only" | "exactly" | "total" => Some(super::length::Relation::Exactly),
+        "only" | "exactly" | "total" => Some(super::quantity::Relation::Exactly),
         _ => relation_after(after),
     });
     if group("post") == "or twice" {
@@ -337,8 +398,8 @@ pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
     }
     let bounds = match (before, after) {
         (None, None) => Some(Bounds::between(low, low)),
-        (Some(super::length::Relation::Exactly), None) => Some(Bounds::between(low, low)),
-        (Some(super::length::Relation::About), _) => None,
+        (Some(super::quantity::Relation::Exactly), None) => Some(Bounds::between(low, low)),
+        (Some(super::quantity::Relation::About), _) => None,
         (_, Some(after)) => Some(after.bounds(low)),
         (Some(before), None) => Some(before.bounds(low)),
     };
@@ -349,3 +410,14 @@ pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
 pub(super) fn is_placed(after: &str) -> bool {
     PLACED.is_match(after)
 }
+
+// `make sure "…" appears`
+pattern!(SURE_QUOTED, [r"\b(?:make sure|making sure|ensure|be sure)(?: that)?(?: the)? \x{E000}"]);
+pattern!(SURE, [r"\b(?:make sure|making sure|ensure|be sure)(?: that)?(?: the)? ?$"]);
+// `the following words must be in your answer: …`
+pattern!(
+    FOLLOWING,
+    [
+        r"\b(?:the|these|all|of the) (?:following )?(?:key ?)?(?:words|terms|phrases) (?:(?:must|should|have to|need to|has to) (?:all |each )?)(?:be (?:part of|in|used|included|mentioned|present|contained)|appear|occur|feature)\b[^:;.]{0,40}:"
+    ]
+);

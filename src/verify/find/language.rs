@@ -95,17 +95,20 @@ pattern!(
         r")?)\b"
     ]
 );
-pattern!(ONLY_NAME, [r"(?:^|[,;:(] ?|\b(?:and|but|please) )(?P<name>", NAMES, r")(?: language)? (?:only|please)\b"]);
+pattern!(
+    ONLY_NAME,
+    [r"(?:^|[,;:(] ?|\b(?:and|but|please) )(?:only )?(?P<name>", NAMES, r")(?: language)? (?:only|please)\b"]
+);
 pattern!(
     ANSWERS,
     [
-        r"(?:^|[,;:.!(] ?(?:and |but |then |so )?|\b(?:please|and|then|also|always|only|just|should|must|will|you|to|now|but|can|could|would|kindly|so|or|that|who) )(?:(?:only |always |just |please )*(?:respond|answer|reply|write|speak|talk|communicate|respond only|type|answers|responds|replies|speaks|talks|writes|chat|converse|continue))(?: (?:back|only|to me|to (?:the|all|every|each|my) (?:\w+ )?(?:users?|customers?|questions?|messages?)|me|to (?:this|that|it|everything)|everything|it|them|this|that|your (?:entire |whole )?(?:response|answer|reply)|the (?:entire |whole |full )?(?:response|answer|reply|question|questions|following|\w+)|all (?:your )?(?:responses|answers|questions)|entirely|completely|exclusively|with me|again|from now on|purely|strictly|solely|questions|users|a|an|one|single|short|strictly))*,? ?$"
+        r"(?:^|[,;:.!(–—-] ?(?:and |but |then |so )?|\b(?:please|and|then|also|always|only|just|should|must|will|you|to|now|but|can|could|would|kindly|so|or|that|who) )(?:(?:only |always |just |please )*(?:respond|answer|reply|write|speak|talk|communicate|respond only|type|answers|responds|replies|speaks|talks|writes|chat|converse|continue))(?: (?:back|only|to me|to (?:the|all|every|each|my) (?:\w+ )?(?:users?|customers?|questions?|messages?)|me|to (?:this|that|it|everything)|everything|it|them|this|that|your (?:entire |whole )?(?:response|answer|reply)|the (?:entire |whole |full )?(?:response|answer|reply|question|questions|following|\w+)|all (?:your )?(?:responses|answers|questions)|entirely|completely|exclusively|with me|again|from now on|purely|strictly|solely|questions|users|a|an|one|single|short|strictly))*,? ?$"
     ]
 );
 pattern!(
     SUBJECT,
     [
-        r"\b(?:(?:your|the|this|all|every|each|entire|whole|full|my|its) ?)+(?:\w+ )?(?:responses?|answers?|reply|replies|output|text|message|words?|story|poem|essay|letter|email|article|song|post|riddle|haiku|joke|summary|review|speech|description|limerick|conversation|rap|thing)(?: (?:in|of) your (?:entire )?(?:response|answer))?\b[^.;:?]{0,40}\b(?:be|is|are|written|in|use|wrote|must|should|give it)? ?$|\b(?:it|everything|that|this)(?: all)? (?:should|must|needs to|has to|to)? ?(?:all )?(?:be|is)? ?(?:entirely |all |completely |written |only |fully )*$|\b(?:want|need|like|have|get|prefer|expect) (?:it|everything|this|that|the (?:answer|response|reply|whole thing|output|entire thing|text)|your (?:answer|response|reply)|you to (?:answer|respond|reply|write|speak))(?: all| back| to be| written| entirely)* ?$"
+        r"(?:\b(?:(?:your|the|this|all|every|each|entire|whole|full|my|its) ?)+|^)(?:\w+ )?(?:responses?|answers?|reply|replies|output|text|message|words?|story|poem|essay|letter|email|article|song|post|riddle|haiku|joke|summary|review|speech|description|limerick|conversation|rap|thing)(?: (?:in|of) your (?:entire )?(?:response|answer))?\b[^.;:?]{0,40}\b(?:be|is|are|written|in|use|wrote|must|should|give it)? ?$|\b(?:it|everything|that|this)(?: all)? (?:should|must|needs to|has to|to)? ?(?:all )?(?:be|is)? ?(?:entirely |all |completely |written |only |fully )*$|\b(?:want|need|like|have|get|prefer|expect) (?:it|everything|this|that|the (?:answer|response|reply|whole thing|output|entire thing|text)|your (?:answer|response|reply)|you to (?:answer|respond|reply|write|speak))(?: all| back| to be| written| entirely)* ?$"
     ]
 );
 // `write a poem in French`, up to a few words between.
@@ -118,7 +121,7 @@ pattern!(
 pattern!(
     NOT_ANSWER,
     [
-        r"\b(?:about|of|on|who|where|that|which|for|from|how|what|translate|translations?|translated|word|words|phrases?|say|said|called|between|learn|learning|teach|class|course|means?|meaning|names?|difference|dialogue|lyrics|conversation|spoken|whose|someone|lesson|exam|book|novel|film|with|his|her|their|people|man|woman|grew|born|living|live|lived|native|fluent|title|titles|heading|greeting|glossary|quote|sentence|sentences|line|lines|paragraph|examples?|one|both|some|character|speaks?)\b"
+        r"\b(?:about|on|who|where|that|which|from|how|what|translate|translations?|translated|word|words|phrases?|say|said|called|between|learn|learning|teach|class|course|means?|meaning|names?|difference|dialogue|lyrics|conversation|spoken|whose|someone|lesson|exam|book|novel|film|with|his|her|their|people|man|woman|grew|born|living|live|lived|native|fluent|title|titles|heading|greeting|glossary|quote|sentence|sentences|line|lines|paragraph|examples?|one|both|some|character|speaks?)\b"
     ]
 );
 pattern!(
@@ -152,6 +155,9 @@ fn is_language_of_answer(_sentence: &Sentence, spot: &Spot<'_>, found: &str) -> 
         return false;
     }
     let left = spot.left;
+    if NTH_WORD.is_match(left) || PLAIN.is_match(found) {
+        return false;
+    }
     if left.is_empty() || found.ends_with(" only") && !found.starts_with("in ") || found.ends_with(" please") {
         return true;
     }
@@ -161,6 +167,9 @@ fn is_language_of_answer(_sentence: &Sentence, spot: &Spot<'_>, found: &str) -> 
     let emphatic = NO_OTHER.is_match(spot.right) || NO_OTHER.is_match(found);
     let writes = WRITES.is_match(left) && !NOT_ANSWER.is_match(left);
     let fragment = left.trim_end().ends_with([',', ';', '(', '-']) && spot.right.len() <= 2;
+    if fragment && found.ends_with(" only") && !TRANSLATES.is_match(left) {
+        return true;
+    }
     writes || fragment && !NOT_ANSWER.is_match(left) || emphatic && !NOT_ANSWER_HARD.is_match(left)
 }
 
@@ -168,6 +177,19 @@ pattern!(
     NOT_ANSWER_HARD,
     [
         r"\b(?:translate|translations?|who|word|words|phrases?|class|course|title|heading|greeting|lyrics|dialogue|paragraph|sentence|line|quote|speaks?)\b"
+    ]
+);
+
+pattern!(TRANSLATES, [r"\b(?:translat\w+|spoken|sung)\b"]);
+// Plain words, not the language.
+pattern!(
+    PLAIN,
+    [r"\b(?:simple|clear|easy|basic|everyday|plain|modern|good|correct|proper|casual|colloquial) english\b"]
+);
+pattern!(
+    NTH_WORD,
+    [
+        r"\b(?:every|each) (?:\d+(?:st|nd|rd|th)|second|third|other|fourth|fifth|tenth) (?:word|sentence|line|paragraph)\b"
     ]
 );
 

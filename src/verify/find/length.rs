@@ -8,134 +8,17 @@ use serde_json::json;
 use super::number::{NUMBER, value};
 use super::part;
 use super::pattern::pattern;
+use super::quantity::{
+    AFTER_LEAST, AFTER_MOST, AT_LEAST, AT_MOST, Bounds, EXACTLY, LESS_THAN, MORE_THAN, Relation, quantity, relation,
+    relation_after,
+};
 use super::reading::{Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
 
-/// What a number is to a count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Relation {
-    AtLeast,
-    MoreThan,
-    AtMost,
-    LessThan,
-    Exactly,
-    About,
-}
-
-impl Relation {
-    /// Its opposite under a negation; `not about` and `not exactly` say nothing.
-    pub(super) fn negated(self) -> Option<Self> {
-        match self {
-            Self::MoreThan => Some(Self::AtMost),
-            Self::LessThan => Some(Self::AtLeast),
-            Self::AtLeast | Self::AtMost | Self::Exactly | Self::About => None,
-        }
-    }
-
-    /// The bounds that `count` then has: the least, and the first number that is too many.
-    pub(super) fn bounds(self, count: usize) -> Bounds {
-        match self {
-            Self::AtLeast => Bounds { least: Some(count), limit: None },
-            Self::MoreThan => Bounds { least: Some(count + 1), limit: None },
-            Self::AtMost => Bounds { least: None, limit: Some(count + 1) },
-            Self::LessThan => Bounds { least: None, limit: Some(count) },
-            Self::Exactly => Bounds { least: Some(count), limit: Some(count + 1) },
-            Self::About => Bounds::default(),
-        }
-    }
-}
-
-/// How often something may occur.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Bounds {
-    /// At least so often.
-    pub(super) least: Option<usize>,
-    /// Less often than this.
-    pub(super) limit: Option<usize>,
-}
-
-impl Bounds {
-    /// From `low` to `high`, both included.
-    pub(super) fn between(low: usize, high: usize) -> Self {
-        Self { least: Some(low), limit: Some(high + 1) }
-    }
-
-    /// The relation's name and number, for each bound.
-    pub(super) fn relations(self) -> impl Iterator<Item = (&'static str, usize)> {
-        let least = self.least.map(|n| ("at least", n));
-        let limit = self.limit.map(|n| ("less than", n));
-        least.into_iter().chain(limit)
-    }
-}
-
-pub(super) const AT_LEAST: &str = concat!(
-    r"at (?:the (?:very )?)?least|at (?:a |the )?minimum|(?:a |the )?(?:bare )?minimum(?: (?:length|word count|number|count))?(?: (?:of|is))?|min\.?(?: of)?|",
-    r"upwards? of|≥ ?|>= ?|=> ?|north of"
-);
-pub(super) const MORE_THAN: &str = concat!(
-    r"more than|greater than|longer than|bigger than|larger than|higher than|above|over|exceed(?:s|ing)?|surpass(?:es|ing)?|beyond|past|in excess of|> ?"
-);
-pub(super) const AT_MOST: &str = concat!(
-    r"at (?:the )?(?:very )?(?:most|max(?:imum)?)|(?:a |the )?(?:hard |absolute )?max(?:imum)?\.?(?: (?:length|word count|number|count))?(?: (?:of|is))?|up to|within|≤ ?|<= ?|=< ?|",
-    r"a (?:hard )?(?:limit|cap) of|(?:limited|capped|restricted) (?:to|at)"
-);
-pub(super) const LESS_THAN: &str =
-    r"less than|fewer than|lesser than|lower than|smaller than|shorter than|under|below|beneath|< ?";
-pub(super) const EXACTLY: &str = r"exactly|precisely|strictly|a total of exactly|no more (?:and|or) no (?:less|fewer) than|(?:neither|not) more nor (?:less|fewer) than|no more or (?:less|fewer) than|just|only";
-const ABOUT: &str = r"around|about|approximately|approx\.?|roughly|nearly|almost|close to|circa|~ ?|some|like|maybe|a good|or so|another|an extra|the first|the last|first|last|next|these|those|my|your|his|her|their|following|previous|other";
-const AFTER_LEAST: &str = r"or more|or longer|or above|or over|at (?:the )?(?:very )?least|minimum|at (?:a )?minimum|min|and up|and above|or greater|plus|and more|upwards";
-const AFTER_MOST: &str = r"or less|or fewer|or under|or below|or shorter|at (?:the )?(?:very )?most|max(?:imum)?|tops|at max(?:imum)?|limit|cap|or lower|and under|and below|upper limit";
-
-/// Any relation in front of a number, as one group.
-pub(super) fn relation(text: &str) -> Option<Relation> {
-    let text = text.trim();
-    [
-        (Relation::Exactly, &*IS_EXACTLY),
-        (Relation::AtLeast, &*IS_AT_LEAST),
-        (Relation::MoreThan, &*IS_MORE_THAN),
-        (Relation::AtMost, &*IS_AT_MOST),
-        (Relation::LessThan, &*IS_LESS_THAN),
-        (Relation::About, &*IS_ABOUT),
-    ]
-    .into_iter()
-    .find_map(|(relation, pattern)| pattern.is_match(text).then_some(relation))
-}
-
-/// A relation behind a number.
-pub(super) fn relation_after(text: &str) -> Option<Relation> {
-    let text = text.trim();
-    match text {
-        "+" => Some(Relation::AtLeast),
-        _ if IS_AFTER_LEAST.is_match(text) => Some(Relation::AtLeast),
-        _ if IS_AFTER_MOST.is_match(text) => Some(Relation::AtMost),
-        _ => None,
-    }
-}
-
-pattern!(IS_AT_LEAST, [r"^(?:", AT_LEAST, r")$"]);
-pattern!(IS_MORE_THAN, [r"^(?:", MORE_THAN, r")$"]);
-pattern!(IS_AT_MOST, [r"^(?:", AT_MOST, r")$"]);
-pattern!(IS_LESS_THAN, [r"^(?:", LESS_THAN, r")$"]);
-pattern!(IS_EXACTLY, [r"^(?:", EXACTLY, r")$"]);
-pattern!(IS_ABOUT, [r"^(?:", ABOUT, r")$"]);
-pattern!(IS_AFTER_LEAST, [r"^(?:", AFTER_LEAST, r")$"]);
-pattern!(IS_AFTER_MOST, [r"^(?:", AFTER_MOST, r")$"]);
-
-/// The pieces of a quantity before its unit; the groups are `pre`, `low`, `after` and `high`.
-pub(super) fn quantity() -> String {
-    [
-        r"(?:(?P<pre>", EXACTLY, "|", AT_LEAST, "|", MORE_THAN, "|", AT_MOST, "|", LESS_THAN, "|", ABOUT,
-        r")(?: a)?(?: total)?(?: of)? ?)?(?:(?:anywhere |somewhere )?(?:between|from|in the range of|ranging from) )?(?:the )?\b(?P<low>", NUMBER,
-        r")(?: ?(?P<after>\+|plus|or more|or less|or fewer|or longer|or shorter|at least|at most|max(?:imum)?|min(?:imum)?)| ?(?:(?:(?:words?|sentences?) )?(?:to|or)|-|and|~|through) ?(?P<high>",
-        NUMBER, r"))?",
-    ]
-    .concat()
-}
-
 static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let unit = concat!(
-        r"[ -](?:(?P<kind>short|long|concise|simple|complete|full|brief|clear|well-written|english|total|different|separate|of the)[ -])?(?P<unit>words?|sentences?)\b",
+        r"[ -](?:(?P<kind>short|long|concise|simple|complete|full|brief|clear|well-written|english|total|of the)[ -])?(?P<unit>words?|sentences?)\b",
     );
     let after = [
         r"(?:[ ,(-]{1,2}(?:(?:long|in length|in total|total)[ ,(-]{1,2})?(?P<post>",
@@ -145,7 +28,7 @@ static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(||
         r")\b)?",
     ]
     .concat();
-    regex::Regex::new(&[&quantity(), unit, &after].concat()).expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), unit, &after].concat())
 });
 
 /// `at least 3 but no more than 5 sentences`: the first number has no unit.
@@ -154,7 +37,7 @@ static BOTH: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let pattern = format!(
         r"(?P<no1>\bno |\bnot )?\b(?P<pre1>{relations}) (?P<n1>{NUMBER})(?: (?P<unit1>words?|sentences?))?,? (?:but|and) (?:also )?(?P<no2>no |not )?(?P<pre2>{relations}) (?P<n2>{NUMBER})(?: (?P<unit2>words?|sentences?))?(?P<rest>\b)"
     );
-    regex::Regex::new(&pattern).expect("a constant expression is valid")
+    super::pattern::compile(&pattern)
 });
 
 pattern!(
@@ -184,7 +67,7 @@ pattern!(
 pattern!(
     BARE,
     [
-        r"(?:^|\b(?:in|using|with|into|to|of|write|me|us|provide|compose|is|be|are|contain|contains|containing|make it|keep it|make|keep|have|has|use|a|an|create|as|give|generate|produce|answer|respond|reply|response|summary|explanation|short|brief|concise|simple|quick|nice|of about|max|total|length|form|about)|:) ?$"
+        r"(?:^|\b(?:in|using|with|into|to|of|write|me|us|provide|compose|is|be|are|contain|contains|containing|want|need|only want|only need|make it|keep it|make|keep|have|has|use|a|an|create|as|give|generate|produce|answer|respond|reply|response|summary|explanation|short|brief|concise|simple|quick|nice|of about|max|total|length|form|about)|:) ?$"
     ]
 );
 // What may not: the number then counts something in the task.
@@ -204,13 +87,13 @@ pattern!(
 pattern!(
     QUALIFIED,
     [
-        r"^ ?(?:that|which|whose|where|from|ending|starting|beginning|containing|to describe|synonyms?|related|like|such as|rhyming|of (?:dialogue|wisdom|the|each|praise|encouragement|your choice|advice)|in (?:all|bold|caps|italics?|capitals?|uppercase|upper|capital|each|every|the (?:first|title|intro|last)|parenthes\w+|quotes|quotation|double)|with (?:all|the (?:letter|word|same)|double|a|more|at|\d|three|two|four)|you|i|we|per|each|every|apiece|should|must|are|is|be|have|starts?|ends?|begins?|contains?|:|not|after|before|before each|between|apart|about (?:each|every)|or phrases|in (?:the|your) \w+ (?:should|must|that|which|are|need))\b"
+        r"^ ?(?:bold\w*|italic\w*|highlighted|capitali[sz]ed|underlined|that|which|whose|where|from|ending|starting|beginning|containing|to describe|synonyms?|related|like|such as|rhyming|of (?:dialogue|wisdom|the|each|praise|encouragement|your choice|advice)|in (?:all|bold|caps|italics?|capitals?|uppercase|upper|capital|each|every|the (?:first|title|intro|last)|parenthes\w+|quotes|quotation|double)|with (?:all|the (?:letter|word|same)|double|a|more|at|\d|three|two|four)|you|i|we|per|each|every|apiece|should|must|may|can|are|is|be|have|starts?|ends?|begins?|contains?|:|not|after|before|before each|between|apart|about (?:each|every)|or phrases|in (?:the|your) \w+ (?:should|must|that|which|are|need))\b"
     ]
 );
 pattern!(
     SENTENCE_QUALIFIED,
     [
-        r"^ ?(?:that|which|whose|from|ending|starting|beginning|per|each|every|apiece|in (?:all|bold|caps|italics?|each|every|the (?:first|second|third|last|intro|body|passive|future|past|present))|with (?:the word|the letter|examples?|errors?|mistakes)|you|i|should|must|are|were|have|starts?|ends?|begins?|containing|using the|to (?:the|each|every)|about (?:each|every)|for (?:each|every)|on (?:each|every)|after|before|between|of (?:the|this|dialogue))\b"
+        r"^ ?(?:that|which|whose|from|ending|starting|beginning|per|each|every|apiece|in (?:all|bold|caps|italics?|each|every|the (?:first|second|third|last|intro|body|passive|future|past|present))|with (?:the word|the letter|examples?|errors?|mistakes)|you|i|should|must|may|can|are|were|have|starts?|ends?|begins?|containing|using the|to (?:the|each|every)|about (?:each|every)|for (?:each|every)|on (?:each|every)|after|before|between|of (?:the|this|dialogue))\b"
     ]
 );
 
@@ -227,7 +110,7 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
         }
         while let Some(quantity) = QUANTITY.captures_at(text, from) {
             let whole = quantity.get(0).expect("the whole match").range();
-            from = whole.end;
+            from = behind(text, &quantity).unwrap_or(whole.end);
             if !taken.iter().any(|range| range.start < whole.end && whole.start < range.end) {
                 one_quantity(reading, sentence, &quantity, finds);
             }
@@ -236,6 +119,14 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
         number_of(reading, sentence, finds);
     }
 }
+
+/// The end of a quantity whose `max` belongs to the number after it: `at least 50 words, at most 90 words`.
+fn behind(text: &str, quantity: &Captures<'_>) -> Option<usize> {
+    let post = quantity.name("post")?;
+    NUMBER_NEXT.is_match(&text[post.end()..]).then(|| quantity.name("unit").map(|unit| unit.end()))?
+}
+
+pattern!(NUMBER_NEXT, [r"^\.?(?: of)? ?", NUMBER, r"\b"]);
 
 fn group<'t>(captures: &Captures<'t>, name: &str) -> &'t str {
     captures.name(name).map_or("", |found| found.as_str())
@@ -250,6 +141,11 @@ fn both_bounds(
     let units = [group(both, "unit1"), group(both, "unit2")];
     let unit = units.into_iter().find(|unit| !unit.is_empty())?;
     if units.iter().all(|unit| !unit.is_empty()) && units[0][..4] != units[1][..4] {
+        return None;
+    }
+    // `at least 30 sentences and exactly 2 bullet points`
+    let after = &reading.of(sentence)[both.get(0)?.end()..];
+    if units[1].is_empty() && !ENDS_COUNT.is_match(after) {
         return None;
     }
     let signed = |no: &str, pre: &str, number: &str| -> Option<Bounds> {
@@ -269,17 +165,21 @@ fn both_bounds(
     Some(local)
 }
 
+pattern!(ENDS_COUNT, [r"^(?: ?[.,;!?)]|$| (?:long|in length|in total)\b)"]);
+
 fn is_qualified(unit: &str, spot: &Spot<'_>) -> bool {
     if unit.starts_with("word") { QUALIFIED.is_match(spot.right) } else { SENTENCE_QUALIFIED.is_match(spot.right) }
 }
 
 fn one_quantity(reading: &Reading<'_>, sentence: &Sentence, quantity: &Captures<'_>, finds: &mut Finds) -> Option<()> {
-    let local = quantity.get(0)?.range();
+    let mut local = quantity.get(0)?.range();
+    let cut = behind(reading.of(sentence), quantity);
+    local.end = cut.unwrap_or(local.end);
     let range = sentence.range.start + local.start..sentence.range.start + local.end;
     let spot = Spot::new(reading, sentence, &range);
     let unit = group(quantity, "unit");
     let words = unit.starts_with("word");
-    let bounds = bounds_of(quantity, &spot, words)?;
+    let bounds = bounds_of(quantity, &spot, words, if cut.is_some() { "" } else { group(quantity, "post") })?;
     let listed = words && LISTED.is_match(spot.left) || NOT_BARE.is_match(spot.left);
     if listed || is_qualified(unit, &spot) || !spot.is_asked_of_text() || part::is_of_part(&spot) {
         return None;
@@ -288,14 +188,14 @@ fn one_quantity(reading: &Reading<'_>, sentence: &Sentence, quantity: &Captures<
     Some(())
 }
 
-fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool) -> Option<Bounds> {
+fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool, post: &str) -> Option<Bounds> {
     let low = value(group(quantity, "low"))?;
     let pre = group(quantity, "pre");
     let before = relation(pre);
     if !pre.is_empty() && before.is_none() {
         return None;
     }
-    let after = [group(quantity, "after"), group(quantity, "post")].into_iter().find_map(relation_after);
+    let after = [group(quantity, "after"), post].into_iter().find_map(relation_after);
     if let Some(high) = quantity.name("high") {
         let high = value(high.as_str())?;
         // `between 5 and 10`, `no more than 5 to 10` and `5 or 10` are different things.
@@ -315,11 +215,18 @@ fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool) -> Option<Bo
         (Some(before), _) => before,
         (None, None) if LIMITED.is_match(spot.left) => Relation::AtMost,
         // A bare number of words is a rough size, one of sentences is meant exactly.
+        // `in one word` is not.
+        (None, None) if words && low == 1 && ONE_WORD.is_match(spot.left) && ONE_WORD_AFTER.is_match(spot.right) => {
+            Relation::Exactly
+        }
         (None, None) if !words && BARE.is_match(spot.left) => Relation::Exactly,
         (None, None) => return None,
     };
     Some(relation.bounds(low))
 }
+
+pattern!(ONE_WORD, [r"(?:^|[,;:–—-] ?|\b(?:in|with|using|a|give me|just|only|say|be|to)) ?$"]);
+pattern!(ONE_WORD_AFTER, [r"^(?: ?[.,;!?)]|$| (?:answers?|reply|response|only)\b| -)"]);
 
 /// `word limit: 200`: the unit comes first.
 fn word_count(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<()> {
@@ -393,8 +300,7 @@ pattern!(
     [r"^ (?:with|that|which|in (?:all|each|every|the (?:title|first|intro)|caps|capital)|per|you)\b"]
 );
 
-static NUMBERS: std::sync::LazyLock<regex::Regex> =
-    std::sync::LazyLock::new(|| regex::Regex::new(&quantity()).expect("a constant expression is valid"));
+static NUMBERS: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| super::pattern::compile(&quantity()));
 
 fn push(unit: &str, bounds: Bounds, range: Range<usize>, finds: &mut Finds) {
     let (id, key) = if unit.starts_with("word") {

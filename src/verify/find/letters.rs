@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::keywords::{is_placed, times_of};
-use super::length::{Bounds, quantity, relation, relation_after};
 use super::number::value;
 use super::pattern::pattern;
+use super::quantity::{Bounds, quantity, relation, relation_after};
 use super::reading::{QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
@@ -118,9 +118,8 @@ fn one_letter(
 const MARKS: [(&str, &str); 6] =
     [("exclamation", "!"), ("question", "?"), ("semi", ";"), ("hash", "#"), ("ampersand", "&"), ("exclamations", "!")];
 
-static COUNTED_MARK: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    regex::Regex::new(&[&quantity(), r" (?:or more )?", MARK].concat()).expect("a constant expression is valid")
-});
+static COUNTED_MARK: std::sync::LazyLock<regex::Regex> =
+    std::sync::LazyLock::new(|| super::pattern::compile(&[&quantity(), r" (?:or more )?", MARK].concat()));
 const MARK: &str =
     r"(?:of )?(?P<mark>exclamation|question|semi|hash|ampersand)(?: ?-?(?:marks?|points?|colons?|tags?|signs?)|s)\b";
 pattern!(
@@ -156,7 +155,7 @@ fn marks(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         let group = |name: &str| counted.name(name).map_or("", |found| found.as_str());
         let Some(low) = value(group("low")) else { continue };
         let stated = relation(group("pre")).or_else(|| relation_after(group("after")));
-        let stated = if spot.is_negated() { stated.and_then(super::length::Relation::negated) } else { stated };
+        let stated = if spot.is_negated() { stated.and_then(super::quantity::Relation::negated) } else { stated };
         let bounds = match (counted.name("high").and_then(|high| value(high.as_str())), stated) {
             (Some(high), _) => Bounds::between(low, high),
             (None, Some(stated)) => stated.bounds(low),

@@ -29,13 +29,19 @@ impl Noun {
 /// The most words of an item.
 const ITEM_WORDS: usize = 8;
 
-pattern!(LEAD, [r"^(?: (?:of|like))?(?: \((?:e\.g\.|i\.e\.)?)?(?: ?(?::|-|–|—|=))? ?[\[(]? ?"]);
+pattern!(
+    LEAD,
+    [
+        r"^(?: (?:of|like)| (?:in|throughout|anywhere in|from) (?:your|the|this) (?:[\w-]+ )?(?:response|answer|reply|output|text|story|essay|poem|email|letter|article|post) ?:)?(?: \((?:e\.g\.|i\.e\.)?)?(?: ?(?::|-|–|—|=))? ?[\[(]? ?"
+    ]
+);
 pattern!(
     JOINT,
     [
         r"^ ?(?:,? ?(?:and|or|nor|&)(?: (?:also|either|the (?:word|term|phrase|keyword)s?|the))?|,|/|;)(?: the (?:word|keyword)s?)? ?"
     ]
 );
+pattern!(INSIDE, [r"^ (?:and |or )?"]);
 pattern!(BARE, [r"^[\p{L}\p{N}][\p{L}\p{N}'_@.+#-]*"]);
 pattern!(
     STOP,
@@ -43,7 +49,7 @@ pattern!(
         r"^(?: ?$| ?[.,;:!?)\]—]| - | (?:in|at|somewhere|throughout|within|should|must|anywhere|for|on|when|while|exactly|more|less|no|only|is|are|appears?|appearing|occurs?|using|during|not|twice|once|thrice|least|every|because|since|please|inside|into|needs?|has|have|may|cannot|can't|can|will|shall|to (?:appear|be)|be|fewer|between|from|\d+|one|two|three|four|five|six|seven|eight|nine|ten|or (?:more|less)|and (?:don't|do not|make|use|keep|write|avoid|include|end|start|finish|have|add|it|that|no|at|also|must|should|please|refrain|wrap|put|your|the (?:whole|entire|response|answer|letter|title))|but|across|a (?:total|minimum|maximum)|whatsoever|either|anymore|at all|never|doesn't|does|mustn't|shouldn't|isn't|aren't|with|without|as)\b)"
     ]
 );
-const FUNCTION: [&str; 72] = [
+pub(super) const FUNCTION: [&str; 72] = [
     "the",
     "a",
     "an",
@@ -127,6 +133,9 @@ pub(super) fn read(reading: &Reading<'_>, sentence: &Sentence, at: usize, noun: 
         return quoted(reading, sentence, start);
     }
     let explicit = lead.as_str().contains([':', '=']);
+    if explicit && text.ends_with('?') {
+        return None;
+    }
     if explicit && text[start..].trim().is_empty() {
         return lines(reading, sentence);
     }
@@ -144,7 +153,9 @@ fn quoted(reading: &Reading<'_>, sentence: &Sentence, start: usize) -> Option<Li
         let inner = reading.quoted(sentence.range.start + at)?;
         items.push(item(inner)?);
         at += QUOTED.len_utf8();
-        let Some(joint) = JOINT.find(&text[at..]) else { break };
+        // `"reduce," "reuse,"`: the comma is inside.
+        let inside = inner.trim_end().ends_with(',').then(|| INSIDE.find(&text[at..])).flatten();
+        let Some(joint) = inside.or_else(|| JOINT.find(&text[at..])) else { break };
         if !text[at + joint.end()..].starts_with(QUOTED) {
             break;
         }

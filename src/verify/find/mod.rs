@@ -6,17 +6,20 @@
 
 mod case;
 mod content;
+mod fixed;
 mod format;
 mod keywords;
 mod language;
 mod length;
 mod letters;
 mod list;
+pub mod measure;
 mod number;
 mod part;
 mod paste;
 mod pattern;
 mod punctuation;
+mod quantity;
 mod reading;
 mod repeat;
 mod sections;
@@ -24,6 +27,7 @@ mod settle;
 mod spot;
 mod standing;
 mod startend;
+mod tallies;
 #[cfg(test)]
 mod tests;
 
@@ -33,10 +37,13 @@ use serde_json::{Map, Value};
 
 use super::Check;
 use crate::chat::{Message, Role};
-use reading::Reading;
+use reading::{Reading, beginning};
 
 /// How much of a turn is read, in bytes. Every expression takes linear time, so that this bounds the work.
 const TURN_BYTES: usize = 100 * 1024;
+
+/// How much of all turns is read; the newest come first.
+const CONVERSATION_BYTES: usize = 256 * 1024;
 
 /// How many checks a conversation has at most.
 const MOST_CHECKS: usize = 64;
@@ -58,11 +65,16 @@ pub fn find_checks(conversation: &[Message]) -> Vec<FoundCheck> {
     let Some(last) = conversation.iter().rposition(|message| message.role == Role::User) else {
         return Vec::new();
     };
-    let turns: Vec<Turn<'_>> = conversation[..=last]
-        .iter()
-        .filter(|message| message.role != Role::Assistant)
-        .map(|message| Turn { role: message.role, reading: Reading::new(beginning(&message.content)) })
+    let mut room = CONVERSATION_BYTES;
+    let said = conversation[..=last].iter().rev().filter(|message| message.role != Role::Assistant);
+    let mut turns: Vec<Turn<'_>> = said
+        .map(|message| {
+            let text = beginning(&message.content, TURN_BYTES.min(room));
+            room -= text.len();
+            Turn { role: message.role, reading: Reading::new(text) }
+        })
         .collect();
+    turns.reverse();
     let mut finds: Vec<(usize, Find)> = Vec::new();
     for (index, turn) in turns.iter().enumerate() {
         let found = turn.finds();
@@ -76,12 +88,6 @@ pub fn find_checks(conversation: &[Message]) -> Vec<FoundCheck> {
         Check::new(find.id, find.kwargs).ok().map(|check| FoundCheck { check, words })
     });
     checks.take(MOST_CHECKS).collect()
-}
-
-/// The part of a turn that is read.
-fn beginning(text: &str) -> &str {
-    let end = (0..=text.len().min(TURN_BYTES)).rev().find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or_default()]
 }
 
 /// A turn of the system or the user.
@@ -115,7 +121,7 @@ type Finds = Vec<Find>;
 /// A file of finders for related kinds.
 type Finder = fn(&Reading<'_>, &mut Finds);
 
-const FINDERS: [Finder; 10] = [
+const FINDERS: [Finder; 11] = [
     length::find,
     keywords::find,
     letters::find,
@@ -126,7 +132,15 @@ const FINDERS: [Finder; 10] = [
     sections::find,
     startend::find,
     repeat::find,
+    language::find,
 ];
+
+/// Finders of whole wordings, which may contain what the others find.
+const WORDINGS: [Finder; 2] = [fixed::find, tallies::find];
+
+fn contains(longer: &Range<usize>, range: &Range<usize>) -> bool {
+    longer.start <= range.start && range.end <= longer.end
+}
 
 impl Turn<'_> {
     /// In the order of their words.
@@ -135,7 +149,18 @@ impl Turn<'_> {
         for finder in FINDERS {
             finder(&self.reading, &mut finds);
         }
-        language::find(&self.reading, &mut finds);
+        let common = finds.len();
+        for finder in WORDINGS {
+            finder(&self.reading, &mut finds);
+        }
+        // A longer wording says what it means itself: `three sentences, all with the same number of characters`.
+        let wordings: Vec<Range<usize>> = finds[common..].iter().map(|find| find.range.clone()).collect();
+        let mut finds: Finds = finds
+            .into_iter()
+            .enumerate()
+            .filter(|(index, find)| *index >= common || !wordings.iter().any(|longer| contains(longer, &find.range)))
+            .map(|(_, find)| find)
+            .collect();
         finds.sort_by_key(|find| find.range.start);
         finds
     }

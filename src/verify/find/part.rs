@@ -9,7 +9,7 @@ pub(super) const PARTS: &str = concat!(
     r"opening|ending|closing|beginning|abstract|subject(?: lines?)?|captions?|bullets?(?:[ -]points?)?|points?|items?|entr(?:y|ies)|steps?|chapters?|acts?|scenes?|body|hook|thesis|",
     r"footers?|signature|sign-off|greetings?|salutations?|quotes?|quotations?|comments?|cells?|rows?|columns?|slides?|slogans?|taglines?|names?|couplets?|",
     r"answer choices?|table|first sentence|last sentence|final sentence|second sentence|every sentence|each sentence|sentences? in|postscript|p\.?s\.?|disclaimer|preface|",
-    r"rationale|reasons?|tips?|questions?|examples?|descriptions? of each|variables?|docstrings?|functions?|labels?|keys?|fields?|cta|call to action|alt text|meta description|overview|tl;?dr|recap)"
+    r"rationale|reasons?|tips?|questions?|examples?|descriptions? of each|variables?|docstrings?|functions?|labels?|keys?|cta|call to action|alt text|meta description|overview|tl;?dr|recap)"
 );
 
 /// Parts in the singular.
@@ -24,7 +24,7 @@ pattern!(
     [
         r"\b(?:each|every|per|both|apiece|respectively|all (?:of )?(?:the |your |these )?",
         PARTS,
-        r"|either of|one of the)\b"
+        r"|either of|one of the|another)\b"
     ]
 );
 pattern!(
@@ -107,13 +107,16 @@ pub(super) fn is_of_part(spot: &Spot<'_>) -> bool {
     if RIGHT_WHOLE.is_match(spot.right) {
         return false;
     }
-    if LEADING.is_match(spot.left)
+    let options = ANSWER_OPTION.is_match(spot.left) || OF_EACH.is_match(spot.right);
+    if options
+        || LEADING.is_match(spot.left)
         || AFTER.is_match(spot.right)
         || ADDED.is_match(spot.left) && !WHOLE.is_match(spot.scope())
     {
         return true;
     }
-    let scope = spot.scope();
+    let scope = DELIVERS.replace(spot.scope(), "");
+    let scope = if ALSO.is_match(spot.right) { spot.scope() } else { &*scope };
     let reaches = |text: &str| {
         let text = EACH_ANSWER.replace_all(text, "");
         let last =
@@ -133,6 +136,16 @@ fn is_of_several(scope: &str) -> bool {
     }) && !WHOLE.is_match(scope)
 }
 
+/// `text` without `every answer` and the like, which are about whole answers.
+pub(super) fn without_answers(text: &str) -> std::borrow::Cow<'_, str> {
+    EACH_ANSWER.replace_all(text, "")
+}
+
+/// Whether the sentence begins with the part that it is about: `in the title, …`.
+pub(super) fn is_led(spot: &Spot<'_>) -> bool {
+    LEADING.is_match(spot.left)
+}
+
 /// Whether what follows says so: `… in each paragraph`.
 pub(super) fn is_after(spot: &Spot<'_>) -> bool {
     AFTER.is_match(spot.right)
@@ -149,6 +162,19 @@ pub(super) fn is_named(spot: &Spot<'_>) -> bool {
     in_part.is_some() && in_part > whole || PARTS_THAT.is_match(spot.clause()) || IN_PART.is_match(spot.header())
 }
 
+pattern!(
+    ANSWER_OPTION,
+    [
+        r"\b(?:each|every|all) (?:of the )?(?:answers?|responses?|reply) (?:options?|choices?|keys?|lines?|items?|boxes)\b"
+    ]
+);
+// `two sentences describing each planet`
+pattern!(
+    OF_EACH,
+    [
+        r"^[^,;.:]{0,40}\b(?:each|every|per|apiece|respectively)\b(?:[^,;.:a-z]|$| (?:one|of (?:the|these|them))| [a-z]+ ?(?:[,;.:]|$| (?:in|on|of|with|and)\b))"
+    ]
+);
 // `in the title, …`
 pattern!(
     LEADING,
@@ -170,3 +196,14 @@ pattern!(
         r" (?:should|must|needs?|has|is|can|with|without|may))\b"
     ]
 );
+
+// What is asked for may itself be called by the name of a part: `write a paragraph …`.
+pattern!(
+    DELIVERS,
+    [
+        r"\b(?:write|compose|create|draft|give me|need|want|generate|craft|provide|make|suggest|produce|come up with|you write)(?: me| us)? (?:an?|one|the|my) (?:[\w'-]+ ){0,2}?",
+        PART,
+        r"\b"
+    ]
+);
+pattern!(ALSO, [r"^[^.;]{0,60}\b(?:and|followed by|then|plus|along with)\b"]);

@@ -54,11 +54,16 @@ fn is_quotation(line: &str) -> bool {
     !line.trim_start_matches(['>', ' ']).starts_with(|c: char| c.is_ascii_digit())
 }
 
+/// How many tags of a turn are looked at, since each is searched for its end.
+const TAGS: usize = 64;
+
 /// `<article>…</article>`; HTML's inline tags are left alone.
 fn tagged(text: &str, found: &mut Vec<Range<usize>>) {
     const INLINE: [&str; 9] = ["b", "i", "em", "strong", "u", "code", "title", "name", "br"];
     let mut from = 0;
-    while let Some(open) = TAG_OPEN.captures_at(text, from) {
+    let mut left = TAGS;
+    while let Some(open) = TAG_OPEN.captures_at(text, from).filter(|_| left > 0) {
+        left -= 1;
         let (Some(whole), Some(name)) = (open.get(0), open.get(1)) else { return };
         from = whole.end();
         if INLINE.contains(&name.as_str().to_ascii_lowercase().as_str()) {
@@ -87,7 +92,7 @@ const PROCESS: &str = concat!(
     r"(?:summari[sz]e|translate|proof-?read|rewrite|re-write|reword|rephrase|paraphrase|edit|correct|fix|improve|critique|criticize|",
     r"anal[yi][sz]e|review|shorten|classify|polish|convert|tl;?dr|simplify|transcribe|grade|evaluate|rate|annotate|check|explain|expand|",
     r"elaborate on|continue|complete|condense|comment on|clean up|respond to|reply to|label|extract|turn|change|modify|",
-    r"read|look at|consider|interpret|discuss|finish|tidy up|spell ?check|format|refine|revise|redo|what do you think of|feedback on)"
+    r"read|debug|look at|consider|interpret|discuss|finish|tidy up|spell ?check|format|refine|revise|redo|what do you think of|feedback on)"
 );
 const DOCUMENT: &str = concat!(
     r"(?:texts?|passages?|articles?|paragraphs?|e-?mails?|messages?|letters?|essays?|stor(?:y|ies)|sentences?|poems?|lyrics|songs?|documents?|",
@@ -101,11 +106,11 @@ const DOCUMENT: &str = concat!(
 pattern!(
     MARKER,
     [
-        r"\b(?:",
+        r"(?:(?:^|[\n.!?,;] ?|\b(?:please|and|can you|could you|would you|help me|pls|to|me|then|also|just) )",
         PROCESS,
-        r"\b[^\n.:?!]{0,80}|(?:here(?:'s| is| are)|below (?:is|are)|this is|see|given|consider|from|based on|using) (?:the|my|our|an?|this|some|his|her|their)(?: [\w'-]+){0,4}? ",
+        r"\b[^\n.:?!]{0,80}|\b(?:here(?:'s| is| are)|below (?:is|are)|this is|see|given|consider|from|based on|using) (?:the|my|our|an?|this|some|his|her|their)(?: [\w'-]+){0,4}? ",
         DOCUMENT,
-        r"\b[^\n.:?!]{0,60}|(?:the following|this|the|my) (?:[\w'-]+ ){0,3}?",
+        r"\b[^\n.:?!]{0,60}|(?:\b(?:the following|this|my following)|(?:^|[\n.!?] ?)(?:the|my|our)) (?:[\w'-]+ ){0,3}?",
         DOCUMENT,
         r"(?: (?:below|here|that follows))?|(?:^|\n)(?:",
         DOCUMENT,

@@ -12,6 +12,12 @@ pub(super) const PASTED: char = '\u{e001}';
 /// Stands for text in square brackets.
 pub(super) const BRACKETED: char = '\u{e002}';
 
+/// Longer sentences are no instructions, and what is found in a sentence is compared with the rest of it.
+const SENTENCE_BYTES: usize = 1_500;
+
+/// How many sentences of a turn are read.
+const SENTENCES: usize = 1_000;
+
 /// The most characters between single quotes; longer ones are apostrophes.
 const SINGLE_QUOTED: usize = 120;
 
@@ -53,6 +59,8 @@ impl<'a> Reading<'a> {
         reading.at.push(original.len());
         reading.cut_pasted();
         reading.sentences = reading.split();
+        reading.sentences.retain(|sentence| sentence.range.len() <= SENTENCE_BYTES);
+        reading.sentences.truncate(SENTENCES);
         reading
     }
 
@@ -105,6 +113,11 @@ impl<'a> Reading<'a> {
                 continue;
             }
             let next = at + c.len_utf8();
+            if let Some(stem) = self.lost_apostrophe(at) {
+                self.push_negation(stem, at);
+                at += stem + 1;
+                continue;
+            }
             let limit = set_apart.peek().map_or(original.len(), |pasted| pasted.start);
             if let Some(inner) = self.quotation(c, at, limit) {
                 let end = inner.end + original[inner.end..].chars().next().map_or(0, char::len_utf8);
@@ -136,6 +149,27 @@ impl<'a> Reading<'a> {
             }
             at = next;
         }
+    }
+
+    /// `dont`, `cant`, `shouldnt`: the length of the word up to its missing apostrophe.
+    fn lost_apostrophe(&self, at: usize) -> Option<usize> {
+        const STEMS: [&str; 9] = ["don", "can", "doesn", "shouldn", "mustn", "isn", "aren", "won", "didn"];
+        if self.text.ends_with(|c: char| c.is_alphanumeric() || c == '\'') {
+            return None;
+        }
+        let rest = &self.original[at..];
+        let word = rest.split(|c: char| !c.is_ascii_alphabetic()).next()?;
+        let stem = word.strip_suffix(['t', 'T'])?;
+        let whole = !rest[word.len()..].starts_with(['\'', '’', '-']);
+        (whole && STEMS.iter().any(|known| stem.eq_ignore_ascii_case(known))).then_some(stem.len())
+    }
+
+    fn push_negation(&mut self, stem: usize, at: usize) {
+        for (offset, c) in self.original[at..at + stem].char_indices() {
+            self.push(c.to_ascii_lowercase(), at + offset);
+        }
+        self.push('\'', at + stem);
+        self.push('t', at + stem);
     }
 
     /// A line that was only wrapped goes on after a space.
@@ -170,6 +204,7 @@ impl<'a> Reading<'a> {
             }
             '\'' | '‘' | '´' if begins_word && !after_word => {
                 let line = rest.split('\n').next()?;
+                let line = beginning(line, SINGLE_QUOTED + 4);
                 let mut ends = line.match_indices(['\'', '’']).filter(|(end, mark)| {
                     let inside_word = |c: char| c.is_alphanumeric();
                     *end > 0
@@ -179,7 +214,7 @@ impl<'a> Reading<'a> {
                 ends.next().map(|(end, _)| end).filter(|end| *end <= SINGLE_QUOTED)?
             }
             '[' => {
-                let line = rest.split('\n').next()?;
+                let line = beginning(rest.split('\n').next()?, SINGLE_QUOTED + 4);
                 let end = line.find(']')?;
                 let list = line.starts_with(['"', '\'', '“', '‘', '`']);
                 (end <= SINGLE_QUOTED && !list).then_some(end)?
@@ -275,6 +310,7 @@ impl<'a> Reading<'a> {
             let cuts = match c {
                 '.' | '!' | '?' => self.ends_sentence(start, at, line.end),
                 QUOTED => self.quote_ends_sentence(at, end, line.end),
+                ' ' => self.begins_instruction(start, end, line.end),
                 _ => false,
             };
             if cuts {
@@ -300,10 +336,23 @@ impl<'a> Reading<'a> {
         let word = self.text[start..at].rsplit([' ', '(']).next().unwrap_or_default();
         match word {
             "e.g" | "i.e" | "vs" | "mr" | "mrs" | "ms" | "dr" | "prof" | "eg" | "ie" | "approx" => false,
-            "etc" | "p.s" | "p.p.s" | "a.m" | "p.m" | "u.s" | "max" | "min" | "no" | "st" => capital,
+            "etc" | "p.s" | "p.p.s" | "a.m" | "p.m" | "u.s" => capital,
+            "max" | "min" | "no" | "st" => {
+                following >= end || self.original_char(following).is_some_and(char::is_uppercase)
+            }
             _ if self.text[at..].starts_with("..") || word.ends_with('.') => capital,
             _ => true,
         }
+    }
+
+    /// `explain gravity Use at least three …`: many people leave out the full stop before an instruction.
+    fn begins_instruction(&self, start: usize, at: usize, end: usize) -> bool {
+        let before = self.text[start..at].trim_end();
+        let lower = self.text[start..at - 1].rfind([' ']).map_or(start, |space| start + space + 1);
+        self.original_char(at).is_some_and(char::is_uppercase)
+            && before.ends_with(|c: char| c.is_alphanumeric() || matches!(c, ')' | '%' | '"' | QUOTED | BRACKETED))
+            && self.original_char(lower).is_some_and(|c| !c.is_uppercase())
+            && INSTRUCTION.is_match(&self.text[at..end])
     }
 
     /// `end with "Goodbye!" Then …`: the mark is inside the quotation.
@@ -312,6 +361,19 @@ impl<'a> Reading<'a> {
         let rest = &self.text[after..end];
         closed && rest.starts_with(' ') && self.original_char(after + 1).is_some_and(char::is_uppercase)
     }
+}
+
+pattern!(
+    INSTRUCTION,
+    [
+        r"^(?:please|include|ensure|do not|don't|avoid|answer (?:in|with|using|only)|respond (?:in|with|using|only)|reply (?:in|with|using|only)|your (?:response|answer|reply|entire)|the (?:response|output|entire response)|each (?:sentence|word|paragraph|section)|every (?:sentence|word|\d)|mention|maintain|use (?:at|no|only|the|every|this|all|exactly|less|more|fewer)|write (?:in|at|no|only|the entire|each|using)|limit|keep|no two|alternate|nest|create stairs|only output|repeat the|copy the span|in your response|end (?:your|the|with)|wrap|put your)\b"
+    ]
+);
+
+/// At most `bytes` of `text`, cut between characters.
+pub(super) fn beginning(text: &str, bytes: usize) -> &str {
+    let end = (0..=text.len().min(bytes)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
 }
 
 pattern!(LIST_MARKER, [r"^\s*(?:[-*•+·▪◦–]|\(?\d{1,2}[.)]|\(?[a-z][.)]|#{1,4})\s+(?:\[.?\] )?"]);

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::pattern::pattern;
-use super::reading::Reading;
+use super::reading::{QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
 
@@ -45,6 +45,10 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
 }
 
 fn repetition(reading: &Reading<'_>, finds: &mut Finds) -> Option<()> {
+    if let Some(find) = reading.sentences.iter().find_map(|sentence| quoted_request(reading, sentence)) {
+        finds.push(find);
+        return Some(());
+    }
     let sentences = &reading.sentences;
     let (index, found) = sentences.iter().enumerate().find_map(|(index, sentence)| {
         let found = REPEATS.captures(reading.of(sentence))?;
@@ -80,6 +84,24 @@ fn repetition(reading: &Reading<'_>, finds: &mut Finds) -> Option<()> {
     }
     finds.push(Find::new("combination:repeat_prompt", json!({"prompt_to_repeat": request}), range));
     Some(())
+}
+
+pattern!(
+    REPEATS_QUOTED,
+    [
+        r"\b(?:first,? |begin by |start by )(?:repeat|restate|repeating|restating) (?:the (?:sentence|question|request|text|phrase) )?\x{E000}"
+    ]
+);
+
+/// `First, repeat "…" word for word`
+fn quoted_request(reading: &Reading<'_>, sentence: &Sentence) -> Option<Find> {
+    let text = reading.of(sentence);
+    let found = REPEATS_QUOTED.find(text)?;
+    let range = sentence.range.start + found.start()..sentence.range.start + found.end();
+    let spot = Spot::new(reading, sentence, &range);
+    let request = reading.quoted(range.end - QUOTED.len_utf8())?.trim();
+    (EXACT.is_match(spot.right) && spot.is_asked() && !spot.is_under_negation())
+        .then(|| Find::new("combination:repeat_prompt", json!({"prompt_to_repeat": request}), range))
 }
 
 pattern!(PRECEDES, [r"\b(?:the )?(?:following|below) (?:request|prompt|question|sentence)\b"]);

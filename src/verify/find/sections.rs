@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use serde_json::json;
 
-use super::length::{Relation, quantity, relation};
 use super::list::{self, Noun};
 use super::number::{NUMBER, ordinal, value};
 use super::pattern::pattern;
+use super::quantity::{Relation, quantity, relation};
 use super::reading::{QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
@@ -15,8 +15,7 @@ use super::{Find, Finds};
 const PIECES: &str = r"(?:paragraphs?|sections?|parts?|chapters?|stanzas?|days?|acts?|scenes?|steps?|segments?|verses?|pieces?|blocks?|audiences?|weeks?|rounds?|levels?|phases?|lessons?|modules?|q ?(?:&|and) ?as?)";
 
 static COUNTED: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    regex::Regex::new(&[&quantity(), r"[ -](?:[\w-]+ ){0,2}?(?P<pieces>", PIECES, r")\b"].concat())
-        .expect("a constant expression is valid")
+    super::pattern::compile(&[&quantity(), r"[ -](?:[\w-]+ ){0,2}?(?P<pieces>", PIECES, r")\b"].concat())
 });
 pattern!(
     MARKS,

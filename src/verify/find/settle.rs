@@ -78,8 +78,7 @@ const TOPICS: [(&str, &[&str]); 14] = [
 
 static TOPIC_PATTERNS: std::sync::LazyLock<Vec<(regex::Regex, &'static [&'static str])>> =
     std::sync::LazyLock::new(|| {
-        let compile =
-            |pattern: &str| regex::Regex::new(&format!(r"\b(?:{pattern})\b")).expect("a constant expression is valid");
+        let compile = |pattern: &str| super::pattern::compile(&format!(r"\b(?:{pattern})\b"));
         TOPICS.iter().map(|(pattern, ids)| (compile(pattern), *ids)).collect()
     });
 

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::pattern::{NOT, pattern};
-use super::reading::{Reading, Sentence};
+use super::reading::{Reading, Sentence, beginning};
 
 /// The surroundings of a find within its sentence.
 pub(super) struct Spot<'a> {
@@ -12,6 +12,8 @@ pub(super) struct Spot<'a> {
     header: &'a str,
     /// The sentence up to the find.
     pub(super) left: &'a str,
+    /// The sentence up to the find's end.
+    until: &'a str,
     /// The sentence from the find on.
     pub(super) right: &'a str,
     question: bool,
@@ -25,7 +27,7 @@ const VERBS: &str = concat!(
     r"suggest|recommend|name|brainstorm|come up|elaborate|expand|discuss|compare|critique|criticize|analy[sz]e|help|design|develop|pitch|imagine|pretend|act|take|",
     r"choose|pick|convert|turn|transform|edit|proofread|shorten|continue|complete|outline|plan|build|teach|define|recite|sing|invent|craft|pen|formulate|",
     r"deliver|follow|work|incorporate|feature|employ|have|contain|set|go|get|stay|maintain|hold|skip|drop|remove|find|identify|check|review|consider|",
-    r"insert|append|prepend|render|express|cover|address|tweet|narrate|report|weave|sprinkle|throw in|begin|confine|refer|redo|revise|change|fix|spell|quote|encase|no|not)"
+    r"insert|append|prepend|render|express|cover|address|tweet|shout|narrate|report|weave|sprinkle|throw in|begin|confine|refer|redo|revise|change|fix|spell|quote|encase|no|not)"
 );
 
 pattern!(
@@ -53,10 +55,15 @@ pattern!(
     [concat!(
         r"\b(?:if|unless|whenever|suppose|supposing|hypothetically|assuming|what would|would have|were to|in case|let's say|otherwise|imagine (?:that )?(?:i|someone|a|the|my)|",
         r"(?:when|while|whenever|where|once) (?:i|the user|someone|somebody|a user|people|he|she|they|we|users|asked|the question|the answer is|it (?:is|makes)|possible|appropriate|necessary|needed|relevant)|",
-        r"for questions|in questions)\b"
+        r"for questions|in questions|(?:when|while|whenever) (?:\w+ing|a \w+))\b"
     )]
 );
-pattern!(NOT_HYPOTHETICAL, [r"\b(?:as if|even if|see if|check if|decide if|ask if|know if|whether or)\b"]);
+pattern!(
+    NOT_HYPOTHETICAL,
+    [
+        r"\b(?:as if|even if|see if|check if|decide if|ask if|know if|whether or|(?:when|while) (?:answering|responding|replying|writing|doing|speaking|you(?:'re| are) \w+))\b"
+    ]
+);
 pattern!(
     SOFT,
     [
@@ -66,7 +73,7 @@ pattern!(
 pattern!(
     REPORTED,
     [
-        r"\b(?:said|says|saying|told|asked|asks|asking|wrote|claims?|claimed|heard|believes?|believed|thinks?|thought|insists?|insisted|suggests?|suggested|recommends?|recommended|advises?|advised|argued|complained|complains|wondered|used to)\b"
+        r"\b(?:said|orders|commands|shouts|yells|demands|declares|announces|says|saying|told|asked|asks|asking|wrote|claims?|claimed|heard|believes?|believed|thinks?|thought|insists?|insisted|suggests?|suggested|recommends?|recommended|advises?|advised|argued|complained|complains|wondered|used to)\b"
     ]
 );
 pattern!(
@@ -101,10 +108,10 @@ pattern!(
 pattern!(
     ABOUT,
     [concat!(
-        r"\b(?:who|whose|whom|which|in which|where|how to (?:write|type|talk|speak|text|code|avoid|use|make|compose|count|keep|limit|punctuate|remove|get|convert|parse|print|format|generate|stay|give|create|wrap|add|put|highlight|do|reply|answer|respond)|",
+        r"\b(?:who|whose|whom|where|how to (?:write|type|talk|speak|text|code|avoid|use|make|compose|count|keep|limit|punctuate|remove|get|convert|parse|print|format|generate|stay|give|create|wrap|add|put|highlight|do|reply|answer|respond)|",
         r"(?:about|of|on) (?:\w+ ){0,4}?(?:writing|avoiding|having)|",
         r"(?:about|discuss|explain|describe|on) (?:the )?(?:\w+ )?(?:importance|benefits|rules?|difference|use|pros|problem|problems|advantages|disadvantages|history|art|merits|concept|purpose|idea|meaning|effect|impact|role|habit) of|",
-        r"(?:function|script|program|regex|regexp|app|code|method|query|class|api|parser|validator|password|file|macro|formula|prompt|rule|test|component|schema|linter|game|challenge|contest|world|language|law|town|teacher|professor|boss|character|robot|man|woman|boy|girl|person|someone|somebody|kid|student|king|wizard|tool|website|form|field|database|table) (?:to|that|which|who|where)|",
+        r"(?:function|script|program|regex|regexp|app|code|method|query|class|api|parser|validator|password|file|macro|formula|prompt|rule|test|component|schema|linter|game|challenge|contest|world|language|law|town|teacher|professor|boss|character|robot|man|woman|boy|girl|person|someone|somebody|kid|student|king|wizard|tool|website|form|field|database|table) (?:to|that|which|who|where|without|with no)|",
         r"examples? of|(?:examples?|kinds?|types?|sorts?|cases?|instances?|constraints?|rules|things|instructions|limits) (?:like|such as|including))\b"
     )]
 );
@@ -130,8 +137,13 @@ pattern!(
         r"^(?:so |and |but |ok |okay |hey |hi |also |well |btw |by the way |,|then )*(?:what|why|how|when|where|who|whose|which|is|are|do|does|did|can i|should|could i|may i|have|has|am|was|were|will (?:i|it|they|the)|would (?:it|i|that|this)|isn't|aren't|don't|didn't|doesn't|can (?:a|the|we|someone|people|it|an|this|that)|could (?:a|the|we|it))\b"
     ]
 );
-pattern!(POLITE, [r"\b(?:can|could|would|will|won't) (?:you|u|ya|someone)\b|\bplease\b|\bmind\b"]);
-pattern!(CLAUSE, [r"[,;:()–—] ?|\b(?:and|but|then|yet|plus|while|also) "]);
+pattern!(
+    POLITE,
+    [
+        r"\b(?:can|could|would|will|won't) (?:you|u|ya|someone)\b|\b(?:can|could|may) i (?:have|get)\b|\bplease\b|\bmind\b"
+    ]
+);
+pattern!(CLAUSE, [r"[,;:()–—] ?|\b(?:and|but|then|yet|plus|while|also|so|because|therefore) "]);
 pattern!(
     NEGATED,
     [
@@ -148,6 +160,7 @@ impl<'a> Spot<'a> {
         Self {
             header: &text[sentence.header.clone()],
             left: &text[sentence.range.start..range.start.clamp(sentence.range.start, sentence.range.end)],
+            until: &text[sentence.range.start..range.end.clamp(sentence.range.start, sentence.range.end)],
             right: &text[range.end.clamp(sentence.range.start, sentence.range.end)..sentence.range.end],
             question: sentence.asks,
         }
@@ -182,7 +195,12 @@ impl<'a> Spot<'a> {
 
     /// The text from the last instruction on: what a part of the answer that is named earlier does not reach.
     pub(super) fn scope(&self) -> &'a str {
-        let from = SCOPE.captures_iter(self.left).filter_map(|cut| cut.get(1)).last().map_or(0, |verb| verb.start());
+        let from = SCOPE
+            .captures_iter(self.until)
+            .filter_map(|cut| cut.get(1))
+            .filter(|verb| verb.start() <= self.left.len())
+            .last()
+            .map_or(0, |verb| verb.start());
         &self.left[from..]
     }
 
@@ -217,9 +235,19 @@ impl<'a> Spot<'a> {
 
     /// Reported, somebody's own task, or what the text is about.
     fn is_told(&self) -> bool {
-        let told = |text: &str| REPORTED.is_match(text) || OWN_TASK.is_match(text) || OTHER_SUBJECT.is_match(text);
+        let told = |text: &str| {
+            let last = text.rsplit(';').next().unwrap_or_default();
+            REPORTED.is_match(text)
+                || OWN_TASK.is_match(text)
+                || OTHER_SUBJECT.is_match(&WISH_NOT.replace_all(last, ""))
+        };
         let header = REPORTED.is_match(self.header) || OTHER_SUBJECT.is_match(self.header);
-        told(self.left) || header || ABOUT.is_match(self.scope_by_comma())
+        let owned = OWNED.is_match(self.left)
+            && !OWN_WISH.is_match(self.left)
+            && !IMPERATIVE.is_match(self.left)
+            && !ASKS.is_match(self.left);
+        let begun = beginning(self.until, self.left.len() + 12);
+        owned || told(begun) || header || ABOUT.is_match(self.scope_by_comma())
     }
 
     fn is_request(&self) -> bool {
@@ -227,9 +255,11 @@ impl<'a> Spot<'a> {
         if self.question {
             return !states && (!QUESTION.is_match(self.left) || POLITE.is_match(self.left)) || self.is_short_answer();
         }
-        let asks = IMPERATIVE.is_match(self.left) || ASKS.is_match(self.left);
+        let asks = IMPERATIVE.is_match(self.left) || ASKS.is_match(self.until);
         // Without a verb it is a note such as `an essay on Rome, no commas`.
-        let notes = !FINITE.is_match(self.left) && self.left.split(' ').count() <= 14;
+        let notes = (NOTES.is_match(self.left) || BEGINS.is_match(&self.until[self.left.len()..]))
+            && !FINITE.is_match(self.left)
+            && self.left.split(' ').count() <= 14;
         if self.left.trim().is_empty() { !states } else { asks || notes && !states }
     }
 
@@ -239,8 +269,31 @@ impl<'a> Spot<'a> {
     }
 }
 
+// The find itself begins with the verb: `under no circumstances use …`.
+pattern!(BEGINS, [r"^(?:use|include|avoid|mention|write|do|keep|end|finish|wrap|put|answer|respond|reply|say|add)\b"]);
+// `I don't want any …` asks.
+pattern!(WISH_NOT, [r"\bi (?:really )?(?:don't|do not|would not|wouldn't) (?:want|wish|like|need)\b"]);
+// What a note ends with before its condition, and the owner that a statement begins with.
+pattern!(
+    NOTES,
+    [
+        r"^(?:[^,;:]{0,12}|.*(?:[,;:(+&–—-]|\b(?:with|in|using|and|but|of|plus|without|max|at|under|about|only|the|a|an|all)) ?)$"
+    ]
+);
+pattern!(
+    OWNED,
+    [
+        r"(?:^|[.;:] )(?:my|our|his|her|their|its|some|most|many|these|those|the (?:poem|essay|book|song|film|movie|sign|article) \x{E000}) "
+    ]
+);
+pattern!(
+    OWN_WISH,
+    [
+        r"^(?:my|our) (?:\w+ )?(?:requirements?|limits?|rules?|requests?|conditions?|constraints?|preferences?|only \w+)\b"
+    ]
+);
 pattern!(NOT_WORD, [NOT]);
-pattern!(THAT, [r"\b(?:about|of|on) (?:[\w'-]+ ){0,8}?that\b"]);
+pattern!(THAT, [r"\b(?:in )?which\b|\b(?:about|of|on) (?:[\w'-]+ ){0,8}?that\b"]);
 pattern!(COMMA, [r"[,;:(–—] ?(?:and |but |so |then )?|\bbut "]);
 pattern!(
     NOT_NEEDED,

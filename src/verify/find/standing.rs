@@ -24,7 +24,7 @@ pattern!(
     [concat!(
         r"^(?:(?:now|ok|okay|great|nice|good|perfect|thanks|thank you|but|and|please|can you|could you|would you|also|hmm|no|actually|sorry|cool|that's (?:great|good|nice)|well|so|then|wait|yes|yeah|try to|i (?:like|love) it)[,.! ]*)*",
         r"(?:make (?:it|this|that|the)|rewrite|redo|do it again|revise|shorten|lengthen|expand|try again|again|same|change|fix|improve|turn it|add|remove|replace|it(?:'s| is) (?:too|not|still)|that(?:'s| is) too|too (?:long|short)|shorter|longer|more \w+|less \w+|",
-        r"continue|regenerate|another (?:one|version)|one more|keep|use |include|mention|give it|put|translate it|now in|in |instead|at (?:most|least)|no more|under|up to|let's make)"
+        r"continue|regenerate|another (?:one|version)|one more|keep|use |include|mention|give it|put|translate it|now in|in |instead|at (?:most|least)|no more|under|up to|let's make|without|no |with |all |but |only )"
     )]
 );
 

@@ -8,7 +8,7 @@ use super::reading::{QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
 
-const ANSWER: &str = r"(?:(?:your|the|this|my|an?) )?(?:(?:entire|whole|full|very) )?(?:responses?|answers?|repl(?:y|ies)|output|messages?|letter|email|e-mail|essay|article|story|poem|blog post|blog|post|song|rant|review|speech|joke|summary|text|limerick|haiku|rap|piece|report|advert(?:isement)?|ad|it|everything|things|off|toast|dialogue|script|riddle|memo|note|itinerary|cover letter|proposal|pitch)(?: (?:off|out|up))?";
+const ANSWER: &str = r"(?:(?:your|the|this|my|an?|every|each|all|all your|each of your|every one of your) )?(?:(?:entire|whole|full|very) )?(?:responses?|answers?|repl(?:y|ies)|output|messages?|letter|email|e-mail|essay|article|story|poem|blog post|blog|post|song|rant|review|speech|joke|summary|text|limerick|haiku|rap|piece|report|advert(?:isement)?|ad|it|everything|things|off|toast|dialogue|script|riddle|memo|note|itinerary|cover letter|proposal|pitch)(?: (?:off|out|up))?";
 const PHRASE: &str = r"(?: (?:of|with|by|saying|reading|the|this|these|exactly|exact|following|precise|specific|closing|final|last|words?|phrases?|sentences?|lines?|text|question|statement|sign-off|remark|message|just|only|literally|simply|a|my|quote|expression|like|signature|catchphrase|verbatim))*";
 
 // `end your response with the exact phrase …`
@@ -28,7 +28,7 @@ pattern!(
     [
         r"\b(?:the |your )?(?:very )?(?:(?:last|final|closing) (?:words?|sentence|line|phrase|thing)|end)(?: (?:of|in) ",
         ANSWER,
-        r"| you (?:say|write))? (?:should|must|needs to|has to|will|have to) (?:exactly )?(?:be|read|say|contain)(?: (?:exactly|like|as|just|literally|this|these|words?|the|phrase|following|exact|sentence))* ?(?P<colon>:)? ?(?P<phrase>\x{E000})"
+        r"| you (?:say|write))? (?:(?:should|must|needs to|has to|will|have to) (?:exactly )?)?(?:be|read|say|contain)(?: (?:exactly|like|as|just|literally|this|these|words?|the|phrase|following|exact|sentence))*(?: ?(?P<colon>:)? ?(?P<phrase>\x{E000})| ?:)"
     ]
 );
 // `"…" must be the last sentence`
@@ -56,35 +56,32 @@ pattern!(
 /// Finds the phrase at the end.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for (index, sentence) in reading.sentences.iter().enumerate() {
-        let text = reading.of(sentence);
         for pattern in [&*ENDS, &*LAST_IS, &*IS_LAST] {
-            for found in pattern.captures_iter(text) {
-                let Some(whole) = found.get(0) else { continue };
-                let range = sentence.range.start + whole.start()..sentence.range.start + whole.end();
-                let spot = Spot::new(reading, sentence, &range);
-                let each = OF_PART.is_match(spot.clause())
-                    || EACH_PART.is_match(whole.as_str())
-                    || OF_PART.is_match(spot.header());
-                if each || !spot.is_asked() || spot.is_under_negation() || NOT_PHRASE.is_match(spot.right) {
-                    continue;
-                }
-                let phrase = match found.name("phrase") {
-                    Some(phrase) => {
-                        reading.quoted(sentence.range.start + phrase.start()).map(|inner| (inner, range.clone()))
-                    }
-                    None => unquoted(reading, index, whole.end(), whole.as_str()),
-                };
-                let Some((phrase, range)) = phrase else { continue };
-                let phrase = phrase.trim();
-                if phrase.split_whitespace().count() <= 40
-                    && phrase.chars().any(char::is_alphanumeric)
-                    && marker(phrase)
-                {
-                    finds.push(Find::new("startend:end_checker", json!({"end_phrase": phrase}), range));
-                }
+            for found in pattern.captures_iter(reading.of(sentence)) {
+                finds.extend(ending(reading, index, &found));
             }
         }
     }
+}
+
+fn ending(reading: &Reading<'_>, index: usize, found: &regex::Captures<'_>) -> Option<Find> {
+    let sentence = &reading.sentences[index];
+    let whole = found.get(0)?;
+    let range = sentence.range.start + whole.start()..sentence.range.start + whole.end();
+    let (phrase, range) = match found.name("phrase") {
+        Some(phrase) => (reading.quoted(sentence.range.start + phrase.start())?, range),
+        None => unquoted(reading, index, whole.end(), whole.as_str())?,
+    };
+    let spot = Spot::new(reading, sentence, &(sentence.range.start + whole.start()..range.end));
+    let of_part = OF_PART.is_match(spot.clause())
+        || found.name("with").is_some() && EACH_PART.is_match(&super::part::without_answers(whole.as_str()))
+        || OF_PART.is_match(spot.header());
+    if of_part || !spot.is_asked() || spot.is_under_negation() || NOT_PHRASE.is_match(spot.right) {
+        return None;
+    }
+    let phrase = phrase.trim();
+    let usable = phrase.split_whitespace().count() <= 40 && phrase.chars().any(char::is_alphanumeric) && marker(phrase);
+    usable.then(|| Find::new("startend:end_checker", json!({"end_phrase": phrase}), range))
 }
 
 pattern!(EACH_PART, [r"\b(?:each|every|paragraph|section|stanza|line)\b"]);

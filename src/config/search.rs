@@ -48,6 +48,9 @@ pub struct SearchArgs {
     /// How searches judge that name nothing: votes, score or cascade; absent, cascade for a model with a calibration, else score
     #[arg(long, env = "SPAR_JUDGING", value_name = "NAME", value_parser = named::<Judging>)]
     pub judging: Option<Judging>,
+    /// Whether the judge is asked about a right and a wrong answer at the start, so that one that cannot be read is noticed
+    #[arg(long, env = "SPAR_TRY_JUDGE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub try_judge: bool,
     /// Tokens of one critique
     #[arg(long, env = "SPAR_JUDGE_TOKENS", value_name = "N", default_value_t = SearchConfig::default().judge_tokens)]
     pub judge_tokens: usize,

@@ -103,7 +103,10 @@ pub(super) async fn canary(state: &AppState) {
         match answered {
             Ok(()) => {
                 state.ready.store(true, Ordering::Release);
-                return try_judge(state).await;
+                if state.settings.search.try_judge {
+                    try_judge(state).await;
+                }
+                return;
             }
             Err(error) => tracing::error!(%error, "the canary was not answered; not ready"),
         }

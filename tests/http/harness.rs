@@ -31,7 +31,8 @@ struct Typed {
 /// The flags as a server reads them. Most tests script critiques: without another wish searches go breadth first, by votes
 /// and without rules.
 fn typed(flags: &[&str]) -> Typed {
-    let scripted = [("--judging", "votes"), ("--search-strategy", "bfs"), ("--checks", "off")];
+    let scripted =
+        [("--judging", "votes"), ("--search-strategy", "bfs"), ("--checks", "off"), ("--try-judge", "false")];
     let missing = scripted.iter().filter(|(flag, _)| !flags.contains(flag)).flat_map(|(flag, value)| [*flag, *value]);
     Typed::try_parse_from(["spar"].into_iter().chain(missing).chain(flags.iter().copied())).unwrap()
 }

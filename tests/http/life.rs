@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::json;
+use spar::engine::Input;
 use spar::engine::fake::FakeEngine;
 
 use super::harness::{Server, asked, eventually, improving, json_of, recording, says, with, within_seconds};
@@ -166,4 +167,31 @@ async fn readiness_follows_the_canary() {
     assert_eq!((canary.max_tokens, canary.sampling.temperature), (Some(1), 0.0));
     let version = json_of(server.get("/version"), StatusCode::OK).await;
     assert_eq!((&version["model"], &version["generation"]["actor"]), (&json!("fake"), &json!("g-1")));
+}
+
+#[tokio::test]
+async fn a_judge_is_tried_at_the_start_and_readiness_says_what_was_found() {
+    // Log-probabilities of Yes for a right and a wrong answer, and of No for both.
+    for (right, wrong, no, expected) in
+        [(-0.1, -3.0, -1.0, "able"), (-0.5, -0.5, -1.0, "indifferent"), (-30.0, -30.0, -30.0, "unreadable")]
+    {
+        let engine = improving().reading(move |request, index| {
+            let Input::Chat(turns) = &request.questions[index].input else { panic!("a chat") };
+            let is_wrong = turns.iter().any(|turn| turn.content.starts_with("THE"));
+            Ok(vec![if is_wrong { wrong } else { right }, no])
+        });
+        let server = Server::start(engine, &["--judging", "score", "--try-judge", "true"]).await;
+        server.ready().await;
+        let mut found = json!("untried");
+        for _ in 0..200 {
+            found = json_of(server.get("/readyz"), StatusCode::OK).await["judge"].clone();
+            if found != "untried" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(found, expected);
+        let line = format!("spar_judge_state{{state=\"{expected}\"}} 1");
+        assert!(server.metrics().await.contains(&line), "{line}");
+    }
 }

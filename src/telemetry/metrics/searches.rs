@@ -6,6 +6,7 @@ use crate::http::JudgeState;
 use crate::openai::CheckReport;
 use crate::prompts::Verdict;
 use crate::search::{Judging, Outcome, StopReason, Strategy};
+use crate::verify::IDS;
 
 /// Known label sets start at zero.
 pub(super) fn begin() {
@@ -14,6 +15,10 @@ pub(super) fn begin() {
     }
     counter!("spar_votes_saved_total").increment(0);
     judge_tried(JudgeState::Untried);
+    for kind in IDS {
+        counter!("spar_checks_found_total", "kind" => kind).increment(0);
+        counter!("spar_checks_held_total", "kind" => kind).increment(0);
+    }
     for judging in [Judging::Votes, Judging::Score, Judging::Cascade] {
         counter!("spar_judge_calls_total", "judging" => judging_label(judging)).increment(0);
     }

@@ -111,7 +111,8 @@ mod tests {
                 .into();
         let label = |spellings: &[&str]| Label { spellings: spellings.iter().map(|&s| s.into()).collect() };
         let both = ((-0.5f64).exp() + (-1.5f64).exp()).ln() as f32;
-        let table: [(&[&[&str]], Option<&[f32]>); 5] = [
+        type Case<'a> = (&'a [&'a [&'a str]], Option<&'a [f32]>);
+        let table: [Case<'_>; 5] = [
             (&[&["Yes", " Yes"], &["No", "no"]], Some(&[both, -3.0])),
             (&[&["Yes"], &["No"]], Some(&[-0.5, -5.0])),
             (&[&[" Yes"], &["Ma"], &[" no"]], Some(&[-1.5, -5.0, -5.0])),

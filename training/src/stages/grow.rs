@@ -97,7 +97,7 @@ async fn one(
         votes: draft.votes,
         accepted: draft.accepted,
         critique: draft.critique.clone(),
-        unasked: 0,
+        ..Judgement::default()
     };
     let outcome = search::refine_judged(models, config, &task, root, judgement, &|_| {}).await;
     let nodes = outcome.tree.nodes.iter().map(|node| Grown::new(node, right(&checks, &node.response))).collect();

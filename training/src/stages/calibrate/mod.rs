@@ -31,9 +31,12 @@ pub struct Options {
     /// Prompts in IFEval's JSONL format; their rules decide which responses are right.
     #[arg(long)]
     pub prompts: PathBuf,
-    /// Lines of `prompt` and `response` to judge; by default the model answers the prompts itself.
-    #[arg(long)]
+    /// Lines of `prompt` and `response` to judge; by default the prompts are answered first.
+    #[arg(long, conflicts_with = "actor")]
     pub responses: Option<PathBuf>,
+    /// The model directory that answers the prompts; the judge's by default.
+    #[arg(long)]
+    pub actor: Option<PathBuf>,
     /// The spar.json to write; the model directory's by default.
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -82,8 +85,14 @@ pub async fn run(options: &Options) -> Result<Report> {
     may_write(&target, options.force)?;
     let prompts = checkable(&options.prompts, options.count)?;
     let engine = bootstrap::load(&options.model)?;
+    may_be_read(&engine)?;
     let ModelDir { templates, .. } = engine.dir();
-    let report = calibrate(&engine, templates, &prompts, options).await?;
+    let answers = match (&options.responses, &options.actor) {
+        (Some(path), _) => measure::read_answers(path, &prompts)?,
+        (None, Some(actor)) => measure::draw(&bootstrap::load(actor)?, &prompts, options).await?,
+        (None, None) => measure::draw(&engine, &prompts, options).await?,
+    };
+    let report = calibrate(&engine, templates, &prompts, &answers, options).await?;
     if let Some(folder) = &options.report {
         report.write(folder)?;
     }
@@ -130,25 +139,18 @@ fn checkable(path: &Path, count: Option<usize>) -> Result<Vec<Prompt>> {
     Ok(prompts)
 }
 
-/// Measures the model's verdicts and fits a calibration to them.
+/// Measures the model's verdicts of `answers` and fits a calibration to them.
 ///
 /// # Errors
-/// A file's or a model call's; that the engine reads no labels, or that too few verdicts of one truth could be read.
+/// A model call's; that the engine reads no labels, or that too few verdicts of one truth could be read.
 pub async fn calibrate(
     engine: &dyn Engine,
     templates: &Templates,
     prompts: &[Prompt],
+    answers: &[Answer],
     options: &Options,
 ) -> Result<Report> {
-    ensure!(
-        engine.label_support() == LabelSupport::Replies,
-        "the engine of {} does not read the probabilities of given answers, so there is nothing to calibrate",
-        engine.info().name
-    );
-    let answers = match &options.responses {
-        Some(path) => measure::read_answers(path, prompts)?,
-        None => measure::draw(engine, prompts, options).await?,
-    };
+    may_be_read(engine)?;
     let right = answers.iter().filter(|answer| answer.right).count();
     let enough = 2 * ENOUGH;
     ensure!(
@@ -160,7 +162,7 @@ pub async fn calibrate(
     );
     let halves = Halves::new(prompts.len(), options.seed);
     let before = templates.text.calibration.unwrap_or_default();
-    let scores = measure::scores(engine, templates, prompts, &answers, options.parallel).await?;
+    let scores = measure::scores(engine, templates, prompts, answers, options.parallel).await?;
     let (score, judged) = halves.kind("score", before.score, &scores);
     ensure!(
         score.fitted_on > 0,
@@ -170,7 +172,7 @@ pub async fn calibrate(
         answers.len(),
         scores.too_long
     );
-    let some = chosen(&answers, options);
+    let some = chosen(answers, options);
     let critiques = measure::critiques(engine, templates, prompts, &some, options).await?;
     let (critique, _) = halves.kind("critique", before.critique, &critiques);
     let (low, high) = fit::band(&judged);
@@ -183,6 +185,16 @@ pub async fn calibrate(
         informative: fit::is_informative(&judged),
         kinds: vec![score, critique],
     })
+}
+
+/// Refuses an engine that reads no labels.
+fn may_be_read(engine: &dyn Engine) -> Result<()> {
+    ensure!(
+        engine.label_support() == LabelSupport::Replies,
+        "the engine of {} does not read the probabilities of given answers, so there is nothing to calibrate",
+        engine.info().name
+    );
+    Ok(())
 }
 
 /// The responses that critiques are written of: drawn without regard to their truth, whose frequency matters.

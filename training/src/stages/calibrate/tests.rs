@@ -28,6 +28,7 @@ fn options(folder: &Path, count: usize) -> Options {
         model: folder.join("model"),
         prompts,
         responses: Some(responses),
+        actor: None,
         out: None,
         force: false,
         count: None,
@@ -70,7 +71,8 @@ async fn a_calibration_lowers_the_error_and_is_read_back() {
     let options = options(folder.path(), 150);
     let prompts = checkable(&options.prompts, None).unwrap();
     let general = Templates::general();
-    let report = calibrate(&judge(&prompts), &general, &prompts, &options).await.unwrap();
+    let answers = measure::read_answers(&folder.path().join("responses.jsonl"), &prompts).unwrap();
+    let report = calibrate(&judge(&prompts), &general, &prompts, &answers, &options).await.unwrap();
     let [score, critique] = report.kinds.as_slice() else { panic!() };
     assert!(score.fitted_on > 0 && score.after.n > 0 && report.informative, "{report}");
     assert_eq!(score.fitted_on + score.after.n, report.responses);
@@ -101,19 +103,22 @@ async fn what_cannot_be_calibrated_is_refused_by_name() {
     let options = options(folder.path(), 60);
     let prompts = checkable(&options.prompts, None).unwrap();
     let general = Templates::general();
-    let refusal = async |engine: &FakeEngine, options: &Options| {
-        format!("{:#}", calibrate(engine, &general, &prompts, options).await.unwrap_err())
+    let answers = measure::read_answers(&folder.path().join("responses.jsonl"), &prompts).unwrap();
+    let refusal = async |engine: &FakeEngine, answers: &[Answer]| {
+        format!("{:#}", calibrate(engine, &general, &prompts, answers, &options).await.unwrap_err())
     };
     let mute = FakeEngine::new(|_, _| Ok(String::new()));
-    assert!(refusal(&mute, &options).await.contains("does not read the probabilities"));
+    assert!(refusal(&mute, &answers).await.contains("does not read the probabilities"));
     let vague = FakeEngine::new(|_, _| Ok("Hm.".into())).reading(|_, _| Ok(vec![-9.0, -9.0]));
-    assert!(refusal(&vague, &options).await.contains("too few verdicts can be read to calibrate by: 0 of"));
-    // Answered by the model itself, every response is wrong.
-    let message = refusal(&vague, &Options { responses: None, ..options.clone() }).await;
+    assert!(refusal(&vague, &answers).await.contains("too few verdicts can be read to calibrate by: 0 of"));
+    // Two equal responses to a prompt count once, and all of these are wrong.
+    let drawn = measure::draw(&vague, &prompts, &options).await.unwrap();
+    assert_eq!(drawn.len(), prompts.len());
+    let message = refusal(&vague, &drawn).await;
     assert!(message.contains("responses are right: at least 20"), "{message}");
     let stray = folder.path().join("stray.jsonl");
     write_lines(&stray, &[serde_json::json!({ "prompt": "Another one.", "response": "a" })]).unwrap();
-    let message = refusal(&vague, &Options { responses: Some(stray), ..options }).await;
+    let message = format!("{:#}", measure::read_answers(&stray, &prompts).unwrap_err());
     assert!(message.contains("stray.jsonl:1: `prompt` is none"), "{message}");
 }
 

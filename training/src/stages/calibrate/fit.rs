@@ -36,7 +36,12 @@ const ONE_SIDED: f64 = 1.645;
 pub fn temperatures(cases: &[Case]) -> Temperatures {
     let problem = Regression::new(cases);
     let [yes, no] = problem.solve();
-    Temperatures { yes: 1.0 / yes, no: 1.0 / no }
+    Temperatures { yes: rounded(1.0 / yes), no: rounded(1.0 / no) }
+}
+
+/// Four digits after the point: more are below what any number of cases can tell.
+fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
 }
 
 struct Regression {
@@ -150,7 +155,7 @@ pub fn band(judged: &[Judged]) -> (f64, f64) {
     let lower = std::iter::once(0.5).chain(between.iter().rev().copied().filter(|p| *p < 0.5));
     let high = upper.into_iter().find(|limit| trusted(&|p| p >= *limit, true));
     let low = lower.into_iter().find(|limit| trusted(&|p| p < *limit, false));
-    (low.unwrap_or(NONE.0), high.unwrap_or(NONE.1))
+    (low.map_or(NONE.0, rounded), high.map_or(NONE.1, rounded))
 }
 
 /// Whether the area under the curve is above one half beyond its sampling error, which is Hanley and McNeil's.
@@ -209,7 +214,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(6);
         let one = |i: usize| {
             let share: f64 = rng.random_range(0.55..0.65);
-            Case { yes: share.ln(), no: (1.0 - share).ln(), right: i % 5 == 0 }
+            Case { yes: share.ln(), no: (1.0 - share).ln(), right: i.is_multiple_of(5) }
         };
         let cases: Vec<Case> = (0..2_000).map(one).collect();
         let found = temperatures(&cases);

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use spar::engine::Sampling;
 use spar::eval::stats::{Estimate, estimate, paired};
-use spar::eval::{self, Checks, JudgeScore, Method, Trial};
+use spar::eval::{self, JudgeScore, Method, Trial};
 use spar::search::{Models, SearchConfig};
 use spar::verify::data::Prompt;
 
@@ -133,7 +133,7 @@ async fn measure(models: Models<'_>, settings: &Settings<'_>, prompts: &[Prompt]
     let config = SearchConfig { budget: settings.budget, ..settings.search.config() };
     let method = |search, temperature| {
         let sampling = Sampling { temperature, seed: settings.seed, ..Sampling::default() };
-        Method { search, sampling, max_tokens: most, checks: Checks::File }
+        Method { search, sampling, max_tokens: most, checks: eval::Checks::File }
     };
     let quiet = || {};
     let greedy = eval::trials(models, &method(None, 0.0), prompts, parallel, &quiet).await?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::{Message, Role};
 
-pub use verdict::{Calibration, Temperatures, verdict_labels};
+pub use verdict::{Calibration, READABLE, Temperatures, verdict_labels};
 
 /// What a critique comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,6 +7,9 @@ use super::{Facts, Templates};
 use crate::chat::{Chat, Message};
 use crate::engine::{Input, Label, Question};
 
+/// The least probability of Yes and No together at which a verdict counts as read.
+pub const READABLE: f64 = 0.02;
+
 /// How log-probabilities of Yes and No become a probability, and how far the result is trusted.
 ///
 /// The probability is `sigmoid(ln P(Yes) / yes - ln P(No) / no)` with a temperature for each label, one pair for verdicts

@@ -43,6 +43,7 @@ use expand::Candidates;
 use growth::{Growth, Origin};
 pub use judge::Judgement;
 pub use outcome::{Outcome, Progress, StopReason};
+pub use score::{critique_request, room_for_critique};
 use session::Session;
 use strategy::Step;
 pub use tree::{Node, NodeId, ROOT, Tree, Votes};
@@ -153,9 +154,24 @@ pub async fn judge(
     task: &Task,
     response: &str,
 ) -> Result<Judgement, EngineError> {
+    judge_counted(models, config, task, response).await.map(|(judgement, _)| judgement)
+}
+
+/// As [`judge`], with the tokens that the judgement took.
+///
+/// # Errors
+/// As [`judge`].
+pub async fn judge_counted(
+    models: Models<'_>,
+    config: &SearchConfig,
+    task: &Task,
+    response: &str,
+) -> Result<(Judgement, ByPurpose), EngineError> {
     let session = Session::start(config, &|_| {});
     let search = Search { models, config, task, session: &session };
-    search.judge(response, task.sampling.seed).await.map_err(|halt| halt.without_room_for("the votes"))
+    let judged = search.judge(response, task.sampling.seed).await;
+    let judgement = judged.map_err(|halt| halt.without_room_for("the votes"))?;
+    Ok((judgement, session.ledger.used().tokens))
 }
 
 async fn run(search: Search<'_>, draft: Completion, judgement: Option<Judgement>) -> Outcome {

@@ -6,11 +6,10 @@ use super::checklist;
 use super::config::Judging;
 use super::judge::Judgement;
 use super::tree::Votes;
+use crate::chat::Message;
 use crate::engine::{Constraint, EngineError, Input, LabelRequest, LabelSupport, Purpose, Question, Request, Sampling};
-use crate::prompts::{Temperatures, Verdict, verdict_labels};
+use crate::prompts::{READABLE, Temperatures, Templates, Verdict, verdict_labels};
 
-/// The least probability of Yes and No together at which a verdict counts as read.
-const READABLE: f64 = 0.02;
 /// Tokens of a critique beside two for each of the response.
 const CRITIQUE_ROOM: usize = 160;
 /// Tokens of a one-word answer, with room for a line break or a quotation mark before it.
@@ -176,10 +175,10 @@ impl Search<'_> {
     }
 
     /// A question as a conversation: a reply that has begun becomes a turn of its own, after which the verdict is asked for.
-    fn spoken_question(&self, question: &Question) -> Vec<crate::chat::Message> {
+    fn spoken_question(&self, question: &Question) -> Vec<Message> {
         let mut turns = match &question.input {
             Input::Chat(chat) => chat.messages.clone(),
-            Input::Text(text) => vec![crate::chat::Message::user(text)],
+            Input::Text(text) => vec![Message::user(text)],
         };
         if !question.reply.is_empty() {
             turns.extend(self.models.templates.ask_verdict(&question.reply));
@@ -217,12 +216,9 @@ impl Search<'_> {
     /// A critique of `response`, cut before its verdict; `None` if there is none or its call failed.
     pub async fn one_critique(&self, response: &str, seed: u64) -> Result<Option<String>, Halt> {
         let (refiner, templates) = (self.models.refiner, self.models.templates);
-        let request = Request {
-            sampling: Sampling { temperature: self.config.judge_temperature, seed, ..Sampling::default() },
-            max_tokens: Some(self.critique_room(response)),
-            stop: vec![templates.text.verdict.clone()],
-            ..Request::chat(Purpose::Judge, templates.judge(&self.task.messages, response))
-        };
+        let room = self.critique_room(response);
+        let sampling = Sampling { temperature: self.config.judge_temperature, seed, ..Sampling::default() };
+        let request = critique_request(templates, &self.task.messages, response, sampling, room);
         let spoken: Option<Spoken> = self.call(refiner, request).await?.into_iter().next().and_then(Result::ok);
         Ok(spoken.map(|spoken| templates.without_verdict(&spoken.text).to_owned()))
     }
@@ -231,7 +227,7 @@ impl Search<'_> {
     pub fn critique_room(&self, response: &str) -> usize {
         match self.judging() {
             Judging::Votes => self.config.judge_tokens,
-            Judging::Score | Judging::Cascade => self.config.judge_tokens.min(CRITIQUE_ROOM + 2 * tokens_of(response)),
+            Judging::Score | Judging::Cascade => self.config.judge_tokens.min(room_for_critique(response)),
         }
     }
 
@@ -264,6 +260,27 @@ impl Search<'_> {
     fn calibration(&self) -> crate::prompts::Calibration {
         self.models.templates.text.calibration.unwrap_or_default()
     }
+}
+
+/// Asks for one critique of `response`, which ends before its verdict.
+pub fn critique_request(
+    templates: &Templates,
+    conversation: &[Message],
+    response: &str,
+    sampling: Sampling,
+    room: usize,
+) -> Request {
+    Request {
+        sampling,
+        max_tokens: Some(room),
+        stop: vec![templates.text.verdict.clone()],
+        ..Request::chat(Purpose::Judge, templates.judge(conversation, response))
+    }
+}
+
+/// The tokens that a critique of `response` needs at most where its verdict is read as a probability.
+pub fn room_for_critique(response: &str) -> usize {
+    CRITIQUE_ROOM + 2 * tokens_of(response)
 }
 
 /// A rough number of tokens: texts have about one for every four bytes, and never fewer than one a word.

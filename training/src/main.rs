@@ -13,7 +13,7 @@ use spar_training::recipe::Bootstrap;
 use spar_training::recipe::iterate::Iterate;
 use spar_training::records::BadLines;
 use spar_training::stages::manifest::Record;
-use spar_training::stages::{self, eval, judge_eval};
+use spar_training::stages::{self, calibrate, eval, judge_eval};
 use spar_training::tokenizer;
 use spar_training::world::Split;
 
@@ -163,30 +163,10 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
-    /// Measures a judge by number of votes, against labels or against rules.
-    JudgeEval {
-        /// The judge's model directory.
-        #[arg(long)]
-        judge: PathBuf,
-        /// Labelled responses: LLMBar's items, or `prompt`, `response` and `label`.
-        #[arg(long, conflicts_with = "prompts")]
-        labels: Option<PathBuf>,
-        /// Checkable prompts, whose rules judge the responses of `--actor`.
-        #[arg(long, requires = "actor")]
-        prompts: Option<PathBuf>,
-        /// The model directory that answers `--prompts`.
-        #[arg(long)]
-        actor: Option<PathBuf>,
-        /// Votes on a response at most.
-        #[arg(long, default_value_t = 5)]
-        votes: usize,
-        /// Of the votes.
-        #[arg(long, default_value_t = 0.7)]
-        temperature: f32,
-        /// Fixes every draw.
-        #[arg(long, default_value_t = 0)]
-        seed: u64,
-    },
+    /// Measures a judge, by votes or by the probability of Yes, against labels or against rules.
+    JudgeEval(judge_eval::Options),
+    /// Fits how a model's probabilities of Yes and No become a judgement, and writes it into its spar.json.
+    Calibrate(calibrate::Options),
     /// Writes a split's prompts in IFEval's JSONL format.
     Prompts {
         /// train, validation or held-out.
@@ -339,21 +319,16 @@ async fn main() -> Result<()> {
             show(&stages::evolve::evolve(&settings, &prompts, &model, &out).await?);
             Ok(())
         }
-        Command::JudgeEval { judge, labels, prompts, actor, votes, temperature, seed } => {
-            let judge = stages::bootstrap::load(&judge)?;
-            let labelled = match (labels, prompts, actor) {
-                (Some(path), _, _) => judge_eval::read_labels(&path)?,
-                (None, Some(prompts), Some(actor)) => {
-                    let actor = stages::bootstrap::load(&actor)?;
-                    judge_eval::label_by_rules(&prompts, &actor, seed, 64).await?
-                }
-                _ => anyhow::bail!("name --labels, or --prompts and --actor"),
-            };
-            let votes = judge_eval::Votes { most: votes, temperature, seed, parallel: 64 };
+        Command::JudgeEval(options) => {
+            let qualities = judge_eval::run(&options).await?;
             println!("{}", judge_eval::HEADING);
-            for quality in judge_eval::judge_eval(&judge, &judge.dir().templates, &labelled, votes).await? {
+            for quality in qualities {
                 println!("{quality}");
             }
+            Ok(())
+        }
+        Command::Calibrate(options) => {
+            println!("{}", calibrate::run(&options).await?);
             Ok(())
         }
         Command::Prompts { split, count, seed, out } => stages::sample::write_prompts(split, seed, count, &out),

@@ -1,16 +1,92 @@
-//! `judge-eval`: how often a judge is right, against rules or against people's labels, by number of votes.
+//! `judge-eval`: how often a judge is right, against rules or against people's labels, and what a judgement takes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use futures::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::Value;
 use spar::chat::Message;
 use spar::engine::{Engine, EngineError, Purpose, Request, Sampling, derive_seed};
 use spar::prompts::{Templates, Verdict};
+use spar::search::{self, Models, SearchConfig, Task};
 
+use super::bootstrap;
+use super::calibrate::quality::{Judged, bins, calibration_error};
 use crate::records::{Asked, BadLines, read, read_prompts};
+
+/// Which judge is measured, and on what.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// The judge's model directory.
+    #[arg(long)]
+    pub judge: PathBuf,
+    /// Labelled responses: LLMBar's items, or `prompt`, `response` and `label`.
+    #[arg(long, conflicts_with = "prompts")]
+    pub labels: Option<PathBuf>,
+    /// Checkable prompts, whose rules judge the responses of `--actor`.
+    #[arg(long, requires = "actor")]
+    pub prompts: Option<PathBuf>,
+    /// The model directory that answers `--prompts`.
+    #[arg(long)]
+    pub actor: Option<PathBuf>,
+    /// Prompts to use at most.
+    #[arg(long)]
+    pub count: Option<usize>,
+    /// Tokens of a response of `--actor` at most.
+    #[arg(long)]
+    pub max_tokens: Option<usize>,
+    /// How the judge judges.
+    #[arg(long, value_enum, default_value = "votes")]
+    pub judging: Judging,
+    /// Votes on a response at most; of a cascade, critiques.
+    #[arg(long, default_value_t = 5)]
+    pub votes: usize,
+    /// Of the votes.
+    #[arg(long, default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Fixes every draw.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Responses at a time.
+    #[arg(long, default_value_t = 64, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub parallel: usize,
+}
+
+/// How a judge judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Judging {
+    /// Critiques are written and their verdicts counted; measured for each odd number of votes.
+    Votes,
+    /// The probability of Yes is read without a critique.
+    Score,
+    /// The probability of Yes is read, and after critiques where it is uncertain.
+    Cascade,
+}
+
+/// Measures a judge as the options say.
+///
+/// # Errors
+/// A file's, a label's or a model call's.
+pub async fn run(options: &Options) -> Result<Vec<Quality>> {
+    let judge = bootstrap::load(&options.judge)?;
+    let labelled = match (&options.labels, &options.prompts, &options.actor) {
+        (Some(path), _, _) => read_labels(path)?,
+        (None, Some(prompts), Some(actor)) => {
+            let actor = bootstrap::load(actor)?;
+            label_by_rules(prompts, &actor, options).await?
+        }
+        _ => bail!("name --labels, or --prompts and --actor"),
+    };
+    let templates = &judge.dir().templates;
+    match options.judging {
+        Judging::Votes => judge_eval(&judge, templates, &labelled, options).await,
+        Judging::Score | Judging::Cascade => Ok(vec![probability_eval(&judge, templates, &labelled, options).await?]),
+    }
+}
 
 /// A response whose truth is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +99,12 @@ pub struct Labelled {
     pub right: bool,
 }
 
-/// How a judge does with a number of votes. Yes is the positive verdict; a tie or no readable vote counts as wrong.
+/// How a judge does. Yes is the positive verdict; a tie or no readable verdict counts as wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Quality {
-    /// Votes on a response.
+    /// How it judges.
+    pub judging: Judging,
+    /// Votes on a response, or critiques at most; 0 where none are written.
     pub votes: usize,
     /// Share of right verdicts.
     pub accuracy: f64,
@@ -38,10 +116,34 @@ pub struct Quality {
     pub f1: f64,
     /// Mean of the shares of right verdicts on right and on wrong responses.
     pub balanced: f64,
-    /// Responses without a majority.
+    /// Expected calibration error of the value as the probability that a response is right, over ten bins; responses
+    /// without a decision have no value.
+    pub calibration_error: f64,
+    /// Responses without a decision.
     pub undecided: usize,
     /// Responses.
     pub n: usize,
+    /// What a judgement takes on average.
+    pub cost: Cost,
+}
+
+/// What a judgement takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Cost {
+    /// Generated tokens.
+    pub generated: f64,
+    /// Prompt tokens of verdicts that are read as probabilities.
+    pub scored: f64,
+    /// Wall time over judgements, of which several run at a time. `None` for fewer votes than were asked for, since all of
+    /// a response's votes are drawn at once.
+    pub milliseconds: Option<f64>,
+}
+
+/// A judge's decision on a response, and the value that it gives it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Decision {
+    accepted: Option<bool>,
+    value: Option<f64>,
 }
 
 /// Reads a file of labels, as JSON lines or one JSON list: LLMBar's `input`, `output_1`, `output_2` and `label` (1 or 2: the
@@ -87,8 +189,10 @@ fn of_item(item: &Value) -> Result<Vec<Labelled>> {
 ///
 /// # Errors
 /// A file's, a prompt's without rules, or a model call's.
-pub async fn label_by_rules(prompts: &Path, actor: &dyn Engine, seed: u64, parallel: usize) -> Result<Vec<Labelled>> {
-    let asked = read_prompts(prompts, BadLines::Stop)?.items;
+pub async fn label_by_rules(prompts: &Path, actor: &dyn Engine, options: &Options) -> Result<Vec<Labelled>> {
+    let Options { seed, max_tokens, .. } = *options;
+    let mut asked = read_prompts(prompts, BadLines::Stop)?.items;
+    asked.truncate(options.count.unwrap_or(usize::MAX));
     let one = |(i, asked): (usize, &Asked)| {
         let asked = asked.clone();
         async move {
@@ -98,6 +202,7 @@ pub async fn label_by_rules(prompts: &Path, actor: &dyn Engine, seed: u64, paral
             for temperature in [0.0, 1.0] {
                 let request = Request {
                     sampling: Sampling { temperature, seed: derive_seed(seed, i as u64), ..Sampling::default() },
+                    max_tokens,
                     ..Request::chat(Purpose::Answer, vec![Message::user(&asked.prompt)])
                 };
                 let response = actor.generate(request).await?.text;
@@ -108,11 +213,11 @@ pub async fn label_by_rules(prompts: &Path, actor: &dyn Engine, seed: u64, paral
         }
     };
     let all: Vec<Result<Vec<Labelled>>> =
-        stream::iter(asked.iter().enumerate()).map(one).buffered(parallel).collect().await;
+        stream::iter(asked.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
     Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// Asks for `most` votes on every response and scores majorities of the first 1, 3, 5, … of them.
+/// Asks for all votes on every response and scores majorities of the first 1, 3, 5, … of them.
 ///
 /// # Errors
 /// The first failing call's.
@@ -120,16 +225,17 @@ pub async fn judge_eval(
     judge: &dyn Engine,
     templates: &Templates,
     labelled: &[Labelled],
-    votes: Votes,
+    options: &Options,
 ) -> Result<Vec<Quality>> {
     let one = |(i, item): (usize, &Labelled)| {
         let request = Request {
-            samples: votes.most,
+            samples: options.votes,
             sampling: Sampling {
-                temperature: votes.temperature,
-                seed: derive_seed(votes.seed, i as u64),
+                temperature: options.temperature,
+                seed: derive_seed(options.seed, i as u64),
                 ..Sampling::default()
             },
+            max_tokens: Some(SearchConfig::by_votes().judge_tokens),
             ..Request::chat(Purpose::Judge, templates.judge(&[Message::user(&item.prompt)], &item.response))
         };
         async move {
@@ -138,93 +244,212 @@ pub async fn judge_eval(
                 replies => replies?,
             };
             let replies = futures::future::try_join_all(replies.into_iter().map(|reply| reply.complete())).await?;
-            Ok(replies.iter().map(|reply| templates.parse_verdict(&reply.text)).collect::<Vec<_>>())
+            Ok(replies.iter().map(|reply| (templates.parse_verdict(&reply.text), reply.tokens)).collect::<Vec<_>>())
         }
     };
-    let asked: Vec<Result<Vec<Option<Verdict>>>> =
-        stream::iter(labelled.iter().enumerate()).map(one).buffered(votes.parallel).collect().await;
-    let asked: Vec<Vec<Option<Verdict>>> = asked.into_iter().collect::<Result<_>>()?;
+    let began = Instant::now();
+    let asked: Vec<Result<Vec<Vote>>> =
+        stream::iter(labelled.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+    let asked: Vec<Vec<Vote>> = asked.into_iter().collect::<Result<_>>()?;
+    let milliseconds = began.elapsed().as_secs_f64() * 1e3 / labelled.len().max(1) as f64;
     let truths: Vec<bool> = labelled.iter().map(|item| item.right).collect();
-    Ok((1..=votes.most).step_by(2).map(|count| quality(count, &truths, &asked)).collect())
+    let by_count = (1..=options.votes).step_by(2).map(|count| {
+        let quality = by_votes(count, &truths, &asked);
+        let milliseconds = (count == options.votes).then_some(milliseconds);
+        Quality { cost: Cost { milliseconds, ..quality.cost }, ..quality }
+    });
+    Ok(by_count.collect())
 }
 
-/// How a judge is asked.
-#[derive(Clone, Copy, Debug)]
-pub struct Votes {
-    /// Votes on a response.
-    pub most: usize,
-    /// Of the votes.
-    pub temperature: f32,
-    /// Of every draw.
-    pub seed: u64,
-    /// Responses at a time.
-    pub parallel: usize,
-}
-
-fn quality(votes: usize, truths: &[bool], asked: &[Vec<Option<Verdict>>]) -> Quality {
-    let majority = |verdicts: &[Option<Verdict>]| {
-        let count = |wanted| verdicts.iter().take(votes).filter(|verdict| **verdict == Some(wanted)).count();
-        match count(Verdict::Yes).cmp(&count(Verdict::No)) {
-            std::cmp::Ordering::Greater => Some(true),
-            std::cmp::Ordering::Less => Some(false),
-            std::cmp::Ordering::Equal => None,
+/// Judges every response as a search does that reads probabilities.
+///
+/// # Errors
+/// The first failing call's.
+pub async fn probability_eval(
+    judge: &dyn Engine,
+    templates: &Templates,
+    labelled: &[Labelled],
+    options: &Options,
+) -> Result<Quality> {
+    let (judging, votes) = match options.judging {
+        Judging::Votes => bail!("`judging` must be score or cascade to read probabilities"),
+        Judging::Score => (search::Judging::Score, 0),
+        Judging::Cascade => (search::Judging::Cascade, options.votes),
+    };
+    let models = Models { actor: judge, refiner: judge, templates };
+    let config = SearchConfig {
+        judging: Some(judging),
+        votes: options.votes,
+        judge_temperature: options.temperature,
+        ..SearchConfig::default()
+    };
+    let one = |(i, item): (usize, &Labelled)| {
+        let sampling = Sampling { seed: derive_seed(options.seed, i as u64), ..Sampling::default() };
+        let task = Task { sampling, ..Task::chat(vec![Message::user(&item.prompt)]) };
+        let (config, response) = (&config, item.response.clone());
+        async move {
+            match search::judge_counted(models, config, &task, &response).await {
+                Err(EngineError::PromptTooLong { .. }) => Ok(Default::default()),
+                judged => judged,
+            }
         }
     };
-    let verdicts: Vec<Option<bool>> = asked.iter().map(|verdicts| majority(verdicts)).collect();
+    let began = Instant::now();
+    let judged: Vec<Result<_, EngineError>> =
+        stream::iter(labelled.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+    let judged: Vec<(search::Judgement, search::ByPurpose)> = judged.into_iter().collect::<Result<_, _>>()?;
+    let n = labelled.len().max(1) as f64;
+    let cost = Cost {
+        generated: judged.iter().map(|(_, tokens)| tokens.generated()).sum::<usize>() as f64 / n,
+        scored: judged.iter().map(|(_, tokens)| tokens.score).sum::<usize>() as f64 / n,
+        milliseconds: Some(began.elapsed().as_secs_f64() * 1e3 / n),
+    };
+    let decisions = judged.iter().map(|(judgement, _)| Decision {
+        accepted: judgement.value.map(|_| judgement.accepted),
+        value: judgement.value,
+    });
+    let truths: Vec<bool> = labelled.iter().map(|item| item.right).collect();
+    Ok(quality(options.judging, votes, &truths, &decisions.collect::<Vec<_>>(), cost))
+}
+
+/// A vote, if it can be read, and its tokens.
+type Vote = (Option<Verdict>, usize);
+
+/// The quality of majorities of the first `votes` votes.
+fn by_votes(votes: usize, truths: &[bool], asked: &[Vec<Vote>]) -> Quality {
+    let decide = |cast: &Vec<Vote>| {
+        let count = |wanted| cast.iter().take(votes).filter(|(verdict, _)| *verdict == Some(wanted)).count();
+        let (yes, no) = (count(Verdict::Yes), count(Verdict::No));
+        let value = (yes + no > 0).then(|| yes as f64 / (yes + no) as f64);
+        Decision { accepted: (yes != no).then_some(yes > no), value }
+    };
+    let decisions: Vec<Decision> = asked.iter().map(decide).collect();
+    let tokens: usize = asked.iter().flat_map(|cast| cast.iter().take(votes)).map(|(_, tokens)| tokens).sum();
+    let cost = Cost { generated: tokens as f64 / asked.len().max(1) as f64, ..Cost::default() };
+    quality(Judging::Votes, votes, truths, &decisions, cost)
+}
+
+fn quality(judging: Judging, votes: usize, truths: &[bool], decisions: &[Decision], cost: Cost) -> Quality {
     let count = |verdict: Option<bool>, truth: bool| {
-        verdicts.iter().zip(truths).filter(|&(&v, &t)| v == verdict && t == truth).count() as f64
+        decisions.iter().zip(truths).filter(|&(decision, &t)| decision.accepted == verdict && t == truth).count() as f64
     };
     let (true_yes, false_yes, true_no) = (count(Some(true), true), count(Some(true), false), count(Some(false), false));
     let right = truths.iter().filter(|&&truth| truth).count() as f64;
     let wrong = truths.len() as f64 - right;
     let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
     let (precision, recall) = (share(true_yes, true_yes + false_yes), share(true_yes, right));
+    let valued = decisions.iter().zip(truths);
+    let valued = valued.filter_map(|(decision, &right)| Some(Judged { probability: decision.value?, right }));
     Quality {
+        judging,
         votes,
         accuracy: share(true_yes + true_no, truths.len() as f64),
         precision,
         recall,
         f1: share(2.0 * precision * recall, precision + recall),
         balanced: f64::midpoint(recall, share(true_no, wrong)),
-        undecided: verdicts.iter().filter(|verdict| verdict.is_none()).count(),
+        calibration_error: calibration_error(&bins(&valued.collect::<Vec<_>>())),
+        undecided: decisions.iter().filter(|decision| decision.accepted.is_none()).count(),
         n: truths.len(),
+        cost,
     }
 }
 
 impl std::fmt::Display for Quality {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { votes, accuracy, precision, recall, f1, balanced, undecided, n } = self;
+        let Self { judging, votes, accuracy, precision, recall, f1, balanced, calibration_error, .. } = self;
+        let Self { undecided, n, cost: Cost { generated, scored, milliseconds }, .. } = self;
+        let judging = match judging {
+            Judging::Votes => "votes",
+            Judging::Score => "score",
+            Judging::Cascade => "cascade",
+        };
+        let milliseconds = milliseconds.map_or_else(|| "–".into(), |ms| format!("{ms:.1}"));
         write!(
             f,
-            "{votes:5}  {accuracy:8.3}  {precision:9.3}  {recall:6.3}  {f1:5.3}  {balanced:8.3}  {undecided:9}  {n}"
+            "{judging:7}  {votes:5}  {accuracy:8.3}  {precision:9.3}  {recall:6.3}  {f1:5.3}  {balanced:8.3}  \
+             {calibration_error:5.3}  {undecided:9}  {n:5}  {generated:9.1}  {scored:6.1}  {milliseconds:>6}"
         )
     }
 }
 
 /// The heading of a table of [`Quality`].
-pub const HEADING: &str = "votes  accuracy  precision  recall     F1  balanced  undecided  n";
+pub const HEADING: &str = "judging  votes  accuracy  precision  recall     F1  balanced    ECE  undecided      n  \
+                           generated  scored      ms";
 
 #[cfg(test)]
 mod tests {
+    use spar::engine::fake::FakeEngine;
+
     use super::*;
 
     #[test]
     fn qualities_follow_their_definitions() {
-        use Verdict::{No, Yes};
+        let (yes, no, none) = ((Some(Verdict::Yes), 5), (Some(Verdict::No), 7), (None, 9));
         let truths = [true, true, false, false, true];
-        let asked = vec![
-            vec![Some(Yes), Some(No), Some(No)],
-            vec![Some(Yes), Some(Yes), None],
-            vec![Some(Yes), Some(No), Some(No)],
-            vec![Some(No), Some(No), Some(No)],
-            vec![None, None, None],
-        ];
-        let one = quality(1, &truths, &asked);
+        let asked =
+            vec![vec![yes, no, no], vec![yes, yes, none], vec![yes, no, no], vec![no, no, no], vec![none, none, none]];
+        let one = by_votes(1, &truths, &asked);
         assert_eq!((one.accuracy, one.recall, one.undecided), (0.6, 2.0 / 3.0, 1));
         assert!((one.precision - 2.0 / 3.0).abs() < 1e-12 && (one.f1 - 2.0 / 3.0).abs() < 1e-12);
-        let three = quality(3, &truths, &asked);
+        assert!((one.cost.generated - 31.0 / 5.0).abs() < 1e-12);
+        // Of three values of 1 two are right; the value of 0 is of a wrong response.
+        assert!((one.calibration_error - 3.0 / 4.0 * (1.0 / 3.0)).abs() < 1e-12, "{one:?}");
+        let three = by_votes(3, &truths, &asked);
         assert_eq!((three.accuracy, three.precision), (0.6, 1.0));
         assert!((three.balanced - f64::midpoint(1.0 / 3.0, 1.0)).abs() < 1e-12);
+        // Values of 1/3 are of one right and one wrong response, the one of 1 is right, the one of 0 wrong.
+        assert!((three.calibration_error - 2.0 / 4.0 * (0.5 - 1.0 / 3.0)).abs() < 1e-12, "{three:?}");
+        assert_eq!(HEADING.chars().count(), three.to_string().chars().count(), "{three}");
+    }
+
+    /// Whether a response is right can be seen from its probability of Yes, which is .9 or .4.
+    fn engine() -> FakeEngine {
+        let script = |request: &Request, _: usize| {
+            assert_eq!(request.purpose, Purpose::Judge);
+            Ok("It is what was asked for. ".to_owned())
+        };
+        FakeEngine::new(script).reading(|request, index| {
+            let question = format!("{:?}", request.questions[index]);
+            let critiqued = request.questions[index].reply.contains("asked for");
+            let p: f32 = match (question.contains("marigold"), critiqued) {
+                (true, _) => 0.9,
+                (false, true) => 0.1,
+                (false, false) => 0.4,
+            };
+            Ok(vec![p.ln(), (1.0 - p).ln()])
+        })
+    }
+
+    #[tokio::test]
+    async fn probabilities_are_judged_as_a_search_judges() {
+        let labelled: Vec<Labelled> = (0..10)
+            .map(|i| Labelled {
+                prompt: format!("Say something, {i}."),
+                response: if i < 4 { "marigold" } else { "thistle" }.into(),
+                right: i < 4,
+            })
+            .collect();
+        for (judging, error, generated) in [(Judging::Score, 0.28, 0.0), (Judging::Cascade, 0.1, 3.6)] {
+            let options = Options {
+                judge: PathBuf::new(),
+                labels: None,
+                prompts: None,
+                actor: None,
+                count: None,
+                max_tokens: None,
+                judging,
+                votes: 3,
+                temperature: 0.7,
+                seed: 1,
+                parallel: 2,
+            };
+            let quality = probability_eval(&engine(), &Templates::general(), &labelled, &options).await.unwrap();
+            assert_eq!((quality.accuracy, quality.balanced, quality.undecided), (1.0, 1.0, 0), "{quality}");
+            assert!((quality.calibration_error - error).abs() < 1e-6, "{quality}");
+            assert!((quality.cost.generated - generated).abs() < 1e-9, "{quality}");
+            assert!(quality.cost.scored > 0.0 && quality.cost.milliseconds.is_some(), "{quality}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod ablate;
 pub mod bootstrap;
 pub mod build;
+pub mod calibrate;
 pub mod dpo;
 pub mod draft;
 pub mod engines;

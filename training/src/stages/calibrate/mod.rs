@@ -1,0 +1,270 @@
+//! `calibrate`: how a model's probabilities of Yes and No become the probability that a response is right, and how far
+//! that is trusted. Measured on responses whose truth the rules of their prompts decide.
+
+pub mod fit;
+pub mod measure;
+mod plot;
+pub mod quality;
+pub mod report;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use spar::engine::model_dir::ModelDir;
+use spar::engine::{Engine, LabelSupport, derive_seed};
+use spar::prompts::{Calibration, Temperatures, TemplateText, Templates};
+use spar::verify::data::{Prompt, read_prompts};
+
+use fit::Case;
+use measure::{Answer, Measured};
+use quality::{Judged, Quality};
+use report::{Kind, Report};
+
+use super::{bootstrap, write_json};
+
+/// What is measured, and where the calibration goes.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// The judge's model directory.
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Prompts in IFEval's JSONL format; their rules decide which responses are right.
+    #[arg(long)]
+    pub prompts: PathBuf,
+    /// Lines of `prompt` and `response` to judge; by default the prompts are answered first.
+    #[arg(long, conflicts_with = "actor")]
+    pub responses: Option<PathBuf>,
+    /// The model directory that answers the prompts; the judge's by default.
+    #[arg(long)]
+    pub actor: Option<PathBuf>,
+    /// The spar.json to write; the model directory's by default.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Replaces an existing spar.json.
+    #[arg(long)]
+    pub force: bool,
+    /// Prompts to use at most.
+    #[arg(long)]
+    pub count: Option<usize>,
+    /// Sampled responses to a prompt beside the greedy one, at temperatures of 0.7 and 1.0 in turn.
+    #[arg(long, default_value_t = 2)]
+    pub samples: usize,
+    /// Tokens of a response at most.
+    #[arg(long, default_value_t = 256)]
+    pub max_tokens: usize,
+    /// Responses that are also judged after a written critique, at most.
+    #[arg(long, default_value_t = 200)]
+    pub critiques: usize,
+    /// Calls at a time.
+    #[arg(long, default_value_t = 8, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub parallel: usize,
+    /// Fixes every draw.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// A folder for `calibration.json` and `reliability.svg`.
+    #[arg(long)]
+    pub report: Option<PathBuf>,
+}
+
+impl Options {
+    /// The file that is written.
+    fn target(&self) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| self.model.join("spar.json"))
+    }
+}
+
+/// The least number of right and of wrong responses by which temperatures are fitted.
+const ENOUGH: usize = 10;
+
+/// Calibrates the model of a directory, writes its `spar.json` and, if asked for, the report.
+///
+/// # Errors
+/// A file's, a model call's, or what keeps the calibration from being made or written.
+pub async fn run(options: &Options) -> Result<Report> {
+    let target = options.target();
+    may_write(&target, options.force)?;
+    let prompts = checkable(&options.prompts, options.count)?;
+    let engine = bootstrap::load(&options.model)?;
+    may_be_read(&engine)?;
+    let ModelDir { templates, .. } = engine.dir();
+    let answers = match (&options.responses, &options.actor) {
+        (Some(path), _) => measure::read_answers(path, &prompts)?,
+        (None, Some(actor)) => measure::draw(&bootstrap::load(actor)?, &prompts, options).await?,
+        (None, None) => measure::draw(&engine, &prompts, options).await?,
+    };
+    let report = calibrate(&engine, templates, &prompts, &answers, options).await?;
+    if let Some(folder) = &options.report {
+        report.write(folder)?;
+    }
+    write(&templates.text, report.calibration, &target)?;
+    Ok(report)
+}
+
+/// Refuses to replace a file that is there, unless `force`d, and one whose bytes a manifest promises.
+fn may_write(target: &Path, force: bool) -> Result<()> {
+    ensure!(
+        force || !target.exists(),
+        "{} exists: name another file by --out, or replace it by --force",
+        target.display()
+    );
+    let (Some(directory), Some(name)) = (target.parent(), target.file_name()) else { return Ok(()) };
+    let name = name.to_string_lossy();
+    let own = (directory.join("manifest.json"), name.clone().into_owned());
+    let above = directory.parent().zip(directory.file_name());
+    let above = above.map(|(above, here)| (above.join("manifest.json"), format!("{}/{name}", here.to_string_lossy())));
+    for (manifest, file) in std::iter::once(own).chain(above) {
+        let Ok(text) = std::fs::read_to_string(&manifest) else { continue };
+        let value: serde_json::Value =
+            serde_json::from_str(&text).with_context(|| format!("reading {}", manifest.display()))?;
+        let promised = ["sha256", "bytes"].iter().any(|field| value[*field].get(&file).is_some());
+        ensure!(
+            !promised,
+            "{} states the digest of {file}, so that a changed one would be refused: name another file by --out",
+            manifest.display()
+        );
+    }
+    Ok(())
+}
+
+/// The prompts of a file whose instructions can all be checked.
+fn checkable(path: &Path, count: Option<usize>) -> Result<Vec<Prompt>> {
+    let mut prompts = read_prompts(path)?.items;
+    prompts.retain(|prompt| prompt.unchecked.is_empty() && !prompt.checks.is_empty());
+    ensure!(
+        !prompts.is_empty(),
+        "{}: no prompt has an `instruction_id_list` of which every instruction can be checked, so no truth is known",
+        path.display()
+    );
+    prompts.truncate(count.unwrap_or(usize::MAX));
+    Ok(prompts)
+}
+
+/// Measures the model's verdicts of `answers` and fits a calibration to them.
+///
+/// # Errors
+/// A model call's; that the engine reads no labels, or that too few verdicts of one truth could be read.
+pub async fn calibrate(
+    engine: &dyn Engine,
+    templates: &Templates,
+    prompts: &[Prompt],
+    answers: &[Answer],
+    options: &Options,
+) -> Result<Report> {
+    may_be_read(engine)?;
+    let right = answers.iter().filter(|answer| answer.right).count();
+    let enough = 2 * ENOUGH;
+    ensure!(
+        right >= enough && answers.len() - right >= enough,
+        "{} of {} responses are right: at least {enough} right and {enough} wrong ones are needed; add --prompts, or raise \
+         --count or --samples",
+        right,
+        answers.len()
+    );
+    let halves = Halves::new(prompts.len(), options.seed);
+    let before = templates.text.calibration.unwrap_or_default();
+    let scores = measure::scores(engine, templates, prompts, answers, options.parallel).await?;
+    let (score, judged) = halves.kind("score", before.score, &scores);
+    ensure!(
+        score.fitted_on > 0,
+        "too few verdicts can be read to calibrate by: {} of {}, and {} responses are too long; at least {ENOUGH} of right \
+         and of wrong responses are needed in each half of the prompts",
+        scores.cases.len(),
+        answers.len(),
+        scores.too_long
+    );
+    let some = chosen(answers, options);
+    let critiques = measure::critiques(engine, templates, prompts, &some, options).await?;
+    let (critique, _) = halves.kind("critique", before.critique, &critiques);
+    let (low, high) = fit::band(&judged);
+    Ok(Report {
+        model: engine.info().name.clone(),
+        prompts: prompts.len(),
+        responses: answers.len(),
+        right,
+        calibration: Calibration { score: score.temperatures, critique: critique.temperatures, low, high },
+        informative: fit::is_informative(&judged),
+        kinds: vec![score, critique],
+    })
+}
+
+/// Refuses an engine that reads no labels.
+fn may_be_read(engine: &dyn Engine) -> Result<()> {
+    ensure!(
+        engine.label_support() == LabelSupport::Replies,
+        "the engine of {} does not read the probabilities of given answers, so there is nothing to calibrate",
+        engine.info().name
+    );
+    Ok(())
+}
+
+/// The responses that critiques are written of: drawn without regard to their truth, whose frequency matters.
+fn chosen(answers: &[Answer], options: &Options) -> Vec<Answer> {
+    let order = shuffled(answers.len(), !options.seed);
+    order.into_iter().take(options.critiques).map(|index| answers[index].clone()).collect()
+}
+
+/// All positions in an order that the seed decides.
+fn shuffled(count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_key(|&index| derive_seed(seed, index as u64));
+    order
+}
+
+/// Which prompts temperatures are fitted on; they are reported on the others.
+struct Halves {
+    fitted: Vec<bool>,
+}
+
+impl Halves {
+    fn new(prompts: usize, seed: u64) -> Self {
+        let mut fitted = vec![false; prompts];
+        shuffled(prompts, seed).into_iter().step_by(2).for_each(|index| fitted[index] = true);
+        Self { fitted }
+    }
+
+    /// Fits temperatures on one half and measures them on the other, whose probabilities are returned as well. Where a
+    /// half has too few right or wrong responses, the temperatures stay what they were.
+    fn kind(&self, kind: &'static str, before: Temperatures, measured: &Measured) -> (Kind, Vec<Judged>) {
+        let half = |wanted: bool| {
+            let cases = measured.cases.iter().filter(|(prompt, _)| self.fitted[*prompt] == wanted);
+            cases.map(|(_, case)| *case).collect::<Vec<Case>>()
+        };
+        let (fitted, held_out) = (half(true), half(false));
+        let enough = [&fitted, &held_out].into_iter().all(|half| {
+            let right = half.iter().filter(|case| case.right).count();
+            right >= ENOUGH && half.len() - right >= ENOUGH
+        });
+        let temperatures = if enough { fit::temperatures(&fitted) } else { before };
+        let judged = |temperatures: Temperatures| {
+            let of =
+                |case: &Case| Judged { probability: temperatures.probability(case.yes, case.no), right: case.right };
+            held_out.iter().map(of).collect::<Vec<_>>()
+        };
+        let after = judged(temperatures);
+        let count = (measured.cases.len() + measured.unreadable).max(1) as f64;
+        let kind = Kind {
+            kind,
+            fitted_on: if enough { fitted.len() } else { 0 },
+            temperatures,
+            before: Quality::of(&judged(Temperatures::default())),
+            after: Quality::of(&after),
+            unreadable: measured.unreadable,
+            too_long: measured.too_long,
+            mass: measured.mass,
+            generated_tokens: measured.generated as f64 / count,
+            read_tokens: measured.read as f64 / count,
+            milliseconds: measured.time.as_secs_f64() * 1e3 / count,
+        };
+        (kind, after)
+    }
+}
+
+/// Writes the texts with the calibration, once they are known to be accepted.
+fn write(text: &TemplateText, calibration: Calibration, target: &Path) -> Result<()> {
+    let text = TemplateText { calibration: Some(calibration), ..text.clone() };
+    Templates::new(text.clone(), &target.display().to_string())?;
+    write_json(target, &text)
+}
+
+#[cfg(test)]
+mod tests;

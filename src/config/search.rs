@@ -45,7 +45,7 @@ pub struct SearchArgs {
     /// Whether searches check what rules can check of a prompt: auto finds such instructions in the conversation's words
     #[arg(long, env = "SPAR_CHECKS", value_name = "auto|off", default_value = "auto", value_parser = named::<ChecksMode>)]
     pub checks: ChecksMode,
-    /// How searches judge that name nothing: votes, score or cascade; absent, cascade for a model with a calibration, else score
+    /// How searches judge that name nothing: votes, score or cascade; absent, cascade for a model with a calibration or templates of its own, else score
     #[arg(long, env = "SPAR_JUDGING", value_name = "NAME", value_parser = named::<Judging>)]
     pub judging: Option<Judging>,
     /// Whether the judge is asked about a right and a wrong answer at the start, so that one that cannot be read is noticed

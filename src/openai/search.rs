@@ -51,7 +51,7 @@ pub struct SearchOptions {
     pub judge: Option<Judge>,
     /// How the model judges: `votes` writes critiques and counts their verdicts, `score` reads the probability of Yes
     /// without a critique, `cascade` does so and writes critiques where that is uncertain. Absent: `cascade` for a model
-    /// with a calibration, else `score`. `paper` mode allows `votes` alone.
+    /// with a calibration or with templates of its own, else `score`. `paper` mode allows `votes` alone.
     #[schema(value_type = Option<String>, pattern = "^(votes|score|cascade)$")]
     pub judging: Option<Judging>,
     /// Whether the prompt's instructions are listed first and judged one by one.

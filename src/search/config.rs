@@ -73,7 +73,8 @@ pub struct SearchConfig {
     pub mode: Mode,
     /// Who judges.
     pub judge: Judge,
-    /// How the refiner judges. `None` chooses by the model: `cascade` if it has a calibration, else `score`. `paper` mode
+    /// How the refiner judges. `None` chooses by the model: `cascade` if it has a calibration or
+    /// templates of its own without a question for a verdict at once, else `score`. `paper` mode
     /// counts votes.
     pub judging: Option<Judging>,
     /// Whether the conversation's instructions are listed first and asked about one by one.

@@ -81,11 +81,13 @@ impl Search<'_> {
         if self.config.mode == Mode::Paper {
             return Judging::Votes;
         }
-        let calibrated = self.models.templates.text.calibration.is_some();
-        let wanted = self.config.judging.unwrap_or(if calibrated { Judging::Cascade } else { Judging::Score });
+        let templates = self.models.templates;
+        // A checkpoint without a question of its own was not made to decide without a critique.
+        let critical = templates.text.calibration.is_some() || !templates.scores();
+        let wanted = self.config.judging.unwrap_or(if critical { Judging::Cascade } else { Judging::Score });
         match self.models.refiner.label_support() {
             // Sampled answers of one word stand in for probabilities, if the checkpoint has the question for them.
-            LabelSupport::Nothing | LabelSupport::Prompts if !self.models.templates.scores() => Judging::Votes,
+            LabelSupport::Nothing | LabelSupport::Prompts if !templates.scores() => Judging::Votes,
             _ => wanted,
         }
     }

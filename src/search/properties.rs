@@ -271,9 +271,10 @@ proptest! {
         world in worlds(), config in configs(), strategy in any_strategy(),
     ) {
         // Elsewhere the modes differ by design: `paper` narrows wide levels, judges undecided texts anew, and counts a
-        // refinement that repeats its parent; it also draws an unreadable refinement more often.
+        // refinement that repeats its parent; it also draws an unreadable
+        // refinement more often, and goes on where the first judgement has no valid vote.
         let config = SearchConfig { strategy, keep: config.keep.min(config.branch), ..config };
-        let world = World { texts: 1 << 40, root_copies: 0, unread: 0, ..world };
+        let world = World { texts: 1 << 40, root_copies: 0, unread: 0, invalid: 0, ..world };
         let eager = run(&counting(world), &config);
         let paper = run(&counting(world), &SearchConfig { mode: Mode::Paper, ..config });
         prop_assert_eq!(eager.accepted, paper.accepted);

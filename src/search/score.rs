@@ -10,6 +10,9 @@ use crate::chat::Message;
 use crate::engine::{Constraint, EngineError, Input, LabelRequest, LabelSupport, Purpose, Question, Request, Sampling};
 use crate::prompts::{READABLE, Temperatures, Templates, Verdict, verdict_labels};
 
+/// How far from one half the probability after one critique must be to decide, and the mean after several.
+const CLEAR_AT_ONCE: f64 = 0.3;
+const CLEAR: f64 = 0.2;
 /// Tokens of a critique beside two for each of the response.
 const CRITIQUE_ROOM: usize = 160;
 /// Tokens of a one-word answer, with room for a line break or a quotation mark before it.
@@ -19,6 +22,10 @@ impl Search<'_> {
     /// Judges by the probability of Yes, about the items of the checklist one by one or about the whole prompt.
     pub async fn by_score(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
         let items = self.checklist().await?;
+        let templates = self.models.templates;
+        if self.judging() == Judging::Cascade && !templates.scores() && templates.text.calibration.is_none() {
+            return self.by_critiques(response, None, seed).await;
+        }
         let questions = self.questions(items, response);
         let temperatures = self.calibration().score;
         let Some(found) = self.probabilities(&questions, temperatures, seed).await? else {
@@ -29,7 +36,7 @@ impl Search<'_> {
         if let Some(judgement) = self.clear(&found, lowest, items) {
             return Ok(judgement);
         }
-        self.by_critiques(response, lowest, seed).await
+        self.by_critiques(response, Some(lowest), seed).await
     }
 
     fn questions(&self, items: &[String], response: &str) -> Vec<Question> {
@@ -55,12 +62,11 @@ impl Search<'_> {
     /// lowest's, since one failed instruction fails the response.
     fn clear(&self, found: &[f64], lowest: f64, items: &[String]) -> Option<Judgement> {
         let calibration = self.calibration();
-        let threshold = match self.judging() {
-            Judging::Cascade if (calibration.low..calibration.high).contains(&lowest) => return None,
-            Judging::Cascade => calibration.high.min(1.0),
-            _ => self.config.threshold,
-        };
-        let holds = |p: f64| p > threshold || p >= 1.0;
+        let cascade = self.judging() == Judging::Cascade;
+        if cascade && (calibration.low..calibration.high).contains(&lowest) {
+            return None;
+        }
+        let holds = |p: f64| if cascade { p >= calibration.high } else { p > self.config.threshold };
         let failing = items.iter().zip(found).filter(|(_, p)| !holds(**p));
         Some(Judgement {
             value: Some(found.iter().sum::<f64>() / found.len() as f64),
@@ -75,7 +81,7 @@ impl Search<'_> {
 
     /// Writes critiques one after the other, up to the number of votes, and reads the probability of Yes after each, until
     /// their mean is clear of the uncertain band.
-    async fn by_critiques(&self, response: &str, before: f64, seed: u64) -> Result<Judgement, Halt> {
+    async fn by_critiques(&self, response: &str, before: Option<f64>, seed: u64) -> Result<Judgement, Halt> {
         let calibration = self.calibration();
         let (mut sum, mut votes) = (0.0, Votes::default());
         let (mut first_yes, mut first_no) = (None, None);
@@ -93,15 +99,15 @@ impl Search<'_> {
             let first = if probability > 0.5 { &mut first_yes } else { &mut first_no };
             first.get_or_insert(self.models.templates.with_verdict(&critique, probability > 0.5));
             let mean = sum / (votes.yes + votes.no) as f64;
-            let certain = !(calibration.low..calibration.high).contains(&mean);
-            if certain || votes.yes + votes.no >= 2 && (mean - 0.5).abs() > 0.2 {
+            let enough = if votes.yes + votes.no == 1 { CLEAR_AT_ONCE } else { CLEAR };
+            if (mean - 0.5).abs() >= enough {
                 break;
             }
         }
         let read = votes.yes + votes.no;
         if read == 0 {
             self.session.found_unreadable();
-            return Ok(Judgement { votes, probability: Some(before), ..Judgement::default() });
+            return Ok(Judgement { votes, probability: before, ..Judgement::default() });
         }
         let mean = sum / read as f64;
         let accepted = mean > self.config.threshold;

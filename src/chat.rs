@@ -100,7 +100,7 @@ pub struct TemplateOptions {
 /// Whether a reply may begin with reasoning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Thinking {
-    /// As the template and its variables have it.
+    /// The template and its variables decide.
     #[default]
     AsTemplate,
     /// No. The template's switches are off, and reasoning that the prompt itself begins is closed.
@@ -112,7 +112,7 @@ pub enum Thinking {
 pub enum Effort {
     /// No reasoning.
     None,
-    /// As little as possible.
+    /// The model reasons as little as possible.
     Minimal,
     /// Little.
     Low,
@@ -123,7 +123,7 @@ pub enum Effort {
 }
 
 impl Effort {
-    /// All of them, in ascending order.
+    /// Every effort, in ascending order.
     pub const ALL: [Self; 5] = [Self::None, Self::Minimal, Self::Low, Self::Medium, Self::High];
 
     /// The word on the wire.

@@ -116,7 +116,7 @@ impl Stream for MeteredChunks {
     }
 }
 
-/// Its drop is the call's end, however it came.
+/// Dropping it ends the call, whatever the reason.
 struct Timed {
     purpose: Purpose,
     started: Instant,

@@ -210,7 +210,7 @@ pub struct Chunk {
     pub reasoning: Reasoning,
     /// Tokens generated since the last chunk, those of reasoning included.
     pub tokens: usize,
-    /// Their logprobs, if asked for; none for reasoning.
+    /// The log-probabilities of these tokens, if they were asked for; reasoning has none.
     pub logprobs: Vec<TokenLogprobs>,
     /// Set on the last chunk.
     pub finish: Option<FinishReason>,

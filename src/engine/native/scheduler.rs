@@ -37,7 +37,7 @@ pub(super) struct Job {
     pub(super) replies: Vec<Writer>,
     /// Where the prompt is scored, without replies.
     pub(super) scoring: Option<Scoring>,
-    /// Where labels are read after the prompt, without replies.
+    /// What reads labels after the prompt; such a job has no replies.
     pub(super) reading: Option<Reading>,
     pub(super) started: oneshot::Sender<Started>,
     pub(super) place: Place,

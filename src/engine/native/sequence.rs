@@ -36,11 +36,11 @@ pub(super) struct Sequence {
     pub(super) replies: Vec<RunningReply>,
     /// Where the tokens are scored rather than continued.
     pub(super) scoring: Option<Scoring>,
-    /// Where labels are read after the last token.
+    /// What reads labels after the last token; `None` for replies.
     pub(super) reading: Option<Reading>,
     /// What proposes the reply's next tokens, if anything does.
     pub(super) lookup: Option<Box<Lookup>>,
-    /// Its tokens of this step are drawn already.
+    /// Whether the tokens of this step have been drawn.
     pub(super) goes_on: bool,
 }
 

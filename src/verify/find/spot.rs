@@ -150,6 +150,7 @@ pattern!(
 pattern!(
     OTHER_SUBJECT,
     [concat!(
+        r"\b(?:nobody|no one|no-one|everybody|somebody|everyone|someone|anybody) (?:\w+ )?(?:ever )?(?:uses?|says?|mentions?|writes?|includes?|avoids?)\b|",
         r"\b(?:i|he|she|they|we|people|students|someone|everyone|one|who|anyone|authors?|writers|users|children|kids|players?|characters?|participants?) (?:should|must|need to|needs to|have to|has to|can't|cannot|may not|never|always|can only|are|is|was|were|do|does|don't|doesn't)\b|",
         r"^(?:good |most |all |many |some |great )?(?:essays|tweets|emails|articles|haikus?|poems|blog posts|stories|titles|abstracts|reports|papers|headlines|limericks?|passwords?|novels?|a (?:good |typical )?\w+) (?:should|must|need to|have to|has to|are|is|usually|often|can't|cannot|may not|has|have)\b"
     )]

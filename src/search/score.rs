@@ -22,8 +22,7 @@ impl Search<'_> {
     /// Judges by the probability of Yes, about the items of the checklist one by one or about the whole prompt.
     pub async fn by_score(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
         let items = self.checklist().await?;
-        let templates = self.models.templates;
-        if self.judging() == Judging::Cascade && !templates.scores() && templates.text.calibration.is_none() {
+        if self.judging() == Judging::Cascade && self.never_decides_at_once() {
             return self.by_critiques(response, None, seed).await;
         }
         let questions = self.questions(items, response);
@@ -37,6 +36,15 @@ impl Search<'_> {
             return Ok(judgement);
         }
         self.by_critiques(response, Some(lowest), seed).await
+    }
+
+    /// Whether a critique is written whatever the score says: the calibration's band holds every probability, or the
+    /// checkpoint has neither a calibration nor a question for a verdict without a critique.
+    fn never_decides_at_once(&self) -> bool {
+        match &self.models.templates.text.calibration {
+            Some(calibration) => calibration.low <= 0.0 && calibration.high >= 1.0,
+            None => !self.models.templates.scores(),
+        }
     }
 
     fn questions(&self, items: &[String], response: &str) -> Vec<Question> {

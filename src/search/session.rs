@@ -21,6 +21,9 @@ pub(super) struct Session<'a> {
     read: AtomicBool,
     unreadable: AtomicBool,
     unguided: AtomicBool,
+    /// Whether a refinement after a reflection was asked for, and whether one could be read.
+    reflected: AtomicBool,
+    reflection_read: AtomicBool,
 }
 
 impl<'a> Session<'a> {
@@ -34,6 +37,8 @@ impl<'a> Session<'a> {
             read: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
             unguided: AtomicBool::new(false),
+            reflected: AtomicBool::new(false),
+            reflection_read: AtomicBool::new(false),
         }
     }
 
@@ -55,6 +60,17 @@ impl<'a> Session<'a> {
     /// No verdict could be read from the refiner's first judgement. Once one was read, a later failure is only its own.
     pub fn found_unreadable(&self) {
         self.unreadable.fetch_or(!self.read.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// A refinement was asked for in the form of a reflection and a response between markers.
+    pub fn tried_reflection(&self, was_read: bool) {
+        self.reflected.store(true, Ordering::Relaxed);
+        self.reflection_read.fetch_or(was_read, Ordering::Relaxed);
+    }
+
+    /// Whether the refiner has not once kept to that form.
+    pub fn reflections_fail(&self) -> bool {
+        self.reflected.load(Ordering::Relaxed) && !self.reflection_read.load(Ordering::Relaxed)
     }
 
     /// The rules' patterns are too large for the engine.

@@ -11,12 +11,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::judge_canary::{JudgeState, try_judge};
+use super::judge_canary::try_judge;
 use super::{AppState, Shared, models};
 use crate::chat::Message;
 use crate::engine::generation::registry::Ids;
 use crate::engine::{Engine, EngineError, Purpose, Request, Sampling};
-use crate::openai::{ErrorBody, GenerationIds};
+use crate::openai::{ErrorBody, GenerationIds, JudgeState};
 use crate::telemetry::metrics;
 
 /// How the server stands.

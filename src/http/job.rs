@@ -6,7 +6,7 @@ use crate::chat::{Effort, Message, RESERVED, Role, TemplateKwargs, TemplateOptio
 use crate::config::Settings;
 use crate::engine::{Constraint, Engine, ModelInfo, Sampling};
 use crate::http::error::ApiError;
-use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, Prompt, Stop};
+use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, JudgeState, Prompt, Stop};
 
 use super::constraint;
 use super::echo::Echo;
@@ -23,6 +23,8 @@ pub struct Limits<'a> {
     pub constrains: Constrains,
     /// Whether it gives log-probabilities of a given text.
     pub scores: bool,
+    /// What is known of the judge.
+    pub judge: JudgeState,
     /// The server's defaults and caps.
     pub settings: &'a Settings,
 }
@@ -388,5 +390,5 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
         }
     };
     let reasoning = message.reasoning_content.clone().filter(|_| role == Role::Assistant);
-    Ok(Message { role, content, reasoning })
+    Ok(Message { reasoning, ..Message::new(role, content) })
 }

@@ -53,7 +53,6 @@ use crate::swap::Swapper;
 use error::ApiError;
 use job::{Constrains, Limits};
 use judge_canary::JudgeCanary;
-pub use judge_canary::JudgeState;
 use limits::Gate;
 pub use models::Served;
 use searches::KeptSearches;
@@ -107,7 +106,8 @@ impl AppState {
     fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
         let actor = pinned.actor.engine.as_ref();
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
-        Limits { model, name: &self.served.name, constrains, scores, settings: &self.settings }
+        let (name, judge) = (&self.served.name, self.judge.state());
+        Limits { model, name, constrains, scores, judge, settings: &self.settings }
     }
 }
 
@@ -220,11 +220,12 @@ async fn drain(state: &AppState, shutdown: impl Future<Output = ()>, closed: &Ca
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-/// Never ends: readiness, and then the histograms' housekeeping.
+/// Never ends: readiness, and then the histograms' housekeeping and trials of a judge that was swapped.
 async fn upkeep(state: &AppState) {
     health::canary(state).await;
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
         state.metrics.run_upkeep();
+        judge_canary::try_new_judge(state).await;
     }
 }

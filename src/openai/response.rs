@@ -277,3 +277,19 @@ pub struct ModelCard {
     /// The model behind a `:search` alias.
     pub parent: Option<String>,
 }
+
+/// What is known of the judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JudgeState {
+    /// It was not tried yet, or could not be.
+    #[default]
+    Untried,
+    /// It rates a right answer clearly above a wrong one.
+    Able,
+    /// Its verdicts can be read, but it rates a wrong answer about as high as a right one: where rules are found they decide
+    /// alone, unless a request names the judge.
+    Indifferent,
+    /// No verdict can be read from it: searches need rules.
+    Unreadable,
+}

@@ -3,6 +3,7 @@
 use super::call::{Draw, Halt, Search, Spoken};
 use super::config::{Judge, Mode, Strategy};
 use super::score::tokens_of;
+use super::session::Guidance;
 use super::tree::Node;
 use crate::chat::Chat;
 use crate::engine::grammar;
@@ -22,8 +23,8 @@ const REFLECTION_ROOM: usize = 192;
 /// Tokens of a refinement beside those of the response that it refines.
 const SPARE_ROOM: usize = 64;
 
-/// Characters that a token of a refinement has at least, as a rule: what its rules ask for has to come within its room.
-const CHARS_PER_TOKEN: usize = 3;
+/// Tokens that a word of a refinement takes at most, as a rule: what its rules ask for has to come within its room.
+const TOKENS_PER_WORD: usize = 2;
 
 /// How a refinement is asked for, and how the reply is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,8 +212,13 @@ impl Search<'_> {
     /// What a response must look like to follow the rules, as far as they have patterns: a refinement is held to it, since
     /// it is known what the draft missed.
     fn guide(&self, room: usize) -> Option<Constraint> {
-        let guided = self.config.guided && self.config.judge != Judge::Model && !self.session.is_unguided();
-        guided.then(|| guide(&self.task.checks, room * CHARS_PER_TOKEN)).flatten().map(Constraint::Lark)
+        let guided = self.config.guided && self.config.judge != Judge::Model;
+        let words = match self.session.guidance() {
+            Guidance::Bounded => Some(room / TOKENS_PER_WORD),
+            Guidance::Unbounded => None,
+            Guidance::None => return None,
+        };
+        guided.then(|| guide(&self.task.checks, words)).flatten().map(Constraint::Lark)
     }
 
     /// The refined response, ended at the task's stop strings; `None` if there is none, if it loops or is cut off, if it is

@@ -1,6 +1,6 @@
 //! What one search knows of itself while it runs: its budgets, its time, its votes, and whether its judge can be read.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::SearchConfig;
@@ -8,6 +8,17 @@ use super::budget::Ledger;
 use super::clock::Clock;
 use super::outcome::Progress;
 use super::tree::Votes;
+
+/// How refinements are held to the patterns of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guidance {
+    /// What the rules ask for has to come within the refinement's room.
+    Bounded,
+    /// It may come at any place.
+    Unbounded,
+    /// Not at all.
+    None,
+}
 
 /// One search's state that is not its tree.
 pub(super) struct Session<'a> {
@@ -20,7 +31,7 @@ pub(super) struct Session<'a> {
     votes: Mutex<Votes>,
     read: AtomicBool,
     unreadable: AtomicBool,
-    unguided: AtomicBool,
+    guide: AtomicU8,
     /// Whether a refinement after a reflection was asked for, and whether one could be read.
     reflected: AtomicBool,
     reflection_read: AtomicBool,
@@ -36,7 +47,7 @@ impl<'a> Session<'a> {
             votes: Mutex::default(),
             read: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
-            unguided: AtomicBool::new(false),
+            guide: AtomicU8::new(0),
             reflected: AtomicBool::new(false),
             reflection_read: AtomicBool::new(false),
         }
@@ -73,14 +84,18 @@ impl<'a> Session<'a> {
         self.reflected.load(Ordering::Relaxed) && !self.reflection_read.load(Ordering::Relaxed)
     }
 
-    /// The rules' patterns are too large for the engine.
+    /// The rules' patterns cost the engine too much: cheaper ones are next, and then none.
     pub fn give_up_guide(&self) {
-        self.unguided.store(true, Ordering::Relaxed);
+        self.guide.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the rules' patterns were given up.
-    pub fn is_unguided(&self) -> bool {
-        self.unguided.load(Ordering::Relaxed)
+    /// How the rules' patterns are used now.
+    pub fn guidance(&self) -> Guidance {
+        match self.guide.load(Ordering::Relaxed) {
+            0 => Guidance::Bounded,
+            1 => Guidance::Unbounded,
+            _ => Guidance::None,
+        }
     }
 
     /// Whether no verdict can be read from the refiner.

@@ -13,8 +13,6 @@ const MOST: u64 = 60;
 /// Words may be more, since each is a small part.
 const MOST_WORDS: u64 = 400;
 
-/// The longest stretch without what a rule asks for, in characters: patterns with larger counts cost too much.
-const LONGEST: usize = 2000;
 /// A word's characters, and those between words. Characters outside of ASCII count as a word's: the classes of Unicode make
 /// patterns many times larger.
 const WORD: &str = r"[0-9A-Za-z_\x{80}-\x{10FFFF}]";
@@ -22,18 +20,20 @@ const GAP: &str = r"[^0-9A-Za-z_\x{80}-\x{10FFFF}]";
 
 /// A Lark grammar of texts that follow `checks`; `None` where no check has a pattern.
 ///
-/// What a rule asks for must come early enough that the text has about `chars` characters: a model that does not come to
-/// it by itself would write until its room is used up.
-pub fn guide(checks: &[Check], chars: usize) -> Option<String> {
+/// With `words`, what a rule asks for must come early enough that the text has about so many words: a model that does not
+/// come to it by itself would write until its room is used up. Such patterns cost more than those without.
+pub fn guide(checks: &[Check], words: Option<usize>) -> Option<String> {
     let patterns: Vec<String> =
-        checks.iter().filter_map(|check| check.pattern(chars)).map(|pattern| format!("({pattern})")).collect();
+        checks.iter().filter_map(|check| check.pattern(words)).map(|pattern| format!("({pattern})")).collect();
     (!patterns.is_empty()).then(|| format!("start: RESPONSE\nRESPONSE: {}\n", patterns.join(" & ")))
 }
 
-/// The length of each of `parts` stretches that have to fit in `chars`.
-fn stretch(chars: usize, parts: u64) -> usize {
+/// Any text before one of `parts` things that have to fit in `words`. It is counted in words, not in characters: the
+/// pattern of a counted character changes with every step.
+fn before(words: Option<usize>, parts: u64) -> String {
+    let Some(words) = words else { return "(?s:.*)".into() };
     let parts = usize::try_from(parts).unwrap_or(usize::MAX).max(1);
-    (chars / parts).clamp(40, LONGEST)
+    format!(r"([^ \n]*[ \n]+){{0,{}}}[^ \n]*", (words / parts).max(8))
 }
 
 /// A regular expression between slashes.
@@ -54,9 +54,8 @@ fn any_case(text: &str) -> String {
 }
 
 /// Texts that hold `part` at least `count` times.
-fn at_least(part: &str, count: u64, chars: usize) -> String {
-    let most = stretch(chars, count);
-    terminal(&format!("((?s:.{{0,{most}}}){part}){{{count}}}(?s:.*)"))
+fn at_least(part: &str, count: u64, words: Option<usize>) -> String {
+    terminal(&format!("({}{part}){{{count}}}(?s:.*)", before(words, count)))
 }
 
 /// Texts that hold `part` fewer than `count` times.
@@ -64,10 +63,10 @@ fn less_than(part: &str, count: u64) -> String {
     format!("~{}", terminal(&format!("((?s:.*){part}){{{count}}}(?s:.*)")))
 }
 
-fn relation(part: &str, count: u64, relation: Option<&str>, chars: usize) -> Option<String> {
+fn relation(part: &str, count: u64, relation: Option<&str>, words: Option<usize>) -> Option<String> {
     match relation? {
         "at least" if count == 0 => None,
-        "at least" => Some(at_least(part, count, chars)),
+        "at least" => Some(at_least(part, count, words)),
         "less than" => Some(less_than(part, count)),
         _ => None,
     }
@@ -75,7 +74,7 @@ fn relation(part: &str, count: u64, relation: Option<&str>, chars: usize) -> Opt
 
 impl Check {
     /// The pattern of texts that follow this rule.
-    fn pattern(&self, chars: usize) -> Option<String> {
+    fn pattern(&self, words: Option<usize>) -> Option<String> {
         let text =
             |key: &str| self.kwargs.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
         let count = |key: &str| self.kwargs.get(key).and_then(Value::as_u64).filter(|count| *count <= MOST);
@@ -89,31 +88,29 @@ impl Check {
                 let word = r"([^A-Za-z]|^)[A-Z]{2,}([^A-Za-z]|$)";
                 let word = word.replace("|^", "").replace("|$", "");
                 match text("capital_relation")? {
-                    "at least" => at_least(&word, count("capital_frequency")?, chars),
+                    "at least" => at_least(&word, count("capital_frequency")?, words),
                     _ => return None,
                 }
             }
-            "startend:quotation" => terminal(&format!(r#""[^"]{{1,{}}}""#, stretch(chars, 1))),
-            "startend:end_checker" => {
-                terminal(&format!("(?s:.{{0,{}}}){}", stretch(chars, 1), regex::escape(text("end_phrase")?)))
-            }
+            "startend:quotation" => terminal(r#""[^"]+""#),
+            "startend:end_checker" => terminal(&format!("{}{}", before(words, 1), regex::escape(text("end_phrase")?))),
             "keywords:existence" => {
-                let words = texts("keywords")?;
-                words.iter().map(|word| at_least(&any_case(word), 1, chars)).collect::<Vec<_>>().join(" & ")
+                let keywords = texts("keywords")?;
+                keywords.iter().map(|word| at_least(&any_case(word), 1, words)).collect::<Vec<_>>().join(" & ")
             }
             "keywords:forbidden_words" => {
-                let words = texts("forbidden_words")?;
+                let forbidden = texts("forbidden_words")?;
                 let outside = |word: &&str| {
                     let word = any_case(word);
                     format!("~{}", terminal(&format!("((?s:.*){GAP})?{word}({GAP}(?s:.*))?")))
                 };
-                words.iter().map(outside).collect::<Vec<_>>().join(" & ")
+                forbidden.iter().map(outside).collect::<Vec<_>>().join(" & ")
             }
             "keywords:frequency" => {
-                relation(&any_case(text("keyword")?), count("frequency")?, text("relation"), chars)?
+                relation(&any_case(text("keyword")?), count("frequency")?, text("relation"), words)?
             }
             "keywords:letter_frequency" => {
-                relation(&any_case(text("letter")?), count("let_frequency")?, text("let_relation"), chars)?
+                relation(&any_case(text("letter")?), count("let_frequency")?, text("let_relation"), words)?
             }
             "length_constraints:number_words" => {
                 let count =
@@ -127,8 +124,7 @@ impl Check {
             }
             "length_constraints:number_sentences" => {
                 let count = count("num_sentences")?;
-                let most = stretch(chars, count);
-                let sentence = format!(r#"[^.!?]*{WORD}[^.!?]{{0,{most}}}[.!?]+["')*]*"#);
+                let sentence = format!(r#"[^.!?]*{WORD}[^.!?]*[.!?]+["')*]*"#);
                 match text("relation")? {
                     "at least" if count > 0 => {
                         terminal(&format!(r"({sentence}[ \n]+){{{}}}(?s:.+)[.!?]{GAP}*", count - 1))
@@ -139,7 +135,7 @@ impl Check {
             }
             "length_constraints:number_paragraphs" => {
                 let more = count("num_paragraphs")?.checked_sub(1)?;
-                let part = format!("[^*]*{WORD}[^*]{{0,{}}}", stretch(chars, more + 1));
+                let part = format!("[^*]*{WORD}[^*]*");
                 terminal(&format!(r"{part}(\*\*\*\n{part}){{{more}}}"))
             }
             "length_constraints:nth_paragraph_first_word" => {
@@ -150,10 +146,10 @@ impl Check {
                     (1..=all).map(|index| if index == nth { begun.as_str() } else { paragraph }).collect();
                 terminal(&all.join(r"\n\n"))
             }
-            "detectable_content:number_placeholders" => at_least(r"\[[^\[\]\n]+\]", count("num_placeholders")?, chars),
+            "detectable_content:number_placeholders" => at_least(r"\[[^\[\]\n]+\]", count("num_placeholders")?, words),
             "detectable_content:postscript" => {
-                let (most, marker) = (stretch(chars, 1), regex::escape(text("postscript_marker")?));
-                terminal(&format!(r"(?s:.{{1,{most}}})\n\n{marker}[^\n]{{1,200}}\n?"))
+                let marker = regex::escape(text("postscript_marker")?);
+                terminal(&format!(r"[^ \n]{}\n\n{marker}[^\n]+\n?", before(words, 1)))
             }
             "detectable_format:number_bullet_lists" => {
                 let plain = r"([^\s*\-][^\n]*)?\n";
@@ -163,20 +159,19 @@ impl Check {
             }
             "detectable_format:constrained_response" => terminal(r"My answer is (yes|no|maybe)\."),
             "detectable_format:number_highlighted_sections" => {
-                at_least(&format!(r"[^*]\*[^*\n]*{WORD}[^*\n]*\*[^*]"), count("num_highlights")?, chars)
+                at_least(&format!(r"[^*]\*[^*\n]*{WORD}[^*\n]*\*[^*]"), count("num_highlights")?, words)
             }
             "detectable_format:multiple_sections" => {
                 let (splitter, count) = (regex::escape(text("section_spliter")?), count("num_sections")?);
-                let most = stretch(chars, count);
-                let sections: Vec<String> =
-                    (1..=count).map(|n| format!("{splitter} {n}[^0-9](?s:.{{0,{most}}})")).collect();
-                terminal(&format!("(?s:.{{0,200}}){}", sections.concat()))
+                let part = |n| format!("{}{splitter} {n}[^0-9]", before(words, count));
+                let sections: Vec<String> = (1..=count).map(part).collect();
+                terminal(&format!("{}(?s:.*)", sections.concat()))
             }
             "detectable_format:title" => {
                 terminal(&format!(r"(?s:.{{0,40}})<<[^<>\n]{{0,80}}{WORD}[^<>\n]{{0,80}}>>(?s:.*)"))
             }
             "combination:two_responses" => {
-                let part = format!("[^*]*{WORD}[^*]{{0,{}}}", stretch(chars, 2));
+                let part = format!("[^*]*{WORD}[^*]*");
                 terminal(&format!(r"{part}\n\*\*\*\*\*\*\n{part}"))
             }
             "combination:repeat_prompt" => {
@@ -295,9 +290,12 @@ mod tests {
                 "The BIG river.",
             ),
         ];
-        for (id, kwargs, follows, breaks) in cases {
+        let both = |(id, kwargs, follows, breaks)| {
+            [None, Some(100)].map(|words| (id, Value::clone(&kwargs), follows, breaks, words))
+        };
+        for (id, kwargs, follows, breaks, words) in cases.into_iter().flat_map(both) {
             let check = check(id, kwargs);
-            let grammar = Constraint::Lark(guide(std::slice::from_ref(&check), 400).unwrap());
+            let grammar = Constraint::Lark(guide(std::slice::from_ref(&check), words).unwrap());
             assert!(check.strict(follows), "{id}: {follows:?} follows the rule");
             assert!(grammar::matches(&grammar, follows), "{id}: {follows:?} matches {grammar:?}");
             assert!(!check.strict(breaks), "{id}: {breaks:?} breaks the rule");
@@ -308,11 +306,11 @@ mod tests {
     #[test]
     fn several_rules_are_one_pattern_and_none_is_none() {
         let checks = [check("punctuation:no_comma", json!({})), check("startend:quotation", json!({}))];
-        let grammar = Constraint::Lark(guide(&checks, 400).unwrap());
+        let grammar = Constraint::Lark(guide(&checks, Some(100)).unwrap());
         for (text, expected) in [("\"A river.\"", true), ("\"A, river.\"", false), ("A river.", false)] {
             assert_eq!(grammar::matches(&grammar, text), expected, "{text}");
         }
         let language = check("language:response_language", json!({"language": "fr"}));
-        assert_eq!(guide(&[language], 400), None);
+        assert_eq!(guide(&[language], None), None);
     }
 }

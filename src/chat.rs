@@ -16,6 +16,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A function that the model called: its result.
+    Tool,
 }
 
 /// One turn of a chat.
@@ -28,12 +30,70 @@ pub struct Message {
     /// What the assistant thought before it said that; templates know it by this name.
     #[serde(default, rename = "reasoning_content", skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
+    /// The functions that an assistant's turn calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// The call whose result a function's turn is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// The name of the function whose result it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A call of a function, as OpenAI's wire has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Names the call; its result refers to it.
+    pub id: String,
+    /// Always `function`.
+    #[serde(rename = "type", default = "function")]
+    pub kind: String,
+    /// What is called.
+    pub function: CalledFunction,
+}
+
+/// The function of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CalledFunction {
+    /// Its name.
+    pub name: String,
+    /// Its arguments as JSON text.
+    pub arguments: String,
+}
+
+impl ToolCall {
+    /// The call `id` of `function`.
+    pub fn new(id: String, function: CalledFunction) -> Self {
+        Self { id, kind: "function".into(), function }
+    }
+}
+
+fn function() -> String {
+    "function".into()
 }
 
 impl Message {
     /// A turn without reasoning.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), reasoning: None }
+        let content = content.into();
+        Self { role, content, reasoning: None, tool_calls: Vec::new(), tool_call_id: None, name: None }
+    }
+
+    /// What is said and called as one text, each call between the marks of Hermes: for readers that know no calls.
+    pub fn content_with_calls(&self) -> String {
+        let mut text = self.content.clone();
+        for ToolCall { function, .. } in &self.tool_calls {
+            let name = Value::from(function.name.as_str());
+            let before = if text.is_empty() { "" } else { "\n" };
+            let arguments = match function.arguments.trim() {
+                "" => "{}",
+                arguments => arguments,
+            };
+            let call = format!("{{\"name\": {name}, \"arguments\": {arguments}}}");
+            text.push_str(&format!("{before}<tool_call>\n{call}\n</tool_call>"));
+        }
+        text
     }
 
     /// A user turn.
@@ -95,6 +155,10 @@ pub struct TemplateOptions {
     pub effort: Option<Effort>,
     /// Whether a reply may begin with reasoning.
     pub thinking: Thinking,
+    /// The functions that the model may call, as OpenAI's wire has them.
+    pub tools: Vec<Value>,
+    /// OpenAI's fields on how they may be used, `tool_choice` and `parallel_tool_calls`, for an upstream: templates have none.
+    pub tool_fields: Map<String, Value>,
 }
 
 /// Whether a reply may begin with reasoning.
@@ -141,7 +205,7 @@ impl Effort {
 impl TemplateOptions {
     /// What a request asks for. An effort of `none` is a wish for no reasoning unless the variables say otherwise.
     pub fn new(kwargs: TemplateKwargs, effort: Option<Effort>) -> Self {
-        let mut options = Self { kwargs, effort, thinking: Thinking::AsTemplate };
+        let mut options = Self { kwargs, effort, ..Self::default() };
         if effort == Some(Effort::None) && !options.asks_to_think() {
             options.thinking = Thinking::Off;
         }

@@ -8,6 +8,7 @@ use super::{ConfigError, require};
 use crate::chat::{RESERVED, TemplateKwargs};
 use crate::engine::native::NativeConfig;
 use crate::engine::reasoning::Form;
+use crate::engine::tools::Format as ToolFormat;
 use crate::kernels::packed::Format;
 
 /// Which models are served, and by what.
@@ -46,7 +47,7 @@ pub struct EngineArgs {
     pub upstream: UpstreamArgs,
 }
 
-/// How the model thinks before it answers.
+/// How the model marks its reasoning and its calls of functions.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Model")]
 pub struct ThinkingArgs {
@@ -56,6 +57,10 @@ pub struct ThinkingArgs {
     /// Variables of the chat template as a JSON object, such as {"enable_thinking": false}; a request's own come before them
     #[arg(long, env = "SPAR_CHAT_TEMPLATE_KWARGS", value_name = "JSON", value_parser = template_kwargs)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
+    /// How the model writes calls of functions: hermes, llama, mistral, mistral-args, qwen-coder, granite or nemotron; absent: as
+    /// its chat template or its tokenizer says
+    #[arg(long, env = "SPAR_TOOL_CALLS", value_name = "FORM")]
+    pub tool_calls: Option<ToolFormat>,
 }
 
 /// How replies mark their reasoning.

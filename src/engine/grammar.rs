@@ -155,7 +155,7 @@ impl Grammars {
         let grammar = match constraint {
             Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Constraint::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
-            Constraint::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
+            Constraint::Lark(lark) | Constraint::Calls { lark, .. } => TopLevelGrammar::from_lark(lark.clone()),
         };
         let fresh = llguidance::Matcher::new(self.factory.create_parser(grammar));
         if let Some(error) = fresh.get_error() {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures::Stream;
 
+use super::tools::Format as ToolFormat;
 use super::{
     Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
     ScoredToken,
@@ -66,6 +67,10 @@ impl<E: Engine> Engine for Metered<E> {
 
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         self.0.render(chat)
+    }
+
+    fn tool_format(&self) -> ToolFormat {
+        self.0.tool_format()
     }
 
     fn constrains(&self) -> bool {

@@ -18,6 +18,7 @@ pub mod native;
 pub mod reasoning;
 pub mod sampling;
 pub mod text;
+pub mod tools;
 #[cfg(feature = "upstream")]
 pub mod upstream;
 pub mod writer;
@@ -94,6 +95,13 @@ pub enum Constraint {
     JsonSchema(serde_json::Value),
     /// A Lark grammar in llguidance's dialect.
     Lark(String),
+    /// Calls of functions, as a Lark grammar.
+    Calls {
+        /// The grammar.
+        lark: String,
+        /// Whether a plain answer matches as well: it may then begin with reasoning.
+        optional: bool,
+    },
 }
 
 /// What is given to the model: turns that the chat template renders, or raw text.
@@ -158,11 +166,16 @@ impl Request {
         }
     }
 
+    /// Whether a grammar holds the reply from its first token on.
+    pub(crate) fn leaves_no_room_for_reasoning(&self) -> bool {
+        self.constraint.as_ref().is_some_and(|wanted| !matches!(wanted, Constraint::Calls { optional: true, .. }))
+    }
+
     /// The input as an engine should render it whose grammars hold from a reply's first token on. They leave no room for
     /// reasoning, so the prompt must not begin any.
     pub fn constrained_input(&self) -> Cow<'_, Input> {
         match &self.input {
-            Input::Chat(chat) if self.constraint.is_some() && chat.options.thinking != Thinking::Off => {
+            Input::Chat(chat) if self.leaves_no_room_for_reasoning() && chat.options.thinking != Thinking::Off => {
                 let mut chat = chat.clone();
                 chat.options.thinking = Thinking::Off;
                 Cow::Owned(Input::Chat(chat))
@@ -359,6 +372,11 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Invalid`] where the template refuses the chat, [`EngineError::Unsupported`] where the engine has none.
     fn render(&self, _chat: &Chat) -> Result<String, EngineError> {
         Err(EngineError::Unsupported("this model's engine has no chat template".into()))
+    }
+
+    /// How the model writes calls of functions.
+    fn tool_format(&self) -> tools::Format {
+        tools::Format::default()
     }
 
     /// Whether [`Request::constraint`] is honoured; if not, such a request is refused as unsupported.

@@ -6,6 +6,7 @@ use tokenizers::Tokenizer;
 
 use super::reasoning::Form;
 use super::sampling::Drawn;
+use super::tools::format::Format;
 use super::{Chunk, FinishReason, TokenLogprobs, TokenProb};
 
 /// The bytes of every token, computed once per model.
@@ -42,7 +43,8 @@ impl Pieces {
         for id in 0..size as u32 {
             let Some(token) = tokenizer.id_to_token(id) else { continue };
             let added = added.get(&id);
-            special[id as usize] = added.is_some_and(|token| token.special) && !Form::is_mark(&token);
+            special[id as usize] =
+                added.is_some_and(|token| token.special) && !Form::is_mark(&token) && !Format::is_mark(&token);
             bytes[id as usize] = if added.is_some() {
                 token.into_bytes()
             } else if byte_level {
@@ -63,7 +65,7 @@ impl Pieces {
         self.bytes.get(id as usize).map_or(&[], |bytes| bytes)
     }
 
-    /// Whether the token is left out of text. Marks of reasoning never are: the text could not be split without them.
+    /// Whether the token is left out of text. Marks of reasoning and of calls never are: the text could not be read without them.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.get(id as usize).copied().unwrap_or(false)
     }

@@ -198,6 +198,7 @@ fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadEr
     let mut directory = ModelDir::open(directory)?;
     directory.reasoning = args.thinking.form(directory.reasoning);
     directory.template_kwargs = args.thinking.kwargs();
+    directory.tool_format = args.thinking.tool_calls.unwrap_or(directory.tool_format);
     let choice = choose(args.engine, &directory.config);
     must_be_built(choice.runs)?;
     let (name, why) = (choice.runs.name(), &choice.why);

@@ -27,6 +27,7 @@ use super::model_dir::{ModelDir, ModelError};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::ReplyRules;
+use super::tools::Format as ToolFormat;
 use super::{Chunk, Engine, EngineError, FinishReason, Input, ModelInfo, Reply, Request};
 use crate::chat::Chat;
 
@@ -217,6 +218,10 @@ impl Engine for MistralEngine {
 
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         self.dir.render(chat)
+    }
+
+    fn tool_format(&self) -> ToolFormat {
+        self.dir.tool_format
     }
 
     fn constrains(&self) -> bool {

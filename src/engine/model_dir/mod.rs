@@ -15,6 +15,7 @@ pub use self::identity::Identity;
 use self::vocabulary::Vocabulary;
 use super::reasoning::{Form, Splitter};
 use super::text::Pieces;
+use super::tools::format::Format;
 use super::{EngineError, Input, ModelInfo, Request};
 use crate::chat::{Chat, TemplateKwargs, Thinking};
 use crate::prompts::Templates;
@@ -41,6 +42,8 @@ pub struct ModelDir {
     /// How its replies mark reasoning: what its chat template mentions or its tokenizer has marks for. `None`: they have none,
     /// and a mark in a reply is text.
     pub reasoning: Option<Form>,
+    /// How it writes calls of functions, by what its chat template or its tokenizer mentions.
+    pub tool_format: Format,
     /// Variables of the chat template where a chat does not set them; none after opening.
     pub template_kwargs: TemplateKwargs,
     chat_template: ChatTemplate,
@@ -79,6 +82,8 @@ impl ModelDir {
         };
         let reasoning = Form::find(|mark| chat_template.mentions(mark))
             .or_else(|| Form::find(|mark| tokenizer.token_to_id(mark).is_some()));
+        let mentioned = |mark: &str| chat_template.mentions(mark) || tokenizer.token_to_id(mark).is_some();
+        let tool_format = Format::find(mentioned);
         let weights = Weights::open(&path)?;
         weights.check(&config)?;
         Ok(Self {
@@ -89,6 +94,7 @@ impl ModelDir {
             templates: Arc::new(templates),
             weights: Arc::new(weights),
             reasoning,
+            tool_format,
             template_kwargs: TemplateKwargs::new(),
             chat_template,
             vocabulary,
@@ -116,7 +122,7 @@ impl ModelDir {
     /// What splits the replies to `request`, whose prompt has the tokens `prompt`. Continued texts have no reasoning, nor have
     /// replies that a grammar constrains.
     pub fn splitter(&self, request: &Request, prompt: &[u32]) -> Option<Splitter> {
-        let chats = matches!(request.input, Input::Chat(_)) && request.constraint.is_none();
+        let chats = matches!(request.input, Input::Chat(_)) && !request.leaves_no_room_for_reasoning();
         let form = self.reasoning.filter(|_| chats)?;
         let end = prompt[prompt.len().saturating_sub(MARK_TOKENS)..].iter();
         let end: Vec<u8> = end.flat_map(|&id| self.pieces.bytes(id)).copied().collect();

@@ -41,6 +41,7 @@ use super::model_dir::{ModelDir, ModelError};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
+use super::tools::Format as ToolFormat;
 use super::writer::Writer;
 use super::{
     Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
@@ -305,6 +306,10 @@ impl Engine for NativeEngine {
 
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         self.dir.render(chat)
+    }
+
+    fn tool_format(&self) -> ToolFormat {
+        self.dir.tool_format
     }
 
     fn constrains(&self) -> bool {

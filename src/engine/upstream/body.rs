@@ -63,8 +63,13 @@ pub(super) fn put_template_options(
     if let Some(effort) = options.effort {
         body["reasoning_effort"] = json!(effort.name());
     }
+    if !options.tools.is_empty() {
+        body["tools"] = json!(options.tools);
+        options.tool_fields.iter().for_each(|(name, value)| body[name] = value.clone());
+    }
     let thinking = if model_thinks { options.thinking } else { Thinking::AsTemplate };
-    let kwargs = TemplateOptions { kwargs: options.kwargs.clone(), effort: None, thinking }.variables(defaults);
+    let kwargs = TemplateOptions { kwargs: options.kwargs.clone(), thinking, ..TemplateOptions::default() };
+    let kwargs = kwargs.variables(defaults);
     if !kwargs.is_empty() {
         body["chat_template_kwargs"] = Value::Object(kwargs);
     }
@@ -110,7 +115,7 @@ fn response_format(constraint: &Constraint) -> Result<Value, EngineError> {
             let named = json!({"name": "answer", "schema": schema, "strict": true});
             Ok(json!({"type": "json_schema", "json_schema": named}))
         }
-        Constraint::Regex(_) | Constraint::Lark(_) => {
+        Constraint::Regex(_) | Constraint::Lark(_) | Constraint::Calls { .. } => {
             Err(EngineError::Unsupported("an upstream takes JSON schemas only, no other constraint".into()))
         }
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::failure;
 use super::siblings::Step;
+use crate::chat::{CalledFunction, Message, ToolCall};
 use crate::engine::reasoning::Reasoning;
 use crate::engine::{Chunk, EngineError, FinishReason, PromptTokens, TokenLogprobs, TokenProb};
 
@@ -42,6 +43,23 @@ struct WireDelta {
     reasoning_content: Option<String>,
     /// Of OpenRouter and newer vLLM.
     reasoning: Option<String>,
+    #[serde(default)]
+    tool_calls: Option<Vec<WireCall>>,
+}
+
+/// A part of a call: its name comes with the first, and the arguments piece by piece.
+#[derive(Deserialize)]
+struct WireCall {
+    #[serde(default)]
+    index: usize,
+    #[serde(default)]
+    function: WireFunction,
+}
+
+#[derive(Default, Deserialize)]
+struct WireFunction {
+    name: Option<String>,
+    arguments: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +126,8 @@ struct Choice {
     reasoning: usize,
     /// Reasoning has come, and no text after it.
     thinking: bool,
+    /// The calls so far, by their index.
+    calls: BTreeMap<usize, CalledFunction>,
     finish: Option<FinishReason>,
 }
 
@@ -131,6 +151,12 @@ impl Reader {
         let choice = self.choices.get_mut(wire.index)?;
         choice.seen = true;
         choice.finish = wire.finish_reason.as_deref().map(finish).or(choice.finish);
+        for part in wire.delta.tool_calls.into_iter().flatten() {
+            let empty = || CalledFunction { name: String::new(), arguments: String::new() };
+            let call = choice.calls.entry(part.index).or_insert_with(empty);
+            call.name.push_str(part.function.name.as_deref().unwrap_or_default());
+            call.arguments.push_str(part.function.arguments.as_deref().unwrap_or_default());
+        }
         let text = wire.delta.content.or(wire.text).unwrap_or_default();
         let thought = wire.delta.reasoning_content.or(wire.delta.reasoning).unwrap_or_default();
         let mut logprobs = wire.logprobs.map(entries).unwrap_or_default();
@@ -176,8 +202,12 @@ impl Reader {
             let reasoning = Reasoning { text: String::new(), tokens: thoughts / left.max(1) };
             (missing, thoughts) = (missing - tokens, thoughts - reasoning.tokens);
             left = left.saturating_sub(1);
+            // Calls travel as the text that a model of Hermes' family writes for them.
+            let calls = choice.calls.into_values().map(|function| ToolCall::new(String::new(), function)).collect();
+            let text = Message { tool_calls: calls, ..Message::assistant("") }.content_with_calls();
             choice.finish.map(|finish| {
-                Step::Chunk(index, Chunk { reasoning, tokens, finish: Some(finish), prompt, ..Chunk::default() })
+                let finish = Some(finish);
+                Step::Chunk(index, Chunk { text, reasoning, tokens, finish, prompt, ..Chunk::default() })
             })
         };
         self.choices.into_iter().enumerate().filter_map(last).collect()

@@ -127,17 +127,19 @@ class Server:
 def adapter(folder):
     """A LoRA adapter of the embedded actor that changes nothing, as PEFT writes it."""
     folder.mkdir(parents=True)
-    width = json.loads((ROOT / "assets/spar-tiny/actor/config.json").read_text("utf-8"))["hidden_size"]
+    model = json.loads((ROOT / "assets/spar-tiny/actor/config.json").read_text("utf-8"))
     settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"], "bias": "none"}
     (folder / "adapter_config.json").write_text(json.dumps(settings), "utf-8")
-    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-    header = {
-        name.format("A"): {"dtype": "F32", "shape": [1, width], "data_offsets": [0, 4 * width]},
-        name.format("B"): {"dtype": "F32", "shape": [width, 1], "data_offsets": [4 * width, 8 * width]},
-    }
+    # The query heads of the embedded actor are together as wide as its stream.
+    width, header, end = model["hidden_size"], {}, 0
+    for layer in range(model["num_hidden_layers"]):
+        for factor, shape in (("A", [1, width]), ("B", [width, 1])):
+            name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{factor}.weight"
+            header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + 4 * width]}
+            end += 4 * width
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(8 * width))
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
 
 
 def scratch_folder(scratch):

@@ -9,9 +9,11 @@ Links: a relative link must name a file or folder of this repository, and its #a
 
 Comments: the first paragraph of a doc comment is what rustdoc, `--help` and the API document show alone, so it must make sense alone. It
 is refused where it begins with a word that continues something else ("Of the draw.", "The same by seed.", "As the file has it."),
-or has fewer than three words. Shapes of tensors, such as `(rows, columns)`, may stand alone.
+or has fewer than three words. Shapes of tensors, such as `(rows, columns)`, may stand alone. Descriptions of the API document, some of
+which are no doc comments, are checked in the same way.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -88,8 +90,20 @@ def first_paragraphs(path):
             text.append(doc.group(2) or "\0")
 
 
+def described(value, place=""):
+    """Place and text of every description in the API document."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in pairs:
+        if name in ("description", "summary") and isinstance(inner, str) and inner:
+            yield f"{place}/{name}", inner.split("\n\n")[0]
+        yield from described(inner, f"{place}/{name}")
+
+
 def fragments():
-    """Every doc comment whose first paragraph is no sentence."""
+    """Every doc comment, and every text of the API document, whose first paragraph is no sentence."""
+    for place, text in described(json.loads((ROOT / "openapi/openapi.json").read_text("utf-8"))):
+        if FRAGMENT.match(text) or len(text.split()) < 3:
+            yield f"openapi/openapi.json{place}: a description is a sentence: {text}"
     for path in files(".rs", ROOT / "src", ROOT / "training/src"):
         for number, text in first_paragraphs(path):
             place = f"{path.relative_to(ROOT)}:{number}"

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Checks texts: links of all markdown files, and doc comments that are fragments.
+"""Checks texts: links of all markdown files, doc comments that are fragments, and pages that are too long.
 
-    scripts/docs_check.py            # both; prints what is wrong as file:line, and ends with 1
-    scripts/docs_check.py links
-    scripts/docs_check.py comments
+    scripts/docs_check.py                 # all; prints what is wrong as file:line, and ends with 1
+    scripts/docs_check.py links comments  # only these
 
 Links: a relative link must name a file or folder of this repository, and its #anchor a heading of that file.
 
@@ -113,7 +112,14 @@ def fragments():
                 yield f"{place}: a doc comment has at least three words: {text}"
 
 
-CHECKS = {"links": broken_links, "comments": fragments}
+def long_pages():
+    """Every page that is longer than a newcomer reads at once."""
+    for name, most in (("README.md", 150), ("ARCHITECTURE.md", 150)):
+        if (lines := len((ROOT / name).read_text("utf-8").splitlines())) > most:
+            yield f"{name}: it has {lines} lines and may have {most}; move what changes often to docs/ or into module docs"
+
+
+CHECKS = {"links": broken_links, "comments": fragments, "lengths": long_pages}
 
 
 def main(names):

@@ -9,12 +9,12 @@ use serde_json::{Map, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Standing instructions.
+    /// Standing instructions for the whole conversation.
     #[serde(alias = "developer")]
     System,
     /// The person who asks.
     User,
-    /// The model.
+    /// The model that answers.
     Assistant,
     /// A function that the model called: its result.
     Tool,
@@ -23,7 +23,7 @@ pub enum Role {
 /// One turn of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks.
+    /// The role that speaks.
     pub role: Role,
     /// What is said, as plain text.
     pub content: String,
@@ -107,12 +107,12 @@ impl Message {
     }
 }
 
-/// A conversation and what its chat template is given beside it. It can be used wherever its messages can.
+/// A conversation and the variables of its chat template. It can be used wherever its messages can.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chat {
     /// The turns, oldest first.
     pub messages: Vec<Message>,
-    /// What the template is given beside them.
+    /// Variables of the template.
     pub options: TemplateOptions,
 }
 
@@ -146,7 +146,7 @@ pub const RESERVED: [&str; 5] = ["messages", "add_generation_prompt", "bos_token
 /// The variables by which the known templates switch reasoning on and off.
 const SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
 
-/// What a chat template is given beside the messages.
+/// Variables of a chat template, next to its messages.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TemplateOptions {
     /// Variables by their names.
@@ -174,15 +174,15 @@ pub enum Thinking {
 /// How much reasoning is asked for, in OpenAI's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// No reasoning.
+    /// The model does not reason.
     None,
     /// The model reasons as little as possible.
     Minimal,
-    /// Little.
+    /// A little reasoning.
     Low,
     /// The usual amount.
     Medium,
-    /// Much.
+    /// A lot of reasoning.
     High,
 }
 
@@ -218,7 +218,7 @@ impl TemplateOptions {
         switch.unwrap_or(self.effort.is_some_and(|effort| effort != Effort::None))
     }
 
-    /// The same options where reasoning costs more than it usually gains: it is off unless it is asked for expressly.
+    /// Turns reasoning off unless it is asked for expressly, for calls where it costs more than it usually gains.
     #[must_use]
     pub fn thinking_only_if_asked(mut self) -> Self {
         if !self.asks_to_think() {

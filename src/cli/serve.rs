@@ -50,7 +50,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     })
 }
 
-/// What the server was told, secrets hidden.
+/// The settings that are not defaults, secrets hidden.
 fn told(settings: &Settings, changed: &[String]) -> String {
     let keys = match settings.api_keys.len() {
         0 => "none, everybody may call".to_owned(),

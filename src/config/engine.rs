@@ -21,7 +21,7 @@ pub struct EngineArgs {
     /// Directory with a separate refiner's checkpoint; absent: the model's own
     #[arg(long, env = "SPAR_REFINER", value_name = "DIR")]
     pub refiner: Option<PathBuf>,
-    /// Directory with a PEFT LoRA adapter of the actor, on the model; it changes nothing of the refiner
+    /// Directory with a PEFT LoRA adapter of the actor, on the model; the refiner does not use it
     #[arg(long, env = "SPAR_ADAPTER", value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Directory with a PEFT LoRA adapter of the refiner, on --refiner if given, else on the model that would judge without it
@@ -66,14 +66,14 @@ pub struct ThinkingArgs {
 /// How replies mark their reasoning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ReasoningBy {
-    /// As the chat template or the tokenizer says; an upstream's text is left as it is
+    /// The form that the chat template or the tokenizer shows; an upstream's text is left as it is
     #[default]
     Auto,
-    /// Not at all: a mark is part of the answer
+    /// No form: a mark is part of the answer
     Off,
-    /// `<think>...</think>`
+    /// The marks `<think>...</think>`
     Think,
-    /// `[THINK]...[/THINK]`
+    /// The marks `[THINK]...[/THINK]`
     Magistral,
     /// "Here is my thought process:" and "Here is my response:"
     Granite,
@@ -111,7 +111,7 @@ fn template_kwargs(text: &str) -> Result<TemplateKwargs, String> {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Native engine")]
 pub struct NativeArgs {
-    /// Bytes of keys and values that are kept for later prompts, per model; on CUDA running replies' are among them, and one
+    /// Bytes of keys and values that are kept for later prompts, per model; on CUDA this includes running replies, and one
     /// reply of the whole context always has room
     #[arg(long, env = "SPAR_KV_CACHE_BYTES", value_name = "BYTES", default_value_t = NativeConfig::default().cache_bytes)]
     pub kv_cache_bytes: usize,
@@ -133,9 +133,9 @@ pub struct NativeArgs {
 /// How weights are kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Quantize {
-    /// As the checkpoint has them
+    /// The checkpoint's own type
     None,
-    /// In 8 bits, with a scale for each 32 of a row
+    /// 8 bits, with a scale for each 32 numbers of a row
     Q8,
 }
 

@@ -11,7 +11,7 @@ use super::{ConfigError, HttpArgs, SwapArgs, require};
 pub struct Secrets<'a> {
     /// SPAR_API_KEYS: separated by commas.
     pub api_keys: Option<&'a str>,
-    /// SPAR_ADMIN_KEY.
+    /// The value of SPAR_ADMIN_KEY.
     pub admin_key: Option<&'a str>,
 }
 

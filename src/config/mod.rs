@@ -23,7 +23,7 @@ pub use self::search::SearchArgs;
 pub use self::swap::SwapArgs;
 pub use self::traffic::TrafficArgs;
 
-/// Everything that the server is told.
+/// All settings as they are given on the command line and in the environment.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     #[command(flatten)]
@@ -43,10 +43,10 @@ pub struct ServeArgs {
     pub traffic: TrafficArgs,
 }
 
-/// Checked settings.
+/// Settings that were checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which models.
+    /// Which models are served, and by what.
     pub engine: EngineArgs,
     /// How it serves.
     pub http: HttpArgs,
@@ -58,7 +58,7 @@ pub struct Settings {
     pub traffic: TrafficArgs,
     /// Keys that callers must show one of; none: everybody may call.
     pub api_keys: Vec<SecretString>,
-    /// The key to the admin routes; none: nobody may call them.
+    /// The key to the admin routes; without one they are off.
     pub admin_key: Option<SecretString>,
 }
 

@@ -78,7 +78,7 @@ pub(crate) fn cache_directory() -> Option<PathBuf> {
     caches.or_else(|| absolute("LOCALAPPDATA")).map(|caches| caches.join("spar"))
 }
 
-/// Unpacks into a subdirectory named after the contents, unless it is there already, whole and unchanged.
+/// Unpacks into a subdirectory named after the contents, unless that exists already, whole and unchanged.
 fn unpack_into(base: &Path) -> std::io::Result<PathBuf> {
     let target = base.join(format!("{NAME}-{}", digest()));
     if is_whole(&target) {

@@ -98,7 +98,7 @@ impl<E: Engine> Engine for Metered<E> {
 struct MeteredChunks {
     chunks: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
     call: Timed,
-    /// Of its siblings, which share their prompt.
+    /// Whether this is the first of its siblings, which share their prompt.
     first: bool,
 }
 

@@ -227,16 +227,16 @@ pub struct Chunk {
     pub logprobs: Vec<TokenLogprobs>,
     /// Set on the last chunk.
     pub finish: Option<FinishReason>,
-    /// From engines that learn of the prompt's tokens only while they answer; it takes the place of the [`Reply`]'s counts.
+    /// The prompt's tokens, from engines that learn of them only while they answer; it replaces the [`Reply`]'s counts.
     pub prompt: Option<PromptTokens>,
 }
 
 /// Tokens of a prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PromptTokens {
-    /// All of them.
+    /// All tokens of the prompt.
     pub sent: usize,
-    /// Of these, reused rather than computed.
+    /// How many of these were reused rather than computed.
     pub cached: usize,
 }
 
@@ -244,7 +244,7 @@ pub struct PromptTokens {
 pub struct Reply {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Of these, tokens whose keys and values were reused rather than computed.
+    /// How many of these tokens' keys and values were reused rather than computed.
     pub cached_tokens: usize,
     /// The chunks, ending after the one with `finish`, or with an error.
     pub chunks: Chunks,
@@ -253,17 +253,17 @@ pub struct Reply {
 /// A whole reply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
-    /// All of the text.
+    /// The whole text.
     pub text: String,
     /// What the model thought before; it is no part of the text.
     pub reasoning: Reasoning,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Of these, reused.
+    /// How many of these were reused.
     pub cached_tokens: usize,
     /// Tokens generated, those of reasoning included.
     pub tokens: usize,
-    /// Per token of the text, if asked for.
+    /// Log-probabilities of each token of the text, if asked for.
     pub logprobs: Vec<TokenLogprobs>,
     /// Why it ended.
     pub finish: FinishReason,
@@ -307,7 +307,7 @@ impl Reply {
 pub struct ScoredToken {
     /// The token's id.
     pub id: u32,
-    /// Its bytes.
+    /// The token's bytes.
     pub bytes: Vec<u8>,
     /// What the model expected after the tokens before it; `None` for the first.
     pub logprobs: Option<TokenLogprobs>,
@@ -411,7 +411,7 @@ pub trait Engine: Send + Sync {
     /// Whether the engine can work now.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The error says what prevents it.
     fn health(&self) -> Result<(), EngineError> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! From tokens to text: whole characters only, no special tokens, and stop strings that never leak.
+//! Tokens become text: whole characters only, no special tokens, and stop strings that never leak.
 
 use std::sync::Arc;
 
@@ -107,7 +107,7 @@ fn byte_level_table() -> impl Fn(char) -> Option<u8> {
 /// What ends a reply, and how its text begins.
 #[derive(Clone, Debug, Default)]
 pub struct ReplyRules {
-    /// End-of-sequence tokens; empty to go on after them.
+    /// End-of-sequence tokens; empty to continue after them.
     pub eos: Vec<u32>,
     /// Strings before which the text ends; empty ones are passed over.
     pub stop: Vec<String>,

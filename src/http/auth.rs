@@ -40,7 +40,7 @@ fn shown(request: &Request) -> &str {
     header.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().trim()
 }
 
-/// Compares digests of all keys, so that the time tells neither a key's length nor where it differs.
+/// Compares digests of all keys, so that the time reveals neither a key's length nor where it differs.
 fn known(keys: &[SecretString], shown: &str) -> bool {
     let digest = Sha256::digest(shown);
     let same = |key: &SecretString| Sha256::digest(key.expose_secret()).as_slice().ct_eq(digest.as_slice());

@@ -97,7 +97,7 @@ fn is_true(value: &Value) -> bool {
     matches!(value, Value::Null | Value::Bool(true))
 }
 
-/// Of both kinds of completions.
+/// Fields that both kinds of completions refuse.
 const REFUSED: &[Refused] = &[
     unless_empty("allowed_token_ids"),
     unless_empty("bad_words"),

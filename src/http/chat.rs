@@ -33,7 +33,7 @@ use crate::search::Task;
         (status = 404, body = ErrorBody, description = "No such model"),
         (status = 408, body = ErrorBody, description = "The deadline passed before there was an answer"),
         (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
-        (status = 503, body = ErrorBody, description = "Not ready, or shutting down"),
+        (status = 503, body = ErrorBody, description = "The server is not ready, or shutting down"),
     ),
 )]
 pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {

@@ -24,7 +24,7 @@ use crate::openai::{
 #[utoipa::path(
     post, path = "/v1/completions", tag = "completions", request_body = CompletionRequest,
     responses(
-        (status = 200, body = CompletionResponse, description = "With `stream` as server-sent events"),
+        (status = 200, body = CompletionResponse, description = "The continuations; with `stream` as server-sent events"),
         (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
         (status = 404, body = ErrorBody, description = "No such model"),
         (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),

@@ -21,10 +21,10 @@ pub enum ApiError {
     /// The prompt does not fit.
     #[error("{0}")]
     TooLong(String),
-    /// No key, or not one of ours.
+    /// No key was sent, or an unknown one.
     #[error("a valid API key is needed: send it as `authorization: Bearer KEY`")]
     Unauthorized,
-    /// Nobody may.
+    /// The admin routes are off.
     #[error("the admin routes are off: start the server with SPAR_ADMIN_KEY or --admin-key-file")]
     Forbidden,
     /// Another generation is live than the caller thinks.
@@ -66,7 +66,7 @@ pub enum ApiError {
     /// Too many requests wait already.
     #[error("{0} requests are waiting already; try again in a moment")]
     QueueFull(usize),
-    /// On the way out.
+    /// The server is shutting down.
     #[error("the server is shutting down; try again elsewhere")]
     ShuttingDown,
     /// The model cannot answer now.
@@ -104,7 +104,7 @@ impl ApiError {
         }
     }
 
-    /// OpenAI's envelope.
+    /// The error in OpenAI's envelope.
     pub fn body(&self) -> ErrorBody {
         let (code, param) = match self {
             Self::Invalid { param, .. } => ("invalid_value", param.clone()),

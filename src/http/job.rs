@@ -15,7 +15,7 @@ use super::plan::{Asked, SearchPlan};
 /// What a request is checked against.
 #[derive(Clone, Copy)]
 pub struct Limits<'a> {
-    /// The model.
+    /// The model that answers.
     pub model: &'a ModelInfo,
     /// The name that clients use for it.
     pub name: &'a str,
@@ -32,11 +32,11 @@ pub struct Limits<'a> {
 /// Which constraints a model honours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Constrains {
-    /// None.
+    /// No constraint is honoured.
     Nothing,
-    /// JSON schemas.
+    /// JSON schemas are honoured.
     Json,
-    /// All of them.
+    /// Every kind of constraint is honoured.
     Everything,
 }
 
@@ -54,11 +54,11 @@ impl Constrains {
 /// How an answer is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// As one body.
+    /// One body with the whole answer.
     Whole,
-    /// As events.
+    /// A stream of events.
     Stream,
-    /// As events, ending with one that has `usage`.
+    /// A stream of events that ends with one that has `usage`.
     StreamWithUsage,
 }
 
@@ -82,9 +82,9 @@ pub struct Drawing {
 /// A checked chat completion.
 #[derive(Clone, Debug)]
 pub struct ChatJob {
-    /// The conversation.
+    /// The conversation to answer.
     pub messages: Vec<Message>,
-    /// What its template is given beside it.
+    /// Variables of its chat template.
     pub template: TemplateOptions,
     /// How replies are drawn.
     pub drawing: Drawing,
@@ -114,7 +114,7 @@ pub struct CompletionJob {
 }
 
 impl ChatJob {
-    /// Checks `body`.
+    /// Checks the body of a chat completion.
     ///
     /// # Errors
     /// Names the field and its allowed range.
@@ -143,7 +143,7 @@ impl ChatJob {
 }
 
 impl CompletionJob {
-    /// Checks `body`.
+    /// Checks the body of a text completion.
     ///
     /// # Errors
     /// Names the field and its allowed range.
@@ -330,7 +330,7 @@ fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {
     }
 }
 
-/// What a chat's template is given beside its messages.
+/// The variables of a chat's template, from the request's fields.
 pub(super) fn template(kwargs: Option<&TemplateKwargs>, effort: Option<&str>) -> Result<TemplateOptions, ApiError> {
     let kwargs = kwargs.cloned().unwrap_or_default();
     if let Some(name) = kwargs.keys().find(|name| RESERVED.contains(&name.as_str())) {

@@ -1,4 +1,4 @@
-//! Whether the judge can be read at all, and whether it tells a right answer from a wrong one: tried once the model answers.
+//! Whether the judge can be read at all, and whether it distinguishes a right answer from a wrong one: tried once the model answers.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -81,7 +81,9 @@ pub(super) async fn try_judge(state: &AppState) {
     };
     let (right, wrong) = rated;
     match found {
-        JudgeState::Able | JudgeState::Untried => tracing::info!(right, wrong, "the judge tells right from wrong"),
+        JudgeState::Able | JudgeState::Untried => {
+            tracing::info!(right, wrong, "the judge distinguishes a right from a wrong answer")
+        }
         JudgeState::Indifferent => tracing::warn!(
             right,
             wrong,

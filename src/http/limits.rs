@@ -1,4 +1,4 @@
-//! Admission: so many requests run, so many wait, the rest is refused.
+//! Admission: a bounded number of requests runs, a bounded number waits, and the rest is refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -67,15 +67,15 @@ impl Gate {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Refuses new requests; those inside and in the queue go on.
+    /// Refuses new requests; those inside and in the queue continue.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// Resolves when nobody is inside or in the queue.
+    /// Resolves when no request is inside or in the queue.
     pub async fn empty(&self) {
         let all = u32::try_from(self.max_running).unwrap_or(u32::MAX);
-        // Semaphores are fair: this comes after everybody who waits. An error means that it was closed, so nobody is left.
+        // Semaphores are fair: this comes after all that wait. An error means that it was closed, so none is left.
         drop(self.running.acquire_many(all).await);
     }
 

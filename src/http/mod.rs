@@ -60,17 +60,17 @@ pub use traffic::Traffic;
 
 /// What all handlers share.
 pub struct AppState {
-    /// Checked settings.
+    /// The settings of this server, checked.
     pub settings: Settings,
-    /// The models.
+    /// The models that are served.
     pub served: Served,
     /// What swaps their weights, where that is allowed.
     pub swapper: Option<Arc<Swapper>>,
-    /// Admission.
+    /// Admission of requests.
     pub gate: Gate,
     /// Where accepted searches are kept as training data, if anywhere.
     pub traffic: Option<Arc<Traffic>>,
-    /// Finished searches.
+    /// Searches that have finished.
     kept: KeptSearches,
     /// Whether a canary was answered.
     ready: AtomicBool,
@@ -78,11 +78,11 @@ pub struct AppState {
     judge: JudgeCanary,
     /// Ends running answers.
     abort: CancellationToken,
-    /// Renders metrics.
+    /// Renders the metrics as text.
     metrics: PrometheusHandle,
 }
 
-/// As handlers take it.
+/// The state as handlers take it.
 pub type Shared = Arc<AppState>;
 
 impl AppState {
@@ -167,7 +167,7 @@ fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::Failed(format!("a handler panicked: {}", text.unwrap_or("without a message"))).into_response()
 }
 
-/// Without origins no headers at all, so browsers keep other sites out.
+/// The CORS layer. Without origins it sends no headers at all, so browsers keep other sites out.
 fn cors(origins: &[String]) -> CorsLayer {
     if origins.is_empty() {
         return CorsLayer::new();
@@ -184,7 +184,7 @@ fn cors(origins: &[String]) -> CorsLayer {
 /// what is left.
 ///
 /// # Errors
-/// The listener's.
+/// The listener fails.
 pub async fn serve(
     listener: TcpListener,
     state: Shared,

@@ -15,7 +15,7 @@ use crate::verify::find::{FoundCheck, find_checks};
 /// The rest of a request, which its search depends on.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
-    /// The conversation.
+    /// The conversation to answer.
     pub messages: &'a [Message],
     /// How replies are drawn.
     pub drawing: &'a Drawing,
@@ -41,7 +41,7 @@ pub struct SearchPlan {
 pub enum Events {
     /// Signs of life.
     Heartbeat,
-    /// Also every step as a chunk.
+    /// Signs of life, and every step as a chunk.
     Progress,
 }
 

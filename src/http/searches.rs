@@ -45,7 +45,7 @@ impl KeptSearches {
 /// A recent search with all of its tree.
 #[utoipa::path(
     get, path = "/v1/searches/{id}", tag = "search",
-    params(("id" = String, Path, description = "As in a response's `search.id`")),
+    params(("id" = String, Path, description = "The `search.id` of a response")),
     responses((status = 200, body = SearchReport), (status = 404, body = ErrorBody)),
 )]
 pub async fn search(State(state): State<Shared>, Path(id): Path<String>) -> Result<Json<SearchReport>, ApiError> {

@@ -56,7 +56,7 @@ pub async fn tokenize(
     }))
 }
 
-/// Tokens' text.
+/// Turns tokens into text.
 #[utoipa::path(
     post, path = "/detokenize", tag = "models", request_body = DetokenizeRequest,
     responses((status = 200, body = DetokenizeResponse), (status = 400, body = ErrorBody)),

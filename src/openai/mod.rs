@@ -43,7 +43,7 @@ pub struct ChatRequest {
     pub reasoning_effort: Option<String>,
     /// What the answer must be: text, any JSON object, or JSON of a schema.
     pub response_format: Option<ResponseFormat>,
-    /// As vLLM has it: what the answer must match, where `response_format` cannot say it.
+    /// What the answer must match, where `response_format` cannot say it; the field is vLLM's.
     pub structured_outputs: Option<StructuredOutputs>,
     /// Judged refinements that the answer may cost; 0 or absent is plain decoding.
     #[schema(minimum = 0)]
@@ -116,9 +116,9 @@ pub struct ChatMessage {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of text parts")]
 pub enum Content {
-    /// As one string.
+    /// Text as one string.
     Text(String),
-    /// In parts, joined by line breaks.
+    /// Text in parts, joined by line breaks.
     Parts(Vec<ContentPart>),
 }
 
@@ -137,7 +137,7 @@ pub struct ContentPart {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]
 pub enum Stop {
-    /// One.
+    /// A single stop string.
     One(String),
     /// 1 to 4.
     Many(Vec<String>),

@@ -1,4 +1,4 @@
-//! What a judge and a refiner are told, and how their answers are read: together they are one contract.
+//! The texts that ask a judge and a refiner, and how their answers are read: together they are one contract.
 
 mod constraint;
 pub mod evolve;
@@ -14,7 +14,7 @@ use crate::chat::{Message, Role};
 
 pub use verdict::{Calibration, READABLE, Temperatures, verdict_labels};
 
-/// What a critique comes to.
+/// The verdict of a critique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -59,7 +59,7 @@ pub struct TemplateText {
     /// verdict at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
-    /// As `score`, about the single instruction `item`.
+    /// The question for a verdict at once, about the single instruction `item`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
     /// The user turn that asks for the conversation's separate instructions as a JSON array. Absent: there is no checklist.
@@ -74,10 +74,10 @@ pub struct TemplateText {
     pub calibration: Option<Calibration>,
 }
 
-/// Compiled [`TemplateText`].
+/// Templates that were compiled from a [`TemplateText`].
 #[derive(Clone, Debug)]
 pub struct Templates {
-    /// The texts.
+    /// The texts that were compiled.
     pub text: TemplateText,
     environment: Environment<'static>,
 }
@@ -159,7 +159,7 @@ impl Templates {
         Ok(templates)
     }
 
-    /// Reads `spar.json`.
+    /// Reads a file in the form of `spar.json`.
     ///
     /// # Errors
     /// Names the file and what is wrong.

@@ -16,11 +16,11 @@ use crate::verify::{Check, guide};
 /// Draws per child before it is given up, as in the reference: three times three. In `paper` mode, again as in the
 /// reference, a draw whose call fails is one of them; in `eager` mode it ends the child, or the group where its request fails.
 const DRAWS: usize = 9;
-/// The same in `eager` mode. The strategy `auto` counts every draw as a try of its own.
+/// Draws of a refinement at most in `eager` mode. The strategy `auto` counts every draw as a try of its own.
 const EAGER_DRAWS: usize = 3;
 /// Tokens for what a refiner says before the response.
 const REFLECTION_ROOM: usize = 192;
-/// Tokens of a refinement beside those of the response that it refines.
+/// Tokens of a refinement in addition to those of the response that it refines.
 const SPARE_ROOM: usize = 64;
 
 /// Tokens that a word of a refinement takes at most, as a rule: what its rules ask for has to come within its room.
@@ -29,7 +29,7 @@ const TOKENS_PER_WORD: usize = 2;
 /// How a refinement is asked for, and how the reply is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// After a critique: a reflection, then the response between markers.
+    /// A critique first, then a reflection and the response between markers.
     Reflected,
     /// The response alone, where it is known which instructions fail or the refiner cannot write the other form.
     Rewritten,

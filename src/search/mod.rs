@@ -53,7 +53,7 @@ pub use tree::{Node, NodeId, ROOT, Tree, Votes};
 pub struct Task {
     /// The conversation, ending in a user turn.
     pub messages: Vec<Message>,
-    /// What the chat template of a draft is given beside it.
+    /// Variables of a draft's chat template.
     pub template: TemplateOptions,
     /// How the draft is drawn; its seed fixes the whole search.
     pub sampling: Sampling,
@@ -65,7 +65,7 @@ pub struct Task {
     pub logprobs: Option<usize>,
     /// What a draft and a refined response must match.
     pub constraint: Option<Constraint>,
-    /// Rules that a response must follow, whoever named them.
+    /// Rules that a response must follow, found in the conversation or named.
     pub checks: Vec<Check>,
 }
 
@@ -88,7 +88,7 @@ impl Task {
 /// The models of one search, pinned from its start to its end.
 #[derive(Clone, Copy)]
 pub struct Models<'a> {
-    /// Drafts.
+    /// The engine that drafts.
     pub actor: &'a dyn Engine,
     /// Judges and refines.
     pub refiner: &'a dyn Engine,
@@ -157,7 +157,7 @@ pub async fn judge(
     judge_counted(models, config, task, response).await.map(|(judgement, _)| judgement)
 }
 
-/// As [`judge`], with the tokens that the judgement took.
+/// Judges like [`judge`], and also returns the tokens that the judgement took.
 ///
 /// # Errors
 /// As [`judge`].

@@ -13,7 +13,7 @@ use crate::prompts::{READABLE, Temperatures, Templates, Verdict, verdict_labels}
 /// How far from one half the probability after one critique must be to decide, and the mean after several.
 const CLEAR_AT_ONCE: f64 = 0.3;
 const CLEAR: f64 = 0.2;
-/// Tokens of a critique beside two for each of the response.
+/// Tokens of a critique in addition to two for each of the response.
 const CRITIQUE_ROOM: usize = 160;
 /// Tokens of a one-word answer, with room for a line break or a quotation mark before it.
 const WORD_ROOM: usize = 4;
@@ -66,7 +66,7 @@ impl Search<'_> {
     }
 
     /// The judgement where the probabilities decide by themselves: always in `score`, outside of the uncertain band in
-    /// `cascade`. The value is the mean over items, so that it rises with each that is mended; the decision is the
+    /// `cascade`. The value is the mean over items, so that it rises with each that is fixed; the decision is the
     /// lowest's, since one failed instruction fails the response.
     fn clear(&self, found: &[f64], lowest: f64, items: &[String]) -> Option<Judgement> {
         let calibration = self.calibration();

@@ -131,8 +131,8 @@ fn refine_chain(tree: &Tree, config: &SearchConfig) -> Step {
     if tree[last].tried < config.branch { Step::Expand { parent: last, children: 1 } } else { Step::Exhausted }
 }
 
-/// In eager mode the very first child goes alone: where refinement works, it ends the search; where it fails, the rest
-/// of the siblings go as one group.
+/// The step that refines `parent`. In eager mode the very first child goes alone: where refinement works, it ends the search;
+/// where it fails, the rest of the siblings go as one group.
 fn expand(tree: &Tree, config: &SearchConfig, parent: NodeId) -> Step {
     let left = config.budget - tree.judged();
     let children = if first_of_all(tree, config) { 1 } else { config.branch - tree[parent].tried };

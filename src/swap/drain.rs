@@ -31,7 +31,7 @@ impl Swapper {
         result
     }
 
-    /// Waits until nobody holds the leaving generations. After too long they are put back.
+    /// Waits until no request holds the leaving generations. After too long they are put back.
     async fn empty(&self, before: Pinned, leaving: &[(Role, String, Weak<Generation>)]) -> Result<(), SwapError> {
         let patience = Instant::now() + self.settings.swap_drain;
         // This copy of the pair is what can be put back.

@@ -1,4 +1,4 @@
-//! From settings to a served pair and, where an admin key is configured, the swapper around it.
+//! Settings become a served pair and, where an admin key is configured, the swapper around it.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub struct Started {
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The models.
+    /// The models cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The directories for weights.
@@ -47,7 +47,7 @@ pub enum StartError {
     /// The canary's prompts.
     #[error("--canary: {0}")]
     Canary(#[from] DataError),
-    /// The templates.
+    /// The templates cannot be used.
     #[error(transparent)]
     Templates(#[from] TemplateError),
     /// What loads them has panicked.

@@ -96,7 +96,7 @@ impl<'a> Loader<'a> {
         }
         let config = ModelConfig::open(model)?;
         let choice = choose(self.args.engine, &config);
-        must_be_built(choice.runs)?;
+        must_be_built(&choice, model)?;
         let wrong = |error| LoadError::Adapter(flag, error);
         let (adapter, source) = self.checked(model, &config, directory).map_err(wrong)?;
         let model = match choice.runs {
@@ -147,7 +147,7 @@ impl<'a> Loader<'a> {
         Ok(merged)
     }
 
-    /// In the user's cache, where the next start finds what was merged, or else in a temporary directory.
+    /// A store in the user's cache, where the next start finds what was merged, or else in a temporary directory.
     fn own_store(&mut self) -> Result<Store, ModelError> {
         if let Some(store) = cache_directory().and_then(|cache| Store::open(cache.join("merged"), MERGED_BYTES).ok()) {
             return Ok(store);

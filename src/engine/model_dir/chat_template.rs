@@ -105,7 +105,7 @@ fn default_template(value: &Value) -> Option<String> {
     }
 }
 
-/// One line.
+/// The error in one line.
 fn describe(error: &Error) -> String {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), Into::into);
     error.line().map_or_else(|| detail.clone(), |line| format!("{detail} (line {line})")).replace('\n', " ")

@@ -31,11 +31,11 @@ pub struct ModelDir {
     pub path: PathBuf,
     /// `config.json` and `generation_config.json`.
     pub config: ModelConfig,
-    /// `tokenizer.json`.
+    /// The tokenizer of `tokenizer.json`.
     pub tokenizer: Arc<Tokenizer>,
     /// The bytes of every token.
     pub pieces: Arc<Pieces>,
-    /// What a judge and a refiner are told: the directory's `spar.json`, or the general templates.
+    /// The texts for judging and refining: the directory's `spar.json`, or the general templates.
     pub templates: Arc<Templates>,
     /// The tensors, checked against the configuration where the family is known.
     pub weights: Arc<Weights>,
@@ -239,7 +239,7 @@ mod tests {
         assert!(message.contains("roles must alternate"), "{message}");
     }
 
-    /// As Qwen 3's template: thinking has a switch, and earlier reasoning is shown.
+    /// A template like Qwen 3's: thinking has a switch, and earlier reasoning is shown.
     const SWITCHED: &str = "{%- for m in messages %}{{ m.role + ':' }}\
         {%- if m.reasoning_content is string %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}\
         {{- m.content + '\n' }}{%- endfor %}{{- 'assistant:' }}\

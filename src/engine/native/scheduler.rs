@@ -91,7 +91,7 @@ struct Load {
     replies: usize,
     /// Whether plain replies run on it.
     plain: bool,
-    /// On their way to it.
+    /// Sequences that were sent to it and have not arrived.
     coming: Vec<Sequence>,
 }
 
@@ -155,7 +155,7 @@ impl Scheduler {
         self.bell.notify_all();
     }
 
-    /// Drops the prefixes below a root. Nobody may call this who holds the state.
+    /// Drops the prefixes below a root. It locks the state, so calling it with the lock held is a deadlock.
     pub(super) fn forget(&self, root: Prefix) {
         self.state().tree.forget(root);
     }
@@ -309,7 +309,7 @@ impl Scheduler {
         speculates.then(|| Lookup::new(self.config.speculate))
     }
 
-    /// `None` when the caller has gone.
+    /// `None` when the caller has disconnected.
     fn begin(&self, job: Job, tree: &mut PrefixTree) -> Option<Sequence> {
         let mut sequence = Sequence {
             variant: job.variant,
@@ -385,7 +385,7 @@ impl State {
     }
 }
 
-/// Held by a thread; tells when it panics.
+/// Held by a thread; reports when it panics.
 struct Alarm(Arc<Scheduler>);
 
 impl Drop for Alarm {

@@ -569,7 +569,7 @@ async fn every_reply_of_a_thousand_random_mixes_equals_the_reply_alone() {
     assert!(compared > 5_000);
 }
 
-/// Bytes of this process in memory, where the system tells them.
+/// Bytes of this process in memory, where the system reports them.
 fn resident() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/statm").ok()?;
     Some(status.split_whitespace().nth(1)?.parse::<usize>().ok()? * 4096)
@@ -627,7 +627,7 @@ async fn ten_thousand_random_cancels_leave_memory_flat() {
     assert!(grown < 8 << 20, "memory grew by {grown} bytes");
 }
 
-/// Waits until the owner thread has done what it was told.
+/// Waits until the owner thread has done its work.
 pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     for _ in 0..2_000 {
         if holds() {

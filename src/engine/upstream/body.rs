@@ -38,7 +38,7 @@ pub(super) fn of(request: &Request, model: &ModelInfo) -> Result<Value, EngineEr
     let unbounded = request.max_tokens.is_none_or(|most| most >= model.context);
     match request.max_tokens {
         Some(most) if !unbounded => put("max_tokens", json!(most)),
-        // Text completions are 16 tokens long unless they are told otherwise.
+        // Text completions are 16 tokens long by default.
         _ if matches!(request.input, Input::Text(_)) => put("max_tokens", json!(model.context / 2)),
         _ => {}
     }

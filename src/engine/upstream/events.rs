@@ -1,4 +1,4 @@
-//! Chunks of an OpenAI stream become ours. The wire tells the number of tokens only at its end and for all choices together:
+//! Chunks of an OpenAI stream become ours. The stream gives the number of tokens only at its end and for all choices together:
 //! until then a piece of text counts as one token, and the last chunk of a choice brings what is missing.
 
 use std::collections::BTreeMap;
@@ -27,10 +27,10 @@ struct WireChunk {
 struct WireChoice {
     #[serde(default)]
     index: usize,
-    /// Of chats.
+    /// The delta of a chat.
     #[serde(default)]
     delta: WireDelta,
-    /// Of text completions.
+    /// The text of a text completion.
     text: Option<String>,
     logprobs: Option<WireLogprobs>,
     finish_reason: Option<String>,
@@ -39,9 +39,9 @@ struct WireChoice {
 #[derive(Default, Deserialize)]
 struct WireDelta {
     content: Option<String>,
-    /// Of DeepSeek, SGLang, llama.cpp and older vLLM.
+    /// The field of DeepSeek, SGLang, llama.cpp and older vLLM.
     reasoning_content: Option<String>,
-    /// Of OpenRouter and newer vLLM.
+    /// The field of OpenRouter and newer vLLM.
     reasoning: Option<String>,
     #[serde(default)]
     tool_calls: Option<Vec<WireCall>>,
@@ -64,9 +64,9 @@ struct WireFunction {
 
 #[derive(Deserialize)]
 struct WireLogprobs {
-    /// Of chats.
+    /// The entries of a chat.
     content: Option<Vec<WireEntry>>,
-    /// Of text completions, with the two below.
+    /// The tokens of a text completion, with the two fields below.
     #[serde(default)]
     tokens: Vec<String>,
     #[serde(default)]
@@ -122,7 +122,7 @@ pub(super) struct Reader {
 struct Choice {
     seen: bool,
     tokens: usize,
-    /// Of `tokens`, those of reasoning.
+    /// How many of `tokens` are reasoning.
     reasoning: usize,
     /// Reasoning has come, and no text after it.
     thinking: bool,

@@ -1,4 +1,11 @@
 //! Any OpenAI-compatible server as an engine: requests go out as streams, and dropping a reply closes its connection.
+//!
+//! Siblings are one request with `n`, or several where the server ignores it. Several replies then read one response: whichever
+//! is polled drives it for all of them, and dropping the last one closes the connection; no task runs in between. Tokens are
+//! counted by pieces of text until the usage at the end corrects them. JSON schemas are passed on. Other grammars are not
+//! part of OpenAI's API, so verdicts and refinements are read as they come, and a refinement that does not match what the
+//! answer must be is requested again. Labels are read from the first token's `top_logprobs`, until an answer shows that the
+//! server gives none.
 
 mod body;
 mod events;
@@ -32,7 +39,7 @@ use siblings::{Source, Step};
 const CONTEXT: usize = 8_192;
 /// How often a request is sent that the server is too busy for, before it gives up.
 const TRIES: u32 = 4;
-/// Between the first two tries; it doubles.
+/// The pause between the first two tries; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// How the server is asked for several replies to one prompt.
@@ -48,7 +55,7 @@ pub enum Siblings {
 /// Which server, and what it does not say of itself.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamConfig {
-    /// Such as `http://127.0.0.1:8000/v1`; without a path, `/v1` is meant.
+    /// The base URL, such as `http://127.0.0.1:8000/v1`; without a path, `/v1` is meant.
     pub url: String,
     /// The model to ask for; `None` where the server has one.
     pub model: Option<String>,
@@ -215,7 +222,7 @@ async fn models(client: &Client, base: &str, key: Option<&str>) -> Result<Vec<Ca
 }
 
 fn choose(cards: Vec<Card>, asked: Option<&str>, base: &str) -> Result<Card, EngineError> {
-    // Our own servers list a preset that searches beside each model.
+    // Our own servers list a preset that searches after each model.
     let plain: Vec<Card> = cards.into_iter().filter(|card| !card.id.ends_with(":search")).collect();
     let names = plain.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(", ");
     match asked {

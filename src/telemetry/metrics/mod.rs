@@ -53,10 +53,11 @@ fn describe() {
 
 /// The features of this build.
 pub fn features() -> &'static str {
-    match (cfg!(feature = "mistral"), cfg!(feature = "cuda")) {
-        (true, true) => "server,mistral,cuda",
-        (false, true) => "server,cuda",
-        (true, false) => "server,mistral",
-        (false, false) => "server",
+    match (cfg!(feature = "mistral"), cfg!(feature = "cuda"), cfg!(feature = "tensors")) {
+        (true, true, _) => "server,mistral,tensors,cuda",
+        (false, true, _) => "server,tensors,cuda",
+        (true, false, _) => "server,mistral,tensors",
+        (false, false, true) => "server,tensors",
+        (false, false, false) => "server",
     }
 }

@@ -17,7 +17,7 @@ use super::{LowRank, LowRanks, ModelError, digest};
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// PEFT wraps the model twice and names its tensors accordingly.
 const PREFIX: &str = "base_model.model.";
-/// In the metadata of the weights' file: the digest of the tensors that the adapter was trained on.
+/// The key in the file's metadata of the digest of the tensors that the adapter was trained on.
 const BASE: &str = "base_sha256";
 
 /// Linear modules by name, with rows and columns.
@@ -142,7 +142,7 @@ impl Adapter {
     }
 }
 
-/// The same file with its header's metadata in order: `safetensors` writes a hash map, and the same adapter should have one digest.
+/// Writes the file's metadata in order: `safetensors` writes a hash map, and equal adapters should have one digest.
 fn sorted(mut file: Vec<u8>) -> serde_json::Result<Vec<u8>> {
     const LENGTH: usize = size_of::<u64>();
     let length = u64::from_le_bytes(file[..LENGTH].try_into().expect("eight bytes")) as usize;

@@ -16,7 +16,9 @@ pub mod engine;
 pub mod eval;
 #[cfg(feature = "server")]
 pub mod http;
+mod jinja;
 pub mod kernels;
+mod memory;
 #[cfg(feature = "server")]
 pub mod openai;
 pub mod prompts;

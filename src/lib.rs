@@ -2,7 +2,7 @@
 
 //!
 //! The map: [`chat`] and `openai` hold the words everyone shares; [`engine`] is the seam to a model; [`prompts`] is what a
-//! judge and a refiner are told and how their answers are read; [`search`] spends the budget; [`verify`] checks rules;
+//! judge and a refiner are told and how their answers are read; `jinja` renders templates within limits; [`search`] spends the budget; [`verify`] checks rules;
 //! `http` serves it all.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]

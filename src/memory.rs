@@ -26,7 +26,8 @@ struct Version {
 
 const ONE: Version =
     Version { limits: &["memory.limit_in_bytes"], used: "memory.usage_in_bytes", cached: "total_inactive_file" };
-const TWO: Version = Version { limits: &["memory.max", "memory.high"], used: "memory.current", cached: "inactive_file" };
+const TWO: Version =
+    Version { limits: &["memory.max", "memory.high"], used: "memory.current", cached: "inactive_file" };
 
 /// Where there is no limit, version 1 names the largest number of pages.
 const UNLIMITED: u64 = 1 << 60;
@@ -124,8 +125,11 @@ mod tests {
             (
                 "a container of version 2",
                 &[
-                    HOST, V2, ("/proc/self/cgroup", "0::/\n"),
-                    (&format!("{g}/memory.max"), "536870912\n"), (&format!("{g}/memory.current"), "314572800\n"),
+                    HOST,
+                    V2,
+                    ("/proc/self/cgroup", "0::/\n"),
+                    (&format!("{g}/memory.max"), "536870912\n"),
+                    (&format!("{g}/memory.current"), "314572800\n"),
                     (&format!("{g}/memory.stat"), "anon 1\nfile 5\ninactive_file 104857600\n"),
                 ],
                 [Some(512 * MEBI), Some(312 * MEBI)],
@@ -133,24 +137,34 @@ mod tests {
             (
                 "the parent is narrower",
                 &[
-                    HOST, V2, ("/proc/self/cgroup", "0::/system.slice/spar.service\n"),
-                    (&format!("{nested}/memory.max"), "1073741824\n"), (&format!("{nested}/memory.current"), "1048576\n"),
-                    (&format!("{slice}/memory.max"), "268435456\n"), (&format!("{slice}/memory.current"), "10485760\n"),
+                    HOST,
+                    V2,
+                    ("/proc/self/cgroup", "0::/system.slice/spar.service\n"),
+                    (&format!("{nested}/memory.max"), "1073741824\n"),
+                    (&format!("{nested}/memory.current"), "1048576\n"),
+                    (&format!("{slice}/memory.max"), "268435456\n"),
+                    (&format!("{slice}/memory.current"), "10485760\n"),
                 ],
                 [Some(256 * MEBI), Some(246 * MEBI)],
             ),
             (
                 "it is slowed down before it is stopped",
                 &[
-                    HOST, V2, ("/proc/self/cgroup", "0::/x\n"), (&format!("{g}/x/memory.max"), "1073741824\n"),
-                    (&format!("{g}/x/memory.high"), "104857600\n"), (&format!("{g}/x/memory.current"), "209715200\n"),
+                    HOST,
+                    V2,
+                    ("/proc/self/cgroup", "0::/x\n"),
+                    (&format!("{g}/x/memory.max"), "1073741824\n"),
+                    (&format!("{g}/x/memory.high"), "104857600\n"),
+                    (&format!("{g}/x/memory.current"), "209715200\n"),
                 ],
                 [Some(100 * MEBI), Some(0)],
             ),
             (
                 "a container of version 1",
                 &[
-                    HOST, V1, ("/proc/self/cgroup", "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n"),
+                    HOST,
+                    V1,
+                    ("/proc/self/cgroup", "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n"),
                     (&format!("{g}/memory/memory.limit_in_bytes"), "734003200\n"),
                     (&format!("{g}/memory/memory.usage_in_bytes"), "524288000\n"),
                     (&format!("{g}/memory/memory.stat"), "inactive_file 7\ntotal_inactive_file 209715200\n"),
@@ -159,7 +173,12 @@ mod tests {
             ),
             (
                 "version 1 without a limit",
-                &[HOST, V1, ("/proc/self/cgroup", "4:memory:/docker/abc\n"), (&format!("{g}/memory/memory.limit_in_bytes"), "9223372036854771712\n")],
+                &[
+                    HOST,
+                    V1,
+                    ("/proc/self/cgroup", "4:memory:/docker/abc\n"),
+                    (&format!("{g}/memory/memory.limit_in_bytes"), "9223372036854771712\n"),
+                ],
                 [Some(8192 * MEBI), Some(4096 * MEBI)],
             ),
             (
@@ -167,7 +186,11 @@ mod tests {
                 &[HOST, V2, ("/proc/self/cgroup", "0::/../../host/pod\n"), (&format!("{g}/memory.max"), "536870912\n")],
                 [Some(512 * MEBI), Some(4096 * MEBI)],
             ),
-            ("lines of another kind", &[HOST, ("/proc/self/mountinfo", "x\n- -\n"), ("/proc/self/cgroup", "0::/\nx\n::\n")], [Some(8192 * MEBI), Some(4096 * MEBI)]),
+            (
+                "lines of another kind",
+                &[HOST, ("/proc/self/mountinfo", "x\n- -\n"), ("/proc/self/cgroup", "0::/\nx\n::\n")],
+                [Some(8192 * MEBI), Some(4096 * MEBI)],
+            ),
         ];
         for (name, files, [limit, available]) in table {
             let file = |path: &Path| {

@@ -45,7 +45,9 @@ impl Pieces {
         let most = SPARSE + 4 * vocabulary.len();
         if size > most {
             let (highest, tokens) = (size - 1, vocabulary.len());
-            return Err(format!("a token has the id {highest}, but there are only {tokens} tokens: ids must be below {most}"));
+            return Err(format!(
+                "a token has the id {highest}, but there are only {tokens} tokens: ids must be below {most}"
+            ));
         }
         drop(vocabulary);
         let mut bytes = vec![Box::default(); size];

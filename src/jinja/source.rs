@@ -13,7 +13,21 @@ const CHEAP: [&str; 13] =
     ["default", "d", "first", "last", "int", "float", "abs", "round", "attr", "bool", "safe", "tojson", "items"];
 /// Words that end no operand: what follows them is a sign or a splat.
 const NO_OPERAND: [&str; 16] = [
-    "if", "elif", "else", "in", "and", "or", "not", "is", "for", "set", "with", "call", "filter", "do", "recursive",
+    "if",
+    "elif",
+    "else",
+    "in",
+    "and",
+    "or",
+    "not",
+    "is",
+    "for",
+    "set",
+    "with",
+    "call",
+    "filter",
+    "do",
+    "recursive",
     "macro",
 ];
 
@@ -81,7 +95,7 @@ impl Edits {
     }
 }
 
-/// Long text becomes an expression, so that loops around it are metered. Its first and last word stay text, because what is
+/// Long text becomes an expression, so that loops around it are metered. Its first and last character stay text, because what is
 /// left of the white space around them depends on the tags beside it.
 fn long_text(edits: &mut Edits, start: usize, text: &str) {
     let words = text.trim();
@@ -99,7 +113,10 @@ fn long_text(edits: &mut Edits, start: usize, text: &str) {
             c => quoted.push(c),
         }
     }
-    quoted.push_str("\" }}");
+    // Lines keep their numbers, which errors name.
+    quoted.push('"');
+    quoted.extend(words[first..last].chars().filter(|&c| c == '\n'));
+    quoted.push_str(" }}");
     edits.replace(start + from + first, start + from + last, &quoted);
 }
 
@@ -181,10 +198,10 @@ fn expression(edits: &mut Edits, tokens: &[Token<'_>]) {
             }
             _ => {}
         }
-        // `not in` has no operand before its second word.
     }
-    for pair in tokens.windows(2).enumerate() {
-        if let (index, [not, within]) = pair
+    // Before the second word of `not in` there is no operand.
+    for (index, pair) in tokens.windows(2).enumerate() {
+        if let [not, within] = pair
             && not.text == "not"
             && within.text == "in"
             && let (end, false) = operand(tokens, index + 2)

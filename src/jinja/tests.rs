@@ -37,10 +37,13 @@ fn values_are_written_as_pythons_json_writes_them() {
             r#"{"name": "f", "n": 1, "x": 1.0, "deep": {"list": [true, null, 2.5e-07, 1e+22], "empty": {}}}"#,
         ),
         ("{{ tool.deep | tojson(separators=(',', ':')) }}", r#"{"list":[true,null,2.5e-07,1e+22],"empty":{}}"#),
-        ("{{ {'b': 1, 'a': [], 3: none} | tojson(sort_keys=true) }}", r#"{"3": null, "a": [], "b": 1}"#),
+        ("{{ {'b': 1, 'a': [], 3: none} | tojson }}", r#"{"b": 1, "a": [], "3": null}"#),
+        ("{{ {'b': 1, 'a': []} | tojson(sort_keys=true, indent='\t') }}", "{\n\t\"a\": [],\n\t\"b\": 1\n}"),
         ("{{ {'b': [1, {}], 'a': 2} | tojson(indent=2) }}", "{\n  \"b\": [\n    1,\n    {}\n  ],\n  \"a\": 2\n}"),
-        ("{{ [0.0, -0.5, 100.0, 1e16, 123456789012345678, 0.0001, 0.00001] | tojson }}",
-            "[0.0, -0.5, 100.0, 1e+16, 123456789012345678, 0.0001, 1e-05]"),
+        (
+            "{{ [0.0, -0.5, 100.0, 1e16, 123456789012345678, 0.0001, 0.00001] | tojson }}",
+            "[0.0, -0.5, 100.0, 1e+16, 123456789012345678, 0.0001, 1e-05]",
+        ),
     ];
     for (source, expected) in table {
         assert_eq!(rendered(source).unwrap(), expected, "{source}");
@@ -58,7 +61,8 @@ fn templates_are_taken_as_transformers_takes_them() {
     let windows = looped.replace('\n', "\r\n");
     let scoped = "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}";
     let spaced = "a  \n  {% if true %}\n  b {{ 1 }}\n  {% endif %}\nc\n";
-    let long = format!("x\n  {{% if true %}}\n  {} end {{{{ 1 }}}}\n  {{% endif %}}\ny", "word \"q\" \\ é\n".repeat(40));
+    let long =
+        format!("x\n  {{% if true %}}\n  {} end {{{{ 1 }}}}\n  {{% endif %}}\ny", "word \"q\" \\ é\n".repeat(40));
     let long_expected = format!("x\n  {} end 1\ny", "word \"q\" \\ é\n".repeat(40));
     let table: [(&str, &str); 12] = [
         (looped, "user:assistant:the"),
@@ -69,13 +73,23 @@ fn templates_are_taken_as_transformers_takes_them() {
         (spaced, "a  \n  b 1\nc"),
         (&long, &long_expected),
         ("{{ (-1 + 2 * 3 ** 2) ~ 'x' ~ messages[1:3]|length ~ (1 if none is none else 2) }}", "17x21"),
-        ("{% set a, b = 1, 'z' %}{{ a ~ b }}{% with c = a + 1, d = [b, b] %}{{ c }}{{ d | join('-') }}{% endwith %}", "1z2z-z"),
-        ("{% set ns = namespace(n=0, t='') %}{% for m in messages if m.role in ['user'] and 'zz' not in m.content %}\
-          {% set ns.n = ns.n + 1 %}{% set ns.t = ns.t ~ m.content[-1:] ~ '.' %}{% endfor %}{{ ns.n ~ ns.t }}", "2é.t."),
-        ("{% macro f(n, sep='-' * 3) %}{{ n }}{{ sep }}{% if n > 0 %}{{ f(n - 1, sep=sep) }}{% endif %}{% endmacro %}{{ f(2) | trim }}",
-            "2---1---0---"),
-        ("{% set t %}{{ messages | map(attribute='role') | join(',') | upper }}{% endset %}{{ t.lower().replace('user', 'U') | indent(2) }}",
-            "system,U,assistant,U"),
+        (
+            "{% set a, b = 1, 'z' %}{{ a ~ b }}{% with c = a + 1, d = [b, b] %}{{ c }}{{ d | join('-') }}{% endwith %}",
+            "1z2z-z",
+        ),
+        (
+            "{% set ns = namespace(n=0, t='') %}{% for m in messages if m.role in ['user'] and 'zz' not in m.content %}\
+          {% set ns.n = ns.n + 1 %}{% set ns.t = ns.t ~ m.content[-1:] ~ '.' %}{% endfor %}{{ ns.n ~ ns.t }}",
+            "2é.t.",
+        ),
+        (
+            "{% macro f(n, sep='-' * 3) %}{{ n }}{{ sep }}{% if n > 0 %}{{ f(n - 1, sep=sep) }}{% endif %}{% endmacro %}{{ f(2) | trim }}",
+            "2---1---0---",
+        ),
+        (
+            "{% set t %}{{ messages | map(attribute='role') | join(',') | upper }}{% endset %}{{ t.lower().replace('user', 'U') | indent(2) }}",
+            "system,U,assistant,U",
+        ),
     ];
     for (source, expected) in table {
         let found = rendered(source).unwrap_or_else(|error| panic!("{source}: {error}"));
@@ -96,7 +110,8 @@ fn no_template_takes_more_than_its_share() {
     let added = "{% set x = 'xxxxxxxx' %}".to_owned() + &"{% set x = x + x %}".repeat(60);
     let lists = "{% set x = [1] %}".to_owned() + &"{% set x = x + x %}".repeat(60) + "{{ 2 in x }}";
     let tree = "{% set x = [1] %}".to_owned() + &"{% set x = [x, x] %}".repeat(60) + "{{ x }}";
-    let raw = format!("{{% set x %}}{{% for i in range(100000) %}}{}{{% endfor %}}{{% endset %}}", "text ".repeat(2000));
+    let raw =
+        format!("{{% set x %}}{{% for i in range(100000) %}}{}{{% endfor %}}{{% endset %}}", "text ".repeat(2000));
     let table: Vec<(&str, String)> = vec![
         ("loops", "{% for a in range(20000) %}{% for b in range(20000) %}{% endfor %}{% endfor %}".into()),
         ("doubling", doubled.clone()),
@@ -152,6 +167,7 @@ fn a_long_conversation_is_within_the_limits() {
         {%- if loop.index0 == messages | length - 1 and m.role != 'system' %}{{ '' }}{% endif %}\
         {%- if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}\
         {{- '<|im_start|>' + m.role + '\n' + content ~ '<|im_end|>' ~ '\n' }}{% endfor %}";
-    let text = jinja(source).unwrap().render("chat", context! { messages => Value::from_serialize(&messages) }).unwrap();
+    let text =
+        jinja(source).unwrap().render("chat", context! { messages => Value::from_serialize(&messages) }).unwrap();
     assert_eq!(text.matches("<|im_end|>").count(), 4000);
 }

@@ -111,7 +111,8 @@ fn tokens<'a>(source: &'a str, from: usize, closing: &str) -> Option<(Vec<Token<
             ')' | ']' | '}' => (Kind::Close, 1),
             '0'..='9' => {
                 let whole = length(|c| !c.is_alphanumeric() && c != '_');
-                let fraction = rest[whole..].strip_prefix('.').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+                let fraction =
+                    rest[whole..].strip_prefix('.').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
                 let digits = |rest: &str| 1 + rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
                 (Kind::Number, whole + fraction.map_or(0, digits))
             }

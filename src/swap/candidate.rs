@@ -38,12 +38,7 @@ pub(super) enum Load {
 
 impl Swapper {
     /// Checks everything that an order names.
-    pub(super) async fn candidate(
-        &self,
-        order: &Order,
-        live: &Pinned,
-        limit: &Limit,
-    ) -> Result<Candidate, SwapError> {
+    pub(super) async fn candidate(&self, order: &Order, live: &Pinned, limit: &Limit) -> Result<Candidate, SwapError> {
         let bases = order.scope.roles().iter().map(|&role| {
             let id = &live.role(role).id;
             let source = self.registry().find(id).and_then(|record| record.source.clone());
@@ -55,8 +50,7 @@ impl Swapper {
             source.ok_or_else(none).map(|source| Base { generation: Arc::clone(live.role(role)), source })
         });
         let bases: Vec<Base> = bases.collect::<Result<_, _>>()?;
-        let (roots, store, weights) =
-            (self.roots.clone(), self.store.until(limit.stop.clone()), order.weights.clone());
+        let (roots, store, weights) = (self.roots.clone(), self.store.until(limit.stop.clone()), order.weights.clone());
         let keep = self.registry().directories();
         let (changes, engine) = (order.changes.clone(), self.engine.engine);
         let templates_matter = self.templates.is_none();

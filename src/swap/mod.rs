@@ -66,7 +66,8 @@ impl Swapper {
     pub async fn rollback(self: &Arc<Self>, role: Option<Role>, expected: Option<String>) -> Result<Report, SwapError> {
         let scope = role.map_or(Scope::Both, Scope::One);
         let turn = self.turns.rollback(self.settings.swap_timeout).await;
-        self.alone(scope, turn, move |swapper, limit| async move { swapper.go_back(role, expected, &limit).await }).await
+        self.alone(scope, turn, move |swapper, limit| async move { swapper.go_back(role, expected, &limit).await })
+            .await
     }
 
     /// Every generation that is known, oldest first, and how many requests hold each.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::turns::Limit;
 use super::order::{Mode, Report, Scope, SwapError, check_expected};
+use super::turns::Limit;
 use super::{Swapper, now};
 use crate::engine::generation::Role;
 use crate::engine::generation::registry::Ids;

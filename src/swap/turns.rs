@@ -76,10 +76,7 @@ impl Limit {
     }
 
     /// What comes of a step, unless it takes too long or nobody wants it any longer.
-    pub(super) async fn within<T>(
-        &self,
-        step: impl Future<Output = Result<T, SwapError>>,
-    ) -> Result<T, SwapError> {
+    pub(super) async fn within<T>(&self, step: impl Future<Output = Result<T, SwapError>>) -> Result<T, SwapError> {
         tokio::select! {
             biased;
             done = step => done,

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{ModelError, files};
 use super::adapter::Linears;
+use super::{ModelError, files};
 
 /// The model families whose tensors we know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -419,8 +419,14 @@ mod tests {
             (&|c| c["head_dim"] = json!(7), "`head_dim` is 7"),
             (&|c| c["hidden_act"] = json!("gelu"), "`hidden_act` is `gelu`"),
             (&|c| c["vocab_size"] = Value::Null, "`vocab_size` is missing"),
-            (&|c| c["num_attention_heads"] = json!(u64::MAX), "`num_attention_heads` is 18446744073709551615, more than"),
-            (&|c| c["max_position_embeddings"] = json!(1u64 << 40), "`max_position_embeddings` is 1099511627776, more than"),
+            (
+                &|c| c["num_attention_heads"] = json!(u64::MAX),
+                "`num_attention_heads` is 18446744073709551615, more than",
+            ),
+            (
+                &|c| c["max_position_embeddings"] = json!(1u64 << 40),
+                "`max_position_embeddings` is 1099511627776, more than",
+            ),
             (&|c| c["eos_token_id"] = json!((0..1_000_000).collect::<Vec<_>>()), "lists more than 256 tokens"),
             (&|c| c["eos_token_id"] = json!("x"), "`eos_token_id`"),
         ];

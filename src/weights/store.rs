@@ -236,7 +236,9 @@ impl Store {
 
     fn check_stop(&self) -> Result<(), ModelError> {
         match self.stop.is_cancelled() {
-            true => Err(ModelError::Broken { file: self.root.clone(), reason: "nobody waits for it any longer".into() }),
+            true => {
+                Err(ModelError::Broken { file: self.root.clone(), reason: "nobody waits for it any longer".into() })
+            }
             false => Ok(()),
         }
     }
@@ -282,7 +284,9 @@ impl Store {
         ModelError::Broken {
             file: self.root.clone(),
             reason: match no_room(error) {
-                true => format!("{error}; make room there, lower --swap-dir-bytes, or name another directory with --swap-dir"),
+                true => format!(
+                    "{error}; make room there, lower --swap-dir-bytes, or name another directory with --swap-dir"
+                ),
                 false => format!("{error}; --swap-dir must be a directory that can be written"),
             },
         }

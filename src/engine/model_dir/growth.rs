@@ -19,7 +19,9 @@ pub(super) fn check(file: &Value) -> Result<(), String> {
     for part in ["normalizer", "pre_tokenizer", "decoder"] {
         let growth = growth(&file[part], part)?;
         if growth > MOST {
-            return Err(format!("`{part}` may make a text more than {MOST} times as long; it is no tokenizer of a model"));
+            return Err(format!(
+                "`{part}` may make a text more than {MOST} times as long; it is no tokenizer of a model"
+            ));
         }
     }
     Ok(())
@@ -31,7 +33,9 @@ fn growth(part: &Value, name: &str) -> Result<usize, String> {
         Some("Replace") => {
             let added = part["content"].as_str().map_or(0, str::len);
             match part["pattern"]["String"].as_str() {
-                Some("") => return Err(format!("a `Replace` of `{name}` replaces the empty text; name what it replaces")),
+                Some("") => {
+                    return Err(format!("a `Replace` of `{name}` replaces the empty text; name what it replaces"));
+                }
                 Some(found) => added.div_ceil(found.len()).max(1),
                 // A regular expression may match between any two characters.
                 None => added + 1,

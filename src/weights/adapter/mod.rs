@@ -53,7 +53,8 @@ impl Adapter {
             return Err(ModelError::Missing { file, remedy });
         }
         let broken = |reason: String| ModelError::Broken { file: file.clone(), reason };
-        let most = most_bytes(&config, base).map_err(|reason| ModelError::Broken { file: dir.join(config::FILE), reason })?;
+        let most =
+            most_bytes(&config, base).map_err(|reason| ModelError::Broken { file: dir.join(config::FILE), reason })?;
         // Read rather than mapped: the file may be rewritten at any time.
         let bytes = files::read(&file, most + headers::HEADER).map_err(|e| broken(e.to_string()))?;
         let whole = |e| broken(format!("not a whole safetensors file ({e}); copy it again"));

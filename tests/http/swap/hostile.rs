@@ -43,7 +43,11 @@ fn text(name: &'static str, text: impl Into<String>) -> impl Fn(&Path) {
 }
 
 fn judge(template: &'static str) -> impl Fn(&Path) {
-    move |dir| edit_json(&dir.join("spar.json"), |texts| texts["judge"] = json!(format!("{{{{ prompt }}}}{{{{ response }}}}{template}")))
+    move |dir| {
+        edit_json(&dir.join("spar.json"), |texts| {
+            texts["judge"] = json!(format!("{{{{ prompt }}}}{{{{ response }}}}{template}"))
+        })
+    }
 }
 
 /// Writes a file of tensors with this header, and `bytes` of them.
@@ -61,7 +65,8 @@ fn header(header: Value, bytes: usize) -> impl Fn(&Path) {
 fn indexed(dir: &Path, file: &str) {
     let bytes = std::fs::read(dir.join(WEIGHTS)).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let map: serde_json::Map<String, Value> = tensors.names().into_iter().map(|name| (name.to_owned(), json!(file))).collect();
+    let map: serde_json::Map<String, Value> =
+        tensors.names().into_iter().map(|name| (name.to_owned(), json!(file))).collect();
     std::fs::write(dir.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
     std::fs::rename(dir.join(WEIGHTS), dir.join("shard.safetensors")).unwrap();
 }
@@ -109,98 +114,204 @@ async fn hostile_directories_are_refused_in_moments_and_nothing_of_them_stays() 
         ("deep-json", &text("config.json", "[".repeat(1_000_000)), "config.json"),
         ("long-config", &|dir| sparse(&dir.join("config.json"), 1 << 40), "longer than"),
         ("long-generation", &|dir| sparse(&dir.join("generation_config.json"), 1 << 40), "longer than"),
-        ("config-directory", &|dir| {
-            std::fs::remove_file(dir.join("config.json")).unwrap();
-            std::fs::create_dir(dir.join("config.json")).unwrap();
-        }, "config.json"),
+        (
+            "config-directory",
+            &|dir| {
+                std::fs::remove_file(dir.join("config.json")).unwrap();
+                std::fs::create_dir(dir.join("config.json")).unwrap();
+            },
+            "config.json",
+        ),
         // Files of tensors.
         ("nothing", &text(WEIGHTS, ""), "not a whole safetensors file"),
         ("no-header", &text(WEIGHTS, "12345678"), "not a whole safetensors file"),
-        ("huge-header", &|dir| {
-            std::fs::write(dir.join(WEIGHTS), u64::MAX.to_le_bytes()).unwrap();
-        }, "its header has"),
-        ("long-header", &|dir| {
-            std::fs::write(dir.join(WEIGHTS), (1u64 << 30).to_le_bytes()).unwrap();
-            sparse(&dir.join(WEIGHTS), 1 << 31);
-        }, "its header has 1073741824 bytes"),
+        (
+            "huge-header",
+            &|dir| {
+                std::fs::write(dir.join(WEIGHTS), u64::MAX.to_le_bytes()).unwrap();
+            },
+            "its header has",
+        ),
+        (
+            "long-header",
+            &|dir| {
+                std::fs::write(dir.join(WEIGHTS), (1u64 << 30).to_le_bytes()).unwrap();
+                sparse(&dir.join(WEIGHTS), 1 << 31);
+            },
+            "its header has 1073741824 bytes",
+        ),
         ("empty-header", &header(json!({}), 0), "num_hidden_layers"),
-        ("overlap", &header(json!({
-            "a": { "dtype": "F32", "shape": [2], "data_offsets": [0, 8] },
-            "b": { "dtype": "F32", "shape": [2], "data_offsets": [4, 12] },
-        }), 12), "bytes 4 to 12"),
-        ("overflow", &header(json!({
-            "a": { "dtype": "F32", "shape": [u64::MAX, u64::MAX], "data_offsets": [0, 8] },
-        }), 8), "not where and how many"),
-        ("backwards", &header(json!({ "a": { "dtype": "F32", "shape": [2], "data_offsets": [8, 0] } }), 8), "safetensors"),
-        ("past-the-end", &header(json!({
-            "a": { "dtype": "F32", "shape": [1u64 << 40], "data_offsets": [0, 1u64 << 42] },
-        }), 8), "its header promises"),
+        (
+            "overlap",
+            &header(
+                json!({
+                    "a": { "dtype": "F32", "shape": [2], "data_offsets": [0, 8] },
+                    "b": { "dtype": "F32", "shape": [2], "data_offsets": [4, 12] },
+                }),
+                12,
+            ),
+            "bytes 4 to 12",
+        ),
+        (
+            "overflow",
+            &header(
+                json!({
+                    "a": { "dtype": "F32", "shape": [u64::MAX, u64::MAX], "data_offsets": [0, 8] },
+                }),
+                8,
+            ),
+            "not where and how many",
+        ),
+        (
+            "backwards",
+            &header(json!({ "a": { "dtype": "F32", "shape": [2], "data_offsets": [8, 0] } }), 8),
+            "safetensors",
+        ),
+        (
+            "past-the-end",
+            &header(
+                json!({
+                    "a": { "dtype": "F32", "shape": [1u64 << 40], "data_offsets": [0, 1u64 << 42] },
+                }),
+                8,
+            ),
+            "its header promises",
+        ),
         ("longer", &|dir| sparse(&dir.join(WEIGHTS), 100 << 30), "its header promises"),
         ("stray", &|dir| sparse(&dir.join("stray.safetensors"), 100 << 30), "stray.safetensors"),
         ("missing", &|dir| rewrite(dir, |name, _, _| name != QUERIES), QUERIES),
-        ("reshaped", &|dir| rewrite(dir, |name, shape, _| {
-            if name == QUERIES {
-                shape.insert(0, 1);
-            }
-            true
-        }), "its shape is"),
+        (
+            "reshaped",
+            &|dir| {
+                rewrite(dir, |name, shape, _| {
+                    if name == QUERIES {
+                        shape.insert(0, 1);
+                    }
+                    true
+                })
+            },
+            "its shape is",
+        ),
         ("weights-pipe", &|dir| pipe(&dir.join(WEIGHTS)), "does not exist"),
         ("index-outside", &|dir| indexed(dir, "../actor/model.safetensors"), "is not the name of a file"),
         ("index-nowhere", &|dir| indexed(dir, "nowhere.safetensors"), "nowhere.safetensors does not exist"),
-        ("index-pipe", &|dir| {
-            indexed(dir, "pipe.safetensors");
-            pipe(&dir.join("pipe.safetensors"));
-        }, "it is not a regular file"),
-        ("index-wrong", &|dir| {
-            indexed(dir, "other.safetensors");
-            std::fs::copy(dir.join("shard.safetensors"), dir.join("other.safetensors")).unwrap();
-            edit_json(&dir.join("model.safetensors.index.json"), |index| index["weight_map"]["x"] = json!("shard.safetensors"));
-        }, "holds it too"),
+        (
+            "index-pipe",
+            &|dir| {
+                indexed(dir, "pipe.safetensors");
+                pipe(&dir.join("pipe.safetensors"));
+            },
+            "it is not a regular file",
+        ),
+        (
+            "index-wrong",
+            &|dir| {
+                indexed(dir, "other.safetensors");
+                std::fs::copy(dir.join("shard.safetensors"), dir.join("other.safetensors")).unwrap();
+                edit_json(&dir.join("model.safetensors.index.json"), |index| {
+                    index["weight_map"]["x"] = json!("shard.safetensors")
+                });
+            },
+            "holds it too",
+        ),
         // Tokenizers.
         ("high-id", &tokenizer(|t| t["model"]["vocab"]["high"] = json!(u32::MAX)), "the id 4294967295"),
-        ("grows", &tokenizer(|t| {
-            t["normalizer"] = json!({ "type": "Replace", "pattern": { "String": "e" }, "content": "e".repeat(1_000_000) });
-        }), "`normalizer` may make a text"),
-        ("grows-by-steps", &tokenizer(|t| {
-            let step = json!({ "type": "Replace", "pattern": { "String": "e" }, "content": "eeeeeeee" });
-            t["normalizer"] = json!({ "type": "Sequence", "normalizers": vec![step; 12] });
-        }), "`normalizer` may make a text"),
-        ("replaces-nothing", &tokenizer(|t| {
-            t["normalizer"] = json!({ "type": "Replace", "pattern": { "String": "" }, "content": "x" });
-        }), "replaces the empty text"),
-        ("decoder-grows", &tokenizer(|t| {
-            let long = json!({ "type": "Replace", "pattern": { "Regex": "." }, "content": "x".repeat(10_000) });
-            t["decoder"] = json!({ "type": "Sequence", "decoders": [long, t["decoder"].clone()] });
-        }), "`decoder` may make a text"),
+        (
+            "grows",
+            &tokenizer(|t| {
+                t["normalizer"] =
+                    json!({ "type": "Replace", "pattern": { "String": "e" }, "content": "e".repeat(1_000_000) });
+            }),
+            "`normalizer` may make a text",
+        ),
+        (
+            "grows-by-steps",
+            &tokenizer(|t| {
+                let step = json!({ "type": "Replace", "pattern": { "String": "e" }, "content": "eeeeeeee" });
+                t["normalizer"] = json!({ "type": "Sequence", "normalizers": vec![step; 12] });
+            }),
+            "`normalizer` may make a text",
+        ),
+        (
+            "replaces-nothing",
+            &tokenizer(|t| {
+                t["normalizer"] = json!({ "type": "Replace", "pattern": { "String": "" }, "content": "x" });
+            }),
+            "replaces the empty text",
+        ),
+        (
+            "decoder-grows",
+            &tokenizer(|t| {
+                let long = json!({ "type": "Replace", "pattern": { "Regex": "." }, "content": "x".repeat(10_000) });
+                t["decoder"] = json!({ "type": "Sequence", "decoders": [long, t["decoder"].clone()] });
+            }),
+            "`decoder` may make a text",
+        ),
         ("no-tokenizer", &|dir| std::fs::remove_file(dir.join("tokenizer.json")).unwrap(), "tokenizer.json"),
         ("tokenizer-text", &text("tokenizer.json", "x"), "tokenizer.json"),
         ("long-tokenizer", &|dir| sparse(&dir.join("tokenizer.json"), 1 << 40), "tokenizer.json: it has"),
         // Templates.
         ("endless", &text("chat_template.jinja", endless), "steps"),
         ("doubling", &text("chat_template.jinja", doubling.clone()), "reads and copies too much"),
-        ("much-output", &text("chat_template.jinja", "{% for a in range(99999) %}{{ 'x' * 999 }}{% endfor %}"), "writes more than"),
-        ("itself", &text("chat_template.jinja", "{% macro f(x) %}{{ f(x ~ x) }}{% endmacro %}{{ f('x') }}"), "chat template"),
-        ("nested", &text("chat_template.jinja", format!("{{{{ {}1{} }}}}", "[".repeat(100_000), "]".repeat(100_000))), "recursion"),
+        (
+            "much-output",
+            &text("chat_template.jinja", "{% for a in range(99999) %}{{ 'x' * 999 }}{% endfor %}"),
+            "writes more than",
+        ),
+        (
+            "itself",
+            &text("chat_template.jinja", "{% macro f(x) %}{{ f(x ~ x) }}{% endmacro %}{{ f('x') }}"),
+            "chat template",
+        ),
+        (
+            "nested",
+            &text("chat_template.jinja", format!("{{{{ {}1{} }}}}", "[".repeat(100_000), "]".repeat(100_000))),
+            "recursion",
+        ),
         ("no-template", &text("chat_template.jinja", "{% for %}"), "chat_template.jinja"),
         ("long-template", &|dir| sparse(&dir.join("chat_template.jinja"), 1 << 40), "chat_template.jinja: it has"),
         ("large-template", &text("chat_template.jinja", "x".repeat(1 << 20)), "more than the 524288"),
-        ("judges-for-ever", &judge("{% for a in range(20000) %}{% for b in range(20000) %}{% endfor %}{% endfor %}"), "judge: it takes more than"),
-        ("judges-at-length", &judge("{% set ns = namespace(x='x') %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"), "judge: it reads"),
-        ("judges-nothing", &|dir| edit_json(&dir.join("spar.json"), |texts| texts["judge"] = json!("?")), "does not hold the prompt"),
-        ("no-marker", &|dir| edit_json(&dir.join("spar.json"), |texts| texts["verdict"] = json!(" ")), "marker `verdict` is empty"),
+        (
+            "judges-for-ever",
+            &judge("{% for a in range(20000) %}{% for b in range(20000) %}{% endfor %}{% endfor %}"),
+            "judge: it takes more than",
+        ),
+        (
+            "judges-at-length",
+            &judge("{% set ns = namespace(x='x') %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"),
+            "judge: it reads",
+        ),
+        (
+            "judges-nothing",
+            &|dir| edit_json(&dir.join("spar.json"), |texts| texts["judge"] = json!("?")),
+            "does not hold the prompt",
+        ),
+        (
+            "no-marker",
+            &|dir| edit_json(&dir.join("spar.json"), |texts| texts["verdict"] = json!(" ")),
+            "marker `verdict` is empty",
+        ),
         ("unknown-text", &|dir| edit_json(&dir.join("spar.json"), |texts| texts["extra"] = json!("x")), "extra"),
         ("long-texts", &|dir| sparse(&dir.join("spar.json"), 1 << 40), "spar.json: it has"),
         // The directory.
         ("long-manifest", &|dir| sparse(&dir.join("manifest.json"), 1 << 40), "manifest.json: it has"),
         ("wrong-manifest", &text("manifest.json", "{\"sha256\": {\"config.json\": \"00\"}}"), "promises 00"),
-        ("link-outside", &|dir| {
-            std::fs::remove_file(dir.join("spar.json")).unwrap();
-            symlink("/etc/passwd", dir.join("spar.json")).unwrap();
-        }, "leads outside"),
-        ("link-to-itself", &|dir| {
-            std::fs::remove_file(dir.join("config.json")).unwrap();
-            symlink("config.json", dir.join("config.json")).unwrap();
-        }, "config.json"),
+        (
+            "link-outside",
+            &|dir| {
+                std::fs::remove_file(dir.join("spar.json")).unwrap();
+                symlink("/etc/passwd", dir.join("spar.json")).unwrap();
+            },
+            "leads outside",
+        ),
+        (
+            "link-to-itself",
+            &|dir| {
+                std::fs::remove_file(dir.join("config.json")).unwrap();
+                symlink("config.json", dir.join("config.json")).unwrap();
+            },
+            "config.json",
+        ),
     ];
     assert!(table.len() >= 60);
     let changes = json!(["tokenizer", "chat_template", "templates"]);

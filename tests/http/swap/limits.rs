@@ -78,7 +78,8 @@ async fn what_is_sent_with_a_rollback_is_read_whatever_its_headers_say() {
         assert_eq!(call.send().await.unwrap().status(), status, "{kind:?} {body}");
     }
     assert_eq!(world.generations().await["live"]["actor"], "g-1");
-    for route in ["/admin/generations", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/update_weights_from_disk"] {
+    for route in ["/admin/generations", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/update_weights_from_disk"]
+    {
         let call = world.server.client.post(format!("{}{route}", world.server.url)).bearer_auth("admin");
         assert_eq!(call.body("{}").send().await.unwrap().status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{route}");
     }
@@ -119,7 +120,8 @@ async fn a_process_ends_in_its_grace_whatever_a_swap_does() {
         std::fs::write(&file, start).unwrap();
         std::fs::File::options().write(true).open(&file).unwrap().set_len(all).unwrap();
 
-        let order = json!({ "role": "actor", "model_path": "huge", "changes": ["tokenizer", "chat_template", "templates"] });
+        let order =
+            json!({ "role": "actor", "model_path": "huge", "changes": ["tokenizer", "chat_template", "templates"] });
         let swap = world.server.post("/admin/generations", &order).bearer_auth("admin");
         let swap = tokio::spawn(async move { swap.send().await.map(|response| response.status()) });
         tokio::time::sleep(Duration::from_millis(wait)).await;

@@ -149,11 +149,7 @@ impl TensorModel {
 
     /// A cache of so many blocks.
     pub(super) fn cache(&self, blocks: usize) -> std::result::Result<Cache, String> {
-        let shape = Shape {
-            layers: self.layers.len(),
-            heads: self.config.kv_heads,
-            head_dim: self.config.head_dim,
-        };
+        let shape = Shape { layers: self.layers.len(), heads: self.config.kv_heads, head_dim: self.config.head_dim };
         let cache = Cache::new(shape, blocks, self.dtype, &self.device);
         let bytes = blocks * self.block_bytes(shape);
         let cache = cache.map_err(|error| {

@@ -10,6 +10,8 @@ use minijinja_contrib::pycompat;
 pub(super) const WEIGHED: &str = "spar_weighed";
 /// The filter that pays for a string alone.
 pub(super) const SIZED: &str = "spar_sized";
+/// The filter that pays for what a namespace keeps.
+pub(super) const KEPT: &str = "spar_kept";
 /// The filter that pays for a side of a product.
 pub(super) const FACTOR: &str = "spar_factor";
 
@@ -96,6 +98,23 @@ fn weighed(value: Value) -> Result<Value, Error> {
     Ok(value)
 }
 
+/// A namespace that holds itself would never leave memory.
+fn kept(value: Value) -> Result<Value, Error> {
+    weigh(&value)?;
+    if holds_namespace(&value) { Err(refused("a namespace cannot be kept in a namespace")) } else { Ok(value) }
+}
+
+/// Of a value that was weighed, so that it is not too deep.
+fn holds_namespace(value: &Value) -> bool {
+    let items = || value.try_iter().into_iter().flatten();
+    match value.kind() {
+        _ if value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace")) => true,
+        ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => items().any(|item| holds_namespace(&item)),
+        ValueKind::Map => items().any(|key| value.get_item(&key).is_ok_and(|item| holds_namespace(&item))),
+        _ => false,
+    }
+}
+
 fn sized(value: Value) -> Result<Value, Error> {
     spend(value.as_str().map_or(1, str::len) as u64)?;
     Ok(value)
@@ -123,6 +142,7 @@ fn factor(value: Value) -> Result<Value, Error> {
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter(WEIGHED, weighed);
     environment.add_filter(SIZED, sized);
+    environment.add_filter(KEPT, kept);
     environment.add_filter(FACTOR, factor);
     environment.add_filter("replace", replace);
     environment.add_filter("join", join);

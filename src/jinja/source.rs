@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::meter::{FACTOR, SIZED, WEIGHED};
+use super::meter::{FACTOR, KEPT, SIZED, WEIGHED};
 use super::tokens::{Kind, Part, Token, parts};
 
 /// Text between tags that is longer than this is written through the meter.
@@ -142,6 +142,11 @@ fn block(edits: &mut Edits, tokens: &[Token<'_>]) {
 fn assignments(edits: &mut Edits, tokens: &[Token<'_>]) {
     let mut depth = 0i32;
     let mut open = false;
+    // Only a namespace's field has a dot before its value.
+    let filter = match tokens.get(1).map(|token| token.text) {
+        Some(".") => KEPT,
+        _ => WEIGHED,
+    };
     for (index, token) in tokens.iter().enumerate() {
         match token.kind {
             Kind::Open => depth += 1,
@@ -153,12 +158,12 @@ fn assignments(edits: &mut Edits, tokens: &[Token<'_>]) {
             edits.insert(token.end, "(");
             open = true;
         } else if depth == 0 && token.text == "," && open && next_begins() {
-            edits.insert(token.start, &format!(")|{WEIGHED}"));
+            edits.insert(token.start, &format!(")|{filter}"));
             open = false;
         }
     }
     if let Some(last) = tokens.last().filter(|_| open) {
-        edits.insert(last.end, &format!(")|{WEIGHED}"));
+        edits.insert(last.end, &format!(")|{filter}"));
     }
 }
 

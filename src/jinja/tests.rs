@@ -124,6 +124,7 @@ fn no_template_takes_more_than_its_share() {
         ("a tree as text", tree.replace("{{ x }}", "{% set y = x ~ '' %}")),
         ("a tree compared", tree.replace("{{ x }}", "{{ x == x }}")),
         ("itself", "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}".into()),
+        ("itself in a list", "{% set ns = namespace(x=[]) %}{% set ns.x = ns.x + [{'a': [ns]}] %}".into()),
         ("itself in text", "{% set ns = namespace() %}{% set ns.x = ns %}{% set y = ns ~ '' %}".into()),
         ("depth", "{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}".into()),
         ("depth of keys", "{% set ns = namespace(x={}) %}{% for i in range(100000) %}{% set ns.x = {'a': ns.x} %}{% endfor %}".into()),

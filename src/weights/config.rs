@@ -413,7 +413,7 @@ mod tests {
 
     #[test]
     fn defects_name_file_and_field() {
-        let table: [Case<'_>; 6] = [
+        let table: [Case<'_>; 9] = [
             (&|c| c["hidden_size"] = json!("big"), "`hidden_size` is \"big\""),
             (&|c| c["num_key_value_heads"] = json!(3), "`num_key_value_heads` is 3"),
             (&|c| c["head_dim"] = json!(7), "`head_dim` is 7"),

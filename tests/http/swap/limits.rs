@@ -33,7 +33,7 @@ async fn a_rollback_ends_a_swap_that_waits_and_is_done() {
     world.variant("actor", "other", 2);
     world.swap("actor", json!({ "model_path": "better" })).await;
     // A drain waits for this, and would for a minute.
-    let long = with(fingerprint(), json!({ "stream": true, "max_tokens": 900, "ignore_eos": true, "n": 8 }));
+    let long = with(fingerprint(), json!({ "stream": true, "max_tokens": 900, "ignore_eos": true }));
     let mut running = world.server.chat(&long).send().await.unwrap();
     running.chunk().await.unwrap();
     let order = json!({ "role": "actor", "model_path": "other", "mode": "drain" });

@@ -183,7 +183,7 @@ impl Check<'_> {
 
     fn import(&self, directory: &Path) -> Result<Stored, ModelError> {
         let may_read = |file: &File| self.roots.check(file);
-        self.adapting.store.import_as(directory, Import { may_read: &may_read, keep: self.keep })
+        self.adapting.store.import_as(directory, Import { may_read: &may_read, keep: Some(self.keep) })
     }
 
     fn same(&self, new: &Identity, live: &Identity) -> Result<(), SwapError> {

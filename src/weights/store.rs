@@ -30,8 +30,8 @@ pub struct Store {
 pub struct Import<'a> {
     /// Which open files may be read.
     pub may_read: MayRead<'a>,
-    /// Directories of the store that stay, whatever room is needed.
-    pub keep: &'a [PathBuf],
+    /// Directories of the store that stay where old ones make room; without it nothing is removed.
+    pub keep: Option<&'a [PathBuf]>,
 }
 
 /// A directory in the store.
@@ -72,7 +72,7 @@ impl Store {
     /// # Errors
     /// It cannot be read, its manifest disagrees, or it changed.
     pub fn import(&self, source: &Path) -> Result<Stored, ModelError> {
-        self.import_as(source, Import { may_read: &|_| Ok(()), keep: &[] })
+        self.import_as(source, Import { may_read: &|_| Ok(()), keep: None })
     }
 
     /// As [`Store::import`]. Old directories go first where there is no room, and copies may be read by nobody who may not read
@@ -88,7 +88,9 @@ impl Store {
             return Ok(known);
         }
         let needed = before.0.values().map(|file| file.bytes).sum();
-        self.make_room(needed, import.keep);
+        if let Some(keep) = import.keep {
+            self.make_room(needed, keep);
+        }
         self.check_free(needed)?;
         let making = self.make()?;
         let copy = |name: &String| self.copy(&source.join(name), &making.path().join(name), import.may_read);
@@ -414,7 +416,7 @@ mod tests {
         let first = roomy.import(model(1).path()).unwrap().path;
         let second = roomy.import(model(2).path()).unwrap().path;
         let store = Store::open(root.path(), 2 * bytes(&first) + 100).unwrap();
-        let import = Import { may_read: &|_| Ok(()), keep: std::slice::from_ref(&first) };
+        let import = Import { may_read: &|_| Ok(()), keep: Some(std::slice::from_ref(&first)) };
         let before = store.directories();
         let third = store.import_as(model(3).path(), import).unwrap().path;
         assert!(first.is_dir() && !second.exists() && third.is_dir());
@@ -425,7 +427,7 @@ mod tests {
         stopped.cancel();
         assert!(store.until(stopped).import(model(3).path()).is_err());
         assert_eq!(count(root.path()), 1);
-        let outside = Import { may_read: &|_| Err(io::Error::other("outside")), keep: &[] };
+        let outside = Import { may_read: &|_| Err(io::Error::other("outside")), keep: None };
         assert!(store.import_as(model(3).path(), outside).unwrap_err().to_string().contains("outside"));
     }
 

@@ -111,7 +111,8 @@ fn template_kwargs(text: &str) -> Result<TemplateKwargs, String> {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Native engine")]
 pub struct NativeArgs {
-    /// Bytes of keys and values that are kept for later prompts, per model; on CUDA this includes running replies, and one
+    /// Bytes of keys and values that are kept for later prompts, per model; unless given, at most an eighth of the memory that the
+    /// machine or its container allows. On CUDA running replies' are among them, and one
     /// reply of the whole context always has room
     #[arg(long, env = "SPAR_KV_CACHE_BYTES", value_name = "BYTES", default_value_t = NativeConfig::default().cache_bytes)]
     pub kv_cache_bytes: usize,

@@ -152,6 +152,7 @@ mod tests {
             (&["--engine", "upstream", "--upstream-url", "h", "--adapter", "d"], "--adapter needs a model of this"),
             (&["--engine", "upstream", "--upstream-url", "h", "--refiner-adapter", "d"], "needs --refiner where"),
             (&["--max-generations", "1"], "--max-generations must be at least 2, got 1"),
+            (&["--swap-timeout", "0s"], "--swap-timeout must be above 0"),
             (&["--weights-root", "/"], "--weights-root needs an admin key"),
             (&["--chat-template-kwargs", "[1]"], "expected a JSON object"),
             (&["--chat-template-kwargs", "{\"tools\": []}"], "`tools` is set by the server"),

@@ -32,7 +32,10 @@ pub struct SwapArgs {
     /// Time that running requests have to end where old and new weights do not fit into memory together
     #[arg(long, env = "SPAR_SWAP_DRAIN", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub swap_drain: Duration,
-    /// Prompts in the JSONL format of IFEval and IFBench that new actors must answer as they ask; absent: any answer passes
+    /// Time for a whole swap or rollback, from the order to the switch; what takes longer is given up, and the old weights stay
+    #[arg(long, env = "SPAR_SWAP_TIMEOUT", value_name = "TIME", default_value = "30m", value_parser = duration)]
+    pub swap_timeout: Duration,
+    /// Prompts in the JSONL format of IFEval and IFBench that new actors must answer as they ask; absent: any answer will do
     #[arg(long, env = "SPAR_CANARY", value_name = "FILE")]
     pub canary: Option<PathBuf>,
     /// Perplexity of new weights on what they and the live ones say, at most; 0 allows any
@@ -45,6 +48,7 @@ impl SwapArgs {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let (generations, perplexity) = (self.max_generations, self.canary_perplexity);
         require(generations >= 2, || format!("--max-generations must be at least 2, got {generations}"))?;
+        require(!self.swap_timeout.is_zero(), || "--swap-timeout must be above 0".into())?;
         require(perplexity >= 0.0, || format!("--canary-perplexity must not be negative, got {perplexity}"))
     }
 }

@@ -1,5 +1,7 @@
 //! The seam to a model: a request becomes sibling replies, and dropping a reply cancels it.
 
+#[cfg(feature = "server")]
+pub(crate) mod caches;
 pub mod counters;
 #[cfg(feature = "server")]
 pub mod embedded;

@@ -9,6 +9,9 @@ use super::sampling::Drawn;
 use super::tools::format::Format;
 use super::{Chunk, FinishReason, TokenLogprobs, TokenProb};
 
+/// Ids that a small vocabulary may leave out.
+const SPARSE: usize = 1 << 16;
+
 /// The bytes of every token, computed once per model.
 pub struct Pieces {
     bytes: Vec<Box<[u8]>>,
@@ -37,7 +40,17 @@ impl Pieces {
                 || named("Metaspace").is_some_and(|mark| mark["prepend_scheme"] != "never"));
         let added = tokenizer.get_added_tokens_decoder();
         let from_char = byte_level_table();
-        let size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let vocabulary = tokenizer.get_vocab(true);
+        let size = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
+        // A few numbers may be left out, but each takes memory.
+        let most = SPARSE + 4 * vocabulary.len();
+        if size > most {
+            let (highest, tokens) = (size - 1, vocabulary.len());
+            return Err(format!(
+                "a token has the id {highest}, but there are only {tokens} tokens: ids must be below {most}"
+            ));
+        }
+        drop(vocabulary);
         let mut bytes = vec![Box::default(); size];
         let mut special = vec![false; size];
         for id in 0..size as u32 {

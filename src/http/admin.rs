@@ -2,9 +2,9 @@
 //! vLLM and SGLang.
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -214,9 +214,9 @@ impl From<SwapError> for ApiError {
         let message = error.to_string();
         match error {
             SwapError::Busy | SwapError::Draining(_) => Self::SwapBusy(message),
-            SwapError::NotLive { .. } => Self::Conflict(message),
+            SwapError::NotLive { .. } | SwapError::Ended => Self::Conflict(message),
             SwapError::Missing(_) => Self::NothingThere(message),
-            SwapError::Refused(_) => Self::BadWeights(message),
+            SwapError::Refused(_) | SwapError::TimedOut(_) => Self::BadWeights(message),
         }
     }
 }
@@ -243,8 +243,8 @@ pub async fn generations(State(state): State<Shared>) -> Result<Json<GenerationL
         (status = 200, body = SwapResponse),
         (status = 400, body = ErrorBody, description = "A field is at fault"),
         (status = 403, body = ErrorBody, description = "No admin key is configured"),
-        (status = 409, body = ErrorBody, description = "`expected_generation` is not live"),
-        (status = 422, body = ErrorBody, description = "The weights are not accepted; the old ones stay"),
+        (status = 409, body = ErrorBody, description = "`expected_generation` is not live, or a rollback has ended the swap"),
+        (status = 422, body = ErrorBody, description = "The weights are not accepted, or took too long; the old ones stay"),
         (status = 429, body = ErrorBody, description = "Another swap runs"),
     ),
 )]
@@ -273,15 +273,16 @@ pub async fn publish(
     Ok(Json(swapper(&state)?.swap(order).await?.into()))
 }
 
-/// Back to the weights that were live before, which are checked and tried out again.
+/// Back to the weights that were live before, which are checked and tried out again. A swap that runs is ended for it.
 #[utoipa::path(
     post, path = "/admin/generations/rollback", tag = "admin", request_body = Option<RollbackRequest>,
     responses(
         (status = 200, body = SwapResponse),
         (status = 404, body = ErrorBody, description = "Nothing was live before"),
         (status = 409, body = ErrorBody, description = "`expected_generation` is not live"),
-        (status = 422, body = ErrorBody, description = "The old weights are missing or damaged"),
-        (status = 429, body = ErrorBody, description = "Another swap runs"),
+        (status = 415, body = ErrorBody, description = "There is a body that is not declared as JSON"),
+        (status = 422, body = ErrorBody, description = "The old weights are gone or damaged, or it took too long"),
+        (status = 429, body = ErrorBody, description = "Another rollback runs; a swap that runs is ended"),
     ),
 )]
 pub async fn rollback(
@@ -289,9 +290,12 @@ pub async fn rollback(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SwapResponse>, ApiError> {
-    let asked: RollbackRequest = match headers.contains_key(header::CONTENT_TYPE) {
-        true => read(&state, &headers, body).await?,
-        false => RollbackRequest::default(),
+    let most = state.settings.http.max_body;
+    let sent = to_bytes(body, most).await.map_err(|_| ApiError::BodyTooLarge(most))?;
+    // Nothing to read is the usual rollback; what was sent is read, whatever the headers say.
+    let asked: RollbackRequest = match sent.is_empty() {
+        true => RollbackRequest::default(),
+        false => read(&state, &headers, sent.into()).await?,
     };
     let role = match asked.role.map(Scope::from) {
         Some(Scope::One(role)) => Some(role),

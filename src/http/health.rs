@@ -87,7 +87,8 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, body = String)))]
 pub async fn render_metrics(State(state): State<Shared>) -> ([(HeaderName, &'static str); 1], String) {
     metrics::publish_engines();
-    let text = state.metrics.render() + &metrics::generation_info(&Ids::of(&state.served.pin()));
+    let live = state.served.pin();
+    let text = state.metrics.render() + &metrics::generation_info(&Ids::of(&live)) + &metrics::prefix_caches(&live);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

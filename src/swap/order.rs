@@ -164,6 +164,12 @@ pub enum SwapError {
         /// What is live.
         live: String,
     },
+    /// It was not done in time.
+    #[error("the swap did not end within the {0:?} of --swap-timeout; the old weights stay")]
+    TimedOut(Duration),
+    /// A rollback came.
+    #[error("a rollback was asked for while this swap ran; the swap has ended without effect")]
+    Ended,
     /// Nothing of this name is here.
     #[error("{0}")]
     Missing(String),

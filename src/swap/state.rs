@@ -8,7 +8,7 @@ use crate::engine::generation::registry::{AdapterSource, Ids, Record, Registry, 
 use crate::engine::load::Named;
 use crate::engine::model_dir::ModelDir;
 use crate::weights::store::Stored;
-use crate::weights::{Digests, ModelError, digest};
+use crate::weights::{Digests, ModelError, digest, files};
 
 const VERSION: u32 = 1;
 
@@ -77,7 +77,7 @@ impl StateFile {
 
     /// What was published last; `None`, with a warning where there was something, if it cannot be served now.
     pub fn read(&self) -> Option<Published> {
-        let bytes = std::fs::read(&self.path).ok()?;
+        let bytes = files::read(&self.path, files::SMALL).ok()?;
         let fail = |reason: String| {
             tracing::warn!(file = %self.path.display(), reason, "what was published last is not served: the configured model is");
             None

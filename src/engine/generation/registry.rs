@@ -286,7 +286,8 @@ impl Registry {
     pub fn directories(&self) -> Vec<PathBuf> {
         let recent: Vec<&Ids> = self.history.iter().rev().take(1).collect();
         let needed = |record: &&Record| {
-            record.generation.strong_count() > 0
+            // One that failed may take a moment to leave memory.
+            record.state != State::Failed && record.generation.strong_count() > 0
                 || recent.iter().any(|ids| ids.actor == record.id || ids.refiner == record.id)
         };
         let sources = self.records.iter().filter(needed).filter_map(|record| record.source.as_ref());

@@ -11,7 +11,7 @@ use crate::weights::digest::hex;
 pub struct Identity {
     /// The tokenizer's digest.
     pub tokenizer: String,
-    /// A digest of what the chat template renders for a few conversations.
+    /// Of the chat template's text, and of what it makes of a few conversations with the model's special tokens.
     pub chat_template: String,
     /// A digest of the judge and refine templates.
     pub templates: String,
@@ -29,6 +29,8 @@ impl ModelDir {
             rendered += &self.render(&conversation.to_vec().into()).unwrap_or_else(|error| error.to_string());
             rendered.push('\0');
         }
+        // A template can treat other conversations in another way, so its text counts as well.
+        rendered += self.chat_template.source();
         Identity {
             tokenizer: self.vocabulary.digest().to_owned(),
             chat_template: sha256(rendered),

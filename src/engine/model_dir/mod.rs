@@ -1,6 +1,7 @@
 //! A local model directory in Hugging Face layout, opened and checked before any engine sees it.
 
 mod chat_template;
+mod growth;
 mod identity;
 mod question;
 mod vocabulary;

@@ -39,10 +39,11 @@ mod shard;
 mod slots;
 #[cfg(feature = "tensors")]
 mod tensors;
+mod turns;
 mod variant;
 
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -72,6 +73,7 @@ use super::{
 };
 use crate::chat::Chat;
 use crate::kernels::packed::Format;
+use crate::memory;
 use crate::weights::{DenseConfig, LowRanks, ModelConfig, RopeScaling};
 
 /// What computes the forward pass.
@@ -118,7 +120,7 @@ impl Default for NativeConfig {
             threads: std::thread::available_parallelism().map_or(1, NonZero::get),
             max_replies: 128,
             max_waiting: 4096,
-            cache_bytes: 256 << 20,
+            cache_bytes: usual_cache(),
             step_rows: 256,
             weights: Format::F32,
             processor: Processor::default(),
@@ -126,6 +128,14 @@ impl Default for NativeConfig {
             stall: Duration::from_secs(60),
         }
     }
+}
+
+/// Bytes of keys and values that are kept where nobody says how many: actor and refiner together take no more than a quarter of
+/// what the process may use.
+fn usual_cache() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    let most = 256 << 20;
+    *BYTES.get_or_init(|| memory::now().limit.map_or(most, |limit| most.min((limit / 8) as usize)))
 }
 
 /// A loaded model, or an adapter on it, with the threads that run it. They end when the last such handle is dropped and

@@ -116,6 +116,8 @@ impl Scheduler {
         let team = if one && config.threads > 1 { Some(Arc::new(Team::new(config.threads)?)) } else { None };
         let threads = if team.is_some() || model.on_device() { 1 } else { config.threads.max(1) };
         let kept = config.cache_bytes / model.block_bytes();
+        counters.block_bytes.store(model.block_bytes(), Ordering::Relaxed);
+        counters.most_kept.store(kept, Ordering::Relaxed);
         let scheduler = Arc::new(Self {
             pool: model.pool(kept, counters.clone()),
             state: Mutex::new(State {

@@ -7,7 +7,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::ModelError;
+use super::{ModelError, files};
 
 /// The file's name.
 pub(super) const FILE: &str = "adapter_config.json";
@@ -119,7 +119,7 @@ impl AdapterConfig {
             return Err(ModelError::Missing { file: path, remedy });
         }
         let broken = |reason: String| ModelError::Broken { file: path.clone(), reason };
-        let bytes = std::fs::read(&path).map_err(|e| broken(e.to_string()))?;
+        let bytes = files::read(&path, files::SMALL).map_err(|e| broken(e.to_string()))?;
         let value = serde_json::from_slice(&bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
         Ok((Self::parse(value).map_err(broken)?, bytes))
     }

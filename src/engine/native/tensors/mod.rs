@@ -10,7 +10,6 @@ mod plan;
 #[cfg(feature = "cuda")]
 use std::collections::BTreeMap;
 use std::ops::Deref;
-#[cfg(feature = "cuda")]
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -42,9 +41,11 @@ pub(super) struct TensorModel {
     norm: Norm,
     /// `(vocabulary, hidden)`, in `f32` because logits in fewer bits are too coarse to draw from.
     head: Tensor,
-    /// `(context, head_dim / 2)`.
-    turns: Turns,
-    /// The last field, so that the fields above are dropped first.
+    config: DenseConfig,
+    context: usize,
+    /// `(positions, head_dim / 2)`, for as many positions as were needed.
+    turns: Mutex<Turns>,
+    /// Last, so that what is above is gone before.
     device: DeviceLease,
 }
 
@@ -79,6 +80,9 @@ impl Drop for DeviceLease {
         self.keep(KEPT);
     }
 }
+
+/// Positions whose angles are there from the beginning; longer prompts make more.
+const POSITIONS: usize = 1 << 15;
 
 /// Bytes that a device keeps for the next step rather than give them back: what a step of one-token rows needs.
 const KEPT: u64 = 256 << 20;
@@ -117,12 +121,6 @@ impl TensorModel {
         let head = if dense.tied { embedding.clone() } else { matrix("lm_head.weight")? };
         let layer = |index| Layer::load(index, dense, weights, dtype, device);
         let layers = (0..dense.layers).map(layer).collect::<std::result::Result<_, _>>()?;
-        let pairs = model::turns(dense, config.context);
-        let table = |part: fn(&(f32, f32)) -> f32| {
-            let values: Vec<f32> = pairs.iter().map(part).collect();
-            Tensor::from_vec(values, (config.context, dense.head_dim / 2), device)
-        };
-        let turns = || Ok::<_, candle_core::Error>(Turns { cos: table(|turn| turn.0)?, sin: table(|turn| turn.1)? });
         Ok(Self {
             dtype,
             reach: Reach {
@@ -134,7 +132,9 @@ impl TensorModel {
             layers,
             norm: Norm::load(weights, "model.norm.weight", dense.norm_eps, device)?,
             head: head.to_dtype(DType::F32)?,
-            turns: turns()?,
+            config: dense.clone(),
+            context: config.context,
+            turns: Mutex::new(table(dense, config.context.min(POSITIONS), device)?),
             device: DeviceLease(device.clone()),
         })
     }
@@ -149,11 +149,7 @@ impl TensorModel {
 
     /// A cache of this many blocks.
     pub(super) fn cache(&self, blocks: usize) -> std::result::Result<Cache, String> {
-        let shape = Shape {
-            layers: self.layers.len(),
-            heads: self.reach.kv_width / (2 * self.turns.half()),
-            head_dim: 2 * self.turns.half(),
-        };
+        let shape = Shape { layers: self.layers.len(), heads: self.config.kv_heads, head_dim: self.config.head_dim };
         let cache = Cache::new(shape, blocks, self.dtype, &self.device);
         let bytes = blocks * self.block_bytes(shape);
         let cache = cache.map_err(|error| {
@@ -191,12 +187,22 @@ impl TensorModel {
         Ok(())
     }
 
+    /// The angles of positions up to `last` at least.
+    fn turns_to(&self, last: usize) -> Result<Turns> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if last >= turns.cos.dims()[0] {
+            *turns = table(&self.config, (last + 1).next_power_of_two().min(self.context), &self.device)?;
+        }
+        Ok(turns.clone())
+    }
+
     fn logits(&self, cache: &Cache, sequences: &[Sequence], batch: &mut Batch) -> Result<Vec<f32>> {
         let column = |of: &dyn Fn(&model::Row) -> u32| {
             Tensor::from_vec(batch.rows.iter().map(of).collect::<Vec<u32>>(), batch.rows.len(), &self.device)
         };
         let tokens = column(&|row| sequences[row.sequence].tokens[row.position])?;
-        let turns = self.turns.at(&column(&|row| row.position as u32)?)?;
+        let last = batch.rows.iter().map(|row| row.position).max().unwrap_or(0);
+        let turns = self.turns_to(last)?.at(&column(&|row| row.position as u32)?)?;
         let places = cache.places(column(&|row| slot(&sequences[row.sequence], row.position))?)?;
         let mut x = self.embedding.index_select(&tokens, 0)?.to_dtype(DType::F32)?;
         let mut plan = Plan::new(&batch.rows, sequences, &self.reach, &self.device)?;
@@ -218,6 +224,15 @@ impl TensorModel {
         }
         self.norm.apply(&x, DType::F32)?.matmul(&self.head.t()?)?.flatten_all()?.to_vec1()
     }
+}
+
+/// The angles of so many positions.
+fn table(config: &DenseConfig, positions: usize, device: &Device) -> Result<Turns> {
+    let pairs = model::turns(config)(0..positions);
+    let part = |part: fn(&(f32, f32)) -> f32| {
+        Tensor::from_vec(pairs.iter().map(part).collect::<Vec<f32>>(), (positions, config.head_dim / 2), device)
+    };
+    Ok(Turns { cos: part(|turn| turn.0)?, sin: part(|turn| turn.1)? })
 }
 
 impl Drop for TensorModel {

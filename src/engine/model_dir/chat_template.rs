@@ -9,6 +9,7 @@ use tokenizers::Tokenizer;
 
 use crate::chat::{Chat, Message, RESERVED, Role, TemplateKwargs};
 use crate::engine::EngineError;
+use crate::engine::tools::{as_plain_turns, as_template_turns};
 use crate::jinja::Jinja;
 use crate::weights::{ModelConfig, ModelError, files, read_json};
 

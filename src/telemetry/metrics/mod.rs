@@ -1,6 +1,7 @@
 //! Every metric: names, labels, buckets and help texts, behind functions. The only folder that names `metrics::` macros.
 
 mod engines;
+mod keys;
 mod names;
 mod requests;
 mod searches;
@@ -12,6 +13,7 @@ use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use self::engines::*;
+pub use self::keys::*;
 use self::names::{COUNTERS, GAUGES, HISTOGRAMS};
 pub use self::requests::*;
 pub use self::searches::*;

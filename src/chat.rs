@@ -96,6 +96,11 @@ impl Message {
         text
     }
 
+    /// Bytes of what is said and thought.
+    pub fn bytes(&self) -> usize {
+        self.content.len() + self.reasoning.as_ref().map_or(0, String::len)
+    }
+
     /// A user turn.
     pub fn user(content: impl Into<String>) -> Self {
         Self::new(Role::User, content)

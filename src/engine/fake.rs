@@ -231,6 +231,7 @@ mod tests {
             purpose: Purpose::Judge,
             questions: vec![question("a"), question("b")],
             labels: vec![Label { spellings: vec!["Yes".into()] }, Label { spellings: vec!["No".into()] }],
+            origin: crate::engine::Origin::default(),
         };
         assert_eq!(silent.label_support(), LabelSupport::Nothing);
         assert!(matches!(silent.read_labels(request.clone()).await, Err(EngineError::Unsupported(_))));

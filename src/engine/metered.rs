@@ -10,8 +10,8 @@ use futures::Stream;
 
 use super::tools::Format as ToolFormat;
 use super::{
-    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
-    ScoredToken,
+    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
+    Request, ScoredToken,
 };
 use crate::chat::Chat;
 use crate::telemetry::metrics;
@@ -37,8 +37,8 @@ impl<E: Engine> Engine for Metered<E> {
         Ok(replies.into_iter().enumerate().map(meter).collect())
     }
 
-    async fn score(&self, input: Input, top: usize) -> Result<Vec<ScoredToken>, EngineError> {
-        let scored = self.0.score(input, top).await.inspect_err(metrics::call_failed)?;
+    async fn score(&self, input: Input, top: usize, origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
+        let scored = self.0.score(input, top, origin).await.inspect_err(metrics::call_failed)?;
         metrics::tokens_sent(Purpose::Answer, scored.len());
         Ok(scored)
     }
@@ -63,6 +63,10 @@ impl<E: Engine> Engine for Metered<E> {
 
     fn tokenizer(&self) -> Option<Arc<tokenizers::Tokenizer>> {
         self.0.tokenizer()
+    }
+
+    fn most_bytes(&self) -> Option<usize> {
+        self.0.most_bytes()
     }
 
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {

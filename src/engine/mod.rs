@@ -1,5 +1,6 @@
 //! The seam to a model: a request becomes sibling replies, and dropping a reply cancels it.
 
+pub mod blocking;
 #[cfg(feature = "server")]
 pub(crate) mod caches;
 pub mod counters;
@@ -17,6 +18,7 @@ pub mod metered;
 pub mod mistral;
 pub mod model_dir;
 pub mod native;
+pub mod origin;
 pub mod reasoning;
 pub mod sampling;
 pub mod text;
@@ -33,6 +35,7 @@ use futures::StreamExt;
 
 use crate::chat::{Chat, Message, Thinking};
 pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question};
+pub use origin::{Namespace, Origin, Waits};
 use reasoning::{Chunks, Reasoning};
 
 /// What a call is for; engines schedule by it, metrics label by it.
@@ -127,6 +130,16 @@ impl Input {
     }
 }
 
+impl Input {
+    /// About how many bytes there are to be tokenized.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Chat(chat) => chat.messages.iter().map(Message::bytes).sum(),
+            Self::Text(text) => text.len(),
+        }
+    }
+}
+
 /// One prompt and how many sibling replies to it are wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
@@ -146,6 +159,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// What the text must match.
     pub constraint: Option<Constraint>,
+    /// On whose behalf the call is made.
+    pub origin: Origin,
 }
 
 impl Request {
@@ -165,6 +180,7 @@ impl Request {
             stop: Vec::new(),
             logprobs: None,
             constraint: None,
+            origin: Origin::default(),
         }
     }
 
@@ -321,7 +337,7 @@ pub enum EngineError {
     /// The prompt leaves no room for a reply.
     #[error("the prompt has {tokens} tokens, the model's context holds {limit}; shorten the messages")]
     PromptTooLong {
-        /// Tokens of the prompt.
+        /// Tokens of the prompt; of one that was not tokenized because it cannot fit, the fewest that it can have.
         tokens: usize,
         /// Tokens of the context.
         limit: usize,
@@ -365,6 +381,11 @@ pub trait Engine: Send + Sync {
 
     /// The tokenizer, where the engine has one.
     fn tokenizer(&self) -> Option<Arc<tokenizers::Tokenizer>> {
+        None
+    }
+
+    /// Bytes of text that fit into the context at most, whatever they say; `None` where that is not known.
+    fn most_bytes(&self) -> Option<usize> {
         None
     }
 
@@ -422,7 +443,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// As [`Engine::start`]; [`EngineError::Unsupported`] where the engine does not score.
-    async fn score(&self, _input: Input, _top: usize) -> Result<Vec<ScoredToken>, EngineError> {
+    async fn score(&self, _input: Input, _top: usize, _origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
         Err(EngineError::Unsupported("this model's engine does not give log-probabilities of a given text".into()))
     }
 

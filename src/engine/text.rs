@@ -78,6 +78,22 @@ impl Pieces {
         self.bytes.get(id as usize).map_or(&[], |bytes| bytes)
     }
 
+    /// Bytes of the token that has the most.
+    pub fn longest(&self) -> usize {
+        self.bytes.iter().map(|bytes| bytes.len()).max().unwrap_or_default()
+    }
+
+    /// Whether each single byte is a token, so that every text can be said.
+    pub fn hold_every_byte(&self) -> bool {
+        let mut held = [false; 256];
+        for bytes in &self.bytes {
+            if let [byte] = **bytes {
+                held[usize::from(byte)] = true;
+            }
+        }
+        held.iter().all(|held| *held)
+    }
+
     /// Whether the token is left out of text. Marks of reasoning and of calls never are: the text could not be read without them.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.get(id as usize).copied().unwrap_or(false)

@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::JsonObject;
+use super::body;
 use super::error::ApiError;
 use super::{AppState, Shared};
 use crate::engine::generation::Role;
@@ -370,7 +370,9 @@ async fn read<T: serde::de::DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, ApiError> {
-    JsonObject::read(headers, body, state.settings.http.max_body).await?.fields()
+    let max_body = state.settings.http.max_body;
+    body::announced(headers, max_body)?;
+    body::typed(&body::read(body, max_body).await?)
 }
 
 fn simple(scope: Scope, weights: Weights) -> Order {

@@ -17,13 +17,14 @@ use super::echo::{Echo, PromptTokens};
 use super::error::ApiError;
 use super::limits::Permit;
 use super::models;
+use super::on_behalf::Behalf;
 use super::plan::{Events, SearchPlan};
 use super::searches::KeptSearches;
 use super::traffic::Traffic;
 use crate::engine::generation::Pinned;
-use crate::engine::{EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
+use crate::engine::{Engine, EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
 use crate::openai::{About, ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
-use crate::search::{self, Outcome, Progress, ROOT, SearchConfig, Task};
+use crate::search::{self, Models, Outcome, Progress, ROOT, SearchConfig, Task};
 use crate::telemetry::metrics::{self, Answering};
 
 /// A part of an answer, in the order in which it is shown.
@@ -100,7 +101,9 @@ pub struct Hold {
     pub permit: Permit,
     /// The generations that answer.
     pub pinned: Pinned,
-    /// The request's time.
+    /// Who it is for.
+    pub behalf: Behalf,
+    /// Its time.
     pub clock: Clock,
     /// Cancelled when the server gives up on running requests.
     pub abort: CancellationToken,
@@ -172,7 +175,7 @@ fn send(outbox: &Outbox, part: Result<Part, ApiError>) {
 }
 
 async fn prompts(hold: &Hold, requests: &[Request], echo: Echo, outbox: &Outbox) -> Result<(), ApiError> {
-    let scored = echo.tokens(hold.pinned.actor.engine.as_ref(), requests).await?;
+    let scored = echo.tokens(&hold.behalf.on(hold.pinned.actor.engine.as_ref()), requests).await?;
     let usage = Usage { prompt_tokens: scored.iter().map(|tokens| tokens.len()).sum(), ..Usage::default() };
     show_prompts(requests, scored, outbox);
     for choice in 0..requests.iter().map(|request| request.samples).sum() {
@@ -196,11 +199,11 @@ fn done(hold: &Hold, mut usage: Usage, outbox: &Outbox) {
 }
 
 async fn replies(hold: &Hold, requests: Vec<Request>, echo: Option<Echo>, outbox: &Outbox) -> Result<(), ApiError> {
-    let actor = &hold.pinned.actor.engine;
+    let actor = hold.behalf.on(hold.pinned.actor.engine.as_ref());
     let choices: usize = requests.iter().map(|request| request.samples).sum();
     // First, so that the replies find their prompts computed.
     let scored = match echo {
-        Some(echo) => Some(echo.tokens(actor.as_ref(), &requests).await?),
+        Some(echo) => Some(echo.tokens(&actor, &requests).await?),
         None => None,
     };
     let groups = future::try_join_all(requests.iter().map(|request| actor.start(request.clone()))).await?;
@@ -332,7 +335,10 @@ async fn one_search(
         }
     };
     let limit = Instant::now() + deadline + DRAFT_GRACE;
-    let outcome = timeout_at(limit, search::answer(models::of(&hold.pinned), &config, &task, &observe))
+    let Pinned { actor, refiner } = &hold.pinned;
+    let [drafts, judges] = [actor, refiner].map(|generation| hold.behalf.on(generation.engine.as_ref()));
+    let models = Models { actor: &drafts, refiner: &judges, templates: &refiner.templates };
+    let outcome = timeout_at(limit, search::answer(models, &config, &task, &observe))
         .await
         .map_err(|_elapsed| ApiError::Deadline)??;
     metrics::search_ended(config.strategy, &outcome);

@@ -29,7 +29,7 @@ impl Echo {
     /// The error of the first prompt that cannot be scored.
     pub async fn tokens(self, engine: &dyn Engine, requests: &[Request]) -> Result<Vec<PromptTokens>, ApiError> {
         let (Self::Scored(top) | Self::Alone(top)) = self else { return Ok(vec![Arc::default(); requests.len()]) };
-        let scored = requests.iter().map(|request| engine.score(request.input.clone(), top));
+        let scored = requests.iter().map(|request| engine.score(request.input.clone(), top, request.origin));
         Ok(future::try_join_all(scored).await?.into_iter().map(Arc::from).collect())
     }
 }

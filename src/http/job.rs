@@ -77,6 +77,8 @@ pub struct Drawing {
     pub stop: Vec<String>,
     /// How the answer is delivered.
     pub delivery: Delivery,
+    /// What keeps its prefixes apart from those of the same caller's other requests.
+    pub salt: Option<String>,
 }
 
 /// A checked chat completion.
@@ -222,6 +224,7 @@ impl Drawing {
             choices: size(within("n", fields.n.unwrap_or(1), 1..=most)?),
             stop: stop(fields.stop.as_ref())?,
             delivery,
+            salt: fields.cache_salt.as_deref().map(salt).transpose()?,
         })
     }
 }
@@ -306,6 +309,14 @@ fn stop(stop: Option<&Stop>) -> Result<Vec<String>, ApiError> {
         return Err(ApiError::invalid("stop", message));
     }
     Ok(strings)
+}
+
+fn salt(salt: &str) -> Result<String, ApiError> {
+    if (1..=256).contains(&salt.len()) {
+        return Ok(salt.to_owned());
+    }
+    let message = format!("`cache_salt` must be between 1 and 256 bytes, got {}", salt.len());
+    Err(ApiError::invalid("cache_salt", message))
 }
 
 fn logit_bias(fields: &DrawingFields, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {

@@ -1,6 +1,7 @@
 //! The HTTP server: routes, what they share, and its life from the first connection to the last.
 
 mod admin;
+mod admit;
 pub mod answer;
 mod auth;
 mod body;
@@ -10,15 +11,19 @@ mod completions;
 mod constraint;
 pub mod echo;
 pub mod error;
+mod glance;
 mod health;
 pub mod job;
 mod judge_canary;
+mod keys;
 pub mod limits;
 pub mod models;
 mod observe;
+mod on_behalf;
 pub mod openapi;
 pub mod plan;
 mod playground;
+mod refused;
 mod searches;
 mod stream;
 mod tokens;
@@ -49,12 +54,15 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
 use crate::engine::generation::Pinned;
+use crate::engine::{Origin, Waits};
 use crate::swap::Swapper;
 use error::ApiError;
 use job::{Constrains, Limits};
 use judge_canary::JudgeCanary;
-use limits::Gate;
+use keys::{KeyRing, Tenant};
+use limits::{ByteBudget, Gate, Kind};
 pub use models::Served;
+use on_behalf::Behalf;
 use searches::KeptSearches;
 pub use traffic::Traffic;
 
@@ -66,8 +74,14 @@ pub struct AppState {
     pub served: Served,
     /// What swaps their weights, where that is allowed.
     pub swapper: Option<Arc<Swapper>>,
-    /// Admission of requests.
-    pub gate: Gate,
+    /// Admission.
+    pub gate: Arc<Gate>,
+    /// Bytes of bodies in memory.
+    bytes: ByteBudget,
+    /// Who may call.
+    keys: KeyRing,
+    /// What makes namespaces of prefixes unguessable.
+    namespaces: [u8; 32],
     /// Where accepted searches are kept as training data, if anywhere.
     pub traffic: Option<Arc<Traffic>>,
     /// Searches that have finished.
@@ -88,8 +102,12 @@ pub type Shared = Arc<AppState>;
 impl AppState {
     /// A server's state before its first request.
     pub fn new(settings: Settings, served: Served, metrics: PrometheusHandle) -> Self {
+        let http = &settings.http;
         Self {
-            gate: Gate::new(settings.http.max_running, settings.http.max_waiting),
+            gate: Gate::new(http.capacity()),
+            bytes: ByteBudget::new(http.max_body_bytes_in_flight, http.max_body),
+            keys: KeyRing::new(&settings.api_keys, http),
+            namespaces: rand::random(),
             kept: KeptSearches::new(settings.http.kept_searches),
             ready: AtomicBool::new(false),
             judge: JudgeCanary::default(),
@@ -100,6 +118,16 @@ impl AppState {
             served,
             settings,
         }
+    }
+
+    /// On whose behalf an answer's calls are made.
+    fn behalf(&self, tenant: Arc<Tenant>, salt: Option<&str>, kind: Kind) -> Behalf {
+        let namespace = tenant.namespace(salt, self.settings.http.shared_prefix_cache, &self.namespaces);
+        let waits = match kind {
+            Kind::Plain => Waits::Plain,
+            Kind::Search => Waits::Search,
+        };
+        Behalf { tenant, origin: Origin { namespace, waits } }
     }
 
     /// What requests are checked against.
@@ -203,6 +231,7 @@ pub async fn serve(
         ended = server.into_future() => ended,
         () = drain(&state, shutdown, &closed) => Ok(()),
         () = upkeep(&state) => Ok(()),
+        () = state.keys.follow() => Ok(()),
     }
 }
 

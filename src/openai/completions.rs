@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::{ChatMessage, DrawingFields, Finish, Usage};
+use super::one_or_many::text_or_texts;
+use super::{ChatMessage, DrawingFields, Finish, Usage, small_value};
 use crate::chat::TemplateKwargs;
 use crate::engine::TokenLogprobs;
 
@@ -22,19 +23,25 @@ pub struct CompletionRequest {
     /// Alternatives per token.
     #[schema(minimum = 0, maximum = 20)]
     pub logprobs: Option<i64>,
-    /// How tokens are drawn.
-    #[serde(flatten)]
+    /// How tokens are drawn; read on their own, as a chat's are.
+    #[serde(flatten, skip_deserializing)]
     pub drawing: DrawingFields,
 }
 
 /// One text or several.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Prompt {
     /// A single prompt.
     One(String),
     /// Several; the continuations of the first come first.
     Many(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text_or_texts(deserializer, Self::One, Self::Many)
+    }
 }
 
 /// Text completions; in a stream also the shape of every chunk.
@@ -108,6 +115,7 @@ pub struct TokenizeRequest {
     /// The conversation, as the model's chat template renders it.
     pub messages: Option<Vec<ChatMessage>>,
     /// Variables of the chat template, as in a chat.
+    #[serde(default, deserialize_with = "small_value::maybe_map")]
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
     /// Add what the tokenizer adds around a text; absent: true for a text, false for a conversation, whose template adds it.

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
+use serde::de::{self, IgnoredAny, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::small_value;
 use crate::search::{ByPurpose, Judge, Judging, Mode, Node, NodeId, Outcome, StopReason, Strategy, Tree, Votes};
 use crate::verify::Check;
 
@@ -87,6 +87,11 @@ pub enum ChecksOption {
     List(Vec<CheckSpec>),
 }
 
+impl ChecksOption {
+    /// A bound on work per judgement, far above any real list.
+    const MOST: usize = 64;
+}
+
 // Written out rather than derived, so that an error in a list names the entry that is at fault.
 impl<'de> Deserialize<'de> for ChecksOption {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -102,8 +107,26 @@ impl<'de> Deserialize<'de> for ChecksOption {
                 ChecksMode::deserialize(text.into_deserializer()).map(ChecksOption::Found)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list)).map(ChecksOption::List)
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut checks = Vec::new();
+                while checks.len() < ChecksOption::MOST {
+                    match list.next_element()? {
+                        Some(check) => checks.push(check),
+                        None => return Ok(ChecksOption::List(checks)),
+                    }
+                }
+                // What is beyond any real list is counted, not kept.
+                let mut count = checks.len();
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                match count == checks.len() {
+                    true => Ok(ChecksOption::List(checks)),
+                    false => Err(de::Error::custom(format!(
+                        "it must hold at most {} checks, got {count}",
+                        ChecksOption::MOST
+                    ))),
+                }
             }
         }
         deserializer.deserialize_any(Either)
@@ -128,7 +151,7 @@ pub struct CheckSpec {
     /// The instruction's id, such as `length_constraints:number_words`.
     pub id: String,
     /// Its keyword arguments.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small_value::small_map")]
     #[schema(value_type = Object)]
     pub kwargs: Map<String, Value>,
 }

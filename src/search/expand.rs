@@ -8,7 +8,7 @@ use super::tree::Node;
 use crate::chat::Chat;
 use crate::engine::grammar;
 use crate::engine::{
-    Completion, Constraint, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs,
+    Completion, Constraint, EngineError, FinishReason, Input, Origin, Purpose, Request, Sampling, TokenLogprobs,
 };
 use crate::prompts::Refinement;
 use crate::verify::{Check, guide};
@@ -172,6 +172,7 @@ impl Search<'_> {
             stop: self.task.stop.clone(),
             logprobs: self.task.logprobs,
             constraint: self.task.constraint.clone(),
+            origin: Origin::default(),
         }
     }
 

@@ -7,7 +7,9 @@ use super::config::Judging;
 use super::judge::Judgement;
 use super::tree::Votes;
 use crate::chat::Message;
-use crate::engine::{Constraint, EngineError, Input, LabelRequest, LabelSupport, Purpose, Question, Request, Sampling};
+use crate::engine::{
+    Constraint, EngineError, Input, LabelRequest, LabelSupport, Origin, Purpose, Question, Request, Sampling,
+};
 use crate::prompts::{READABLE, Temperatures, Templates, Verdict, verdict_labels};
 
 /// How far from one half the probability after one critique must be to decide, and the mean after several.
@@ -144,7 +146,8 @@ impl Search<'_> {
             return self.sampled(questions, seed).await;
         }
         let labels = verdict_labels();
-        let request = LabelRequest { purpose: Purpose::Judge, questions: questions.to_vec(), labels };
+        let request =
+            LabelRequest { purpose: Purpose::Judge, questions: questions.to_vec(), labels, origin: Origin::default() };
         let scores = match self.read(request).await {
             // The engine has learned by this call that it cannot.
             Err(Halt::Failed(EngineError::Unsupported(_))) => return self.sampled(questions, seed).await,

@@ -68,7 +68,7 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`] in one line.
 pub async fn start(settings: &Settings) -> Result<Started, StartError> {
-    if settings.admin_key.is_none() {
+    if settings.admin_key.is_none() && !settings.api_keys.has_admin() {
         let Loaded { name, generations, origins, files } = load_models(&settings.engine, None).await?;
         return Ok(Started { name, generations: Arc::new(generations), origins, swapper: None, files });
     }

@@ -45,6 +45,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use self::front::{Event, Front};
 use self::hook::{Job, Shared};
 use self::runner::{Runner, Source};
+use super::blocking::blocking;
 use super::grammar::ModelGrammars;
 use super::model_dir::{ModelDir, ModelError};
 use super::reasoning::split_chunks;
@@ -100,7 +101,7 @@ impl Default for MistralConfig {
 /// A model directory served by mistral.rs. Dropping it takes the model down on a thread of its own.
 pub struct MistralEngine {
     info: ModelInfo,
-    dir: ModelDir,
+    dir: Arc<ModelDir>,
     shared: Arc<Shared>,
     grammars: ModelGrammars,
     events: Sender<Event>,
@@ -136,7 +137,7 @@ impl MistralEngine {
         let front =
             thread.spawn(move || front.run(&inbox)).map_err(|e| refused(format!("no thread for its engine: {e}")))?;
         let grammars = ModelGrammars::new(Arc::clone(&dir.pieces), shared.ends.clone());
-        Ok(Self { info, dir, shared, grammars, events, front: Some(front) })
+        Ok(Self { info, dir: Arc::new(dir), shared, grammars, events, front: Some(front) })
     }
 
     /// The directory that the model was loaded from.
@@ -183,7 +184,9 @@ impl Drop for MistralEngine {
 #[async_trait]
 impl Engine for MistralEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        let prompt: Arc<[u32]> = self.dir.encode(&request.constrained_input())?.into();
+        let input = request.constrained_input().into_owned();
+        let dir = Arc::clone(&self.dir);
+        let prompt: Arc<[u32]> = blocking(input.bytes(), move || dir.encode(&input)).await?.into();
         let splitter = self.dir.splitter(&request, &prompt);
         let limit = self.info.context;
         let room = limit.saturating_sub(prompt.len());
@@ -237,6 +240,10 @@ impl Engine for MistralEngine {
 
     fn tokenizer(&self) -> Option<Arc<tokenizers::Tokenizer>> {
         Some(Arc::clone(&self.dir.tokenizer))
+    }
+
+    fn most_bytes(&self) -> Option<usize> {
+        self.dir.most_bytes()
     }
 
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {

@@ -3,6 +3,7 @@
 mod chat_template;
 mod growth;
 mod identity;
+mod longest;
 mod question;
 mod vocabulary;
 
@@ -135,6 +136,7 @@ impl ModelDir {
     ///
     /// # Errors
     /// [`EngineError::Invalid`]: the template refuses the chat, or nothing is left to continue.
+    /// [`EngineError::PromptTooLong`]: the text cannot fit, whatever its tokens are.
     pub fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
         match input {
             Input::Chat(chat) => self.prompt(&self.render(chat)?, Source::Rendered),
@@ -142,7 +144,20 @@ impl ModelDir {
         }
     }
 
+    /// Bytes of text that fit into the context at most; `None` where there is no bound.
+    pub fn most_bytes(&self) -> Option<usize> {
+        Some(self.vocabulary.longest?.saturating_mul(self.config.context))
+    }
+
+    /// Tokenizing takes time, which a text that cannot fit is not worth.
+    fn refuse_unread(&self, text: &str) -> Result<(), EngineError> {
+        let (Some(longest), limit) = (self.vocabulary.longest, self.config.context) else { return Ok(()) };
+        let tokens = text.len().div_ceil(longest.max(1));
+        if tokens > limit { Err(EngineError::PromptTooLong { tokens, limit }) } else { Ok(()) }
+    }
+
     fn prompt(&self, text: &str, source: Source) -> Result<Vec<u32>, EngineError> {
+        self.refuse_unread(text)?;
         let mut ids = self.tokens(text, source)?;
         if let (Some(bos), [first, second, ..]) = (self.config.bos, ids.as_slice())
             && (*first, *second) == (bos, bos)

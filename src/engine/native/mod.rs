@@ -59,6 +59,7 @@ use self::runtime::Runtime;
 use self::scheduler::{Job, Started};
 use self::sequence::{Chunks, Scoring};
 use self::variant::Variant;
+use super::blocking::{SHORT, blocking};
 use super::counters::EngineCounters;
 use super::grammar::ModelGrammars;
 use super::model_dir::{ModelDir, ModelError};
@@ -68,8 +69,8 @@ use super::text::{ReplyRules, ReplyText};
 use super::tools::Format as ToolFormat;
 use super::writer::Writer;
 use super::{
-    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
-    ScoredToken, TokenLogprobs, TokenProb,
+    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
+    Request, ScoredToken, TokenLogprobs, TokenProb,
 };
 use crate::chat::Chat;
 use crate::kernels::packed::Format;
@@ -95,7 +96,7 @@ pub enum Processor {
 pub struct NativeConfig {
     /// Threads that compute.
     pub threads: usize,
-    /// Replies that run at once; more wait in order, plain answers first.
+    /// Replies that run at once; more wait in order, plain answers first. Searches of a server leave an eighth of them.
     pub max_replies: usize,
     /// Replies that may wait; more are refused as unavailable.
     pub max_waiting: usize,
@@ -136,6 +137,13 @@ fn usual_cache() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     let most = 256 << 20;
     *BYTES.get_or_init(|| memory::now().limit.map_or(most, |limit| most.min((limit / 8) as usize)))
+}
+
+impl NativeConfig {
+    /// Replies of a server's searches that run at once.
+    fn max_search_replies(&self) -> usize {
+        self.max_replies - self.max_replies / 8
+    }
 }
 
 /// A loaded model, or an adapter on it, with the threads that run it. They end when the last such handle is dropped and
@@ -228,23 +236,23 @@ impl NativeEngine {
         &self.variant.runtime.counters
     }
 
-    fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
-        let tokens = self.dir.encode(input)?;
-        self.check_vocabulary(&tokens)?;
+    /// The tokens of a prompt. Long ones are tokenized where they hold nobody up.
+    async fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
+        let tokens = match input.bytes() {
+            bytes if bytes < SHORT => self.dir.encode(input)?,
+            bytes => {
+                let (dir, input) = (Arc::clone(&self.dir), input.clone());
+                blocking(bytes, move || dir.encode(&input)).await?
+            }
+        };
+        check_vocabulary(&tokens, self.info.vocabulary)?;
         Ok(tokens)
-    }
-
-    fn check_vocabulary(&self, tokens: &[u32]) -> Result<(), EngineError> {
-        match tokens.iter().find(|&&id| id as usize >= self.info.vocabulary) {
-            Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
-            None => Ok(()),
-        }
     }
 
     /// Hands work to the threads and waits until it begins; the token is cancelled if they are lost.
     async fn run(
         &self,
-        purpose: Purpose,
+        (purpose, origin): (Purpose, Origin),
         prompt: Vec<u32>,
         replies: Vec<Writer>,
         scoring: Option<Scoring>,
@@ -253,7 +261,17 @@ impl NativeEngine {
         let place = runtime.place(replies.len().max(1))?;
         let (started, admitted) = oneshot::channel();
         let variant = self.variant.clone();
-        let lost = runtime.submit(Job { variant, purpose, prompt, replies, scoring, reading: None, started, place })?;
+        let lost = runtime.submit(Job {
+            variant,
+            purpose,
+            origin,
+            prompt,
+            replies,
+            scoring,
+            reading: None,
+            started,
+            place,
+        })?;
         let stopped = || EngineError::Unavailable("the native engine stopped before the reply began".into());
         let started = tokio::select! {
             started = admitted => started.map_err(|_| stopped())?,
@@ -283,14 +301,14 @@ impl NativeEngine {
 #[async_trait]
 impl Engine for NativeEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        let prompt = self.encode(&request.constrained_input())?;
+        let prompt = self.encode(&request.constrained_input()).await?;
         let splitter = self.dir.splitter(&request, &prompt);
         let (prompt_tokens, limit) = (prompt.len(), self.info.context);
         if prompt_tokens >= limit {
             return Err(EngineError::PromptTooLong { tokens: prompt_tokens, limit });
         }
         let replies = self.replies(&request, &prompt).await?;
-        let (started, lost) = self.run(request.purpose, prompt, replies, None).await?;
+        let (started, lost) = self.run((request.purpose, request.origin), prompt, replies, None).await?;
         let cached_tokens = started.cached_tokens;
         let reply = |chunks| {
             let chunks = split_chunks(Box::pin(until_the_end(chunks, lost.clone())), splitter.clone());
@@ -299,8 +317,8 @@ impl Engine for NativeEngine {
         Ok(started.replies.into_iter().map(reply).collect())
     }
 
-    async fn score(&self, input: Input, top: usize) -> Result<Vec<ScoredToken>, EngineError> {
-        let mut tokens = self.encode(&input)?;
+    async fn score(&self, input: Input, top: usize, origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
+        let mut tokens = self.encode(&input).await?;
         let limit = self.info.context;
         if tokens.len() > limit {
             return Err(EngineError::PromptTooLong { tokens: tokens.len(), limit });
@@ -314,7 +332,7 @@ impl Engine for NativeEngine {
         tokens.extend_from_slice(&targets[..targets.len() - 1]);
         let (done, found) = oneshot::channel();
         let scoring = Scoring { targets: targets.clone(), top, found: Vec::with_capacity(targets.len()), done };
-        let (_, lost) = self.run(Purpose::Answer, tokens, Vec::new(), Some(scoring)).await?;
+        let (_, lost) = self.run((Purpose::Answer, origin), tokens, Vec::new(), Some(scoring)).await?;
         let stopped = || EngineError::Crashed("the native engine stopped while it scored".into());
         let found = tokio::select! {
             found = found => found.map_err(|_| stopped())?,
@@ -335,6 +353,10 @@ impl Engine for NativeEngine {
 
     fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
         Some(self.dir.tokenizer.clone())
+    }
+
+    fn most_bytes(&self) -> Option<usize> {
+        self.dir.most_bytes()
     }
 
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
@@ -367,6 +389,14 @@ impl Engine for NativeEngine {
 
     fn native(&self) -> Option<&NativeEngine> {
         Some(self)
+    }
+}
+
+/// Every token must have a row of its own in the model.
+fn check_vocabulary(tokens: &[u32], vocabulary: usize) -> Result<(), EngineError> {
+    match tokens.iter().find(|&&id| id as usize >= vocabulary) {
+        Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
+        None => Ok(()),
     }
 }
 

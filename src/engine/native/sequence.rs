@@ -17,8 +17,12 @@ use crate::engine::{Chunk, EngineError};
 pub(super) struct Sequence {
     /// The weights that compute it.
     pub(super) variant: Arc<Variant>,
-    /// Somebody reads along: it does not wait for long steps of others.
+    /// Where its prefixes begin in the tree: at the variant's root, in the caller's namespace.
+    pub(super) root: Prefix,
+    /// Somebody waits for this reply itself: it does not wait for long steps of others.
     pub(super) plain: bool,
+    /// Its chunks are told as they come.
+    pub(super) told: bool,
     /// Orders sequences by age; siblings are of one.
     pub(super) born: u64,
     /// The step in which it last advanced.
@@ -94,9 +98,10 @@ impl RunningReply {
         self.writer.left()
     }
 
-    /// Tells the listener what is due: the first token at once, of plain replies everything if it is `time`, else a few together.
-    pub(super) fn tell(&mut self, plain: bool, time: bool) {
-        let due = match plain {
+    /// Tells the listener what is due: of replies that are told as they come the first token at once and everything if it is
+    /// `time`, else a few together.
+    pub(super) fn tell(&mut self, told: bool, time: bool) {
+        let due = match told {
             true => time || !self.begun,
             false => self.held.len() >= HELD,
         };
@@ -194,7 +199,7 @@ impl Sequence {
 
     /// The tree's node before the first block that is not there.
     pub(super) fn parent(&self) -> Prefix {
-        self.kept.last().copied().unwrap_or(self.variant.root)
+        self.kept.last().copied().unwrap_or(self.root)
     }
 
     /// Makes the blocks of the positions `computed..end` exist and belong to this sequence alone.

@@ -139,7 +139,9 @@ impl Shard {
                     tokens.push(id);
                     begun.push(Sequence {
                         variant: sequence.variant.clone(),
+                        root: sequence.root,
                         plain: sequence.plain,
+                        told: sequence.told,
                         born: sequence.born,
                         served: sequence.served,
                         tokens,
@@ -173,15 +175,15 @@ impl Shard {
 
     /// Tells listeners what is due, all at once: waking them costs as much as a small model's token, and then they stand in the way.
     fn tell(&mut self, now: bool) {
-        let plain = self.sequences.iter().filter(|sequence| sequence.plain).count();
-        let every = TOLD_EVERY * plain as u32;
+        let told = self.sequences.iter().filter(|sequence| sequence.told).count();
+        let every = TOLD_EVERY * told as u32;
         let time = now || self.told.is_none_or(|told| told.elapsed() >= every);
         if time {
             self.told = Some(Instant::now());
         }
         for sequence in &mut self.sequences {
-            let plain = sequence.plain;
-            sequence.replies.iter_mut().for_each(|reply| reply.tell(plain, time));
+            let told = sequence.told;
+            sequence.replies.iter_mut().for_each(|reply| reply.tell(told, time));
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod caches;
 mod engines;
+mod keys;
 mod names;
 mod requests;
 mod searches;
@@ -14,6 +15,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use self::caches::*;
 pub use self::engines::*;
+pub use self::keys::*;
 use self::names::{COUNTERS, GAUGES, HISTOGRAMS};
 pub use self::requests::*;
 pub use self::searches::*;

@@ -4,6 +4,7 @@
 pub(super) const COUNTERS: &[(&str, &str)] = &[
     ("spar_http_requests_total", "Requests by route and status; 499 is a client that disconnected"),
     ("spar_requests_rejected_total", "Requests that were refused before they ran"),
+    ("spar_key_tokens_total", "Tokens that the calls of an API key used, by the name in --api-keys-file"),
     ("spar_prompt_tokens_total", "Tokens of prompts sent to the model"),
     ("spar_prompt_tokens_computed_total", "Tokens of prompts whose keys and values the native engine computed"),
     ("spar_prefix_tokens_reused_total", "Tokens of prompts whose keys and values were reused from earlier prompts"),
@@ -28,6 +29,8 @@ pub(super) const COUNTERS: &[(&str, &str)] = &[
 pub(super) const GAUGES: &[(&str, &str)] = &[
     ("spar_requests_running", "Requests that are being answered"),
     ("spar_requests_waiting", "Requests that wait for their turn"),
+    ("spar_key_requests_running", "Requests of an API key that are being answered"),
+    ("spar_key_requests_waiting", "Requests of an API key that wait for their turn"),
     ("spar_kv_blocks", "Blocks of keys and values by what holds them: running replies, or the cache of prefixes"),
     ("spar_judge_state", "1 for what the judge's trial at the start found: able, indifferent or unreadable"),
     ("spar_build_info", "The running build"),

@@ -6,7 +6,7 @@ use metrics::{counter, gauge, histogram};
 
 /// Known label sets start at zero.
 pub(super) fn begin() {
-    for reason in [Rejection::QueueFull, Rejection::Deadline, Rejection::ShuttingDown] {
+    for reason in [Rejection::QueueFull, Rejection::TokensSpent, Rejection::Deadline, Rejection::ShuttingDown] {
         counter!("spar_requests_rejected_total", "reason" => reason.label()).increment(0);
     }
     gauge!("spar_requests_running").increment(0.0);
@@ -24,6 +24,8 @@ pub fn request_ended(route: &'static str, status: u16, took: Duration) {
 pub enum Rejection {
     /// Too many were waiting.
     QueueFull,
+    /// Its key has used its tokens of this minute.
+    TokensSpent,
     /// Time was up while it waited.
     Deadline,
     /// The server is on its way out.
@@ -34,6 +36,7 @@ impl Rejection {
     fn label(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
+            Self::TokensSpent => "tokens_per_minute",
             Self::Deadline => "deadline",
             Self::ShuttingDown => "shutting_down",
         }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use indicatif::ProgressBar;
 use spar::chat::Message;
-use spar::engine::{Engine, EngineError, LabelRequest, Purpose, Question, Request, Sampling, derive_seed};
+use spar::engine::{Engine, EngineError, LabelRequest, Origin, Purpose, Question, Request, Sampling, derive_seed};
 use spar::prompts::{READABLE, Templates, verdict_labels};
 use spar::search::{SearchConfig, critique_request, room_for_critique};
 use spar::verify::data::{Prompt, Response};
@@ -162,7 +162,12 @@ pub async fn critiques(
 }
 
 async fn verdict(engine: &dyn Engine, question: Question) -> Result<Reading, EngineError> {
-    let request = LabelRequest { purpose: Purpose::Judge, questions: vec![question], labels: verdict_labels() };
+    let request = LabelRequest {
+        purpose: Purpose::Judge,
+        questions: vec![question],
+        labels: verdict_labels(),
+        origin: Origin::default(),
+    };
     let scores = engine.read_labels(request).await?;
     match scores.logprobs.first().map(Vec::as_slice) {
         Some(&[yes, no]) => {

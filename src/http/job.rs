@@ -2,8 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use crate::chat::{Effort, Message, RESERVED, Role, TemplateKwargs, TemplateOptions};
+use std::sync::Arc;
+
+use crate::chat::{Effort, Message, RESERVED, Role, TemplateKwargs, TemplateOptions, ToolCall};
 use crate::config::Settings;
+use crate::engine::tools::{self, Offer, Tool};
 use crate::engine::{Constraint, Engine, ModelInfo, Sampling};
 use crate::http::error::ApiError;
 use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, JudgeState, Prompt, Stop};
@@ -23,6 +26,8 @@ pub struct Limits<'a> {
     pub constrains: Constrains,
     /// Whether it gives log-probabilities of a given text.
     pub scores: bool,
+    /// How the model writes calls of functions.
+    pub tool_format: tools::Format,
     /// What is known of the judge.
     pub judge: JudgeState,
     /// The server's defaults and caps.
@@ -98,6 +103,8 @@ pub struct ChatJob {
     pub constraint: Option<Constraint>,
     /// The search; `None` is plain decoding.
     pub search: Option<SearchPlan>,
+    /// The functions that the model may call.
+    pub offer: Option<Arc<Offer>>,
 }
 
 /// A checked text completion.
@@ -123,7 +130,12 @@ impl ChatJob {
     pub fn from_wire(body: ChatRequest, limits: &Limits<'_>) -> Result<Self, ApiError> {
         let drawing = Drawing::from_wire(&body.drawing, limits)?;
         let messages = conversation(&body.messages)?;
-        let template = template(body.chat_template_kwargs.as_ref(), body.reasoning_effort.as_deref())?;
+        let mut template = template(body.chat_template_kwargs.as_ref(), body.reasoning_effort.as_deref())?;
+        let offer = super::tools::from_wire(&body, limits.tool_format)?;
+        if let Some(offer) = &offer {
+            template.tools = offer.tools.iter().map(Tool::to_wire).collect();
+            template.tool_fields = super::tools::upstream_fields(&body);
+        }
         let max_tokens = match (body.max_tokens, body.max_completion_tokens) {
             (Some(old), Some(new)) if old != new => {
                 let message =
@@ -137,10 +149,17 @@ impl ChatJob {
         let constraint = constraint::from_wire(&body, limits.constrains)?;
         let asked = Asked { messages: &messages, drawing: &drawing, constraint: constraint.as_ref() };
         let search = SearchPlan::from_wire(&body, &asked, limits)?;
-        if search.is_some() && messages.last().is_none_or(|last| last.role != Role::User) {
-            return Err(ApiError::invalid("messages", "a search needs a conversation that ends in a `user` message"));
+        let answered = |last: &Message| matches!(last.role, Role::User | Role::Tool);
+        if search.is_some() && !messages.last().is_some_and(answered) {
+            let message = "a search needs a conversation that ends in a `user` or `tool` message";
+            return Err(ApiError::invalid("messages", message));
         }
-        Ok(Self { messages, template, max_tokens, logprobs: logprobs(&body)?, constraint, search, drawing })
+        let constraint = match &offer {
+            Some(offer) if limits.constrains == Constrains::Everything => Some(offer.constraint(constraint.as_ref())),
+            _ => constraint,
+        };
+        let logprobs = logprobs(&body)?;
+        Ok(Self { messages, template, max_tokens, logprobs, constraint, offer, search, drawing })
     }
 }
 
@@ -372,9 +391,10 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
         "system" | "developer" => Role::System,
         "user" => Role::User,
         "assistant" => Role::Assistant,
+        "tool" | "function" => Role::Tool,
         other => {
             let param = format!("messages[{index}].role");
-            let text = format!("`{param}` must be system, developer, user or assistant, got {other:?}");
+            let text = format!("`{param}` must be system, developer, user, assistant or tool, got {other:?}");
             return Err(ApiError::invalid(param, text));
         }
     };
@@ -395,11 +415,21 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
             }
             texts.join("\n")
         }
+        None if role == Role::Assistant && message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()) => {
+            String::new()
+        }
         None => {
             let param = format!("messages[{index}].content");
             return Err(ApiError::invalid(&param, format!("`{param}` must be a string or a list of text parts")));
         }
     };
     let reasoning = message.reasoning_content.clone().filter(|_| role == Role::Assistant);
-    Ok(Message { reasoning, ..Message::new(role, content) })
+    let calls = message.tool_calls.iter().flatten().map(ToolCall::from);
+    Ok(Message {
+        reasoning,
+        tool_calls: calls.filter(|_| role == Role::Assistant).collect(),
+        tool_call_id: message.tool_call_id.clone().filter(|_| role == Role::Tool),
+        name: message.name.clone().filter(|_| role == Role::Tool),
+        ..Message::new(role, content)
+    })
 }

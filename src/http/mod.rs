@@ -27,6 +27,7 @@ mod refused;
 mod searches;
 mod stream;
 mod tokens;
+mod tools;
 mod traffic;
 
 use std::any::Any;
@@ -134,8 +135,8 @@ impl AppState {
     fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
         let actor = pinned.actor.engine.as_ref();
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
-        let (name, judge) = (&self.served.name, self.judge.state());
-        Limits { model, name, constrains, scores, judge, settings: &self.settings }
+        let (name, judge, tool_format) = (&self.served.name, self.judge.state(), actor.tool_format());
+        Limits { model, name, constrains, scores, tool_format, judge, settings: &self.settings }
     }
 }
 

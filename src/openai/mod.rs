@@ -6,6 +6,7 @@ mod one_or_many;
 mod response;
 mod search;
 mod small_value;
+mod tools;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ pub use completions::*;
 pub(crate) use one_or_many::Entry;
 pub use response::*;
 pub use search::*;
+pub use tools::*;
 
 /// The body of `POST /v1/chat/completions`. Unknown fields are ignored, unless ignoring them would change the answer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -56,6 +58,12 @@ pub struct ChatRequest {
     pub search_budget: Option<i64>,
     /// How the search goes about it; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
+    /// The functions that the model may call.
+    pub tools: Option<Vec<ToolSpec>>,
+    /// Whether it has to call one; absent: `auto`.
+    pub tool_choice: Option<ToolChoice>,
+    /// Whether one answer may hold several calls; absent: it may.
+    pub parallel_tool_calls: Option<bool>,
     /// How tokens are drawn. They are read on their own: to read flattened fields, serde would collect every unknown field of
     /// the body first.
     #[serde(flatten, skip_deserializing)]
@@ -114,13 +122,19 @@ pub struct DrawingFields {
 /// One turn as a client sends it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ChatMessage {
-    /// `system`, `developer`, `user` or `assistant`.
-    #[schema(pattern = "^(system|developer|user|assistant)$")]
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    #[schema(pattern = "^(system|developer|user|assistant|tool)$")]
     pub role: String,
     /// What is said.
     pub content: Option<Content>,
     /// What an assistant thought before it said that; the chat template decides whether the model sees it.
     pub reasoning_content: Option<String>,
+    /// The calls of an assistant's turn; its content may then be absent.
+    pub tool_calls: Option<Vec<ToolCallEntry>>,
+    /// The call whose result a function's turn is.
+    pub tool_call_id: Option<String>,
+    /// The name of the function whose result it is, for templates that show it.
+    pub name: Option<String>,
 }
 
 /// A turn's content.

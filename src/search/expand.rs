@@ -195,18 +195,27 @@ impl Search<'_> {
         };
         let asked = self.task.constraint.as_ref();
         let (messages, constraint) = match rewritten {
-            Some(messages) => (messages, asked.cloned().or_else(|| self.guide(room))),
+            Some(messages) => {
+                let plain = self.task.offer.as_ref().is_some_and(|offer| offer.is_plain_answer(&node.response));
+                // An answer that calls nothing is refined as one.
+                let guide = || self.guide(room);
+                let constraint = if plain { guide().or_else(|| asked.cloned()) } else { asked.cloned().or_else(guide) };
+                (messages, constraint)
+            }
             None => {
                 let messages = templates.refine(&self.task.messages, &node.response, &node.critique);
                 (messages, templates.refinement_constraint(asked))
             }
         };
+        let mut refinement = Chat::without_thinking(messages);
+        refinement.options.tools = self.task.template.tools.clone();
         Request {
             sampling,
+            input: Input::Chat(refinement),
             max_tokens: Some(room),
             logprobs: self.task.logprobs,
             constraint: constraint.filter(|_| refiner.constrains()),
-            ..Request::chat(Purpose::Refine, messages)
+            ..Request::chat(Purpose::Refine, Vec::new())
         }
     }
 

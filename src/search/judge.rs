@@ -45,7 +45,8 @@ impl Search<'_> {
 
     async fn rules_then_model(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
         let failed = match self.config.judge {
-            Judge::Model => Vec::new(),
+            // A call that cannot be made is wrong, whoever judges.
+            Judge::Model => self.broken_call(response).into_iter().collect(),
             Judge::Rules | Judge::Both => self.failed_rules(response),
         };
         let asks_model = self.config.judge != Judge::Rules && !self.rules_decide_alone();
@@ -100,9 +101,16 @@ impl Search<'_> {
         }
     }
 
-    /// How many rules the task has. A JSON schema counts as one.
+    /// What is wrong with the calls in `response`, as one clause.
+    fn broken_call(&self, response: &str) -> Option<String> {
+        let faults = self.task.offer.as_ref()?.faults(response);
+        (!faults.is_empty()).then(|| faults.join("; "))
+    }
+
+    /// How many rules the task has. A JSON schema counts as one, and so do functions that may be called.
     pub fn rules(&self) -> usize {
-        self.task.checks.len() + usize::from(matches!(self.task.constraint, Some(Constraint::JsonSchema(_))))
+        let schema = matches!(self.task.constraint, Some(Constraint::JsonSchema(_)));
+        self.task.checks.len() + usize::from(schema) + usize::from(self.task.offer.is_some())
     }
 
     /// What the rules that `response` breaks ask for. A JSON schema counts as a rule: decoding follows it, but a reply may be
@@ -112,7 +120,7 @@ impl Search<'_> {
         let schema = self.task.constraint.as_ref().filter(|c| matches!(c, Constraint::JsonSchema(_)));
         let broken = schema.is_some_and(|schema| !grammar::matches(schema, response));
         let rule = "answer with one complete JSON value that matches the schema, and nothing else";
-        failed.chain(broken.then(|| rule.into())).collect()
+        failed.chain(broken.then(|| rule.into())).chain(self.broken_call(response)).collect()
     }
 
     /// The judgement of rules, next to which `unasked` instructions of the refiner count as failing.

@@ -16,9 +16,9 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"messages": []}), "messages", "at least one message"),
         (json!({"messages": "hi"}), "messages", "expected a sequence"),
         (
-            json!({"messages": [{"role": "tool", "content": "x"}]}),
+            json!({"messages": [{"role": "robot", "content": "x"}]}),
             "messages[0].role",
-            "user or assistant, got \"tool\"",
+            "assistant or tool, got \"robot\"",
         ),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content", "a string or a list of text parts"),
         (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content", "expected a string or a list"),
@@ -96,8 +96,9 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
             "messages[0].reasoning_content",
             "expected a string",
         ),
-        (json!({"tools": [{"type": "function"}]}), "tools", "not supported"),
-        (json!({"tool_choice": "required"}), "tool_choice", "not supported"),
+        (json!({"tools": "all"}), "tools", "expected a sequence"),
+        (json!({"tool_choice": "required"}), "tool_choice", "offers no function"),
+        (json!({"parallel_tool_calls": 5}), "parallel_tool_calls", "expected a boolean"),
         (json!({"functions": [{}]}), "functions", "not supported"),
         (json!({"modalities": ["text", "audio"]}), "modalities", "not supported"),
         (json!({"audio": {"voice": "x"}}), "audio", "not supported"),
@@ -169,7 +170,7 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (
             json!({"search_budget": 1, "messages": [{"role": "assistant", "content": "x"}]}),
             "messages",
-            "ends in a `user` message",
+            "ends in a `user` or `tool` message",
         ),
     ]
 }

@@ -18,4 +18,5 @@ mod reasoning;
 mod search;
 mod swap;
 mod tenants;
+mod tools;
 mod upstream;

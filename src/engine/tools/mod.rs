@@ -95,6 +95,11 @@ impl Offer {
         Constraint::Calls { lark: grammar::lark(self, answer), optional: self.choice == Choice::Auto }
     }
 
+    /// Whether `reply` calls nothing and need not.
+    pub fn is_plain_answer(&self, reply: &str) -> bool {
+        self.choice == Choice::Auto && read(self, reply).1.is_empty()
+    }
+
     /// What is wrong with `reply` as calls of these functions, each as one clause; nothing where it is a plain answer and
     /// may be one.
     pub fn faults(&self, reply: &str) -> Vec<String> {

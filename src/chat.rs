@@ -46,7 +46,7 @@ pub struct Message {
 pub struct ToolCall {
     /// Names the call; its result refers to it.
     pub id: String,
-    /// Always `function`.
+    /// The call's kind, always `function`.
     #[serde(rename = "type", default = "function")]
     pub kind: String,
     /// What is called.
@@ -56,7 +56,7 @@ pub struct ToolCall {
 /// The function of a call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CalledFunction {
-    /// Its name.
+    /// The function's name.
     pub name: String,
     /// Its arguments as JSON text.
     pub arguments: String,

@@ -31,7 +31,7 @@ pub struct LabelRequest {
     pub questions: Vec<Question>,
     /// The labels, at least one.
     pub labels: Vec<Label>,
-    /// On whose behalf the call is made.
+    /// The client on whose behalf the call is made.
     pub origin: Origin,
 }
 

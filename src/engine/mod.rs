@@ -102,7 +102,7 @@ pub enum Constraint {
     Lark(String),
     /// Calls of functions, as a Lark grammar.
     Calls {
-        /// The grammar.
+        /// The grammar in Lark.
         lark: String,
         /// Whether a plain answer matches as well: it may then begin with reasoning.
         optional: bool,
@@ -159,7 +159,7 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// What the text must match.
     pub constraint: Option<Constraint>,
-    /// On whose behalf the call is made.
+    /// The client on whose behalf the call is made.
     pub origin: Origin,
 }
 

@@ -1,4 +1,4 @@
-//! On whose behalf a model call is made: whose kept prefixes it may find, and what waits for it.
+//! The client on whose behalf a model call is made: whose kept prefixes it may find, and what waits for it.
 
 /// Calls find the kept prefixes of calls in the same namespace only, so that neither time nor counts of cached tokens tell
 /// one caller what another one sent.
@@ -30,10 +30,10 @@ pub enum Waits {
     Search,
 }
 
-/// On whose behalf a call is made.
+/// The client on whose behalf a call is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Whose kept prefixes it finds, and who finds its own.
+    /// The namespace of the kept prefixes that it finds and leaves.
     pub namespace: Namespace,
     /// What waits for it.
     pub waits: Waits,

@@ -24,7 +24,7 @@ const SETUP: Duration = Duration::from_secs(10);
 
 /// A request whose body was read.
 pub struct Arrival {
-    /// Its time.
+    /// The request's time.
     pub clock: Clock,
     tenant: Arc<Tenant>,
     bytes: Bytes,

@@ -103,7 +103,7 @@ pub struct Hold {
     pub pinned: Pinned,
     /// Who it is for.
     pub behalf: Behalf,
-    /// Its time.
+    /// The request's time.
     pub clock: Clock,
     /// Cancelled when the server gives up on running requests.
     pub abort: CancellationToken,

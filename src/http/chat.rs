@@ -40,7 +40,7 @@ use crate::search::Task;
         (status = 404, body = ErrorBody, description = "No such model"),
         (status = 408, body = ErrorBody, description = "The deadline passed before there was an answer"),
         (status = 429, body = ErrorBody, description = "Too many requests wait, or the key's tokens are used up; see `Retry-After`"),
-        (status = 503, body = ErrorBody, description = "Not ready, or shutting down"),
+        (status = 503, body = ErrorBody, description = "The server is not ready, or shutting down"),
     ),
 )]
 pub async fn chat(

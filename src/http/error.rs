@@ -37,7 +37,7 @@ pub enum ApiError {
         "this API key has no admin role: send the admin key, or give the key's entry in --api-keys-file `admin = true`"
     )]
     NotAdmin,
-    /// Nobody may.
+    /// The admin routes are off.
     #[error(
         "the admin routes are off: start the server with SPAR_ADMIN_KEY, --admin-key-file, or a key in --api-keys-file that has `admin = true`"
     )]
@@ -94,7 +94,7 @@ pub enum ApiError {
         /// When it may use more.
         retry_after: Duration,
     },
-    /// On the way out.
+    /// The server is shutting down.
     #[error("the server is shutting down; try again elsewhere")]
     ShuttingDown,
     /// The model cannot answer now.
@@ -132,7 +132,7 @@ impl ApiError {
         }
     }
 
-    /// After how many seconds another try is worth it, where one is.
+    /// The seconds after which another try is worth it, where one is.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::QueueFull { retry_after, .. } | Self::TokensSpent { retry_after, .. } => {
@@ -143,7 +143,7 @@ impl ApiError {
         }
     }
 
-    /// OpenAI's envelope.
+    /// The error in OpenAI's envelope.
     pub fn body(&self) -> ErrorBody {
         let (code, param) = match self {
             Self::Invalid { param, .. } => ("invalid_value", param.clone()),

@@ -13,11 +13,11 @@ const LOOKED_AT: usize = 16;
 /// What a value is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Glance {
-    /// `null`.
+    /// The value `null`.
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// Any number.
+    /// Any JSON number.
     Number(f64),
     /// A short text; of a longer one nothing is known.
     Text(Option<String>),

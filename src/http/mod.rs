@@ -75,7 +75,7 @@ pub struct AppState {
     pub served: Served,
     /// What swaps their weights, where that is allowed.
     pub swapper: Option<Arc<Swapper>>,
-    /// Admission.
+    /// Admission of requests.
     pub gate: Arc<Gate>,
     /// Bytes of bodies in memory.
     bytes: ByteBudget,
@@ -121,7 +121,7 @@ impl AppState {
         }
     }
 
-    /// On whose behalf an answer's calls are made.
+    /// The client on whose behalf an answer's calls are made.
     fn behalf(&self, tenant: Arc<Tenant>, salt: Option<&str>, kind: Kind) -> Behalf {
         let namespace = tenant.namespace(salt, self.settings.http.shared_prefix_cache, &self.namespaces);
         let waits = match kind {

@@ -53,7 +53,7 @@ fn is_no_text(value: &Glance) -> bool {
     matches!(value, Glance::Null) || value.is_text("")
 }
 
-/// In both kinds of completions.
+/// Fields that both kinds of completions refuse.
 const REFUSED: &[Refused] = &[
     unless_empty("allowed_token_ids"),
     unless_empty("bad_words"),

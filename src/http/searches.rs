@@ -30,7 +30,7 @@ impl KeptSearches {
         Self { owner: TenantId::default(), room, reports: Arc::default() }
     }
 
-    /// As this caller sees them: its own.
+    /// The searches that this caller sees: its own.
     pub fn of(&self, owner: TenantId) -> Self {
         Self { owner, ..self.clone() }
     }

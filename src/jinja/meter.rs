@@ -104,7 +104,7 @@ fn kept(value: Value) -> Result<Value, Error> {
     if holds_namespace(&value) { Err(refused("a namespace cannot be kept in a namespace")) } else { Ok(value) }
 }
 
-/// Of a value that was weighed, so that it is not too deep.
+/// Whether a value holds a namespace; it was weighed before, so that it is not too deep.
 fn holds_namespace(value: &Value) -> bool {
     let items = || value.try_iter().into_iter().flatten();
     match value.kind() {

@@ -9,11 +9,11 @@ use crate::chat::{CalledFunction, ToolCall};
 /// A function that the model may call.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ToolSpec {
-    /// Always `function`.
+    /// The tool's kind, always `function`.
     #[serde(rename = "type")]
     #[schema(pattern = "^function$")]
     pub kind: String,
-    /// The function.
+    /// The function that may be called.
     pub function: FunctionSpec,
 }
 
@@ -44,11 +44,11 @@ pub enum ToolChoice {
 /// A choice of one function.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NamedTool {
-    /// Always `function`.
+    /// The tool's kind, always `function`.
     #[serde(rename = "type")]
     #[schema(pattern = "^function$")]
     pub kind: String,
-    /// The function.
+    /// The function that must be called.
     pub function: ToolName,
 }
 
@@ -64,7 +64,7 @@ pub struct ToolName {
 pub struct ToolCallEntry {
     /// Names the call; its result refers to it by `tool_call_id`.
     pub id: String,
-    /// Always `function`.
+    /// The call's kind, always `function`.
     #[serde(rename = "type", default = "function")]
     #[schema(pattern = "^function$")]
     pub kind: String,
@@ -75,7 +75,7 @@ pub struct ToolCallEntry {
 /// The function of a call, with its arguments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FunctionCall {
-    /// Its name.
+    /// The function's name.
     pub name: String,
     /// Its arguments as the text of a JSON object.
     pub arguments: String,
@@ -86,7 +86,7 @@ pub struct FunctionCall {
 pub struct ToolCallDelta {
     /// Counts the answer's calls, from 0.
     pub index: usize,
-    /// The call.
+    /// The call as a whole.
     #[serde(flatten)]
     pub call: ToolCallEntry,
 }

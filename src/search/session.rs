@@ -16,7 +16,7 @@ pub(super) enum Guidance {
     Bounded,
     /// It may come at any place.
     Unbounded,
-    /// Not at all.
+    /// Refinements are not guided.
     None,
 }
 

@@ -21,7 +21,7 @@ impl Needed {
         Self { kept: weights.bytes(), passing: weights.most_elements().saturating_mul(2 * size_of::<f32>() as u64) }
     }
 
-    /// With so many numbers of an adapter.
+    /// Adds this many numbers of an adapter.
     pub(super) fn with(self, numbers: usize) -> Self {
         let bytes = (numbers * size_of::<f32>()) as u64;
         Self { kept: self.kept.saturating_add(bytes), ..self }

@@ -1,4 +1,5 @@
-//! Whose turn it is to change what is live: one order at a time, each with a deadline, and a rollback ends a swap that runs. A
+//! Turns of orders that change what is live: one order at a time, each with a deadline, and a rollback ends a swap that runs.
+//! A
 //! step that hangs is left behind, so that it holds up nothing else.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -73,7 +73,7 @@ impl Digests {
         Self::read(dir, &|_| Ok(()))
     }
 
-    /// As [`Digests::of`], of files that `may_read` accepts once they are open.
+    /// Computes [`Digests::of`] for files that `may_read` accepts once they are open.
     ///
     /// # Errors
     /// A file that cannot be read, or may not be.

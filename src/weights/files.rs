@@ -28,7 +28,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// All of a file that has at most so many bytes.
+/// Reads the whole of a file that has at most this many bytes.
 ///
 /// # Errors
 /// As [`open`], or it is longer.
@@ -44,7 +44,7 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
 }
 
-/// As [`read`], of a text.
+/// Reads a text like [`read`].
 ///
 /// # Errors
 /// As [`read`], or it is not UTF-8.

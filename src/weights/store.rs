@@ -61,7 +61,7 @@ impl Store {
         Ok(store)
     }
 
-    /// The same store, in which nothing is begun or finished once `stop` is cancelled.
+    /// This store, in which nothing is begun or finished once `stop` is cancelled.
     pub fn until(&self, stop: CancellationToken) -> Self {
         Self { stop, ..self.clone() }
     }
@@ -75,7 +75,8 @@ impl Store {
         self.import_as(source, Import { may_read: &|_| Ok(()), keep: None })
     }
 
-    /// As [`Store::import`]. Old directories go first where there is no room, and copies may be read by nobody who may not read
+    /// Imports like [`Store::import`]. Old directories are removed first where there is no room, and copies may be read by no
+    /// user who may not read
     /// the originals.
     ///
     /// # Errors
@@ -148,7 +149,7 @@ impl Store {
         self.make_room(0, keep);
     }
 
-    /// As [`Store::evict`], until so many bytes more are within the limit.
+    /// Evicts like [`Store::evict`], until this many bytes more are within the limit.
     fn make_room(&self, bytes: u64, keep: &[PathBuf]) {
         if let Err(error) = self.try_evict(self.limit.saturating_sub(bytes), keep) {
             tracing::warn!(%error, store = %self.root.display(), "old weights could not be removed");
@@ -339,7 +340,7 @@ fn keep_private_file(_original: &File, _copy: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// As [`keep_private_file`], where there is an original.
+/// Does [`keep_private_file`], where there is an original.
 fn keep_private(original: &Path, copy: &Path) -> io::Result<()> {
     if !original.is_file() {
         return Ok(());

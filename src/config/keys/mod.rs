@@ -16,7 +16,7 @@ use super::{ConfigError, HttpArgs, SwapArgs, require};
 pub struct Secrets<'a> {
     /// SPAR_API_KEYS: separated by commas.
     pub api_keys: Option<&'a str>,
-    /// SPAR_ADMIN_KEY.
+    /// The value of SPAR_ADMIN_KEY.
     pub admin_key: Option<&'a str>,
 }
 
@@ -67,7 +67,7 @@ pub fn digest(key: &str) -> [u8; 32] {
 /// The keys that callers must show one of. Without any, everybody may call.
 #[derive(Clone, Debug, Default)]
 pub struct ApiKeys {
-    /// From SPAR_API_KEYS.
+    /// The keys of SPAR_API_KEYS.
     pub environment: Vec<ApiKey>,
     /// The file of further keys, which is read again when it changes.
     pub file: Option<PathBuf>,

@@ -147,7 +147,7 @@ impl<'a> Loader<'a> {
         Ok(merged)
     }
 
-    /// In a cache, where the next start finds what was merged, or else in a temporary directory.
+    /// A store in a cache, where the next start finds what was merged, or else in a temporary directory.
     fn own_store(&mut self) -> Result<Store, ModelError> {
         let open = |cache: &Path| Store::open(cache.join("merged"), MERGED_BYTES).map_err(std::io::Error::other);
         if let Ok(store) = caches::in_one(open) {

@@ -11,7 +11,7 @@ use crate::weights::digest::hex;
 pub struct Identity {
     /// The tokenizer's digest.
     pub tokenizer: String,
-    /// Of the chat template's text, and of what it makes of a few conversations with the model's special tokens.
+    /// A digest of the chat template's text, and of its renderings of a few conversations with the model's special tokens.
     pub chat_template: String,
     /// A digest of the judge and refine templates.
     pub templates: String,

@@ -42,7 +42,7 @@ fn flatten(part: Value, nested: &str, parts: &mut Vec<Value>) {
     }
 }
 
-/// By how much a normalizer may shorten a text; `None` where it may drop any amount of it.
+/// How much a normalizer may shorten a text; `None` where it may drop any amount of it.
 fn shrinks(normalizer: &Value) -> Option<usize> {
     match normalizer["type"].as_str()? {
         "Prepend" | "ByteLevel" | "NFD" | "NFKD" => Some(1),

@@ -163,7 +163,7 @@ impl Block {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Prefix {
     id: u64,
-    /// Of a root, whose prompts begin there; a node's is known by its root.
+    /// A root's namespace, whose prompts begin there; a node's is known by its root.
     namespace: Namespace,
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Of so many pairs of elements at so many positions, which `make` computes.
+    /// Turns of this many pairs of elements at this many positions, which `make` computes.
     pub(super) fn new(
         pairs: usize,
         context: usize,

@@ -95,7 +95,8 @@ fn qwen_coder(index: usize, name: &str, schema: &Value, lark: &mut String) -> St
             lark.push_str(&format!("{rule}: ({}) \"\\n</parameter>\\n\"\n", values.join(" | ")));
         } else {
             lark.push_str(&format!(
-                "{rule}: json{index}_{at} \"\\n</parameter>\\n\"\njson{index}_{at}: %json {}\n", as_written(property)
+                "{rule}: json{index}_{at} \"\\n</parameter>\\n\"\njson{index}_{at}: %json {}\n",
+                as_written(property)
             ));
         }
         let optional = if required(key) { "" } else { "?" };

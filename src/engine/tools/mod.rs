@@ -20,7 +20,7 @@ use super::{Constraint, grammar as matching};
 /// A function that a model may call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tool {
-    /// Its name.
+    /// The function's name.
     pub name: String,
     /// What it does.
     pub description: Option<String>,
@@ -56,7 +56,7 @@ pub enum Choice {
 /// The functions of one request, and how the model may use them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offer {
-    /// At least one function; their names differ.
+    /// The functions: at least one, and their names differ.
     pub tools: Vec<Tool>,
     /// Whether a reply has to be a call.
     pub choice: Choice,

@@ -47,11 +47,11 @@ pub struct Reader {
 enum State {
     /// Nothing but white space has come.
     Start,
-    /// Within text.
+    /// The reader is within text.
     Text,
-    /// After the opening mark, which is kept in case that no call follows.
+    /// The reader is after the opening mark, which is kept in case that no call follows.
     Body(String),
-    /// After a call: marks and separators, then further calls or text.
+    /// The reader is after a call: marks and separators follow, then further calls or text.
     After,
     /// What looked like a call was none: all of the rest is text.
     Plain,
@@ -63,7 +63,7 @@ enum Found {
     Calls(Vec<Call>, usize),
     /// More has to come.
     Open,
-    /// No call.
+    /// No call was found.
     None,
 }
 

@@ -32,7 +32,7 @@ impl fmt::Debug for TenantId {
 /// A caller, with what it may have.
 #[derive(Clone, Debug)]
 pub struct Tenant {
-    /// Which one.
+    /// The tenant's id.
     pub id: TenantId,
     /// The name of its entry in the file of keys, for logs and metrics.
     pub name: Option<Arc<str>>,
@@ -96,7 +96,8 @@ impl Tenant {
         self.name.as_ref().map(KeyGauge::waiting)
     }
 
-    /// Whose kept prefixes its calls may find: its own of the same salt. `secret` keeps clients from choosing a salt
+    /// The namespace of the kept prefixes that its calls may find: its own of the same salt. `secret` keeps clients from
+    /// choosing a salt
     /// that would give them another one's.
     pub fn namespace(&self, salt: Option<&str>, shared: bool, secret: &[u8; 32]) -> Namespace {
         let own = !shared && !self.is_anonymous();

@@ -80,7 +80,8 @@ impl KeyRing {
         self.current.load().iter().any(|tenant| tenant.admin)
     }
 
-    /// Whose key this is. All digests are compared, so that the time tells neither a key's length nor where it differs.
+    /// The tenant of this key. All digests are compared, so that the time reveals neither a key's length nor where it
+    /// differs.
     pub fn find(&self, shown: &str) -> Option<Arc<Tenant>> {
         let digest = digest(shown);
         let keys = self.current.load();

@@ -151,7 +151,7 @@ impl Gate {
         }
     }
 
-    /// After somebody has left.
+    /// Called after a request has left.
     fn left(&self) {
         if self.state().line.is_empty() {
             self.emptied.notify_waiters();

@@ -19,7 +19,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Somebody waits.
+    /// A request waits.
     pub(super) fn waits(&mut self, now: Instant) {
         self.since.get_or_insert(now);
     }

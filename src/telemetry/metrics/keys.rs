@@ -14,12 +14,12 @@ pub fn begin_key(name: &Arc<str>) {
     }
 }
 
-/// Whose tokens.
+/// The kind of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// Of prompts that were sent to the model.
+    /// Tokens of prompts that were sent to the model.
     Prompt,
-    /// Of replies.
+    /// Tokens of replies.
     Generated,
 }
 

@@ -161,7 +161,7 @@ fn most_bytes(config: &AdapterConfig, base: &Linears) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// The same file with its header's metadata in order: `safetensors` writes a hash map, and the same adapter should have one digest.
+/// Writes the file's metadata in order: `safetensors` writes a hash map, and equal adapters should have one digest.
 fn sorted(mut file: Vec<u8>) -> serde_json::Result<Vec<u8>> {
     const LENGTH: usize = size_of::<u64>();
     let length = u64::from_le_bytes(file[..LENGTH].try_into().expect("eight bytes")) as usize;

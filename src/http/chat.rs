@@ -13,6 +13,7 @@ use super::body::{JsonObject, refused_in_chats};
 use super::error::ApiError;
 use super::job::{ChatJob, Delivery};
 use super::models;
+use super::rules::Rules;
 use super::stream::{comment, event, events};
 use crate::chat::Chat;
 use crate::engine::{EngineError, FinishReason, Input, Purpose, Request, TokenLogprobs};
@@ -47,23 +48,35 @@ pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -
     object.fields::<DrawingFields>()?;
     let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
     let generations = models::ids(&pinned);
-    let job = ChatJob::from_wire(object.fields::<ChatRequest>()?, &state.limits(&pinned))?;
+    let asked = object.fields::<ChatRequest>()?;
+    let rules = clock.bound(Rules::of(&asked, &state.settings.search)).await?;
+    let job = ChatJob::from_wire(asked, rules, &state.limits(&pinned))?;
     let permit = state.gate.enter(clock.deadline).await?;
     let hold = Hold { permit, pinned, clock, abort: state.abort.clone() };
     let head = Head::new(&job, &hold);
     let delivery = job.drawing.delivery;
+    let constrained_by = job.constraint.as_ref().map_or("response_format", |asked| asked.param);
     let mut response = match job.search.clone() {
         Some(plan) => {
             let choices = job.drawing.choices;
             let checks = plan.checks.iter().map(|planned| planned.check.clone()).collect();
             let (kept, traffic) = (state.kept.clone(), state.traffic.clone());
             let work = SearchWork { plan, task: task(job, checks), choices, heartbeat: http.heartbeat, kept, traffic };
-            deliver(head, answer::searched(hold, work), delivery).await?
+            let parts = answer::searched(hold, work);
+            deliver(head, parts.map(move |part| blamed(part, constrained_by)), delivery).await?
         }
-        None => deliver(head, answer::plain(hold, vec![request(job)], None), delivery).await?,
+        None => {
+            let parts = answer::plain(hold, vec![request(job)], None);
+            deliver(head, parts.map(move |part| blamed(part, constrained_by)), delivery).await?
+        }
     };
     models::show_generations(&mut response, &generations);
     Ok(response)
+}
+
+/// A part of an answer whose constraint comes from the field `param`.
+fn blamed(part: Result<Part, ApiError>, param: &str) -> Result<Part, ApiError> {
+    part.map_err(|error| error.of_constraint(param))
 }
 
 fn request(job: ChatJob) -> Request {
@@ -75,7 +88,7 @@ fn request(job: ChatJob) -> Request {
         max_tokens: job.max_tokens,
         stop: job.drawing.stop,
         logprobs: job.logprobs,
-        constraint: job.constraint,
+        constraint: job.constraint.map(|asked| asked.constraint),
     }
 }
 
@@ -88,7 +101,7 @@ fn task(job: ChatJob, checks: Vec<crate::verify::Check>) -> Task {
         max_tokens: job.max_tokens,
         stop: job.drawing.stop,
         logprobs: job.logprobs,
-        constraint: job.constraint,
+        constraint: job.constraint.map(|asked| asked.constraint),
         checks,
     }
 }

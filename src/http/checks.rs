@@ -5,12 +5,12 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 
-use super::Shared;
+use super::answer::Clock;
 use super::body::JsonObject;
 use super::error::ApiError;
 use super::job::conversation;
+use super::{Shared, rules};
 use crate::openai::{ChecksRequest, ChecksResponse, ErrorBody, StatedCheck};
-use crate::verify::find::find_checks;
 
 /// The instructions of a conversation that a rule can check.
 #[utoipa::path(
@@ -22,9 +22,10 @@ pub async fn checks(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<ChecksResponse>, ApiError> {
-    let object = JsonObject::read(&headers, body, state.settings.http.max_body).await?;
+    let clock = Clock::start(state.settings.http.request_timeout);
+    let object = clock.bound(JsonObject::read(&headers, body, state.settings.http.max_body)).await?;
     let asked: ChecksRequest = object.fields()?;
-    let found = find_checks(&conversation(&asked.messages)?);
+    let found = clock.bound(rules::found(conversation(&asked.messages)?)).await?;
     let stated = |found: crate::verify::find::FoundCheck| StatedCheck {
         id: found.check.id,
         kwargs: found.check.kwargs,

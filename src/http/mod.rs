@@ -19,6 +19,7 @@ mod observe;
 pub mod openapi;
 pub mod plan;
 mod playground;
+pub mod rules;
 mod searches;
 mod stream;
 mod tokens;
@@ -49,6 +50,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
 use crate::engine::generation::Pinned;
+use crate::engine::grammar;
 use crate::swap::Swapper;
 use error::ApiError;
 use job::{Constrains, Limits};
@@ -220,11 +222,12 @@ async fn drain(state: &AppState, shutdown: impl Future<Output = ()>, closed: &Ca
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-/// Never ends: readiness, and then the histograms' housekeeping.
+/// Never ends: readiness, and then the housekeeping of histograms and grammars.
 async fn upkeep(state: &AppState) {
     health::canary(state).await;
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
         state.metrics.run_upkeep();
+        grammar::drop_unused();
     }
 }

@@ -75,8 +75,10 @@ impl Search<'_> {
             let request = Request { max_tokens: Some(room), samples: children - found.len(), ..request };
             let replies = match self.call(self.models.refiner, request).await {
                 Err(Halt::Failed(error)) if self.tries_again(&error) => vec![Err(error)],
-                // Patterns of many rules may be too large together.
-                Err(Halt::Failed(EngineError::Invalid(_))) if self.guide().is_some() => {
+                // Patterns of many rules may be too large together, or there may be no place to compile them now.
+                Err(Halt::Failed(EngineError::Constraint(_) | EngineError::Unavailable(_)))
+                    if self.guide().is_some() =>
+                {
                     self.session.give_up_guide();
                     continue;
                 }
@@ -84,7 +86,11 @@ impl Search<'_> {
             };
             for reply in replies {
                 drawn += 1;
-                match reply.map(|spoken| self.read_refinement(form, spoken)) {
+                let read = match reply {
+                    Ok(spoken) => Ok(self.read_refinement(form, spoken).await),
+                    Err(error) => Err(error),
+                };
+                match read {
                     Ok(None) if unread + 1 < draws => unread += 1,
                     Err(error) if unread + 1 < draws && self.tries_again(&error) => unread += 1,
                     settled => {
@@ -186,7 +192,7 @@ impl Search<'_> {
 
     /// The refined response, ended at the task's stop strings; `None` if there is none, if it loops or is cut off, if it is
     /// longer than an answer may be, or if it does not match what an answer must.
-    fn read_refinement(&self, form: Form, mut spoken: Spoken) -> Option<Candidate> {
+    async fn read_refinement(&self, form: Form, mut spoken: Spoken) -> Option<Candidate> {
         let refinement = match form {
             _ if spoken.looped => return None,
             Form::Reflected => self.models.templates.parse_refinement(&spoken.text)?,
@@ -204,7 +210,9 @@ impl Search<'_> {
         let tokens = spoken.tokens_within(start, end);
         // An engine that does not constrain may have said anything.
         let free = self.task.constraint.as_ref().filter(|_| !self.models.refiner.constrains());
-        if free.is_some_and(|constraint| !grammar::matches(constraint, &response)) {
+        if let Some(constraint) = free
+            && !grammar::matches(constraint, &response).await.unwrap_or(false)
+        {
             return None;
         }
         if response.is_empty() || self.task.max_tokens.is_some_and(|most| tokens > most) {

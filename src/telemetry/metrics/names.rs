@@ -29,6 +29,10 @@ pub(super) const GAUGES: &[(&str, &str)] = &[
     ("spar_requests_running", "Requests that are being answered"),
     ("spar_requests_waiting", "Requests that wait for their turn"),
     ("spar_kv_blocks", "Blocks of keys and values by what holds them: running replies, or the cache of prefixes"),
+    (
+        "spar_grammar_bytes",
+        "Bytes of compiled grammars by what holds them: running replies, or the cache for later requests",
+    ),
     ("spar_judge_state", "1 for what the judge's trial at the start found: able, indifferent or unreadable"),
     ("spar_build_info", "The running build"),
 ];

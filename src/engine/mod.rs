@@ -345,9 +345,12 @@ pub enum EngineError {
     /// The request asks for something that this engine or model cannot do.
     #[error("{0}")]
     Unsupported(String),
-    /// The request's own content is at fault: a bad grammar, a chat that the template refuses.
+    /// The request's own content is at fault, such as a chat that the template refuses.
     #[error("{0}")]
     Invalid(String),
+    /// What the reply must match is at fault: it does not compile, or it asks for too much.
+    #[error("the constraint cannot be honoured: {0}")]
+    Constraint(String),
     /// Starting up, restarting or shutting down; worth another try.
     #[error("the model is not available: {0}")]
     Unavailable(String),

@@ -21,6 +21,9 @@ pub enum ApiError {
         /// What it must be.
         message: String,
     },
+    /// What the answer must match is at fault; [`ApiError::of_constraint`] names the field that says it.
+    #[error("the constraint cannot be honoured: {0}")]
+    Constraint(String),
     /// The prompt does not fit.
     #[error("{0}")]
     TooLong(String),
@@ -111,10 +114,18 @@ impl ApiError {
         Self::Invalid { param: Some(param.into()), message: message.into() }
     }
 
+    /// The same error; where a constraint is at fault, that of the field `param`.
+    pub fn of_constraint(self, param: &str) -> Self {
+        match self {
+            Self::Constraint(reason) => Self::invalid(param, format!("`{param}` cannot be honoured: {reason}")),
+            other => other,
+        }
+    }
+
     /// The status code.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid { .. } | Self::TooLong(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid { .. } | Self::Constraint(_) | Self::TooLong(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized | Self::AdminUnauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::NotAdmin => StatusCode::FORBIDDEN,
             Self::Conflict(_) => StatusCode::CONFLICT,
@@ -147,6 +158,7 @@ impl ApiError {
     pub fn body(&self) -> ErrorBody {
         let (code, param) = match self {
             Self::Invalid { param, .. } => ("invalid_value", param.clone()),
+            Self::Constraint(_) => ("invalid_value", None),
             Self::TooLong(_) => ("context_length_exceeded", Some("messages".to_owned())),
             Self::Unauthorized => ("invalid_api_key", None),
             Self::AdminUnauthorized => ("invalid_admin_key", None),
@@ -190,6 +202,7 @@ impl From<EngineError> for ApiError {
         match error {
             EngineError::PromptTooLong { .. } => Self::TooLong(error.to_string()),
             EngineError::Unsupported(message) | EngineError::Invalid(message) => Self::Invalid { param: None, message },
+            EngineError::Constraint(reason) => Self::Constraint(reason),
             EngineError::Unavailable(cause) => Self::Unavailable(cause),
             EngineError::Crashed(cause) => Self::Failed(cause),
         }

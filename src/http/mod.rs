@@ -24,6 +24,7 @@ pub mod openapi;
 pub mod plan;
 mod playground;
 mod refused;
+pub mod rules;
 mod searches;
 mod stream;
 mod tokens;
@@ -55,7 +56,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
 use crate::engine::generation::Pinned;
-use crate::engine::{Origin, Waits};
+use crate::engine::{Origin, Waits, grammar};
 use crate::swap::Swapper;
 use error::ApiError;
 use job::{Constrains, Limits};
@@ -250,12 +251,13 @@ async fn drain(state: &AppState, shutdown: impl Future<Output = ()>, closed: &Ca
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-/// Never ends: readiness, and then the histograms' housekeeping and trials of a judge that was swapped.
+/// Never ends: readiness, and then the housekeeping of histograms and grammars, and trials of a judge that was swapped.
 async fn upkeep(state: &AppState) {
     health::canary(state).await;
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
         state.metrics.run_upkeep();
+        grammar::drop_unused();
         judge_canary::try_new_judge(state).await;
     }
 }

@@ -94,16 +94,16 @@ pub struct DrawingFields {
     #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f64>,
     /// Divides or multiplies logits of tokens in prompt and reply; absent: 1.
-    #[schema(exclusive_minimum = 0, maximum = 2)]
+    #[schema(minimum = 0.01, maximum = 10)]
     pub repetition_penalty: Option<f64>,
-    /// Token id to what is added to its logit, -100 to 100.
+    /// Token id to what is added to its logit, -100 to 100; at most 4096 tokens.
     pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Answers to give.
     #[schema(minimum = 1)]
     pub n: Option<i64>,
     /// Fixes the draw, and a whole search.
     pub seed: Option<i64>,
-    /// Where an answer ends; never part of it.
+    /// Where an answer ends; never part of it. At most 4 strings of at most 1024 bytes.
     pub stop: Option<Stop>,
     /// Keep going after the end-of-sequence token.
     pub ignore_eos: Option<bool>,
@@ -202,13 +202,13 @@ pub struct ResponseFormat {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StructuredOutputs {
-    /// A JSON schema.
+    /// A JSON schema of at most 256 KiB, with numbers between -(2^53 - 1) and 2^53 - 1.
     #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub json: Option<Value>,
-    /// A regular expression for the whole answer.
+    /// A regular expression for the whole answer, of at most 8 KiB.
     pub regex: Option<String>,
-    /// One of these texts.
+    /// One of these texts: at most 4000, of at most 64 KiB together.
     pub choice: Option<Vec<String>>,
 }
 
@@ -217,7 +217,7 @@ pub struct StructuredOutputs {
 pub struct JsonSchemaFormat {
     /// Its name; not used.
     pub name: Option<String>,
-    /// The schema; absent: any JSON object.
+    /// The schema, within the limits of `structured_outputs.json`; absent: any JSON object.
     #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,

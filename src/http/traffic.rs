@@ -103,7 +103,11 @@ impl Traffic {
             *current = Some((path.clone(), OpenOptions::new().create_new(true).append(true).open(&path)?, 0));
         }
         let Some((_, file, bytes)) = current.as_mut() else { return Ok(()) };
-        file.write_all(line.as_bytes())?;
+        if let Err(error) = file.write_all(line.as_bytes()) {
+            // Half a line, as a full disk leaves it, would make the next one unreadable.
+            file.set_len(*bytes)?;
+            return Err(error);
+        }
         *bytes += line.len() as u64;
         Ok(())
     }

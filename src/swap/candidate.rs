@@ -75,7 +75,9 @@ impl Swapper {
         let (engine, templates) = match candidate.load {
             Load::Directory(path, modules) => {
                 let args = self.engine.clone();
-                let refused = |error: LoadError| SwapError::Refused(error.to_string());
+                // Engines name the directory that they load: our copy, or what was merged from it.
+                let (copy, original) = (path.clone(), candidate.source.model_path.clone());
+                let refused = move |error: LoadError| named(&error, &copy, &original);
                 blocking(move || {
                     let (engine, templates) = load::one(&args, &path).map_err(refused)?;
                     match (engine.native(), modules) {
@@ -261,6 +263,6 @@ fn again(adapting: Adapting<'_>, source: Source, on_live: Option<Arc<Generation>
 }
 
 /// An error about our copy, in terms of the directory that was named.
-fn named(error: &ModelError, copy: &Path, original: &Path) -> SwapError {
+fn named(error: &impl std::fmt::Display, copy: &Path, original: &Path) -> SwapError {
     SwapError::Refused(error.to_string().replace(&copy.display().to_string(), &original.display().to_string()))
 }

@@ -61,11 +61,7 @@ impl Store {
             return Ok(known);
         }
         let making = self.make()?;
-        let copy = |name: &String| {
-            let (from, to) = (source.join(name), making.path().join(name));
-            let copied = File::open(&from).and_then(|mut file| io::copy(&mut file, &mut File::create(&to)?));
-            copied.map(drop).map_err(|e| ModelError::Broken { file: from, reason: e.to_string() })
-        };
+        let copy = |name: &String| self.copy(&source.join(name), &making.path().join(name));
         let bytes = |name: &String| before.0.get(name).map_or(0, |file| file.bytes as usize);
         spread::over(&digest::files(source)?, bytes, copy).into_iter().collect::<Result<(), _>>()?;
         let digests = Digests::of(making.path())?;
@@ -174,12 +170,35 @@ impl Store {
         paths.filter(|path| path.as_ref().map_or(true, |path| path.is_dir())).collect()
     }
 
+    /// Copies a file. Which of the two is at fault decides what the error names.
+    fn copy(&self, from: &Path, to: &Path) -> Result<(), ModelError> {
+        let unreadable = |e: &io::Error| ModelError::Broken { file: from.into(), reason: e.to_string() };
+        let mut source = File::open(from).map_err(|e| unreadable(&e))?;
+        let mut copy = File::options().write(true).create(true).truncate(true).open(to).map_err(|e| self.broken(&e))?;
+        match io::copy(&mut source, &mut copy) {
+            Err(e) if no_room(&e) => Err(self.broken(&e)),
+            Err(e) => Err(unreadable(&e)),
+            Ok(_) => Ok(()),
+        }
+    }
+
     fn broken(&self, error: &io::Error) -> ModelError {
         ModelError::Broken {
             file: self.root.clone(),
-            reason: format!("{error}; --swap-dir must be a directory that can be written"),
+            reason: match no_room(error) {
+                true => format!(
+                    "{error}; make room there, lower --swap-dir-bytes, or name another directory with --swap-dir"
+                ),
+                false => format!("{error}; --swap-dir must be a directory that can be written"),
+            },
         }
     }
+}
+
+/// Whether nothing more can be written where the store is.
+fn no_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | ReadOnlyFilesystem)
 }
 
 /// A directory in the making; dropped, it is removed.
@@ -243,6 +262,19 @@ mod tests {
         assert_eq!(store.import(source.path()).unwrap(), first);
         assert_eq!(Digests::of(&first.path).unwrap(), first.digests);
         assert_eq!(count(root.path()), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_the_stores_fault_and_a_missing_file_the_sources() {
+        let (root, source) = (tempfile::tempdir().unwrap(), model(1));
+        let store = Store::open(root.path(), u64::MAX).unwrap();
+        let (config, full) = (source.path().join("config.json"), Path::new("/dev/full"));
+        let message = store.copy(&config, full).unwrap_err().to_string();
+        let named = root.path().display().to_string();
+        assert!(message.starts_with(&named) && message.contains("make room"), "{message}");
+        let missing = source.path().join("none");
+        let message = store.copy(&missing, &root.path().join("none")).unwrap_err().to_string();
+        assert!(message.starts_with(&missing.display().to_string()), "{message}");
     }
 
     #[test]

@@ -26,12 +26,12 @@ pub async fn require_key(State(state): State<Shared>, request: Request, next: Ne
 /// Lets requests with the admin key pass; none where none is configured.
 ///
 /// # Errors
-/// [`ApiError::Forbidden`] or [`ApiError::Unauthorized`].
+/// [`ApiError::Forbidden`] or [`ApiError::NoAdminKey`].
 pub async fn require_admin(State(state): State<Shared>, request: Request, next: Next) -> Result<Response, ApiError> {
     match &state.settings.admin_key {
         None => Err(ApiError::Forbidden),
         Some(key) if known(std::slice::from_ref(key), shown(&request)) => Ok(next.run(request).await),
-        Some(_) => Err(ApiError::Unauthorized),
+        Some(_) => Err(ApiError::NoAdminKey),
     }
 }
 

@@ -29,11 +29,7 @@ use crate::search::Task;
         (status = 200, description = "The answer; with `stream` as server-sent events", content(
             (ChatResponse = "application/json"), (ChatChunk = "text/event-stream"),
         )),
-        (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
         (status = 404, body = ErrorBody, description = "No such model"),
-        (status = 408, body = ErrorBody, description = "The deadline passed before there was an answer"),
-        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
-        (status = 503, body = ErrorBody, description = "Not ready, or shutting down"),
     ),
 )]
 pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {

@@ -9,13 +9,13 @@ use super::Shared;
 use super::body::JsonObject;
 use super::error::ApiError;
 use super::job::conversation;
-use crate::openai::{ChecksRequest, ChecksResponse, ErrorBody, StatedCheck};
+use crate::openai::{ChecksRequest, ChecksResponse, StatedCheck};
 use crate::verify::find::find_checks;
 
 /// The instructions of a conversation that a rule can check.
 #[utoipa::path(
     post, path = "/v1/checks", tag = "search", request_body = ChecksRequest,
-    responses((status = 200, body = ChecksResponse), (status = 400, body = ErrorBody)),
+    responses((status = 200, body = ChecksResponse, description = "What a search with `checks: \"auto\"` would check")),
 )]
 pub async fn checks(
     State(state): State<Shared>,

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::Shared;
 use super::answer::{self, Clock, Hold, Part};
@@ -24,10 +24,10 @@ use crate::openai::{
 #[utoipa::path(
     post, path = "/v1/completions", tag = "completions", request_body = CompletionRequest,
     responses(
-        (status = 200, body = CompletionResponse, description = "With `stream` as server-sent events"),
-        (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
+        (status = 200, description = "The continuations; with `stream` as server-sent events", content(
+            (CompletionResponse = "application/json"), (CompletionResponse = "text/event-stream"),
+        )),
         (status = 404, body = ErrorBody, description = "No such model"),
-        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
     ),
 )]
 pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
@@ -56,7 +56,7 @@ pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Bod
         prompts: job.prompts.clone(),
     };
     let echo = job.echo;
-    let parts = answer::plain(hold, requests(job), echo);
+    let parts = answer::plain(hold, requests(job), echo).map_err(|error| error.about("prompt"));
     if delivery != Delivery::Whole {
         let mut response = events(parts, move |part| growing.show(part, delivery)).await?;
         models::show_generations(&mut response, &generations);

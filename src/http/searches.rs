@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::Shared;
 use super::error::ApiError;
+use super::named::Named;
 use crate::openai::{ErrorBody, SearchReport};
 
 /// The last searches, oldest first; cheap to clone.
@@ -46,9 +47,12 @@ impl KeptSearches {
 #[utoipa::path(
     get, path = "/v1/searches/{id}", tag = "search",
     params(("id" = String, Path, description = "As in a response's `search.id`")),
-    responses((status = 200, body = SearchReport), (status = 404, body = ErrorBody)),
+    responses(
+        (status = 200, body = SearchReport, description = "The search"),
+        (status = 404, body = ErrorBody, description = "No such search is kept"),
+    ),
 )]
-pub async fn search(State(state): State<Shared>, Path(id): Path<String>) -> Result<Json<SearchReport>, ApiError> {
+pub async fn search(State(state): State<Shared>, Named(id): Named) -> Result<Json<SearchReport>, ApiError> {
     match state.kept.find(&id) {
         Some(report) => Ok(Json(report.as_ref().clone())),
         None => Err(ApiError::UnknownSearch(id)),

@@ -24,7 +24,10 @@ fn tokenizer(state: &AppState, model: Option<&str>) -> Result<Arc<Tokenizer>, Ap
 /// The tokens of a text or of a conversation.
 #[utoipa::path(
     post, path = "/tokenize", tag = "models", request_body = TokenizeRequest,
-    responses((status = 200, body = TokenizeResponse), (status = 400, body = ErrorBody)),
+    responses(
+        (status = 200, body = TokenizeResponse, description = "The tokens"),
+        (status = 404, body = ErrorBody, description = "No such model"),
+    ),
 )]
 pub async fn tokenize(
     State(state): State<Shared>,
@@ -59,7 +62,10 @@ pub async fn tokenize(
 /// Tokens' text.
 #[utoipa::path(
     post, path = "/detokenize", tag = "models", request_body = DetokenizeRequest,
-    responses((status = 200, body = DetokenizeResponse), (status = 400, body = ErrorBody)),
+    responses(
+        (status = 200, body = DetokenizeResponse, description = "The text"),
+        (status = 404, body = ErrorBody, description = "No such model"),
+    ),
 )]
 pub async fn detokenize(
     State(state): State<Shared>,

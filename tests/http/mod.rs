@@ -8,7 +8,7 @@ mod engines;
 mod errors;
 mod eval;
 mod greeting;
-mod harness;
+pub mod harness;
 mod life;
 mod metrics;
 mod openapi;

@@ -76,7 +76,7 @@ impl ChatTemplate {
         let values = context! { messages, ..minijinja::Value::from_serialize(&values) };
         let rendered = self.environment.get_template(NAME).and_then(|template| template.render(values));
         rendered
-            .map_err(|e| EngineError::Invalid(format!("the model's chat template refuses this chat: {}", describe(&e))))
+            .map_err(|e| EngineError::Prompt(format!("the model's chat template refuses this chat: {}", describe(&e))))
     }
 }
 

@@ -37,11 +37,7 @@ use crate::search::Task;
         (status = 200, description = "The answer; with `stream` as server-sent events", content(
             (ChatResponse = "application/json"), (ChatChunk = "text/event-stream"),
         )),
-        (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
         (status = 404, body = ErrorBody, description = "No such model"),
-        (status = 408, body = ErrorBody, description = "The deadline passed before there was an answer"),
-        (status = 429, body = ErrorBody, description = "Too many requests wait, or the key's tokens are used up; see `Retry-After`"),
-        (status = 503, body = ErrorBody, description = "Not ready, or shutting down"),
     ),
 )]
 pub async fn chat(

@@ -11,16 +11,13 @@ use super::job::conversation;
 use super::keys::Caller;
 use super::limits::Ask;
 use super::{Shared, rules};
-use crate::openai::{ChecksRequest, ChecksResponse, ErrorBody, StatedCheck};
+use crate::openai::{ChecksRequest, ChecksResponse, StatedCheck};
 use crate::verify::find::FoundCheck;
 
 /// The instructions of a conversation that a rule can check.
 #[utoipa::path(
     post, path = "/v1/checks", tag = "search", request_body = ChecksRequest,
-    responses(
-        (status = 200, body = ChecksResponse), (status = 400, body = ErrorBody),
-        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
-    ),
+    responses((status = 200, body = ChecksResponse, description = "What a search with `checks: \"auto\"` would check")),
 )]
 pub async fn checks(
     State(state): State<Shared>,

@@ -238,7 +238,8 @@ impl Drawing {
         let d = Sampling::default();
         let sampling = Sampling {
             temperature: ranged("temperature", fields.temperature, 0.0..=2.0, d.temperature)?,
-            top_p: share("top_p", fields.top_p, d.top_p)?,
+            // The likeliest token alone has at least this mass, so 0 leaves it and nothing else.
+            top_p: ranged("top_p", fields.top_p, 0.0..=1.0, d.top_p)?.max(f32::MIN_POSITIVE),
             top_k: fields.top_k.map_or(Ok(None), top_k)?,
             min_p: ranged("min_p", fields.min_p, 0.0..=1.0, d.min_p)?,
             frequency_penalty: ranged("frequency_penalty", fields.frequency_penalty, -2.0..=2.0, d.frequency_penalty)?,
@@ -306,15 +307,6 @@ pub(super) fn size(value: i64) -> usize {
 
 fn ranged(param: &str, value: Option<f64>, range: RangeInclusive<f64>, default: f32) -> Result<f32, ApiError> {
     value.map_or(Ok(default), |value| Ok(within(param, value, range)? as f32))
-}
-
-fn share(param: &str, value: Option<f64>, default: f32) -> Result<f32, ApiError> {
-    match value {
-        Some(value) if !(value > 0.0 && value <= 1.0) => {
-            Err(ApiError::invalid(param, format!("`{param}` must be above 0 and at most 1, got {value}")))
-        }
-        value => Ok(value.map_or(default, |value| value as f32)),
-    }
 }
 
 fn top_k(value: i64) -> Result<Option<usize>, ApiError> {

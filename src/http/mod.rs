@@ -10,6 +10,7 @@ mod checks;
 mod completions;
 mod constraint;
 pub mod echo;
+mod envelope;
 pub mod error;
 mod glance;
 mod health;
@@ -18,6 +19,7 @@ mod judge_canary;
 mod keys;
 pub mod limits;
 pub mod models;
+mod named;
 mod observe;
 mod on_behalf;
 pub mod openapi;
@@ -65,6 +67,7 @@ use keys::{KeyRing, Tenant};
 use limits::{ByteBudget, Gate, Kind};
 pub use models::Served;
 use on_behalf::Behalf;
+use openapi::Access;
 use searches::KeptSearches;
 pub use traffic::Traffic;
 
@@ -147,7 +150,7 @@ fn routes() -> OpenApiRouter<Shared> {
 }
 
 fn keyed_routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default()
+    let routes = OpenApiRouter::default()
         .routes(routes!(chat::chat))
         .routes(routes!(checks::checks))
         .routes(routes!(completions::complete))
@@ -155,24 +158,28 @@ fn keyed_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(models::one))
         .routes(routes!(searches::search))
         .routes(routes!(tokens::tokenize))
-        .routes(routes!(tokens::detokenize))
+        .routes(routes!(tokens::detokenize));
+    openapi::complete(Access::Key, routes)
 }
 
 fn admin_routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default()
+    let routes = OpenApiRouter::default()
         .routes(routes!(admin::generations, admin::publish))
         .routes(routes!(admin::rollback))
         .routes(routes!(admin::load_lora))
         .routes(routes!(admin::unload_lora))
-        .routes(routes!(admin::update_weights))
+        .routes(routes!(admin::update_weights));
+    openapi::complete(Access::Admin, routes)
 }
 
 fn open_routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
+    let routes = OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
         .routes(routes!(health::healthz))
+        .routes(routes!(health::health))
         .routes(routes!(health::readyz))
         .routes(routes!(health::version))
-        .routes(routes!(health::render_metrics))
+        .routes(routes!(health::render_metrics));
+    openapi::complete(Access::Open, routes)
 }
 
 /// The whole application.
@@ -187,6 +194,7 @@ pub fn router(state: Shared) -> Router {
         .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
         .method_not_allowed_fallback(|uri: Uri| async move { ApiError::WrongMethod(uri.path().to_owned()) })
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(envelope::in_envelope))
         .layer(cors)
         .layer(from_fn(observe::observe))
         .with_state(state)

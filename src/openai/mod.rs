@@ -78,8 +78,8 @@ pub struct DrawingFields {
     /// 0 is greedy; absent: 1.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
-    /// Nucleus: the smallest set of tokens with at least this mass; absent: 1.
-    #[schema(exclusive_minimum = 0, maximum = 1)]
+    /// Nucleus: the smallest set of tokens with at least this mass; 0 is the likeliest token alone; absent: 1.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f64>,
     /// The k likeliest tokens; -1, 0 or absent: all.
     #[schema(minimum = -1)]

@@ -35,8 +35,8 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"temperature": 2.5}), "temperature", "between 0 and 2, got 2.5"),
         (json!({"temperature": -0.5}), "temperature", "between 0 and 2, got -0.5"),
         (json!({"temperature": "hot"}), "temperature", "invalid type: string \"hot\""),
-        (json!({"top_p": 0}), "top_p", "above 0 and at most 1, got 0"),
-        (json!({"top_p": 1.5}), "top_p", "above 0 and at most 1, got 1.5"),
+        (json!({"top_p": -0.1}), "top_p", "between 0 and 1, got -0.1"),
+        (json!({"top_p": 1.5}), "top_p", "between 0 and 1, got 1.5"),
         (json!({"top_k": -2}), "top_k", "got -2"),
         (json!({"min_p": 1.5}), "min_p", "between 0 and 1, got 1.5"),
         (json!({"min_p": -1}), "min_p", "between 0 and 1, got -1"),
@@ -305,6 +305,14 @@ async fn a_prompt_beyond_the_context_is_refused_by_every_engine() {
             let error = json_of(server.chat(&with(long.clone(), fields)), StatusCode::BAD_REQUEST).await;
             assert_eq!(error["error"]["code"], "context_length_exceeded");
             assert!(error["error"]["message"].as_str().unwrap().contains("holds 1024"), "{error}");
+            assert_eq!(error["error"]["param"], "messages");
+        }
+        let text = json!({"prompt": "the river waits. ".repeat(1_000)});
+        for fields in [json!({}), json!({"stream": true}), json!({"echo": true, "max_tokens": 0})] {
+            let error =
+                json_of(server.post("/v1/completions", &with(text.clone(), fields)), StatusCode::BAD_REQUEST).await;
+            assert_eq!(error["error"]["code"], "context_length_exceeded");
+            assert_eq!(error["error"]["param"], "prompt");
         }
     }
 }
@@ -324,8 +332,12 @@ async fn everything_else_is_in_the_envelope_too() {
             (server.chat(&with(says("hello"), json!({"model": "gpt-4"}))), 404, "model_not_found"),
             (server.get("/v1/models/gpt-4"), 404, "model_not_found"),
             (server.get("/v1/searches/srch_none"), 404, "search_not_found"),
+            (server.get("/v1/models/%ff"), 400, "invalid_value"),
+            (server.get("/v1/searches/%c3%28"), 400, "invalid_value"),
             (server.get("/v2/anything"), 404, "route_not_found"),
+            (server.get("/docs/none.js"), 404, "route_not_found"),
             (server.get("/v1/chat/completions"), 405, "method_not_allowed"),
+            (server.client.put(format!("{}/docs/", server.url)), 405, "method_not_allowed"),
         ];
         for (request, status, code) in cases {
             let body = json_of(request, StatusCode::from_u16(status).unwrap()).await;
@@ -334,6 +346,10 @@ async fn everything_else_is_in_the_envelope_too() {
         }
         let missing = json_of(json_body("{}".into()), StatusCode::BAD_REQUEST).await;
         assert_eq!(missing["error"]["param"], "messages");
+        let unreadable = json_of(server.get("/v1/models/%ff"), StatusCode::BAD_REQUEST).await;
+        assert_eq!(unreadable["error"]["param"], "id");
+        let wrong = server.get("/v1/chat/completions").send().await.unwrap();
+        assert_eq!(wrong.headers()["allow"], "POST");
     }
 }
 
@@ -342,9 +358,11 @@ async fn engine_errors_have_statuses_and_hide_their_causes() {
     let cases = [
         (EngineError::PromptTooLong { tokens: 9, limit: 8 }, 400, "context_length_exceeded"),
         (EngineError::Unsupported("no grammars here".into()), 400, "invalid_value"),
-        (EngineError::Invalid("bad chat".into()), 400, "invalid_value"),
+        (EngineError::Invalid("bad grammar".into()), 400, "invalid_value"),
+        (EngineError::Prompt("nothing to continue".into()), 400, "invalid_value"),
         (EngineError::Unavailable("secret cause".into()), 503, "model_not_available"),
         (EngineError::Crashed("secret cause".into()), 500, "model_failed"),
+        (EngineError::Upstream("the upstream failed".into()), 502, "upstream_failed"),
     ];
     for (error, status, code) in cases {
         let server = Server::start(FakeEngine::new(move |_, _| Err(error.clone())), &[]).await;
@@ -357,7 +375,16 @@ async fn engine_errors_have_statuses_and_hide_their_causes() {
             let body: Value = response.json().await.unwrap();
             assert_eq!(body["error"]["code"], code, "{body}");
             assert!(!body.to_string().contains("secret"), "{body}");
+            if code == "context_length_exceeded"
+                || body["error"]["message"].as_str().unwrap().contains("nothing to continue")
+            {
+                assert_eq!(body["error"]["param"], "messages", "{body}");
+            }
         }
+        let text = server.post("/v1/completions", &json!({"prompt": ""})).send().await.unwrap();
+        assert_eq!(text.status(), status);
+        let body: Value = text.json().await.unwrap();
+        assert_ne!(body["error"]["param"], "messages", "{body}");
     }
 }
 

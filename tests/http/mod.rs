@@ -11,7 +11,7 @@ mod errors;
 mod eval;
 mod extremes;
 mod greeting;
-mod harness;
+pub mod harness;
 mod keys;
 mod life;
 mod metrics;

@@ -61,10 +61,11 @@ pub fn call_failed(error: &EngineError) {
     let kind = match error {
         EngineError::PromptTooLong { .. } => "prompt_too_long",
         EngineError::Unsupported(_) => "unsupported",
-        EngineError::Invalid(_) => "invalid",
+        EngineError::Invalid(_) | EngineError::Prompt(_) => "invalid",
         EngineError::Constraint(_) => "constraint",
         EngineError::Unavailable(_) => "unavailable",
         EngineError::Crashed(_) => "crashed",
+        EngineError::Upstream(_) => "upstream",
     };
     counter!("spar_engine_errors_total", "kind" => kind).increment(1);
 }

@@ -4,6 +4,7 @@ mod chat;
 mod checks;
 mod clients;
 mod completions;
+mod connections;
 mod engines;
 mod errors;
 mod eval;

@@ -1,5 +1,6 @@
 //! Every metric: names, labels, buckets and help texts, behind functions. The only folder that names `metrics::` macros.
 
+mod connections;
 mod engines;
 mod names;
 mod requests;
@@ -11,6 +12,7 @@ use std::sync::OnceLock;
 use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+pub use self::connections::*;
 pub use self::engines::*;
 use self::names::{COUNTERS, GAUGES, HISTOGRAMS};
 pub use self::requests::*;
@@ -44,6 +46,7 @@ fn describe() {
         describe_histogram!(*name, *help);
     }
     // Known label sets start at zero, so that a rate over the first event is right.
+    connections::begin();
     engines::begin();
     searches::begin();
     requests::begin();

@@ -4,6 +4,7 @@ mod browsers;
 mod health;
 mod limits;
 mod readers;
+mod signals;
 mod timeouts;
 mod tls;
 

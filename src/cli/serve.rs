@@ -35,7 +35,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     let stop = Stop::watch(settings.http.shutdown_grace, reload).context("signals cannot be taken")?;
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     let ended = runtime.block_on(async {
-        // Taken before the models are loaded, so that a conflict shows at once; nobody is let in before they are.
+        // Taken before the models are loaded, so that a conflict shows at once; connections are refused until they are loaded.
         let address = settings.address();
         let socket = bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
@@ -64,7 +64,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Takes the address; connections are refused until somebody listens.
+/// Takes the address; connections are refused until the socket listens.
 fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Connections of a server before this one may still linger on it.

@@ -22,8 +22,8 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// Takes SIGTERM and SIGINT from here on, and SIGHUP if there is something to reload. This works for a process with the id 1
-    /// too, to which signals that nothing takes are not delivered. A thread of its own listens, so that nothing which keeps the
+    /// Takes SIGTERM and SIGINT from here on, and SIGHUP if there is something to reload. This also works for a process with the id 1,
+    /// to which the kernel does not deliver signals without a handler. A thread of its own listens, so that nothing which keeps the
     /// other threads busy keeps the process alive: `grace` after the first signal, and a little time, the process ends.
     ///
     /// # Errors
@@ -49,10 +49,10 @@ impl Stop {
                 }
             }
             asked.cancel();
-            // Before it serves there is nothing that could come to an end.
+            // A server that is still loading has no requests to wait for.
             let grace = if serving.load(Ordering::Acquire) { grace } else { Duration::ZERO };
             tokio::select! {
-                () = sleep(grace + PATIENCE) => tracing::warn!("something does not end: the process ends without it"),
+                () = sleep(grace + PATIENCE) => tracing::warn!("some work does not end; the process ends without waiting for it"),
                 _ = terminate.recv() => tracing::warn!("a second signal: the process ends at once"),
                 _ = interrupt.recv() => tracing::warn!("a second signal: the process ends at once"),
             }

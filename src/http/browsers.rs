@@ -1,4 +1,4 @@
-//! What browsers are told: which other sites may call, and that no site may show our pages within its own.
+//! Response headers for browsers: which other sites may call the server, and that no site may frame its pages.
 
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, header};
@@ -7,7 +7,7 @@ use axum::response::Response;
 use std::time::Duration;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-/// What clients in browsers send. A wildcard does not cover `authorization`, so all are named; OpenAI's client sends those of
+/// The headers that clients in browsers send. A wildcard does not cover `authorization`, so all are named; OpenAI's client sends those of
 /// its own with every request.
 const REQUEST_HEADERS: &[&str] = &[
     "accept",
@@ -32,10 +32,10 @@ const REQUEST_HEADERS: &[&str] = &[
     "x-stainless-timeout",
 ];
 
-/// What scripts may read of a response besides its body.
+/// The response headers that scripts may read.
 const RESPONSE_HEADERS: &[&str] = &["retry-after", "x-request-id", "x-spar-generation"];
 
-/// Which origins may call, and how. Without origins no headers at all, so browsers keep other sites out.
+/// The CORS headers for `origins`. Without origins there are none, so that browsers keep other sites out.
 pub fn cors(origins: &[String]) -> CorsLayer {
     let names = |all: &[&'static str]| all.iter().copied().map(HeaderName::from_static).collect::<Vec<_>>();
     let layer = CorsLayer::new()
@@ -54,7 +54,7 @@ pub fn cors(origins: &[String]) -> CorsLayer {
 
 const UNFRAMED: &str = "frame-ancestors 'none'";
 
-/// Pages may not be shown within other pages, where a click could be meant for something else.
+/// Forbids other sites to show our pages within a frame, where they could misdirect clicks.
 pub async fn unframed(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();

@@ -59,10 +59,10 @@ pub enum ApiError {
     /// Time was up before there was any answer.
     #[error("the deadline passed before there was an answer; ask for less, or give more time")]
     Deadline,
-    /// The body did not arrive.
+    /// The body did not arrive in time.
     #[error("the body did not arrive within {0:?}; send it faster, or start the server with a longer --body-timeout")]
     BodyTooSlow(Duration),
-    /// The request is meant for another server.
+    /// The request names a host that is not served here.
     #[error(
         "this server does not serve the host {0:?}: call it as localhost or by its address, or start it with --allowed-hosts"
     )]
@@ -76,10 +76,10 @@ pub enum ApiError {
     /// Too many requests wait already.
     #[error("{0} requests are waiting already; try again in a moment")]
     QueueFull(usize),
-    /// No more connections.
+    /// All connections are taken.
     #[error("all {0} connections of this server are taken (--max-connections); try again in a moment")]
     TooManyConnections(usize),
-    /// On the way in.
+    /// The model is still being loaded.
     #[error("the model is being loaded; try again in a moment")]
     Loading,
     /// On the way out.

@@ -1,8 +1,8 @@
 //! The names by which a server may be called.
 //!
-//! A page that a browser has loaded from elsewhere can have its own name resolve to a loopback address and then call a server
-//! there as if it were its own (DNS rebinding). Its requests carry that name as their host, so a server that only this machine
-//! can reach refuses names that it does not know.
+//! The owner of a web page can make its host name resolve to a loopback address, so that the page calls a server on the
+//! visitor's machine as if it were its own (DNS rebinding). Such requests carry that name as their host, so a server that listens
+//! on a loopback address refuses names that it does not know.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::config::HttpArgs;
 
 /// Which hosts are served.
 pub struct Hosts {
-    /// Only this machine reaches the server.
+    /// Whether the server listens on a loopback address.
     loopback: bool,
     /// As `--allowed-hosts` lists them, in lower case.
     allowed: Vec<String>,
@@ -40,7 +40,7 @@ impl Hosts {
         let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
         let bare = name.trim_start_matches('[').trim_end_matches(']');
         if let Ok(address) = bare.parse::<IpAddr>() {
-            // An address is nobody's name, so only on loopback it says that the request was meant for another server.
+            // DNS rebinding needs a name. An address that is not loopback is suspicious only on a loopback listener.
             return !self.loopback || address.to_canonical().is_loopback() || self.lists(bare);
         }
         name == "localhost" || self.lists(&name)
@@ -83,7 +83,7 @@ mod tests {
             allowed: allowed.iter().map(|host| (*host).to_owned()).collect(),
         };
         let listed: &[&str] = &["spar.example.com", "*.lan", "10.0.0.1"];
-        // On loopback, there with a list, elsewhere, there with a list.
+        // Columns: loopback, loopback with a list, other addresses, other addresses with a list.
         for (host, expected) in [
             ("localhost", [true, true, true, true]),
             ("LOCALHOST:8080", [true, true, true, true]),

@@ -22,7 +22,7 @@ pub(super) fn is_busy(response: &Response) -> bool {
     matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
 
-/// Whether the server is there, and has only had too many requests from us.
+/// Whether the server works and only refuses this request because of a rate limit.
 pub(super) fn is_limited(response: &Response) -> bool {
     response.status() == StatusCode::TOO_MANY_REQUESTS
 }

@@ -1,4 +1,4 @@
-//! Whether the server is there and serves the model: it is asked for its models, not more often than its answer is believed.
+//! Whether the upstream answers and serves the model. It is asked for its list of models, and the answer is cached.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use super::failure::is_limited;
 use super::{UpstreamEngine, ask_for_models, choose, listed};
 use crate::engine::EngineError;
 
-/// How long an answer is believed.
+/// How long an answer is cached.
 const FRESH: Duration = Duration::from_secs(2);
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_millis(700);
-/// A server that computes may be slow to answer. It is given up when it has answered nothing for this long.
+/// A busy server may be slow to answer. It counts as unavailable when it has answered nothing for this long.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// What is known of the server.
 pub(super) struct Health {
-    /// Keeps no connections, since those would belong to the runtime of whoever asks first.
+    /// Keeps no idle connections, since these would belong to the runtime of the first caller.
     client: Client,
-    /// Held while the server is asked, so that it is asked once at a time and all who wait get that answer.
+    /// Held while the server is asked, so that only one request is made at a time and concurrent callers share its answer.
     last: Mutex<Last>,
 }
 

@@ -1,4 +1,4 @@
-//! Accepting: how many connections there may be, which of them the door answers itself, and what becomes of one too many.
+//! Accepting connections: their limit, which of them the door answers itself, and the refusal of those beyond the limit.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -6,7 +6,6 @@ use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -26,8 +25,8 @@ use super::tls::Tls;
 use crate::http::error::ApiError;
 use crate::telemetry::metrics::{self, TimedOut};
 
-/// Bytes that the system holds for a client beyond what is on its way. Without a limit a slow client frees room so seldom that
-/// it looks like one that takes nothing, and each of those who do takes megabytes.
+/// Unsent bytes that the kernel buffers for a client. Without this limit it buffers megabytes for each client that does not read,
+/// and a slow reader frees its buffer so rarely that it looks like a client that does not read.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 64 << 10;
 /// Pause where the system has nothing left to accept with.
@@ -41,11 +40,11 @@ pub(super) struct Front {
     pub main: Handle,
     /// Room for connections.
     pub slots: Arc<Semaphore>,
-    /// How many there are.
+    /// The number of slots.
     pub most: usize,
-    /// Where the port speaks TLS.
+    /// Set if the port speaks TLS.
     pub tls: Option<Arc<Tls>>,
-    /// What every connection needs to know.
+    /// What every connection uses.
     pub terms: Terms,
 }
 
@@ -58,7 +57,7 @@ impl Front {
             limits: self.terms.limits.hurried(),
             ..self.terms.clone()
         };
-        // They are heard so that those who ask for health get an answer, and others a refusal.
+        // Connections beyond the limit are read, so that requests about health are answered and others get a refusal.
         let mut crowd = Crowd::new(descriptors::reserved());
         let accepting = each(listener, |stream| match Arc::clone(&self.slots).try_acquire_owned() {
             Ok(slot) => drop(tokio::spawn(Arc::clone(&self).admit(stream, slot))),
@@ -88,7 +87,7 @@ impl Front {
             Opening::Nothing => {}
             Opening::Health => {
                 let mut terms = terms.clone();
-                // Whatever might follow belongs to the main runtime.
+                // Later requests belong to the main runtime, so there must be none.
                 terms.limits.keep_alive = false;
                 serve(stream, None, opened, terms).await;
             }
@@ -96,7 +95,7 @@ impl Front {
             Opening::Request => match stream.into_std() {
                 Ok(stream) => {
                     let (tls, terms) = (self.tls.clone(), terms.clone());
-                    // Its owner is the slot, which the end of the server waits for.
+                    // The task owns the slot, and the end of the server waits for all slots.
                     drop(self.main.spawn(async move {
                         let _until_its_end = slot;
                         match TcpStream::from_std(stream) {
@@ -114,13 +113,13 @@ impl Front {
 /// How a connection begins.
 #[derive(Debug, PartialEq, Eq)]
 enum Opening {
-    /// It was closed.
+    /// The peer closed it.
     Nothing,
-    /// With a question about health.
+    /// It begins with a request about health.
     Health,
-    /// Without TLS where there should be some.
+    /// It begins without TLS on a TLS port.
     PlainText,
-    /// With a request, or a handshake before it.
+    /// It begins with any other request, or with a TLS handshake.
     Request,
 }
 
@@ -142,7 +141,7 @@ impl Opening {
 }
 
 /// The routes that are answered at the door.
-const HEALTH_ROUTES: [&str; 2] = ["/healthz", "/readyz"];
+pub(super) const HEALTH_ROUTES: [&str; 2] = ["/healthz", "/readyz"];
 
 fn asks_for(first: &[u8], route: &str) -> bool {
     ["GET ", "HEAD "].iter().any(|method| {
@@ -151,15 +150,8 @@ fn asks_for(first: &[u8], route: &str) -> bool {
     })
 }
 
-/// Accepts on a port that has nothing but health, without TLS and beyond all limits but its own.
-pub(super) async fn accept_health(listener: StdListener, terms: Terms) {
-    let mut crowd = Crowd::new(descriptors::reserved());
-    let serving = |stream| crowd.add(tokio::spawn(serve(stream, None, Instant::now(), terms.clone())).abort_handle());
-    each(listener, serving).await;
-}
-
 /// Calls `take` with every connection; ends only where the listener cannot be used at all.
-async fn each(listener: StdListener, mut take: impl FnMut(TcpStream)) {
+pub(super) async fn each(listener: StdListener, mut take: impl FnMut(TcpStream)) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "nothing can be accepted"),
@@ -173,10 +165,10 @@ async fn each(listener: StdListener, mut take: impl FnMut(TcpStream)) {
                     tracing::debug!(%error, "options of a socket");
                 }
                 take(stream);
-                // Connections that were given up are closed only when their tasks are run.
+                // Aborted connections are closed only when the runtime runs their tasks.
                 tokio::task::yield_now().await;
             }
-            // The peer is gone already.
+            // The peer has closed the connection.
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
                 if !exhausted {
@@ -201,7 +193,8 @@ fn is_the_peers(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
 }
 
-async fn serve(stream: TcpStream, tls: Option<Arc<Tls>>, opened: Instant, terms: Terms) {
+/// Serves a connection from its first byte on.
+pub(super) async fn serve(stream: TcpStream, tls: Option<Arc<Tls>>, opened: Instant, terms: Terms) {
     let _counted = metrics::Counted::connection();
     let activity = Activity::new(opened);
     let socket = Socket::new(stream, Arc::clone(&activity), terms.limits.write);
@@ -218,7 +211,7 @@ async fn serve(stream: TcpStream, tls: Option<Arc<Tls>>, opened: Instant, terms:
     }
 }
 
-/// Hears a connection beyond the limit, if only to refuse it.
+/// Serves a connection beyond the limit, mostly to refuse its request.
 async fn turn_away(stream: TcpStream, tls: Option<Arc<Tls>>, terms: Terms) {
     metrics::connection_refused();
     serve(stream, tls, Instant::now(), terms).await;
@@ -244,26 +237,26 @@ async fn explain_tls(mut stream: TcpStream) {
         "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}"
     );
     let patience = Instant::now() + Duration::from_secs(1);
-    // What was sent is read first: a socket that is closed with unread bytes takes the answer back.
+    // The request is read first: closing a socket with unread bytes resets the connection, and the answer may be lost.
     let mut rest = [0; 8 << 10];
     drop(stream.try_read(&mut rest));
     if let Ok(Err(error)) = timeout_at(patience, stream.write_all(answer.as_bytes())).await {
-        tracing::debug!(%error, "a client without TLS is gone");
+        tracing::debug!(%error, "a client without TLS has closed its connection");
     }
 }
 
-/// Connections of which the oldest gives way to a new one.
-struct Crowd {
+/// A bounded set of connections: a new one replaces the oldest.
+pub(super) struct Crowd {
     room: usize,
     tasks: VecDeque<AbortHandle>,
 }
 
 impl Crowd {
-    fn new(room: usize) -> Self {
+    pub fn new(room: usize) -> Self {
         Self { room, tasks: VecDeque::new() }
     }
 
-    fn add(&mut self, task: AbortHandle) {
+    pub fn add(&mut self, task: AbortHandle) {
         if self.tasks.len() == self.room {
             self.tasks.retain(|task| !task.is_finished());
         }
@@ -273,24 +266,6 @@ impl Crowd {
             oldest.abort();
         }
         self.tasks.push_back(task);
-    }
-}
-
-/// The router of a port that has nothing but health: `routes` once there are some.
-pub(super) fn health_port(routes: Arc<std::sync::OnceLock<Router>>) -> Router {
-    Router::new().fallback(before_or_after).with_state(routes)
-}
-
-async fn before_or_after(State(routes): State<Arc<std::sync::OnceLock<Router>>>, request: Request) -> Response {
-    use tower::ServiceExt;
-
-    match routes.get() {
-        Some(routes) => match routes.clone().oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        },
-        None if request.uri().path() == HEALTH_ROUTES[0] => crate::http::health::healthz().await.into_response(),
-        None => ApiError::Loading.into_response(),
     }
 }
 

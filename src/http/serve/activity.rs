@@ -1,4 +1,4 @@
-//! What a connection does at the moment, as its socket and its requests report it, and how long it may go on like this.
+//! What a connection is doing, as its socket and its requests report it, and when it has taken too long.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::limits::Limits;
 use crate::telemetry::metrics::TimedOut;
 
-/// What a connection does; shared by its socket, its requests and its timer.
+/// The state of a connection, shared by its socket, its requests and its timer.
 pub(super) struct Activity {
     state: Mutex<State>,
     changed: AtomicWaker,
@@ -23,7 +23,7 @@ struct State {
     since: Instant,
     /// When the first byte after that came.
     begun: Option<Instant>,
-    /// Whether there was no request yet.
+    /// Whether no request has arrived yet.
     fresh: bool,
     /// Under HTTP/2 bytes between requests belong to no request.
     multiplexed: bool,
@@ -61,7 +61,7 @@ impl Activity {
         match (state.requests, state.begun) {
             (1.., _) => None,
             (0, Some(begun)) if !state.multiplexed => Some((begun + limits.header, TimedOut::Header)),
-            // Whoever connects has something to ask.
+            // The first request must come sooner than a later one.
             (0, _) if state.fresh => Some((state.since + limits.header, TimedOut::Header)),
             (0, _) => Some((state.since + limits.idle, TimedOut::Idle)),
         }

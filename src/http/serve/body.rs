@@ -1,4 +1,4 @@
-//! The body of a request must arrive within its time, whatever its route does with it.
+//! The deadline for the body of a request, on every route.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::time::{Sleep, sleep};
 use crate::http::error::ApiError;
 use crate::telemetry::metrics::{self, TimedOut};
 
-/// Answers 408 where a body is not there in time.
+/// Answers 408 if the body does not arrive in time.
 pub(in crate::http) async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     if HttpBody::is_end_stream(request.body()) {
         return next.run(request).await;
@@ -37,7 +37,7 @@ struct Timed {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the body was not there in time")]
+#[error("the body did not arrive in time")]
 struct Late;
 
 impl HttpBody for Timed {

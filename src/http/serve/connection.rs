@@ -31,17 +31,17 @@ const BUFFER: usize = 64 << 10;
 const STREAMS: u32 = 128;
 /// Bytes of the headers of an HTTP/2 request.
 const HEADERS: u32 = 32 << 10;
-/// Between questions whether an HTTP/2 peer is still there, and the time that it has for its answer.
+/// The interval of HTTP/2 pings, and the time that the peer has to answer one.
 const PING: Duration = Duration::from_secs(20);
-/// Time for an idle HTTP/2 connection to say goodbye.
+/// Time for an idle HTTP/2 connection to close gracefully.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// What a connection needs to know; cheap to clone.
+/// What a connection uses; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Terms {
-    /// What answers.
+    /// Answers the requests.
     pub router: Router,
-    /// What it is held to.
+    /// Its limits.
     pub limits: Limits,
     /// Requests in their handlers, counted over all connections.
     pub running: Running,

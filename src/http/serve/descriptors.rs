@@ -4,15 +4,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors for everything but connections of clients: files, listeners, runtimes.
 const OTHERS: u64 = 64;
-/// Descriptors that are kept for connections about health, where there are enough.
+/// Descriptors that are kept for connections about health, if the limit allows it.
 const RESERVED: u64 = 32;
 
-/// Connections beyond the limit, and those of a port for health, are as many as this each.
+/// How many connections are accepted beyond the limit, and how many on the port for health.
 pub(super) fn reserved() -> usize {
     getrlimit(Resource::Nofile).current.map_or(RESERVED, spare) as usize
 }
 
-/// As many connections as asked for, or as many as there can be. The soft limit of open files is raised as far as needed and
+/// The number of connections that the limit allows, `asked` at most. The soft limit of open files is raised as far as needed and
 /// possible; `outgoing` connections to other servers are to fit as well.
 pub(super) fn room(asked: usize, outgoing: usize) -> usize {
     let before = getrlimit(Resource::Nofile);

@@ -1,5 +1,5 @@
-//! A thread of its own at the door: it accepts connections, answers questions about health itself, and hands everything else
-//! to the server's runtime. Handlers that block the runtime do not block the door.
+//! The thread that accepts connections. It answers requests about health itself and hands everything else to the server's
+//! runtime, so that handlers which block that runtime do not block health.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -29,7 +29,7 @@ impl Door {
         let stops = stop.clone();
         thread::Builder::new().name("door".into()).spawn(move || {
             runtime.block_on(stops.cancelled());
-            // Its listeners and connections are closed before anybody hears of it.
+            // Listeners and connections are closed before the end is reported.
             drop(runtime);
             drop(says);
         })?;

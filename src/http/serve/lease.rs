@@ -1,9 +1,9 @@
 //! A response body that a client holds on a lease.
 //!
 //! The work behind a streamed response is a future inside its body, so it runs only while the connection asks for more, and a
-//! connection does not ask while its client does not read. A task beside the body takes over then: it runs the work on into a
-//! bounded backlog, so that the work ends and gives back what it holds, and it drops the body when the client takes nothing for
-//! too long or the request's time is over.
+//! connection does not ask while its client does not read. A second task then takes over: it continues the work
+//! into a bounded backlog, so that the work can end and release what it holds, and it drops the body when the client takes nothing
+//! for too long or when the deadline of the request has passed.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -23,16 +23,16 @@ use super::activity::Busy;
 use super::limits::{Backlog, Limits};
 use crate::telemetry::metrics::{self, TimedOut};
 
-/// A client that takes nothing for this long is worked on without.
+/// When a client has taken nothing for this long, the second task continues the work.
 const STALL: Duration = Duration::from_secs(1);
 /// An answer ends by itself at its deadline, with an event that says so; this much later it is cut off.
 const GRACE: Duration = Duration::from_secs(1);
-/// Bytes that wait for one client.
+/// Bytes that wait for one client at most.
 const ROOM: usize = 1 << 20;
 /// Bytes of one frame that a client must take in a second.
 const PACE: usize = 1 << 10;
 
-/// To which request a response belongs.
+/// The request that a response belongs to.
 pub(super) struct Asked {
     /// When it came.
     pub received: Instant,
@@ -63,7 +63,7 @@ pub(super) fn leased(body: Body, asked: Asked, limits: &Limits) -> Body {
         asks: None,
         failed: None,
     };
-    // A response whose length is known is there in full: only its client can be slow.
+    // A response of known length is complete, so no deadline is needed for its work.
     let streamed = hint.exact().is_none();
     let terms = Terms {
         deadline: deadline.filter(|_| streamed).unwrap_or(now + Duration::from_secs(1 << 30)),
@@ -100,18 +100,18 @@ struct State {
     /// The body itself, until its end.
     work: Option<Body>,
     _busy: Option<Busy>,
-    /// What the work has made while the connection did not ask.
+    /// Frames that the work produced while the connection did not ask.
     backlog: VecDeque<Frame<Bytes>>,
     waiting_bytes: usize,
-    /// Of these, bytes that are taken from the room of all.
+    /// The part of these bytes that was taken from the shared room.
     lent: usize,
     /// When the connection last took something.
     taken: Instant,
     /// Bytes of the last frame that it took.
     last: usize,
-    /// The connection waits for the work.
+    /// Set while the connection waits for the work.
     asks: Option<Waker>,
-    /// What the connection is to be told when the backlog is empty.
+    /// The error that ends the body once the backlog is empty.
     failed: Option<axum::Error>,
 }
 
@@ -123,14 +123,14 @@ enum Cut {
     Deadline,
 }
 
-/// Watches over a body from beside its connection.
+/// The second task.
 async fn watch(shared: Arc<Shared>) {
     loop {
         match shared.judge(Instant::now()) {
             ControlFlow::Break(()) => return,
             ControlFlow::Continue(Next::Sleep(until)) => sleep_until(until).await,
             ControlFlow::Continue(Next::Work) => {
-                // Looked at again after a while, since the connection may have come back.
+                // This is checked again after a while, since the connection may have continued.
                 let while_stalled = poll_fn(|cx| shared.work_on(cx));
                 drop(tokio::time::timeout(shared.terms.stall, while_stalled).await);
             }
@@ -178,7 +178,7 @@ impl Shared {
         ControlFlow::Continue(Next::Sleep((*deadline).min(unread.unwrap_or(*deadline)).min(now + *stall)))
     }
 
-    /// Runs the work in place of the connection, until it ends, there is no room for what it makes, or the connection is back.
+    /// Runs the work in place of the connection, until it ends, the backlog is full, or the connection continues.
     fn work_on(&self, cx: &mut Context<'_>) -> Poll<()> {
         let Ok(mut state) = self.state.try_lock() else { return Poll::Ready(()) };
         let state = &mut *state;
@@ -272,7 +272,7 @@ impl HttpBody for Lease {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 

@@ -1,4 +1,4 @@
-//! What every connection is held to.
+//! The limits of every connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use crate::config::HttpArgs;
 /// Bytes of responses that wait in memory for slow clients, all together.
 const BACKLOG: usize = 64 << 20;
 
-/// What every connection is held to; cheap to clone.
+/// The limits of every connection; cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     /// For the headers of a request, from their first byte on.
@@ -40,7 +40,7 @@ impl Limits {
         }
     }
 
-    /// For connections beyond the limit: there is one request on them, and it must come at once.
+    /// For connections beyond the limit: they carry one request, which must come at once.
     pub fn hurried(&self) -> Self {
         let soon = Duration::from_secs(2);
         let [header, write] = [self.header, self.write].map(|time| time.min(soon));
@@ -67,12 +67,12 @@ impl Backlog {
         Self { free: Arc::new(AtomicUsize::new(bytes)) }
     }
 
-    /// Whether anything is left. Who asks may go beyond it by one frame.
+    /// Whether nothing is left. The last frame may exceed the room.
     pub fn is_full(&self) -> bool {
         self.free.load(Ordering::Relaxed) == 0
     }
 
-    /// Takes up to `bytes`; the result says how many, which are to be given back.
+    /// Takes up to `bytes` and returns how many; the caller gives these back.
     pub fn take(&self, bytes: usize) -> usize {
         let less = |free: usize| Some(free.saturating_sub(bytes));
         let before = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or_default();

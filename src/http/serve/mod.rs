@@ -7,6 +7,7 @@ pub(super) mod body;
 mod connection;
 mod descriptors;
 mod door;
+mod health_port;
 mod lease;
 mod limits;
 mod running;
@@ -25,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::accept::{Front, accept_health, health_port};
+use self::accept::Front;
 use self::connection::Terms;
 use self::door::{Door, listen};
 use self::limits::Limits;
@@ -37,16 +38,16 @@ use crate::config::{EngineKind, HttpArgs, Settings};
 /// Time for the last bytes to go out; a client that does not read them is not waited for.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
-/// What a server is reached by, before and while it serves.
+/// The ports of a server and what listens on them, before and while it serves.
 pub struct Entrance {
     door: Door,
     tls: Option<Arc<Tls>>,
-    /// What the port for health serves once there is a server.
+    /// What the port for health serves once the models are loaded.
     health: Arc<OnceLock<Router>>,
     health_address: Option<SocketAddr>,
 }
 
-/// Why a server cannot be reached.
+/// Why a port cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum EntranceError {
     /// The certificate or its key.
@@ -66,8 +67,8 @@ pub enum EntranceError {
 }
 
 impl Entrance {
-    /// Reads the certificate and opens the port for health, where these are configured. The port says that the process lives
-    /// and is not ready, until there is something to serve.
+    /// Reads the certificate and opens the port for health, where these are configured. Until the models
+    /// are loaded, that port reports a live process that is not ready.
     ///
     /// # Errors
     /// [`EntranceError`] names the file or the port.
@@ -86,18 +87,18 @@ impl Entrance {
             let listener = listen(address).map_err(fail)?;
             health_address = Some(listener.local_addr().map_err(fail)?);
             let terms = Terms {
-                router: health_port(Arc::clone(&health)),
+                router: health_port::router(Arc::clone(&health)),
                 limits: Limits::of(http),
                 running: Running::new(),
                 closing: CancellationToken::new(),
                 over: CancellationToken::new(),
             };
-            door.spawn(accept_health(listener, terms));
+            door.spawn(health_port::accept(listener, terms));
         }
         Ok(Self { door, tls, health, health_address })
     }
 
-    /// What the main port speaks, if not plain HTTP.
+    /// The certificate of the main port, if it speaks HTTPS.
     pub fn tls(&self) -> Option<&Arc<Tls>> {
         self.tls.as_ref()
     }
@@ -128,7 +129,7 @@ impl Entrance {
             closing: CancellationToken::new(),
             over: CancellationToken::new(),
         };
-        // However this ends, no connection outlives it.
+        // Connections end with this future, even if it is dropped.
         let _over = terms.over.clone().drop_guard();
         let front = Front {
             main: Handle::current(),
@@ -173,7 +174,7 @@ fn outgoing(settings: &Settings) -> usize {
     if settings.engine.engine == EngineKind::Upstream { settings.http.max_running } else { 0 }
 }
 
-/// Waits for the end and lets running requests come to theirs.
+/// Waits for `shutdown`, then for running requests within the grace period.
 async fn drain(state: &AppState, terms: &Terms, shutdown: impl Future<Output = ()>) {
     shutdown.await;
     let grace = state.settings.http.shutdown_grace;

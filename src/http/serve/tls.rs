@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{Error as RustlsError, InconsistentKeys, ServerConfig}
 /// Between looks at the files.
 const OFTEN: Duration = Duration::from_secs(2);
 
-/// What a TLS port shows its clients.
+/// The certificate of a TLS port.
 pub struct Tls {
     cert: PathBuf,
     key: PathBuf,
@@ -28,13 +28,13 @@ pub struct Tls {
     acceptor: TlsAcceptor,
 }
 
-/// Why there is no TLS.
+/// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
     #[error("{flag} {path}: {error}", path = path.display())]
     Unreadable {
-        /// What names it.
+        /// The flag that names it.
         flag: &'static str,
         /// The file.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum TlsError {
     /// A file does not hold what it should.
     #[error("{flag} {path}: {reason}", path = path.display())]
     Unusable {
-        /// What names it.
+        /// The flag that names it.
         flag: &'static str,
         /// The file.
         path: PathBuf,
@@ -62,7 +62,7 @@ impl Tls {
     /// # Errors
     /// Names the file that cannot be used.
     pub fn load(cert: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
-        // Named, since a process may hold two providers.
+        // Chosen explicitly, since a build may contain two providers.
         let provider = Arc::new(aws_lc_rs::default_provider());
         let files = Files::read(cert, key)?;
         let shown = Arc::new(Shown(ArcSwap::from_pointee(files.certified(cert, key, &provider)?)));
@@ -107,7 +107,7 @@ impl Tls {
         loop {
             tokio::time::sleep(OFTEN).await;
             let tls = Arc::clone(&self);
-            // On a thread for that, since files of a network may take their time. A panic in there is in the log already.
+            // Reading a network file system may block, so this runs on a blocking thread. A panic is already in the log.
             drop(tokio::task::spawn_blocking(move || tls.refresh()).await);
         }
     }
@@ -118,7 +118,7 @@ impl Tls {
     }
 }
 
-/// What came of [`Tls::reload`].
+/// The result of [`Tls::reload`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
     /// The files are as they were.
@@ -127,7 +127,7 @@ pub enum Reload {
     Changed,
 }
 
-/// The certificate that is shown to whoever connects now.
+/// The certificate for new connections.
 #[derive(Debug)]
 struct Shown(ArcSwap<CertifiedKey>);
 

@@ -14,7 +14,7 @@ async fn requests_for_hosts_that_are_not_this_one_are_refused_on_loopback() {
         &["--host", "0.0.0.0"],
         &["--host", "0.0.0.0", "--allowed-hosts", "spar.example.com"],
     ];
-    // Who is served: on loopback, there with names, elsewhere, elsewhere with names.
+    // Columns: loopback, loopback with names, other addresses, other addresses with names.
     let cases = [
         ("localhost", [true; 4]),
         ("LOCALHOST:8080", [true; 4]),

@@ -35,7 +35,7 @@ fn ask(address: SocketAddr, path: &str) -> (String, Duration) {
 async fn health_is_answered_within_a_second_while_every_worker_is_blocked() {
     let blocks = FakeEngine::new(|request, _| {
         if asked(request).contains("block") {
-            std::thread::sleep(Duration::from_secs(3));
+            std::thread::sleep(Duration::from_secs(4));
         }
         Ok("done".into())
     });
@@ -53,7 +53,7 @@ async fn health_is_answered_within_a_second_while_every_worker_is_blocked() {
                 stream
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(600));
         let mut plain = TcpStream::connect(main).unwrap();
         plain.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         plain.write_all(b"GET /version HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
@@ -145,7 +145,7 @@ async fn readiness_follows_the_upstream() {
         state.store(now, Ordering::SeqCst);
         becomes(expected).await;
     }
-    // A server that computes may be slow.
+    // A busy server may be slow.
     state.store(HANGS, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(2500)).await;
     becomes(StatusCode::OK).await;

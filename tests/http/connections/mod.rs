@@ -78,7 +78,7 @@ async fn response(stream: &mut TcpStream) -> String {
     tokio::time::timeout(Duration::from_secs(8), reading).await.expect("a response must come")
 }
 
-/// A pipe that nobody writes to: reading it never ends.
+/// A pipe without a writer: reading it never ends.
 fn endless_file(path: &Path) -> &str {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
     path.to_str().unwrap()

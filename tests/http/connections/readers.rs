@@ -20,7 +20,7 @@ use super::{address, dial_narrow, post};
 const WORDS: usize = 180;
 const WORD: usize = 64 << 10;
 
-/// `all` is answered by so many words of so many bytes, everything else shortly.
+/// `all` is answered by `words` words of `bytes` bytes each, everything else by one word.
 fn talkative(words: usize, bytes: usize) -> FakeEngine {
     let at_length = |request: &Request| asked(request).contains("all") && request.purpose == Purpose::Answer;
     let engine = FakeEngine::new(move |request, _| {
@@ -60,15 +60,15 @@ async fn clients_that_never_read_do_not_keep_others_from_being_served() {
     assert!(others.iter().all(|answer| answer["choices"][0]["message"]["content"] == "short"));
     eventually("all of them had their turn", || replies.started() >= before + 24 + 8).await;
     eventually("nothing is left of them", || replies.running() == 0).await;
-    // Every permit is back, and the generation is held by nobody.
+    // Every permit is returned, and no request holds the generation.
     join_all((0..4).map(|_| server.answer(&hello))).await;
     eventually("the live generation is free", || Arc::strong_count(&server.pinned().actor) <= 4).await;
     drop(deaf);
 }
 
 #[tokio::test]
-async fn the_time_of_a_request_ends_it_even_if_nobody_reads() {
-    let (server, replies) = small(&["--write-timeout", "5m", "--request-timeout", "400ms"]).await;
+async fn the_deadline_of_a_request_ends_it_even_if_its_client_does_not_read() {
+    let (server, replies) = small(&["--write-timeout", "5m", "--request-timeout", "1500ms"]).await;
     let deaf = join_all((0..4).map(|_| deaf(&server))).await;
     eventually("they run", || replies.running() == 4).await;
     eventually("their time is over", || replies.running() == 0).await;

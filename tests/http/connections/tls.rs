@@ -23,7 +23,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use super::super::harness::{Events, Server, improving, json_of, says, with, within_seconds};
 use super::{address, dial, until_closed};
 
-/// Who signs a server's certificate.
+/// An authority that signs certificates of servers.
 pub(super) struct Authority {
     root: String,
     issuer: Issuer<'static, KeyPair>,
@@ -49,7 +49,7 @@ impl Authority {
         (cert_file, key_file)
     }
 
-    /// Trusts nobody else.
+    /// A client that trusts only this authority.
     pub fn client(&self) -> reqwest::Client {
         let root = reqwest::Certificate::from_pem(self.root.as_bytes()).unwrap();
         reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap()
@@ -115,7 +115,7 @@ async fn http_2_is_agreed_on_where_the_client_knows_it() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_without_dropping_anybody() {
+async fn a_new_certificate_is_shown_without_dropping_connections() {
     let (dir, first, second) = (tempfile::tempdir().unwrap(), Authority::new(), Authority::new());
     let slow = FakeEngine::new(|_, _| Ok("word ".repeat(60))).paced(|_, _| Duration::from_millis(100));
     let server = secured(&first, dir.path(), slow, &[]).await;

@@ -7,7 +7,7 @@ use tokio::time::{advance, sleep};
 use super::super::activity::Activity;
 use super::*;
 
-/// Frames that come by themselves, one each 100 ms, and what became of them.
+/// Work that produces a frame every 100 ms, and how far it has got.
 struct Work {
     made: Arc<AtomicUsize>,
     /// Held by the work as a permit would be.
@@ -54,7 +54,7 @@ async fn pass(seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_work_of_a_response_that_nobody_reads_comes_to_its_end() {
+async fn the_work_of_a_response_that_is_not_read_ends() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let work = Work::new();
         let mut body = lease(work.frames(20, 10), version, &Limits::default());
@@ -78,7 +78,7 @@ async fn a_reader_that_comes_back_finds_the_work_running() {
         let frame = frame.unwrap().into_data().unwrap();
         read.push(frame[0]);
         if read.len() % 40 == 0 {
-            // Long enough for the task beside it to take over.
+            // Long enough for the second task to take over.
             pass(2).await;
         }
     }
@@ -108,7 +108,7 @@ async fn what_waits_for_a_reader_is_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_of_a_request_ends_a_response_that_nobody_reads() {
+async fn the_time_of_a_request_ends_a_response_that_is_not_read() {
     let limits = Limits { request: Duration::from_secs(8), ..Limits::default() };
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let work = Work::new();
@@ -125,7 +125,7 @@ async fn the_time_of_a_request_ends_a_response_that_nobody_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_of_a_shared_connection_that_nobody_reads_is_dropped() {
+async fn a_stream_of_a_shared_connection_that_is_not_read_is_dropped() {
     let work = Work::new();
     let limits = Limits { write: Duration::from_secs(30), ..Limits::default() };
     let mut body = lease(work.frames(100_000, 64 << 10), Version::HTTP_2, &limits);

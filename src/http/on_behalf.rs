@@ -119,8 +119,8 @@ impl Engine for OnBehalf<'_> {
         self.engine.label_support()
     }
 
-    fn health(&self) -> Result<(), EngineError> {
-        self.engine.health()
+    async fn health(&self) -> Result<(), EngineError> {
+        self.engine.health().await
     }
 
     fn native(&self) -> Option<&NativeEngine> {

@@ -383,7 +383,7 @@ impl Engine for NativeEngine {
         self.label_scores(&request).await
     }
 
-    fn health(&self) -> Result<(), EngineError> {
+    async fn health(&self) -> Result<(), EngineError> {
         self.variant.runtime.health()
     }
 

@@ -8,6 +8,7 @@ mod chat;
 mod checks;
 mod completions;
 mod constraint;
+mod draws;
 pub mod echo;
 pub mod error;
 mod health;

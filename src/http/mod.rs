@@ -10,6 +10,7 @@ mod chat;
 mod checks;
 mod completions;
 mod constraint;
+mod draws;
 pub mod echo;
 mod envelope;
 pub mod error;

@@ -56,7 +56,8 @@ impl Arrival {
         let announced = body::announced(headers, http.max_body)?;
         state.gate.knock(&tenant)?;
         let reserved = clock.bound(async { Ok(state.bytes.reserve(&tenant, announced).await) }).await?;
-        let arrives = timeout(SETUP + Duration::from_secs((announced / SLOWEST) as u64), body::read(body, http.max_body));
+        let arrives =
+            timeout(SETUP + Duration::from_secs((announced / SLOWEST) as u64), body::read(body, http.max_body));
         let bytes = clock.bound(async { arrives.await.unwrap_or(Err(ApiError::Deadline)) }).await?;
         Ok(Self { clock, tenant, bytes, reserved })
     }

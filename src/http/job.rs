@@ -10,6 +10,7 @@ use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, Drawin
 
 use super::constraint;
 use super::echo::Echo;
+use super::keys::checked_salt;
 use super::plan::{Asked, SearchPlan};
 
 /// What a request is checked against.
@@ -222,7 +223,7 @@ impl Drawing {
             choices: size(within("n", fields.n.unwrap_or(1), 1..=most)?),
             stop: stop(fields.stop.as_ref())?,
             delivery,
-            salt: fields.cache_salt.as_deref().map(salt).transpose()?,
+            salt: fields.cache_salt.as_deref().map(checked_salt).transpose()?,
         })
     }
 }
@@ -307,14 +308,6 @@ fn stop(stop: Option<&Stop>) -> Result<Vec<String>, ApiError> {
         return Err(ApiError::invalid("stop", message));
     }
     Ok(strings)
-}
-
-fn salt(salt: &str) -> Result<String, ApiError> {
-    if (1..=256).contains(&salt.len()) {
-        return Ok(salt.to_owned());
-    }
-    let message = format!("`cache_salt` must be between 1 and 256 bytes, got {}", salt.len());
-    Err(ApiError::invalid("cache_salt", message))
 }
 
 fn logit_bias(fields: &DrawingFields, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {

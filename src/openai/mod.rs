@@ -56,8 +56,8 @@ pub struct ChatRequest {
     pub search_budget: Option<i64>,
     /// How the search goes about it; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
-    /// How tokens are drawn. They are read on their own: to read flattened fields, serde would collect every unknown field of
-    /// the body first.
+    /// How tokens are drawn.
+    // Read on its own: to read flattened fields, serde would collect every unknown field of the body first.
     #[serde(flatten, skip_deserializing)]
     pub drawing: DrawingFields,
 }

@@ -59,10 +59,9 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     fn take<E: de::Error>(self) -> Result<(), E> {
-        match self.left.get().checked_sub(1) {
-            Some(left) => Ok(self.left.set(left)),
-            None => Err(E::custom(format!("it must hold at most {} values", self.most))),
-        }
+        let too_large = || E::custom(format!("it must hold at most {} values", self.most));
+        self.left.set(self.left.get().checked_sub(1).ok_or_else(too_large)?);
+        Ok(())
     }
 }
 

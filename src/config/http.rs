@@ -39,7 +39,7 @@ pub struct HttpArgs {
     /// Time that running requests have after SIGTERM
     #[arg(long, env = "SPAR_SHUTDOWN_GRACE", value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub shutdown_grace: Duration,
-    /// Time between signs of life in a stream while a search runs, at most 1s
+    /// Time between heartbeats in a stream while a search runs, at most 1s
     #[arg(long, env = "SPAR_HEARTBEAT", value_name = "TIME", default_value = "500ms", value_parser = duration)]
     pub heartbeat: Duration,
     /// Bytes of a request body at most
@@ -90,9 +90,9 @@ pub struct Capacity {
 /// The shape of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people
+    /// Text for people to read
     Text,
-    /// For machines
+    /// One JSON object per line
     Json,
 }
 

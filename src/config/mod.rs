@@ -14,7 +14,7 @@ use clap::Args;
 use secrecy::SecretString;
 
 pub use self::engine::{
-    EngineArgs, EngineKind, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs, UpstreamArgs,
+    EngineArgs, EngineKind, GrammarArgs, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs, UpstreamArgs,
 };
 pub use self::http::{Capacity, HttpArgs, LogFormat};
 pub use self::keys::{ApiKey, ApiKeys, KeyLimits, Secrets, digest, read_keys, unique};
@@ -23,7 +23,7 @@ pub use self::search::SearchArgs;
 pub use self::swap::SwapArgs;
 pub use self::traffic::TrafficArgs;
 
-/// Everything that the server is told.
+/// All settings as they are given on the command line and in the environment.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     #[command(flatten)]
@@ -43,10 +43,10 @@ pub struct ServeArgs {
     pub traffic: TrafficArgs,
 }
 
-/// Checked settings.
+/// Settings that were checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which models.
+    /// Which models are served, and by what.
     pub engine: EngineArgs,
     /// How it serves.
     pub http: HttpArgs,
@@ -160,6 +160,7 @@ mod tests {
             (&["--engine", "upstream", "--upstream-url", "h", "--adapter", "d"], "--adapter needs a model of this"),
             (&["--engine", "upstream", "--upstream-url", "h", "--refiner-adapter", "d"], "needs --refiner where"),
             (&["--max-generations", "1"], "--max-generations must be at least 2, got 1"),
+            (&["--swap-timeout", "0s"], "--swap-timeout must be above 0"),
             (&["--weights-root", "/"], "--weights-root needs an admin key"),
             (&["--chat-template-kwargs", "[1]"], "expected a JSON object"),
             (&["--chat-template-kwargs", "{\"tools\": []}"], "`tools` is set by the server"),

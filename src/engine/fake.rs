@@ -46,7 +46,7 @@ impl Replies {
         self.started.load(Ordering::SeqCst)
     }
 
-    /// Replies that came to their end, or failed.
+    /// Replies that ended or failed.
     pub fn finished(&self) -> usize {
         self.finished.load(Ordering::SeqCst)
     }

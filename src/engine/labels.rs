@@ -67,11 +67,11 @@ pub struct LabelScores {
 /// Which questions an engine can answer by label probabilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LabelSupport {
-    /// None.
+    /// No labels can be read.
     #[default]
     Nothing,
     /// Questions whose reply has not begun.
     Prompts,
-    /// All questions.
+    /// Every question can be answered.
     Replies,
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures::Stream;
 
+use super::tools::Format as ToolFormat;
 use super::{
     Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
     Request, ScoredToken,
@@ -72,6 +73,10 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.render(chat)
     }
 
+    fn tool_format(&self) -> ToolFormat {
+        self.0.tool_format()
+    }
+
     fn constrains(&self) -> bool {
         self.0.constrains()
     }
@@ -97,7 +102,7 @@ impl<E: Engine> Engine for Metered<E> {
 struct MeteredChunks {
     chunks: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
     call: Timed,
-    /// Of its siblings, which share their prompt.
+    /// Whether this is the first of its siblings, which share their prompt.
     first: bool,
 }
 

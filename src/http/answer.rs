@@ -36,34 +36,34 @@ pub enum Part {
     Progress(ProgressFields),
     /// The prompt of a choice, which comes before everything else of it.
     Echo {
-        /// The choice.
+        /// Index of the choice.
         choice: usize,
         /// Its tokens, where they are scored.
         tokens: PromptTokens,
     },
     /// New text of a choice.
     Delta {
-        /// The choice.
+        /// Index of the choice.
         choice: usize,
         /// May be empty where only reasoning or logprobs are new.
         text: String,
         /// New reasoning, which is no part of the text; mostly empty.
         reasoning: String,
-        /// Of the new tokens, where asked for.
+        /// Log-probabilities of the new tokens, where asked for.
         logprobs: Vec<TokenLogprobs>,
     },
     /// A choice is complete.
     Finished {
-        /// The choice.
+        /// Index of the choice.
         choice: usize,
         /// Why it ended.
         reason: FinishReason,
     },
     /// All choices are complete.
     Done {
-        /// Tokens.
+        /// The tokens of the whole request.
         usage: Usage,
-        /// By choice; none where nothing was searched.
+        /// The reports by choice; empty where nothing was searched.
         searches: Vec<SearchReport>,
     },
 }
@@ -78,7 +78,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts now.
+    /// A clock that starts now.
     pub fn start(timeout: Duration) -> Self {
         let received = Instant::now();
         // The far future stands in for a timeout that overflows.
@@ -89,7 +89,7 @@ impl Clock {
     /// `step`, if it ends in time.
     ///
     /// # Errors
-    /// Its own, or [`ApiError::Deadline`].
+    /// The call's own error, or [`ApiError::Deadline`].
     pub async fn bound<T>(self, step: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
         timeout_at(self.deadline, step).await.unwrap_or(Err(ApiError::Deadline))
     }
@@ -99,7 +99,7 @@ impl Clock {
 pub struct Hold {
     /// The right to run.
     pub permit: Permit,
-    /// The models.
+    /// The generations that answer.
     pub pinned: Pinned,
     /// Who it is for.
     pub behalf: Behalf,
@@ -111,13 +111,13 @@ pub struct Hold {
 
 /// What `n` searches need.
 pub struct SearchWork {
-    /// The searches.
+    /// The search that is asked for.
     pub plan: SearchPlan,
     /// What is searched for.
     pub task: Task,
     /// How many independent searches.
     pub choices: usize,
-    /// Between signs of life.
+    /// Time between two signs of life.
     pub heartbeat: Duration,
     /// Where finished searches go.
     pub kept: KeptSearches,
@@ -170,7 +170,7 @@ where
 }
 
 fn send(outbox: &Outbox, part: Result<Part, ApiError>) {
-    // The inbox lives in the same stream as the sender's future: if it is gone, nobody runs this.
+    // The inbox lives in the same stream as the sender's future: if it was dropped, this does not run.
     drop(outbox.unbounded_send(part));
 }
 
@@ -310,7 +310,7 @@ async fn searches(hold: &Hold, work: &SearchWork, outbox: &Outbox) -> Result<(),
     Ok(())
 }
 
-/// Past its own deadline a search answers with its best so far; only a draft that is not there yet runs into this much more.
+/// Grace beyond a search's deadline for a first draft that is still running; otherwise the best answer so far is returned.
 const DRAFT_GRACE: Duration = Duration::from_millis(250);
 
 async fn one_search(

@@ -11,6 +11,7 @@ use super::keys::Tenant;
 use crate::chat::Chat;
 use crate::engine::generation::Pinned;
 use crate::engine::native::NativeEngine;
+use crate::engine::tools;
 use crate::engine::{
     Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Reply, Request, ScoredToken,
 };
@@ -121,6 +122,10 @@ impl Engine for OnBehalf<'_> {
 
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         self.engine.render(chat)
+    }
+
+    fn tool_format(&self) -> tools::Format {
+        self.engine.tool_format()
     }
 
     fn constrains(&self) -> bool {

@@ -33,7 +33,7 @@ pub struct CompletionRequest {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Prompt {
-    /// One.
+    /// A single prompt.
     One(String),
     /// Several; the continuations of the first come first.
     Many(Vec<String>),
@@ -48,9 +48,9 @@ impl<'de> Deserialize<'de> for Prompt {
 /// Text completions; in a stream also the shape of every chunk.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CompletionResponse {
-    /// `cmpl-…`.
+    /// An id that begins with `cmpl-`.
     pub id: String,
-    /// `text_completion`.
+    /// The object's kind, always `text_completion`.
     pub object: &'static str,
     /// Seconds since 1970.
     pub created: u64,
@@ -60,17 +60,17 @@ pub struct CompletionResponse {
     pub system_fingerprint: String,
     /// The continuations, by index.
     pub choices: Vec<CompletionChoice>,
-    /// Tokens.
+    /// Tokens of the whole request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
 
-/// One continuation.
+/// One continuation of a prompt.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CompletionChoice {
-    /// From 0.
+    /// Index of the choice, from 0.
     pub index: usize,
-    /// The text.
+    /// The continuation's text.
     pub text: String,
     /// Where asked for.
     pub logprobs: Option<CompletionLogprobs>,
@@ -83,7 +83,7 @@ pub struct CompletionChoice {
 pub struct CompletionLogprobs {
     /// Texts of the tokens.
     pub tokens: Vec<String>,
-    /// Their natural-log probabilities; none of a prompt's first.
+    /// The tokens' natural-log probabilities; a prompt's first token has none.
     pub token_logprobs: Vec<Option<f32>>,
     /// Alternatives by text; none for a prompt's first.
     pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
@@ -99,8 +99,15 @@ impl CompletionLogprobs {
         let finite = |logprob: f32| logprob.max(-9999.0);
         self.tokens.push(name(token));
         self.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.token.logprob)));
-        let top =
-            |logprobs: &TokenLogprobs| logprobs.top.iter().map(|top| (name(&top.bytes), finite(top.logprob))).collect();
+        // Parts of characters may have the same name, which the likeliest of them keeps.
+        let top = |logprobs: &TokenLogprobs| {
+            let mut named = BTreeMap::new();
+            for top in &logprobs.top {
+                let kept = named.entry(name(&top.bytes)).or_insert(f32::MIN);
+                *kept = finite(top.logprob).max(*kept);
+            }
+            named
+        };
         self.top_logprobs.push(logprobs.map(top));
         self.text_offset.push(offset);
     }
@@ -111,7 +118,7 @@ impl CompletionLogprobs {
 pub struct TokenizeRequest {
     /// A served model's name; absent: the served model.
     pub model: Option<String>,
-    /// The text.
+    /// The text to tokenize.
     pub prompt: Option<String>,
     /// The conversation, as the model's chat template renders it.
     pub messages: Option<Vec<ChatMessage>>,
@@ -121,20 +128,20 @@ pub struct TokenizeRequest {
     pub chat_template_kwargs: Option<TemplateKwargs>,
     /// Add what the tokenizer adds around a text; absent: true for a text, false for a conversation, whose template adds it.
     pub add_special_tokens: Option<bool>,
-    /// Also give the tokens' texts.
+    /// Whether the answer also has the tokens' texts.
     pub return_token_strs: Option<bool>,
 }
 
 /// A text's tokens.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TokenizeResponse {
-    /// How many.
+    /// Number of tokens.
     pub count: usize,
     /// Tokens of prompt and answer together.
     pub max_model_len: usize,
-    /// Their ids.
+    /// The tokens' ids.
     pub tokens: Vec<u32>,
-    /// Their texts, where asked for.
+    /// The tokens' texts, where asked for.
     pub token_strs: Option<Vec<String>>,
 }
 
@@ -143,13 +150,33 @@ pub struct TokenizeResponse {
 pub struct DetokenizeRequest {
     /// A served model's name; absent: the served model.
     pub model: Option<String>,
-    /// Ids.
+    /// The tokens' ids.
     pub tokens: Vec<u32>,
 }
 
-/// Tokens' text.
+/// The text of tokens.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DetokenizeResponse {
-    /// The text.
+    /// The text that the tokens spell.
     pub prompt: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::TokenProb;
+
+    #[test]
+    fn the_likeliest_of_equal_names_is_shown() {
+        let token = |id: u32, bytes: &[u8], logprob: f32| TokenProb { id, bytes: bytes.to_vec(), logprob };
+        // Two first halves of characters look alike.
+        let top = vec![token(1, b"\xc3", -0.5), token(2, b"\xc2", -2.0), token(3, b"a", f32::NEG_INFINITY)];
+        for top in [top.clone(), top.into_iter().rev().collect()] {
+            let mut logprobs = CompletionLogprobs::default();
+            logprobs.push(b"a", Some(&TokenLogprobs { token: token(3, b"a", -1.0), top }), 0);
+            let shown = logprobs.top_logprobs[0].as_ref().unwrap();
+            let expected = BTreeMap::from([("\u{FFFD}".to_owned(), -0.5), ("a".to_owned(), -9999.0)]);
+            assert_eq!(*shown, expected);
+        }
+    }
 }

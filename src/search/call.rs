@@ -80,7 +80,7 @@ pub(super) struct Spoken {
     pub looped: bool,
     /// What was thought before the text; its tokens are among `tokens`.
     pub reasoning: Reasoning,
-    /// Per chunk: where its text ends, in bytes, and how many tokens it holds.
+    /// The end of each chunk's text, in bytes, and its number of tokens.
     ends: Vec<(usize, usize)>,
 }
 
@@ -88,7 +88,8 @@ impl Search<'_> {
     /// Whether a failed call is made again: in `paper` mode, as in the reference, unless the request itself is at fault.
     /// The next try has a seed of its own, so that a search stays a function of its seed.
     pub fn tries_again(&self, error: &EngineError) -> bool {
-        self.config.mode == Mode::Paper && matches!(error, EngineError::Unavailable(_) | EngineError::Crashed(_))
+        self.config.mode == Mode::Paper
+            && matches!(error, EngineError::Unavailable(_) | EngineError::Crashed(_) | EngineError::Upstream(_))
     }
 
     /// Starts `request.samples` siblings, or as many as the budgets allow (at least one), and waits for all of them.
@@ -97,7 +98,7 @@ impl Search<'_> {
         self.call_until(engine, request, None).await
     }
 
-    /// As [`Search::call`], but replies that still run at `until` are cut off there, once they have said something.
+    /// Calls like [`Search::call`], but replies that still run at `until` are cut off there, once they have said something.
     pub async fn call_until(
         &self,
         engine: &dyn Engine,

@@ -32,7 +32,7 @@ pub(super) struct Canary {
 }
 
 impl Canary {
-    /// As the settings say.
+    /// The canary that the settings ask for.
     ///
     /// # Errors
     /// The file with prompts cannot be used.
@@ -46,7 +46,7 @@ impl Canary {
     /// Tries a generation out in the roles that it will have, in place of `live`.
     ///
     /// # Errors
-    /// What it did wrong.
+    /// The error says what it did wrong.
     pub(super) async fn try_out(&self, generation: &Generation, roles: &[Role], live: &Pinned) -> Result<(), String> {
         let all = async {
             for role in roles {

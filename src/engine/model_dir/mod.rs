@@ -1,6 +1,7 @@
 //! A local model directory in Hugging Face layout, opened and checked before any engine sees it.
 
 mod chat_template;
+mod growth;
 mod identity;
 mod longest;
 mod question;
@@ -16,6 +17,7 @@ pub use self::identity::Identity;
 use self::vocabulary::Vocabulary;
 use super::reasoning::{Form, Splitter};
 use super::text::Pieces;
+use super::tools::format::Format;
 use super::{EngineError, Input, ModelInfo, Request};
 use crate::chat::{Chat, TemplateKwargs, Thinking};
 use crate::prompts::Templates;
@@ -31,17 +33,19 @@ pub struct ModelDir {
     pub path: PathBuf,
     /// `config.json` and `generation_config.json`.
     pub config: ModelConfig,
-    /// `tokenizer.json`.
+    /// The tokenizer of `tokenizer.json`.
     pub tokenizer: Arc<Tokenizer>,
     /// The bytes of every token.
     pub pieces: Arc<Pieces>,
-    /// What a judge and a refiner are told: the directory's `spar.json`, or the general templates.
+    /// The texts for judging and refining: the directory's `spar.json`, or the general templates.
     pub templates: Arc<Templates>,
     /// The tensors, checked against the configuration where the family is known.
     pub weights: Arc<Weights>,
     /// How its replies mark reasoning: what its chat template mentions or its tokenizer has marks for. `None`: they have none,
     /// and a mark in a reply is text.
     pub reasoning: Option<Form>,
+    /// How it writes calls of functions, by what its chat template or its tokenizer mentions.
+    pub tool_format: Format,
     /// Variables of the chat template where a chat does not set them; none after opening.
     pub template_kwargs: TemplateKwargs,
     chat_template: ChatTemplate,
@@ -80,6 +84,8 @@ impl ModelDir {
         };
         let reasoning = Form::find(|mark| chat_template.mentions(mark))
             .or_else(|| Form::find(|mark| tokenizer.token_to_id(mark).is_some()));
+        let mentioned = |mark: &str| chat_template.mentions(mark) || tokenizer.token_to_id(mark).is_some();
+        let tool_format = Format::find(mentioned);
         let weights = Weights::open(&path)?;
         weights.check(&config)?;
         Ok(Self {
@@ -90,6 +96,7 @@ impl ModelDir {
             templates: Arc::new(templates),
             weights: Arc::new(weights),
             reasoning,
+            tool_format,
             template_kwargs: TemplateKwargs::new(),
             chat_template,
             vocabulary,
@@ -105,7 +112,7 @@ impl ModelDir {
     /// The text that the model is given for a chat, ending where the assistant begins to speak.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] with the template's reason.
+    /// [`EngineError::Prompt`] with the template's reason.
     pub fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         let prompt = self.chat_template.render(chat, &self.template_kwargs)?;
         Ok(match self.reasoning {
@@ -117,7 +124,7 @@ impl ModelDir {
     /// What splits the replies to `request`, whose prompt has the tokens `prompt`. Continued texts have no reasoning, nor have
     /// replies that a grammar constrains.
     pub fn splitter(&self, request: &Request, prompt: &[u32]) -> Option<Splitter> {
-        let chats = matches!(request.input, Input::Chat(_)) && request.constraint.is_none();
+        let chats = matches!(request.input, Input::Chat(_)) && !request.leaves_no_room_for_reasoning();
         let form = self.reasoning.filter(|_| chats)?;
         let end = prompt[prompt.len().saturating_sub(MARK_TOKENS)..].iter();
         let end: Vec<u8> = end.flat_map(|&id| self.pieces.bytes(id)).copied().collect();
@@ -128,7 +135,7 @@ impl ModelDir {
     /// around it, and never a second beginning-of-sequence token.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`]: the template refuses the chat, or nothing is left to continue.
+    /// [`EngineError::Prompt`]: the template refuses the chat, or nothing is left to continue.
     /// [`EngineError::PromptTooLong`]: the text cannot fit, whatever its tokens are.
     pub fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
         match input {
@@ -158,14 +165,16 @@ impl ModelDir {
             ids.remove(0);
         }
         if ids.is_empty() {
-            return Err(EngineError::Invalid("the prompt is empty".into()));
+            return Err(EngineError::Prompt("the prompt is empty; there is nothing to continue".into()));
         }
         Ok(ids)
     }
 
     fn tokens(&self, text: &str, source: Source) -> Result<Vec<u32>, EngineError> {
         let encoding = self.tokenizer.encode_fast(text, matches!(source, Source::Raw));
-        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| EngineError::Invalid(format!("cannot be tokenized: {e}")))
+        encoding
+            .map(|e| e.get_ids().to_vec())
+            .map_err(|e| EngineError::Prompt(format!("the prompt cannot be tokenized: {e}")))
     }
 }
 
@@ -244,11 +253,11 @@ mod tests {
     fn a_template_may_refuse() {
         let (_dir, model) = written(|dir| write_template(dir, "{{ raise_exception('roles must alternate') }}"));
         let error = model.unwrap().render(&Chat::default()).unwrap_err();
-        let EngineError::Invalid(message) = error else { panic!("{error:?}") };
+        let EngineError::Prompt(message) = error else { panic!("{error:?}") };
         assert!(message.contains("roles must alternate"), "{message}");
     }
 
-    /// As Qwen 3's template: thinking has a switch, and earlier reasoning is shown.
+    /// A template like Qwen 3's: thinking has a switch, and earlier reasoning is shown.
     const SWITCHED: &str = "{%- for m in messages %}{{ m.role + ':' }}\
         {%- if m.reasoning_content is string %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}\
         {{- m.content + '\n' }}{%- endfor %}{{- 'assistant:' }}\

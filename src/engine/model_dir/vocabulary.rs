@@ -10,9 +10,11 @@ use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use super::ModelError;
+use super::growth;
 use super::longest::longest;
 use crate::engine::text::Pieces;
 use crate::weights::digest::hex;
+use crate::weights::files;
 
 /// A tokenizer and what follows from it alone.
 pub(super) struct Vocabulary {
@@ -39,7 +41,7 @@ impl Vocabulary {
             return Err(ModelError::Missing { file: file.into(), remedy });
         }
         let broken = |reason: String| ModelError::Broken { file: file.into(), reason };
-        let bytes = std::fs::read(file).map_err(|e| broken(e.to_string()))?;
+        let bytes = files::read(file, files::LARGE).map_err(|e| broken(e.to_string()))?;
         let sha256 = Sha256::digest(&bytes).into();
         let open = || OPEN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = open().get(&sha256).and_then(Weak::upgrade) {
@@ -53,10 +55,13 @@ impl Vocabulary {
     }
 
     fn read(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice::<Value>(bytes).map_err(|e| format!("not valid JSON: {e}"))?;
+        let file = serde_json::from_slice::<Value>(bytes).map_err(|e| format!("not valid JSON: {e}"))?;
+        growth::check(&file)?;
+        drop(file);
         let broken = |e: tokenizers::Error| e.to_string().replace('\n', " ");
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(broken)?;
         // Files may ask for padding or truncation, which are for training.
+        growth::check_characters(&tokenizer)?;
         tokenizer.with_padding(None).with_truncation(None).map_err(broken)?;
         let pieces = Arc::new(Pieces::new(&tokenizer)?);
         let longest = longest(&tokenizer, &pieces);

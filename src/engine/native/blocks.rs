@@ -186,7 +186,7 @@ impl Prefix {
 /// Tokens of a block; after the last position of one that is not full, [`NONE`].
 pub(super) type BlockTokens = [u32; BLOCK];
 
-/// No token.
+/// A mark for no token.
 const NONE: u32 = u32::MAX;
 
 /// A block's tokens, of which there may be fewer than it has positions.
@@ -196,7 +196,7 @@ pub(super) fn block_tokens(tokens: &[u32]) -> BlockTokens {
 
 /// Blocks by the tokens that lead to them, within a budget; the least recently used go first.
 pub(super) struct PrefixTree {
-    /// In the order of their tokens, so that the block with the longest common beginning is a neighbour.
+    /// The nodes in the order of their tokens, so that the block with the longest common beginning is a neighbour.
     nodes: BTreeMap<(Prefix, BlockTokens), Node>,
     limit: usize,
     clock: u64,
@@ -304,7 +304,7 @@ impl PrefixTree {
         }
     }
 
-    /// Drops blocks that only the tree holds, the least recently used first: so many at least, if there are. A sixteenth of
+    /// Drops blocks that only the tree holds, the least recently used first: at least this many, if there are. A sixteenth of
     /// them goes at once, because looking for them takes longer than dropping them.
     pub(super) fn release(&mut self, blocks: usize) {
         let unused = |node: &Node| Arc::strong_count(&node.block) == 1;

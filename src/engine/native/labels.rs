@@ -101,7 +101,7 @@ impl Sequence {
                 branch.wanted.into_iter().map(logprob).collect()
             }
         };
-        // A caller that is no longer there is noticed before the next step.
+        // A caller that disconnected is noticed before the next step.
         listener.unbounded_send(Read { computed, logprobs }).ok();
         let continued = |mut branch: Branch| {
             let tokens = [&self.tokens, std::mem::take(&mut branch.tokens).as_slice()].concat();
@@ -130,7 +130,7 @@ impl Sequence {
 
 impl NativeEngine {
     /// The probabilities of the labels. Everything before the tokens after which something is read comes from the prefix
-    /// tree where it is there, and is kept there.
+    /// tree where that has it, and is kept there.
     pub(super) async fn label_scores(&self, request: &LabelRequest) -> Result<LabelScores, EngineError> {
         request.check()?;
         let questions = self.tokenized(request).await?;
@@ -187,7 +187,7 @@ impl NativeEngine {
         place: Place,
     ) -> Result<Vec<Read>, EngineError> {
         let (listener, reads) = mpsc::unbounded();
-        // The job is dropped from the line when nobody waits for its start any more.
+        // The job is dropped from the line when its start is not awaited any more.
         let (started, _waiting) = oneshot::channel();
         let lost = self.variant.runtime.submit(Job {
             variant: self.variant.clone(),

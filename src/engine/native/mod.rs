@@ -1,6 +1,29 @@
 //! Our own engine for dense models of the Llama family, on the CPU or with tensors on a device, made for trees of short
 //! replies: mixed lengths run in one batch, siblings share their prompt's keys and values, later prompts reuse earlier
-//! ones', and on the CPU a reply is bit-identical alone and in any company.
+//! ones', and on the CPU a reply is bit-identical alone and in any batch.
+//!
+//! - **Weights** stay in the checkpoint's type or become 8 bits at load, in panels of 32 columns, and are multiplied as `f32`.
+//!   Every element of every product is one chain of fused multiply-adds in a fixed order, which is why batches change no bit.
+//! - **Keys and values** lie in blocks of 32 positions (`blocks.rs`), each mapped from the operating system by itself, so that a
+//!   dropped engine leaves no memory behind. Siblings share their prompt's blocks and copy them on write. A tree of prefixes
+//!   per set of weights keeps blocks for later prompts, which reuse what they have in common to the token; the least recently
+//!   used blocks are evicted.
+//! - **Scheduling** (`scheduler.rs`, `shard.rs`): each worker steps its own sequences at its own pace and takes the shared lock
+//!   between steps, to keep and find prefixes, admit requests, and balance sequences among workers. Where plain replies run
+//!   on a worker, searches move to others, or get as many positions per step as the plain replies. A model that no
+//!   processor cache holds (64 MB and more) has one worker, and a fork-join pool (`kernels::team`) computes its products.
+//! - **Speculation** (`lookup.rs`): a refinement mostly repeats its parent, which is in its prompt. What follows its last tokens
+//!   there is proposed and checked by further rows of the same step. Each row draws with the reply's own stream; the first draw
+//!   that differs is kept and the rows after it are dropped, so that replies are the same without speculation.
+//! - **Labels** (`labels.rs`): `read_labels` generates nothing. The questions of a call and the spellings of its labels become a
+//!   tree of token sequences; what several begin with is computed once, unless another step would take longer.
+//! - **Adapters** (`adapter.rs`, `variant.rs`): `NativeEngine::with_adapter` gives another handle on the same weights, workers and
+//!   blocks; a step groups its rows by adapter.
+//! - **Devices** (`compute.rs`, `tensors/`): the forward pass on CUDA is candle's matrix products with one custom kernel between
+//!   them, since a step of few rows waits for launches. One cache holds all keys and values; where it is full, unused
+//!   prefixes are evicted first, then younger sequences give their blocks back and compute them again. Devices do
+//!   not speculate, because a row's rounding depends on the number of rows there.
+//! - **Faults** (`runtime.rs`): workers that panic or stall are replaced on the same weights, and their replies fail.
 
 mod adapter;
 mod attention;
@@ -17,10 +40,11 @@ mod shard;
 mod slots;
 #[cfg(feature = "tensors")]
 mod tensors;
+mod turns;
 mod variant;
 
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,6 +67,7 @@ use super::model_dir::{ModelDir, ModelError};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
+use super::tools::Format as ToolFormat;
 use super::writer::Writer;
 use super::{
     Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
@@ -50,6 +75,7 @@ use super::{
 };
 use crate::chat::Chat;
 use crate::kernels::packed::Format;
+use crate::memory;
 use crate::weights::{DenseConfig, LowRanks, ModelConfig, RopeScaling};
 
 /// What computes the forward pass.
@@ -58,7 +84,7 @@ pub enum Processor {
     /// Our own kernels on the CPU.
     #[default]
     Cpu,
-    /// Tensors on the CPU, in `f32`: what a device computes, where there is none.
+    /// Tensors on the CPU, in `f32`: the device form on machines without a device.
     #[cfg(feature = "tensors")]
     Tensors,
     /// Tensors on the CUDA device of this number.
@@ -81,7 +107,7 @@ pub struct NativeConfig {
     pub step_rows: usize,
     /// The type of the weights in memory; [`Format::F32`] keeps them as the checkpoint has them.
     pub weights: Format,
-    /// What computes.
+    /// The processor that computes.
     pub processor: Processor,
     /// Tokens at most that a refinement copies from its prompt at once, to be checked in one step; 0 computes every token
     /// by itself. Only our kernels on the CPU compute a row alike in any step, so devices do not speculate.
@@ -96,7 +122,7 @@ impl Default for NativeConfig {
             threads: std::thread::available_parallelism().map_or(1, NonZero::get),
             max_replies: 128,
             max_waiting: 4096,
-            cache_bytes: 256 << 20,
+            cache_bytes: usual_cache(),
             step_rows: 256,
             weights: Format::F32,
             processor: Processor::default(),
@@ -104,6 +130,14 @@ impl Default for NativeConfig {
             stall: Duration::from_secs(60),
         }
     }
+}
+
+/// Bytes of keys and values that are kept where nobody says how many: actor and refiner together take no more than a quarter of
+/// what the process may use.
+fn usual_cache() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    let most = 256 << 20;
+    *BYTES.get_or_init(|| memory::now().limit.map_or(most, |limit| most.min((limit / 8) as usize)))
 }
 
 impl NativeConfig {
@@ -159,7 +193,7 @@ impl NativeEngine {
         Ok(Self { info: dir.info(), grammars, dir: Arc::new(dir), variant: Variant::new(runtime, None) })
     }
 
-    /// The same base with an adapter: another handle on the same weights, threads and blocks, whose replies are computed
+    /// Puts an adapter on the same base: another handle on the same weights, threads and blocks, whose replies are computed
     /// with the adapter. Dropping the handle frees the adapter, once its last reply has ended.
     ///
     /// # Errors
@@ -174,7 +208,7 @@ impl NativeEngine {
         Ok(self.another(Some(adapter)))
     }
 
-    /// The same base without an adapter: another handle on the same weights, threads and blocks.
+    /// Another handle on the same weights, threads and blocks, without an adapter.
     pub fn bare(&self) -> Self {
         self.another(None)
     }
@@ -328,6 +362,10 @@ impl Engine for NativeEngine {
 
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         self.dir.render(chat)
+    }
+
+    fn tool_format(&self) -> ToolFormat {
+        self.dir.tool_format
     }
 
     fn constrains(&self) -> bool {

@@ -60,7 +60,7 @@ struct Load {
     replies: usize,
     /// Whether plain replies run on it.
     plain: bool,
-    /// On their way to it.
+    /// Sequences that were sent to it and have not arrived.
     coming: Vec<Sequence>,
 }
 
@@ -85,6 +85,8 @@ impl Scheduler {
         let team = if one && config.threads > 1 { Some(Arc::new(Team::new(config.threads)?)) } else { None };
         let threads = if team.is_some() || model.on_device() { 1 } else { config.threads.max(1) };
         let kept = config.cache_bytes / model.block_bytes();
+        counters.block_bytes.store(model.block_bytes(), Ordering::Relaxed);
+        counters.most_kept.store(kept, Ordering::Relaxed);
         let scheduler = Arc::new(Self {
             pool: model.pool(kept, counters.clone()),
             state: Mutex::new(State {
@@ -124,7 +126,7 @@ impl Scheduler {
         self.bell.notify_all();
     }
 
-    /// Drops the prefixes below a root. Nobody may call this who holds the state.
+    /// Drops the prefixes below a root. It locks the state, so calling it with the lock held is a deadlock.
     pub(super) fn forget(&self, root: Prefix) {
         self.state().tree.forget(root);
     }
@@ -282,7 +284,7 @@ impl Scheduler {
         speculates.then(|| Lookup::new(self.config.speculate))
     }
 
-    /// `None` when the caller has gone.
+    /// `None` when the caller has disconnected.
     fn begin(&self, job: Job, tree: &mut PrefixTree) -> Option<Sequence> {
         let mut sequence = Sequence {
             plain: job.is_plain(),
@@ -360,7 +362,7 @@ impl State {
     }
 }
 
-/// Held by a thread; tells when it panics.
+/// Held by a thread; reports when it panics.
 struct Alarm(Arc<Scheduler>);
 
 impl Drop for Alarm {

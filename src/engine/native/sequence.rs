@@ -52,16 +52,16 @@ pub(super) struct Sequence {
 pub(super) struct Scoring {
     /// The token that follows each of the sequence's.
     pub(super) targets: Vec<u32>,
-    /// Likeliest tokens that are named beside each.
+    /// Likeliest alternatives that are listed for each token.
     pub(super) top: usize,
     pub(super) found: Vec<DrawnLogprobs>,
     pub(super) done: oneshot::Sender<Vec<DrawnLogprobs>>,
 }
 
-/// What a listener is told at once.
+/// Chunks that are flushed to a listener together.
 pub(super) type Chunks = Vec<Result<Chunk, EngineError>>;
 
-/// Chunks of a judgement or a refinement that are told at once: nobody reads along, and waking a listener costs more than
+/// Chunks of a judgement or a refinement that are flushed together: no client reads along, and waking a listener costs more than
 /// a token.
 const HELD: usize = 16;
 
@@ -79,7 +79,8 @@ impl RunningReply {
         Self { writer, listener, held: Vec::new(), begun: false }
     }
 
-    /// Draws a token, of which the listener hears by [`RunningReply::tell`]. `None` when the reply is over, and that is told.
+    /// Draws a token, of which the listener hears by [`RunningReply::tell`]. `None` when the reply is over, and the listener
+    /// was notified.
     pub(super) fn advance(&mut self, logits: &mut [f32]) -> Option<u32> {
         let (id, over, news) = match self.writer.next(logits) {
             Ok((id, chunk)) => (Some(id), chunk.finish.is_some(), Ok(chunk)),
@@ -111,7 +112,7 @@ impl RunningReply {
 
     fn send(&mut self) {
         self.begun = true;
-        // Whoever has gone is noticed before the next step.
+        // A caller that disconnected is noticed before the next step.
         self.listener.unbounded_send(std::mem::take(&mut self.held)).ok();
     }
 }

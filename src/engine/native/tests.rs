@@ -428,7 +428,7 @@ async fn a_constrained_reply_matches_from_its_first_to_its_last_character() {
 async fn what_is_not_supported_is_refused() {
     let engine = engine(two_threads());
     let request = Request { constraint: Some(Constraint::Regex("(".into())), ..greedy("x", 3) };
-    assert!(matches!(engine.start(request).await.err().unwrap(), EngineError::Invalid(_)));
+    assert!(matches!(engine.start(request).await.err().unwrap(), EngineError::Constraint(_)));
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path(), &TinyModel::default());
     let mut config = TinyModel::default().config();
@@ -572,7 +572,7 @@ async fn every_reply_of_a_thousand_random_mixes_equals_the_reply_alone() {
     assert!(compared > 5_000);
 }
 
-/// Bytes of this process in memory, where the system tells them.
+/// Bytes of this process in memory, where the system reports them.
 fn resident() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/statm").ok()?;
     Some(status.split_whitespace().nth(1)?.parse::<usize>().ok()? * 4096)
@@ -630,7 +630,7 @@ async fn ten_thousand_random_cancels_leave_memory_flat() {
     assert!(grown < 8 << 20, "memory grew by {grown} bytes");
 }
 
-/// Waits until the owner thread has done what it was told.
+/// Waits until the owner thread has done its work.
 pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     for _ in 0..2_000 {
         if holds() {

@@ -38,7 +38,7 @@ pub(super) fn of(request: &Request, model: &ModelInfo) -> Result<Value, EngineEr
     let unbounded = request.max_tokens.is_none_or(|most| most >= model.context);
     match request.max_tokens {
         Some(most) if !unbounded => put("max_tokens", json!(most)),
-        // Text completions are 16 tokens long unless they are told otherwise.
+        // Text completions are 16 tokens long by default.
         _ if matches!(request.input, Input::Text(_)) => put("max_tokens", json!(model.context / 2)),
         _ => {}
     }
@@ -63,8 +63,13 @@ pub(super) fn put_template_options(
     if let Some(effort) = options.effort {
         body["reasoning_effort"] = json!(effort.name());
     }
+    if !options.tools.is_empty() {
+        body["tools"] = json!(options.tools);
+        options.tool_fields.iter().for_each(|(name, value)| body[name] = value.clone());
+    }
     let thinking = if model_thinks { options.thinking } else { Thinking::AsTemplate };
-    let kwargs = TemplateOptions { kwargs: options.kwargs.clone(), effort: None, thinking }.variables(defaults);
+    let kwargs = TemplateOptions { kwargs: options.kwargs.clone(), thinking, ..TemplateOptions::default() };
+    let kwargs = kwargs.variables(defaults);
     if !kwargs.is_empty() {
         body["chat_template_kwargs"] = Value::Object(kwargs);
     }
@@ -77,8 +82,7 @@ fn turn(message: &Message) -> Value {
 fn sampling(sampling: &Sampling, put: &mut impl FnMut(&str, Value)) {
     let plain = Sampling::default();
     put("temperature", json!(sampling.temperature));
-    // Servers read it as a signed number, and some refuse negative ones.
-    put("seed", json!(sampling.seed >> 1));
+    put("seed", json!(signed(sampling.seed)));
     for (name, value, otherwise) in [
         ("top_p", sampling.top_p, plain.top_p),
         ("min_p", sampling.min_p, plain.min_p),
@@ -110,10 +114,15 @@ fn response_format(constraint: &Constraint) -> Result<Value, EngineError> {
             let named = json!({"name": "answer", "schema": schema, "strict": true});
             Ok(json!({"type": "json_schema", "json_schema": named}))
         }
-        Constraint::Regex(_) | Constraint::Lark(_) => {
+        Constraint::Regex(_) | Constraint::Lark(_) | Constraint::Calls { .. } => {
             Err(EngineError::Unsupported("an upstream takes JSON schemas only, no other constraint".into()))
         }
     }
+}
+
+/// Servers read a seed as a signed number, and some refuse negative ones: such a seed loses its lowest bit.
+fn signed(seed: u64) -> i64 {
+    i64::try_from(seed).unwrap_or((seed >> 1).cast_signed())
 }
 
 #[cfg(test)]
@@ -128,6 +137,15 @@ mod tests {
 
     fn body(request: &Request) -> Value {
         of(request, &model()).unwrap()
+    }
+
+    #[test]
+    fn seeds_travel_as_they_are_unless_they_would_be_negative() {
+        for (seed, expected) in
+            [(0, 0), (1, 1), (3, 3), (i64::MAX as u64, i64::MAX), (u64::MAX, i64::MAX), (1 << 63, 1 << 62)]
+        {
+            assert_eq!(signed(seed), expected, "{seed}");
+        }
     }
 
     #[test]

@@ -1,4 +1,11 @@
 //! Any OpenAI-compatible server as an engine: requests go out as streams, and dropping a reply closes its connection.
+//!
+//! Siblings are one request with `n`, or several where the server ignores it. Several replies then read one response: whichever
+//! is polled drives it for all of them, and dropping the last one closes the connection; no task runs in between. Tokens are
+//! counted by pieces of text until the usage at the end corrects them. JSON schemas are passed on. Other grammars are not
+//! part of OpenAI's API, so verdicts and refinements are read as they come, and a refinement that does not match what the
+//! answer must be is requested again. Labels are read from the first token's `top_logprobs`, until an answer shows that the
+//! server gives none.
 
 mod body;
 mod events;
@@ -14,7 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eventsource_stream::Eventsource;
 use futures::future::try_join_all;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response};
 use serde::Deserialize;
@@ -33,7 +40,7 @@ use siblings::{Source, Step};
 const CONTEXT: usize = 8_192;
 /// How often a request is sent that the server is too busy for, before it gives up.
 const TRIES: u32 = 4;
-/// Between the first two tries; it doubles.
+/// The pause between the first two tries; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// How the server is asked for several replies to one prompt.
@@ -49,7 +56,7 @@ pub enum Siblings {
 /// Which server, and what it does not say of itself.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamConfig {
-    /// Such as `http://127.0.0.1:8000/v1`; without a path, `/v1` is meant.
+    /// The base URL, such as `http://127.0.0.1:8000/v1`; without a path, `/v1` is meant.
     pub url: String,
     /// The model to ask for; `None` where the server has one.
     pub model: Option<String>,
@@ -135,7 +142,7 @@ impl UpstreamEngine {
         let response = self.send(&format!("{}/{route}", self.base), &body).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
-            return Err(EngineError::Crashed(format!(
+            return Err(EngineError::Upstream(format!(
                 "the upstream answered with {kind:?} instead of an event stream"
             )));
         }
@@ -243,7 +250,7 @@ async fn models(client: &Client, base: &str, key: Option<&str>) -> Result<Vec<Ca
 }
 
 fn choose(cards: Vec<Card>, asked: Option<&str>, base: &str) -> Result<Card, EngineError> {
-    // Our own servers list a preset that searches beside each model.
+    // Our own servers list a preset that searches after each model.
     let plain: Vec<Card> = cards.into_iter().filter(|card| !card.id.ends_with(":search")).collect();
     let names = plain.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(", ");
     match asked {
@@ -263,9 +270,32 @@ fn asked_pause(response: &Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(10)))
 }
 
+/// The bytes of a stream without the byte order mark that it may begin with, over which the parser of events would stumble.
+fn without_mark<B: AsRef<[u8]>, E>(bytes: impl Stream<Item = Result<B, E>>) -> impl Stream<Item = Result<Rest<B>, E>> {
+    const MARK: &[u8] = "\u{FEFF}".as_bytes();
+    let mut begun = false;
+    bytes.map_ok(move |bytes| {
+        let marked = !begun && bytes.as_ref().starts_with(MARK);
+        begun |= !bytes.as_ref().is_empty();
+        Rest { bytes, from: if marked { MARK.len() } else { 0 } }
+    })
+}
+
+/// Bytes without the first ones.
+struct Rest<B> {
+    bytes: B,
+    from: usize,
+}
+
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Rest<B> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes.as_ref()[self.from..]
+    }
+}
+
 /// The events of a response as steps of its siblings; ends after `[DONE]` or with the connection.
 fn source(response: Response, samples: usize, thinks: Arc<AtomicBool>) -> Source {
-    let events = response.bytes_stream().eventsource();
+    let events = without_mark(response.bytes_stream()).eventsource();
     let steps = stream::unfold((events, Some(Reader::new(samples, thinks))), |(mut events, reader)| async move {
         let mut reader = reader?;
         Some(match events.next().await {
@@ -275,7 +305,7 @@ fn source(response: Response, samples: usize, thinks: Arc<AtomicBool>) -> Source
                 Err(error) => (vec![Step::Failed(error)], (events, None)),
             },
             Some(Err(error)) => {
-                let error = EngineError::Crashed(format!("the upstream's stream broke off: {error}"));
+                let error = EngineError::Upstream(format!("the upstream's stream broke off: {error}"));
                 (vec![Step::Failed(error)], (events, None))
             }
             None => (reader.end(), (events, None)),

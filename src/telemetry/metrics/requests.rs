@@ -77,7 +77,7 @@ impl Drop for Counted {
 /// How a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answering {
-    /// One draw.
+    /// An answer without a search.
     Plain,
     /// Judged and refined.
     Search,
@@ -92,12 +92,12 @@ impl Answering {
     }
 }
 
-/// The answer's first token is there.
+/// The answer's first token was made.
 pub fn first_token(mode: Answering, after: Duration) {
     histogram!("spar_time_to_first_token_seconds", "mode" => mode.label()).record(after);
 }
 
-/// Another token is there.
+/// Another token was made.
 pub fn next_token(mode: Answering, after: Duration) {
     histogram!("spar_inter_token_latency_seconds", "mode" => mode.label()).record(after);
 }

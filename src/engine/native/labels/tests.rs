@@ -11,7 +11,7 @@ use crate::engine::model_dir::ModelDir;
 use crate::engine::{Engine, FinishReason, Input, Label, LabelSupport, Request, Sampling, derive_seed};
 use crate::testing::TinyModel;
 
-/// With one token and with several, one that begins another, and one that is there twice.
+/// Spellings with one token and with several, one that begins another, and one that occurs twice.
 const SPELLINGS: [&[&str]; 3] = [&["hello", " hello"], &["the", "hello"], &["!", "world", "!?", "!"]];
 
 fn labels() -> Vec<Label> {

@@ -21,7 +21,7 @@ fn alone() -> NativeConfig {
     NativeConfig { threads: 1, cache_bytes: 0, ..NativeConfig::default() }
 }
 
-/// Request `n` of a random mix, greedy and with the second choice beside each token.
+/// Request `n` of a random mix, greedy and with the second choice for each token.
 fn greedily(n: u64) -> Request {
     let request = mixed(n);
     let sampling = Sampling { temperature: 0.0, ..request.sampling };

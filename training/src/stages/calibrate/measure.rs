@@ -60,7 +60,7 @@ pub struct Measured {
     pub time: Duration,
 }
 
-/// One verdict.
+/// One verdict as it was read.
 struct Reading {
     yes: f64,
     no: f64,
@@ -88,7 +88,7 @@ pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<Vec<Answer>> {
 /// A greedy response to every prompt and `samples` drawn ones, those of one prompt each once.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) -> Result<Vec<Answer>> {
     let bar = bar("answering", prompts.len(), 0);
     let one = |(i, prompt): (usize, &Prompt)| {
@@ -122,7 +122,7 @@ pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) ->
 /// Verdicts without a critique.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn scores(
     engine: &dyn Engine,
     templates: &Templates,
@@ -140,7 +140,7 @@ pub async fn scores(
 /// Verdicts after one written critique each.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn critiques(
     engine: &dyn Engine,
     templates: &Templates,

@@ -131,9 +131,7 @@ impl HttpArgs {
         {
             require(value >= 1, || format!("{flag} must be at least 1, got {value}"))?;
         }
-        for (flag, value) in [("--max-running-per-key", self.max_running_per_key)] {
-            require(value != Some(0), || format!("{flag} must be at least 1, got 0"))?;
-        }
+        require(self.max_running_per_key != Some(0), || "--max-running-per-key must be at least 1, got 0".into())?;
         require(self.plain_reserve <= 100, || {
             format!("--plain-reserve must be between 0 and 100, got {}", self.plain_reserve)
         })?;

@@ -14,6 +14,7 @@ use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, Drawin
 use super::constraint;
 use super::draws::{logit_bias, stop};
 use super::echo::Echo;
+use super::keys::checked_salt;
 use super::plan::{Asked, SearchPlan};
 use super::rules::Rules;
 
@@ -258,7 +259,7 @@ impl Drawing {
             choices: size(within("n", fields.n.unwrap_or(1), 1..=most)?),
             stop: stop(fields.stop.as_ref())?,
             delivery,
-            salt: fields.cache_salt.as_deref().map(salt).transpose()?,
+            salt: fields.cache_salt.as_deref().map(checked_salt).transpose()?,
         })
     }
 }
@@ -312,14 +313,6 @@ fn top_k(value: i64) -> Result<Option<usize>, ApiError> {
         k if k > 0 => Ok(Some(size(k))),
         k => Err(ApiError::invalid("top_k", format!("`top_k` must be at least 1, or -1 or 0 for all tokens, got {k}"))),
     }
-}
-
-fn salt(salt: &str) -> Result<String, ApiError> {
-    if (1..=256).contains(&salt.len()) {
-        return Ok(salt.to_owned());
-    }
-    let message = format!("`cache_salt` must be between 1 and 256 bytes, got {}", salt.len());
-    Err(ApiError::invalid("cache_salt", message))
 }
 
 fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {

@@ -17,6 +17,7 @@ use super::job::{ChatJob, Delivery};
 use super::keys::{Caller, Tenant};
 use super::limits::Ask;
 use super::models;
+use super::rules::Rules;
 use super::stream::{comment, event, events};
 use super::{AppState, Shared, tools};
 use crate::chat::{Chat, Message, Role};
@@ -36,11 +37,7 @@ use crate::search::Task;
         (status = 200, description = "The answer; with `stream` as server-sent events", content(
             (ChatResponse = "application/json"), (ChatChunk = "text/event-stream"),
         )),
-        (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
         (status = 404, body = ErrorBody, description = "No such model"),
-        (status = 408, body = ErrorBody, description = "The deadline passed before there was an answer"),
-        (status = 429, body = ErrorBody, description = "Too many requests wait, or the key's tokens are used up; see `Retry-After`"),
-        (status = 503, body = ErrorBody, description = "The server is not ready, or shutting down"),
     ),
 )]
 pub async fn chat(
@@ -53,17 +50,20 @@ pub async fn chat(
     let clock = arrival.clock;
     let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
     let generations = models::ids(&pinned);
+    let ready = arrival.made(Ok::<ChatRequest, ApiError>).await?;
+    let rules = clock.bound(Rules::of(&ready.job, &state.settings.search)).await?;
     let make = {
         let (state, tenant, pinned) = (Arc::clone(&state), Arc::clone(&tenant), pinned.clone());
-        move |asked| made(&state, &tenant, &pinned, asked)
+        move |asked| made(&state, &tenant, &pinned, asked, rules)
     };
-    let ready = arrival.made(make).await?;
+    let ready = ready.then(make).await?;
     let (ask, bytes) = (ask(&ready.job), ready.job.messages.iter().map(Message::bytes).sum());
     let (job, permit) = ready.enter(&state.gate, ask, bytes).await?;
     let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
     let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
     let head = Head::new(&job, &hold);
     let delivery = job.drawing.delivery;
+    let constrained_by = job.constraint.as_ref().map_or("response_format", |asked| asked.param);
     let mut response = match job.search.clone() {
         Some(plan) => {
             let choices = job.drawing.choices;
@@ -71,20 +71,30 @@ pub async fn chat(
             let (kept, traffic) = (state.kept.of(hold.behalf.tenant.id), state.traffic.clone());
             let heartbeat = state.settings.http.heartbeat;
             let work = SearchWork { plan, task: task(job, checks), choices, heartbeat, kept, traffic };
-            deliver(head, answer::searched(hold, work), delivery).await?
+            let parts = answer::searched(hold, work);
+            deliver(head, parts.map(move |part| blamed(part, constrained_by)), delivery).await?
         }
-        None => deliver(head, answer::plain(hold, vec![request(job)], None), delivery).await?,
+        None => {
+            let parts = answer::plain(hold, vec![request(job)], None);
+            deliver(head, parts.map(move |part| blamed(part, constrained_by)), delivery).await?
+        }
     };
     models::show_generations(&mut response, &generations);
     Ok(response)
 }
 
 /// Checks a request of this caller.
-fn made(state: &AppState, tenant: &Tenant, pinned: &Pinned, mut asked: ChatRequest) -> Result<ChatJob, ApiError> {
+fn made(
+    state: &AppState,
+    tenant: &Tenant,
+    pinned: &Pinned,
+    mut asked: ChatRequest,
+    rules: Rules,
+) -> Result<ChatJob, ApiError> {
     let alias = asked.drawing.model.as_deref().is_some_and(|name| name.ends_with(":search"));
     let searches = asked.search_budget.map_or(asked.search.is_some() || alias, |budget| budget > 0);
     tenant.cap_budget(&mut asked, searches, state.settings.search.search_budget)?;
-    let job = ChatJob::from_wire(asked, &state.limits(pinned))?;
+    let job = ChatJob::from_wire(asked, rules, &state.limits(pinned))?;
     // What templates always show: an assistant's turns may lose their reasoning.
     let shown = job.messages.iter().filter(|message| message.role != Role::Assistant);
     fits(pinned.actor.engine.as_ref(), shown.map(|message| message.content.len()).sum())?;
@@ -98,6 +108,11 @@ fn ask(job: &ChatJob) -> Ask {
     }
 }
 
+/// A part of an answer whose constraint comes from the field `param`.
+fn blamed(part: Result<Part, ApiError>, param: &str) -> Result<Part, ApiError> {
+    part.map_err(|error| error.of_constraint(param))
+}
+
 fn request(job: ChatJob) -> Request {
     Request {
         purpose: Purpose::Answer,
@@ -107,7 +122,7 @@ fn request(job: ChatJob) -> Request {
         max_tokens: job.max_tokens,
         stop: job.drawing.stop,
         logprobs: job.logprobs,
-        constraint: job.constraint,
+        constraint: job.constraint.map(|asked| asked.constraint),
         origin: Origin::default(),
     }
 }
@@ -121,7 +136,7 @@ fn task(job: ChatJob, checks: Vec<crate::verify::Check>) -> Task {
         max_tokens: job.max_tokens,
         stop: job.drawing.stop,
         logprobs: job.logprobs,
-        constraint: job.constraint,
+        constraint: job.constraint.map(|asked| asked.constraint),
         checks,
         offer: job.offer,
     }

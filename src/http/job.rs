@@ -7,13 +7,19 @@ use std::sync::Arc;
 use crate::chat::{Effort, Message, RESERVED, Role, TemplateKwargs, TemplateOptions, ToolCall};
 use crate::config::Settings;
 use crate::engine::tools::{self, Offer, Tool};
-use crate::engine::{Constraint, Engine, ModelInfo, Sampling};
+use crate::engine::{Engine, ModelInfo, Sampling};
 use crate::http::error::ApiError;
-use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, JudgeState, Prompt, Stop};
+use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, JudgeState, Prompt};
 
 use super::constraint;
+use super::draws::{logit_bias, stop};
 use super::echo::Echo;
+use super::keys::checked_salt;
 use super::plan::{Asked, SearchPlan};
+use super::rules::Rules;
+
+/// Beyond these a penalty leaves nothing of the model's own scores, or makes them infinite.
+const REPEATED: RangeInclusive<f64> = 0.01..=10.0;
 
 /// What a request is checked against.
 #[derive(Clone, Copy)]
@@ -99,8 +105,8 @@ pub struct ChatJob {
     pub max_tokens: Option<usize>,
     /// Alternatives per token, where logprobs are asked for.
     pub logprobs: Option<usize>,
-    /// What the answer must match.
-    pub constraint: Option<Constraint>,
+    /// What the answer must match, and which field says so.
+    pub constraint: Option<constraint::Asked>,
     /// The search; `None` is plain decoding.
     pub search: Option<SearchPlan>,
     /// The functions that the model may call.
@@ -123,11 +129,11 @@ pub struct CompletionJob {
 }
 
 impl ChatJob {
-    /// Checks the body of a chat completion.
+    /// Checks the body of a chat completion, whose search is checked by `rules`.
     ///
     /// # Errors
     /// Names the field and its allowed range.
-    pub fn from_wire(body: ChatRequest, limits: &Limits<'_>) -> Result<Self, ApiError> {
+    pub fn from_wire(body: ChatRequest, rules: Rules, limits: &Limits<'_>) -> Result<Self, ApiError> {
         let drawing = Drawing::from_wire(&body.drawing, limits)?;
         let messages = conversation(&body.messages)?;
         let mut template = template(body.chat_template_kwargs.as_ref(), body.reasoning_effort.as_deref())?;
@@ -147,15 +153,19 @@ impl ChatJob {
             (None, None) => None,
         };
         let constraint = constraint::from_wire(&body, limits.constrains)?;
-        let asked = Asked { messages: &messages, drawing: &drawing, constraint: constraint.as_ref() };
-        let search = SearchPlan::from_wire(&body, &asked, limits)?;
+        let matched = constraint.as_ref().map(|asked| &asked.constraint);
+        let asked = Asked { rules, drawing: &drawing, constraint: matched };
+        let search = SearchPlan::from_wire(&body, asked, limits)?;
         let answered = |last: &Message| matches!(last.role, Role::User | Role::Tool);
         if search.is_some() && !messages.last().is_some_and(answered) {
             let message = "a search needs a conversation that ends in a `user` or `tool` message";
             return Err(ApiError::invalid("messages", message));
         }
         let constraint = match &offer {
-            Some(offer) if limits.constrains == Constrains::Everything => Some(offer.constraint(constraint.as_ref())),
+            Some(offer) if limits.constrains == Constrains::Everything => {
+                let answer = constraint.map(|asked| asked.constraint);
+                Some(constraint::Asked { param: "tools", constraint: offer.constraint(answer.as_ref()) })
+            }
             _ => constraint,
         };
         let logprobs = logprobs(&body)?;
@@ -226,12 +236,18 @@ impl Drawing {
         let d = Sampling::default();
         let sampling = Sampling {
             temperature: ranged("temperature", fields.temperature, 0.0..=2.0, d.temperature)?,
-            top_p: share("top_p", fields.top_p, d.top_p)?,
+            // The likeliest token alone has at least this mass, so 0 leaves it and nothing else.
+            top_p: ranged("top_p", fields.top_p, 0.0..=1.0, d.top_p)?.max(f32::MIN_POSITIVE),
             top_k: fields.top_k.map_or(Ok(None), top_k)?,
             min_p: ranged("min_p", fields.min_p, 0.0..=1.0, d.min_p)?,
             frequency_penalty: ranged("frequency_penalty", fields.frequency_penalty, -2.0..=2.0, d.frequency_penalty)?,
             presence_penalty: ranged("presence_penalty", fields.presence_penalty, -2.0..=2.0, d.presence_penalty)?,
-            repetition_penalty: penalty("repetition_penalty", fields.repetition_penalty, d.repetition_penalty)?,
+            repetition_penalty: ranged(
+                "repetition_penalty",
+                fields.repetition_penalty,
+                REPEATED,
+                d.repetition_penalty,
+            )?,
             logit_bias: logit_bias(fields, limits.model.vocabulary)?,
             seed: fields.seed.map_or_else(rand::random, i64::cast_unsigned),
             ignore_eos: fields.ignore_eos.unwrap_or(d.ignore_eos),
@@ -243,7 +259,7 @@ impl Drawing {
             choices: size(within("n", fields.n.unwrap_or(1), 1..=most)?),
             stop: stop(fields.stop.as_ref())?,
             delivery,
-            salt: fields.cache_salt.as_deref().map(salt).transpose()?,
+            salt: fields.cache_salt.as_deref().map(checked_salt).transpose()?,
         })
     }
 }
@@ -291,64 +307,12 @@ fn ranged(param: &str, value: Option<f64>, range: RangeInclusive<f64>, default: 
     value.map_or(Ok(default), |value| Ok(within(param, value, range)? as f32))
 }
 
-fn share(param: &str, value: Option<f64>, default: f32) -> Result<f32, ApiError> {
-    match value {
-        Some(value) if !(value > 0.0 && value <= 1.0) => {
-            Err(ApiError::invalid(param, format!("`{param}` must be above 0 and at most 1, got {value}")))
-        }
-        value => Ok(value.map_or(default, |value| value as f32)),
-    }
-}
-
-fn penalty(param: &str, value: Option<f64>, default: f32) -> Result<f32, ApiError> {
-    match value {
-        Some(value) if !(value > 0.0 && value <= 2.0) => {
-            Err(ApiError::invalid(param, format!("`{param}` must be above 0 and at most 2, got {value}")))
-        }
-        value => Ok(value.map_or(default, |value| value as f32)),
-    }
-}
-
 fn top_k(value: i64) -> Result<Option<usize>, ApiError> {
     match value {
         -1 | 0 => Ok(None),
         k if k > 0 => Ok(Some(size(k))),
         k => Err(ApiError::invalid("top_k", format!("`top_k` must be at least 1, or -1 or 0 for all tokens, got {k}"))),
     }
-}
-
-fn stop(stop: Option<&Stop>) -> Result<Vec<String>, ApiError> {
-    let strings = match stop {
-        None => return Ok(Vec::new()),
-        Some(Stop::One(one)) => vec![one.clone()],
-        Some(Stop::Many(many)) => many.clone(),
-    };
-    if strings.len() > 4 || strings.iter().any(String::is_empty) {
-        let message = format!("`stop` must be between 1 and 4 strings, none of them empty, got {}", strings.len());
-        return Err(ApiError::invalid("stop", message));
-    }
-    Ok(strings)
-}
-
-fn salt(salt: &str) -> Result<String, ApiError> {
-    if (1..=256).contains(&salt.len()) {
-        return Ok(salt.to_owned());
-    }
-    let message = format!("`cache_salt` must be between 1 and 256 bytes, got {}", salt.len());
-    Err(ApiError::invalid("cache_salt", message))
-}
-
-fn logit_bias(fields: &DrawingFields, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {
-    let entry = |(token, bias): (&String, &f64)| {
-        let id: Option<u32> = token.parse().ok().filter(|id| vocabulary == 0 || (*id as usize) < vocabulary);
-        let id = id.ok_or_else(|| {
-            let message =
-                format!("`logit_bias` takes token ids between 0 and {}, got {token:?}", vocabulary.max(1) - 1);
-            ApiError::invalid("logit_bias", message)
-        })?;
-        Ok((id, within("logit_bias", *bias, -100.0..=100.0)? as f32))
-    };
-    fields.logit_bias.iter().flatten().map(entry).collect()
 }
 
 fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {

@@ -1,5 +1,6 @@
 //! OpenAI's words on the wire, both directions, with the search's extras; nothing here is checked or defaulted.
 
+mod bounded_list;
 mod checks;
 mod completions;
 mod one_or_many;
@@ -59,13 +60,14 @@ pub struct ChatRequest {
     /// How the search goes about it; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
     /// The functions that the model may call.
+    #[serde(default, deserialize_with = "bounded_list::maybe_functions")]
     pub tools: Option<Vec<ToolSpec>>,
     /// Whether it has to call one; absent: `auto`.
     pub tool_choice: Option<ToolChoice>,
     /// Whether one answer may hold several calls; absent: it may.
     pub parallel_tool_calls: Option<bool>,
-    /// How tokens are drawn. They are read on their own: to read flattened fields, serde would collect every unknown field of
-    /// the body first.
+    /// How tokens are drawn.
+    // Read on its own: to read flattened fields, serde would collect every unknown field of the body first.
     #[serde(flatten, skip_deserializing)]
     pub drawing: DrawingFields,
 }
@@ -78,8 +80,8 @@ pub struct DrawingFields {
     /// 0 is greedy; absent: 1.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
-    /// Nucleus: the smallest set of tokens with at least this mass; absent: 1.
-    #[schema(exclusive_minimum = 0, maximum = 1)]
+    /// Nucleus: the smallest set of tokens with at least this mass; 0 is the likeliest token alone; absent: 1.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f64>,
     /// The k likeliest tokens; -1, 0 or absent: all.
     #[schema(minimum = -1)]
@@ -94,16 +96,16 @@ pub struct DrawingFields {
     #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f64>,
     /// Divides or multiplies logits of tokens in prompt and reply; absent: 1.
-    #[schema(exclusive_minimum = 0, maximum = 2)]
+    #[schema(minimum = 0.01, maximum = 10)]
     pub repetition_penalty: Option<f64>,
-    /// Token id to what is added to its logit, -100 to 100.
+    /// Token id to what is added to its logit, -100 to 100; at most 4096 tokens.
     pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Answers to give.
     #[schema(minimum = 1)]
     pub n: Option<i64>,
     /// Fixes the draw, and a whole search.
     pub seed: Option<i64>,
-    /// Where an answer ends; never part of it.
+    /// Where an answer ends; never part of it. At most 4 strings of at most 1024 bytes.
     pub stop: Option<Stop>,
     /// Keep going after the end-of-sequence token.
     pub ignore_eos: Option<bool>,
@@ -202,13 +204,13 @@ pub struct ResponseFormat {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StructuredOutputs {
-    /// A JSON schema.
+    /// A JSON schema of at most 256 KiB, with numbers between -(2^53 - 1) and 2^53 - 1.
     #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub json: Option<Value>,
-    /// A regular expression for the whole answer.
+    /// A regular expression for the whole answer, of at most 8 KiB.
     pub regex: Option<String>,
-    /// One of these texts.
+    /// One of these texts: at most 4000, of at most 64 KiB together.
     pub choice: Option<Vec<String>>,
 }
 
@@ -217,7 +219,7 @@ pub struct StructuredOutputs {
 pub struct JsonSchemaFormat {
     /// Its name; not used.
     pub name: Option<String>,
-    /// The schema; absent: any JSON object.
+    /// The schema, within the limits of `structured_outputs.json`; absent: any JSON object.
     #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,

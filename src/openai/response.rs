@@ -284,6 +284,8 @@ pub struct ModelCard {
     pub owned_by: &'static str,
     /// Tokens of prompt and answer together.
     pub max_model_len: usize,
+    /// The model behind the name: itself, or what a `:search` alias stands for.
+    pub root: String,
     /// The model behind a `:search` alias.
     pub parent: Option<String>,
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Choice, Format, Offer};
 use crate::engine::Constraint;
+use crate::engine::grammar::{lark_regex, lark_schema};
 
 /// The grammar of a reply in llguidance's Lark: an answer or calls where the model decides, else calls.
 pub(super) fn lark(offer: &Offer, answer: Option<&Constraint>) -> String {
@@ -41,8 +42,8 @@ pub(super) fn lark(offer: &Offer, answer: Option<&Constraint>) -> String {
         (_, false) => lark += &format!("start: {open} {calls}\n"),
     }
     match answer.filter(|_| offer.choice == Choice::Auto) {
-        Some(Constraint::JsonSchema(schema)) => lark += &format!("answer: %json {schema}\n"),
-        Some(Constraint::Regex(regex)) => lark += &format!("answer: /{}/\n", regex.replace('/', r"\/")),
+        Some(Constraint::JsonSchema(schema)) => lark += &format!("answer: {}\n", lark_schema(schema)),
+        Some(Constraint::Regex(regex)) => lark += &format!("answer: {}\n", lark_regex(regex)),
         // Other grammars cannot be a rule of this one; they are not combined with functions.
         Some(Constraint::Lark(_) | Constraint::Calls { .. }) | None => {}
     }

@@ -22,6 +22,11 @@ pub(super) fn is_busy(response: &Response) -> bool {
     matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
 
+/// Whether the server works and only refuses this request because of a rate limit.
+pub(super) fn is_limited(response: &Response) -> bool {
+    response.status() == StatusCode::TOO_MANY_REQUESTS
+}
+
 /// An answer that is an error.
 pub(super) async fn refused(response: Response) -> EngineError {
     let status = response.status();
@@ -34,7 +39,7 @@ pub(super) async fn refused(response: Response) -> EngineError {
 /// An error in the middle of a stream.
 pub(super) fn in_stream(error: &Value) -> EngineError {
     let message = message(error).unwrap_or_else(|| shorten(&error.to_string()));
-    EngineError::Crashed(format!("the upstream broke off: {message}"))
+    EngineError::Upstream(format!("the upstream broke off: {message}"))
 }
 
 fn of(status: StatusCode, message: String) -> EngineError {
@@ -45,7 +50,7 @@ fn of(status: StatusCode, message: String) -> EngineError {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             EngineError::Unavailable(format!("the upstream refuses our key (set SPAR_UPSTREAM_KEY): {message}"))
         }
-        StatusCode::INTERNAL_SERVER_ERROR => EngineError::Crashed(format!("the upstream failed: {message}")),
+        StatusCode::INTERNAL_SERVER_ERROR => EngineError::Upstream(format!("the upstream failed: {message}")),
         _ => EngineError::Unavailable(format!("the upstream answered {status}: {message}")),
     }
 }
@@ -75,7 +80,7 @@ mod tests {
         let kind = |status: u16| match of(StatusCode::from_u16(status).unwrap(), "why".into()) {
             EngineError::Invalid(m) => ("invalid", m),
             EngineError::Unavailable(m) => ("unavailable", m),
-            EngineError::Crashed(m) => ("crashed", m),
+            EngineError::Upstream(m) => ("failed", m),
             other => panic!("{other}"),
         };
         for (status, expected) in [
@@ -85,7 +90,7 @@ mod tests {
             (413, "invalid"),
             (422, "invalid"),
             (429, "unavailable"),
-            (500, "crashed"),
+            (500, "failed"),
             (502, "unavailable"),
             (503, "unavailable"),
         ] {

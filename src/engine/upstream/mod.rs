@@ -10,6 +10,7 @@
 mod body;
 mod events;
 mod failure;
+mod health;
 mod labels;
 mod siblings;
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eventsource_stream::Eventsource;
 use futures::future::try_join_all;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response};
 use serde::Deserialize;
@@ -34,6 +35,7 @@ use super::{
 use crate::chat::TemplateKwargs;
 use events::Reader;
 use failure::{is_busy, refused, unreachable};
+use health::Health;
 use siblings::{Source, Step};
 
 /// Tokens of a context where neither the server nor the settings say.
@@ -89,6 +91,7 @@ pub struct UpstreamEngine {
     lists_nothing: AtomicBool,
     /// Whether the server keeps prefixes apart by `cache_salt`.
     salts: bool,
+    health: Health,
 }
 
 #[derive(Deserialize)]
@@ -125,7 +128,8 @@ impl UpstreamEngine {
         let UpstreamConfig { key, siblings, reasoning, template_kwargs, .. } = config;
         let thinks = Arc::new(AtomicBool::new(reasoning.is_some()));
         let (client, lists_nothing) = (client()?, AtomicBool::new(false));
-        Ok(Self { client, base, key, siblings, reasoning, template_kwargs, thinks, info, lists_nothing, salts })
+        let health = Health::new()?;
+        Ok(Self { client, base, key, siblings, reasoning, template_kwargs, thinks, info, lists_nothing, salts, health })
     }
 
     /// One request's replies.
@@ -142,7 +146,7 @@ impl UpstreamEngine {
         let response = self.send(&format!("{}/{route}", self.base), &body).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
-            return Err(EngineError::Crashed(format!(
+            return Err(EngineError::Upstream(format!(
                 "the upstream answered with {kind:?} instead of an event stream"
             )));
         }
@@ -204,6 +208,10 @@ impl Engine for UpstreamEngine {
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
         self.label_scores(request).await
     }
+
+    async fn health(&self) -> Result<(), EngineError> {
+        self.health.of(self).await
+    }
 }
 
 /// A reply that says nothing of what its server had kept.
@@ -238,8 +246,15 @@ fn keyed(request: RequestBuilder, key: Option<&str>) -> RequestBuilder {
 }
 
 async fn models(client: &Client, base: &str, key: Option<&str>) -> Result<Vec<Card>, EngineError> {
+    listed(ask_for_models(client, base, key).await?, base).await
+}
+
+async fn ask_for_models(client: &Client, base: &str, key: Option<&str>) -> Result<Response, EngineError> {
     let response = keyed(client.get(format!("{base}/models")), key).send().await;
-    let response = response.map_err(|error| unreachable(base, &error))?;
+    response.map_err(|error| unreachable(base, &error))
+}
+
+async fn listed(response: Response, base: &str) -> Result<Vec<Card>, EngineError> {
     if !response.status().is_success() {
         return Err(refused(response).await);
     }
@@ -270,9 +285,32 @@ fn asked_pause(response: &Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(10)))
 }
 
+/// The bytes of a stream without the byte order mark that it may begin with, over which the parser of events would stumble.
+fn without_mark<B: AsRef<[u8]>, E>(bytes: impl Stream<Item = Result<B, E>>) -> impl Stream<Item = Result<Rest<B>, E>> {
+    const MARK: &[u8] = "\u{FEFF}".as_bytes();
+    let mut begun = false;
+    bytes.map_ok(move |bytes| {
+        let marked = !begun && bytes.as_ref().starts_with(MARK);
+        begun |= !bytes.as_ref().is_empty();
+        Rest { bytes, from: if marked { MARK.len() } else { 0 } }
+    })
+}
+
+/// Bytes without the first ones.
+struct Rest<B> {
+    bytes: B,
+    from: usize,
+}
+
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Rest<B> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes.as_ref()[self.from..]
+    }
+}
+
 /// The events of a response as steps of its siblings; ends after `[DONE]` or with the connection.
 fn source(response: Response, samples: usize, thinks: Arc<AtomicBool>) -> Source {
-    let events = response.bytes_stream().eventsource();
+    let events = without_mark(response.bytes_stream()).eventsource();
     let steps = stream::unfold((events, Some(Reader::new(samples, thinks))), |(mut events, reader)| async move {
         let mut reader = reader?;
         Some(match events.next().await {
@@ -282,7 +320,7 @@ fn source(response: Response, samples: usize, thinks: Arc<AtomicBool>) -> Source
                 Err(error) => (vec![Step::Failed(error)], (events, None)),
             },
             Some(Err(error)) => {
-                let error = EngineError::Crashed(format!("the upstream's stream broke off: {error}"));
+                let error = EngineError::Upstream(format!("the upstream's stream broke off: {error}"));
                 (vec![Step::Failed(error)], (events, None))
             }
             None => (reader.end(), (events, None)),

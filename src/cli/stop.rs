@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// Between the last moment at which a request may end and the end of the process.
+/// Time between the last moment at which a request may end and the end of the process.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether the process is to end.
@@ -67,7 +67,7 @@ impl Stop {
         self.asked.clone().cancelled_owned()
     }
 
-    /// From here on running requests have their grace.
+    /// Running requests have their grace from here on.
     pub fn serving(&self) {
         self.serving.store(true, Ordering::Release);
     }

@@ -37,7 +37,7 @@ pub enum ApiError {
     BadPrompt {
         /// The field that holds it.
         param: &'static str,
-        /// Why not.
+        /// Why the prompt cannot be used.
         message: String,
     },
     /// No key was sent, or an unknown one.
@@ -124,7 +124,7 @@ pub enum ApiError {
     /// The model is still being loaded.
     #[error("the model is being loaded; try again in a moment")]
     Loading,
-    /// On the way out.
+    /// The server is shutting down.
     #[error("the server is shutting down; try again elsewhere")]
     ShuttingDown,
     /// The model cannot answer now.
@@ -133,9 +133,9 @@ pub enum ApiError {
     /// What something below the handlers refuses.
     #[error("{message}")]
     Refused {
-        /// Its status.
+        /// The status of the refusal.
         status: StatusCode,
-        /// Its words.
+        /// The message of the refusal.
         message: String,
     },
     /// The server that this one asks failed.
@@ -152,7 +152,7 @@ impl ApiError {
         Self::Invalid { param: Some(param.into()), message: message.into() }
     }
 
-    /// The same error; where a constraint is at fault, that of the field `param`.
+    /// This error; where a constraint is at fault, that of the field `param`.
     pub fn of_constraint(self, param: &str) -> Self {
         match self {
             Self::Constraint(reason) => Self::invalid(param, format!("`{param}` cannot be honoured: {reason}")),
@@ -201,7 +201,7 @@ impl ApiError {
         }
     }
 
-    /// The same error of a request whose text is in the field `param` and not in `messages`.
+    /// This error for a request whose text is in the field `param` and not in `messages`.
     pub fn about(self, field: &'static str) -> Self {
         match self {
             Self::TooLong { message, .. } => Self::TooLong { param: field, message },
@@ -227,7 +227,7 @@ impl ApiError {
         }
     }
 
-    /// OpenAI's envelope.
+    /// The error in OpenAI's envelope.
     pub fn body(&self) -> ErrorBody {
         let (code, param) = match self {
             Self::Invalid { param, .. } => ("invalid_value", param.clone()),

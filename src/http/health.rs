@@ -50,7 +50,7 @@ pub async fn healthz() -> Json<Health> {
     Json(Health { status: "ok", judge: None })
 }
 
-/// The same under the name that other servers give it.
+/// Answers like `/healthz`, under the name that other servers give it.
 #[utoipa::path(get, path = "/health", tag = "operation", responses((status = 200, body = Health, description = "Always")))]
 pub async fn health() -> Json<Health> {
     healthz().await
@@ -61,7 +61,7 @@ pub async fn health() -> Json<Health> {
     get, path = "/readyz", tag = "operation",
     responses(
         (status = 200, body = Health, description = "Ready"),
-        (status = 503, body = ErrorBody, description = "Not ready, shutting down, or between two weights"),
+        (status = 503, body = ErrorBody, description = "The server is not ready, shutting down, or between two weights"),
     ),
 )]
 pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiError> {
@@ -92,7 +92,7 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
     })
 }
 
-/// Prometheus text.
+/// All metrics as Prometheus text.
 #[utoipa::path(
     get, path = "/metrics", tag = "operation",
     responses((status = 200, body = String, content_type = "text/plain", description = "Prometheus's text format")),

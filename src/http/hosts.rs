@@ -20,12 +20,12 @@ use crate::config::HttpArgs;
 pub struct Hosts {
     /// Whether the server listens on a loopback address.
     loopback: bool,
-    /// As `--allowed-hosts` lists them, in lower case.
+    /// The hosts of `--allowed-hosts`, in lower case.
     allowed: Vec<String>,
 }
 
 impl Hosts {
-    /// As configured.
+    /// The hosts that are configured.
     pub fn new(http: &HttpArgs) -> Self {
         let allowed = http.connections.allowed_hosts.iter().filter(|host| !host.is_empty()).cloned().collect();
         Self { loopback: http.host.to_canonical().is_loopback(), allowed }

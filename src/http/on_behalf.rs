@@ -43,7 +43,7 @@ impl Behalf {
 
 /// A pinned pair on behalf of one caller.
 pub struct Pair<'a> {
-    /// Answers.
+    /// The engine that drafts.
     pub actor: OnBehalf<'a>,
     /// Judges and rewrites.
     pub refiner: OnBehalf<'a>,
@@ -51,7 +51,7 @@ pub struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// As a search takes it.
+    /// The models as a search takes them.
     pub fn models(&self) -> Models<'_> {
         Models { actor: &self.actor, refiner: &self.refiner, templates: self.templates }
     }

@@ -46,7 +46,7 @@ pub fn document() -> String {
 /// Who may call an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Everybody.
+    /// Every caller may.
     Open,
     /// Callers with an API key, where the server has any.
     Key,

@@ -48,7 +48,7 @@ pub(super) fn maybe_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     value(deserializer, MOST)
 }
 
-/// As [`maybe_value`], for one of several: the schema of a function.
+/// Reads like [`maybe_value`], but one of several: the schema of a function.
 ///
 /// # Errors
 /// It is too large.

@@ -72,7 +72,7 @@ impl Check {
         Self::within(id, kwargs, &mut Allowance::default())
     }
 
-    /// As [`Check::new`], for one of several checks whose patterns share an `allowance`.
+    /// Makes a check like [`Check::new`], for one of several whose patterns share an `allowance`.
     ///
     /// # Errors
     /// As [`Check::new`]; also where the allowance is used up.

@@ -10,7 +10,7 @@ const CHARACTERS: usize = 1_000;
 const COMPILED_BYTES: usize = 256 << 10;
 /// Patterns of all checks of a request.
 const PATTERNS: usize = 1_024;
-/// Of these, patterns that are regular expressions.
+/// How many of these patterns may be regular expressions.
 const EXPRESSIONS: usize = 64;
 
 /// How many patterns may still be made. Clients name them, and each is searched for in every response.

@@ -21,7 +21,7 @@ pub struct Compiled {
     owner: u64,
     tokens: u32,
     fresh: Follower,
-    /// Of the grammar itself and of `fresh`.
+    /// The memory of the grammar itself and of `fresh`.
     charge: Charge,
     /// Used before: what they have learned of the vocabulary makes them faster than fresh ones.
     idle: Mutex<Vec<(Follower, Charge)>>,
@@ -30,7 +30,7 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Of `source`, by the vocabulary `owner`, which has `tokens`.
+    /// The grammar of `source`, compiled for the vocabulary `owner`, which has `tokens`.
     pub fn new(source: Source, owner: u64, tokens: u32, fresh: Follower, memory: &Arc<Memory>) -> Self {
         let charge = memory.charge(fresh.bytes() + source.len() * BYTES_PER_SOURCE_BYTE);
         let (idle, forgotten) = (Mutex::default(), AtomicBool::new(false));

@@ -22,7 +22,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// At the start of the text.
+    /// A follower at the start of the text.
     pub fn start(parser: TokenParser) -> Result<Self, EngineError> {
         let mut follower = Self { parser, failed: false };
         follower.run(|parser| {

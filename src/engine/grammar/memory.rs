@@ -73,7 +73,7 @@ impl Charge {
         Self { memory: Arc::clone(&self.memory), bytes }
     }
 
-    /// How many.
+    /// The number of charged bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -85,7 +85,7 @@ impl Charge {
 }
 
 impl Memory {
-    /// At most `limit` bytes.
+    /// A memory of at most `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit: AtomicUsize::new(limit),
@@ -102,7 +102,7 @@ impl Memory {
         &SHARED
     }
 
-    /// The bound.
+    /// The bound in bytes.
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
@@ -156,7 +156,7 @@ impl Memory {
         })
     }
 
-    /// As [`Memory::reserve`], if it need not wait.
+    /// Reserves like [`Memory::reserve`], if that need not wait.
     pub fn try_reserve(self: &Arc<Self>, bytes: usize, wanted: &Arc<Compiled>) -> Option<Charge> {
         loop {
             let (limit, used) = (self.limit(), self.used.load(Ordering::Relaxed));

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 /// Address space for the stack of a compilation; only what is used of it becomes memory. The compiler recurses once per
 /// schema behind a reference and takes up to 8 KiB each time.
 const STACK: usize = 256 << 20;
-/// After this a compilation loses its place to others, though it goes on.
+/// The time after which a compilation loses its place to others, though it continues.
 const OVERDUE: Duration = Duration::from_secs(15);
 /// How many compilations may go on without a place.
 const MOST_OVERDUE: usize = 4;
@@ -50,7 +50,7 @@ impl Drop for Place {
 }
 
 impl Pool {
-    /// At most `places` compilations at once.
+    /// A pool of at most `places` compilations at once.
     pub fn new(places: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(places)), running: Mutex::default(), overdue: Arc::default() }
     }

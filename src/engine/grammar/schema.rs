@@ -12,7 +12,7 @@ const BOUNDED: &str = r" |(\r?\n){1,2}[ \t]{0,32}";
 /// How much white space there may be between the parts of a JSON text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spaces {
-    /// As much as JSON allows: for texts that are checked.
+    /// All white space that JSON allows: for texts that are checked.
     Any,
     /// A space, or up to two line breaks and an indentation: for texts that are generated.
     Bounded,

@@ -23,7 +23,7 @@ enum Kind {
 }
 
 impl Source {
-    /// Of a constraint on texts whose JSON may hold `spaces`.
+    /// The source of a constraint on texts whose JSON may hold `spaces`.
     pub fn new(constraint: &Constraint, spaces: Spaces) -> Self {
         let (kind, text) = match constraint {
             Constraint::Regex(regex) => (Kind::Regex, regex.as_str().into()),
@@ -40,7 +40,7 @@ impl Source {
         self.text.len()
     }
 
-    /// As the compiler takes it.
+    /// The grammar as the compiler takes it.
     ///
     /// # Errors
     /// The schema is nested deeper than a parser goes.

@@ -101,7 +101,7 @@ fn bad_constraints_are_refused() {
     assert_eq!(matcher.accept(b'a'.into()).unwrap(), Some(true));
 }
 
-/// At every point of a random walk, the tokens that are accepted are those of the mask; and a matcher that was used
+/// The tokens that are accepted at every point of a random walk are those of the mask; and a matcher that was used
 /// before allows the same as a fresh one.
 #[test]
 fn what_is_accepted_is_what_the_mask_says() {

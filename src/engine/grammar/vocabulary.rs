@@ -28,9 +28,9 @@ pub enum TokenText {
 
 /// The tokens that texts are made of.
 pub enum Vocabulary {
-    /// A model's.
+    /// A model's vocabulary.
     Model {
-        /// Its tokens.
+        /// The model's tokens.
         pieces: Arc<Pieces>,
         /// Those that end a reply.
         ends: Vec<u32>,

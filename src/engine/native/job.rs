@@ -17,7 +17,7 @@ pub(super) struct Job {
     pub(super) variant: Arc<Variant>,
     /// Judging and refining go after plain answers, and are told a few tokens at a time; refinements copy from their prompts.
     pub(super) purpose: Purpose,
-    /// Whose prefixes it finds, and whether it goes with plain answers: a search's draft does not.
+    /// The origin says whose prefixes it finds, and whether it goes with plain answers: a search's draft does not.
     pub(super) origin: Origin,
     pub(super) prompt: Vec<u32>,
     pub(super) replies: Vec<Writer>,

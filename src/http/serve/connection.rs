@@ -41,7 +41,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(super) struct Terms {
     /// Answers the requests.
     pub router: Router,
-    /// Its limits.
+    /// The connection's limits.
     pub limits: Limits,
     /// Requests in their handlers, counted over all connections.
     pub running: Running,

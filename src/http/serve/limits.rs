@@ -14,7 +14,7 @@ const BACKLOG: usize = 64 << 20;
 pub(super) struct Limits {
     /// For the headers of a request, from their first byte on.
     pub header: Duration,
-    /// Between requests.
+    /// Time between two requests.
     pub idle: Duration,
     /// For a client to take a byte.
     pub write: Duration,
@@ -27,7 +27,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// As configured.
+    /// The limits that are configured.
     pub fn of(http: &HttpArgs) -> Self {
         let connections = &http.connections;
         Self {

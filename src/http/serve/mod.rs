@@ -57,9 +57,9 @@ pub enum EntranceError {
     /// The port for health.
     #[error("cannot listen on {address} for health (--health-port): {error}")]
     Health {
-        /// Where.
+        /// The address that cannot be used.
         address: SocketAddr,
-        /// Why.
+        /// The system's error.
         error: io::Error,
     },
     /// The thread that accepts connections.

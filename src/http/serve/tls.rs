@@ -14,7 +14,7 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error as RustlsError, InconsistentKeys, ServerConfig};
 
-/// Between looks at the files.
+/// Time between two checks of the files.
 const OFTEN: Duration = Duration::from_secs(2);
 
 /// The certificate of a TLS port.
@@ -36,9 +36,9 @@ pub enum TlsError {
     Unreadable {
         /// The flag that names it.
         flag: &'static str,
-        /// The file.
+        /// The file that is named.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         error: std::io::Error,
     },
     /// A file does not hold what it should.
@@ -46,7 +46,7 @@ pub enum TlsError {
     Unusable {
         /// The flag that names it.
         flag: &'static str,
-        /// The file.
+        /// The file that is named.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -140,7 +140,7 @@ impl ResolvesServerCert for Shown {
 const CERT: &str = "--tls-cert";
 const KEY: &str = "--tls-key";
 
-/// Both files.
+/// The certificate's file and the key's.
 struct Files {
     cert: Vec<u8>,
     key: Vec<u8>,

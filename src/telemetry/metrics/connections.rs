@@ -51,7 +51,7 @@ pub fn connection_refused() {
 }
 
 impl Counted {
-    /// A connection.
+    /// Counts an open connection.
     pub fn connection() -> Self {
         Self::begin("spar_connections")
     }

@@ -1,5 +1,4 @@
 //! `spar`: an OpenAI-compatible inference server that can spend test-time compute on judge-and-refine tree search.
-
 //!
 //! The map: [`chat`] and `openai` hold the words everyone shares; [`engine`] is the seam to a model; [`prompts`] is what a
 //! judge and a refiner are told and how their answers are read; `jinja` renders templates within limits; [`search`] spends the budget; [`verify`] checks rules;

@@ -25,6 +25,9 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     telemetry::start(&settings.http)?;
     let metrics = metrics::install();
     println!("{}", told(&settings, changed));
+    if let Some(warning) = settings.warning() {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
@@ -59,13 +62,17 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     served
 }
 
-/// What the server was told, secrets hidden.
+/// The settings that are not defaults, secrets hidden.
 fn told(settings: &Settings, changed: &[String]) -> String {
     let keys = match settings.api_keys.len() {
         0 => "none, everybody may call".to_owned(),
         count => format!("{count} (hidden)"),
     };
-    let admin = if settings.admin_key.is_some() { "set (hidden)" } else { "not set, weights cannot be swapped" };
+    let admin = match (settings.admin_key.is_some(), settings.api_keys.has_admin()) {
+        (true, _) => "set (hidden)",
+        (false, true) => "an API key with the admin role (hidden)",
+        (false, false) => "not set, weights cannot be swapped",
+    };
     let changed = match changed {
         [] => "none".to_owned(),
         lines => lines.iter().map(|line| format!("\n  {line}")).collect(),

@@ -8,6 +8,7 @@ use super::{ConfigError, require};
 use crate::chat::{RESERVED, TemplateKwargs};
 use crate::engine::native::NativeConfig;
 use crate::engine::reasoning::Form;
+use crate::engine::tools::Format as ToolFormat;
 use crate::kernels::packed::Format;
 
 /// Which models are served, and by what.
@@ -20,7 +21,7 @@ pub struct EngineArgs {
     /// Directory with a separate refiner's checkpoint; absent: the model's own
     #[arg(long, env = "SPAR_REFINER", value_name = "DIR")]
     pub refiner: Option<PathBuf>,
-    /// Directory with a PEFT LoRA adapter of the actor, on the model; it changes nothing of the refiner
+    /// Directory with a PEFT LoRA adapter of the actor, on the model; the refiner does not use it
     #[arg(long, env = "SPAR_ADAPTER", value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Directory with a PEFT LoRA adapter of the refiner, on --refiner if given, else on the model that would judge without it
@@ -46,7 +47,7 @@ pub struct EngineArgs {
     pub upstream: UpstreamArgs,
 }
 
-/// How the model thinks before it answers.
+/// How the model marks its reasoning and its calls of functions.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Model")]
 pub struct ThinkingArgs {
@@ -56,19 +57,23 @@ pub struct ThinkingArgs {
     /// Variables of the chat template as a JSON object, such as {"enable_thinking": false}; a request's own come before them
     #[arg(long, env = "SPAR_CHAT_TEMPLATE_KWARGS", value_name = "JSON", value_parser = template_kwargs)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
+    /// How the model writes calls of functions: hermes, llama, mistral, mistral-args, qwen-coder, granite or nemotron; absent: as
+    /// its chat template or its tokenizer says
+    #[arg(long, env = "SPAR_TOOL_CALLS", value_name = "FORM")]
+    pub tool_calls: Option<ToolFormat>,
 }
 
 /// How replies mark their reasoning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ReasoningBy {
-    /// As the chat template or the tokenizer says; an upstream's text is left as it is
+    /// The form that the chat template or the tokenizer shows; an upstream's text is left as it is
     #[default]
     Auto,
-    /// Not at all: a mark is part of the answer
+    /// No form: a mark is part of the answer
     Off,
-    /// `<think>...</think>`
+    /// The marks `<think>...</think>`
     Think,
-    /// `[THINK]...[/THINK]`
+    /// The marks `[THINK]...[/THINK]`
     Magistral,
     /// "Here is my thought process:" and "Here is my response:"
     Granite,
@@ -129,9 +134,9 @@ pub struct NativeArgs {
 /// How weights are kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Quantize {
-    /// As the checkpoint has them
+    /// The checkpoint's own type
     None,
-    /// In 8 bits, with a scale for each 32 of a row
+    /// 8 bits, with a scale for each 32 numbers of a row
     Q8,
 }
 

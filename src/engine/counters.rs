@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub struct EngineCounters {
     /// Blocks of keys and values that exist.
     pub blocks: AtomicUsize,
-    /// Of these, blocks that are kept for later prompts.
+    /// How many of these blocks are kept for later prompts.
     pub kept_blocks: AtomicUsize,
     /// Bytes of a block.
     pub block_bytes: AtomicUsize,

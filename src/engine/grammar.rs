@@ -155,7 +155,7 @@ impl Grammars {
         let grammar = match constraint {
             Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Constraint::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
-            Constraint::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
+            Constraint::Lark(lark) | Constraint::Calls { lark, .. } => TopLevelGrammar::from_lark(lark.clone()),
         };
         let fresh = llguidance::Matcher::new(self.factory.create_parser(grammar));
         if let Some(error) = fresh.get_error() {
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(matcher.accept(b'a'.into()).unwrap(), Some(true));
     }
 
-    /// At every point of a random walk, the tokens that are accepted are those of the mask; and a matcher that was used
+    /// The tokens that are accepted at every point of a random walk are those of the mask; and a matcher that was used
     /// before allows the same as a fresh one.
     #[test]
     fn what_is_accepted_is_what_the_mask_says() {

@@ -18,14 +18,14 @@ pub struct Drawn {
 /// Natural-log probabilities before bias, penalties, temperature and filters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrawnLogprobs {
-    /// Of the drawn token.
+    /// The log-probability of the drawn token.
     pub drawn: f32,
     /// The likeliest tokens, best first; of equals, the lower id first.
     pub top: Vec<(u32, f32)>,
 }
 
 impl DrawnLogprobs {
-    /// Of the token `id`, which something else chose, and of the `top` likeliest.
+    /// Log-probabilities of the token `id`, which something else chose, and of the `top` likeliest.
     pub fn new(logits: &[f32], id: u32, top: usize) -> Self {
         Raw::new(logits, top).logprobs(id)
     }
@@ -70,8 +70,8 @@ impl Sampler {
         Some(self.take(id, raw))
     }
 
-    /// As [`Sampler::sample`], from the tokens that `grammar` allows; it goes on by the token. Also whether the text is
-    /// complete.
+    /// Draws like [`Sampler::sample`], but from the tokens that `grammar` allows, and advances it by the drawn token. Also
+    /// says whether the text is complete.
     ///
     /// Most tokens that the model wants are allowed, so one is drawn first and only then asked about. If it is refused,
     /// another is drawn from the allowed ones: together that is the distribution restricted to the allowed tokens. Where

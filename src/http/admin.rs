@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::JsonObject;
+use super::body;
 use super::error::ApiError;
 use super::{AppState, Shared};
 use crate::engine::generation::Role;
@@ -16,11 +16,11 @@ use crate::engine::generation::registry::{Ids, Record, State as Phase};
 use crate::openai::{ErrorBody, GenerationIds};
 use crate::swap::{Intent, Mode, NamedAdapter, Order, Part, Report, Scope, SwapError, Swapper, Weights};
 
-/// Whose weights.
+/// The roles whose weights are swapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleName {
-    /// Who answers.
+    /// The role that drafts answers.
     Actor,
     /// Who judges and rewrites.
     Refiner,
@@ -41,7 +41,7 @@ impl From<RoleName> for Scope {
 /// A generation of weights.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct GenerationInfo {
-    /// As responses name it.
+    /// The id that responses show.
     pub id: String,
     /// What it is or was for.
     pub role: RoleName,
@@ -67,7 +67,7 @@ pub struct GenerationInfo {
 pub struct SourceInfo {
     /// The model's directory.
     pub model_path: String,
-    /// The adapter's.
+    /// The adapter's directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter_path: Option<String>,
     /// What the adapter is called.
@@ -93,10 +93,10 @@ impl GenerationInfo {
     }
 }
 
-/// All of them.
+/// All generations of this server.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct GenerationList {
-    /// Always `list`.
+    /// The object's kind, always `list`.
     pub object: &'static str,
     /// The live pair.
     pub live: GenerationIds,
@@ -108,7 +108,7 @@ pub struct GenerationList {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwapRequest {
-    /// Whose weights.
+    /// The role whose weights are swapped.
     pub role: RoleName,
     /// A model's directory below a configured root; absent: the live model's.
     pub model_path: Option<String>,
@@ -131,40 +131,40 @@ pub struct SwapRequest {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackRequest {
-    /// Whose weights; absent: whatever was published last.
+    /// The role that goes back; absent: the one that was published last.
     pub role: Option<RoleName>,
     /// The generation that must be live, or nothing happens.
     pub expected_generation: Option<String>,
 }
 
-/// As vLLM takes it.
+/// The body of vLLM's route that loads an adapter.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct LoadLoraRequest {
     /// What the adapter is called.
     pub lora_name: String,
     /// Its directory below a configured root.
     pub lora_path: String,
-    /// Whose weights; not a field of vLLM's.
+    /// The role that gets the adapter; vLLM has no such field.
     pub role: Option<RoleName>,
 }
 
-/// As vLLM takes it.
+/// The body of vLLM's route that unloads an adapter.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct UnloadLoraRequest {
     /// What the adapter was called when it was loaded.
     pub lora_name: String,
 }
 
-/// As SGLang takes it.
+/// The body of SGLang's route that updates weights.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct UpdateWeightsRequest {
     /// A model's directory below a configured root.
     pub model_path: String,
-    /// Whose weights; not a field of SGLang's. Absent: both roles' where one model serves both, else the actor's.
+    /// The role that gets the weights; SGLang has no such field. Absent: both roles where one model serves both, else the actor.
     pub role: Option<RoleName>,
 }
 
-/// What a swap came to.
+/// The result of a swap.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SwapResponse {
     /// `live`, or `checked` after a dry run.
@@ -177,16 +177,16 @@ pub struct SwapResponse {
     pub sha256: String,
     /// How memory was used.
     pub mode: Mode,
-    /// From the request to the switch.
+    /// Milliseconds from the request to the switch.
     pub elapsed_ms: f64,
 }
 
-/// As SGLang answers.
+/// The answer of SGLang's route that updates weights.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct UpdateWeightsResponse {
     /// Always true; a failure is an error.
     pub success: bool,
-    /// For people.
+    /// A message for people to read.
     pub message: String,
     /// The live pair now; not a field of SGLang's.
     pub generation: GenerationIds,
@@ -236,7 +236,7 @@ pub async fn generations(State(state): State<Shared>) -> Result<Json<GenerationL
     Ok(Json(GenerationList { object: "list", live: wire(swapper.live()), data }))
 }
 
-/// Loads other weights beside the live ones, checks them, tries them out, and switches; requests that run keep the old ones.
+/// Loads other weights next to the live ones, checks them, tries them out, and switches; requests that run keep the old ones.
 #[utoipa::path(
     post, path = "/admin/generations", tag = "admin", request_body = SwapRequest,
     responses(
@@ -370,7 +370,9 @@ async fn read<T: serde::de::DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, ApiError> {
-    JsonObject::read(headers, body, state.settings.http.max_body).await?.fields()
+    let max_body = state.settings.http.max_body;
+    body::announced(headers, max_body)?;
+    body::typed(&body::read(body, max_body).await?)
 }
 
 fn simple(scope: Scope, weights: Weights) -> Order {

@@ -1,4 +1,6 @@
-//! `POST /v1/chat/completions`: permit, job, pinned models, answer, whole or as events.
+//! `POST /v1/chat/completions`: pinned models, job, permit, answer, whole or as events.
+
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
@@ -7,18 +9,21 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 
-use super::Shared;
-use super::answer::{self, Clock, Hold, Part, SearchWork};
-use super::body::{JsonObject, refused_in_chats};
+use super::admit::{Arrival, fits};
+use super::answer::{self, Hold, Part, SearchWork};
 use super::error::ApiError;
 use super::job::{ChatJob, Delivery};
+use super::keys::{Caller, Tenant};
+use super::limits::Ask;
 use super::models;
 use super::stream::{comment, event, events};
-use crate::chat::Chat;
-use crate::engine::{EngineError, FinishReason, Input, Purpose, Request, TokenLogprobs};
+use super::{AppState, Shared};
+use crate::chat::{Chat, Message, Role};
+use crate::engine::generation::Pinned;
+use crate::engine::{EngineError, FinishReason, Input, Origin, Purpose, Request, TokenLogprobs};
 use crate::openai::{
-    AnswerMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta, DrawingFields,
-    ErrorBody, SearchReport, Usage,
+    AnswerMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta, ErrorBody,
+    SearchReport, Usage,
 };
 use crate::search::Task;
 
@@ -32,38 +37,63 @@ use crate::search::Task;
         (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
         (status = 404, body = ErrorBody, description = "No such model"),
         (status = 408, body = ErrorBody, description = "The deadline passed before there was an answer"),
-        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
+        (status = 429, body = ErrorBody, description = "Too many requests wait, or the key's tokens are used up; see `Retry-After`"),
         (status = 503, body = ErrorBody, description = "Not ready, or shutting down"),
     ),
 )]
-pub async fn chat(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let http = &state.settings.http;
-    let clock = Clock::start(http.request_timeout);
-    let object = clock.bound(JsonObject::read(&headers, body, http.max_body)).await?;
-    for refused in refused_in_chats() {
-        object.refuse(refused)?;
-    }
-    // Read on their own first: inside the whole request they are flattened, and errors would not name them.
-    object.fields::<DrawingFields>()?;
+pub async fn chat(
+    State(state): State<Shared>,
+    Caller(tenant): Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let arrival = Arrival::read(&state, Arc::clone(&tenant), &headers, body).await?;
+    let clock = arrival.clock;
     let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
     let generations = models::ids(&pinned);
-    let job = ChatJob::from_wire(object.fields::<ChatRequest>()?, &state.limits(&pinned))?;
-    let permit = state.gate.enter(clock.deadline).await?;
-    let hold = Hold { permit, pinned, clock, abort: state.abort.clone() };
+    let make = {
+        let (state, tenant, pinned) = (Arc::clone(&state), Arc::clone(&tenant), pinned.clone());
+        move |asked| made(&state, &tenant, &pinned, asked)
+    };
+    let ready = arrival.made(make).await?;
+    let (ask, bytes) = (ask(&ready.job), ready.job.messages.iter().map(Message::bytes).sum());
+    let (job, permit) = ready.enter(&state.gate, ask, bytes).await?;
+    let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
+    let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
     let head = Head::new(&job, &hold);
     let delivery = job.drawing.delivery;
     let mut response = match job.search.clone() {
         Some(plan) => {
             let choices = job.drawing.choices;
             let checks = plan.checks.iter().map(|planned| planned.check.clone()).collect();
-            let (kept, traffic) = (state.kept.clone(), state.traffic.clone());
-            let work = SearchWork { plan, task: task(job, checks), choices, heartbeat: http.heartbeat, kept, traffic };
+            let (kept, traffic) = (state.kept.of(hold.behalf.tenant.id), state.traffic.clone());
+            let heartbeat = state.settings.http.heartbeat;
+            let work = SearchWork { plan, task: task(job, checks), choices, heartbeat, kept, traffic };
             deliver(head, answer::searched(hold, work), delivery).await?
         }
         None => deliver(head, answer::plain(hold, vec![request(job)], None), delivery).await?,
     };
     models::show_generations(&mut response, &generations);
     Ok(response)
+}
+
+/// Checks a request of this caller.
+fn made(state: &AppState, tenant: &Tenant, pinned: &Pinned, mut asked: ChatRequest) -> Result<ChatJob, ApiError> {
+    let alias = asked.drawing.model.as_deref().is_some_and(|name| name.ends_with(":search"));
+    let searches = asked.search_budget.map_or(asked.search.is_some() || alias, |budget| budget > 0);
+    tenant.cap_budget(&mut asked, searches, state.settings.search.search_budget)?;
+    let job = ChatJob::from_wire(asked, &state.limits(pinned))?;
+    // What templates always show: an assistant's turns may lose their reasoning.
+    let shown = job.messages.iter().filter(|message| message.role != Role::Assistant);
+    fits(pinned.actor.engine.as_ref(), shown.map(|message| message.content.len()).sum())?;
+    Ok(job)
+}
+
+fn ask(job: &ChatJob) -> Ask {
+    match &job.search {
+        Some(plan) => Ask::search(job.drawing.choices, plan.config.budget),
+        None => Ask::plain(job.drawing.choices),
+    }
 }
 
 fn request(job: ChatJob) -> Request {
@@ -76,6 +106,7 @@ fn request(job: ChatJob) -> Request {
         stop: job.drawing.stop,
         logprobs: job.logprobs,
         constraint: job.constraint,
+        origin: Origin::default(),
     }
 }
 

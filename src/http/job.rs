@@ -6,7 +6,7 @@ use crate::chat::{Effort, Message, RESERVED, Role, TemplateKwargs, TemplateOptio
 use crate::config::Settings;
 use crate::engine::{Constraint, Engine, ModelInfo, Sampling};
 use crate::http::error::ApiError;
-use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, Prompt, Stop};
+use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, JudgeState, Prompt, Stop};
 
 use super::constraint;
 use super::echo::Echo;
@@ -15,7 +15,7 @@ use super::plan::{Asked, SearchPlan};
 /// What a request is checked against.
 #[derive(Clone, Copy)]
 pub struct Limits<'a> {
-    /// The model.
+    /// The model that answers.
     pub model: &'a ModelInfo,
     /// The name that clients use for it.
     pub name: &'a str,
@@ -23,6 +23,8 @@ pub struct Limits<'a> {
     pub constrains: Constrains,
     /// Whether it gives log-probabilities of a given text.
     pub scores: bool,
+    /// What is known of the judge.
+    pub judge: JudgeState,
     /// The server's defaults and caps.
     pub settings: &'a Settings,
 }
@@ -30,11 +32,11 @@ pub struct Limits<'a> {
 /// Which constraints a model honours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Constrains {
-    /// None.
+    /// No constraint is honoured.
     Nothing,
-    /// JSON schemas.
+    /// JSON schemas are honoured.
     Json,
-    /// All of them.
+    /// Every kind of constraint is honoured.
     Everything,
 }
 
@@ -52,11 +54,11 @@ impl Constrains {
 /// How an answer is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// As one body.
+    /// One body with the whole answer.
     Whole,
-    /// As events.
+    /// A stream of events.
     Stream,
-    /// As events, ending with one that has `usage`.
+    /// A stream of events that ends with one that has `usage`.
     StreamWithUsage,
 }
 
@@ -75,14 +77,16 @@ pub struct Drawing {
     pub stop: Vec<String>,
     /// How the answer is delivered.
     pub delivery: Delivery,
+    /// What keeps its prefixes apart from those of the same caller's other requests.
+    pub salt: Option<String>,
 }
 
 /// A checked chat completion.
 #[derive(Clone, Debug)]
 pub struct ChatJob {
-    /// The conversation.
+    /// The conversation to answer.
     pub messages: Vec<Message>,
-    /// What its template is given beside it.
+    /// Variables of its chat template.
     pub template: TemplateOptions,
     /// How replies are drawn.
     pub drawing: Drawing,
@@ -112,7 +116,7 @@ pub struct CompletionJob {
 }
 
 impl ChatJob {
-    /// Checks `body`.
+    /// Checks the body of a chat completion.
     ///
     /// # Errors
     /// Names the field and its allowed range.
@@ -141,7 +145,7 @@ impl ChatJob {
 }
 
 impl CompletionJob {
-    /// Checks `body`.
+    /// Checks the body of a text completion.
     ///
     /// # Errors
     /// Names the field and its allowed range.
@@ -220,6 +224,7 @@ impl Drawing {
             choices: size(within("n", fields.n.unwrap_or(1), 1..=most)?),
             stop: stop(fields.stop.as_ref())?,
             delivery,
+            salt: fields.cache_salt.as_deref().map(salt).transpose()?,
         })
     }
 }
@@ -306,6 +311,14 @@ fn stop(stop: Option<&Stop>) -> Result<Vec<String>, ApiError> {
     Ok(strings)
 }
 
+fn salt(salt: &str) -> Result<String, ApiError> {
+    if (1..=256).contains(&salt.len()) {
+        return Ok(salt.to_owned());
+    }
+    let message = format!("`cache_salt` must be between 1 and 256 bytes, got {}", salt.len());
+    Err(ApiError::invalid("cache_salt", message))
+}
+
 fn logit_bias(fields: &DrawingFields, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {
     let entry = |(token, bias): (&String, &f64)| {
         let id: Option<u32> = token.parse().ok().filter(|id| vocabulary == 0 || (*id as usize) < vocabulary);
@@ -328,7 +341,7 @@ fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {
     }
 }
 
-/// What a chat's template is given beside its messages.
+/// The variables of a chat's template, from the request's fields.
 pub(super) fn template(kwargs: Option<&TemplateKwargs>, effort: Option<&str>) -> Result<TemplateOptions, ApiError> {
     let kwargs = kwargs.cloned().unwrap_or_default();
     if let Some(name) = kwargs.keys().find(|name| RESERVED.contains(&name.as_str())) {
@@ -388,5 +401,5 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
         }
     };
     let reasoning = message.reasoning_content.clone().filter(|_| role == Role::Assistant);
-    Ok(Message { role, content, reasoning })
+    Ok(Message { reasoning, ..Message::new(role, content) })
 }

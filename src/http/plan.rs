@@ -7,7 +7,7 @@ use super::error::ApiError;
 use super::job::{Delivery, Drawing, Limits, size, within};
 use crate::chat::Message;
 use crate::engine::Constraint;
-use crate::openai::{ChatRequest, CheckSpec, ChecksMode, ChecksOption, PlannedCheck, SearchOptions, Trace};
+use crate::openai::{ChatRequest, CheckSpec, ChecksMode, ChecksOption, JudgeState, PlannedCheck, SearchOptions, Trace};
 use crate::search::{Judge, Judging, Mode, SearchConfig, Strategy};
 use crate::verify::Check;
 use crate::verify::find::{FoundCheck, find_checks};
@@ -15,7 +15,7 @@ use crate::verify::find::{FoundCheck, find_checks};
 /// The rest of a request, which its search depends on.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
-    /// The conversation.
+    /// The conversation to answer.
     pub messages: &'a [Message],
     /// How replies are drawn.
     pub drawing: &'a Drawing,
@@ -41,7 +41,7 @@ pub struct SearchPlan {
 pub enum Events {
     /// Signs of life.
     Heartbeat,
-    /// Also every step as a chunk.
+    /// Signs of life, and every step as a chunk.
     Progress,
 }
 
@@ -100,7 +100,12 @@ impl SearchPlan {
             mode,
             judging: options.judging.or(defaults.judging),
             checklist: options.checklist.unwrap_or(defaults.checklist && mode == Mode::Eager),
-            judge: options.judge.unwrap_or(if checks.is_empty() { defaults.judge } else { Judge::Both }),
+            judge: options.judge.unwrap_or(match limits.judge {
+                _ if checks.is_empty() => defaults.judge,
+                // A judge that is known not to tell right from wrong is not asked where rules decide.
+                JudgeState::Indifferent | JudgeState::Unreadable => Judge::Rules,
+                JudgeState::Untried | JudgeState::Able => Judge::Both,
+            }),
             branch: ranged("search.branch", options.branch, SearchConfig::BRANCH, defaults.branch)?,
             keep: ranged("search.keep", options.keep, SearchConfig::KEEP, defaults.keep)?,
             depth: ranged("search.depth", options.depth, SearchConfig::DEPTH, defaults.depth)?,

@@ -36,7 +36,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// As the settings say; `None` where no directory is named.
+    /// Opens the directory that the settings name; `None` where they name none.
     ///
     /// # Errors
     /// The directory cannot be written, or a filter cannot be used.

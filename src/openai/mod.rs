@@ -2,19 +2,24 @@
 
 mod checks;
 mod completions;
+mod one_or_many;
 mod response;
 mod search;
+mod small_value;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::chat::TemplateKwargs;
 
+use one_or_many::{text_or_list, text_or_texts};
+
 pub use checks::*;
 pub use completions::*;
+pub(crate) use one_or_many::Entry;
 pub use response::*;
 pub use search::*;
 
@@ -35,6 +40,7 @@ pub struct ChatRequest {
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
     /// Variables of the model's chat template, as in vLLM; `{"enable_thinking": false}` turns the reasoning of many models off.
+    #[serde(default, deserialize_with = "small_value::maybe_map")]
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
     /// `none`, `minimal`, `low`, `medium` or `high`: a variable of the chat template; `none` also turns reasoning off. In a
@@ -43,15 +49,16 @@ pub struct ChatRequest {
     pub reasoning_effort: Option<String>,
     /// What the answer must be: text, any JSON object, or JSON of a schema.
     pub response_format: Option<ResponseFormat>,
-    /// As vLLM has it: what the answer must match, where `response_format` cannot say it.
+    /// What the answer must match, where `response_format` cannot say it; the field is vLLM's.
     pub structured_outputs: Option<StructuredOutputs>,
     /// Judged refinements that the answer may cost; 0 or absent is plain decoding.
     #[schema(minimum = 0)]
     pub search_budget: Option<i64>,
     /// How the search goes about it; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
-    /// How tokens are drawn.
-    #[serde(flatten)]
+    /// How tokens are drawn. They are read on their own: to read flattened fields, serde would collect every unknown field of
+    /// the body first.
+    #[serde(flatten, skip_deserializing)]
     pub drawing: DrawingFields,
 }
 
@@ -98,6 +105,10 @@ pub struct DrawingFields {
     pub stream_options: Option<StreamOptions>,
     /// Who asks; not used.
     pub user: Option<String>,
+    /// Keeps this request's prefixes apart from those of requests with another salt, as in vLLM. Those of different keys are
+    /// kept apart in any case.
+    #[schema(min_length = 1, max_length = 256)]
+    pub cache_salt: Option<String>,
 }
 
 /// One turn as a client sends it.
@@ -113,13 +124,19 @@ pub struct ChatMessage {
 }
 
 /// A turn's content.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of text parts")]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Content {
-    /// As one string.
+    /// Text as one string.
     Text(String),
-    /// In parts, joined by line breaks.
+    /// Text in parts, joined by line breaks.
     Parts(Vec<ContentPart>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text_or_list(deserializer, "a string or a list of text parts", Self::Text, Self::Parts)
+    }
 }
 
 /// A part of a turn.
@@ -134,13 +151,19 @@ pub struct ContentPart {
 }
 
 /// One stop string or several.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Stop {
-    /// One.
+    /// A single stop string.
     One(String),
     /// 1 to 4.
     Many(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text_or_texts(deserializer, Self::One, Self::Many)
+    }
 }
 
 /// What else a stream carries.
@@ -166,6 +189,7 @@ pub struct ResponseFormat {
 #[serde(deny_unknown_fields)]
 pub struct StructuredOutputs {
     /// A JSON schema.
+    #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub json: Option<Value>,
     /// A regular expression for the whole answer.
@@ -180,6 +204,7 @@ pub struct JsonSchemaFormat {
     /// Its name; not used.
     pub name: Option<String>,
     /// The schema; absent: any JSON object.
+    #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
     /// Decoding is always constrained, so both values are honoured.

@@ -31,7 +31,7 @@ impl Templates {
             }
             Some(Constraint::JsonSchema(schema)) => format!("body: %json {schema}\n"),
             Some(Constraint::Regex(regex)) => format!("body: /{}/\n", regex.replace('/', "\\/")),
-            Some(Constraint::Lark(_)) => return None,
+            Some(Constraint::Lark(_) | Constraint::Calls { .. }) => return None,
         };
         Some(Constraint::Lark(format!("start: head \"\\n\" body \"\\n\" {end}\n{head}{body}")))
     }

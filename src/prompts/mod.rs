@@ -1,4 +1,4 @@
-//! What a judge and a refiner are told, and how their answers are read: together they are one contract.
+//! The texts that ask a judge and a refiner, and how their answers are read: together they are one contract.
 
 mod constraint;
 pub mod evolve;
@@ -16,7 +16,7 @@ use crate::weights::files;
 
 pub use verdict::{Calibration, READABLE, Temperatures, verdict_labels};
 
-/// What a critique comes to.
+/// The verdict of a critique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -61,7 +61,7 @@ pub struct TemplateText {
     /// verdict at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
-    /// As `score`, about the single instruction `item`.
+    /// The question for a verdict at once, about the single instruction `item`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
     /// The user turn that asks for the conversation's separate instructions as a JSON array. Absent: there is no checklist.
@@ -76,10 +76,10 @@ pub struct TemplateText {
     pub calibration: Option<Calibration>,
 }
 
-/// Compiled [`TemplateText`].
+/// Templates that were compiled from a [`TemplateText`].
 #[derive(Clone, Debug)]
 pub struct Templates {
-    /// The texts.
+    /// The texts that were compiled.
     pub text: TemplateText,
     jinja: Jinja,
 }
@@ -157,7 +157,7 @@ impl Templates {
         Ok(templates)
     }
 
-    /// Reads `spar.json`.
+    /// Reads a file in the form of `spar.json`.
     ///
     /// # Errors
     /// Names the file and what is wrong.

@@ -115,7 +115,7 @@ impl Search<'_> {
         failed.chain(broken.then(|| rule.into())).collect()
     }
 
-    /// The judgement of rules, beside which `unasked` instructions of the refiner count as failing.
+    /// The judgement of rules, next to which `unasked` instructions of the refiner count as failing.
     fn by_rules(&self, failed: Vec<String>, unasked: usize) -> Judgement {
         let held = self.rules() - failed.len();
         let all = self.rules() + unasked;

@@ -1,4 +1,4 @@
-//! From paths in an order to weights that may be loaded: allowed, copied, whole, and fit to take the live ones' place.
+//! Paths in an order become weights that may be loaded: allowed, copied, whole, and fit to replace the live ones.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ impl Swapper {
         .await
     }
 
-    /// What a generation that was live once is loaded from: where one of `known` has its model in memory, only its adapter.
+    /// Rebuilds a candidate for an earlier generation; reuses the base weights if a known generation still has them.
     pub(super) async fn again(&self, source: Source, known: &[&Pinned]) -> Result<Candidate, SwapError> {
         let (store, engine) = (self.store.clone(), self.engine.engine);
         let mut generations = known.iter().flat_map(|pair| [&pair.actor, &pair.refiner]);
@@ -243,8 +243,8 @@ impl Adapting<'_> {
         Ok(adapter)
     }
 
-    /// On the weights in memory, or on those that the engine will load, where it takes adapters while it runs; else merged. So
-    /// no native engine has merged weights, on which another adapter would come on top.
+    /// Puts the adapter on the weights in memory, or on those that the engine will load, where it takes adapters while it
+    /// runs; else merges it. So no native engine has merged weights, on which another adapter would come on top.
     fn put(self, adapter: Adapter, source: Source, on_live: Option<Arc<Generation>>) -> Result<Candidate, SwapError> {
         let numbers: usize = adapter.pairs.values().map(|pair| pair.a.len() + pair.b.len()).sum();
         if let Some(generation) = on_live {

@@ -1,4 +1,4 @@
-//! Whether new weights fit into memory beside the old ones.
+//! Whether new weights fit into memory next to the old ones.
 
 use super::Swapper;
 use super::candidate::{Candidate, Load};
@@ -35,7 +35,7 @@ impl Needed {
 }
 
 impl Swapper {
-    /// Beside the old weights or instead of them.
+    /// Decides whether the candidate is loaded next to the old weights or instead of them.
     pub(super) fn mode(&self, asked: Mode, candidate: &Candidate) -> Mode {
         if let Load::OnLive(..) = candidate.load {
             return Mode::BlueGreen;

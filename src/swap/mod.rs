@@ -1,5 +1,20 @@
-//! Hot swap: other weights take over while requests run. They are copied, checked, loaded beside the live ones, tried out,
-//! and published at one instant; whoever began with the old ones ends with them. Any failure leaves the old ones live.
+//! Hot swap: other weights take over while requests run. They are copied, checked, loaded next to the live ones, tried out,
+//! and published at one instant; requests that began with the old ones end with them. Any failure leaves the old ones live.
+//!
+//! The map: `order.rs` has orders and reports, `candidate.rs` checks weights and makes them loadable, `canary.rs` tries them out,
+//! `drain.rs` makes room where both do not fit into memory, `rollback.rs` goes back, `state.rs` and `start.rs` remember across
+//! restarts. The methods of [`Swapper`] are spread over these files.
+//!
+//! - Weights are served from the store only (`weights/store.rs`), whose directories are named after their contents and never
+//!   change: mapped files of a directory that is rewritten can fault. A directory in the making holds a lock; the next start
+//!   removes those whose lock is free.
+//! - A swap runs in a task of its own that its handler awaits, since a caller that disconnects must not leave a role without
+//!   a model. Where old and new weights do not fit together, a stand-in replaces the role's engine, requests wait, the old
+//!   weights are dropped, and whatever fails then loads them again.
+//! - A generation is retired when no request holds it any more, which its `Weak` shows without a message.
+//! - A rollback loads the earlier weights again and tries them out, under their old id.
+//! - A restart loads the published state as if its directories had been named, and only where the same models and adapters are
+//!   named as before.
 
 mod canary;
 mod candidate;

@@ -1,4 +1,4 @@
-//! From settings to a served pair and, where an admin key is configured, the swapper around it.
+//! Settings become a served pair and, where an admin key is configured, the swapper around it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub struct Started {
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The models.
+    /// The models cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The directories for weights.
@@ -49,7 +49,7 @@ pub enum StartError {
     /// The canary's prompts.
     #[error("--canary: {0}")]
     Canary(#[from] DataError),
-    /// The templates.
+    /// The templates cannot be used.
     #[error(transparent)]
     Templates(#[from] TemplateError),
     /// What loads them has panicked.
@@ -68,7 +68,7 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`] in one line.
 pub async fn start(settings: &Settings) -> Result<Started, StartError> {
-    if settings.admin_key.is_none() {
+    if settings.admin_key.is_none() && !settings.api_keys.has_admin() {
         let Loaded { name, generations, origins, files } = load_models(&settings.engine, None).await?;
         return Ok(Started { name, generations: Arc::new(generations), origins, swapper: None, files });
     }

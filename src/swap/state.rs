@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 /// Where it is written down.
 pub struct StateFile {
     path: PathBuf,
-    /// What the server was started with: other directories mean that somebody wants something else.
+    /// What the server was started with: other directories mean that the operator wants other weights.
     configured: [Named; 2],
 }
 
@@ -44,7 +44,7 @@ struct Kept {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Directory {
-    /// As it was named.
+    /// The directory as it was named.
     named: PathBuf,
     /// Where it is kept.
     path: PathBuf,
@@ -57,7 +57,7 @@ impl StateFile {
         Self { path, configured }
     }
 
-    /// As the file has them.
+    /// The directories that the file names.
     fn configured(&self) -> ([PathBuf; 2], [Option<PathBuf>; 2]) {
         (self.configured.clone().map(|named| named.model), self.configured.clone().map(|named| named.adapter))
     }

@@ -82,7 +82,7 @@ impl<'a> Kwargs<'a> {
         }
     }
 
-    /// At least one string, none of them empty.
+    /// Reads a list of at least one string, none of them empty.
     pub(super) fn texts(&mut self, key: &'static str) -> Result<Vec<String>, CheckError> {
         let texts: Option<Vec<String>> = self
             .value(key)

@@ -109,7 +109,7 @@ enum Rule {
 }
 
 impl Rule {
-    /// The registry.
+    /// The registry of all rules.
     fn read(id: &str, kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
         Ok(match id {
             "keywords:existence" => Self::Keywords(keywords::Rule::existence(kwargs)?),

@@ -9,12 +9,12 @@ use super::text::{fold, is_word_char};
 pub(super) enum Pattern {
     /// Text without special characters, or with special characters that make no valid expression, such as `C++`.
     Literal(String),
-    /// Anything else.
+    /// Any other expression.
     Expression(Regex),
 }
 
 impl Pattern {
-    /// `text` as it is, upper and lower case told apart.
+    /// `text` as it is, upper and lower case distinguished.
     pub(super) fn exact(text: &str) -> Self {
         match expression(text, text, Case::Exact) {
             Some(regex) => Self::Expression(regex),

@@ -242,7 +242,7 @@ fn verdicts_agree_with_the_reference_of_ifbench() {
     compare("ifbench_cases.jsonl", 3734, 86);
 }
 
-/// Material that is not part of this repository: IFEval's prompts and published responses, beside the checkout.
+/// Material that is not part of this repository: IFEval's prompts and published responses, next to the checkout.
 #[test]
 fn published_responses_score_as_published() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/ifeval");

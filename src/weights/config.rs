@@ -34,7 +34,7 @@ impl std::fmt::Display for Architecture {
 /// What both engines need to know of a model.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
-    /// The family.
+    /// The model's family.
     pub architecture: Architecture,
     /// Entries of the vocabulary: rows of the embedding.
     pub vocabulary: usize,
@@ -57,9 +57,9 @@ pub struct DenseConfig {
     pub hidden: usize,
     /// Width of the feed-forward layer.
     pub intermediate: usize,
-    /// Layers.
+    /// Number of layers.
     pub layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
     /// Key and value heads; a divisor of `heads`.
     pub kv_heads: usize,
@@ -88,7 +88,7 @@ pub struct DenseConfig {
 /// How rotary frequencies are stretched beyond the length of pre-training.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// The frequencies are not stretched.
     None,
     /// All divided by the factor.
     Linear(f64),

@@ -19,10 +19,10 @@ pub(super) type MayRead<'a> = &'a (dyn Fn(&std::fs::File) -> std::io::Result<()>
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Digests(pub BTreeMap<String, FileDigest>);
 
-/// One file.
+/// Size and digest of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileDigest {
-    /// Its size.
+    /// The file's size.
     pub bytes: u64,
     /// SHA-256 in hexadecimal digits.
     pub sha256: String,
@@ -40,7 +40,7 @@ struct Manifest {
 }
 
 /// Whether a file belongs to a model or an adapter: what engines read, and the manifest. Logs and checkpoints of an
-/// optimizer beside it do not.
+/// optimizer next to it do not.
 pub fn belongs(name: &str) -> bool {
     const NAMES: [&str; 13] = [
         "config.json",
@@ -176,13 +176,13 @@ impl Digests {
 }
 
 impl FileDigest {
-    /// Of a file's contents.
+    /// The digest of a file's contents.
     pub fn of(contents: &[u8]) -> Self {
         Self { bytes: contents.len() as u64, sha256: hex(&Sha256::digest(contents)) }
     }
 }
 
-/// Writes a file under another name, waits until it is on the disk, and renames it: whoever opens `path` sees the old
+/// Writes a file under another name, waits until it is on the disk, and renames it: a reader of `path` sees the old
 /// file or the new one.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));

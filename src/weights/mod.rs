@@ -225,7 +225,7 @@ impl Weights {
     }
 
     /// Gives the memory of the mapped files back: tensors that are read again are read from the files again. Without it the
-    /// files of a model that has been copied stay resident beside the copy.
+    /// files of a model that has been copied stay resident in addition to the copy.
     pub fn rest(&self) {
         #[cfg(unix)]
         for (path, map) in &self.files {

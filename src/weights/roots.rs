@@ -19,7 +19,7 @@ pub enum RootError {
     /// A root that cannot be used.
     #[error("--weights-root {0}: {1}")]
     Broken(PathBuf, String),
-    /// Nothing is there.
+    /// The path does not exist.
     #[error("{0} is not a directory below a --weights-root")]
     Missing(PathBuf),
     /// It is somewhere else.
@@ -47,7 +47,7 @@ impl Roots {
     /// compared, and every file in it that would be read must be below a root as well.
     ///
     /// # Errors
-    /// It is not there, or not below a root.
+    /// The path does not exist, or is not below a root.
     pub fn resolve(&self, path: &Path) -> Result<PathBuf, RootError> {
         if self.0.is_empty() {
             return Err(RootError::None);

@@ -52,7 +52,7 @@ impl Store {
         let store = Self { root: root.into(), limit, stop: CancellationToken::new() };
         fs::create_dir_all(&store.root).map_err(|e| store.broken(&e))?;
         for entry in store.entries().map_err(|e| store.broken(&e))? {
-            // The lock is held until the directory is gone, so that no maker takes it meanwhile.
+            // The lock is held until the directory is removed, so that no maker takes it meanwhile.
             if let Some(_lock) = abandoned(&entry) {
                 tracing::warn!(directory = %entry.display(), "removing what a killed process has left half made");
                 fs::remove_dir_all(&entry).map_err(|e| store.broken(&e))?;
@@ -229,7 +229,7 @@ impl Store {
                 Err(error) => return Err(error),
             };
             lock.lock()?;
-            // Until it was locked it looked abandoned, and somebody may have removed it.
+            // Until it was locked it looked abandoned, and another process may have removed it.
             if dir.path().exists() {
                 return Ok(Making { dir, _lock: lock });
             }
@@ -320,7 +320,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The lock of a directory in the making that nobody works on any more.
+/// The lock of a directory in the making whose maker has died.
 fn abandoned(path: &Path) -> Option<File> {
     let making = name_of(path).starts_with(MAKING).then(|| File::open(path).ok())??;
     making.try_lock().is_ok().then_some(making)

@@ -50,6 +50,8 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"seed": "one"}), "seed", "expected i64"),
         (json!({"ignore_eos": 1}), "ignore_eos", "expected a boolean"),
         (json!({"user": 7}), "user", "expected a string"),
+        (json!({"cache_salt": ""}), "cache_salt", "between 1 and 256 bytes, got 0"),
+        (json!({"cache_salt": "s".repeat(257)}), "cache_salt", "between 1 and 256 bytes, got 257"),
         (json!({"stream": "yes"}), "stream", "expected a boolean"),
         (json!({"stream_options": {"include_usage": true}}), "stream_options", "needs `stream: true`"),
         (json!({"stream": true, "stream_options": {"include_usage": 1}}), "stream_options.include_usage", "boolean"),

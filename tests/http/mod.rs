@@ -1,5 +1,6 @@
 //! The HTTP server from outside.
 
+mod admission;
 mod chat;
 mod checks;
 mod clients;
@@ -9,10 +10,12 @@ mod errors;
 mod eval;
 mod greeting;
 mod harness;
+mod keys;
 mod life;
 mod metrics;
 mod openapi;
 mod reasoning;
 mod search;
 mod swap;
+mod tenants;
 mod upstream;

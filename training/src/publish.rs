@@ -39,7 +39,7 @@ pub struct Weights {
     pub role: String,
     /// A model's directory.
     pub model: Option<PathBuf>,
-    /// An adapter's.
+    /// An adapter's directory.
     pub adapter: Option<PathBuf>,
     /// The generation that must be live.
     pub expected: Option<String>,
@@ -52,7 +52,7 @@ pub struct Weights {
 pub struct Published {
     /// The live pair, as the server names it.
     pub generation: Value,
-    /// From the request to the switch.
+    /// Milliseconds from the request to the switch.
     pub elapsed_ms: f64,
     /// Why they were taken back, if they were.
     pub rolled_back: Option<String>,
@@ -99,7 +99,7 @@ impl Admin {
     /// A server with its key.
     ///
     /// # Errors
-    /// There can be no client.
+    /// No HTTP client can be made.
     pub fn with_key(url: &str, key: String) -> Result<Self> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1800)).build()?;
         Ok(Self { client, url: url.trim_end_matches('/').to_owned(), key })

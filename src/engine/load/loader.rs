@@ -96,7 +96,7 @@ impl<'a> Loader<'a> {
         }
         let config = ModelConfig::open(model)?;
         let choice = choose(self.args.engine, &config);
-        must_be_built(choice.runs)?;
+        must_be_built(&choice, model)?;
         let wrong = |error| LoadError::Adapter(flag, error);
         let (adapter, source) = self.checked(model, &config, directory).map_err(wrong)?;
         let model = match choice.runs {

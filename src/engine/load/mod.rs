@@ -1,4 +1,4 @@
-//! From settings to loaded models.
+//! Settings become loaded models.
 
 mod adapted;
 mod choice;
@@ -74,9 +74,18 @@ impl fmt::Display for Origin {
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The engine is not in this binary.
-    #[error("the engine {0} is not part of this build; {1}")]
-    NotBuilt(&'static str, &'static str),
+    /// The model needs mistral.rs, which is not in this binary.
+    #[error(
+        "{} needs mistral.rs, which this build leaves out ({why}): build it in with `cargo build --release --features {}`",
+        .model.display(),
+        MISTRAL
+    )]
+    NotBuilt {
+        /// The model's directory.
+        model: PathBuf,
+        /// Why mistral.rs was chosen for it.
+        why: String,
+    },
     /// The directory cannot be served.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -127,9 +136,9 @@ const REFINER: &str = "--refiner-adapter";
 /// A model's directory and that of the adapter on it, as they were named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    /// The model's.
+    /// The model's directory.
     pub model: PathBuf,
-    /// The adapter's.
+    /// The adapter's directory.
     pub adapter: Option<PathBuf>,
 }
 
@@ -198,26 +207,35 @@ fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadEr
     let mut directory = ModelDir::open(directory)?;
     directory.reasoning = args.thinking.form(directory.reasoning);
     directory.template_kwargs = args.thinking.kwargs();
+    directory.tool_format = args.thinking.tool_calls.unwrap_or(directory.tool_format);
     let choice = choose(args.engine, &directory.config);
-    must_be_built(choice.runs)?;
+    must_be_built(&choice, &directory.path)?;
     let (name, why) = (choice.runs.name(), &choice.why);
     tracing::info!(model = %directory.path.display(), engine = name, why, "the engine is chosen");
     let templates = Arc::clone(&directory.templates);
     let engine = match choice.runs {
         Runs::Native => native(args, directory)?,
+        #[cfg(feature = "mistral")]
         Runs::Mistral => mistral(directory)?,
+        #[cfg(not(feature = "mistral"))]
+        Runs::Mistral => return Err(not_built(&choice, &directory.path)),
     };
     Ok(((engine, templates), choice))
 }
 
-/// Checks that this binary has an engine.
-fn must_be_built(runs: Runs) -> Result<(), LoadError> {
-    match runs {
-        Runs::Mistral if cfg!(not(feature = "mistral")) => {
-            Err(LoadError::NotBuilt("mistral", "build with --features mistral, or use --engine native"))
-        }
+/// The features of a build like this one that has mistral.rs.
+const MISTRAL: &str = if cfg!(feature = "cuda") { "mistral,cuda" } else { "mistral" };
+
+/// Checks that this binary has the engine that was chosen for a model.
+fn must_be_built(choice: &Choice, model: &Path) -> Result<(), LoadError> {
+    match choice.runs {
+        Runs::Mistral if cfg!(not(feature = "mistral")) => Err(not_built(choice, model)),
         _ => Ok(()),
     }
+}
+
+fn not_built(choice: &Choice, model: &Path) -> LoadError {
+    LoadError::NotBuilt { model: model.into(), why: choice.why.clone() }
 }
 
 fn native(args: &EngineArgs, directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
@@ -233,11 +251,6 @@ fn mistral(directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
     let on_restart: OnRestart = Arc::new(metrics::engine_restarted);
     let config = MistralConfig { on_restart: Some(on_restart), ..MistralConfig::default() };
     Ok(Arc::new(Metered(MistralEngine::load(directory, config)?)))
-}
-
-#[cfg(not(feature = "mistral"))]
-fn mistral(_directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
-    must_be_built(Runs::Mistral).map(|()| unreachable!("it is not built"))
 }
 
 /// A server answers, and judges and refines unless a refiner's directory is named. Only the question for its models is waited for

@@ -7,8 +7,9 @@ use minijinja::{Error, ErrorKind, UndefinedBehavior, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use crate::chat::{Chat, RESERVED, TemplateKwargs};
+use crate::chat::{Chat, Message, RESERVED, Role, TemplateKwargs};
 use crate::engine::EngineError;
+use crate::engine::tools::{as_plain_turns, as_template_turns};
 use crate::jinja::Jinja;
 use crate::weights::{ModelConfig, ModelError, files, read_json};
 
@@ -78,11 +79,26 @@ impl ChatTemplate {
         values.insert("add_generation_prompt".into(), true.into());
         values.insert("bos_token".into(), self.bos.as_str().into());
         values.insert("eos_token".into(), self.eos.as_str().into());
-        let messages = minijinja::Value::from_serialize(&chat.messages);
+        let tools = &chat.options.tools;
+        let turns = if self.mentions("tools") || !uses_tools(chat) {
+            if !tools.is_empty() {
+                values.insert("tools".into(), tools.as_slice().into());
+            }
+            as_template_turns(&chat.messages)
+        } else {
+            as_template_turns(&as_plain_turns(&chat.messages, tools))
+        };
+        let messages = minijinja::Value::from_serialize(&turns);
         let values = context! { messages, ..minijinja::Value::from_serialize(&values) };
         let rendered = self.jinja.render(NAME, values);
         rendered.map_err(|e| EngineError::Invalid(format!("the model's chat template refuses this chat: {e}")))
     }
+}
+
+/// Whether functions are offered, called or have answered.
+fn uses_tools(chat: &Chat) -> bool {
+    let uses = |turn: &Message| turn.role == Role::Tool || !turn.tool_calls.is_empty();
+    !chat.options.tools.is_empty() || chat.messages.iter().any(uses)
 }
 
 /// A template, or the one named `default` of a list.

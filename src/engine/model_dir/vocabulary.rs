@@ -11,6 +11,7 @@ use tokenizers::Tokenizer;
 
 use super::ModelError;
 use super::growth;
+use super::longest::longest;
 use crate::engine::text::Pieces;
 use crate::weights::digest::hex;
 use crate::weights::files;
@@ -19,6 +20,8 @@ use crate::weights::files;
 pub(super) struct Vocabulary {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) pieces: Arc<Pieces>,
+    /// The most bytes of text that become one token, where there is a bound.
+    pub(super) longest: Option<usize>,
     digest: OnceLock<String>,
 }
 
@@ -61,7 +64,8 @@ impl Vocabulary {
         growth::check_characters(&tokenizer)?;
         tokenizer.with_padding(None).with_truncation(None).map_err(broken)?;
         let pieces = Arc::new(Pieces::new(&tokenizer)?);
-        Ok(Self { tokenizer: Arc::new(tokenizer), pieces, digest: OnceLock::new() })
+        let longest = longest(&tokenizer, &pieces);
+        Ok(Self { tokenizer: Arc::new(tokenizer), pieces, longest, digest: OnceLock::new() })
     }
 
     /// SHA-256 of the tokenizer as it is written, whatever the file's layout.

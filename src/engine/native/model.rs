@@ -148,7 +148,7 @@ impl Model {
             true => (None, embedding),
             false => (Some(embedding), packed("lm_head.weight")?),
         };
-        // The file's pages and the copy of a large model are never there together as wholes.
+        // The file's pages and the copy of a large model are never in memory together as a whole.
         weights.rest();
         let layer = |layer| Layer::load(layer, dense, weights, format).inspect(|_| weights.rest());
         Ok(Self {

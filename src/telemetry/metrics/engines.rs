@@ -79,7 +79,7 @@ struct Watched {
 
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
-/// The engine's counters are published from now on. Those of engines that are gone leave memory, even if nobody reads metrics.
+/// The engine's counters are published from now on. Those of dropped engines leave memory, even if no metrics are read.
 pub fn watch_engine(counters: Arc<EngineCounters>) {
     publish_engines();
     let watched = Watched { counters, reused: 0, computed: 0, accepted: 0, rejected: 0, restarts: 0 };
@@ -95,7 +95,7 @@ pub fn publish_engines() {
     };
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|engine| {
         let Watched { counters, reused, computed, accepted, rejected, restarts } = engine;
-        // An engine that is gone has its last say.
+        // A dropped engine's counters are published once more.
         let lives = Arc::strong_count(counters) > 1;
         counter!("spar_prefix_tokens_reused_total").increment(news(&counters.prompt_tokens_reused, reused));
         counter!("spar_prompt_tokens_computed_total").increment(news(&counters.prompt_tokens_computed, computed));

@@ -143,7 +143,7 @@ fn contains(longer: &Range<usize>, range: &Range<usize>) -> bool {
 }
 
 impl Turn<'_> {
-    /// In the order of their words.
+    /// The finds in the order of their words.
     fn finds(&self) -> Finds {
         let mut finds = Finds::new();
         for finder in FINDERS {

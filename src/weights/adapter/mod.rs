@@ -17,7 +17,7 @@ use super::{LowRank, LowRanks, ModelError, digest, files, headers};
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// PEFT wraps the model twice and names its tensors accordingly.
 const PREFIX: &str = "base_model.model.";
-/// In the metadata of the weights' file: the digest of the tensors that the adapter was trained on.
+/// The key in the file's metadata of the digest of the tensors that the adapter was trained on.
 const BASE: &str = "base_sha256";
 
 /// Linear modules by name, with rows and columns.

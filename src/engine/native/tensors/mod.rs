@@ -32,7 +32,7 @@ use crate::weights::{DenseConfig, LowRanks, ModelConfig, Weights};
 /// Weights on a device: matrices in the checkpoint's type where the device multiplies it, else in `f32`. The residual stream,
 /// norms, scores and logits are `f32`.
 pub(super) struct TensorModel {
-    /// Of matrices, keys and values.
+    /// The type of matrices, keys and values.
     dtype: DType,
     reach: Reach,
     /// `(vocabulary, hidden)`.
@@ -61,13 +61,13 @@ impl Deref for DeviceLease {
 }
 
 impl DeviceLease {
-    /// Keeps so many bytes of what is no longer used, from now on, and gives the rest back.
+    /// Keeps up to `bytes` of freed memory cached from now on, and gives the rest back.
     fn keep(&self, bytes: u64) {
         #[cfg(feature = "cuda")]
         if self.is_cuda() {
             use crate::kernels::device::{give_memory_back, keep_memory};
             if let Err(error) = keep_memory(self, bytes).and_then(|()| give_memory_back(self, bytes)) {
-                tracing::warn!(error = line(&error), "the device keeps memory that nobody uses");
+                tracing::warn!(error = line(&error), "the device keeps memory that is not used");
             }
         }
         #[cfg(not(feature = "cuda"))]
@@ -104,7 +104,7 @@ impl TensorModel {
             return Err(LoadError::Device(reason.into()));
         }
         let device = DeviceLease(open(processor).map_err(LoadError::Device)?);
-        // What is there in another type for a moment goes at once, until the lease ends: kept, it would have weights in its midst.
+        // Nothing is cached while weights are loaded: freed conversion buffers would fragment the pool around them.
         device.keep(0);
         Self::read(config, dense, weights, &device)
     }
@@ -147,7 +147,7 @@ impl TensorModel {
         2 * BLOCK * shape.layers * shape.heads * shape.head_dim * self.dtype.size_in_bytes()
     }
 
-    /// A cache of so many blocks.
+    /// A cache of this many blocks.
     pub(super) fn cache(&self, blocks: usize) -> std::result::Result<Cache, String> {
         let shape = Shape { layers: self.layers.len(), heads: self.config.kv_heads, head_dim: self.config.head_dim };
         let cache = Cache::new(shape, blocks, self.dtype, &self.device);
@@ -171,7 +171,7 @@ impl TensorModel {
         Ok(adapter)
     }
 
-    /// As [`super::compute::Compute::forward`].
+    /// The forward pass of [`super::compute::Compute::forward`] on tensors.
     pub(super) fn forward(
         &self,
         scratch: &mut Scratch,
@@ -179,7 +179,7 @@ impl TensorModel {
         sequences: &[Sequence],
         batch: &mut Batch,
     ) -> std::result::Result<(), String> {
-        let cache = scratch.cache.as_ref().ok_or("the device's keys and values are gone")?;
+        let cache = scratch.cache.as_ref().ok_or("the device's keys and values were dropped")?;
         if let Some(slots) = &pool.slots {
             cache.copy(&slots.take_copies()).map_err(|error| line(&error))?;
         }
@@ -284,7 +284,7 @@ fn bind(device: &Device) {
     if device.is_cuda()
         && let Err(error) = Tensor::zeros(1, DType::F32, device)
     {
-        tracing::warn!(error = line(&error), "the model's device is gone");
+        tracing::warn!(error = line(&error), "the model's device is lost");
     }
 }
 

@@ -35,7 +35,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
         let started = tokio::select! {
             started = swap::start(&settings) => started?,
-            // Loading may take minutes, which nobody who ends the process wants to wait for.
+            // Loading may take minutes; the end of the process does not wait for it.
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };

@@ -52,7 +52,7 @@ pub struct Embedded {
 pub struct UnpackError(#[from] std::io::Error);
 
 impl Embedded {
-    /// Unpacks the model into the user's cache directory or a private one beside temporary files, where the next start finds it,
+    /// Unpacks the model into the user's cache directory or a private one for temporary files, where the next start finds it,
     /// or else into one that ends with the process.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What a render costs: every copy, comparison and search of a value is paid for from a budget, before it is made.
+//! The cost of a render: every copy, comparison and search of a value is paid for from a budget, before it is made.
 
 use std::cell::Cell;
 
@@ -17,7 +17,7 @@ pub(super) const FACTOR: &str = "spar_factor";
 
 /// Lists in lists, at most. Deeper ones would overflow the stack where they are written or dropped.
 const DEPTH: usize = 64;
-/// What looking at a value costs beside its bytes.
+/// The cost of looking at a value, on top of its bytes.
 const VALUE: u64 = 32;
 /// Weight of a value that may be repeated.
 const REPEATED: u64 = 512;
@@ -44,7 +44,7 @@ impl Drop for Budget {
     }
 }
 
-/// Takes so many bytes off the budget.
+/// Takes bytes off the budget.
 pub(super) fn spend(bytes: u64) -> Result<(), Error> {
     match LEFT.get().checked_sub(bytes) {
         Some(left) => {
@@ -106,7 +106,7 @@ fn kept(value: Value) -> Result<Value, Error> {
     if holds_namespace(&value) { Err(refused("a namespace cannot be kept in a namespace")) } else { Ok(value) }
 }
 
-/// Of a value that was weighed, so that it is not too deep.
+/// Says whether a value is or holds a namespace. The value was weighed before, so that it is not too deep.
 fn holds_namespace(value: &Value) -> bool {
     let items = || value.try_iter().into_iter().flatten();
     match value.kind() {

@@ -1,4 +1,4 @@
-//! What a model's files promise, read from their first bytes: whether they are whole and hold the tensors that the configuration
+//! The first bytes of a model's files say what the files promise: whether they are whole and hold the tensors that the configuration
 //! asks for. It takes moments, so that a directory is refused before anything of it is copied or mapped.
 
 use std::collections::BTreeMap;

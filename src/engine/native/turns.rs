@@ -18,7 +18,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Of so many pairs of elements at so many positions, which `make` computes.
+    /// Takes the number of pairs of elements, the number of positions, and the function that computes the angles.
     pub(super) fn new(
         pairs: usize,
         context: usize,

@@ -19,7 +19,7 @@ type Case<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
 const WEIGHTS: &str = "model.safetensors";
 const QUERIES: &str = "model.layers.0.self_attn.q_proj.weight";
 
-/// A file of so many bytes, which take no room on the disk.
+/// Makes a file whose bytes take no room on the disk.
 fn sparse(file: &Path, bytes: u64) {
     File::options().create(true).write(true).truncate(false).open(file).unwrap().set_len(bytes).unwrap();
 }

@@ -256,7 +256,7 @@ async fn hostile_directories_are_refused_in_moments_and_nothing_of_them_stays() 
         (
             "much-output",
             &text("chat_template.jinja", "{% for a in range(99999) %}{{ 'x' * 999 }}{% endfor %}"),
-            "writes more than",
+            "reads and copies too much",
         ),
         (
             "itself",

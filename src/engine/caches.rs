@@ -61,10 +61,9 @@ pub(crate) fn sweep(base: &Path, prefixes: &[&str]) {
     };
     for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if prefixes.iter().any(|prefix| name.starts_with(prefix)) && old(&entry.path()) {
-            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                tracing::debug!(%error, directory = %entry.path().display(), "what is half made stays");
-            }
+        let abandoned = prefixes.iter().any(|prefix| name.starts_with(prefix)) && old(&entry.path());
+        if abandoned && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::debug!(%error, directory = %entry.path().display(), "what is half made stays");
         }
     }
 }

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{ConfigError, require};
 use crate::chat::{RESERVED, TemplateKwargs};
+use crate::engine::grammar::memory::DEFAULT_BYTES;
 use crate::engine::native::NativeConfig;
 use crate::engine::reasoning::Form;
 use crate::engine::tools::Format as ToolFormat;
@@ -39,6 +40,9 @@ pub struct EngineArgs {
     #[command(flatten)]
     #[doc = "How the model thinks before it answers."]
     pub thinking: ThinkingArgs,
+    #[command(flatten)]
+    #[doc = "How much memory constraints take."]
+    pub grammars: GrammarArgs,
     #[command(flatten)]
     #[doc = "How the native engine computes."]
     pub native: NativeArgs,
@@ -161,6 +165,22 @@ impl NativeArgs {
     }
 }
 
+/// How much memory constraints take.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct GrammarArgs {
+    /// Bytes that the compiled grammars of all models take at most: those that running replies follow, and those that are
+    /// kept for later requests with the same constraint
+    #[arg(long, env = "SPAR_GRAMMAR_BYTES", value_name = "BYTES", default_value_t = DEFAULT_BYTES)]
+    pub grammar_bytes: usize,
+}
+
+impl Default for GrammarArgs {
+    fn default() -> Self {
+        Self { grammar_bytes: DEFAULT_BYTES }
+    }
+}
+
 /// Which server answers where the engine is `upstream`. Its key comes from the environment, as SPAR_UPSTREAM_KEY.
 #[derive(Args, Clone, Debug, Default)]
 pub struct UpstreamArgs {
@@ -220,6 +240,8 @@ impl EngineArgs {
         require(!upstream || self.model.is_none(), || {
             "--engine upstream takes the model from the server: use --upstream-model instead of --model".into()
         })?;
+        let (least, bytes) = (16 << 20, self.grammars.grammar_bytes);
+        require(bytes >= least, || format!("--grammar-bytes must be at least {least}, got {bytes}"))?;
         let fake = self.engine == EngineKind::Fake;
         let adapters = [("--adapter", &self.adapter), ("--refiner-adapter", &self.refiner_adapter)];
         for (flag, _) in adapters.into_iter().filter(|(_, adapter)| fake && adapter.is_some()) {

@@ -14,7 +14,7 @@ use clap::Args;
 use secrecy::SecretString;
 
 pub use self::engine::{
-    EngineArgs, EngineKind, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs, UpstreamArgs,
+    EngineArgs, EngineKind, GrammarArgs, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs, UpstreamArgs,
 };
 pub use self::http::{Capacity, HttpArgs, LogFormat};
 pub use self::keys::{ApiKey, ApiKeys, KeyLimits, Secrets, digest, read_keys, unique};

@@ -335,7 +335,7 @@ pub struct ScoredToken {
 #[derive(Clone, Debug, thiserror::Error, PartialEq)]
 pub enum EngineError {
     /// The prompt leaves no room for a reply.
-    #[error("the prompt has {tokens} tokens, the model's context holds {limit}; shorten the messages")]
+    #[error("the prompt has {tokens} tokens, the model's context holds {limit}; send a shorter one")]
     PromptTooLong {
         /// Tokens of the prompt; of one that was not tokenized because it cannot fit, the fewest that it can have.
         tokens: usize,
@@ -345,15 +345,24 @@ pub enum EngineError {
     /// The request asks for something that this engine or model cannot do.
     #[error("{0}")]
     Unsupported(String),
-    /// The request's own content is at fault: a bad grammar, a chat that the template refuses.
+    /// The prompt is at fault: it is empty, it cannot be tokenized, or the chat template refuses it.
+    #[error("{0}")]
+    Prompt(String),
+    /// Something else of the request is at fault, such as a grammar.
     #[error("{0}")]
     Invalid(String),
+    /// What the reply must match is at fault: it does not compile, or it asks for too much.
+    #[error("the constraint cannot be honoured: {0}")]
+    Constraint(String),
     /// Starting up, restarting or shutting down; worth another try.
     #[error("the model is not available: {0}")]
     Unavailable(String),
     /// The engine failed during the call.
     #[error("the model failed: {0}")]
     Crashed(String),
+    /// The server that this one asks for its replies failed, in that server's words.
+    #[error("{0}")]
+    Upstream(String),
 }
 
 /// What is known of a loaded model.
@@ -392,7 +401,7 @@ pub trait Engine: Send + Sync {
     /// The text that a chat becomes before it is tokenized, ending where the assistant begins to speak.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] where the template refuses the chat, [`EngineError::Unsupported`] where the engine has none.
+    /// [`EngineError::Prompt`] where the template refuses the chat, [`EngineError::Unsupported`] where the engine has none.
     fn render(&self, _chat: &Chat) -> Result<String, EngineError> {
         Err(EngineError::Unsupported("this model's engine has no chat template".into()))
     }

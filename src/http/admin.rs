@@ -228,7 +228,10 @@ fn swapper(state: &AppState) -> Result<&std::sync::Arc<Swapper>, ApiError> {
 /// Every generation of weights.
 #[utoipa::path(
     get, path = "/admin/generations", tag = "admin",
-    responses((status = 200, body = GenerationList), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)),
+    responses(
+        (status = 200, body = GenerationList, description = "The live pair, and every generation that is known"),
+        (status = 422, body = ErrorBody, description = "This server's weights cannot be swapped"),
+    ),
 )]
 pub async fn generations(State(state): State<Shared>) -> Result<Json<GenerationList>, ApiError> {
     let swapper = swapper(&state)?;
@@ -240,9 +243,7 @@ pub async fn generations(State(state): State<Shared>) -> Result<Json<GenerationL
 #[utoipa::path(
     post, path = "/admin/generations", tag = "admin", request_body = SwapRequest,
     responses(
-        (status = 200, body = SwapResponse),
-        (status = 400, body = ErrorBody, description = "A field is at fault"),
-        (status = 403, body = ErrorBody, description = "No admin key is configured"),
+        (status = 200, body = SwapResponse, description = "The weights are live, or were checked in a dry run"),
         (status = 409, body = ErrorBody, description = "`expected_generation` is not live, or a rollback has ended the swap"),
         (status = 422, body = ErrorBody, description = "The weights are not accepted, or took too long; the old ones stay"),
         (status = 429, body = ErrorBody, description = "Another swap runs"),
@@ -277,7 +278,7 @@ pub async fn publish(
 #[utoipa::path(
     post, path = "/admin/generations/rollback", tag = "admin", request_body = Option<RollbackRequest>,
     responses(
-        (status = 200, body = SwapResponse),
+        (status = 200, body = SwapResponse, description = "The weights before are live again"),
         (status = 404, body = ErrorBody, description = "Nothing was live before"),
         (status = 409, body = ErrorBody, description = "`expected_generation` is not live"),
         (status = 415, body = ErrorBody, description = "There is a body that is not declared as JSON"),
@@ -307,7 +308,11 @@ pub async fn rollback(
 /// Puts a LoRA adapter on the live model, in place of the one that is on it.
 #[utoipa::path(
     post, path = "/v1/load_lora_adapter", tag = "admin", request_body = LoadLoraRequest,
-    responses((status = 200, body = String), (status = 422, body = ErrorBody), (status = 429, body = ErrorBody)),
+    responses(
+        (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "The adapter is live"),
+        (status = 422, body = ErrorBody, description = "The adapter is not accepted; the old weights stay"),
+        (status = 429, body = ErrorBody, description = "Another swap runs"),
+    ),
 )]
 pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
     let asked: LoadLoraRequest = read(&state, &headers, body).await?;
@@ -320,7 +325,12 @@ pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Bo
 /// Takes an adapter off again.
 #[utoipa::path(
     post, path = "/v1/unload_lora_adapter", tag = "admin", request_body = UnloadLoraRequest,
-    responses((status = 200, body = String), (status = 404, body = ErrorBody), (status = 429, body = ErrorBody)),
+    responses(
+        (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "The adapter is off"),
+        (status = 404, body = ErrorBody, description = "No such adapter is on the live weights"),
+        (status = 422, body = ErrorBody, description = "The weights without it are not accepted; the old ones stay"),
+        (status = 429, body = ErrorBody, description = "Another swap runs"),
+    ),
 )]
 pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
     let asked: UnloadLoraRequest = read(&state, &headers, body).await?;
@@ -346,7 +356,9 @@ pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: 
 #[utoipa::path(
     post, path = "/update_weights_from_disk", tag = "admin", request_body = UpdateWeightsRequest,
     responses(
-        (status = 200, body = UpdateWeightsResponse), (status = 422, body = ErrorBody), (status = 429, body = ErrorBody),
+        (status = 200, body = UpdateWeightsResponse, description = "The model is live"),
+        (status = 422, body = ErrorBody, description = "The model is not accepted; the old one stays"),
+        (status = 429, body = ErrorBody, description = "Another swap runs"),
     ),
 )]
 pub async fn update_weights(

@@ -14,7 +14,7 @@ use super::body::{self, FromBody};
 use super::error::ApiError;
 use super::keys::Tenant;
 use super::limits::{Ask, Gate, Permit, Reserved};
-use crate::engine::blocking::blocking;
+use crate::engine::blocking::{SHORT, blocking};
 use crate::engine::{Engine, EngineError};
 
 /// Bytes a second that a body must come with at least, since its room is reserved meanwhile.
@@ -84,7 +84,20 @@ impl Arrival {
     }
 }
 
-impl<J> Ready<J> {
+impl<J: Send + 'static> Ready<J> {
+    /// Makes something else of it, which holds no other request up.
+    ///
+    /// # Errors
+    /// The request is at fault, or time is up.
+    pub async fn then<K: Send + 'static>(
+        self,
+        make: impl FnOnce(J) -> Result<K, ApiError> + Send + 'static,
+    ) -> Result<Ready<K>, ApiError> {
+        let Self { job, clock, tenant, reserved } = self;
+        let job = clock.bound(blocking(SHORT, move || make(job))).await?;
+        Ok(Ready { job, clock, tenant, reserved })
+    }
+
     /// Waits for its turn with so many bytes of text, all that is left of the body.
     ///
     /// # Errors

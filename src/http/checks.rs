@@ -5,23 +5,19 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 
-use super::Shared;
 use super::admit::Arrival;
 use super::error::ApiError;
 use super::job::conversation;
 use super::keys::Caller;
 use super::limits::Ask;
-use crate::engine::blocking::blocking;
-use crate::openai::{ChecksRequest, ChecksResponse, ErrorBody, StatedCheck};
-use crate::verify::find::{FoundCheck, find_checks};
+use super::{Shared, rules};
+use crate::openai::{ChecksRequest, ChecksResponse, StatedCheck};
+use crate::verify::find::FoundCheck;
 
 /// The instructions of a conversation that a rule can check.
 #[utoipa::path(
     post, path = "/v1/checks", tag = "search", request_body = ChecksRequest,
-    responses(
-        (status = 200, body = ChecksResponse), (status = 400, body = ErrorBody),
-        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
-    ),
+    responses((status = 200, body = ChecksResponse, description = "What a search with `checks: \"auto\"` would check")),
 )]
 pub async fn checks(
     State(state): State<Shared>,
@@ -34,7 +30,7 @@ pub async fn checks(
     let ready = arrival.made(|asked: ChecksRequest| conversation(&asked.messages)).await?;
     let bytes = ready.job.iter().map(crate::chat::Message::bytes).sum();
     let (messages, _permit) = ready.enter(&state.gate, Ask::plain(1), bytes).await?;
-    let found = blocking(bytes, move || Ok::<_, ApiError>(find_checks(&messages)));
+    let found = clock.bound(rules::found(messages)).await?;
     let stated = |found: FoundCheck| StatedCheck { id: found.check.id, kwargs: found.check.kwargs, words: found.words };
-    Ok(Json(ChecksResponse { checks: clock.bound(found).await?.into_iter().map(stated).collect() }))
+    Ok(Json(ChecksResponse { checks: found.into_iter().map(stated).collect() }))
 }

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::Shared;
 use super::admit::{Arrival, fits};
@@ -26,10 +26,10 @@ use crate::openai::{CompletionChoice, CompletionLogprobs, CompletionRequest, Com
 #[utoipa::path(
     post, path = "/v1/completions", tag = "completions", request_body = CompletionRequest,
     responses(
-        (status = 200, body = CompletionResponse, description = "The continuations; with `stream` as server-sent events"),
-        (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
+        (status = 200, description = "The continuations; with `stream` as server-sent events", content(
+            (CompletionResponse = "application/json"), (CompletionResponse = "text/event-stream"),
+        )),
         (status = 404, body = ErrorBody, description = "No such model"),
-        (status = 429, body = ErrorBody, description = "Too many requests wait, or the key's tokens are used up; see `Retry-After`"),
     ),
 )]
 pub async fn complete(
@@ -69,7 +69,7 @@ pub async fn complete(
         prompts: job.prompts.clone(),
     };
     let echo = job.echo;
-    let parts = answer::plain(hold, requests(job), echo);
+    let parts = answer::plain(hold, requests(job), echo).map_err(|error| error.about("prompt"));
     if delivery != Delivery::Whole {
         let mut response = events(parts, move |part| growing.show(part, delivery)).await?;
         models::show_generations(&mut response, &generations);

@@ -21,23 +21,39 @@ pub enum ApiError {
         /// What it must be.
         message: String,
     },
+    /// What the answer must match is at fault; [`ApiError::of_constraint`] names the field that says it.
+    #[error("the constraint cannot be honoured: {0}")]
+    Constraint(String),
     /// The prompt does not fit.
-    #[error("{0}")]
-    TooLong(String),
+    #[error("{message}")]
+    TooLong {
+        /// The field that holds it.
+        param: &'static str,
+        /// How long it is, and what fits.
+        message: String,
+    },
+    /// The prompt cannot be given to the model.
+    #[error("`{param}`: {message}")]
+    BadPrompt {
+        /// The field that holds it.
+        param: &'static str,
+        /// Why not.
+        message: String,
+    },
     /// No key was sent, or an unknown one.
     #[error("a valid API key is needed: send it as `authorization: Bearer KEY`")]
     Unauthorized,
-    /// No admin key, or not one of ours.
+    /// No admin key was sent, or an unknown one.
     #[error(
         "a valid admin key is needed: send it as `authorization: Bearer KEY`; API keys open these routes only with the admin role"
     )]
     AdminUnauthorized,
-    /// A key that may do other things.
+    /// An API key without the admin role was sent.
     #[error(
         "this API key has no admin role: send the admin key, or give the key's entry in --api-keys-file `admin = true`"
     )]
     NotAdmin,
-    /// Nobody may.
+    /// The admin routes are off.
     #[error(
         "the admin routes are off: start the server with SPAR_ADMIN_KEY, --admin-key-file, or a key in --api-keys-file that has `admin = true`"
     )]
@@ -100,6 +116,17 @@ pub enum ApiError {
     /// The model cannot answer now.
     #[error("the model is not available at the moment; try again in a moment")]
     Unavailable(String),
+    /// What something below the handlers refuses.
+    #[error("{message}")]
+    Refused {
+        /// Its status.
+        status: StatusCode,
+        /// Its words.
+        message: String,
+    },
+    /// The server that this one asks failed.
+    #[error("{0}")]
+    Upstream(String),
     /// Our fault; the cause is for the log.
     #[error("the model failed while it answered; try again")]
     Failed(String),
@@ -111,10 +138,20 @@ impl ApiError {
         Self::Invalid { param: Some(param.into()), message: message.into() }
     }
 
+    /// The same error; where a constraint is at fault, that of the field `param`.
+    pub fn of_constraint(self, param: &str) -> Self {
+        match self {
+            Self::Constraint(reason) => Self::invalid(param, format!("`{param}` cannot be honoured: {reason}")),
+            other => other,
+        }
+    }
+
     /// The status code.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid { .. } | Self::TooLong(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid { .. } | Self::Constraint(_) | Self::TooLong { .. } | Self::BadPrompt { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Unauthorized | Self::AdminUnauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::NotAdmin => StatusCode::FORBIDDEN,
             Self::Conflict(_) => StatusCode::CONFLICT,
@@ -128,6 +165,8 @@ impl ApiError {
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::QueueFull { .. } | Self::TokensSpent { .. } | Self::SwapBusy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::ShuttingDown | Self::Swapping | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Refused { status, .. } => *status,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -143,11 +182,39 @@ impl ApiError {
         }
     }
 
+    /// The same error of a request whose text is in the field `param` and not in `messages`.
+    pub fn about(self, field: &'static str) -> Self {
+        match self {
+            Self::TooLong { message, .. } => Self::TooLong { param: field, message },
+            Self::BadPrompt { message, .. } => Self::BadPrompt { param: field, message },
+            other => other,
+        }
+    }
+
+    /// An error of something that knows nothing of the envelope: its status, the path that was asked for, and its words.
+    pub(super) fn bare(status: StatusCode, path: &str, words: &str) -> Self {
+        let path = path.to_owned();
+        match (status, words.trim()) {
+            (StatusCode::NOT_FOUND, _) => Self::UnknownRoute(path),
+            (StatusCode::METHOD_NOT_ALLOWED, _) => Self::WrongMethod(path),
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "") => Self::NotJson,
+            (StatusCode::SERVICE_UNAVAILABLE, words) => Self::Unavailable(words.to_owned()),
+            (status, words) if status.is_server_error() => Self::Failed(format!("{path}: {status}: {words}")),
+            (status, "") => {
+                let reason = status.canonical_reason().unwrap_or("the request was refused");
+                Self::Refused { status, message: format!("{path}: {reason}") }
+            }
+            (status, words) => Self::Refused { status, message: words.to_owned() },
+        }
+    }
+
     /// OpenAI's envelope.
     pub fn body(&self) -> ErrorBody {
         let (code, param) = match self {
             Self::Invalid { param, .. } => ("invalid_value", param.clone()),
-            Self::TooLong(_) => ("context_length_exceeded", Some("messages".to_owned())),
+            Self::Constraint(_) => ("invalid_value", None),
+            Self::TooLong { param, .. } => ("context_length_exceeded", Some((*param).to_owned())),
+            Self::BadPrompt { param, .. } => ("invalid_value", Some((*param).to_owned())),
             Self::Unauthorized => ("invalid_api_key", None),
             Self::AdminUnauthorized => ("invalid_admin_key", None),
             Self::NotAdmin => ("not_admin", None),
@@ -168,6 +235,8 @@ impl ApiError {
             Self::TokensSpent { .. } => ("tokens_per_minute", None),
             Self::ShuttingDown => ("shutting_down", None),
             Self::Unavailable(_) => ("model_not_available", None),
+            Self::Refused { .. } => ("request_refused", None),
+            Self::Upstream(_) => ("upstream_failed", None),
             Self::Failed(_) => ("model_failed", None),
         };
         let kind = match self.status() {
@@ -188,10 +257,13 @@ impl ApiError {
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::PromptTooLong { .. } => Self::TooLong(error.to_string()),
+            EngineError::PromptTooLong { .. } => Self::TooLong { param: "messages", message: error.to_string() },
+            EngineError::Prompt(message) => Self::BadPrompt { param: "messages", message },
             EngineError::Unsupported(message) | EngineError::Invalid(message) => Self::Invalid { param: None, message },
+            EngineError::Constraint(reason) => Self::Constraint(reason),
             EngineError::Unavailable(cause) => Self::Unavailable(cause),
             EngineError::Crashed(cause) => Self::Failed(cause),
+            EngineError::Upstream(words) => Self::Upstream(words),
         }
     }
 }
@@ -201,6 +273,7 @@ impl IntoResponse for ApiError {
         match &self {
             Self::Failed(cause) => tracing::error!(cause, "the model failed"),
             Self::Unavailable(cause) => tracing::warn!(cause, "the model is not available"),
+            Self::Upstream(words) => tracing::warn!(words, "the upstream failed"),
             _ => tracing::debug!(error = %self, "refused"),
         }
         let status = self.status();

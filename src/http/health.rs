@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz`, `/version` and `/metrics`, and the canary behind readiness.
+//! `/healthz`, `/health`, `/readyz`, `/version` and `/metrics`, and the canary behind readiness.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,15 +45,24 @@ pub struct Version {
 }
 
 /// The process lives.
-#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, body = Health, description = "Always")))]
 pub async fn healthz() -> Json<Health> {
     Json(Health { status: "ok", judge: None })
+}
+
+/// The same under the name that other servers give it.
+#[utoipa::path(get, path = "/health", tag = "operation", responses((status = 200, body = Health, description = "Always")))]
+pub async fn health() -> Json<Health> {
+    healthz().await
 }
 
 /// A canary request was answered, and the server is not shutting down.
 #[utoipa::path(
     get, path = "/readyz", tag = "operation",
-    responses((status = 200, body = Health), (status = 503, body = ErrorBody)),
+    responses(
+        (status = 200, body = Health, description = "Ready"),
+        (status = 503, body = ErrorBody, description = "Not ready, shutting down, or between two weights"),
+    ),
 )]
 pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiError> {
     if state.gate.is_closing() {
@@ -73,7 +82,7 @@ pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiErro
 }
 
 /// Build, model and generation.
-#[utoipa::path(get, path = "/version", tag = "operation", responses((status = 200, body = Version)))]
+#[utoipa::path(get, path = "/version", tag = "operation", responses((status = 200, body = Version, description = "What runs")))]
 pub async fn version(State(state): State<Shared>) -> Json<Version> {
     Json(Version {
         version: env!("CARGO_PKG_VERSION"),
@@ -83,8 +92,11 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
     })
 }
 
-/// All metrics as Prometheus text.
-#[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, body = String)))]
+/// Prometheus text.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operation",
+    responses((status = 200, body = String, content_type = "text/plain", description = "Prometheus's text format")),
+)]
 pub async fn render_metrics(State(state): State<Shared>) -> ([(HeaderName, &'static str); 1], String) {
     metrics::publish_engines();
     let live = state.served.pin();

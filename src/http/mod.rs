@@ -10,6 +10,7 @@ mod checks;
 mod completions;
 mod constraint;
 pub mod echo;
+mod envelope;
 pub mod error;
 mod glance;
 mod health;
@@ -18,15 +19,18 @@ mod judge_canary;
 mod keys;
 pub mod limits;
 pub mod models;
+mod named;
 mod observe;
 mod on_behalf;
 pub mod openapi;
 pub mod plan;
 mod playground;
 mod refused;
+pub mod rules;
 mod searches;
 mod stream;
 mod tokens;
+mod tools;
 mod traffic;
 
 use std::any::Any;
@@ -54,7 +58,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
 use crate::engine::generation::Pinned;
-use crate::engine::{Origin, Waits};
+use crate::engine::{Origin, Waits, grammar};
 use crate::swap::Swapper;
 use error::ApiError;
 use job::{Constrains, Limits};
@@ -63,6 +67,7 @@ use keys::{KeyRing, Tenant};
 use limits::{ByteBudget, Gate, Kind};
 pub use models::Served;
 use on_behalf::Behalf;
+use openapi::Access;
 use searches::KeptSearches;
 pub use traffic::Traffic;
 
@@ -134,8 +139,8 @@ impl AppState {
     fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
         let actor = pinned.actor.engine.as_ref();
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
-        let (name, judge) = (&self.served.name, self.judge.state());
-        Limits { model, name, constrains, scores, judge, settings: &self.settings }
+        let (name, judge, tool_format) = (&self.served.name, self.judge.state(), actor.tool_format());
+        Limits { model, name, constrains, scores, tool_format, judge, settings: &self.settings }
     }
 }
 
@@ -145,7 +150,7 @@ fn routes() -> OpenApiRouter<Shared> {
 }
 
 fn keyed_routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default()
+    let routes = OpenApiRouter::default()
         .routes(routes!(chat::chat))
         .routes(routes!(checks::checks))
         .routes(routes!(completions::complete))
@@ -153,24 +158,28 @@ fn keyed_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(models::one))
         .routes(routes!(searches::search))
         .routes(routes!(tokens::tokenize))
-        .routes(routes!(tokens::detokenize))
+        .routes(routes!(tokens::detokenize));
+    openapi::complete(Access::Key, routes)
 }
 
 fn admin_routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default()
+    let routes = OpenApiRouter::default()
         .routes(routes!(admin::generations, admin::publish))
         .routes(routes!(admin::rollback))
         .routes(routes!(admin::load_lora))
         .routes(routes!(admin::unload_lora))
-        .routes(routes!(admin::update_weights))
+        .routes(routes!(admin::update_weights));
+    openapi::complete(Access::Admin, routes)
 }
 
 fn open_routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
+    let routes = OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
         .routes(routes!(health::healthz))
+        .routes(routes!(health::health))
         .routes(routes!(health::readyz))
         .routes(routes!(health::version))
-        .routes(routes!(health::render_metrics))
+        .routes(routes!(health::render_metrics));
+    openapi::complete(Access::Open, routes)
 }
 
 /// The whole application.
@@ -185,6 +194,7 @@ pub fn router(state: Shared) -> Router {
         .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
         .method_not_allowed_fallback(|uri: Uri| async move { ApiError::WrongMethod(uri.path().to_owned()) })
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(envelope::in_envelope))
         .layer(cors)
         .layer(from_fn(observe::observe))
         .with_state(state)
@@ -249,12 +259,13 @@ async fn drain(state: &AppState, shutdown: impl Future<Output = ()>, closed: &Ca
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-/// Never ends: readiness, and then the histograms' housekeeping and trials of a judge that was swapped.
+/// Never ends: readiness, and then the housekeeping of histograms and grammars, and trials of a judge that was swapped.
 async fn upkeep(state: &AppState) {
     health::canary(state).await;
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
         state.metrics.run_upkeep();
+        grammar::drop_unused();
         judge_canary::try_new_judge(state).await;
     }
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::response::Response;
 
 use super::Shared;
 use super::error::ApiError;
 use super::job::resolve;
+use super::named::Named;
 use crate::engine::generation::{Generations, Pinned};
 use crate::openai::{ErrorBody, GenerationIds, ModelCard, ModelList};
 use crate::search::Models;
@@ -79,12 +80,13 @@ fn card(served: &Served, id: &str, parent: Option<&str>) -> ModelCard {
         created: served.since,
         owned_by: "spar",
         max_model_len: served.pin().actor.engine.info().context,
+        root: parent.unwrap_or(id).to_owned(),
         parent: parent.map(str::to_owned),
     }
 }
 
 /// The served models and their `:search` aliases.
-#[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, body = ModelList)))]
+#[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, body = ModelList, description = "The models")))]
 pub async fn list(State(state): State<Shared>) -> Json<ModelList> {
     let served = &state.served;
     let alias = format!("{}:search", served.name);
@@ -98,9 +100,12 @@ pub async fn list(State(state): State<Shared>) -> Json<ModelList> {
 #[utoipa::path(
     get, path = "/v1/models/{id}", tag = "models",
     params(("id" = String, Path, description = "The model's name")),
-    responses((status = 200, body = ModelCard), (status = 404, body = ErrorBody)),
+    responses(
+        (status = 200, body = ModelCard, description = "The model"),
+        (status = 404, body = ErrorBody, description = "No such model"),
+    ),
 )]
-pub async fn one(State(state): State<Shared>, Path(id): Path<String>) -> Result<Json<ModelCard>, ApiError> {
+pub async fn one(State(state): State<Shared>, Named(id): Named) -> Result<Json<ModelCard>, ApiError> {
     let served = &state.served;
     let (name, alias) = resolve(Some(&id), &served.name)?;
     Ok(Json(card(served, &name, alias.then_some(served.name.as_str()))))

@@ -36,6 +36,7 @@ const ROUTES: &[&str] = &[
     "/v1/unload_lora_adapter",
     "/update_weights_from_disk",
     "/healthz",
+    "/health",
     "/readyz",
     "/version",
     "/metrics",

@@ -10,6 +10,7 @@ use tokenizers::Tokenizer;
 use super::keys::Tenant;
 use crate::chat::Chat;
 use crate::engine::native::NativeEngine;
+use crate::engine::tools;
 use crate::engine::{
     Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Reply, Request, ScoredToken,
 };
@@ -96,6 +97,10 @@ impl Engine for OnBehalf<'_> {
 
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         self.engine.render(chat)
+    }
+
+    fn tool_format(&self) -> tools::Format {
+        self.engine.tool_format()
     }
 
     fn constrains(&self) -> bool {

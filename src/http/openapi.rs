@@ -1,6 +1,15 @@
-//! The API document: generated from the handlers and wire types, served, printed and committed.
+//! The API document: generated from the handlers and wire types, completed with what all operations share, served, printed
+//! and committed.
 
 use utoipa::OpenApi;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ObjectBuilder, SchemaType};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    Components, ContentBuilder, Header, PathItem, Ref, RefOr, Response, ResponseBuilder, Schema, Type,
+};
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::openai::DrawingFields;
 
@@ -9,7 +18,10 @@ use crate::openai::DrawingFields;
 #[openapi(
     info(
         title = "spar",
-        description = "OpenAI-compatible inference with judge-and-refine tree search: add `search_budget` to a chat completion."
+        description = "OpenAI-compatible inference with judge-and-refine tree search: add `search_budget` to a chat \
+                       completion.\n\nEvery error of every route is an `ErrorBody`: `code` is for programs, `param` names \
+                       the field that is at fault, and `message` says what to do. A path that is not served is answered \
+                       with 404 and `route_not_found`."
     ),
     // Part of two bodies, of which it is read on its own.
     components(schemas(DrawingFields)),
@@ -29,4 +41,209 @@ pub fn document() -> String {
     let mut text = api.to_pretty_json().expect("an API document is always JSON");
     text.push('\n');
     text
+}
+
+/// Who may call an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Everybody.
+    Open,
+    /// Callers with an API key, where the server has any.
+    Key,
+    /// Callers with the admin key, where the server has one.
+    Admin,
+}
+
+/// Completes the document of `router`, whose routes all have the same `access`: what callers must show, and the errors that
+/// follow from it, from a body and from a parameter in the path. An operation's own description of a status is kept.
+pub(super) fn complete<S>(access: Access, mut router: OpenApiRouter<S>) -> OpenApiRouter<S>
+where
+    S: Send + Sync + Clone + 'static,
+{
+    let api = router.get_openapi_mut();
+    for (path, item) in &mut api.paths.paths {
+        for operation in operations(item) {
+            operation.security = security(access);
+            if let Some(body) = &mut operation.request_body {
+                absent_is_not_null(body);
+            }
+            let facts = Facts { access, body: operation.request_body.is_some(), named: path.contains('{') };
+            for error in ERRORS.iter().filter(|error| (error.occurs)(facts)) {
+                let shared = RefOr::Ref(Ref::from_response_name(error.name));
+                operation.responses.responses.entry(error.status.into()).or_insert(shared);
+            }
+        }
+    }
+    let components = api.components.get_or_insert_with(Components::new);
+    components.responses.extend(ERRORS.iter().map(|error| (error.name.to_owned(), RefOr::T(error.response()))));
+    components.security_schemes.extend(schemes().map(|(name, scheme)| (name.to_owned(), scheme)));
+    if let Some(RefOr::T(order)) = components.schemas.remove("SwapRequest") {
+        let either = name_one_of(order, &["model_path", "adapter_path"]);
+        components.schemas.insert("SwapRequest".into(), RefOr::T(either));
+    }
+    router
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch].into_iter().flatten()
+}
+
+const API_KEY: &str = "api_key";
+const ADMIN_KEY: &str = "admin_key";
+
+fn schemes() -> [(&'static str, SecurityScheme); 2] {
+    let bearer = |description: &str| {
+        let mut scheme = Http::new(HttpAuthScheme::Bearer);
+        scheme.description = Some(description.into());
+        SecurityScheme::Http(scheme)
+    };
+    [
+        (API_KEY, bearer("A key of `--api-keys-file` or SPAR_API_KEYS. A server without keys answers everybody.")),
+        (ADMIN_KEY, bearer("The key of `--admin-key-file` or SPAR_ADMIN_KEY. Without it these routes answer 403.")),
+    ]
+}
+
+fn security(access: Access) -> Option<Vec<SecurityRequirement>> {
+    let needs = |name: &str| SecurityRequirement::new::<_, [&str; 0], &str>(name, []);
+    match access {
+        Access::Open => None,
+        // The empty requirement says that a server may have no keys.
+        Access::Key => Some(vec![needs(API_KEY), SecurityRequirement::default()]),
+        Access::Admin => Some(vec![needs(ADMIN_KEY)]),
+    }
+}
+
+/// What decides which errors an operation can answer with.
+#[derive(Clone, Copy)]
+struct Facts {
+    access: Access,
+    /// Whether it reads a body.
+    body: bool,
+    /// Whether its path holds a parameter.
+    named: bool,
+}
+
+/// An error that many operations share.
+struct Error {
+    status: &'static str,
+    name: &'static str,
+    description: &'static str,
+    /// A header that comes with it, and what the header says.
+    header: Option<(&'static str, &'static str)>,
+    occurs: fn(Facts) -> bool,
+}
+
+const RETRY_AFTER: Option<(&str, &str)> = Some(("Retry-After", "Seconds after which another try is worth it."));
+
+const ERRORS: &[Error] = &[
+    Error {
+        status: "400",
+        name: "Invalid",
+        description: "The request is at fault. `param` names the field.",
+        header: None,
+        occurs: |facts| facts.body || facts.named,
+    },
+    Error {
+        status: "401",
+        name: "NoKey",
+        description: "No key was shown, or one that is not known.",
+        header: Some(("WWW-Authenticate", "Always `Bearer`.")),
+        occurs: |facts| facts.access != Access::Open,
+    },
+    Error {
+        status: "403",
+        name: "NotAllowed",
+        description: "The server has no admin key, so these routes are off.",
+        header: None,
+        occurs: |facts| facts.access == Access::Admin,
+    },
+    Error {
+        status: "405",
+        name: "WrongMethod",
+        description: "The path is served, but not with the method that was sent.",
+        header: Some(("Allow", "The methods with which the path is served.")),
+        occurs: |_| true,
+    },
+    Error {
+        status: "408",
+        name: "TooLate",
+        description: "The request's time was over before there was an answer.",
+        header: None,
+        occurs: |facts| facts.body,
+    },
+    Error {
+        status: "413",
+        name: "TooLarge",
+        description: "The body is larger than the server takes (`--max-body`).",
+        header: None,
+        occurs: |facts| facts.body,
+    },
+    Error {
+        status: "415",
+        name: "NotJson",
+        description: "The body is not declared as JSON, or it is in a coding that is not taken.",
+        header: None,
+        occurs: |facts| facts.body,
+    },
+    Error {
+        status: "429",
+        name: "TooMany",
+        description: "Too many requests run or wait.",
+        header: RETRY_AFTER,
+        occurs: |facts| facts.access == Access::Key,
+    },
+    Error {
+        status: "500",
+        name: "Failed",
+        description: "The server or the model failed. The cause is in the server's log.",
+        header: None,
+        occurs: |_| true,
+    },
+    Error {
+        status: "502",
+        name: "UpstreamFailed",
+        description: "The server that this one asks for its replies (`--engine upstream`) failed; `message` has its words.",
+        header: None,
+        occurs: |facts| facts.access == Access::Key && facts.body,
+    },
+    Error {
+        status: "503",
+        name: "Unavailable",
+        description: "The model cannot answer now, or the server is shutting down.",
+        header: RETRY_AFTER,
+        occurs: |facts| facts.access != Access::Open && facts.body,
+    },
+];
+
+impl Error {
+    fn response(&self) -> Response {
+        let schema = RefOr::<Schema>::Ref(Ref::from_schema_name("ErrorBody"));
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        let response = ResponseBuilder::new().description(self.description).content("application/json", content);
+        let Some((name, says)) = self.header else { return response.build() };
+        let mut header = Header::default();
+        header.description = Some(says.into());
+        response.header(name, header).build()
+    }
+}
+
+/// A body that may be left out is documented as one that may also be `null`, which the server does not take.
+fn absent_is_not_null(body: &mut RequestBody) {
+    for content in body.content.values_mut() {
+        let Some(RefOr::T(Schema::OneOf(either))) = &content.schema else { continue };
+        let is_null = |one: &RefOr<Schema>| matches!(one, RefOr::T(Schema::Object(o)) if o.schema_type == SchemaType::new(Type::Null));
+        if let [null, other] = either.items.as_slice()
+            && is_null(null)
+        {
+            content.schema = Some(other.clone());
+        }
+    }
+}
+
+/// `schema`, of whose optional texts at least one must be given.
+fn name_one_of(schema: Schema, names: &[&str]) -> Schema {
+    let text = || ObjectBuilder::new().schema_type(SchemaType::new(Type::String));
+    let given = |name: &str| ObjectBuilder::new().property(name, text()).required(name);
+    let either = names.iter().fold(AnyOfBuilder::new(), |either, name| either.item(given(name)));
+    AllOfBuilder::new().item(RefOr::T(schema)).item(RefOr::T(Schema::AnyOf(either.build()))).build().into()
 }

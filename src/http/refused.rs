@@ -75,8 +75,6 @@ const REFUSED: &[Refused] = &[
 
 const REFUSED_IN_CHATS: &[Refused] = &[
     unless_empty("echo"),
-    unless_empty("tools"),
-    Refused { name: "tool_choice", harmless: calls_nothing },
     unless_empty("functions"),
     Refused { name: "function_call", harmless: calls_nothing },
     Refused { name: "modalities", harmless: is_text_only },

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::Shared;
 use super::error::ApiError;
 use super::keys::{Caller, TenantId};
+use super::named::Named;
 use crate::openai::{ErrorBody, SearchReport};
 
 /// The last searches, oldest first, as one caller sees them; cheap to clone.
@@ -59,12 +60,15 @@ impl KeptSearches {
 #[utoipa::path(
     get, path = "/v1/searches/{id}", tag = "search",
     params(("id" = String, Path, description = "The `search.id` of a response")),
-    responses((status = 200, body = SearchReport), (status = 404, body = ErrorBody)),
+    responses(
+        (status = 200, body = SearchReport, description = "The search"),
+        (status = 404, body = ErrorBody, description = "No such search is kept for this key"),
+    ),
 )]
 pub async fn search(
     State(state): State<Shared>,
     Caller(tenant): Caller,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<Json<SearchReport>, ApiError> {
     match state.kept.of(tenant.id).find(&id) {
         Some(report) => Ok(Json(report.as_ref().clone())),

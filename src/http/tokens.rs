@@ -59,8 +59,8 @@ impl Source {
 #[utoipa::path(
     post, path = "/tokenize", tag = "models", request_body = TokenizeRequest,
     responses(
-        (status = 200, body = TokenizeResponse), (status = 400, body = ErrorBody),
-        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
+        (status = 200, body = TokenizeResponse, description = "The tokens"),
+        (status = 404, body = ErrorBody, description = "No such model"),
     ),
 )]
 pub async fn tokenize(
@@ -99,8 +99,8 @@ pub async fn tokenize(
 #[utoipa::path(
     post, path = "/detokenize", tag = "models", request_body = DetokenizeRequest,
     responses(
-        (status = 200, body = DetokenizeResponse), (status = 400, body = ErrorBody),
-        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
+        (status = 200, body = DetokenizeResponse, description = "The text"),
+        (status = 404, body = ErrorBody, description = "No such model"),
     ),
 )]
 pub async fn detokenize(

@@ -98,8 +98,15 @@ impl CompletionLogprobs {
         let finite = |logprob: f32| logprob.max(-9999.0);
         self.tokens.push(name(token));
         self.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.token.logprob)));
-        let top =
-            |logprobs: &TokenLogprobs| logprobs.top.iter().map(|top| (name(&top.bytes), finite(top.logprob))).collect();
+        // Parts of characters may have the same name, which the likeliest of them keeps.
+        let top = |logprobs: &TokenLogprobs| {
+            let mut named = BTreeMap::new();
+            for top in &logprobs.top {
+                let kept = named.entry(name(&top.bytes)).or_insert(f32::MIN);
+                *kept = finite(top.logprob).max(*kept);
+            }
+            named
+        };
         self.top_logprobs.push(logprobs.map(top));
         self.text_offset.push(offset);
     }
@@ -151,4 +158,24 @@ pub struct DetokenizeRequest {
 pub struct DetokenizeResponse {
     /// The text that the tokens spell.
     pub prompt: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::TokenProb;
+
+    #[test]
+    fn the_likeliest_of_equal_names_is_shown() {
+        let token = |id: u32, bytes: &[u8], logprob: f32| TokenProb { id, bytes: bytes.to_vec(), logprob };
+        // Two first halves of characters look alike.
+        let top = vec![token(1, b"\xc3", -0.5), token(2, b"\xc2", -2.0), token(3, b"a", f32::NEG_INFINITY)];
+        for top in [top.clone(), top.into_iter().rev().collect()] {
+            let mut logprobs = CompletionLogprobs::default();
+            logprobs.push(b"a", Some(&TokenLogprobs { token: token(3, b"a", -1.0), top }), 0);
+            let shown = logprobs.top_logprobs[0].as_ref().unwrap();
+            let expected = BTreeMap::from([("\u{FFFD}".to_owned(), -0.5), ("a".to_owned(), -9999.0)]);
+            assert_eq!(*shown, expected);
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod one_or_many;
 mod response;
 mod search;
 mod small_value;
+mod tools;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ pub use completions::*;
 pub(crate) use one_or_many::Entry;
 pub use response::*;
 pub use search::*;
+pub use tools::*;
 
 /// The body of `POST /v1/chat/completions`. Unknown fields are ignored, unless ignoring them would change the answer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -56,6 +58,12 @@ pub struct ChatRequest {
     pub search_budget: Option<i64>,
     /// How the search goes about it; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
+    /// The functions that the model may call.
+    pub tools: Option<Vec<ToolSpec>>,
+    /// Whether it has to call one; absent: `auto`.
+    pub tool_choice: Option<ToolChoice>,
+    /// Whether one answer may hold several calls; absent: it may.
+    pub parallel_tool_calls: Option<bool>,
     /// How tokens are drawn. They are read on their own: to read flattened fields, serde would collect every unknown field of
     /// the body first.
     #[serde(flatten, skip_deserializing)]
@@ -70,8 +78,8 @@ pub struct DrawingFields {
     /// 0 is greedy; absent: 1.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
-    /// Nucleus: the smallest set of tokens with at least this mass; absent: 1.
-    #[schema(exclusive_minimum = 0, maximum = 1)]
+    /// Nucleus: the smallest set of tokens with at least this mass; 0 is the likeliest token alone; absent: 1.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f64>,
     /// The k likeliest tokens; -1, 0 or absent: all.
     #[schema(minimum = -1)]
@@ -86,16 +94,16 @@ pub struct DrawingFields {
     #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f64>,
     /// Divides or multiplies logits of tokens in prompt and reply; absent: 1.
-    #[schema(exclusive_minimum = 0, maximum = 2)]
+    #[schema(minimum = 0.01, maximum = 10)]
     pub repetition_penalty: Option<f64>,
-    /// Token id to what is added to its logit, -100 to 100.
+    /// Token id to what is added to its logit, -100 to 100; at most 4096 tokens.
     pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Answers to give.
     #[schema(minimum = 1)]
     pub n: Option<i64>,
     /// Fixes the draw, and a whole search.
     pub seed: Option<i64>,
-    /// Where an answer ends; never part of it.
+    /// Where an answer ends; never part of it. At most 4 strings of at most 1024 bytes.
     pub stop: Option<Stop>,
     /// Keep going after the end-of-sequence token.
     pub ignore_eos: Option<bool>,
@@ -114,13 +122,19 @@ pub struct DrawingFields {
 /// One turn as a client sends it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ChatMessage {
-    /// `system`, `developer`, `user` or `assistant`.
-    #[schema(pattern = "^(system|developer|user|assistant)$")]
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    #[schema(pattern = "^(system|developer|user|assistant|tool)$")]
     pub role: String,
     /// What is said.
     pub content: Option<Content>,
     /// What an assistant thought before it said that; the chat template decides whether the model sees it.
     pub reasoning_content: Option<String>,
+    /// The calls of an assistant's turn; its content may then be absent.
+    pub tool_calls: Option<Vec<ToolCallEntry>>,
+    /// The call whose result a function's turn is.
+    pub tool_call_id: Option<String>,
+    /// The name of the function whose result it is, for templates that show it.
+    pub name: Option<String>,
 }
 
 /// A turn's content.
@@ -188,13 +202,13 @@ pub struct ResponseFormat {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StructuredOutputs {
-    /// A JSON schema.
+    /// A JSON schema of at most 256 KiB, with numbers between -(2^53 - 1) and 2^53 - 1.
     #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub json: Option<Value>,
-    /// A regular expression for the whole answer.
+    /// A regular expression for the whole answer, of at most 8 KiB.
     pub regex: Option<String>,
-    /// One of these texts.
+    /// One of these texts: at most 4000, of at most 64 KiB together.
     pub choice: Option<Vec<String>>,
 }
 
@@ -203,7 +217,7 @@ pub struct StructuredOutputs {
 pub struct JsonSchemaFormat {
     /// Its name; not used.
     pub name: Option<String>,
-    /// The schema; absent: any JSON object.
+    /// The schema, within the limits of `structured_outputs.json`; absent: any JSON object.
     #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::search::{SearchEvent, SearchReport, TreeNode};
+use super::tools::{ToolCallDelta, ToolCallEntry};
 use crate::engine::{FinishReason, TokenLogprobs, TokenProb};
 use crate::search::StopReason;
 
@@ -50,11 +51,14 @@ pub struct ChatChoice {
 pub struct AnswerMessage {
     /// The role, always `assistant`.
     pub role: String,
-    /// The answer's text.
-    pub content: String,
+    /// The answer's text; `null` where the answer is calls alone.
+    pub content: Option<String>,
     /// What the model thought before its answer, where the two can be separated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
+    /// The functions that the model calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallEntry>,
     /// The refusal, always `null`.
     pub refusal: Option<String>,
 }
@@ -67,6 +71,9 @@ pub enum Finish {
     Stop,
     /// `max_tokens` or the context was used up.
     Length,
+    /// The answer calls functions.
+    #[serde(rename = "tool_calls")]
+    ToolCalls,
 }
 
 impl From<FinishReason> for Finish {
@@ -229,6 +236,9 @@ pub struct Delta {
     /// The new text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// The new calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// OpenAI's error envelope.
@@ -274,6 +284,8 @@ pub struct ModelCard {
     pub owned_by: &'static str,
     /// Tokens of prompt and answer together.
     pub max_model_len: usize,
+    /// The model behind the name: itself, or what a `:search` alias stands for.
+    pub root: String,
     /// The model behind a `:search` alias.
     pub parent: Option<String>,
 }

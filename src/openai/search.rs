@@ -150,7 +150,8 @@ pub enum ChecksMode {
 pub struct CheckSpec {
     /// The instruction's id, such as `length_constraints:number_words`.
     pub id: String,
-    /// Its keyword arguments.
+    /// Its keyword arguments: lists of at most 64 texts, and texts that are searched for of at most 1000 characters. All checks
+    /// together may hold 64 texts with the special characters of regular expressions.
     #[serde(default, deserialize_with = "small_value::small_map")]
     #[schema(value_type = Object)]
     pub kwargs: Map<String, Value>,

@@ -88,7 +88,8 @@ impl Search<'_> {
     /// Whether a failed call is made again: in `paper` mode, as in the reference, unless the request itself is at fault.
     /// The next try has a seed of its own, so that a search stays a function of its seed.
     pub fn tries_again(&self, error: &EngineError) -> bool {
-        self.config.mode == Mode::Paper && matches!(error, EngineError::Unavailable(_) | EngineError::Crashed(_))
+        self.config.mode == Mode::Paper
+            && matches!(error, EngineError::Unavailable(_) | EngineError::Crashed(_) | EngineError::Upstream(_))
     }
 
     /// Starts `request.samples` siblings, or as many as the budgets allow (at least one), and waits for all of them.

@@ -92,8 +92,10 @@ impl Search<'_> {
             let request = Request { samples: children - found.len(), ..request };
             let replies = match self.call(self.models.refiner, request).await {
                 Err(Halt::Failed(error)) if self.tries_again(&error) => vec![Err(error)],
-                // Patterns of many rules may be too large together.
-                Err(Halt::Failed(EngineError::Invalid(_))) if self.guide(room).is_some() => {
+                // Patterns of many rules may be too large together, or there may be no place to compile them now.
+                Err(Halt::Failed(EngineError::Constraint(_) | EngineError::Unavailable(_)))
+                    if self.guide(room).is_some() =>
+                {
                     self.session.give_up_guide();
                     continue;
                 }
@@ -102,15 +104,15 @@ impl Search<'_> {
             for reply in replies {
                 drawn += 1;
                 // Patterns of many rules may also be too costly to follow.
-                let reply = match reply {
-                    Err(EngineError::Invalid(_)) if form == Form::Rewritten && self.guide(room).is_some() => {
+                let read = match reply {
+                    Err(EngineError::Constraint(_)) if form == Form::Rewritten && self.guide(room).is_some() => {
                         self.session.give_up_guide();
                         unread += 1;
                         continue;
                     }
-                    reply => reply,
+                    Ok(spoken) => Ok(self.read_refinement(form, spoken, refined.finish).await),
+                    Err(error) => Err(error),
                 };
-                let read = reply.map(|spoken| self.read_refinement(form, spoken, refined.finish));
                 if let (Form::Reflected, Ok(candidate)) = (form, &read) {
                     self.session.tried_reflection(candidate.is_some());
                 }
@@ -195,18 +197,27 @@ impl Search<'_> {
         };
         let asked = self.task.constraint.as_ref();
         let (messages, constraint) = match rewritten {
-            Some(messages) => (messages, asked.cloned().or_else(|| self.guide(room))),
+            Some(messages) => {
+                let plain = self.task.offer.as_ref().is_some_and(|offer| offer.is_plain_answer(&node.response));
+                // An answer that calls nothing is refined as one.
+                let guide = || self.guide(room);
+                let constraint = if plain { guide().or_else(|| asked.cloned()) } else { asked.cloned().or_else(guide) };
+                (messages, constraint)
+            }
             None => {
                 let messages = templates.refine(&self.task.messages, &node.response, &node.critique);
                 (messages, templates.refinement_constraint(asked))
             }
         };
+        let mut refinement = Chat::without_thinking(messages);
+        refinement.options.tools = self.task.template.tools.clone();
         Request {
             sampling,
+            input: Input::Chat(refinement),
             max_tokens: Some(room),
             logprobs: self.task.logprobs,
             constraint: constraint.filter(|_| refiner.constrains()),
-            ..Request::chat(Purpose::Refine, messages)
+            ..Request::chat(Purpose::Refine, Vec::new())
         }
     }
 
@@ -225,7 +236,7 @@ impl Search<'_> {
     /// The refined response, ended at the task's stop strings; `None` if there is none, if it loops or is cut off, if it is
     /// longer than an answer may be, or if it does not match what an answer must. `before` says how the response that it
     /// refines ended: where the limit of an answer cut that off, it may cut off the refinement, too.
-    fn read_refinement(&self, form: Form, mut spoken: Spoken, before: FinishReason) -> Option<Candidate> {
+    async fn read_refinement(&self, form: Form, mut spoken: Spoken, before: FinishReason) -> Option<Candidate> {
         let cut = spoken.finish == FinishReason::Length;
         let at_limit = self.task.max_tokens.is_some_and(|most| spoken.tokens >= most);
         let refinement = match form {
@@ -245,7 +256,9 @@ impl Search<'_> {
         let tokens = spoken.tokens_within(start, end);
         // An engine that does not constrain may have said anything.
         let free = self.task.constraint.as_ref().filter(|_| !self.models.refiner.constrains());
-        if free.is_some_and(|constraint| !grammar::matches(constraint, &response)) {
+        if let Some(constraint) = free
+            && !grammar::matches(constraint, &response).await.unwrap_or(false)
+        {
             return None;
         }
         if response.is_empty() || self.task.max_tokens.is_some_and(|most| tokens > most) {

@@ -26,11 +26,13 @@ mod tree;
 mod votes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use tokio::time::timeout_at;
 
 use crate::chat::{Message, TemplateOptions};
+use crate::engine::tools::Offer;
 use crate::engine::{Completion, Constraint, Engine, EngineError, Sampling};
 use crate::prompts::Templates;
 use crate::verify::Check;
@@ -67,6 +69,8 @@ pub struct Task {
     pub constraint: Option<Constraint>,
     /// Rules that a response must follow, found in the conversation or named.
     pub checks: Vec<Check>,
+    /// Functions that a response may call.
+    pub offer: Option<Arc<Offer>>,
 }
 
 impl Task {
@@ -81,6 +85,7 @@ impl Task {
             logprobs: None,
             constraint: None,
             checks: Vec::new(),
+            offer: None,
         }
     }
 }

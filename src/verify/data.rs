@@ -185,7 +185,7 @@ impl WirePrompt {
             if id == UNCHECKED {
                 prompt.unchecked.push(id.clone());
             } else {
-                prompt.checks.push(Check::new(id, kwargs.clone()).map_err(|error| error.0)?);
+                prompt.checks.push(Check::new(id, kwargs.clone()).map_err(|error| error.message)?);
             }
         }
         Ok(prompt)

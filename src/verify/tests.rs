@@ -19,7 +19,7 @@ fn every_id_is_registered_once() {
         match check(id, json!({"bogus": 1})) {
             // The reference ignores the arguments of these.
             Ok(_) => assert!(id.starts_with("custom:"), "{id}"),
-            Err(error) => assert!(error.0.starts_with(&format!("{id}: ")), "{error}"),
+            Err(error) => assert!(error.message.starts_with(&format!("{id}: ")), "{error}"),
         }
     }
 }
@@ -116,7 +116,7 @@ fn bad_arguments_are_named() {
         ),
     ];
     for (id, kwargs, expected) in cases {
-        let error = check(id, kwargs).unwrap_err().0;
+        let error = check(id, kwargs).unwrap_err().message;
         assert!(error.starts_with(expected), "{error}");
     }
 }

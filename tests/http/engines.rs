@@ -29,6 +29,8 @@ async fn fields_change_what_is_said() {
         let ask = async |fields: Value| server.answer(&with(writes(), with(json!({"temperature": 0}), fields))).await;
         let plain = ask(json!({})).await;
         let words: Vec<&str> = text(&plain).split(' ').collect();
+        let likeliest = ask(json!({"temperature": 2, "top_p": 0})).await;
+        assert_eq!(text(&likeliest), text(&plain), "the smallest nucleus is the likeliest token");
         let short = ask(json!({"max_tokens": 3})).await;
         assert_eq!(
             (&short["choices"][0]["finish_reason"], &short["usage"]["completion_tokens"]),

@@ -16,9 +16,9 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"messages": []}), "messages", "at least one message"),
         (json!({"messages": "hi"}), "messages", "expected a sequence"),
         (
-            json!({"messages": [{"role": "tool", "content": "x"}]}),
+            json!({"messages": [{"role": "robot", "content": "x"}]}),
             "messages[0].role",
-            "user or assistant, got \"tool\"",
+            "assistant or tool, got \"robot\"",
         ),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content", "a string or a list of text parts"),
         (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content", "expected a string or a list"),
@@ -35,15 +35,16 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"temperature": 2.5}), "temperature", "between 0 and 2, got 2.5"),
         (json!({"temperature": -0.5}), "temperature", "between 0 and 2, got -0.5"),
         (json!({"temperature": "hot"}), "temperature", "invalid type: string \"hot\""),
-        (json!({"top_p": 0}), "top_p", "above 0 and at most 1, got 0"),
-        (json!({"top_p": 1.5}), "top_p", "above 0 and at most 1, got 1.5"),
+        (json!({"top_p": -0.1}), "top_p", "between 0 and 1, got -0.1"),
+        (json!({"top_p": 1.5}), "top_p", "between 0 and 1, got 1.5"),
         (json!({"top_k": -2}), "top_k", "got -2"),
         (json!({"min_p": 1.5}), "min_p", "between 0 and 1, got 1.5"),
         (json!({"min_p": -1}), "min_p", "between 0 and 1, got -1"),
         (json!({"frequency_penalty": 3}), "frequency_penalty", "between -2 and 2, got 3"),
         (json!({"presence_penalty": -3}), "presence_penalty", "between -2 and 2, got -3"),
-        (json!({"repetition_penalty": 0}), "repetition_penalty", "above 0 and at most 2, got 0"),
-        (json!({"repetition_penalty": 2.5}), "repetition_penalty", "above 0 and at most 2, got 2.5"),
+        (json!({"repetition_penalty": 0}), "repetition_penalty", "between 0.01 and 10, got 0"),
+        (json!({"repetition_penalty": 1e-38}), "repetition_penalty", "between 0.01 and 10, got 0.0000"),
+        (json!({"repetition_penalty": 10.5}), "repetition_penalty", "between 0.01 and 10, got 10.5"),
         (json!({"n": 0}), "n", "between 1 and 16, got 0"),
         (json!({"n": 17}), "n", "between 1 and 16, got 17"),
         (json!({"seed": 1.5}), "seed", "expected i64"),
@@ -62,6 +63,8 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop", "between 1 and 4 strings"),
         (json!({"stop": ""}), "stop", "none of them empty"),
         (json!({"stop": 5}), "stop", "a string or a list of strings"),
+        (json!({"stop": ["a", "b".repeat(1025)]}), "stop", "at most 1024 bytes, got 1025"),
+        (json!({"logit_bias": many_tokens(4097)}), "logit_bias", "at most 4096 tokens, got 4097"),
         (json!({"logit_bias": {"one": 1}}), "logit_bias", "token ids"),
         (json!({"logit_bias": {"1": 101}}), "logit_bias", "between -100 and 100, got 101"),
         (json!({"logit_bias": [1]}), "logit_bias", "expected a map"),
@@ -96,8 +99,9 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
             "messages[0].reasoning_content",
             "expected a string",
         ),
-        (json!({"tools": [{"type": "function"}]}), "tools", "not supported"),
-        (json!({"tool_choice": "required"}), "tool_choice", "not supported"),
+        (json!({"tools": "all"}), "tools", "expected a sequence"),
+        (json!({"tool_choice": "required"}), "tool_choice", "offers no function"),
+        (json!({"parallel_tool_calls": 5}), "parallel_tool_calls", "expected a boolean"),
         (json!({"functions": [{}]}), "functions", "not supported"),
         (json!({"modalities": ["text", "audio"]}), "modalities", "not supported"),
         (json!({"audio": {"voice": "x"}}), "audio", "not supported"),
@@ -157,6 +161,58 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (words(json!({"num_words": 10, "relation": "at least", "colour": "red"})), "search.checks[0]", "colour"),
         (check("keywords:existence", json!({"keywords": []})), "search.checks[0]", "keywords"),
         (
+            check("keywords:existence", json!({"keywords": ["a", "b", "c", r"\w{80}x1".repeat(50)]})),
+            "search.checks[0].kwargs.keywords[3]",
+            "takes more than 262144 bytes",
+        ),
+        (
+            check("keywords:forbidden_words", json!({"forbidden_words": ["a", "b".repeat(1001)]})),
+            "search.checks[0].kwargs.forbidden_words[1]",
+            "at most 1000 characters",
+        ),
+        (
+            check("keywords:existence", json!({"keywords": vec!["word"; 65]})),
+            "search.checks[0].kwargs.keywords",
+            "at most 64 strings, got 65",
+        ),
+        (
+            check("keywords:frequency", json!({"keyword": "a".repeat(1001), "frequency": 1, "relation": "at least"})),
+            "search.checks[0].kwargs.keyword",
+            "at most 1000 characters",
+        ),
+        (
+            check("detectable_content:postscript", json!({"postscript_marker": r"\w{80}".repeat(40)})),
+            "search.checks[0].kwargs.postscript_marker",
+            "takes more than 262144 bytes",
+        ),
+        (
+            check("detectable_format:multiple_sections", json!({"section_spliter": "(a{999}){99}", "num_sections": 2})),
+            "search.checks[0].kwargs.section_spliter",
+            "takes more than 262144 bytes",
+        ),
+        (
+            check("combination:repeat_prompt", json!({"prompt_to_repeat": "b".repeat(20_001)})),
+            "search.checks[0].kwargs.prompt_to_repeat",
+            "at most 20000 characters",
+        ),
+        (
+            json!({"search": {"checks": vec![json!({"id": "keywords:existence", "kwargs": {"keywords": vec!["a?b"; 33]}}); 2]}}),
+            "search.checks[1].kwargs.keywords[31]",
+            "may have 64 patterns with special characters",
+        ),
+        (
+            json!({"search": {"checks": vec![json!({"id": "keywords:existence", "kwargs": {"keywords": vec!["a"; 60]}}); 18]}}),
+            "search.checks[17].kwargs.keywords[4]",
+            "may have 1024 patterns",
+        ),
+        (
+            json!({"search_budget": 0, "search": {"checks": [
+                {"id": "keywords:existence", "kwargs": {"keywords": vec![r"\w{80}xN"; 400]}}
+            ]}}),
+            "search.checks[0].kwargs.keywords",
+            "at most 64 strings, got 400",
+        ),
+        (
             json!({"search": {"checks": vec![json!({"id": "punctuation:no_comma"}); 65]}}),
             "search.checks",
             "at most 64 checks, got 65",
@@ -169,9 +225,14 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (
             json!({"search_budget": 1, "messages": [{"role": "assistant", "content": "x"}]}),
             "messages",
-            "ends in a `user` message",
+            "ends in a `user` or `tool` message",
         ),
     ]
+}
+
+/// A bias for so many tokens, though not all of them exist.
+fn many_tokens(count: usize) -> Value {
+    (0..count).map(|id| (id.to_string(), json!(1))).collect::<serde_json::Map<_, _>>().into()
 }
 
 #[tokio::test]
@@ -244,6 +305,14 @@ async fn a_prompt_beyond_the_context_is_refused_by_every_engine() {
             let error = json_of(server.chat(&with(long.clone(), fields)), StatusCode::BAD_REQUEST).await;
             assert_eq!(error["error"]["code"], "context_length_exceeded");
             assert!(error["error"]["message"].as_str().unwrap().contains("holds 1024"), "{error}");
+            assert_eq!(error["error"]["param"], "messages");
+        }
+        let text = json!({"prompt": "the river waits. ".repeat(1_000)});
+        for fields in [json!({}), json!({"stream": true}), json!({"echo": true, "max_tokens": 0})] {
+            let error =
+                json_of(server.post("/v1/completions", &with(text.clone(), fields)), StatusCode::BAD_REQUEST).await;
+            assert_eq!(error["error"]["code"], "context_length_exceeded");
+            assert_eq!(error["error"]["param"], "prompt");
         }
     }
 }
@@ -263,8 +332,12 @@ async fn everything_else_is_in_the_envelope_too() {
             (server.chat(&with(says("hello"), json!({"model": "gpt-4"}))), 404, "model_not_found"),
             (server.get("/v1/models/gpt-4"), 404, "model_not_found"),
             (server.get("/v1/searches/srch_none"), 404, "search_not_found"),
+            (server.get("/v1/models/%ff"), 400, "invalid_value"),
+            (server.get("/v1/searches/%c3%28"), 400, "invalid_value"),
             (server.get("/v2/anything"), 404, "route_not_found"),
+            (server.get("/docs/none.js"), 404, "route_not_found"),
             (server.get("/v1/chat/completions"), 405, "method_not_allowed"),
+            (server.client.put(format!("{}/docs/", server.url)), 405, "method_not_allowed"),
         ];
         for (request, status, code) in cases {
             let body = json_of(request, StatusCode::from_u16(status).unwrap()).await;
@@ -273,6 +346,10 @@ async fn everything_else_is_in_the_envelope_too() {
         }
         let missing = json_of(json_body("{}".into()), StatusCode::BAD_REQUEST).await;
         assert_eq!(missing["error"]["param"], "messages");
+        let unreadable = json_of(server.get("/v1/models/%ff"), StatusCode::BAD_REQUEST).await;
+        assert_eq!(unreadable["error"]["param"], "id");
+        let wrong = server.get("/v1/chat/completions").send().await.unwrap();
+        assert_eq!(wrong.headers()["allow"], "POST");
     }
 }
 
@@ -281,9 +358,11 @@ async fn engine_errors_have_statuses_and_hide_their_causes() {
     let cases = [
         (EngineError::PromptTooLong { tokens: 9, limit: 8 }, 400, "context_length_exceeded"),
         (EngineError::Unsupported("no grammars here".into()), 400, "invalid_value"),
-        (EngineError::Invalid("bad chat".into()), 400, "invalid_value"),
+        (EngineError::Invalid("bad grammar".into()), 400, "invalid_value"),
+        (EngineError::Prompt("nothing to continue".into()), 400, "invalid_value"),
         (EngineError::Unavailable("secret cause".into()), 503, "model_not_available"),
         (EngineError::Crashed("secret cause".into()), 500, "model_failed"),
+        (EngineError::Upstream("the upstream failed".into()), 502, "upstream_failed"),
     ];
     for (error, status, code) in cases {
         let server = Server::start(FakeEngine::new(move |_, _| Err(error.clone())), &[]).await;
@@ -296,7 +375,16 @@ async fn engine_errors_have_statuses_and_hide_their_causes() {
             let body: Value = response.json().await.unwrap();
             assert_eq!(body["error"]["code"], code, "{body}");
             assert!(!body.to_string().contains("secret"), "{body}");
+            if code == "context_length_exceeded"
+                || body["error"]["message"].as_str().unwrap().contains("nothing to continue")
+            {
+                assert_eq!(body["error"]["param"], "messages", "{body}");
+            }
         }
+        let text = server.post("/v1/completions", &json!({"prompt": ""})).send().await.unwrap();
+        assert_eq!(text.status(), status);
+        let body: Value = text.json().await.unwrap();
+        assert_ne!(body["error"]["param"], "messages", "{body}");
     }
 }
 

@@ -1,6 +1,9 @@
-//! The committed API document.
+//! The API document: the committed one is the served one, and what is answered is in it.
 
-use reqwest::StatusCode;
+use std::collections::BTreeSet;
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::Value;
 
 use super::harness::{Server, improving, json_of};
 
@@ -15,6 +18,146 @@ async fn the_committed_document_is_the_served_one() {
     assert!(committed == current, "openapi/openapi.json is stale: run the tests with UPDATE=1");
     let server = Server::start(improving(), &[]).await;
     let served = json_of(server.get("/openapi.json"), StatusCode::OK).await;
-    assert_eq!(served, serde_json::from_str::<serde_json::Value>(&current).unwrap());
+    assert_eq!(served, serde_json::from_str::<Value>(&current).unwrap());
     assert_eq!(server.get("/docs/").send().await.unwrap().status(), StatusCode::OK);
+}
+
+/// An operation of the document.
+struct Operation {
+    method: Method,
+    path: String,
+    says: Value,
+}
+
+fn document() -> Value {
+    serde_json::from_str(&spar::http::openapi::document()).unwrap()
+}
+
+fn operations(document: &Value) -> Vec<Operation> {
+    let paths = document["paths"].as_object().unwrap();
+    let of_path = |(path, item): (&String, &Value)| -> Vec<Operation> {
+        let item = item.as_object().unwrap().clone();
+        let operation = |(method, says): (String, Value)| Operation {
+            method: method.to_ascii_uppercase().parse().unwrap(),
+            path: path.clone(),
+            says,
+        };
+        item.into_iter().map(operation).collect()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+/// What a document refers to.
+fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => value,
+    }
+}
+
+#[test]
+fn every_operation_says_who_may_call_it_and_describes_each_of_its_answers() {
+    let document = document();
+    for Operation { method, path, says } in operations(&document) {
+        let needs: Vec<&str> = says["security"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|one| one.as_object().unwrap().keys())
+            .map(String::as_str)
+            .collect();
+        let expected: &[&str] = match says["tags"][0].as_str().unwrap() {
+            "operation" => &[],
+            "admin" => &["admin_key"],
+            _ => &["api_key"],
+        };
+        assert_eq!(needs, expected, "{method} {path}");
+        for scheme in expected {
+            assert_eq!(document["components"]["securitySchemes"][scheme]["scheme"], "bearer", "{scheme}");
+        }
+        for (status, answer) in says["responses"].as_object().unwrap() {
+            let answer = resolved(&document, answer);
+            assert!(!answer["description"].as_str().unwrap().is_empty(), "{method} {path}: {status}");
+            if !status.starts_with('2') {
+                let schema = &answer["content"]["application/json"]["schema"]["$ref"];
+                assert_eq!(schema, "#/components/schemas/ErrorBody", "{method} {path}: {status}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_answer_that_can_be_provoked_is_documented() {
+    let swaps = tempfile::tempdir().unwrap();
+    let flags = ["--max-body", "3000", "--swap-dir", swaps.path().to_str().unwrap()];
+    let open = Server::swapping(&flags).await;
+    open.ready().await;
+    let keyed = Server::with_keys(improving(), &[], Some("secret")).await;
+    let document = document();
+    let mut seen = BTreeSet::new();
+    for operation in operations(&document) {
+        let ask = |server: &Server, method: &Method, path: &str| {
+            server.client.request(method.clone(), format!("{}{path}", server.url))
+        };
+        let (method, path) = (&operation.method, operation.path.replace("{id}", "none"));
+        let allowed = |request: RequestBuilder| request.bearer_auth("admin");
+        let json =
+            |body: String| allowed(ask(&open, method, &path)).header("content-type", "application/json").body(body);
+        let mut requests =
+            vec![ask(&keyed, method, &path), ask(&open, method, &path), allowed(ask(&open, &Method::PATCH, &path))];
+        if operation.says["requestBody"].is_object() {
+            requests.extend(
+                ["", "{", "[]", "{}", "null", r#"{"messages": 5, "prompt": 5, "tokens": 5, "role": 5}"#]
+                    .map(|body| json(body.into())),
+            );
+            requests.push(json(format!("{{\"a\": \"{}\"}}", "b".repeat(4_000))));
+            requests.push(allowed(ask(&open, method, &path)).body("{}"));
+            requests.push(allowed(ask(&open, method, &path)).header("content-type", "text/plain").body("{}"));
+            requests.push(json(r#"{"messages": [{"role": "user", "content": "a"}], "prompt": "a", "tokens": [5], "model": "none", "max_tokens": 1}"#.into()));
+        }
+        if operation.path.contains("{id}") {
+            requests.push(allowed(ask(&open, method, &operation.path.replace("{id}", "%ff"))));
+            requests.push(allowed(ask(&open, method, &path)));
+        }
+        for request in requests {
+            let what = format!("{request:?}");
+            let answer = request.send().await.unwrap();
+            let status = answer.status().as_u16().to_string();
+            let kind =
+                answer.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned()).unwrap_or_default();
+            let headers = answer.headers().clone();
+            let text = answer.text().await.unwrap();
+            let documented = resolved(&document, &operation.says["responses"][&status]);
+            assert!(documented.is_object(), "{status} is not documented: {what}: {text}");
+            let kinds = documented["content"].as_object().unwrap();
+            let essence = |kind: &str| kind.split(';').next().unwrap_or_default().to_owned();
+            assert!(kinds.keys().any(|one| essence(one) == essence(&kind)), "{kind} is not documented: {what}");
+            for name in documented["headers"].as_object().into_iter().flatten().map(|(name, _)| name) {
+                assert!(headers.contains_key(name.as_str()), "{status} has no {name}: {what}");
+            }
+            if !status.starts_with('2') {
+                let error: Value = serde_json::from_str(&text).unwrap();
+                for field in ["code", "type", "message"] {
+                    assert!(error["error"][field].as_str().is_some_and(|text| !text.is_empty()), "{what}: {text}");
+                }
+            }
+            seen.insert(status);
+        }
+    }
+    for status in ["400", "401", "403", "404", "405", "413", "415"] {
+        assert!(seen.contains(status), "nothing was answered with {status}: {seen:?}");
+    }
+}
+
+/// Bodies that the document allows and that the server refuses for their shape, or the other way round.
+#[test]
+fn admin_bodies_are_documented_as_they_are_taken() {
+    let document = document();
+    let body = |path: &str| &document["paths"][path]["post"]["requestBody"];
+    let rollback = body("/admin/generations/rollback");
+    assert_ne!(rollback["required"], true, "it may be left out");
+    assert!(rollback["content"]["application/json"]["schema"]["$ref"].is_string(), "but it is never null: {rollback}");
+    let order = &document["components"]["schemas"]["SwapRequest"]["allOf"];
+    let either: Vec<&Value> = order[1]["anyOf"].as_array().unwrap().iter().map(|one| &one["required"][0]).collect();
+    assert_eq!(either, ["model_path", "adapter_path"], "one of them must be a text");
 }

@@ -102,8 +102,7 @@ async fn what_is_asked_arrives_and_what_is_said_comes_back() {
         assert_eq!((done.text.as_str(), done.tokens, done.prompt_tokens), ("noted", 1, 1));
     }
     let arrived = seen.lock().unwrap().iter().rfind(|request| request.samples == 2).cloned().unwrap();
-    // The seed travels as a signed number without its lowest bit.
-    assert_eq!(arrived, Request { sampling: Sampling { seed: 21, ..sampling }, ..request });
+    assert_eq!(arrived, Request { sampling, ..request });
 
     let text = Request { input: Input::Text("once".into()), max_tokens: Some(9), ..hello() };
     assert_eq!(upstream.generate(text).await.unwrap().text, "noted");
@@ -188,8 +187,26 @@ async fn what_a_server_does_wrong_is_an_error_that_says_so() {
     for (lines, expected) in [(cut, "without a finish reason"), (broken, "oom")] {
         let upstream = in_front_of(&serving(move || events(lines)).await, Siblings::Choices).await;
         let error = upstream.generate(hello()).await.unwrap_err();
-        assert!(matches!(&error, EngineError::Crashed(m) if m.contains(expected)), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(matches!(error, EngineError::Upstream(_)), expected == "oom", "{error:?}");
+        let front = Server::start(upstream, &["--try-judge", "false"]).await;
+        for stream in [false, true] {
+            let answer = front.chat(&with(says("hello"), json!({"stream": stream}))).send().await.unwrap();
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            if expected == "oom" {
+                assert!(text.contains("upstream_failed") && text.contains("the upstream broke off: oom"), "{text}");
+                // A stream has begun when its upstream breaks off.
+                assert_eq!(status, if stream { 200 } else { 502 }, "{text}");
+            }
+        }
     }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_before_a_stream_is_skipped() {
+    let lines = "\u{FEFF}data: {\"choices\": [{\"delta\": {\"content\": \"hi\"}, \"finish_reason\": \"stop\"}]}\n\ndata: [DONE]\n\n";
+    let upstream = in_front_of(&serving(move || events(lines)).await, Siblings::Choices).await;
+    assert_eq!(upstream.generate(hello()).await.unwrap().text, "hi");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use super::embedded::{Embedded, NAME, UnpackError};
 use super::fake::FakeEngine;
 use super::generation::registry::AdapterSource;
 use super::generation::{Generation, Generations};
+use super::grammar::memory::Memory;
 use super::metered::Metered;
 use super::model_dir::{ModelDir, ModelError};
 use super::native::{NativeConfig, NativeEngine};
@@ -109,6 +110,7 @@ pub enum LoadError {
 /// # Errors
 /// [`LoadError`] in one line.
 pub fn load(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, LoadError> {
+    Memory::shared().set_limit(args.grammars.grammar_bytes);
     let own = args.templates.as_deref().map(Templates::from_file).transpose()?.map(Arc::new);
     if args.engine == EngineKind::Fake {
         return Ok(fake(args, own.unwrap_or_else(|| Arc::new(Templates::general()))));

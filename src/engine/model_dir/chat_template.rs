@@ -91,7 +91,7 @@ impl ChatTemplate {
         let messages = minijinja::Value::from_serialize(&turns);
         let values = context! { messages, ..minijinja::Value::from_serialize(&values) };
         let rendered = self.jinja.render(NAME, values);
-        rendered.map_err(|e| EngineError::Invalid(format!("the model's chat template refuses this chat: {e}")))
+        rendered.map_err(|e| EngineError::Prompt(format!("the model's chat template refuses this chat: {e}")))
     }
 }
 

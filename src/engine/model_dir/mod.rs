@@ -112,7 +112,7 @@ impl ModelDir {
     /// The text that the model is given for a chat, ending where the assistant begins to speak.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] with the template's reason.
+    /// [`EngineError::Prompt`] with the template's reason.
     pub fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         let prompt = self.chat_template.render(chat, &self.template_kwargs)?;
         Ok(match self.reasoning {
@@ -135,7 +135,7 @@ impl ModelDir {
     /// around it, and never a second beginning-of-sequence token.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`]: the template refuses the chat, or nothing is left to continue.
+    /// [`EngineError::Prompt`]: the template refuses the chat, or nothing is left to continue.
     /// [`EngineError::PromptTooLong`]: the text cannot fit, whatever its tokens are.
     pub fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
         match input {
@@ -165,14 +165,16 @@ impl ModelDir {
             ids.remove(0);
         }
         if ids.is_empty() {
-            return Err(EngineError::Invalid("the prompt is empty".into()));
+            return Err(EngineError::Prompt("the prompt is empty; there is nothing to continue".into()));
         }
         Ok(ids)
     }
 
     fn tokens(&self, text: &str, source: Source) -> Result<Vec<u32>, EngineError> {
         let encoding = self.tokenizer.encode_fast(text, matches!(source, Source::Raw));
-        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| EngineError::Invalid(format!("cannot be tokenized: {e}")))
+        encoding
+            .map(|e| e.get_ids().to_vec())
+            .map_err(|e| EngineError::Prompt(format!("the prompt cannot be tokenized: {e}")))
     }
 }
 
@@ -251,7 +253,7 @@ mod tests {
     fn a_template_may_refuse() {
         let (_dir, model) = written(|dir| write_template(dir, "{{ raise_exception('roles must alternate') }}"));
         let error = model.unwrap().render(&Chat::default()).unwrap_err();
-        let EngineError::Invalid(message) = error else { panic!("{error:?}") };
+        let EngineError::Prompt(message) = error else { panic!("{error:?}") };
         assert!(message.contains("roles must alternate"), "{message}");
     }
 

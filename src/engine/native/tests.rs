@@ -428,7 +428,7 @@ async fn a_constrained_reply_matches_from_its_first_to_its_last_character() {
 async fn what_is_not_supported_is_refused() {
     let engine = engine(two_threads());
     let request = Request { constraint: Some(Constraint::Regex("(".into())), ..greedy("x", 3) };
-    assert!(matches!(engine.start(request).await.err().unwrap(), EngineError::Invalid(_)));
+    assert!(matches!(engine.start(request).await.err().unwrap(), EngineError::Constraint(_)));
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path(), &TinyModel::default());
     let mut config = TinyModel::default().config();

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Choice, Format, Offer};
 use crate::engine::Constraint;
+use crate::engine::grammar::{lark_regex, lark_schema};
 
 /// The grammar of a reply in llguidance's Lark: an answer or calls where the model decides, else calls.
 pub(super) fn lark(offer: &Offer, answer: Option<&Constraint>) -> String {
@@ -41,8 +42,8 @@ pub(super) fn lark(offer: &Offer, answer: Option<&Constraint>) -> String {
         (_, false) => lark += &format!("start: {open} {calls}\n"),
     }
     match answer.filter(|_| offer.choice == Choice::Auto) {
-        Some(Constraint::JsonSchema(schema)) => lark += &format!("answer: %json {schema}\n"),
-        Some(Constraint::Regex(regex)) => lark += &format!("answer: /{}/\n", regex.replace('/', r"\/")),
+        Some(Constraint::JsonSchema(schema)) => lark += &format!("answer: {}\n", lark_schema(schema)),
+        Some(Constraint::Regex(regex)) => lark += &format!("answer: {}\n", lark_regex(regex)),
         // Other grammars cannot be a rule of this one; they are not combined with functions.
         Some(Constraint::Lark(_) | Constraint::Calls { .. }) | None => {}
     }
@@ -61,24 +62,21 @@ pub(super) fn lark(offer: &Offer, answer: Option<&Constraint>) -> String {
         };
         lark += &format!("call{index}: {body}\n");
         if offer.format != Format::QwenCoder {
-            lark += &format!("args{index}: %json {}\n", object(&tool.parameters));
+            lark += &format!("args{index}: %json {}\n", as_written(&tool.parameters));
         }
     }
     lark
 }
 
-/// Arguments are an object, whatever a schema leaves open.
-fn object(schema: &Value) -> Value {
-    match schema {
-        Value::Object(fields) if fields.contains_key("type") || fields.contains_key("$ref") => schema.clone(),
-        Value::Object(fields) if fields.is_empty() => json!({"type": "object"}),
-        Value::Object(fields) if fields.contains_key("properties") => {
-            let mut typed = fields.clone();
-            typed.insert("type".into(), "object".into());
-            Value::Object(typed)
-        }
-        other => other.clone(),
+/// The schema with the white space that models write between keys and values, and no other: a small model would fill its
+/// room with line breaks.
+fn as_written(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Value::Object(fields) = &mut schema {
+        let spaces = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
+        fields.insert("x-guidance".into(), spaces);
     }
+    schema
 }
 
 /// Parameters one after the other, those that are not required each left out or given.
@@ -98,7 +96,8 @@ fn qwen_coder(index: usize, name: &str, schema: &Value, lark: &mut String) -> St
             lark.push_str(&format!("{rule}: ({}) \"\\n</parameter>\\n\"\n", values.join(" | ")));
         } else {
             lark.push_str(&format!(
-                "{rule}: json{index}_{at} \"\\n</parameter>\\n\"\njson{index}_{at}: %json {property}\n"
+                "{rule}: json{index}_{at} \"\\n</parameter>\\n\"\njson{index}_{at}: %json {}\n",
+                as_written(property)
             ));
         }
         let optional = if required(key) { "" } else { "?" };

@@ -95,9 +95,14 @@ impl Offer {
         Constraint::Calls { lark: grammar::lark(self, answer), optional: self.choice == Choice::Auto }
     }
 
+    /// Whether `reply` calls nothing and need not.
+    pub fn is_plain_answer(&self, reply: &str) -> bool {
+        self.choice == Choice::Auto && read(self, reply).1.is_empty()
+    }
+
     /// What is wrong with `reply` as calls of these functions, each as one clause; nothing where it is a plain answer and
     /// may be one.
-    pub fn faults(&self, reply: &str) -> Vec<String> {
+    pub async fn faults(&self, reply: &str) -> Vec<String> {
         let (_, calls) = read(self, reply);
         let mut faults = Vec::new();
         if calls.is_empty() && self.choice != Choice::Auto {
@@ -112,7 +117,8 @@ impl Offer {
                 None => faults.push(format!("call a function that exists, not `{name}`")),
                 Some(tool) => {
                     let schema = Constraint::JsonSchema(tool.parameters.clone());
-                    if !matching::matches(&schema, arguments) {
+                    // Where it cannot be checked now, the engine's grammar is trusted.
+                    if matching::matches(&schema, arguments).await == Ok(false) {
                         faults.push(format!("give `{name}` arguments that match its schema"));
                     }
                 }

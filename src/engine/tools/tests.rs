@@ -116,8 +116,8 @@ fn check(pieces: &[Piece], text: &str, calls: &[Call], name: &str) {
     assert_eq!((said.as_str(), called.as_slice()), (text, calls), "{name}");
 }
 
-#[test]
-fn a_grammar_takes_what_its_family_says_and_nothing_that_is_broken() {
+#[tokio::test]
+async fn a_grammar_takes_what_its_family_says_and_nothing_that_is_broken() {
     for (format, reply, _, calls) in replies() {
         let strict = offer(format, Choice::Required);
         let auto = offer(format, Choice::Auto);
@@ -129,19 +129,23 @@ fn a_grammar_takes_what_its_family_says_and_nothing_that_is_broken() {
             && !reply.starts_with("<|python_tag|>");
         let constrained = strict.constraint(None);
         let prose = reply.starts_with("Let me");
-        assert_eq!(matching::matches(&constrained, reply), usual && !prose, "{format:?} {reply}\n{constrained:?}");
+        assert_eq!(
+            matching::matches(&constrained, reply).await.unwrap_or(false),
+            usual && !prose,
+            "{format:?} {reply}\n{constrained:?}"
+        );
         let constrained = auto.constraint(None);
         let broken = reply.starts_with("<tool_call>\n{\"name\": \"weather\", }") || reply.starts_with("{");
         assert_eq!(
-            matching::matches(&constrained, reply),
+            matching::matches(&constrained, reply).await.unwrap_or(false),
             usual || (calls.is_empty() && !broken),
             "{format:?} {reply}\n{constrained:?}"
         );
     }
 }
 
-#[test]
-fn a_named_function_and_a_single_call_are_all_that_a_grammar_leaves() {
+#[tokio::test]
+async fn a_named_function_and_a_single_call_are_all_that_a_grammar_leaves() {
     for (name, format) in Format::NAMES {
         let only = Offer { parallel: false, ..offer(format, Choice::Named("now".into())) };
         let constraint = only.constraint(None);
@@ -165,28 +169,28 @@ fn a_named_function_and_a_single_call_are_all_that_a_grammar_leaves() {
                 ("<TOOLCALL>[{\"name\": \"now\", \"arguments\": {}}]</TOOLCALL>", "<TOOLCALL>[]</TOOLCALL>")
             }
         };
-        assert!(matching::matches(&constraint, one), "{name}: {one}\n{constraint:?}");
+        assert!(matching::matches(&constraint, one).await.unwrap_or(false), "{name}: {one}\n{constraint:?}");
         assert_eq!(read(&only, one).1, vec![call("now", json!({}))], "{name}");
         for other in [format!("{one}{two}"), one.replace("now", "weather"), "Hello".into()] {
-            assert!(!matching::matches(&constraint, &other), "{name}: {other}\n{constraint:?}");
+            assert!(!matching::matches(&constraint, &other).await.unwrap_or(false), "{name}: {other}\n{constraint:?}");
         }
     }
 }
 
-#[test]
-fn an_answer_may_have_its_own_form_where_the_model_decides() {
+#[tokio::test]
+async fn an_answer_may_have_its_own_form_where_the_model_decides() {
     let answer =
         Constraint::JsonSchema(json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"],
         "additionalProperties": false}));
     for (name, format) in Format::NAMES {
         let constraint = offer(format, Choice::Auto).constraint(Some(&answer));
-        assert!(matching::matches(&constraint, "{\"a\":1}"), "{name}\n{constraint:?}");
-        assert!(!matching::matches(&constraint, "Hello"), "{name}");
+        assert!(matching::matches(&constraint, "{\"a\":1}").await.unwrap_or(false), "{name}\n{constraint:?}");
+        assert!(!matching::matches(&constraint, "Hello").await.unwrap_or(false), "{name}");
     }
 }
 
-#[test]
-fn faults_name_what_is_wrong_with_a_call() {
+#[tokio::test]
+async fn faults_name_what_is_wrong_with_a_call() {
     let hermes = |name: &str, arguments: &str| {
         format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {arguments}}}\n</tool_call>")
     };
@@ -197,12 +201,12 @@ fn faults_name_what_is_wrong_with_a_call() {
         (hermes("weather", "{}"), vec!["give `weather` arguments that match its schema"]),
         (hermes("wether", "{}"), vec!["call a function that exists, not `wether`"]),
     ] {
-        assert_eq!(auto.faults(&reply), expected, "{reply}");
+        assert_eq!(auto.faults(&reply).await, expected, "{reply}");
     }
     let required = offer(Format::Hermes, Choice::Required);
-    assert_eq!(required.faults("Hello."), ["call one of these functions: weather, now"]);
+    assert_eq!(required.faults("Hello.").await, ["call one of these functions: weather, now"]);
     let twice = hermes("now", "{}") + "\n" + &hermes("now", "{}");
-    assert_eq!(Offer { parallel: false, ..auto }.faults(&twice), ["call one function only"]);
+    assert_eq!(Offer { parallel: false, ..auto }.faults(&twice).await, ["call one function only"]);
 }
 
 #[test]

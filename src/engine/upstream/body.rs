@@ -82,8 +82,7 @@ fn turn(message: &Message) -> Value {
 fn sampling(sampling: &Sampling, put: &mut impl FnMut(&str, Value)) {
     let plain = Sampling::default();
     put("temperature", json!(sampling.temperature));
-    // Servers read it as a signed number, and some refuse negative ones.
-    put("seed", json!(sampling.seed >> 1));
+    put("seed", json!(signed(sampling.seed)));
     for (name, value, otherwise) in [
         ("top_p", sampling.top_p, plain.top_p),
         ("min_p", sampling.min_p, plain.min_p),
@@ -121,6 +120,11 @@ fn response_format(constraint: &Constraint) -> Result<Value, EngineError> {
     }
 }
 
+/// Servers read a seed as a signed number, and some refuse negative ones: such a seed loses its lowest bit.
+fn signed(seed: u64) -> i64 {
+    i64::try_from(seed).unwrap_or((seed >> 1).cast_signed())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +137,15 @@ mod tests {
 
     fn body(request: &Request) -> Value {
         of(request, &model()).unwrap()
+    }
+
+    #[test]
+    fn seeds_travel_as_they_are_unless_they_would_be_negative() {
+        for (seed, expected) in
+            [(0, 0), (1, 1), (3, 3), (i64::MAX as u64, i64::MAX), (u64::MAX, i64::MAX), (1 << 63, 1 << 62)]
+        {
+            assert_eq!(signed(seed), expected, "{seed}");
+        }
     }
 
     #[test]

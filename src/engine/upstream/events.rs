@@ -138,7 +138,7 @@ impl Reader {
 
     /// What one event adds. Finishes wait for the usage, which comes after all of them.
     pub fn read(&mut self, data: &str) -> Result<Vec<Step>, EngineError> {
-        let unreadable = |error| EngineError::Crashed(format!("the upstream sent an event that is no chunk: {error}"));
+        let unreadable = |error| EngineError::Upstream(format!("the upstream sent an event that is no chunk: {error}"));
         let chunk: WireChunk = serde_json::from_str(data).map_err(unreadable)?;
         if let Some(error) = chunk.error {
             return Err(failure::in_stream(&error));

@@ -34,7 +34,7 @@ pub(super) async fn refused(response: Response) -> EngineError {
 /// An error in the middle of a stream.
 pub(super) fn in_stream(error: &Value) -> EngineError {
     let message = message(error).unwrap_or_else(|| shorten(&error.to_string()));
-    EngineError::Crashed(format!("the upstream broke off: {message}"))
+    EngineError::Upstream(format!("the upstream broke off: {message}"))
 }
 
 fn of(status: StatusCode, message: String) -> EngineError {
@@ -45,7 +45,7 @@ fn of(status: StatusCode, message: String) -> EngineError {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             EngineError::Unavailable(format!("the upstream refuses our key (set SPAR_UPSTREAM_KEY): {message}"))
         }
-        StatusCode::INTERNAL_SERVER_ERROR => EngineError::Crashed(format!("the upstream failed: {message}")),
+        StatusCode::INTERNAL_SERVER_ERROR => EngineError::Upstream(format!("the upstream failed: {message}")),
         _ => EngineError::Unavailable(format!("the upstream answered {status}: {message}")),
     }
 }
@@ -75,7 +75,7 @@ mod tests {
         let kind = |status: u16| match of(StatusCode::from_u16(status).unwrap(), "why".into()) {
             EngineError::Invalid(m) => ("invalid", m),
             EngineError::Unavailable(m) => ("unavailable", m),
-            EngineError::Crashed(m) => ("crashed", m),
+            EngineError::Upstream(m) => ("failed", m),
             other => panic!("{other}"),
         };
         for (status, expected) in [
@@ -85,7 +85,7 @@ mod tests {
             (413, "invalid"),
             (422, "invalid"),
             (429, "unavailable"),
-            (500, "crashed"),
+            (500, "failed"),
             (502, "unavailable"),
             (503, "unavailable"),
         ] {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eventsource_stream::Eventsource;
 use futures::future::try_join_all;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response};
 use serde::Deserialize;
@@ -142,7 +142,7 @@ impl UpstreamEngine {
         let response = self.send(&format!("{}/{route}", self.base), &body).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
-            return Err(EngineError::Crashed(format!(
+            return Err(EngineError::Upstream(format!(
                 "the upstream answered with {kind:?} instead of an event stream"
             )));
         }
@@ -270,9 +270,32 @@ fn asked_pause(response: &Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(10)))
 }
 
+/// The bytes of a stream without the byte order mark that it may begin with, over which the parser of events would stumble.
+fn without_mark<B: AsRef<[u8]>, E>(bytes: impl Stream<Item = Result<B, E>>) -> impl Stream<Item = Result<Rest<B>, E>> {
+    const MARK: &[u8] = "\u{FEFF}".as_bytes();
+    let mut begun = false;
+    bytes.map_ok(move |bytes| {
+        let marked = !begun && bytes.as_ref().starts_with(MARK);
+        begun |= !bytes.as_ref().is_empty();
+        Rest { bytes, from: if marked { MARK.len() } else { 0 } }
+    })
+}
+
+/// Bytes without the first ones.
+struct Rest<B> {
+    bytes: B,
+    from: usize,
+}
+
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Rest<B> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes.as_ref()[self.from..]
+    }
+}
+
 /// The events of a response as steps of its siblings; ends after `[DONE]` or with the connection.
 fn source(response: Response, samples: usize, thinks: Arc<AtomicBool>) -> Source {
-    let events = response.bytes_stream().eventsource();
+    let events = without_mark(response.bytes_stream()).eventsource();
     let steps = stream::unfold((events, Some(Reader::new(samples, thinks))), |(mut events, reader)| async move {
         let mut reader = reader?;
         Some(match events.next().await {
@@ -282,7 +305,7 @@ fn source(response: Response, samples: usize, thinks: Arc<AtomicBool>) -> Source
                 Err(error) => (vec![Step::Failed(error)], (events, None)),
             },
             Some(Err(error)) => {
-                let error = EngineError::Crashed(format!("the upstream's stream broke off: {error}"));
+                let error = EngineError::Upstream(format!("the upstream's stream broke off: {error}"));
                 (vec![Step::Failed(error)], (events, None))
             }
             None => (reader.end(), (events, None)),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use crate::engine::counters::EngineCounters;
+use crate::engine::grammar::memory::Memory;
 #[cfg(feature = "mistral")]
 use crate::engine::mistral::Restart;
 use crate::engine::{EngineError, Purpose};
@@ -17,7 +18,7 @@ pub(super) fn begin() {
         tokens_sent(purpose, 0);
         tokens_generated(purpose, 0);
     }
-    for kind in ["prompt_too_long", "unsupported", "invalid", "unavailable", "crashed"] {
+    for kind in ["prompt_too_long", "unsupported", "invalid", "constraint", "unavailable", "crashed"] {
         counter!("spar_engine_errors_total", "kind" => kind).increment(0);
     }
     for kind in ["engine", "model"] {
@@ -60,9 +61,11 @@ pub fn call_failed(error: &EngineError) {
     let kind = match error {
         EngineError::PromptTooLong { .. } => "prompt_too_long",
         EngineError::Unsupported(_) => "unsupported",
-        EngineError::Invalid(_) => "invalid",
+        EngineError::Invalid(_) | EngineError::Prompt(_) => "invalid",
+        EngineError::Constraint(_) => "constraint",
         EngineError::Unavailable(_) => "unavailable",
         EngineError::Crashed(_) => "crashed",
+        EngineError::Upstream(_) => "upstream",
     };
     counter!("spar_engine_errors_total", "kind" => kind).increment(1);
 }
@@ -108,6 +111,9 @@ pub fn publish_engines() {
     });
     gauge!("spar_kv_blocks", "state" => "running").set(running as f64);
     gauge!("spar_kv_blocks", "state" => "kept").set(kept as f64);
+    let grammars = Memory::shared().bytes();
+    gauge!("spar_grammar_bytes", "state" => "running").set(grammars.running as f64);
+    gauge!("spar_grammar_bytes", "state" => "kept").set(grammars.kept as f64);
     counter!("spar_prefix_tokens_reused_total").increment(0);
     counter!("spar_prompt_tokens_computed_total").increment(0);
     speculated("accepted", 0);

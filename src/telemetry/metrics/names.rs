@@ -32,6 +32,10 @@ pub(super) const GAUGES: &[(&str, &str)] = &[
     ("spar_key_requests_running", "Requests of an API key that are being answered"),
     ("spar_key_requests_waiting", "Requests of an API key that wait for their turn"),
     ("spar_kv_blocks", "Blocks of keys and values by what holds them: running replies, or the cache of prefixes"),
+    (
+        "spar_grammar_bytes",
+        "Bytes of compiled grammars by what holds them: running replies, or the cache for later requests",
+    ),
     ("spar_judge_state", "1 for what the judge's trial at the start found: able, indifferent or unreadable"),
     ("spar_build_info", "The running build"),
 ];

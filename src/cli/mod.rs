@@ -6,6 +6,7 @@ mod eval;
 mod openapi;
 mod serve;
 mod settings;
+mod stop;
 mod verify;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

@@ -2,15 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::TcpSocket;
 
+use super::stop::Stop;
 use crate::config::{Secrets, ServeArgs, Settings};
 use crate::engine::generation::Pinned;
 use crate::engine::load::Origin;
-use crate::http::{self, AppState, Served, Traffic};
+use crate::http::serve::Entrance;
+use crate::http::{AppState, Served, Traffic};
 use crate::swap::{self, Started};
 use crate::telemetry::{self, metrics};
 
@@ -28,38 +30,50 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     if let Some(warning) = settings.warning() {
         tracing::warn!("{warning}");
     }
+    let entrance = Entrance::open(&settings.http)?;
+    if let Some(address) = entrance.health_address() {
+        println!("health on http://{address}");
+    }
+    let reload = entrance.tls().cloned().map(|tls| move || tls.refresh());
+    let stop = Stop::watch(settings.http.shutdown_grace, reload).context("signals cannot be taken")?;
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
-    let served = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
+    let ended = runtime.block_on(async {
+        // Taken before the models are loaded, so that a conflict shows at once; connections are refused until they are loaded.
+        let address = settings.address();
+        let socket = bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
         let started = tokio::select! {
             started = swap::start(&settings) => started?,
-            // Loading may take minutes; the end of the process does not wait for it.
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            () = stop.asked() => return Ok(()),
         };
         let Started { name, generations, origins, swapper, files: _files } = started;
         println!("{}", loaded(&generations.pin(), &origins));
         let served = Served::new(name, generations);
-        let address = settings.address();
         let mut state = AppState::new(settings, served, metrics);
         state.swapper = swapper;
         state.traffic = traffic.map(Arc::new);
         let state = Arc::new(state);
-        let shutdown = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        println!("{}", welcome(listener.local_addr()?, &state.served.name));
-        http::serve(listener, state, shutdown).await.context("the server failed")
+        let listener = socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
+        stop.serving();
+        let scheme = if entrance.tls().is_some() { "https" } else { "http" };
+        println!("{}", welcome(&format!("{scheme}://{}", listener.local_addr()?), &state.served.name));
+        entrance.serve(listener, state, stop.asked()).await.context("the server failed")
     });
-    // What still computes on other threads must not hold up the end of the process.
-    runtime.shutdown_background();
-    served
+    // Threads that block are not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    ended
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// Takes the address; connections are refused until the socket listens.
+fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Connections of a server before this one may still linger on it.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// The settings that are not defaults, secrets hidden.
@@ -93,13 +107,13 @@ fn loaded(live: &Pinned, origins: &[Origin; 2]) -> String {
     format!("actor {}: {actor}\nrefiner {}: {refiner}", live.actor.id, live.refiner.id)
 }
 
-fn welcome(address: SocketAddr, model: &str) -> String {
+fn welcome(url: &str, model: &str) -> String {
     let curl = |extra: &str| {
         format!(
-            "curl http://{address}/v1/chat/completions -H 'content-type: application/json' \\\n  -d '{{\"model\": \"{model}\", \
+            "curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n  -d '{{\"model\": \"{model}\", \
              {extra}\"messages\": [{{\"role\": \"user\", \"content\": \"Write about what the river does. Use at least 12 words. Do not use any commas. Include the word lantern somewhere.\"}}]}}'"
         )
     };
     let (plain, searched) = (curl(""), curl("\"search_budget\": 8, "));
-    format!("serving {model} on http://{address}\n\n# plain\n{plain}\n\n# with search\n{searched}\n")
+    format!("serving {model} on {url}\n\n# plain\n{plain}\n\n# with search\n{searched}\n")
 }

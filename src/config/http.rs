@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::connections::{ConnectionArgs, origin};
 use super::{ConfigError, duration, require};
 
 /// How requests are taken and answered.
@@ -36,8 +37,9 @@ pub struct HttpArgs {
     /// Time for one request, waiting included (such as 500ms, 30s, 10m); a search answers with its best so far
     #[arg(long, env = "SPAR_REQUEST_TIMEOUT", value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub request_timeout: Duration,
-    /// Time that running requests have after SIGTERM
-    #[arg(long, env = "SPAR_SHUTDOWN_GRACE", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    /// Time that running requests have after SIGTERM; the process ends two seconds later at most. Kubernetes kills it after 30s
+    /// by default
+    #[arg(long, env = "SPAR_SHUTDOWN_GRACE", value_name = "TIME", default_value = "25s", value_parser = duration)]
     pub shutdown_grace: Duration,
     /// Time between heartbeats in a stream while a search runs, at most 1s
     #[arg(long, env = "SPAR_HEARTBEAT", value_name = "TIME", default_value = "500ms", value_parser = duration)]
@@ -55,8 +57,8 @@ pub struct HttpArgs {
     /// Finished searches kept for GET /v1/searches/{id}; 0 keeps none
     #[arg(long, env = "SPAR_KEPT_SEARCHES", value_name = "N", default_value_t = 256)]
     pub kept_searches: usize,
-    /// Origins that browsers may call from, separated by commas; `*` is any
-    #[arg(long, env = "SPAR_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    /// Origins that browsers may call from, such as https://example.com, separated by commas; `*` is any
+    #[arg(long, env = "SPAR_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<String>,
     /// File of API keys: one per line, or *.toml or *.json with names, limits and roles; it is read again when it changes. Keys
     /// may also be in the environment, as SPAR_API_KEYS with commas
@@ -72,6 +74,9 @@ pub struct HttpArgs {
     /// How it is logged
     #[arg(long, env = "SPAR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    #[command(flatten)]
+    #[doc = "How connections are limited, timed and secured."]
+    pub connections: ConnectionArgs,
 }
 
 /// How many requests there may be, of all callers together.
@@ -126,9 +131,7 @@ impl HttpArgs {
         {
             require(value >= 1, || format!("{flag} must be at least 1, got {value}"))?;
         }
-        for (flag, value) in [("--max-running-per-key", self.max_running_per_key)] {
-            require(value != Some(0), || format!("{flag} must be at least 1, got 0"))?;
-        }
+        require(self.max_running_per_key != Some(0), || "--max-running-per-key must be at least 1, got 0".into())?;
         require(self.plain_reserve <= 100, || {
             format!("--plain-reserve must be between 0 and 100, got {}", self.plain_reserve)
         })?;
@@ -139,6 +142,7 @@ impl HttpArgs {
         require(self.heartbeat <= Duration::from_secs(1) && !self.heartbeat.is_zero(), || {
             format!("--heartbeat must be above 0 and at most 1s, got {:?}", self.heartbeat)
         })?;
-        require(!self.request_timeout.is_zero(), || "--request-timeout must be above 0".into())
+        require(!self.request_timeout.is_zero(), || "--request-timeout must be above 0".into())?;
+        self.connections.check(self.port)
     }
 }

@@ -1,5 +1,6 @@
 //! Settings: what was typed (flags and environment), and what was checked.
 
+mod connections;
 mod engine;
 mod http;
 mod keys;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::SecretString;
 
+pub use self::connections::ConnectionArgs;
 pub use self::engine::{
     EngineArgs, EngineKind, GrammarArgs, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs, UpstreamArgs,
 };
@@ -168,6 +170,16 @@ mod tests {
             (&["--plain-reserve", "101"], "--plain-reserve must be between 0 and 100, got 101"),
             (&["--max-body-bytes-in-flight", "9"], "(9) must not be below --max-body (4194304)"),
             (&["--request-timeout", "soon"], "expected a whole number with ms, s or m"),
+            (&["--max-connections", "0"], "--max-connections must be between 1 and 1000000, got 0"),
+            (&["--header-timeout", "0s"], "--header-timeout must be above 0"),
+            (&["--idle-timeout", "0s"], "--idle-timeout must be above 0"),
+            (&["--body-timeout", "0ms"], "--body-timeout must be above 0"),
+            (&["--write-timeout", "0m"], "--write-timeout must be above 0"),
+            (&["--health-port", "8080"], "--health-port must not be the same as --port (8080)"),
+            (&["--tls-cert", "c.pem"], "--tls-cert needs --tls-key"),
+            (&["--tls-key", "k.pem"], "--tls-key needs --tls-cert"),
+            (&["--cors-origins", "not a url"], "'--cors-origins <ORIGINS>': expected an origin such as"),
+            (&["--allowed-hosts", "http://a"], "'--allowed-hosts <HOSTS>': expected a host name"),
         ];
         for (flags, expected) in cases {
             let message = settings(flags, None).unwrap_err();

@@ -89,8 +89,8 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.scores()
     }
 
-    fn health(&self) -> Result<(), EngineError> {
-        self.0.health()
+    async fn health(&self) -> Result<(), EngineError> {
+        self.0.health().await
     }
 
     fn native(&self) -> Option<&super::native::NativeEngine> {

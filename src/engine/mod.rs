@@ -440,11 +440,11 @@ pub trait Engine: Send + Sync {
         Err(EngineError::Unsupported("this model's engine does not give probabilities of given answers".into()))
     }
 
-    /// Whether the engine can work now.
+    /// Whether the engine can work now. The answer comes within a second and may be a few seconds old.
     ///
     /// # Errors
     /// The error says what prevents it.
-    fn health(&self) -> Result<(), EngineError> {
+    async fn health(&self) -> Result<(), EngineError> {
         Ok(())
     }
 

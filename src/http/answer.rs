@@ -24,7 +24,7 @@ use super::traffic::Traffic;
 use crate::engine::generation::Pinned;
 use crate::engine::{Engine, EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
 use crate::openai::{About, ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
-use crate::search::{self, Models, Outcome, Progress, ROOT, SearchConfig, Task};
+use crate::search::{self, Outcome, Progress, ROOT, SearchConfig, Task};
 use crate::telemetry::metrics::{self, Answering};
 
 /// A part of an answer, in the order in which it is shown.
@@ -175,7 +175,7 @@ fn send(outbox: &Outbox, part: Result<Part, ApiError>) {
 }
 
 async fn prompts(hold: &Hold, requests: &[Request], echo: Echo, outbox: &Outbox) -> Result<(), ApiError> {
-    let scored = echo.tokens(&hold.behalf.on(hold.pinned.actor.engine.as_ref()), requests).await?;
+    let scored = echo.tokens(&hold.behalf.pair(&hold.pinned).actor, requests).await?;
     let usage = Usage { prompt_tokens: scored.iter().map(|tokens| tokens.len()).sum(), ..Usage::default() };
     show_prompts(requests, scored, outbox);
     for choice in 0..requests.iter().map(|request| request.samples).sum() {
@@ -199,7 +199,7 @@ fn done(hold: &Hold, mut usage: Usage, outbox: &Outbox) {
 }
 
 async fn replies(hold: &Hold, requests: Vec<Request>, echo: Option<Echo>, outbox: &Outbox) -> Result<(), ApiError> {
-    let actor = hold.behalf.on(hold.pinned.actor.engine.as_ref());
+    let actor = hold.behalf.pair(&hold.pinned).actor;
     let choices: usize = requests.iter().map(|request| request.samples).sum();
     // First, so that the replies find their prompts computed.
     let scored = match echo {
@@ -335,10 +335,8 @@ async fn one_search(
         }
     };
     let limit = Instant::now() + deadline + DRAFT_GRACE;
-    let Pinned { actor, refiner } = &hold.pinned;
-    let [drafts, judges] = [actor, refiner].map(|generation| hold.behalf.on(generation.engine.as_ref()));
-    let models = Models { actor: &drafts, refiner: &judges, templates: &refiner.templates };
-    let outcome = timeout_at(limit, search::answer(models, &config, &task, &observe))
+    let pair = hold.behalf.pair(&hold.pinned);
+    let outcome = timeout_at(limit, search::answer(pair.models(), &config, &task, &observe))
         .await
         .map_err(|_elapsed| ApiError::Deadline)??;
     metrics::search_ended(config.strategy, &outcome);

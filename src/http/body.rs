@@ -173,6 +173,11 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
+        let functions = |count: usize, values: usize| {
+            let parameters = format!("{{\"enum\": {:?}}}", vec![0; values]);
+            let function = format!("{{\"name\": \"a\", \"parameters\": {parameters}}}");
+            format!("[{}]", vec![format!("{{\"type\": \"function\", \"function\": {function}}}"); count].join(","))
+        };
         let hello = r#""messages": [{"role": "user", "content": "x"}]"#;
         let table = [
             ("", None, "not JSON: EOF"),
@@ -190,7 +195,17 @@ mod tests {
                 Some("messages[0].role"),
                 "duplicate field `role`",
             ),
-            (&format!("{{{hello}, \"tools\": [{{}}]}}"), Some("tools"), "`tools` is not supported here"),
+            (&format!("{{{hello}, \"audio\": {{\"voice\": 1}}}}"), Some("audio"), "`audio` is not supported here"),
+            (
+                &format!("{{{hello}, \"tools\": {}}}", functions(129, 1)),
+                Some("tools"),
+                "at most 128 functions, got 129",
+            ),
+            (
+                &format!("{{{hello}, \"tools\": {}}}", functions(1, 2_000)),
+                Some("tools[0].function.parameters"),
+                "at most 2000 values",
+            ),
             (&format!("{{{hello}, \"modalities\": [\"text\", \"audio\"]}}"), Some("modalities"), "not supported"),
             (
                 r#"{"messages": [{"role": "user", "content": [{"text": "x"}]}]}"#,

@@ -88,6 +88,14 @@ pub enum ApiError {
     /// Time was up before there was any answer.
     #[error("the deadline passed before there was an answer; ask for less, or give more time")]
     Deadline,
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {0:?}; send it faster, or start the server with a longer --body-timeout")]
+    BodyTooSlow(Duration),
+    /// The request names a host that is not served here.
+    #[error(
+        "this server does not serve the host {0:?}: call it as localhost or by its address, or start it with --allowed-hosts"
+    )]
+    WrongHost(String),
     /// The body is too large.
     #[error("the body must not be larger than {0} bytes")]
     BodyTooLarge(usize),
@@ -110,6 +118,12 @@ pub enum ApiError {
         /// When it may use more.
         retry_after: Duration,
     },
+    /// All connections are taken.
+    #[error("all {0} connections of this server are taken (--max-connections); try again in a moment")]
+    TooManyConnections(usize),
+    /// The model is still being loaded.
+    #[error("the model is being loaded; try again in a moment")]
+    Loading,
     /// On the way out.
     #[error("the server is shutting down; try again elsewhere")]
     ShuttingDown,
@@ -160,11 +174,16 @@ impl ApiError {
                 StatusCode::NOT_FOUND
             }
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Deadline => StatusCode::REQUEST_TIMEOUT,
+            Self::Deadline | Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::QueueFull { .. } | Self::TokensSpent { .. } | Self::SwapBusy(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::ShuttingDown | Self::Swapping | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyConnections(_)
+            | Self::Loading
+            | Self::ShuttingDown
+            | Self::Swapping
+            | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused { status, .. } => *status,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -229,10 +248,14 @@ impl ApiError {
             Self::UnknownRoute(_) => ("route_not_found", None),
             Self::WrongMethod(_) => ("method_not_allowed", None),
             Self::Deadline => ("deadline_exceeded", None),
+            Self::BodyTooSlow(_) => ("body_timeout", None),
+            Self::WrongHost(_) => ("host_not_allowed", None),
             Self::BodyTooLarge(_) => ("body_too_large", None),
             Self::NotJson => ("unsupported_media_type", None),
             Self::QueueFull { .. } => ("queue_full", None),
             Self::TokensSpent { .. } => ("tokens_per_minute", None),
+            Self::TooManyConnections(_) => ("too_many_connections", None),
+            Self::Loading => ("loading", None),
             Self::ShuttingDown => ("shutting_down", None),
             Self::Unavailable(_) => ("model_not_available", None),
             Self::Refused { .. } => ("request_refused", None),

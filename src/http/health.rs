@@ -76,7 +76,7 @@ pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiErro
     }
     let pinned = state.served.pin();
     for generation in [&pinned.actor, &pinned.refiner] {
-        generation.engine.health()?;
+        generation.engine.health().await?;
     }
     Ok(Json(Health { status: "ready", judge: Some(state.judge.state()) }))
 }

@@ -9,19 +9,17 @@ use crate::config::Settings;
 use crate::engine::tools::{self, Offer, Tool};
 use crate::engine::{Engine, ModelInfo, Sampling};
 use crate::http::error::ApiError;
-use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, JudgeState, Prompt, Stop};
+use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, JudgeState, Prompt};
 
 use super::constraint;
+use super::draws::{logit_bias, stop};
 use super::echo::Echo;
+use super::keys::checked_salt;
 use super::plan::{Asked, SearchPlan};
 use super::rules::Rules;
 
 /// Beyond these a penalty leaves nothing of the model's own scores, or makes them infinite.
-const REPETITION_PENALTIES: RangeInclusive<f64> = 0.01..=10.0;
-/// Bytes of one stop string. Every token of a reply is compared with all of them.
-const STOP_BYTES: usize = 1024;
-/// Tokens of one `logit_bias`. Every draw goes through all of them.
-const BIASED_TOKENS: usize = 4096;
+const REPEATED: RangeInclusive<f64> = 0.01..=10.0;
 
 /// What a request is checked against.
 #[derive(Clone, Copy)]
@@ -247,7 +245,7 @@ impl Drawing {
             repetition_penalty: ranged(
                 "repetition_penalty",
                 fields.repetition_penalty,
-                REPETITION_PENALTIES,
+                REPEATED,
                 d.repetition_penalty,
             )?,
             logit_bias: logit_bias(fields, limits.model.vocabulary)?,
@@ -261,7 +259,7 @@ impl Drawing {
             choices: size(within("n", fields.n.unwrap_or(1), 1..=most)?),
             stop: stop(fields.stop.as_ref())?,
             delivery,
-            salt: fields.cache_salt.as_deref().map(salt).transpose()?,
+            salt: fields.cache_salt.as_deref().map(checked_salt).transpose()?,
         })
     }
 }
@@ -315,49 +313,6 @@ fn top_k(value: i64) -> Result<Option<usize>, ApiError> {
         k if k > 0 => Ok(Some(size(k))),
         k => Err(ApiError::invalid("top_k", format!("`top_k` must be at least 1, or -1 or 0 for all tokens, got {k}"))),
     }
-}
-
-fn stop(stop: Option<&Stop>) -> Result<Vec<String>, ApiError> {
-    let strings = match stop {
-        None => return Ok(Vec::new()),
-        Some(Stop::One(one)) => vec![one.clone()],
-        Some(Stop::Many(many)) => many.clone(),
-    };
-    if strings.len() > 4 || strings.iter().any(String::is_empty) {
-        let message = format!("`stop` must be between 1 and 4 strings, none of them empty, got {}", strings.len());
-        return Err(ApiError::invalid("stop", message));
-    }
-    if let Some(long) = strings.iter().map(String::len).find(|bytes| *bytes > STOP_BYTES) {
-        let message = format!("a string of `stop` must have at most {STOP_BYTES} bytes, got {long}");
-        return Err(ApiError::invalid("stop", message));
-    }
-    Ok(strings)
-}
-
-fn salt(salt: &str) -> Result<String, ApiError> {
-    if (1..=256).contains(&salt.len()) {
-        return Ok(salt.to_owned());
-    }
-    let message = format!("`cache_salt` must be between 1 and 256 bytes, got {}", salt.len());
-    Err(ApiError::invalid("cache_salt", message))
-}
-
-fn logit_bias(fields: &DrawingFields, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {
-    let biased = fields.logit_bias.as_ref().map_or(0, |bias| bias.len());
-    if biased > BIASED_TOKENS {
-        let message = format!("`logit_bias` must hold at most {BIASED_TOKENS} tokens, got {biased}");
-        return Err(ApiError::invalid("logit_bias", message));
-    }
-    let entry = |(token, bias): (&String, &f64)| {
-        let id: Option<u32> = token.parse().ok().filter(|id| vocabulary == 0 || (*id as usize) < vocabulary);
-        let id = id.ok_or_else(|| {
-            let message =
-                format!("`logit_bias` takes token ids between 0 and {}, got {token:?}", vocabulary.max(1) - 1);
-            ApiError::invalid("logit_bias", message)
-        })?;
-        Ok((id, within("logit_bias", *bias, -100.0..=100.0)? as f32))
-    };
-    fields.logit_bias.iter().flatten().map(entry).collect()
 }
 
 fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {

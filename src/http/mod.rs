@@ -1,19 +1,22 @@
-//! The HTTP server: routes, what they share, and its life from the first connection to the last.
+//! The HTTP server: its routes and what they share.
 
 mod admin;
 mod admit;
 pub mod answer;
 mod auth;
 mod body;
+mod browsers;
 mod chat;
 mod checks;
 mod completions;
 mod constraint;
+mod draws;
 pub mod echo;
 mod envelope;
 pub mod error;
 mod glance;
 mod health;
+mod hosts;
 pub mod job;
 mod judge_canary;
 mod keys;
@@ -28,29 +31,24 @@ mod playground;
 mod refused;
 pub mod rules;
 mod searches;
+pub mod serve;
 mod stream;
 mod tokens;
 mod tools;
 mod traffic;
 
 use std::any::Any;
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderValue, Uri};
+use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -58,9 +56,10 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
 use crate::engine::generation::Pinned;
-use crate::engine::{Origin, Waits, grammar};
+use crate::engine::{Origin, Waits};
 use crate::swap::Swapper;
 use error::ApiError;
+use hosts::Hosts;
 use job::{Constrains, Limits};
 use judge_canary::JudgeCanary;
 use keys::{KeyRing, Tenant};
@@ -69,6 +68,7 @@ pub use models::Served;
 use on_behalf::Behalf;
 use openapi::Access;
 use searches::KeptSearches;
+pub use serve::serve;
 pub use traffic::Traffic;
 
 /// What all handlers share.
@@ -187,7 +187,10 @@ pub fn router(state: Shared) -> Router {
     let keyed = keyed_routes().route_layer(from_fn_with_state(Arc::clone(&state), auth::require_key));
     let admin = admin_routes().route_layer(from_fn_with_state(Arc::clone(&state), auth::require_admin));
     let (router, api) = open_routes().merge(keyed).merge(admin).split_for_parts();
-    let cors = cors(&state.settings.http.cors_origins);
+    let http = &state.settings.http;
+    let cors = browsers::cors(&http.cors_origins);
+    let hosts = Arc::new(Hosts::new(http));
+    let body_timeout = http.connections.body_timeout;
     router
         .route("/", get(playground::page))
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
@@ -195,7 +198,20 @@ pub fn router(state: Shared) -> Router {
         .method_not_allowed_fallback(|uri: Uri| async move { ApiError::WrongMethod(uri.path().to_owned()) })
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(envelope::in_envelope))
+        .layer(from_fn_with_state(body_timeout, serve::body::in_time))
         .layer(cors)
+        .layer(from_fn(browsers::unframed))
+        .layer(from_fn_with_state(hosts, hosts::check))
+        .layer(from_fn(observe::observe))
+        .with_state(state)
+}
+
+/// What is known of the server from outside of its work: the routes of a port for health alone.
+fn health_router(state: Shared) -> Router {
+    let (router, _) = open_routes().split_for_parts();
+    router
+        .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(observe::observe))
         .with_state(state)
 }
@@ -203,69 +219,4 @@ pub fn router(state: Shared) -> Router {
 fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
     ApiError::Failed(format!("a handler panicked: {}", text.unwrap_or("without a message"))).into_response()
-}
-
-/// The CORS layer. Without origins it sends no headers at all, so browsers keep other sites out.
-fn cors(origins: &[String]) -> CorsLayer {
-    if origins.is_empty() {
-        return CorsLayer::new();
-    }
-    let layer = CorsLayer::new().allow_methods(AnyValue).allow_headers(AnyValue);
-    if origins.iter().any(|origin| origin == "*") {
-        return layer.allow_origin(AnyValue);
-    }
-    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
-    layer.allow_origin(AllowOrigin::list(origins))
-}
-
-/// Serves until `shutdown` resolves; then refuses new requests, lets running ones end within the grace period, and drops
-/// what is left.
-///
-/// # Errors
-/// The listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    state: Shared,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let closed = CancellationToken::new();
-    // Events must not wait for more bytes.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
-    });
-    let server =
-        axum::serve(listener, router(Arc::clone(&state))).with_graceful_shutdown(closed.clone().cancelled_owned());
-    tokio::select! {
-        ended = server.into_future() => ended,
-        () = drain(&state, shutdown, &closed) => Ok(()),
-        () = upkeep(&state) => Ok(()),
-        () = state.keys.follow() => Ok(()),
-    }
-}
-
-async fn drain(state: &AppState, shutdown: impl Future<Output = ()>, closed: &CancellationToken) {
-    shutdown.await;
-    let grace = state.settings.http.shutdown_grace;
-    tracing::info!(?grace, "shutting down: running requests may end");
-    state.gate.close();
-    if tokio::time::timeout(grace, state.gate.empty()).await.is_err() {
-        tracing::warn!("the grace period is over: running requests are dropped");
-        state.abort.cancel();
-    }
-    closed.cancel();
-    // The last bytes go out; a client that does not read them is not waited for.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-}
-
-/// Never ends: readiness, and then the housekeeping of histograms and grammars, and trials of a judge that was swapped.
-async fn upkeep(state: &AppState) {
-    health::canary(state).await;
-    loop {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        state.metrics.run_upkeep();
-        grammar::drop_unused();
-        judge_canary::try_new_judge(state).await;
-    }
 }

@@ -9,11 +9,14 @@ use tokenizers::Tokenizer;
 
 use super::keys::Tenant;
 use crate::chat::Chat;
+use crate::engine::generation::Pinned;
 use crate::engine::native::NativeEngine;
 use crate::engine::tools;
 use crate::engine::{
     Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Reply, Request, ScoredToken,
 };
+use crate::prompts::Templates;
+use crate::search::Models;
 use crate::telemetry::metrics::TokenKind;
 
 /// Who an answer is for.
@@ -29,6 +32,28 @@ impl Behalf {
     /// `engine`, for this caller.
     pub fn on<'a>(&'a self, engine: &'a dyn Engine) -> OnBehalf<'a> {
         OnBehalf { engine, behalf: self }
+    }
+
+    /// Both roles of a pinned pair, for this caller.
+    pub fn pair<'a>(&'a self, pinned: &'a Pinned) -> Pair<'a> {
+        let [actor, refiner] = [&pinned.actor, &pinned.refiner].map(|generation| self.on(generation.engine.as_ref()));
+        Pair { actor, refiner, templates: &pinned.refiner.templates }
+    }
+}
+
+/// A pinned pair on behalf of one caller.
+pub struct Pair<'a> {
+    /// Answers.
+    pub actor: OnBehalf<'a>,
+    /// Judges and rewrites.
+    pub refiner: OnBehalf<'a>,
+    templates: &'a Templates,
+}
+
+impl Pair<'_> {
+    /// As a search takes it.
+    pub fn models(&self) -> Models<'_> {
+        Models { actor: &self.actor, refiner: &self.refiner, templates: self.templates }
     }
 }
 
@@ -119,8 +144,8 @@ impl Engine for OnBehalf<'_> {
         self.engine.label_support()
     }
 
-    fn health(&self) -> Result<(), EngineError> {
-        self.engine.health()
+    async fn health(&self) -> Result<(), EngineError> {
+        self.engine.health().await
     }
 
     fn native(&self) -> Option<&NativeEngine> {

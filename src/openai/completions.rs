@@ -23,7 +23,8 @@ pub struct CompletionRequest {
     /// Alternatives per token.
     #[schema(minimum = 0, maximum = 20)]
     pub logprobs: Option<i64>,
-    /// How tokens are drawn; read on their own, as a chat's are.
+    /// How tokens are drawn.
+    // Read on its own, as a chat's are.
     #[serde(flatten, skip_deserializing)]
     pub drawing: DrawingFields,
 }

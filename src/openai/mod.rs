@@ -1,5 +1,6 @@
 //! OpenAI's words on the wire, both directions, with the search's extras; nothing here is checked or defaulted.
 
+mod bounded_list;
 mod checks;
 mod completions;
 mod one_or_many;
@@ -59,13 +60,14 @@ pub struct ChatRequest {
     /// How the search goes about it; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
     /// The functions that the model may call.
+    #[serde(default, deserialize_with = "bounded_list::maybe_functions")]
     pub tools: Option<Vec<ToolSpec>>,
     /// Whether it has to call one; absent: `auto`.
     pub tool_choice: Option<ToolChoice>,
     /// Whether one answer may hold several calls; absent: it may.
     pub parallel_tool_calls: Option<bool>,
-    /// How tokens are drawn. They are read on their own: to read flattened fields, serde would collect every unknown field of
-    /// the body first.
+    /// How tokens are drawn.
+    // Read on its own: to read flattened fields, serde would collect every unknown field of the body first.
     #[serde(flatten, skip_deserializing)]
     pub drawing: DrawingFields,
 }

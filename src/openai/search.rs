@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use serde::de::{self, IgnoredAny, IntoDeserializer, SeqAccess, Visitor};
+use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::bounded_list::entries;
 use super::small_value;
 use crate::search::{ByPurpose, Judge, Judging, Mode, Node, NodeId, Outcome, StopReason, Strategy, Tree, Votes};
 use crate::verify::Check;
@@ -107,26 +108,8 @@ impl<'de> Deserialize<'de> for ChecksOption {
                 ChecksMode::deserialize(text.into_deserializer()).map(ChecksOption::Found)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut checks = Vec::new();
-                while checks.len() < ChecksOption::MOST {
-                    match list.next_element()? {
-                        Some(check) => checks.push(check),
-                        None => return Ok(ChecksOption::List(checks)),
-                    }
-                }
-                // What is beyond any real list is counted, not kept.
-                let mut count = checks.len();
-                while list.next_element::<IgnoredAny>()?.is_some() {
-                    count += 1;
-                }
-                match count == checks.len() {
-                    true => Ok(ChecksOption::List(checks)),
-                    false => Err(de::Error::custom(format!(
-                        "it must hold at most {} checks, got {count}",
-                        ChecksOption::MOST
-                    ))),
-                }
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+                entries(list, ChecksOption::MOST, "checks").map(ChecksOption::List)
             }
         }
         deserializer.deserialize_any(Either)

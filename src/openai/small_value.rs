@@ -45,8 +45,19 @@ pub(super) fn maybe_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
 /// # Errors
 /// It is too large.
 pub(super) fn maybe_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    let left = Cell::new(MOST);
-    let value = Tree { most: MOST, left: &left }.deserialize(deserializer)?;
+    value(deserializer, MOST)
+}
+
+/// As [`maybe_value`], for one of several: the schema of a function.
+///
+/// # Errors
+/// It is too large.
+pub(super) fn maybe_small_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    value(deserializer, FEW * 2)
+}
+
+fn value<'de, D: Deserializer<'de>>(deserializer: D, most: usize) -> Result<Option<Value>, D::Error> {
+    let value = Tree { most, left: &Cell::new(most) }.deserialize(deserializer)?;
     Ok(Some(value).filter(|value| !value.is_null()))
 }
 
@@ -59,10 +70,9 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     fn take<E: de::Error>(self) -> Result<(), E> {
-        match self.left.get().checked_sub(1) {
-            Some(left) => Ok(self.left.set(left)),
-            None => Err(E::custom(format!("it must hold at most {} values", self.most))),
-        }
+        let too_large = || E::custom(format!("it must hold at most {} values", self.most));
+        self.left.set(self.left.get().checked_sub(1).ok_or_else(too_large)?);
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::small_value;
 use crate::chat::{CalledFunction, ToolCall};
 
 /// A function that the model may call.
@@ -25,6 +26,7 @@ pub struct FunctionSpec {
     /// What it does, for the model.
     pub description: Option<String>,
     /// JSON schema of its arguments, which are an object; absent: it takes none.
+    #[serde(default, deserialize_with = "small_value::maybe_small_value")]
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Value>,
     /// Calls always follow the schema where the engine constrains replies, so both values are honoured.

@@ -112,17 +112,12 @@ async fn a_body_is_gone_before_its_request_waits() {
     let mut sent = vec![send()];
     eventually("the first request runs", || replies.running() == 1).await;
     sent.extend((0..8).map(|_| send()));
-    let waiting = async {
-        while !server.metrics().await.contains("spar_requests_waiting 8") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    within_seconds(60, waiting).await;
+    eventually("eight wait", || server.waiting() == 8).await;
     // A text that is kept counts on.
     let long = with(says("x"), json!({"messages": [{"role": "user", "content": "hang ".repeat(800_000)}]}));
     let long: Vec<_> = (0..3).map(|_| tokio::spawn(server.chat(&long).send())).collect();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!server.metrics().await.contains("spar_requests_waiting 11"));
+    assert!(server.waiting() < 11, "there is no room for three such texts");
     sent.iter().chain(&long).for_each(tokio::task::JoinHandle::abort);
 }
 
@@ -136,12 +131,7 @@ async fn one_keys_searches_do_not_keep_another_keys_plain_requests_waiting() {
     server.ready().await;
     let search = with(says("large"), json!({"search_budget": 64, "n": 4, "search": {"deadline_ms": 5000}}));
     let searches: Vec<_> = (0..400).map(|_| tokio::spawn(server.chat(&search).bearer_auth("a").send())).collect();
-    let crowded = async {
-        while !server.metrics().await.contains("spar_requests_waiting 16") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within_seconds(30, crowded).await;
+    eventually("the line of the first key is full", || server.waiting() == 16).await;
     let mut took = Vec::new();
     for _ in 0..40 {
         let begun = Instant::now();
@@ -168,12 +158,7 @@ async fn plain_requests_pass_searches_of_nobody_in_particular() {
     let search = with(says("hang"), json!({"search_budget": 8}));
     let searches: Vec<_> = (0..9).map(|_| tokio::spawn(server.chat(&search).send())).collect();
     eventually("three searches run", || replies.running() == 3).await;
-    let waiting = async {
-        while !server.metrics().await.contains("spar_requests_waiting 6") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within_seconds(10, waiting).await;
+    eventually("six searches wait", || server.waiting() == 6).await;
     // Two places to wait are left, which are not for searches.
     json_of(server.chat(&search), StatusCode::TOO_MANY_REQUESTS).await;
     for _ in 0..5 {
@@ -196,9 +181,7 @@ async fn who_is_refused_learns_when_a_place_should_be_free() {
         assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
         response.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap()
     };
-    while !server.metrics().await.contains("spar_requests_waiting 1") {
-        tokio::task::yield_now().await;
-    }
+    eventually("the second request waits", || server.waiting() == 1).await;
     // Nothing has come free for more than a second, so that the next place is at least as far away.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let first = retry_after().await;

@@ -59,6 +59,10 @@ fn nested(depth: usize, inner: Value, outer: impl Fn(Value) -> Value) -> Value {
 fn schemas() -> Vec<(&'static str, Value, Expected)> {
     let large = Refused("2^53");
     let object = |properties: Value| json!({"type": "object", "properties": properties});
+    let required = |properties: Value| {
+        let names: Vec<&String> = properties.as_object().unwrap().keys().collect();
+        json!({"type": "object", "properties": properties, "required": names, "additionalProperties": false})
+    };
     let tree = |name: &str| object(json!({"child": {"$ref": format!("#/$defs/{name}")}}));
     vec![
         ("the smallest integer", json!({"const": i64::MIN}), large),
@@ -130,7 +134,8 @@ fn schemas() -> Vec<(&'static str, Value, Expected)> {
         ("a constant object of 16,000", json!({"const": numbered(16_000, |n| json!(n))}), Refused("constant object")),
         ("a constant object of 900", json!({"const": numbered(900, |n| json!(n))}), Answered),
         ("1,001 properties", object(numbered(1_001, |_| json!({}))), Refused("`properties`")),
-        ("1,000 properties", object(numbered(1_000, |_| json!({"type": "string"}))), Answered),
+        ("1,000 optional properties", object(numbered(1_000, |_| json!({"type": "string"}))), Bounded),
+        ("1,000 properties", required(numbered(1_000, |_| json!({"type": "string"}))), Answered),
         ("30,000 values", json!({"enum": (0..30_000).collect::<Vec<_>>()}), Refused("`enum` values")),
         ("5,000 texts", json!({"enum": (0..5_000).map(|n| format!("value {n}")).collect::<Vec<_>>()}), Answered),
         ("one long text", json!({"const": "a".repeat(8_193)}), Refused("constant text")),
@@ -222,7 +227,8 @@ fn expressions() -> Vec<(&'static str, String, Expected)> {
 /// Longer than any constraint within the limits should take, even where the tests of other modules run beside it.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-async fn check(server: &Server, name: &str, fields: Value, param: &str, expected: Expected) {
+/// What is wrong with the server's answer, if anything is.
+async fn check(server: &Server, name: &str, fields: Value, param: &str, expected: Expected) -> Option<String> {
     let body = with(with(says("hello"), json!({"max_tokens": 2, "seed": 1})), fields);
     let begun = Instant::now();
     let response = server.chat(&body).timeout(PATIENCE).send().await.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -237,23 +243,22 @@ async fn check(server: &Server, name: &str, fields: Value, param: &str, expected
         Refused(part) => refused && message.contains(part),
         Bounded => status == StatusCode::OK || refused,
     };
-    assert!(right, "{name}: {status} after {took:?}, {expected:?}: {named} {message}");
+    (!right).then(|| format!("{name}: {status} after {took:?}, {expected:?}: {named} {message}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_constraints_are_answered_or_refused_by_name() {
-    for server in Server::of_each_engine(&[]).await {
-        let server = &server;
-        let format =
-            |schema: &Value| json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}});
+    let mut wrong = Vec::new();
+    for server in &Server::of_each_engine(&[]).await {
         for (name, schema, expected) in schemas() {
-            check(server, name, format(&schema), "response_format", expected).await;
+            let fields = json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}});
+            wrong.extend(check(server, name, fields, "response_format", expected).await);
             let alive = within_seconds(10, server.get("/healthz").send()).await.unwrap();
             assert_eq!(alive.status(), StatusCode::OK, "{name}");
         }
         for (name, regex, expected) in expressions() {
-            check(server, name, json!({"structured_outputs": {"regex": regex}}), "structured_outputs.regex", expected)
-                .await;
+            let fields = json!({"structured_outputs": {"regex": regex}});
+            wrong.extend(check(server, name, fields, "structured_outputs.regex", expected).await);
         }
         let choices: [(_, Vec<String>, _); 4] = [
             ("4,001 texts", (0..4_001).map(|n| n.to_string()).collect(), Refused("at most 4000 texts")),
@@ -262,40 +267,37 @@ async fn hostile_constraints_are_answered_or_refused_by_name() {
             ("special characters", vec!["(a+)/\\".into(), "\n[".into()], Answered),
         ];
         for (name, choice, expected) in choices {
-            check(
-                server,
-                name,
-                json!({"structured_outputs": {"choice": choice}}),
-                "structured_outputs.choice",
-                expected,
-            )
-            .await;
+            let fields = json!({"structured_outputs": {"choice": choice}});
+            wrong.extend(check(server, name, fields, "structured_outputs.choice", expected).await);
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// The judge checks the schema as a rule, and the refiner's grammar holds it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_search_refuses_what_a_plain_request_refuses() {
-    for server in Server::of_each_engine(&[]).await {
-        let search =
-            json!({"search_budget": 2, "search": {"judge": "rules", "branch": 1, "depth": 1, "refine_tokens": 16}});
-        for (name, schema, expected) in schemas().into_iter().filter(|(name, ..)| {
-            [
-                "the smallest integer",
-                "254 nested objects",
-                "274 alternatives in a row",
-                "a reference to nowhere",
-                "anything",
-            ]
-            .contains(name)
-        }) {
-            let fields = with(search.clone(), json!({"structured_outputs": {"json": schema}}));
-            check(&server, name, fields, "structured_outputs.json", expected).await;
+    let chosen = [
+        "the smallest integer",
+        "254 nested objects",
+        "274 alternatives in a row",
+        "a reference to nowhere",
+        "anything",
+    ];
+    let judged = |judge: &str| {
+        let options = json!({"judge": judge, "branch": 1, "depth": 1, "refine_tokens": 16, "judge_tokens": 16});
+        json!({"search_budget": 2, "search": options})
+    };
+    let mut wrong = Vec::new();
+    for server in &Server::of_each_engine(&[]).await {
+        for (name, schema, expected) in schemas().into_iter().filter(|(name, ..)| chosen.contains(name)) {
+            let fields = with(judged("rules"), json!({"structured_outputs": {"json": schema}}));
+            wrong.extend(check(server, name, fields, "structured_outputs.json", expected).await);
         }
-        let slash = with(search, json!({"search": {"judge": "model"}, "structured_outputs": {"regex": "a\\/(b|c)"}}));
-        check(&server, "a slash", slash, "structured_outputs.regex", Answered).await;
+        let slash = with(judged("model"), json!({"structured_outputs": {"regex": "a\\/(b|c)"}}));
+        wrong.extend(check(server, "a slash", slash, "structured_outputs.regex", Answered).await);
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Rules of a search become grammars as well; one that cannot be followed leaves the search without it.

@@ -191,6 +191,11 @@ impl Server {
         self.state.as_ref().unwrap().served.pin()
     }
 
+    /// Requests that wait for their turn at a server in this process; in metrics those of all servers are counted together.
+    pub fn waiting(&self) -> usize {
+        self.state.as_ref().unwrap().gate.waiting()
+    }
+
     pub fn get(&self, path: &str) -> RequestBuilder {
         self.client.get(format!("{}{path}", self.url))
     }

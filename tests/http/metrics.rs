@@ -16,6 +16,9 @@ use super::swap::world::World;
 const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("spar_http_requests_total", "counter", &["route", "status"]),
     ("spar_http_request_duration_seconds", "histogram", &["route"]),
+    ("spar_connections", "gauge", &[]),
+    ("spar_connections_refused_total", "counter", &[]),
+    ("spar_connection_timeouts_total", "counter", &["at"]),
     ("spar_requests_running", "gauge", &[]),
     ("spar_requests_waiting", "gauge", &[]),
     ("spar_requests_rejected_total", "counter", &["reason"]),

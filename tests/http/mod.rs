@@ -5,6 +5,7 @@ mod chat;
 mod checks;
 mod clients;
 mod completions;
+mod connections;
 mod constraints;
 mod engines;
 mod errors;

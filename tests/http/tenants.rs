@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::{get, post};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use spar::engine::upstream::{UpstreamConfig, UpstreamEngine};
+use tokio::net::TcpListener;
 
 use super::harness::{Server, improving, json_of, says, with};
 
@@ -76,6 +80,35 @@ async fn searches_judge_and_refine_in_their_keys_namespace() {
     assert!(search("alpha").await > 0);
     assert!(metric().await > 0.0);
     assert_eq!(search("beta").await, 0);
+}
+
+#[tokio::test]
+async fn an_upstream_that_salts_its_cache_keeps_keys_apart_too() {
+    let back = Server::native(&[], None).await;
+    let config = UpstreamConfig { url: back.url.clone(), ..UpstreamConfig::default() };
+    let upstream = UpstreamEngine::connect(config).await.unwrap();
+    let front = Server::with_keys(upstream, &[], Some("alpha,beta")).await;
+    assert_eq!(cached(&front, "alpha", "lantern", json!({})).await, 0);
+    again(&front, "alpha", json!({})).await;
+    assert_eq!(cached(&front, "beta", "lantern", json!({})).await, 0);
+}
+
+#[tokio::test]
+async fn what_an_upstream_without_salts_had_kept_is_not_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let models = || async { axum::Json(json!({"data": [{"id": "m", "owned_by": "somebody"}]})) };
+    let events = "data: {\"choices\": [{\"index\": 0, \"delta\": {\"content\": \"hi\"}, \"finish_reason\": \"stop\"}]}\n\n\
+                  data: {\"choices\": [], \"usage\": {\"prompt_tokens\": 30, \"completion_tokens\": 1, \
+                  \"prompt_tokens_details\": {\"cached_tokens\": 29}}}\n\ndata: [DONE]\n\n";
+    let chat = move || async move { ([("content-type", "text/event-stream")], events) };
+    let router = Router::new().route("/v1/models", get(models)).route("/v1/chat/completions", post(chat));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let connect = || UpstreamEngine::connect(UpstreamConfig { url: url.clone(), ..UpstreamConfig::default() });
+    let open = Server::start(connect().await.unwrap(), &[]).await;
+    assert_eq!(cached(&open, "", "lantern", json!({})).await, 29);
+    let keyed = Server::with_keys(connect().await.unwrap(), &[], Some("alpha,beta")).await;
+    assert_eq!(cached(&keyed, "alpha", "lantern", json!({})).await, 0);
 }
 
 #[tokio::test]

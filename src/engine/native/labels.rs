@@ -9,8 +9,8 @@ use futures::channel::oneshot;
 use futures::future::try_join_all;
 
 use super::blocks::BLOCK;
+use super::job::Job;
 use super::runtime::Place;
-use super::scheduler::Job;
 use super::sequence::Sequence;
 use super::{NativeEngine, check_vocabulary};
 use crate::engine::blocking::blocking;

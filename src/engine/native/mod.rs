@@ -29,6 +29,7 @@ mod adapter;
 mod attention;
 mod blocks;
 mod compute;
+mod job;
 mod labels;
 mod lookup;
 mod model;
@@ -55,8 +56,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::adapter::Adapter;
 use self::compute::{Compute, LoadError};
+use self::job::{Job, Started};
 use self::runtime::Runtime;
-use self::scheduler::{Job, Started};
 use self::sequence::{Chunks, Scoring};
 use self::variant::Variant;
 use super::blocking::{SHORT, blocking};
@@ -383,7 +384,7 @@ impl Engine for NativeEngine {
         self.label_scores(&request).await
     }
 
-    fn health(&self) -> Result<(), EngineError> {
+    async fn health(&self) -> Result<(), EngineError> {
         self.variant.runtime.health()
     }
 

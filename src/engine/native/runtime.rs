@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::NativeConfig;
 use super::blocks::Prefix;
 use super::compute::Compute;
-use super::scheduler::{Job, Scheduler};
+use super::job::Job;
+use super::scheduler::Scheduler;
 use crate::engine::EngineError;
 use crate::engine::counters::EngineCounters;
 

@@ -738,13 +738,13 @@ async fn lost_threads_fail_their_replies_and_are_started_again() {
         assert!(endless.chunks.next().await.unwrap().is_ok());
         engine.variant.runtime.fail(fault);
         if index == 1 {
-            until("the silence is told", || engine.health().is_err()).await;
+            until("the silence is told", || engine.variant.runtime.health().is_err()).await;
         }
         assert!(matches!(endless.complete().await, Err(EngineError::Crashed(_))));
         let restarts = || engine.counters().restarts.load(Ordering::Relaxed);
         until("the threads are started again", || restarts() == index as u64 + 1).await;
         assert_eq!(content(run(&engine, greedy("x", 3)).await), content(before.clone()));
-        until("the engine is well", || engine.health().is_ok()).await;
+        until("the engine is well", || engine.variant.runtime.health().is_ok()).await;
     }
 }
 

@@ -22,6 +22,11 @@ pub(super) fn is_busy(response: &Response) -> bool {
     matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
 
+/// Whether the server works and only refuses this request because of a rate limit.
+pub(super) fn is_limited(response: &Response) -> bool {
+    response.status() == StatusCode::TOO_MANY_REQUESTS
+}
+
 /// An answer that is an error.
 pub(super) async fn refused(response: Response) -> EngineError {
     let status = response.status();

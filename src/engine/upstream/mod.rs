@@ -10,6 +10,7 @@
 mod body;
 mod events;
 mod failure;
+mod health;
 mod labels;
 mod siblings;
 
@@ -34,6 +35,7 @@ use super::{
 use crate::chat::TemplateKwargs;
 use events::Reader;
 use failure::{is_busy, refused, unreachable};
+use health::Health;
 use siblings::{Source, Step};
 
 /// Tokens of a context where neither the server nor the settings say.
@@ -89,6 +91,7 @@ pub struct UpstreamEngine {
     lists_nothing: AtomicBool,
     /// Whether the server keeps prefixes apart by `cache_salt`.
     salts: bool,
+    health: Health,
 }
 
 #[derive(Deserialize)]
@@ -125,7 +128,8 @@ impl UpstreamEngine {
         let UpstreamConfig { key, siblings, reasoning, template_kwargs, .. } = config;
         let thinks = Arc::new(AtomicBool::new(reasoning.is_some()));
         let (client, lists_nothing) = (client()?, AtomicBool::new(false));
-        Ok(Self { client, base, key, siblings, reasoning, template_kwargs, thinks, info, lists_nothing, salts })
+        let health = Health::new()?;
+        Ok(Self { client, base, key, siblings, reasoning, template_kwargs, thinks, info, lists_nothing, salts, health })
     }
 
     /// One request's replies.
@@ -204,6 +208,10 @@ impl Engine for UpstreamEngine {
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
         self.label_scores(request).await
     }
+
+    async fn health(&self) -> Result<(), EngineError> {
+        self.health.of(self).await
+    }
 }
 
 /// A reply that says nothing of what its server had kept.
@@ -238,8 +246,15 @@ fn keyed(request: RequestBuilder, key: Option<&str>) -> RequestBuilder {
 }
 
 async fn models(client: &Client, base: &str, key: Option<&str>) -> Result<Vec<Card>, EngineError> {
+    listed(ask_for_models(client, base, key).await?, base).await
+}
+
+async fn ask_for_models(client: &Client, base: &str, key: Option<&str>) -> Result<Response, EngineError> {
     let response = keyed(client.get(format!("{base}/models")), key).send().await;
-    let response = response.map_err(|error| unreachable(base, &error))?;
+    response.map_err(|error| unreachable(base, &error))
+}
+
+async fn listed(response: Response, base: &str) -> Result<Vec<Card>, EngineError> {
     if !response.status().is_success() {
         return Err(refused(response).await);
     }

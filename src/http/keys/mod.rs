@@ -139,6 +139,18 @@ impl Tenant {
     }
 }
 
+/// A salt as a request names it.
+///
+/// # Errors
+/// Names `cache_salt`.
+pub fn checked_salt(salt: &str) -> Result<String, ApiError> {
+    if (1..=256).contains(&salt.len()) {
+        return Ok(salt.to_owned());
+    }
+    let message = format!("`cache_salt` must be between 1 and 256 bytes, got {}", salt.len());
+    Err(ApiError::invalid("cache_salt", message))
+}
+
 /// The caller of a request, as the middleware has found it out.
 pub struct Caller(pub Arc<Tenant>);
 

@@ -125,6 +125,11 @@ impl Gate {
         self.closing.store(true, Ordering::Release);
     }
 
+    /// Requests that wait now.
+    pub fn waiting(&self) -> usize {
+        self.state().line.waiting()
+    }
+
     /// Resolves when nobody is inside or in the queue.
     pub async fn empty(&self) {
         loop {

@@ -1,6 +1,7 @@
 //! Every metric: names, labels, buckets and help texts, behind functions. The only folder that names `metrics::` macros.
 
 mod caches;
+mod connections;
 mod engines;
 mod keys;
 mod names;
@@ -14,6 +15,7 @@ use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use self::caches::*;
+pub use self::connections::*;
 pub use self::engines::*;
 pub use self::keys::*;
 use self::names::{COUNTERS, GAUGES, HISTOGRAMS};
@@ -48,6 +50,7 @@ fn describe() {
         describe_histogram!(*name, *help);
     }
     // Known label sets start at zero, so that a rate over the first event is right.
+    connections::begin();
     engines::begin();
     searches::begin();
     requests::begin();

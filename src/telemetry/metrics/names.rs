@@ -5,6 +5,11 @@ pub(super) const COUNTERS: &[(&str, &str)] = &[
     ("spar_http_requests_total", "Requests by route and status; 499 is a client that disconnected"),
     ("spar_requests_rejected_total", "Requests that were refused before they ran"),
     ("spar_key_tokens_total", "Tokens that the calls of an API key used, by the name in --api-keys-file"),
+    ("spar_connections_refused_total", "Connections beyond the limit"),
+    (
+        "spar_connection_timeouts_total",
+        "Connections and requests that were ended since their client was too slow, by what it was slow at",
+    ),
     ("spar_prompt_tokens_total", "Tokens of prompts sent to the model"),
     ("spar_prompt_tokens_computed_total", "Tokens of prompts whose keys and values the native engine computed"),
     ("spar_prefix_tokens_reused_total", "Tokens of prompts whose keys and values were reused from earlier prompts"),
@@ -27,6 +32,7 @@ pub(super) const COUNTERS: &[(&str, &str)] = &[
 
 /// Name and help text.
 pub(super) const GAUGES: &[(&str, &str)] = &[
+    ("spar_connections", "Connections that are open"),
     ("spar_requests_running", "Requests that are being answered"),
     ("spar_requests_waiting", "Requests that wait for their turn"),
     ("spar_key_requests_running", "Requests of an API key that are being answered"),

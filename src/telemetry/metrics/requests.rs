@@ -62,7 +62,7 @@ impl Counted {
         Self::begin("spar_requests_waiting")
     }
 
-    fn begin(name: &'static str) -> Self {
+    pub(super) fn begin(name: &'static str) -> Self {
         gauge!(name).increment(1.0);
         Self(name)
     }

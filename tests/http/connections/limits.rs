@@ -1,0 +1,72 @@
+//! More connections than the limit.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream as StdStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use futures::future::join_all;
+use reqwest::StatusCode;
+use tokio::io::AsyncWriteExt;
+
+use super::super::harness::{Server, improving, says};
+use super::{address, dial, exchange, post};
+
+#[tokio::test]
+async fn beyond_the_limit_only_health_is_answered() {
+    let server = Server::start(improving(), &["--max-connections", "3"]).await;
+    server.ready().await;
+    // One that says nothing, one with half a request, and one with a request behind it.
+    let mut taken = join_all((0..3).map(|_| dial(&server))).await;
+    taken[1].write_all(b"POST /v1/chat/completions HTTP/1.1\r\n").await.unwrap();
+    taken[2].write_all(b"GET /version HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    super::response(&mut taken[2]).await;
+    let refused = exchange(&server, &post("/v1/chat/completions", "", &says("hello").to_string())).await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    for part in ["too_many_connections", "--max-connections", "connection: close", "retry-after: 1"] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(server.get(path).send().await.unwrap().status(), StatusCode::OK, "{path}");
+    }
+    // However many say nothing at all.
+    let silent = join_all((0..100).map(|_| dial(&server))).await;
+    assert_eq!(server.get("/healthz").send().await.unwrap().status(), StatusCode::OK);
+    drop(silent);
+    taken.pop();
+    let served = async {
+        while server.chat(&says("hello")).send().await.unwrap().status() != StatusCode::OK {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    super::super::harness::within_seconds(5, served).await;
+}
+
+#[test]
+fn a_small_limit_of_open_files_is_respected() {
+    for (limit, room) in [(64, 16), (128, 32)] {
+        let program = env!("CARGO_BIN_EXE_spar");
+        let shell = format!("ulimit -n {limit}; exec {program} --engine fake --port 0 --try-judge false");
+        let mut child =
+            Command::new("sh").args(["-c", &shell]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let url = lines.find_map(|line| line.strip_prefix("serving fake on ").map(str::to_owned)).unwrap();
+        let silent: Vec<StdStream> = (0..300).map(|_| StdStream::connect(address(&url)).unwrap()).collect();
+        for _ in 0..3 {
+            let mut asking = StdStream::connect(address(&url)).unwrap();
+            asking.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            asking.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            asking.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{limit}: {answer}");
+        }
+        drop(silent);
+        child.kill().unwrap();
+        let mut log = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        child.wait().unwrap();
+        let said = format!("--max-connections is 4096, but the limit of {limit} open files leaves room for {room}");
+        assert!(log.contains(&said), "{log}");
+        assert!(!log.contains("no connection can be accepted"), "{log}");
+    }
+}

@@ -20,7 +20,7 @@ pub(crate) fn now() -> Memory {
 struct Version {
     limits: &'static [&'static str],
     used: &'static str,
-    /// The field of `memory.stat` for pages of files that can be read again.
+    /// The name that `memory.stat` has for pages of files that can be read again.
     cached: &'static str,
 }
 
@@ -32,7 +32,7 @@ const TWO: Version =
 /// Where there is no limit, version 1 names the largest number of pages.
 const UNLIMITED: u64 = 1 << 60;
 
-/// Computes [`now`] from the files that `file` gives.
+/// Does what [`now`] does, with the files that `file` returns.
 fn read(file: &dyn Fn(&Path) -> Option<String>) -> Memory {
     let host = file(Path::new("/proc/meminfo")).unwrap_or_default();
     let kilobytes = |name: &str| {

@@ -1,4 +1,4 @@
-//! Where files that can be made again are kept between starts: in the user's cache, or else in a private directory beside other
+//! Where files that can be made again are kept between starts: in the user's cache, or else in a private directory for
 //! temporary files.
 
 use std::fs::File;
@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 /// Directories that end with the process begin like this; a killed process leaves its own.
 const RUN: &str = "run-";
-/// What is half made for longer than this is nobody's any more.
+/// A directory that is half made for longer than this has been abandoned.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// What `make` makes in the first of the caches where that succeeds.
+/// Calls `make` with one cache after another until it succeeds.
 ///
 /// # Errors
 /// That of the last cache.
@@ -27,7 +27,7 @@ pub(crate) fn in_one<T>(make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> 
     make(&temporary()?)
 }
 
-/// A directory for this process alone, removed at its end. What killed processes have left of theirs is removed, too.
+/// Makes a directory for this process alone, which is removed at its end. What killed processes have left of theirs is removed, too.
 ///
 /// # Errors
 /// It cannot be made.
@@ -61,15 +61,14 @@ pub(crate) fn sweep(base: &Path, prefixes: &[&str]) {
     };
     for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if prefixes.iter().any(|prefix| name.starts_with(prefix)) && old(&entry.path()) {
-            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                tracing::debug!(%error, directory = %entry.path().display(), "what is half made stays");
-            }
+        let abandoned = prefixes.iter().any(|prefix| name.starts_with(prefix)) && old(&entry.path());
+        if abandoned && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::debug!(%error, directory = %entry.path().display(), "what is half made stays");
         }
     }
 }
 
-/// Where this user's programs keep what they can make again.
+/// Returns the directory where this user's programs keep what they can make again.
 fn of_user() -> Option<PathBuf> {
     // As the XDG specification says, a relative path does not count.
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -77,7 +76,7 @@ fn of_user() -> Option<PathBuf> {
     caches.or_else(|| absolute("LOCALAPPDATA")).map(|caches| caches.join("spar"))
 }
 
-/// A directory beside other temporary files that nobody else can read or write.
+/// Returns a directory for temporary files that no other user can read or write.
 fn temporary() -> io::Result<PathBuf> {
     private(&std::env::temp_dir())
 }

@@ -52,7 +52,7 @@ pub struct Embedded {
 pub struct UnpackError(#[from] std::io::Error);
 
 impl Embedded {
-    /// Unpacks the model into the user's cache directory or a private one beside temporary files, where the next start finds it,
+    /// Unpacks the model into the user's cache directory or a private one for temporary files, where the next start finds it,
     /// or else into one that ends with the process.
     ///
     /// # Errors
@@ -150,7 +150,11 @@ mod tests {
         assert_eq!(unpack_into(base.path()).unwrap(), first);
         assert_eq!(std::fs::metadata(&weights).unwrap().modified().unwrap(), written);
         std::fs::write(&weights, "damaged").unwrap();
-        std::fs::remove_file(first.join("refiner/spar.json")).unwrap();
+        let texts = first.join("refiner/spar.json");
+        std::fs::remove_file(&texts).unwrap();
+        // A pipe that nothing writes to would be waited for.
+        #[cfg(unix)]
+        rustix::fs::mknodat(rustix::fs::CWD, &texts, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         assert_eq!(unpack_into(base.path()).unwrap(), first);
         assert!(is_whole(&first));
         assert_eq!(entries(base.path()), 1);

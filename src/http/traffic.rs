@@ -136,7 +136,7 @@ impl Traffic {
     }
 }
 
-/// Prompts are for nobody but the server's user.
+/// Opens files that only the server's user can read, because they hold prompts.
 #[cfg(unix)]
 fn private() -> OpenOptions {
     use std::os::unix::fs::OpenOptionsExt;

@@ -49,7 +49,7 @@ fn wrong(reason: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason)
 }
 
-/// One step of an indent: so many spaces, or a text.
+/// Returns one step of an indent: a number of spaces, or a text.
 fn unit(indent: &Value) -> Result<String, Error> {
     let unit = match (indent.as_str(), indent.as_usize()) {
         (Some(text), _) => text.to_owned(),

@@ -1,4 +1,4 @@
-//! What a render costs: every copy, comparison and search of a value is paid for from a budget, before it is made.
+//! The cost of a render: every copy, comparison and search of a value is paid for from a budget, before it is made.
 
 use std::cell::Cell;
 
@@ -17,8 +17,10 @@ pub(super) const FACTOR: &str = "spar_factor";
 
 /// Lists in lists, at most. Deeper ones would overflow the stack where they are written or dropped.
 const DEPTH: usize = 64;
+/// The cost of looking at a value, on top of its bytes.
+const VALUE: u64 = 32;
 /// Weight of a value that may be repeated.
-const REPEATED: u64 = 256;
+const REPEATED: u64 = 512;
 /// How often a value may be repeated, and the longest list or line that a filter is asked for.
 const TIMES: u64 = 100_000;
 
@@ -42,7 +44,7 @@ impl Drop for Budget {
     }
 }
 
-/// Takes so many bytes off the budget.
+/// Takes bytes off the budget.
 pub(super) fn spend(bytes: u64) -> Result<(), Error> {
     match LEFT.get().checked_sub(bytes) {
         Some(left) => {
@@ -57,7 +59,7 @@ fn refused(reason: &'static str) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason)
 }
 
-/// Bytes of the strings in a value, and one for each value.
+/// Bytes of the strings in a value, and some for each value in it.
 pub(super) fn size(value: &Value) -> u64 {
     let _unlimited = Budget::begin(u64::MAX);
     match pay(value, DEPTH) {
@@ -67,7 +69,7 @@ pub(super) fn size(value: &Value) -> u64 {
 }
 
 fn pay(value: &Value, depth: usize) -> Result<(), Error> {
-    spend(1)?;
+    spend(VALUE)?;
     let deeper = depth.checked_sub(1).ok_or_else(|| refused("a value is nested too deeply"));
     match value.kind() {
         ValueKind::String => spend(value.as_str().map_or(0, str::len) as u64),
@@ -104,7 +106,7 @@ fn kept(value: Value) -> Result<Value, Error> {
     if holds_namespace(&value) { Err(refused("a namespace cannot be kept in a namespace")) } else { Ok(value) }
 }
 
-/// Whether a value holds a namespace; it was weighed before, so that it is not too deep.
+/// Says whether a value is or holds a namespace. The value was weighed before, so that it is not too deep.
 fn holds_namespace(value: &Value) -> bool {
     let items = || value.try_iter().into_iter().flatten();
     match value.kind() {

@@ -12,8 +12,11 @@ use self::meter::Budget;
 
 /// Bytes of a template's source at most. Published chat templates have up to about 30 KB.
 const SOURCE: usize = 512 << 10;
-/// Instructions of the template engine in one render at most: a fraction of a second, and enough for twenty thousand turns.
-const STEPS: u64 = 4 << 20;
+/// Instructions of the template engine for any render, and for each byte of what is rendered. Short conversations are rendered on
+/// workers that answer others, too, so that they get some hundredths of a second.
+const STEPS: (u64, u64) = (1 << 18, 64);
+/// Instructions of one render at most: a fraction of a second, and enough for twenty thousand turns.
+const MOST_STEPS: u64 = 4 << 20;
 /// Bytes that a render may write, and multiples of the bytes of what is rendered.
 const OUTPUT: (u64, u64) = (4 << 20, 8);
 /// Bytes that a render may read, compare and copy, and multiples of the bytes of what is rendered.
@@ -38,7 +41,6 @@ impl Jinja {
         environment.set_keep_trailing_newline(false);
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        environment.set_fuel(Some(STEPS));
         // It prints whole contexts, which is of no use here.
         environment.remove_global("debug");
         environment.add_filter("tojson", json::to_json);
@@ -61,7 +63,7 @@ impl Jinja {
             return Err(JinjaError(format!("the template has {bytes} bytes, more than the {SOURCE} that are allowed")));
         }
         let source = source::prepared(source);
-        self.environment.add_template_owned(name, source).map_err(|error| describe(&error))
+        self.environment.add_template_owned(name, source).map_err(|error| describe(&error, MOST_STEPS))
     }
 
     /// Whether there is a template of this name.
@@ -76,25 +78,28 @@ impl Jinja {
     pub(crate) fn render(&self, name: &str, values: Value) -> Result<String, JinjaError> {
         let input = meter::size(&values);
         let allowed = |(base, per_byte): (u64, u64)| input.saturating_mul(per_byte).saturating_add(base);
+        let steps = allowed(STEPS).min(MOST_STEPS);
+        // What is in it is shared: only the limit is this render's own.
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(steps));
         let mut out = Bounded { text: String::new(), limit: allowed(OUTPUT) as usize, full: false };
         let budget = Budget::begin(allowed(WORK));
-        let rendered = self
-            .environment
+        let rendered = environment
             .get_template(name)
             .and_then(|template| template.render_captured_to(values, WriteText(&mut out)).map(drop));
         drop(budget);
         match rendered {
             _ if out.full => Err(JinjaError(format!("it writes more than {} bytes", out.limit))),
             Ok(()) => Ok(out.text),
-            Err(error) => Err(describe(&error)),
+            Err(error) => Err(describe(&error, steps)),
         }
     }
 }
 
 /// The cause, on one line.
-fn describe(error: &Error) -> JinjaError {
+fn describe(error: &Error, steps: u64) -> JinjaError {
     let detail = match error.kind() {
-        ErrorKind::OutOfFuel => format!("it takes more than {STEPS} steps"),
+        ErrorKind::OutOfFuel => format!("it takes more than {steps} steps"),
         kind => error.detail().map_or_else(|| kind.to_string(), Into::into),
     };
     let place = error.line().map_or_else(String::new, |line| format!(" (line {line})"));

@@ -1,4 +1,4 @@
-//! What happens to a template's source before it is compiled: line ends and tags as `transformers` takes them, and a meter at
+//! A template's source is changed before it is compiled: line ends and tags as `transformers` takes them, and a meter at
 //! every place where values grow or long ones are read.
 
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ impl Edits {
 }
 
 /// Long text becomes an expression, so that loops around it are metered. Its first and last character stay text, because what is
-/// left of the white space around them depends on the tags beside it.
+/// left of the white space around them depends on the tags next to it.
 fn long_text(edits: &mut Edits, start: usize, text: &str) {
     let words = text.trim();
     if words.len() <= LONG {
@@ -248,7 +248,7 @@ fn operand(tokens: &[Token<'_>], mut index: usize) -> (usize, bool) {
     let first = index;
     index = after_bracket(index);
     let kind = |index: usize| tokens.get(index).map(|token| token.kind);
-    // Strings beside one another are one.
+    // Adjacent strings are one string.
     while kind(first) == Some(Kind::Text) && kind(index) == Some(Kind::Text) {
         index += 1;
     }

@@ -40,7 +40,7 @@ pub(super) fn parts(source: &str) -> Option<Vec<Part<'_>>> {
         let open = at + found;
         let kind = source[open + 1..].chars().next();
         if !matches!(kind, Some('{' | '%' | '#')) {
-            // A lone brace is text; the part goes on.
+            // A lone brace is text and ends no part.
             let next = source[open + 1..].find('{').map_or(source.len(), |found| open + 1 + found);
             push_text(&mut parts, source, at, next);
             at = next;

@@ -6,7 +6,7 @@ use super::order::Mode;
 use crate::memory;
 use crate::weights::Weights;
 
-/// What loading brings into memory, in bytes.
+/// The bytes that loading brings into memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Needed {
     /// For as long as the weights are there.
@@ -16,12 +16,12 @@ pub(super) struct Needed {
 }
 
 impl Needed {
-    /// A model's: the engine keeps its weights in the files' types, and has the largest tensor as `f32` twice while it packs it.
+    /// Estimates a model's need: the engine keeps its weights in the files' types, and has the largest tensor as `f32` twice while it packs it.
     pub(super) fn of(weights: &Weights) -> Self {
         Self { kept: weights.bytes(), passing: weights.most_elements().saturating_mul(2 * size_of::<f32>() as u64) }
     }
 
-    /// Adds this many numbers of an adapter.
+    /// Adds the numbers of an adapter.
     pub(super) fn with(self, numbers: usize) -> Self {
         let bytes = (numbers * size_of::<f32>()) as u64;
         Self { kept: self.kept.saturating_add(bytes), ..self }

@@ -259,7 +259,7 @@ async fn blocking<T: Send + 'static>(
     let runtime = Handle::current();
     let run = move || {
         let _entered = runtime.enter();
-        // Whoever asked for it may have gone.
+        // The caller may have stopped waiting.
         drop(done.send(work()));
     };
     let begun = std::thread::Builder::new().name("spar-swap".into()).spawn(run);

@@ -1,5 +1,4 @@
-//! Turns of orders that change what is live: one order at a time, each with a deadline, and a rollback ends a swap that runs.
-//! A
+//! Orders change what is live one at a time. Each has a deadline, and a rollback ends a swap that runs. A
 //! step that hangs is left behind, so that it holds up nothing else.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,15 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::order::SwapError;
 
-/// Turns, one after another.
+/// Hands out turns, one after another.
 #[derive(Default)]
 pub(super) struct Turns {
     busy: Arc<tokio::sync::Mutex<()>>,
-    /// What ends the swap that runs. A rollback has none: nobody ends it.
+    /// The token that ends the swap that runs. A rollback has none, because nothing ends it.
     running: Arc<Mutex<Option<CancellationToken>>>,
 }
 
-/// Somebody's turn, until it is dropped.
+/// The right to change what is live, until it is dropped.
 pub(super) struct Turn {
     _busy: OwnedMutexGuard<()>,
     running: Arc<Mutex<Option<CancellationToken>>>,
@@ -31,12 +30,12 @@ impl Drop for Turn {
     }
 }
 
-/// How long somebody may work, and what ends it before.
+/// The deadline of an order, and the token that ends it earlier.
 #[derive(Clone)]
 pub(super) struct Limit {
     time: Duration,
     deadline: Instant,
-    /// Cancelled when nobody waits for the work any longer: threads that do it look at this.
+    /// The token is cancelled when the result is not wanted any longer; threads that work on the order check it.
     pub(super) stop: CancellationToken,
 }
 
@@ -68,7 +67,7 @@ impl Limit {
         Self { time, deadline: Instant::now() + time, stop: CancellationToken::new() }
     }
 
-    /// Why nothing more is to be done, if that is so.
+    /// Returns the reason why the order must end now, if there is one.
     pub(super) fn over(&self) -> Option<SwapError> {
         if self.stop.is_cancelled() {
             return Some(SwapError::Ended);
@@ -76,7 +75,7 @@ impl Limit {
         (Instant::now() >= self.deadline).then(|| self.timed_out())
     }
 
-    /// What comes of a step, unless it takes too long or nobody wants it any longer.
+    /// Waits for a step, unless it takes too long or its result is not wanted any longer.
     pub(super) async fn within<T>(&self, step: impl Future<Output = Result<T, SwapError>>) -> Result<T, SwapError> {
         tokio::select! {
             biased;

@@ -12,7 +12,7 @@ use super::{ModelError, files, spread};
 /// What a directory that was written by a program may say of its own files: `manifest.json`.
 const MANIFEST: &str = "manifest.json";
 
-/// Whether an open file may be read: a path may lead elsewhere than when it was checked.
+/// Says whether an open file may be read: a path may lead elsewhere than when it was checked.
 pub(super) type MayRead<'a> = &'a (dyn Fn(&std::fs::File) -> std::io::Result<()> + Sync);
 
 /// The files of a directory by name.
@@ -73,7 +73,7 @@ impl Digests {
         Self::read(dir, &|_| Ok(()))
     }
 
-    /// Computes [`Digests::of`] for files that `may_read` accepts once they are open.
+    /// Does what [`Digests::of`] does, with files that `may_read` accepts once they are open.
     ///
     /// # Errors
     /// A file that cannot be read, or may not be.

@@ -28,10 +28,10 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Reads the whole of a file that has at most this many bytes.
+/// Reads a whole file of at most `most` bytes.
 ///
 /// # Errors
-/// As [`open`], or it is longer.
+/// The file cannot be opened, is no regular file, or is longer.
 pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let too_long = || io::Error::other(format!("it is longer than the {most} bytes that such a file may have"));
@@ -44,10 +44,10 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
 }
 
-/// Reads a text like [`read`].
+/// Reads a whole text of at most `most` bytes.
 ///
 /// # Errors
-/// As [`read`], or it is not UTF-8.
+/// The file cannot be read, is longer, or is not UTF-8.
 pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
     String::from_utf8(read(path, most)?).map_err(|error| io::Error::other(format!("it is not UTF-8: {error}")))
 }

@@ -61,7 +61,7 @@ impl Store {
         Ok(store)
     }
 
-    /// This store, in which nothing is begun or finished once `stop` is cancelled.
+    /// Returns the same store, in which nothing is begun or finished once `stop` is cancelled.
     pub fn until(&self, stop: CancellationToken) -> Self {
         Self { stop, ..self.clone() }
     }
@@ -75,12 +75,11 @@ impl Store {
         self.import_as(source, Import { may_read: &|_| Ok(()), keep: None })
     }
 
-    /// Imports like [`Store::import`]. Old directories are removed first where there is no room, and copies may be read by no
-    /// user who may not read
-    /// the originals.
+    /// Does what [`Store::import`] does. Old directories go first where there is no room, and a user who may not read
+    /// the originals may not read the copies.
     ///
     /// # Errors
-    /// As [`Store::import`], or there is no room.
+    /// The source cannot be read, its manifest disagrees, it changed, or there is no room.
     pub fn import_as(&self, source: &Path, import: Import<'_>) -> Result<Stored, ModelError> {
         let before = Digests::read(source, import.may_read)?;
         before.check_manifest(source)?;
@@ -149,7 +148,7 @@ impl Store {
         self.make_room(0, keep);
     }
 
-    /// Evicts like [`Store::evict`], until this many bytes more are within the limit.
+    /// Does what [`Store::evict`] does, until `bytes` more are within the limit.
     fn make_room(&self, bytes: u64, keep: &[PathBuf]) {
         if let Err(error) = self.try_evict(self.limit.saturating_sub(bytes), keep) {
             tracing::warn!(%error, store = %self.root.display(), "old weights could not be removed");
@@ -180,7 +179,7 @@ impl Store {
         fs::rename(path, aside.path().join("evicted"))
     }
 
-    /// Checks that the disk has room for so many bytes more.
+    /// Checks that the disk has room for `bytes` more.
     fn check_free(&self, bytes: u64) -> Result<(), ModelError> {
         #[cfg(unix)]
         if let Ok(disk) = rustix::fs::statvfs(&self.root) {
@@ -296,7 +295,7 @@ impl Store {
     }
 }
 
-/// Bytes that are copied before somebody may stop it.
+/// Bytes that are copied between two checks of the token that stops it.
 const PORTION: u64 = 64 << 20;
 
 /// Whether nothing more can be written where the store is.
@@ -340,7 +339,7 @@ fn keep_private_file(_original: &File, _copy: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Does [`keep_private_file`], where there is an original.
+/// Does what [`keep_private_file`] does, where there is an original.
 fn keep_private(original: &Path, copy: &Path) -> io::Result<()> {
     if !original.is_file() {
         return Ok(());
@@ -348,7 +347,7 @@ fn keep_private(original: &Path, copy: &Path) -> io::Result<()> {
     keep_private_file(&files::open(original)?, &files::open(copy)?)
 }
 
-/// The directory is for those who may list the source's.
+/// Lets those list the directory who may list the source.
 #[cfg(unix)]
 fn set_readable(dir: &Path, source: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;

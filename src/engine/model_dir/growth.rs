@@ -1,4 +1,4 @@
-//! How much a tokenizer may lengthen a text before it is cut into tokens: a few bytes for each one, as published ones do. One
+//! A tokenizer may lengthen a text a little before it is cut into tokens, as published ones do: by a few bytes for each byte. One
 //! that makes a megabyte of every letter would fill the memory with any prompt.
 
 use serde_json::Value;

@@ -7,18 +7,21 @@ use std::sync::OnceLock;
 /// Positions of a piece.
 const PIECE: usize = 4096;
 
+/// The angles of some positions, once they are made.
+type Piece = Box<[(f32, f32)]>;
+
 /// Makes the angles of positions, `(positions, pairs)`.
 type Make = dyn Fn(Range<usize>) -> Vec<(f32, f32)> + Send + Sync;
 
 /// The angles of every position of a context.
 pub(super) struct Turns {
-    pieces: Box<[OnceLock<Box<[(f32, f32)]>>]>,
+    pieces: Box<[OnceLock<Piece>]>,
     pairs: usize,
     make: Box<Make>,
 }
 
 impl Turns {
-    /// Turns of this many pairs of elements at this many positions, which `make` computes.
+    /// Takes the number of pairs of elements, the number of positions, and the function that computes the angles.
     pub(super) fn new(
         pairs: usize,
         context: usize,

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use crate::engine::generation::{Pinned, Role};
 
-/// The live models' caches as Prometheus text: bytes that are kept for later prompts, and how many may be. A cache that both
-/// roles share is one. It is made of what is live, as the generations are: models that are gone leave no series.
+/// Renders the live models' caches as Prometheus text: bytes that are kept for later prompts, and how many may be. A cache that both
+/// roles share is one. The text is made from the live models, so that earlier models leave no series.
 pub fn prefix_caches(live: &Pinned) -> String {
     let shared = live.actor.shares_weights(&live.refiner);
     let roles: &[(&str, Role)] =

@@ -30,7 +30,7 @@ async fn stated_checks_are_shown_without_a_model_call() {
     for (body, param) in [
         (json!({}), "messages"),
         (json!({"messages": []}), "messages"),
-        (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
+        (json!({"messages": [{"role": "robot", "content": "x"}]}), "messages[0].role"),
     ] {
         let error = json_of(server.post("/v1/checks", &body), StatusCode::BAD_REQUEST).await;
         assert_eq!(error["error"]["param"], param, "{error}");

@@ -154,7 +154,7 @@ impl Server {
     /// As [`Server::swapping`], by `program` in a process of its own, in which no client lives.
     pub async fn process(program: &str, flags: &[&str]) -> Self {
         let mut command = Command::new(program);
-        command.args(["--port", "0", "--log", "warn"]).args(flags).env("SPAR_ADMIN_KEY", "admin");
+        command.args(["--port", "0"]).args(flags).env("SPAR_ADMIN_KEY", "admin").env("SPAR_LOG", "warn");
         let mut process = Process(command.stdout(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
         let (says, said) = oneshot::channel();

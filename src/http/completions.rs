@@ -46,7 +46,8 @@ pub async fn complete(
         let (state, pinned) = (Arc::clone(&state), pinned.clone());
         move |asked| {
             let job = CompletionJob::from_wire(asked, &state.limits(&pinned))?;
-            job.prompts.iter().try_for_each(|prompt| fits(pinned.actor.engine.as_ref(), prompt.len()))?;
+            let fit = |prompt: &String| fits(pinned.actor.engine.as_ref(), prompt.len());
+            job.prompts.iter().try_for_each(fit).map_err(|error| error.about("prompt"))?;
             Ok(job)
         }
     };

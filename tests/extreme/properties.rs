@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use proptest::collection::vec;
 use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_oneof};
@@ -11,12 +12,19 @@ use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 use serde_json::{Map, Value, json};
 use spar::chat::{Chat, Message};
 use spar::engine::Constraint;
-use spar::engine::grammar::matches;
+use spar::engine::grammar;
 use spar::engine::model_dir::ModelDir;
 use spar::testing::{TinyModel, random_adapter, write_model};
 use spar::weights::adapter::Adapter;
+use tokio::runtime::Runtime;
 
 use crate::http::harness::{Server, improving, says, with};
+
+/// Whether a text matches; nothing matches what does not compile.
+fn matches(constraint: &Constraint, text: &str) -> bool {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+    RUNTIME.block_on(grammar::matches(constraint, text)).unwrap_or(false)
+}
 
 /// Runs `test` on `cases` values, the same ones in every run.
 fn check<S: Strategy>(cases: u32, values: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {

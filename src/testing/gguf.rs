@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use half::f16;
+use serde_json::Value;
 
-use super::{ASSISTANT, BOS, CHAT_TEMPLATE, EOS, TinyModel, USER, tokenizer};
+use super::{BOS, CHAT_TEMPLATE, EOS, TinyModel, tokenizer};
 use crate::engine::derive_seed;
 use crate::weights::gguf::kind::Kind;
+use crate::weights::{ModelConfig, Weights, read_json};
 
 /// A metadata value, in the types that converters write.
 #[derive(Clone, Debug)]
@@ -60,7 +62,15 @@ impl GgufFile {
     /// # Panics
     /// When rows have no whole number of blocks, or the type is unknown.
     pub fn model(model: &TinyModel, kind: u32) -> (Self, Vec<(String, Vec<usize>, Vec<f32>)>) {
-        let mut file = Self { metadata: metadata(model), tensors: Vec::new() };
+        let json = tokenizer().to_string(false).expect("it can be written");
+        let words = Words {
+            json: serde_json::from_str(&json).expect("a tokenizer is written as JSON"),
+            pre: "gpt-2",
+            bos: Some(BOS),
+            eos: EOS,
+            template: CHAT_TEMPLATE.into(),
+        };
+        let mut file = Self { metadata: metadata(model, &words), tensors: Vec::new() };
         let mut numbers = Vec::new();
         for (index, (name, shape)) in model.tensors().into_iter().enumerate() {
             let is_matrix = shape.len() == 2;
@@ -78,6 +88,47 @@ impl GgufFile {
             numbers.push((name, shape, values));
         }
         (file, numbers)
+    }
+
+    /// The model of a directory, its matrices in the type of number `kind`: F32, F16, BF16 or `Q8_0`.
+    ///
+    /// # Panics
+    /// When the directory holds no Llama whose tokenizer is one of GPT-2's.
+    pub fn from_directory(directory: &Path, kind: u32) -> Self {
+        let json = |name: &str| read_json(&directory.join(name)).expect("the directory has its files");
+        let (config, settings) = (json("config.json"), json("tokenizer_config.json"));
+        let dense = ModelConfig::open(directory).expect("the directory has a configuration").dense.expect("a Llama");
+        let number = |key: &str| config[key].as_u64().expect("a number") as usize;
+        let model = TinyModel {
+            hidden: dense.hidden,
+            intermediate: dense.intermediate,
+            layers: dense.layers,
+            heads: dense.heads,
+            kv_heads: dense.kv_heads,
+            head_dim: dense.head_dim,
+            vocabulary: number("vocab_size"),
+            context: number("max_position_embeddings"),
+            tied: dense.tied,
+            ..TinyModel::default()
+        };
+        let words = Words {
+            json: json("tokenizer.json"),
+            pre: "gpt-2",
+            bos: None,
+            eos: number("eos_token_id") as u32,
+            template: settings["chat_template"].as_str().unwrap_or_default().into(),
+        };
+        let mut file = Self { metadata: metadata(&model, &words), tensors: Vec::new() };
+        let weights = Weights::open(directory).expect("the directory has weights");
+        for (name, shape) in model.tensors() {
+            let mut values = weights.read(&name).expect("a Llama has this tensor");
+            if name.contains("q_proj") || name.contains("k_proj") {
+                values = by_pairs(&values, model.head_dim, shape[1]);
+            }
+            let kind = if shape.len() == 2 { kind } else { 0 };
+            file.tensors.push(Block { name: theirs(&name), shape, kind, bytes: written(&values, kind) });
+        }
+        file
     }
 
     /// Sets or replaces a metadata value.
@@ -196,28 +247,32 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
-/// The metadata of a model with the tests' tokenizer.
-fn metadata(model: &TinyModel) -> Vec<(String, Meta)> {
+/// What a file says of a tokenizer.
+struct Words {
+    json: Value,
+    pre: &'static str,
+    bos: Option<u32>,
+    eos: u32,
+    template: String,
+}
+
+fn metadata(model: &TinyModel, words: &Words) -> Vec<(String, Meta)> {
     let arch = if model.model_type == "mistral" { "llama" } else { model.model_type };
-    let json: serde_json::Value = serde_json::from_str(&tokenizer().to_string(false).expect("it can be written"))
-        .expect("a tokenizer is written as JSON");
-    let mut tokens: Vec<(u64, String)> = json["model"]["vocab"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(token, id)| (id.as_u64().unwrap_or_default(), token.clone()))
-        .collect();
+    let vocabulary = words.json["model"]["vocab"].as_object().into_iter().flatten();
+    let mut tokens: Vec<(u64, String)> =
+        vocabulary.map(|(token, id)| (id.as_u64().unwrap_or_default(), token.clone())).collect();
     tokens.sort();
-    let merges = json["model"]["merges"].as_array().into_iter().flatten().map(|merge| match merge.as_str() {
+    let merges = words.json["model"]["merges"].as_array().into_iter().flatten().map(|merge| match merge.as_str() {
         Some(text) => text.to_owned(),
         None => format!("{} {}", merge[0].as_str().unwrap_or_default(), merge[1].as_str().unwrap_or_default()),
     });
-    let special = [BOS, EOS, USER, ASSISTANT];
-    let types = tokens.iter().map(|(id, _)| if special.contains(&(*id as u32)) { 3 } else { 1 }).collect();
+    let added = words.json["added_tokens"].as_array().into_iter().flatten();
+    let special: Vec<u64> = added.filter_map(|token| token["id"].as_u64()).collect();
+    let types = tokens.iter().map(|(id, _)| if special.contains(id) { 3 } else { 1 }).collect();
     let count = |size: usize| Meta::U32(size as u32);
     let own = |key: &str, value: Meta| (format!("{arch}.{key}"), value);
     let named = |key: &str, value: Meta| (key.to_owned(), value);
-    vec![
+    let mut metadata = vec![
         named("general.architecture", Meta::Text(arch.into())),
         own("block_count", count(model.layers)),
         own("context_length", count(model.context)),
@@ -231,15 +286,16 @@ fn metadata(model: &TinyModel) -> Vec<(String, Meta)> {
         own("rope.freq_base", Meta::F32(10_000.0)),
         own("rope.dimension_count", count(model.head_dim)),
         named("tokenizer.ggml.model", Meta::Text("gpt2".into())),
-        named("tokenizer.ggml.pre", Meta::Text("gpt-2".into())),
+        named("tokenizer.ggml.pre", Meta::Text(words.pre.into())),
         named("tokenizer.ggml.tokens", Meta::Texts(tokens.into_iter().map(|(_, token)| token).collect())),
         named("tokenizer.ggml.token_type", Meta::I32s(types)),
         named("tokenizer.ggml.merges", Meta::Texts(merges.collect())),
-        named("tokenizer.ggml.bos_token_id", Meta::U32(BOS)),
-        named("tokenizer.ggml.eos_token_id", Meta::U32(EOS)),
-        named("tokenizer.ggml.add_bos_token", Meta::Bool(true)),
-        named("tokenizer.chat_template", Meta::Text(CHAT_TEMPLATE.into())),
-    ]
+        named("tokenizer.ggml.eos_token_id", Meta::U32(words.eos)),
+        named("tokenizer.ggml.add_bos_token", Meta::Bool(words.bos.is_some())),
+        named("tokenizer.chat_template", Meta::Text(words.template.clone())),
+    ];
+    metadata.extend(words.bos.map(|bos| named("tokenizer.ggml.bos_token_id", Meta::U32(bos))));
+    metadata
 }
 
 /// The name of a tensor in GGUF files.
@@ -272,6 +328,37 @@ fn by_halves(rows: &[f32], head: usize, columns: usize) -> Vec<f32> {
         [0, 1].iter().flat_map(|half| rows.iter().skip(*half).step_by(2)).flat_map(|row| row.iter().copied()).collect()
     };
     rows.chunks_exact(head).flat_map(halves).collect()
+}
+
+/// The opposite of [`by_halves`].
+fn by_pairs(rows: &[f32], head: usize, columns: usize) -> Vec<f32> {
+    let rows: Vec<&[f32]> = rows.chunks_exact(columns).collect();
+    let pairs = |rows: &[&[f32]]| -> Vec<f32> {
+        let (first, second) = rows.split_at(rows.len() / 2);
+        first.iter().zip(second).flat_map(|(first, second)| [*first, *second].concat()).collect()
+    };
+    rows.chunks_exact(head).flat_map(pairs).collect()
+}
+
+/// Numbers in a simple type.
+fn written(values: &[f32], kind: u32) -> Vec<u8> {
+    match kind {
+        0 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        1 => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+        30 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+        8 => {
+            let block = |group: &[f32]| {
+                let scale = f16::from_f32(group.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0);
+                let whole = |x: &f32| {
+                    if scale.to_f32() == 0.0 { 0 } else { (x / scale.to_f32()).round().clamp(-127.0, 127.0) as i8 }
+                };
+                let values = group.iter().map(|x| whole(x).to_le_bytes()[0]);
+                scale.to_le_bytes().into_iter().chain(values).collect::<Vec<u8>>()
+            };
+            values.chunks(32).flat_map(block).collect()
+        }
+        other => panic!("type {other} is not written here"),
+    }
 }
 
 /// Random blocks whose numbers are about as large as those of a trained model.

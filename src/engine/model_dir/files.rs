@@ -28,7 +28,13 @@ impl Files {
     pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
         match gguf::is_named(path) {
             true => Ok(Self::Gguf(path.into(), Box::new(Gguf::open(path)?))),
-            false if path.is_dir() => Ok(Self::Directory(path.into())),
+            false if path.is_dir() => match without_config(path) {
+                Some(file) => Err(ModelError::Missing {
+                    file: path.join("config.json"),
+                    remedy: format!("the directory holds {}: name that file as the model", file.display()),
+                }),
+                None => Ok(Self::Directory(path.into())),
+            },
             false => Err(ModelError::NoDirectory(path.into())),
         }
     }
@@ -91,4 +97,13 @@ impl Files {
             Self::Gguf(_, gguf) => gguf.into_weights(),
         }
     }
+}
+
+/// The first GGUF file of a directory that has no configuration.
+fn without_config(directory: &Path) -> Option<PathBuf> {
+    if directory.join("config.json").is_file() {
+        return None;
+    }
+    let files = std::fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    files.filter(|file| gguf::is_named(file)).min()
 }

@@ -103,13 +103,13 @@ impl BlockPanels {
             if let Some(minimum) = self.minima.get_mut(at) {
                 minimum.0[column] = f16::from_f32(steps.minimum).to_bits();
             }
-            for nth in 0..block / group {
-                let at = line / group + nth;
+            let groups = steps.steps.iter().zip(&steps.lifts).take(block / group);
+            for (at, (&own_step, &own_lift)) in (line / group..).zip(groups) {
                 if let Some(step) = self.steps.get_mut(at) {
-                    step.0[column] = steps.steps[nth];
+                    step.0[column] = own_step;
                 }
                 if let Some(lift) = self.lifts.get_mut(at) {
-                    lift.0[column] = steps.lifts[nth] as i8;
+                    lift.0[column] = own_lift as i8;
                 }
             }
         }

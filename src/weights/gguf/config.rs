@@ -32,18 +32,10 @@ impl Gguf {
     pub fn config(&self) -> Result<ModelConfig, ModelError> {
         let (root, generation) = self.config_json()?;
         let mut config = ModelConfig::from_json(&self.path, &root, &generation)?;
-        if let (Some(dense), Some(factors)) = (&mut config.dense, self.floats(ROPE_FACTORS)?) {
-            if factors.len() != dense.head_dim / 2 || factors.iter().any(|x| !x.is_finite() || *x <= 0.0) {
-                let half = dense.head_dim / 2;
-                return Err(ModelError::Tensor {
-                    file: self.path.clone(),
-                    tensor: ROPE_FACTORS.into(),
-                    reason: format!("it must hold {half} numbers above 0: one for each pair of a head"),
-                });
-            }
-            if dense.rope_scaling != RopeScaling::None {
-                return Err(self.wrong(format!("`{ROPE_FACTORS}` and `rope.scaling` both change the positions")));
-            }
+        let name = self.architecture()?;
+        if let (Some(dense), Some(factors)) = (&mut config.dense, self.factors(&name)?)
+            && dense.rope_scaling == RopeScaling::None
+        {
             dense.rope_scaling = RopeScaling::Factors(factors);
         }
         Ok(config)
@@ -93,7 +85,15 @@ impl Gguf {
             "tie_word_embeddings": !has("output.weight"),
             "attention_bias": name != "qwen2" && has("blk.0.attn_q.bias"), "mlp_bias": has("blk.0.ffn_gate.bias"),
         });
-        if let Some(scaling) = self.rope_scaling(&name, context)? {
+        let scaling = self.rope_scaling(&name, context)?;
+        let factors = self.factors(&name)?;
+        if scaling.is_some() && factors.is_some() {
+            return Err(
+                self.wrong(format!("`{ROPE_FACTORS}` and `{}` both change the positions", key("rope.scaling.type")))
+            );
+        }
+        let theta = root["rope_theta"].as_f64().unwrap_or(10_000.0);
+        if let Some(scaling) = scaling.or_else(|| factors.and_then(|factors| llama3(&factors, theta))) {
             root["rope_scaling"] = scaling;
         }
         if let Some(window) = self.window(&name)? {
@@ -189,6 +189,20 @@ impl Gguf {
         Ok(Some(scaling))
     }
 
+    /// Divisors of the rotary frequencies, one for each pair of a head.
+    fn factors(&self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(factors) = self.floats(ROPE_FACTORS)? else { return Ok(None) };
+        let (_, _, head_dim) = self.heads(name)?;
+        if factors.len() == head_dim / 2 && factors.iter().all(|x| x.is_finite() && *x > 0.0) {
+            return Ok(Some(factors));
+        }
+        Err(ModelError::Tensor {
+            file: self.path.clone(),
+            tensor: ROPE_FACTORS.into(),
+            reason: format!("it must hold {} numbers above 0: one for each pair of a head", head_dim / 2),
+        })
+    }
+
     /// Keys that a query sees, where not all.
     fn window(&self, name: &str) -> Result<Option<usize>, ModelError> {
         let key = format!("{name}.attention.sliding_window");
@@ -246,4 +260,26 @@ impl Gguf {
         );
         ModelError::Unsupported { dir: self.path.clone(), reason }
     }
+}
+
+/// What Llama 3's configuration says of positions, if these factors are made of it. Its converter writes the factors only; the
+/// other numbers are the same in all models of the family.
+fn llama3(factors: &[f32], theta: f64) -> Option<Json> {
+    const LOW: f64 = 1.0;
+    const HIGH: f64 = 4.0;
+    const CONTEXT: f64 = 8192.0;
+    let factor = f64::from(*factors.last()?).round();
+    let expected = |pair: usize| {
+        let turns = CONTEXT * theta.powf(-(pair as f64) / factors.len() as f64) / std::f64::consts::TAU;
+        let kept = ((turns - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
+        1.0 / (kept + (1.0 - kept) / factor)
+    };
+    let same = |(pair, &found): (usize, &f32)| (f64::from(found) / expected(pair) - 1.0).abs() < 1e-4;
+    let all = factor > 1.0 && factors.iter().enumerate().all(same);
+    all.then(|| {
+        json!({
+            "rope_type": "llama3", "factor": factor, "low_freq_factor": LOW, "high_freq_factor": HIGH,
+            "original_max_position_embeddings": CONTEXT as usize,
+        })
+    })
 }

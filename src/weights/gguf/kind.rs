@@ -328,15 +328,15 @@ fn fifth_bits(bytes: &[u8], values: &mut [i8; LARGEST]) {
 fn six_bit_scales(bytes: &[u8], steps: &mut Steps) {
     steps.scaled(half_at(bytes, 0), half_at(bytes, 2));
     let packed = &bytes[4..16];
-    for group in 0..8 {
+    for (group, (step, lift)) in steps.steps.iter_mut().zip(&mut steps.lifts).take(8).enumerate() {
         let (scale, offset) = match group {
             0..4 => (packed[group] & 63, packed[group + 4] & 63),
             _ => {
                 let low = packed[group + 4];
-                ((low & 15) | (packed[group - 4] >> 6) << 4, (low >> 4) | (packed[group] >> 6) << 4)
+                ((low & 15) | ((packed[group - 4] >> 6) << 4), (low >> 4) | ((packed[group] >> 6) << 4))
             }
         };
-        (steps.steps[group], steps.lifts[group]) = (scale as i8, offset);
+        (*step, *lift) = (scale as i8, offset);
     }
 }
 
@@ -360,10 +360,10 @@ fn decode_q2k(bytes: &[u8], steps: &mut Steps) {
 fn decode_q3k(bytes: &[u8], steps: &mut Steps) {
     let (high, values, packed) = (&bytes[..32], &bytes[32..96], &bytes[96..108]);
     steps.scaled(half_at(bytes, 108), 0.0);
-    for group in 0..16 {
+    for (group, step) in steps.steps.iter_mut().enumerate() {
         let low = if group < 8 { packed[group] & 15 } else { packed[group - 8] >> 4 };
         let scale = low | ((packed[8 + group % 4] >> (group / 4 * 2)) & 3) << 4;
-        steps.steps[group] = scale as i8 - 32;
+        *step = scale as i8 - 32;
     }
     for (index, value) in steps.values.iter_mut().enumerate() {
         // A high bit that is set means that nothing is subtracted.

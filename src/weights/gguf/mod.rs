@@ -3,6 +3,7 @@
 
 mod config;
 mod container;
+mod export;
 pub mod kind;
 mod names;
 mod split;

@@ -102,6 +102,55 @@ fn positions_turn_as_the_file_says() {
     assert_eq!(factors.rope_scaling, RopeScaling::Factors(vec![2.0; 32]));
 }
 
+/// The factors that llama.cpp's converter writes for Llama 3.1 and 3.2 are read as the scaling that they are made of.
+#[test]
+fn llama_3_is_recognized() {
+    let model = TinyModel { context: 4096, ..tiny("llama") };
+    for factor in [8.0f64, 32.0] {
+        let (mut file, _) = GgufFile::model(&model, 8);
+        file.set("llama.rope.freq_base", Meta::F32(500_000.0));
+        let (low_wave, high_wave) = (8192.0, 8192.0 / 4.0);
+        let of_pair = |pair: i32| {
+            let wave = 2.0 * std::f64::consts::PI * 500_000f64.powf(f64::from(pair) / 32.0);
+            let smooth = (8192.0 / wave - 1.0) / 3.0;
+            match () {
+                () if wave < high_wave => 1.0,
+                () if wave > low_wave => factor,
+                () => 1.0 / ((1.0 - smooth) / factor + smooth),
+            }
+        };
+        let mut block = factors(32, 1.0);
+        block.bytes = (0..32).flat_map(|pair| (of_pair(pair) as f32).to_le_bytes()).collect();
+        file.tensors.push(block);
+        let (_dir, path) = written(&file);
+        let found = ModelConfig::open(&path).unwrap().dense.unwrap().rope_scaling;
+        assert_eq!(found, RopeScaling::Llama3 { factor, low: 1.0, high: 4.0, original_context: 8192.0 });
+    }
+}
+
+#[test]
+fn an_exported_file_is_the_same_model() {
+    for kind in [0, 1, 12] {
+        let (file, numbers) = GgufFile::model(&tiny("llama"), kind);
+        let (dir, path) = written(&file);
+        let out = dir.path().join("out");
+        Gguf::open(&path).unwrap().export(&out).unwrap();
+        let (theirs, ours) = (ModelConfig::open(&path).unwrap(), ModelConfig::open(&out).unwrap());
+        assert_eq!((ours.dense, ours.eos, ours.bos), (theirs.dense, theirs.eos, theirs.bos));
+        let weights = Weights::open(&out).unwrap();
+        for (name, _, values) in numbers {
+            let found = weights.read(&name).unwrap();
+            let near = |(x, y): (&f32, &f32)| (x - y).abs() <= if kind == 12 { x.abs() / 1000.0 + 1e-7 } else { 0.0 };
+            assert!(found.iter().zip(&values).all(near), "{name}");
+        }
+        let opened = crate::engine::model_dir::ModelDir::open(&out).unwrap();
+        let original = crate::engine::model_dir::ModelDir::open(&path).unwrap();
+        assert_eq!(opened.identity().tokenizer, original.identity().tokenizer);
+        assert_eq!(opened.identity().chat_template, original.identity().chat_template);
+        assert!(Gguf::open(&path).unwrap().export(&out).is_err(), "a directory is never written over");
+    }
+}
+
 fn factors(count: usize, factor: f32) -> Block {
     let bytes = vec![factor; count].iter().flat_map(|x| x.to_le_bytes()).collect();
     Block { name: "rope_freqs.weight".into(), shape: vec![count], kind: 0, bytes }

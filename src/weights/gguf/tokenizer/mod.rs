@@ -18,6 +18,9 @@ const MERGES: &str = "tokenizer.ggml.merges";
 const SCORES: &str = "tokenizer.ggml.scores";
 const TEMPLATE: &str = "tokenizer.chat_template";
 
+/// Bytes of a token at most: runs of spaces are the longest that there are.
+const MOST_TOKEN_BYTES: usize = 1024;
+
 /// Names of tokens that end a turn or a text, where they are control tokens: a file names one end, and chat models have two.
 const ENDS: [&str; 8] =
     ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>", "<EOT>"];
@@ -142,6 +145,10 @@ impl Gguf {
         };
         let texts = self.list(TOKENS, "a list of texts", text)?;
         let texts = texts.ok_or_else(|| self.wrong(format!("`{TOKENS}` is missing; convert the model again")))?;
+        if let Some(id) = texts.iter().position(|text| text.len() > MOST_TOKEN_BYTES) {
+            let bytes = texts[id].len();
+            return Err(self.wrong(format!("token {id} of `{TOKENS}` has {bytes} bytes, more than {MOST_TOKEN_BYTES}")));
+        }
         let kind = |value: &Value| match value {
             Value::Whole(1) => Some(Use::Normal),
             Value::Whole(2) => Some(Use::Unknown),

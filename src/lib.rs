@@ -16,6 +16,8 @@ pub mod engine;
 pub mod eval;
 #[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "upstream")]
+pub mod hub;
 pub mod kernels;
 #[cfg(feature = "server")]
 pub mod openai;

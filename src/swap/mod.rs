@@ -4,7 +4,7 @@
 mod canary;
 mod candidate;
 mod drain;
-mod memory;
+pub(crate) mod memory;
 mod order;
 mod rollback;
 mod start;

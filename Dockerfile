@@ -1,7 +1,7 @@
 # CPU:
 #   docker build -t spar .
-# CUDA (FEATURES=cuda, a CUDA image to build in, one to run in, the compute capability of the card):
-#   docker build -t spar:cuda --build-arg FEATURES=cuda --build-arg CUDA_COMPUTE_CAP=90 \
+# CUDA (FEATURES=mistral,cuda, a CUDA image to build in, one to run in, the compute capability of the card):
+#   docker build -t spar:cuda --build-arg FEATURES=mistral,cuda --build-arg CUDA_COMPUTE_CAP=90 \
 #     --build-arg BUILD_IMAGE=nvidia/cuda:13.0.1-devel-ubuntu24.04 --build-arg RUN_IMAGE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
 # Either way:
 #   docker run --rm -p 8080:8080 spar
@@ -18,12 +18,15 @@ ARG RUST_VERSION=stable
 RUN rustup default "${RUST_VERSION}"
 WORKDIR /src
 COPY . .
-ARG FEATURES=""
+# Without mistral.rs (FEATURES="") the image builds in minutes and serves Llama, Mistral, Qwen2 and Qwen3.
+ARG FEATURES="mistral"
 ARG CUDA_COMPUTE_CAP=90
 ENV CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP}
+# The name of the image that builds: a cache of built dependencies for each.
+ARG BUILD_IMAGE
 # The caches belong to the build host, so the binary is copied out of the target folder within the same step.
 ENV CARGO_HOME=/cargo
-RUN --mount=type=cache,target=/cargo/registry --mount=type=cache,target=/target,id=spar-target-${FEATURES} \
+RUN --mount=type=cache,target=/cargo/registry --mount=type=cache,target=/target,id=spar-target-${BUILD_IMAGE} \
     CARGO_TARGET_DIR=/target cargo build --release --locked -p spar --bin spar --features "${FEATURES}" \
     && install -D /target/release/spar /out/spar
 
@@ -35,6 +38,6 @@ RUN apt-get update \
 COPY --from=build /out/spar /usr/local/bin/spar
 USER spar
 EXPOSE 8080
-# Within a container loopback reaches nobody.
+# Within a container the loopback address is not reachable from outside.
 ENV SPAR_HOST=0.0.0.0
 ENTRYPOINT ["spar"]

@@ -17,7 +17,7 @@ if [ ! -f "$dir/hf/model.safetensors" ]; then
     "$dir/venv/bin/pip" install -q torch transformers gguf safetensors accelerate
     "$dir/venv/bin/python" "$here/real_model.py" fetch "$dir"
 fi
-cargo build --release --locked --no-default-features --features server --manifest-path "$here/../Cargo.toml"
+cargo build --release --locked --manifest-path "$here/../Cargo.toml"
 spar=${CARGO_TARGET_DIR:-$here/../target}/release/spar
 
 evaluate() { # name, prompts, flags...

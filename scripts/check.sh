@@ -53,7 +53,9 @@ one_status_file() {
     absent 'status codes only in http/error.rs, and where an upstream answers with them' '\bStatusCode::[A-Z]' \
         $(except src src/http/error.rs src/engine/upstream/failure.rs) training/src
 }
-fast=(--release --locked --workspace --no-default-features --features spar/server)
+# The default build, and the one with mistral.rs that the tests use.
+fast=(--release --locked --workspace)
+full=("${fast[@]}" --features spar/mistral)
 # The workspace's lints, which deny unsafe code and unwrap, and what guards their exceptions: `#[expect(lint, reason = "...")]`,
 # and a SAFETY comment at every unsafe block.
 denied=(-D warnings -D clippy::undocumented_unsafe_blocks -D clippy::allow_attributes -D clippy::allow_attributes_without_reason)
@@ -62,7 +64,7 @@ denied=(-D warnings -D clippy::undocumented_unsafe_blocks -D clippy::allow_attri
 # this takes them as the tests have built them.
 lints_with_engine() {
     RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS="$(printf '%s__CLIPPY_HACKERY__' "${denied[@]}")" \
-        cargo test --release --locked --workspace --no-run
+        cargo test "${full[@]}" --no-run
 }
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps "${fast[@]}"; }
 licences() {
@@ -74,6 +76,7 @@ licences() {
 }
 
 step "format" cargo fmt --all --check
+step "links and doc comments" scripts/docs_check.py
 step "inner layers" inner_layers
 step "one runtime folder" one_runtime_folder
 step "one metrics folder" one_metrics_folder

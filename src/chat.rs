@@ -9,31 +9,96 @@ use serde_json::{Map, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Standing instructions.
+    /// Standing instructions for the whole conversation.
     #[serde(alias = "developer")]
     System,
     /// The person who asks.
     User,
-    /// The model.
+    /// The model that answers.
     Assistant,
+    /// A function that the model called: its result.
+    Tool,
 }
 
 /// One turn of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks.
+    /// The role that speaks.
     pub role: Role,
     /// What is said, as plain text.
     pub content: String,
     /// What the assistant thought before it said that; templates know it by this name.
     #[serde(default, rename = "reasoning_content", skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
+    /// The functions that an assistant's turn calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// The call whose result a function's turn is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// The name of the function whose result it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A call of a function, as OpenAI's wire has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Names the call; its result refers to it.
+    pub id: String,
+    /// Always `function`.
+    #[serde(rename = "type", default = "function")]
+    pub kind: String,
+    /// What is called.
+    pub function: CalledFunction,
+}
+
+/// The function of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CalledFunction {
+    /// Its name.
+    pub name: String,
+    /// Its arguments as JSON text.
+    pub arguments: String,
+}
+
+impl ToolCall {
+    /// The call `id` of `function`.
+    pub fn new(id: String, function: CalledFunction) -> Self {
+        Self { id, kind: "function".into(), function }
+    }
+}
+
+fn function() -> String {
+    "function".into()
 }
 
 impl Message {
     /// A turn without reasoning.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), reasoning: None }
+        let content = content.into();
+        Self { role, content, reasoning: None, tool_calls: Vec::new(), tool_call_id: None, name: None }
+    }
+
+    /// What is said and called as one text, each call between the marks of Hermes: for readers that know no calls.
+    pub fn content_with_calls(&self) -> String {
+        let mut text = self.content.clone();
+        for ToolCall { function, .. } in &self.tool_calls {
+            let name = Value::from(function.name.as_str());
+            let before = if text.is_empty() { "" } else { "\n" };
+            let arguments = match function.arguments.trim() {
+                "" => "{}",
+                arguments => arguments,
+            };
+            let call = format!("{{\"name\": {name}, \"arguments\": {arguments}}}");
+            text.push_str(&format!("{before}<tool_call>\n{call}\n</tool_call>"));
+        }
+        text
+    }
+
+    /// Bytes of what is said and thought.
+    pub fn bytes(&self) -> usize {
+        self.content.len() + self.reasoning.as_ref().map_or(0, String::len)
     }
 
     /// A user turn.
@@ -47,12 +112,12 @@ impl Message {
     }
 }
 
-/// A conversation and what its chat template is given beside it. It can be used wherever its messages can.
+/// A conversation and the variables of its chat template. It can be used wherever its messages can.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chat {
     /// The turns, oldest first.
     pub messages: Vec<Message>,
-    /// What the template is given beside them.
+    /// Variables of the template.
     pub options: TemplateOptions,
 }
 
@@ -86,7 +151,7 @@ pub const RESERVED: [&str; 5] = ["messages", "add_generation_prompt", "bos_token
 /// The variables by which the known templates switch reasoning on and off.
 const SWITCHES: [&str; 2] = ["enable_thinking", "thinking"];
 
-/// What a chat template is given beside the messages.
+/// Variables of a chat template, next to its messages.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TemplateOptions {
     /// Variables by their names.
@@ -95,6 +160,10 @@ pub struct TemplateOptions {
     pub effort: Option<Effort>,
     /// Whether a reply may begin with reasoning.
     pub thinking: Thinking,
+    /// The functions that the model may call, as OpenAI's wire has them.
+    pub tools: Vec<Value>,
+    /// OpenAI's fields on how they may be used, `tool_choice` and `parallel_tool_calls`, for an upstream: templates have none.
+    pub tool_fields: Map<String, Value>,
 }
 
 /// Whether a reply may begin with reasoning.
@@ -110,15 +179,15 @@ pub enum Thinking {
 /// How much reasoning is asked for, in OpenAI's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// No reasoning.
+    /// The model does not reason.
     None,
     /// The model reasons as little as possible.
     Minimal,
-    /// Little.
+    /// A little reasoning.
     Low,
     /// The usual amount.
     Medium,
-    /// Much.
+    /// A lot of reasoning.
     High,
 }
 
@@ -141,7 +210,7 @@ impl Effort {
 impl TemplateOptions {
     /// What a request asks for. An effort of `none` is a wish for no reasoning unless the variables say otherwise.
     pub fn new(kwargs: TemplateKwargs, effort: Option<Effort>) -> Self {
-        let mut options = Self { kwargs, effort, thinking: Thinking::AsTemplate };
+        let mut options = Self { kwargs, effort, ..Self::default() };
         if effort == Some(Effort::None) && !options.asks_to_think() {
             options.thinking = Thinking::Off;
         }
@@ -154,7 +223,7 @@ impl TemplateOptions {
         switch.unwrap_or(self.effort.is_some_and(|effort| effort != Effort::None))
     }
 
-    /// The same options where reasoning costs more than it usually gains: it is off unless it is asked for expressly.
+    /// Turns reasoning off unless it is asked for expressly, for calls where it costs more than it usually gains.
     #[must_use]
     pub fn thinking_only_if_asked(mut self) -> Self {
         if !self.asks_to_think() {

@@ -9,11 +9,11 @@ pub mod team;
 /// A matrix in a slice: element `(r, c)` is at `r * row_stride + c * column_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    /// The elements.
+    /// The elements, row after row.
     pub data: &'a [f32],
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Columns.
+    /// Number of columns.
     pub columns: usize,
     /// Elements from one row to the next.
     pub row_stride: usize,
@@ -27,7 +27,7 @@ impl<'a> Matrix<'a> {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// The same elements with rows and columns exchanged.
+    /// The matrix with rows and columns exchanged.
     #[must_use]
     pub fn transposed(self) -> Self {
         Self {

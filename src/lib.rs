@@ -1,8 +1,7 @@
 //! `spar`: an OpenAI-compatible inference server that can spend test-time compute on judge-and-refine tree search.
-
 //!
 //! The map: [`chat`] and `openai` hold the words everyone shares; [`engine`] is the seam to a model; [`prompts`] is what a
-//! judge and a refiner are told and how their answers are read; [`search`] spends the budget; [`verify`] checks rules;
+//! judge and a refiner are told and how their answers are read; `jinja` renders templates within limits; [`search`] spends the budget; [`verify`] checks rules;
 //! `http` serves it all.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
@@ -18,7 +17,9 @@ pub mod eval;
 pub mod http;
 #[cfg(feature = "upstream")]
 pub mod hub;
+mod jinja;
 pub mod kernels;
+mod memory;
 #[cfg(feature = "server")]
 pub mod openai;
 pub mod prompts;

@@ -64,7 +64,7 @@ impl Cli {
     /// Does what was asked.
     ///
     /// # Errors
-    /// What is shown to the person who typed it.
+    /// The message for the person who typed the command.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             None => serve::run(self.serve, &self.changed),

@@ -27,10 +27,21 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     hub::find(&mut settings.engine)?;
     let metrics = metrics::install();
     println!("{}", told(&settings, changed));
+    if let Some(warning) = settings.warning() {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
         let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
-        let Started { name, generations, origins, swapper, files: _files } = swap::start(&settings).await?;
+        let started = tokio::select! {
+            started = swap::start(&settings) => started?,
+            // Loading may take minutes, which nobody who ends the process wants to wait for.
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        let Started { name, generations, origins, swapper, files: _files } = started;
         println!("{}", loaded(&generations.pin(), &origins));
         let served = Served::new(name, generations);
         let address = settings.address();
@@ -38,8 +49,6 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         state.swapper = swapper;
         state.traffic = traffic.map(Arc::new);
         let state = Arc::new(state);
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -49,16 +58,23 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         println!("{}", welcome(listener.local_addr()?, &state.served.name));
         http::serve(listener, state, shutdown).await.context("the server failed")
-    })
+    });
+    // What still computes on other threads must not hold up the end of the process.
+    runtime.shutdown_background();
+    served
 }
 
-/// What the server was told, secrets hidden.
+/// The settings that are not defaults, secrets hidden.
 fn told(settings: &Settings, changed: &[String]) -> String {
     let keys = match settings.api_keys.len() {
         0 => "none, everybody may call".to_owned(),
         count => format!("{count} (hidden)"),
     };
-    let admin = if settings.admin_key.is_some() { "set (hidden)" } else { "not set, weights cannot be swapped" };
+    let admin = match (settings.admin_key.is_some(), settings.api_keys.has_admin()) {
+        (true, _) => "set (hidden)",
+        (false, true) => "an API key with the admin role (hidden)",
+        (false, false) => "not set, weights cannot be swapped",
+    };
     let changed = match changed {
         [] => "none".to_owned(),
         lines => lines.iter().map(|line| format!("\n  {line}")).collect(),

@@ -6,8 +6,10 @@ use clap::{Args, ValueEnum};
 
 use super::{ConfigError, require};
 use crate::chat::{RESERVED, TemplateKwargs};
+use crate::engine::grammar::memory::DEFAULT_BYTES;
 use crate::engine::native::NativeConfig;
 use crate::engine::reasoning::Form;
+use crate::engine::tools::Format as ToolFormat;
 use crate::kernels::packed::Format;
 
 /// Which models are served, and by what.
@@ -21,7 +23,7 @@ pub struct EngineArgs {
     /// A separate refiner, named as --model; absent: the model's own
     #[arg(long, env = "SPAR_REFINER", value_name = "MODEL")]
     pub refiner: Option<PathBuf>,
-    /// Directory with a PEFT LoRA adapter of the actor, on the model; it changes nothing of the refiner
+    /// Directory with a PEFT LoRA adapter of the actor, on the model; the refiner does not use it
     #[arg(long, env = "SPAR_ADAPTER", value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Directory with a PEFT LoRA adapter of the refiner, on --refiner if given, else on the model that would judge without it
@@ -43,6 +45,9 @@ pub struct EngineArgs {
     #[doc = "How the model thinks before it answers."]
     pub thinking: ThinkingArgs,
     #[command(flatten)]
+    #[doc = "How much memory constraints take."]
+    pub grammars: GrammarArgs,
+    #[command(flatten)]
     #[doc = "How the native engine computes."]
     pub native: NativeArgs,
     #[command(flatten)]
@@ -50,7 +55,7 @@ pub struct EngineArgs {
     pub upstream: UpstreamArgs,
 }
 
-/// How the model thinks before it answers.
+/// How the model marks its reasoning and its calls of functions.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Model")]
 pub struct ThinkingArgs {
@@ -60,19 +65,23 @@ pub struct ThinkingArgs {
     /// Variables of the chat template as a JSON object, such as {"enable_thinking": false}; a request's own come before them
     #[arg(long, env = "SPAR_CHAT_TEMPLATE_KWARGS", value_name = "JSON", value_parser = template_kwargs)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
+    /// How the model writes calls of functions: hermes, llama, mistral, mistral-args, qwen-coder, granite or nemotron; absent: as
+    /// its chat template or its tokenizer says
+    #[arg(long, env = "SPAR_TOOL_CALLS", value_name = "FORM")]
+    pub tool_calls: Option<ToolFormat>,
 }
 
 /// How replies mark their reasoning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ReasoningBy {
-    /// As the chat template or the tokenizer says; an upstream's text is left as it is
+    /// The form that the chat template or the tokenizer shows; an upstream's text is left as it is
     #[default]
     Auto,
-    /// Not at all: a mark is part of the answer
+    /// No form: a mark is part of the answer
     Off,
-    /// `<think>...</think>`
+    /// The marks `<think>...</think>`
     Think,
-    /// `[THINK]...[/THINK]`
+    /// The marks `[THINK]...[/THINK]`
     Magistral,
     /// "Here is my thought process:" and "Here is my response:"
     Granite,
@@ -110,7 +119,8 @@ fn template_kwargs(text: &str) -> Result<TemplateKwargs, String> {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Native engine")]
 pub struct NativeArgs {
-    /// Bytes of keys and values that are kept for later prompts, per model; on CUDA running replies' are among them, and one
+    /// Bytes of keys and values that are kept for later prompts, per model; unless given, at most an eighth of the memory that the
+    /// machine or its container allows. On CUDA running replies' are among them, and one
     /// reply of the whole context always has room
     #[arg(long, env = "SPAR_KV_CACHE_BYTES", value_name = "BYTES", default_value_t = NativeConfig::default().cache_bytes)]
     pub kv_cache_bytes: usize,
@@ -132,9 +142,9 @@ pub struct NativeArgs {
 /// How weights are kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Quantize {
-    /// As the checkpoint has them
+    /// The checkpoint's own type
     None,
-    /// In 8 bits, with a scale for each 32 of a row
+    /// 8 bits, with a scale for each 32 numbers of a row
     Q8,
 }
 
@@ -156,6 +166,22 @@ impl NativeArgs {
         };
         let Self { kv_cache_bytes: cache_bytes, max_replies, speculate, .. } = *self;
         NativeConfig { threads, max_replies, cache_bytes, speculate, weights, ..default }
+    }
+}
+
+/// How much memory constraints take.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct GrammarArgs {
+    /// Bytes that the compiled grammars of all models take at most: those that running replies follow, and those that are
+    /// kept for later requests with the same constraint
+    #[arg(long, env = "SPAR_GRAMMAR_BYTES", value_name = "BYTES", default_value_t = DEFAULT_BYTES)]
+    pub grammar_bytes: usize,
+}
+
+impl Default for GrammarArgs {
+    fn default() -> Self {
+        Self { grammar_bytes: DEFAULT_BYTES }
     }
 }
 
@@ -218,6 +244,8 @@ impl EngineArgs {
         require(!upstream || self.model.is_none(), || {
             "--engine upstream takes the model from the server: use --upstream-model instead of --model".into()
         })?;
+        let (least, bytes) = (16 << 20, self.grammars.grammar_bytes);
+        require(bytes >= least, || format!("--grammar-bytes must be at least {least}, got {bytes}"))?;
         let fake = self.engine == EngineKind::Fake;
         let adapters = [("--adapter", &self.adapter), ("--refiner-adapter", &self.refiner_adapter)];
         for (flag, _) in adapters.into_iter().filter(|(_, adapter)| fake && adapter.is_some()) {

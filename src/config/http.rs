@@ -24,18 +24,31 @@ pub struct HttpArgs {
     /// Requests that may wait for their turn; more are refused with 429
     #[arg(long, env = "SPAR_MAX_WAITING", value_name = "N", default_value_t = 256)]
     pub max_waiting: usize,
+    /// Requests of one API key that are answered at the same time; absent: half of --max-running where there are several keys
+    #[arg(long, env = "SPAR_MAX_RUNNING_PER_KEY", value_name = "N")]
+    pub max_running_per_key: Option<usize>,
+    /// Requests of one API key that may wait for their turn; absent: half of --max-waiting where there are several keys
+    #[arg(long, env = "SPAR_MAX_WAITING_PER_KEY", value_name = "N")]
+    pub max_waiting_per_key: Option<usize>,
+    /// Share of --max-running and --max-waiting that searches leave to plain requests, in percent; one search always runs
+    #[arg(long, env = "SPAR_PLAIN_RESERVE", value_name = "PERCENT", default_value_t = 25)]
+    pub plain_reserve: usize,
     /// Time for one request, waiting included (such as 500ms, 30s, 10m); a search answers with its best so far
     #[arg(long, env = "SPAR_REQUEST_TIMEOUT", value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub request_timeout: Duration,
     /// Time that running requests have after SIGTERM
     #[arg(long, env = "SPAR_SHUTDOWN_GRACE", value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub shutdown_grace: Duration,
-    /// Time between signs of life in a stream while a search runs, at most 1s
+    /// Time between heartbeats in a stream while a search runs, at most 1s
     #[arg(long, env = "SPAR_HEARTBEAT", value_name = "TIME", default_value = "500ms", value_parser = duration)]
     pub heartbeat: Duration,
     /// Bytes of a request body at most
     #[arg(long, env = "SPAR_MAX_BODY", value_name = "BYTES", default_value_t = 4 << 20)]
     pub max_body: usize,
+    /// Bytes of request bodies in memory at most, from before they are read until their requests run; who comes then waits. Each
+    /// of several API keys may have half of it
+    #[arg(long, env = "SPAR_MAX_BODY_BYTES_IN_FLIGHT", value_name = "BYTES", default_value_t = 64 << 20)]
+    pub max_body_bytes_in_flight: usize,
     /// Answers per request (`n`) at most
     #[arg(long, env = "SPAR_MAX_CHOICES", value_name = "N", default_value_t = 16)]
     pub max_choices: usize,
@@ -45,9 +58,14 @@ pub struct HttpArgs {
     /// Origins that browsers may call from, separated by commas; `*` is any
     #[arg(long, env = "SPAR_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
-    /// File with one API key per line; keys may also be in the environment, as SPAR_API_KEYS with commas
+    /// File of API keys: one per line, or *.toml or *.json with names, limits and roles; it is read again when it changes. Keys
+    /// may also be in the environment, as SPAR_API_KEYS with commas
     #[arg(long, env = "SPAR_API_KEYS_FILE", value_name = "FILE")]
     pub api_keys_file: Option<PathBuf>,
+    /// Let all API keys find each other's prompts in the prefix cache: faster where keys share prompts, but time and counts of
+    /// cached tokens then tell one key what another one sent
+    #[arg(long, env = "SPAR_SHARED_PREFIX_CACHE")]
+    pub shared_prefix_cache: bool,
     /// What is logged: a level, or filters such as spar=debug
     #[arg(long, env = "SPAR_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -56,16 +74,51 @@ pub struct HttpArgs {
     pub log_format: LogFormat,
 }
 
+/// How many requests there may be, of all callers together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Requests that run.
+    pub running: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Running requests that searches leave to plain requests.
+    pub reserved_running: usize,
+    /// Waiting requests that searches leave to plain requests.
+    pub reserved_waiting: usize,
+}
+
 /// The shape of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people
+    /// Text for people to read
     Text,
-    /// For machines
+    /// One JSON object per line
     Json,
 }
 
 impl HttpArgs {
+    /// How many requests run and wait, and what of that searches leave to plain requests.
+    pub fn capacity(&self) -> Capacity {
+        let reserved = |all: usize| all * self.plain_reserve / 100;
+        Capacity {
+            running: self.max_running,
+            waiting: self.max_waiting,
+            reserved_running: reserved(self.max_running),
+            reserved_waiting: reserved(self.max_waiting),
+        }
+    }
+
+    /// What whoever starts a server should know of it, if anything: it can be reached from other machines by everybody.
+    pub(super) fn warning(&self, has_keys: bool) -> Option<String> {
+        (!self.host.is_loopback() && !has_keys).then(|| {
+            format!(
+                "everybody who can reach {} may use this server, since no API key is configured: set SPAR_API_KEYS or \
+                 --api-keys-file, or listen on 127.0.0.1",
+                self.host
+            )
+        })
+    }
+
     /// Checks numbers and times.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         for (flag, value) in
@@ -73,6 +126,14 @@ impl HttpArgs {
         {
             require(value >= 1, || format!("{flag} must be at least 1, got {value}"))?;
         }
+        for (flag, value) in [("--max-running-per-key", self.max_running_per_key)] {
+            require(value != Some(0), || format!("{flag} must be at least 1, got 0"))?;
+        }
+        require(self.plain_reserve <= 100, || {
+            format!("--plain-reserve must be between 0 and 100, got {}", self.plain_reserve)
+        })?;
+        let (all, one) = (self.max_body_bytes_in_flight, self.max_body);
+        require(all >= one, || format!("--max-body-bytes-in-flight ({all}) must not be below --max-body ({one})"))?;
         let (most, running) = (1_000_000, self.max_running);
         require(running <= most, || format!("--max-running must be at most {most}, got {running}"))?;
         require(self.heartbeat <= Duration::from_secs(1) && !self.heartbeat.is_zero(), || {

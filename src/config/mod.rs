@@ -14,16 +14,16 @@ use clap::Args;
 use secrecy::SecretString;
 
 pub use self::engine::{
-    EngineArgs, EngineKind, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs, UpstreamArgs,
+    EngineArgs, EngineKind, GrammarArgs, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs, UpstreamArgs,
 };
-pub use self::http::{HttpArgs, LogFormat};
-pub use self::keys::Secrets;
+pub use self::http::{Capacity, HttpArgs, LogFormat};
+pub use self::keys::{ApiKey, ApiKeys, KeyLimits, Secrets, digest, read_keys, unique};
 use self::keys::{admin_key, api_keys};
 pub use self::search::SearchArgs;
 pub use self::swap::SwapArgs;
 pub use self::traffic::TrafficArgs;
 
-/// Everything that the server is told.
+/// All settings as they are given on the command line and in the environment.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     #[command(flatten)]
@@ -43,10 +43,10 @@ pub struct ServeArgs {
     pub traffic: TrafficArgs,
 }
 
-/// Checked settings.
+/// Settings that were checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which models.
+    /// Which models are served, and by what.
     pub engine: EngineArgs,
     /// How it serves.
     pub http: HttpArgs,
@@ -57,7 +57,7 @@ pub struct Settings {
     /// What of its traffic is kept.
     pub traffic: TrafficArgs,
     /// Keys that callers must show one of; none: everybody may call.
-    pub api_keys: Vec<SecretString>,
+    pub api_keys: ApiKeys,
     /// The key to the admin routes; none: nobody may call them.
     pub admin_key: Option<SecretString>,
 }
@@ -80,11 +80,19 @@ impl Settings {
         swap.check()?;
         let api_keys = api_keys(&http, secrets.api_keys)?;
         let admin_key = admin_key(&swap, secrets.admin_key)?;
-        require(admin_key.is_some() || swap.weights_roots.is_empty(), || {
-            "--weights-root needs an admin key: set SPAR_ADMIN_KEY or --admin-key-file".into()
+        let has_admin = admin_key.is_some() || api_keys.has_admin();
+        require(has_admin || swap.weights_roots.is_empty(), || {
+            "--weights-root needs an admin key: set SPAR_ADMIN_KEY or --admin-key-file, or give a key in --api-keys-file \
+             `admin = true`"
+                .into()
         })?;
         traffic.check()?;
         Ok(Self { engine, http, search, swap, traffic, api_keys, admin_key })
+    }
+
+    /// What whoever starts the server should know, if anything.
+    pub fn warning(&self) -> Option<String> {
+        self.http.warning(!self.api_keys.is_empty())
     }
 
     /// Where to listen.
@@ -152,9 +160,13 @@ mod tests {
             (&["--engine", "upstream", "--upstream-url", "h", "--adapter", "d"], "--adapter needs a model of this"),
             (&["--engine", "upstream", "--upstream-url", "h", "--refiner-adapter", "d"], "needs --refiner where"),
             (&["--max-generations", "1"], "--max-generations must be at least 2, got 1"),
+            (&["--swap-timeout", "0s"], "--swap-timeout must be above 0"),
             (&["--weights-root", "/"], "--weights-root needs an admin key"),
             (&["--chat-template-kwargs", "[1]"], "expected a JSON object"),
             (&["--chat-template-kwargs", "{\"tools\": []}"], "`tools` is set by the server"),
+            (&["--max-running-per-key", "0"], "--max-running-per-key must be at least 1, got 0"),
+            (&["--plain-reserve", "101"], "--plain-reserve must be between 0 and 100, got 101"),
+            (&["--max-body-bytes-in-flight", "9"], "(9) must not be below --max-body (4194304)"),
             (&["--request-timeout", "soon"], "expected a whole number with ms, s or m"),
         ];
         for (flags, expected) in cases {
@@ -169,5 +181,25 @@ mod tests {
         assert_eq!(settings.api_keys.len(), 2);
         let shown = format!("{settings:?}");
         assert!(!shown.contains("alpha") && !shown.contains("beta"), "{shown}");
+    }
+
+    #[test]
+    fn keys_that_are_none_do_not_open_the_server() {
+        for keys in ["", ",", " , \n"] {
+            let message = settings(&[], Some(keys)).unwrap_err();
+            assert!(
+                message.contains("SPAR_API_KEYS is set but holds no key") && message.contains("unset"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_host_that_others_reach_without_keys_is_warned_of() {
+        let warning = |flags: &[&str], keys| settings(flags, keys).unwrap().warning();
+        assert_eq!(warning(&[], None), None);
+        assert_eq!(warning(&["--host", "0.0.0.0"], Some("alpha")), None);
+        assert_eq!(warning(&["--host", "::1"], None), None);
+        assert!(warning(&["--host", "0.0.0.0"], None).unwrap().contains("0.0.0.0 may use this server"));
     }
 }

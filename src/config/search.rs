@@ -39,22 +39,22 @@ pub struct SearchArgs {
     /// Model calls of one search at a time
     #[arg(long, env = "SPAR_SEARCH_PARALLEL", value_name = "N", default_value_t = SearchConfig::default().parallel)]
     pub search_parallel: usize,
-    /// Which node searches refine next that name nothing: auto, bfs, dfs, best_of_n or refine_chain
+    /// Strategy of searches that name none: auto, bfs, dfs, best_of_n or refine_chain
     #[arg(long, env = "SPAR_SEARCH_STRATEGY", value_name = "NAME", default_value = "auto", value_parser = named::<Strategy>)]
     pub search_strategy: Strategy,
-    /// Whether searches check what rules can check of a prompt: auto finds such instructions in the conversation's words
+    /// Whether rules check the answers of searches: auto finds the instructions that rules can check in the conversation
     #[arg(long, env = "SPAR_CHECKS", value_name = "auto|off", default_value = "auto", value_parser = named::<ChecksMode>)]
     pub checks: ChecksMode,
-    /// How searches judge that name nothing: votes, score or cascade; absent, cascade for a model with a calibration or templates of its own, else score
+    /// Judging of searches that name none: votes, score or cascade; absent: cascade for a model with a calibration or templates of its own, else score
     #[arg(long, env = "SPAR_JUDGING", value_name = "NAME", value_parser = named::<Judging>)]
     pub judging: Option<Judging>,
-    /// Whether the judge is asked about a right and a wrong answer at the start, so that one that cannot be read is noticed
+    /// Whether the judge is tried at the start with a right and a wrong answer, to notice one whose verdicts cannot be read
     #[arg(long, env = "SPAR_TRY_JUDGE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub try_judge: bool,
-    /// Tokens of one critique
+    /// Tokens of one critique at most
     #[arg(long, env = "SPAR_JUDGE_TOKENS", value_name = "N", default_value_t = SearchConfig::default().judge_tokens)]
     pub judge_tokens: usize,
-    /// Tokens of one refinement
+    /// Tokens of one refinement at most
     #[arg(long, env = "SPAR_REFINE_TOKENS", value_name = "N", default_value_t = SearchConfig::default().refine_tokens)]
     pub refine_tokens: usize,
     /// Temperature of votes
@@ -72,7 +72,7 @@ fn named<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 impl SearchArgs {
-    /// What a search does where its request says nothing.
+    /// The configuration of a search whose request sets nothing.
     pub fn defaults(&self) -> SearchConfig {
         SearchConfig {
             budget: self.search_budget,

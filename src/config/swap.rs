@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{ConfigError, duration, require};
 
-/// How weights are swapped while the server runs. Only whoever has the admin key may.
+/// How weights are swapped while the server runs. It needs the admin key.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Swapping weights")]
 pub struct SwapArgs {
@@ -20,18 +20,21 @@ pub struct SwapArgs {
     /// Directory for copied and merged weights and for what was published last; absent: by port, in the user's cache
     #[arg(long, env = "SPAR_SWAP_DIR", value_name = "DIR")]
     pub swap_dir: Option<PathBuf>,
-    /// Bytes of weights kept there; what is live and what was live before it stay in any case
+    /// Bytes of weights kept there; the live weights and those before them are always kept
     #[arg(long, env = "SPAR_SWAP_DIR_BYTES", value_name = "BYTES", default_value_t = 64 << 30)]
     pub swap_dir_bytes: u64,
     /// Generations in memory at most, at least 2: live ones, and old ones that still answer
     #[arg(long, env = "SPAR_MAX_GENERATIONS", value_name = "N", default_value_t = 6)]
     pub max_generations: usize,
-    /// Bytes of memory for new weights beside the live ones; absent: what is free. Where they do not fit, requests wait
+    /// Bytes of memory for new weights next to the live ones; absent: what is free. Where they do not fit, requests wait
     #[arg(long, env = "SPAR_SWAP_MEMORY", value_name = "BYTES")]
     pub swap_memory: Option<u64>,
-    /// Time that running requests have to end where old and new weights do not fit together
+    /// Time that running requests have to end where old and new weights do not fit into memory together
     #[arg(long, env = "SPAR_SWAP_DRAIN", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub swap_drain: Duration,
+    /// Time for a whole swap or rollback, from the order to the switch; what takes longer is given up, and the old weights stay
+    #[arg(long, env = "SPAR_SWAP_TIMEOUT", value_name = "TIME", default_value = "30m", value_parser = duration)]
+    pub swap_timeout: Duration,
     /// Prompts in the JSONL format of IFEval and IFBench that new actors must answer as they ask; absent: any answer will do
     #[arg(long, env = "SPAR_CANARY", value_name = "FILE")]
     pub canary: Option<PathBuf>,
@@ -41,10 +44,11 @@ pub struct SwapArgs {
 }
 
 impl SwapArgs {
-    /// Checks numbers.
+    /// Checks the settings' numbers.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let (generations, perplexity) = (self.max_generations, self.canary_perplexity);
         require(generations >= 2, || format!("--max-generations must be at least 2, got {generations}"))?;
+        require(!self.swap_timeout.is_zero(), || "--swap-timeout must be above 0".into())?;
         require(perplexity >= 0.0, || format!("--canary-perplexity must not be negative, got {perplexity}"))
     }
 }

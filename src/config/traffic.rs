@@ -17,10 +17,10 @@ pub struct TrafficArgs {
     /// File of `pattern<TAB>replacement` lines that take identities out; absent: addresses, URLs, accounts and long numbers
     #[arg(long, env = "SPAR_TRAFFIC_FILTER", value_name = "FILE")]
     pub traffic_filter: Option<PathBuf>,
-    /// Bytes kept at most; the oldest go
+    /// Bytes kept at most; the oldest are deleted
     #[arg(long, env = "SPAR_TRAFFIC_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
     pub traffic_bytes: u64,
-    /// Age at which what was kept goes (such as 43200m)
+    /// Age at which kept searches are deleted (such as 43200m)
     #[arg(long, env = "SPAR_TRAFFIC_AGE", value_name = "TIME", default_value = "43200m", value_parser = duration)]
     pub traffic_age: Duration,
 }

@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub struct EngineCounters {
     /// Blocks of keys and values that exist.
     pub blocks: AtomicUsize,
-    /// Of these, blocks that are kept for later prompts.
+    /// How many of these blocks are kept for later prompts.
     pub kept_blocks: AtomicUsize,
+    /// Bytes of a block.
+    pub block_bytes: AtomicUsize,
+    /// Blocks that are kept at most.
+    pub most_kept: AtomicUsize,
     /// Tokens of prompts whose keys and values were taken over from earlier ones.
     pub prompt_tokens_reused: AtomicU64,
     /// Tokens of prompts that were computed.
@@ -22,6 +26,12 @@ pub struct EngineCounters {
 }
 
 impl EngineCounters {
+    /// Bytes of keys and values that are kept for later prompts, and how many may be.
+    pub fn kept_bytes(&self) -> [u64; 2] {
+        let bytes = self.block_bytes.load(Ordering::Relaxed) as u64;
+        [&self.kept_blocks, &self.most_kept].map(|blocks| blocks.load(Ordering::Relaxed) as u64 * bytes)
+    }
+
     /// Blocks in use by running replies alone.
     pub fn running_blocks(&self) -> usize {
         self.blocks.load(Ordering::Relaxed).saturating_sub(self.kept_blocks.load(Ordering::Relaxed))

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use super::caches;
+use crate::weights::files;
+
 /// The name that clients use.
 pub const NAME: &str = "spar-tiny";
 
@@ -30,6 +33,11 @@ const FILES: [(&str, &[u8]); 12] = [
     asset!("refiner/tokenizer_config.json"),
 ];
 
+/// What is being unpacked.
+const UNPACKING: &str = ".unpacking-";
+/// What was found changed.
+const DAMAGED: &str = ".damaged-";
+
 /// The unpacked default model. Keep it while the model may be loaded again: it may own its files.
 pub struct Embedded {
     directory: PathBuf,
@@ -44,19 +52,20 @@ pub struct Embedded {
 pub struct UnpackError(#[from] std::io::Error);
 
 impl Embedded {
-    /// Unpacks the model into the user's cache directory, where the next start finds it, or else into a temporary one.
+    /// Unpacks the model into the user's cache directory or a private one beside temporary files, where the next start finds it,
+    /// or else into one that ends with the process.
     ///
     /// # Errors
-    /// When neither can be written.
+    /// When none of them can be written.
     pub fn unpack() -> Result<Self, UnpackError> {
-        if let Some(cache) = cache_directory() {
-            match unpack_into(&cache) {
-                Ok(directory) => return Ok(Self { directory, _temporary: None }),
-                Err(error) => tracing::debug!(%error, cache = %cache.display(), "the cache directory cannot be used"),
+        match caches::in_one(unpack_into) {
+            Ok(directory) => Ok(Self { directory, _temporary: None }),
+            Err(error) => {
+                tracing::debug!(%error, "no cache can be used");
+                let temporary = tempfile::tempdir()?;
+                Ok(Self { directory: unpack_into(temporary.path())?, _temporary: Some(temporary) })
             }
         }
-        let temporary = tempfile::tempdir()?;
-        Ok(Self { directory: unpack_into(temporary.path())?, _temporary: Some(temporary) })
     }
 
     /// The model that answers.
@@ -70,14 +79,6 @@ impl Embedded {
     }
 }
 
-/// Where this user's programs keep what they can make again.
-pub(crate) fn cache_directory() -> Option<PathBuf> {
-    // As the XDG specification says, a relative path does not count.
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    caches.or_else(|| absolute("LOCALAPPDATA")).map(|caches| caches.join("spar"))
-}
-
 /// Unpacks into a subdirectory named after the contents, unless it is there already, whole and unchanged.
 fn unpack_into(base: &Path) -> std::io::Result<PathBuf> {
     let target = base.join(format!("{NAME}-{}", digest()));
@@ -85,14 +86,15 @@ fn unpack_into(base: &Path) -> std::io::Result<PathBuf> {
         return Ok(target);
     }
     std::fs::create_dir_all(base)?;
-    let fresh = tempfile::Builder::new().prefix(".unpacking-").tempdir_in(base)?;
+    caches::sweep(base, &[UNPACKING, DAMAGED]);
+    let fresh = tempfile::Builder::new().prefix(UNPACKING).tempdir_in(base)?;
     for (path, contents) in FILES {
         let path = fresh.path().join(path);
         path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
         std::fs::write(path, contents)?;
     }
     // What was changed is moved away, never written to: a running server may have its weights mapped.
-    let aside = tempfile::Builder::new().prefix(".damaged-").tempdir_in(base)?;
+    let aside = tempfile::Builder::new().prefix(DAMAGED).tempdir_in(base)?;
     if target.exists() && !is_whole(&target) {
         std::fs::rename(&target, aside.path().join("model"))?;
     }
@@ -103,8 +105,12 @@ fn unpack_into(base: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
+/// Whether every file is there. Pipes and files of another length are not read: they would be waited for.
 fn is_whole(directory: &Path) -> bool {
-    FILES.iter().all(|(path, contents)| std::fs::read(directory.join(path)).is_ok_and(|found| found == *contents))
+    let same = |path: &str, contents: &[u8]| {
+        files::read(&directory.join(path), contents.len() as u64).is_ok_and(|found| found == contents)
+    };
+    FILES.iter().all(|(path, contents)| same(path, contents))
 }
 
 /// 16 hexadecimal digits of the contents' SHA-256.

@@ -46,7 +46,7 @@ impl Replies {
         self.started.load(Ordering::SeqCst)
     }
 
-    /// Replies that came to their end, or failed.
+    /// Replies that ended or failed.
     pub fn finished(&self) -> usize {
         self.finished.load(Ordering::SeqCst)
     }
@@ -231,6 +231,7 @@ mod tests {
             purpose: Purpose::Judge,
             questions: vec![question("a"), question("b")],
             labels: vec![Label { spellings: vec!["Yes".into()] }, Label { spellings: vec!["No".into()] }],
+            origin: crate::engine::Origin::default(),
         };
         assert_eq!(silent.label_support(), LabelSupport::Nothing);
         assert!(matches!(silent.read_labels(request.clone()).await, Err(EngineError::Unsupported(_))));

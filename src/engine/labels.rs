@@ -3,7 +3,7 @@
 
 pub(crate) mod points;
 
-use super::{EngineError, Input, Purpose};
+use super::{EngineError, Input, Origin, Purpose};
 
 /// A prompt, and what the assistant has already said of its reply.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,8 @@ pub struct LabelRequest {
     pub questions: Vec<Question>,
     /// The labels, at least one.
     pub labels: Vec<Label>,
+    /// On whose behalf the call is made.
+    pub origin: Origin,
 }
 
 impl LabelRequest {
@@ -65,11 +67,11 @@ pub struct LabelScores {
 /// Which questions an engine can answer by label probabilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LabelSupport {
-    /// None.
+    /// No labels can be read.
     #[default]
     Nothing,
     /// Questions whose reply has not begun.
     Prompts,
-    /// All questions.
+    /// Every question can be answered.
     Replies,
 }

@@ -8,9 +8,10 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures::Stream;
 
+use super::tools::Format as ToolFormat;
 use super::{
-    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
-    ScoredToken,
+    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
+    Request, ScoredToken,
 };
 use crate::chat::Chat;
 use crate::telemetry::metrics;
@@ -36,8 +37,8 @@ impl<E: Engine> Engine for Metered<E> {
         Ok(replies.into_iter().enumerate().map(meter).collect())
     }
 
-    async fn score(&self, input: Input, top: usize) -> Result<Vec<ScoredToken>, EngineError> {
-        let scored = self.0.score(input, top).await.inspect_err(metrics::call_failed)?;
+    async fn score(&self, input: Input, top: usize, origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
+        let scored = self.0.score(input, top, origin).await.inspect_err(metrics::call_failed)?;
         metrics::tokens_sent(Purpose::Answer, scored.len());
         Ok(scored)
     }
@@ -64,8 +65,16 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.tokenizer()
     }
 
+    fn most_bytes(&self) -> Option<usize> {
+        self.0.most_bytes()
+    }
+
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         self.0.render(chat)
+    }
+
+    fn tool_format(&self) -> ToolFormat {
+        self.0.tool_format()
     }
 
     fn constrains(&self) -> bool {
@@ -93,7 +102,7 @@ impl<E: Engine> Engine for Metered<E> {
 struct MeteredChunks {
     chunks: Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>,
     call: Timed,
-    /// Of its siblings, which share their prompt.
+    /// Whether this is the first of its siblings, which share their prompt.
     first: bool,
 }
 

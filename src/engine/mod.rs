@@ -1,5 +1,8 @@
 //! The seam to a model: a request becomes sibling replies, and dropping a reply cancels it.
 
+pub mod blocking;
+#[cfg(feature = "server")]
+pub(crate) mod caches;
 pub mod counters;
 #[cfg(feature = "server")]
 pub mod embedded;
@@ -15,9 +18,11 @@ pub mod metered;
 pub mod mistral;
 pub mod model_dir;
 pub mod native;
+pub mod origin;
 pub mod reasoning;
 pub mod sampling;
 pub mod text;
+pub mod tools;
 #[cfg(feature = "upstream")]
 pub mod upstream;
 pub mod writer;
@@ -30,6 +35,7 @@ use futures::StreamExt;
 
 use crate::chat::{Chat, Message, Thinking};
 pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question};
+pub use origin::{Namespace, Origin, Waits};
 use reasoning::{Chunks, Reasoning};
 
 /// What a call is for; engines schedule by it, metrics label by it.
@@ -94,6 +100,13 @@ pub enum Constraint {
     JsonSchema(serde_json::Value),
     /// A Lark grammar in llguidance's dialect.
     Lark(String),
+    /// Calls of functions, as a Lark grammar.
+    Calls {
+        /// The grammar.
+        lark: String,
+        /// Whether a plain answer matches as well: it may then begin with reasoning.
+        optional: bool,
+    },
 }
 
 /// What is given to the model: turns that the chat template renders, or raw text.
@@ -117,6 +130,16 @@ impl Input {
     }
 }
 
+impl Input {
+    /// About how many bytes there are to be tokenized.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Chat(chat) => chat.messages.iter().map(Message::bytes).sum(),
+            Self::Text(text) => text.len(),
+        }
+    }
+}
+
 /// One prompt and how many sibling replies to it are wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
@@ -136,6 +159,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// What the text must match.
     pub constraint: Option<Constraint>,
+    /// On whose behalf the call is made.
+    pub origin: Origin,
 }
 
 impl Request {
@@ -155,14 +180,20 @@ impl Request {
             stop: Vec::new(),
             logprobs: None,
             constraint: None,
+            origin: Origin::default(),
         }
+    }
+
+    /// Whether a grammar holds the reply from its first token on.
+    pub(crate) fn leaves_no_room_for_reasoning(&self) -> bool {
+        self.constraint.as_ref().is_some_and(|wanted| !matches!(wanted, Constraint::Calls { optional: true, .. }))
     }
 
     /// The input as an engine should render it whose grammars hold from a reply's first token on. They leave no room for
     /// reasoning, so the prompt must not begin any.
     pub fn constrained_input(&self) -> Cow<'_, Input> {
         match &self.input {
-            Input::Chat(chat) if self.constraint.is_some() && chat.options.thinking != Thinking::Off => {
+            Input::Chat(chat) if self.leaves_no_room_for_reasoning() && chat.options.thinking != Thinking::Off => {
                 let mut chat = chat.clone();
                 chat.options.thinking = Thinking::Off;
                 Cow::Owned(Input::Chat(chat))
@@ -214,16 +245,16 @@ pub struct Chunk {
     pub logprobs: Vec<TokenLogprobs>,
     /// Set on the last chunk.
     pub finish: Option<FinishReason>,
-    /// From engines that learn of the prompt's tokens only while they answer; it takes the place of the [`Reply`]'s counts.
+    /// The prompt's tokens, from engines that learn of them only while they answer; it replaces the [`Reply`]'s counts.
     pub prompt: Option<PromptTokens>,
 }
 
 /// Tokens of a prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PromptTokens {
-    /// All of them.
+    /// All tokens of the prompt.
     pub sent: usize,
-    /// Of these, reused rather than computed.
+    /// How many of these were reused rather than computed.
     pub cached: usize,
 }
 
@@ -231,7 +262,7 @@ pub struct PromptTokens {
 pub struct Reply {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Of these, tokens whose keys and values were reused rather than computed.
+    /// How many of these tokens' keys and values were reused rather than computed.
     pub cached_tokens: usize,
     /// The chunks, ending after the one with `finish`, or with an error.
     pub chunks: Chunks,
@@ -240,17 +271,17 @@ pub struct Reply {
 /// A whole reply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
-    /// All of the text.
+    /// The whole text.
     pub text: String,
     /// What the model thought before; it is no part of the text.
     pub reasoning: Reasoning,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Of these, reused.
+    /// How many of these were reused.
     pub cached_tokens: usize,
     /// Tokens generated, those of reasoning included.
     pub tokens: usize,
-    /// Per token of the text, if asked for.
+    /// Log-probabilities of each token of the text, if asked for.
     pub logprobs: Vec<TokenLogprobs>,
     /// Why it ended.
     pub finish: FinishReason,
@@ -294,7 +325,7 @@ impl Reply {
 pub struct ScoredToken {
     /// The token's id.
     pub id: u32,
-    /// Its bytes.
+    /// The token's bytes.
     pub bytes: Vec<u8>,
     /// What the model expected after the tokens before it; `None` for the first.
     pub logprobs: Option<TokenLogprobs>,
@@ -306,7 +337,7 @@ pub enum EngineError {
     /// The prompt leaves no room for a reply.
     #[error("the prompt has {tokens} tokens, the model's context holds {limit}; shorten the messages")]
     PromptTooLong {
-        /// Tokens of the prompt.
+        /// Tokens of the prompt; of one that was not tokenized because it cannot fit, the fewest that it can have.
         tokens: usize,
         /// Tokens of the context.
         limit: usize,
@@ -314,9 +345,12 @@ pub enum EngineError {
     /// The request asks for something that this engine or model cannot do.
     #[error("{0}")]
     Unsupported(String),
-    /// The request's own content is at fault: a bad grammar, a chat that the template refuses.
+    /// The request's own content is at fault, such as a chat that the template refuses.
     #[error("{0}")]
     Invalid(String),
+    /// What the reply must match is at fault: it does not compile, or it asks for too much.
+    #[error("the constraint cannot be honoured: {0}")]
+    Constraint(String),
     /// Starting up, restarting or shutting down; worth another try.
     #[error("the model is not available: {0}")]
     Unavailable(String),
@@ -353,12 +387,22 @@ pub trait Engine: Send + Sync {
         None
     }
 
+    /// Bytes of text that fit into the context at most, whatever they say; `None` where that is not known.
+    fn most_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// The text that a chat becomes before it is tokenized, ending where the assistant begins to speak.
     ///
     /// # Errors
     /// [`EngineError::Invalid`] where the template refuses the chat, [`EngineError::Unsupported`] where the engine has none.
     fn render(&self, _chat: &Chat) -> Result<String, EngineError> {
         Err(EngineError::Unsupported("this model's engine has no chat template".into()))
+    }
+
+    /// How the model writes calls of functions.
+    fn tool_format(&self) -> tools::Format {
+        tools::Format::default()
     }
 
     /// Whether [`Request::constraint`] is honoured; if not, such a request is refused as unsupported.
@@ -393,7 +437,7 @@ pub trait Engine: Send + Sync {
     /// Whether the engine can work now.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The error says what prevents it.
     fn health(&self) -> Result<(), EngineError> {
         Ok(())
     }
@@ -402,7 +446,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// As [`Engine::start`]; [`EngineError::Unsupported`] where the engine does not score.
-    async fn score(&self, _input: Input, _top: usize) -> Result<Vec<ScoredToken>, EngineError> {
+    async fn score(&self, _input: Input, _top: usize, _origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
         Err(EngineError::Unsupported("this model's engine does not give log-probabilities of a given text".into()))
     }
 

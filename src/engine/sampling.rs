@@ -18,14 +18,14 @@ pub struct Drawn {
 /// Natural-log probabilities before bias, penalties, temperature and filters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrawnLogprobs {
-    /// Of the drawn token.
+    /// The log-probability of the drawn token.
     pub drawn: f32,
     /// The likeliest tokens, best first; of equals, the lower id first.
     pub top: Vec<(u32, f32)>,
 }
 
 impl DrawnLogprobs {
-    /// Of the token `id`, which something else chose, and of the `top` likeliest.
+    /// Log-probabilities of the token `id`, which something else chose, and of the `top` likeliest.
     pub fn new(logits: &[f32], id: u32, top: usize) -> Self {
         Raw::new(logits, top).logprobs(id)
     }
@@ -70,15 +70,15 @@ impl Sampler {
         Some(self.take(id, raw))
     }
 
-    /// As [`Sampler::sample`], from the tokens that `grammar` allows; it goes on by the token. Also whether the text is
-    /// complete.
+    /// Draws like [`Sampler::sample`], but from the tokens that `grammar` allows, and advances it by the drawn token. Also
+    /// says whether the text is complete.
     ///
     /// Most tokens that the model wants are allowed, so one is drawn first and only then asked about. If it is refused,
     /// another is drawn from the allowed ones: together that is the distribution restricted to the allowed tokens. Where
     /// filters are set they apply to the allowed tokens, so these come first.
     ///
     /// # Errors
-    /// When the grammar is too costly to follow.
+    /// When the grammar is too costly to follow, or allows no token.
     pub fn sample_matching(
         &mut self,
         logits: &mut [f32],
@@ -95,10 +95,14 @@ impl Sampler {
             }
             logits.copy_from_slice(&self.unchanged);
         }
-        mask(logits, &grammar.allowed()?);
+        let allowed = grammar.allowed()?;
+        if allowed.iter().all(|&word| word == 0) {
+            return Err(EngineError::Constraint("no token of the model goes on with a text that matches".into()));
+        }
+        mask(logits, &allowed);
         let Some(id) = self.choose(logits, derive_seed(seed, 0)) else { return Ok(None) };
         let complete = grammar.accept(id)?;
-        let complete = complete.ok_or_else(|| EngineError::Crashed("the grammar refuses what it allowed".into()))?;
+        let complete = complete.ok_or_else(|| EngineError::Constraint("it refuses a token that it allowed".into()))?;
         Ok(Some((self.take(id, raw), complete)))
     }
 
@@ -445,8 +449,44 @@ mod tests {
             let (drawn, ends) = greedy.sample_matching(&mut logits.clone(), &mut grammar).unwrap().unwrap();
             assert_eq!((drawn.id, ends), (1, complete));
         }
+        let unknown = grammars.matcher(&Constraint::Regex("[xyz]".into()));
+        let refused = greedy.sample_matching(&mut logits.clone(), &mut unknown.unwrap());
+        assert!(matches!(refused, Err(EngineError::Constraint(_))), "{refused:?}");
         let nothing = [3.0, f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY, 1.0];
         assert_eq!(greedy.sample_matching(&mut nothing.clone(), &mut matcher()).unwrap(), None);
+    }
+
+    #[test]
+    fn extreme_filters_leave_the_likeliest_token() {
+        let logits: Vec<f32> = (0..100).map(|id| ((id * 37) % 100) as f32 / 10.0 - 4.0).collect();
+        // 37 times 27 is 999.
+        let likeliest = 27;
+        let tiny = f32::from_bits(1);
+        for filters in [
+            Sampling { min_p: 1.0, ..Sampling::default() },
+            Sampling { top_p: tiny, ..Sampling::default() },
+            Sampling { top_p: 0.0, min_p: 1.0, top_k: Some(usize::MAX), ..Sampling::default() },
+            Sampling { temperature: tiny, ..Sampling::default() },
+            Sampling { temperature: 1e-30, min_p: 1.0, top_p: tiny, ..Sampling::default() },
+        ] {
+            for seed in 0..50 {
+                let drawn = sampler(Sampling { seed, ..filters.clone() }).sample(&mut logits.clone()).unwrap();
+                assert_eq!(drawn.id, likeliest, "{filters:?}");
+            }
+        }
+        for (repetition_penalty, other) in [(0.01, -2.0), (10.0, 2.0), (0.01, 2.0), (10.0, -2.0)] {
+            let penalties = Sampling {
+                repetition_penalty,
+                frequency_penalty: other,
+                presence_penalty: other,
+                logit_bias: (0..100).map(|id| (id, other * 50.0)).collect(),
+                ..Sampling::default()
+            };
+            let mut sampler = Sampler::new(&penalties, 0, &[1, 2, 3], None);
+            for _ in 0..1000 {
+                assert!(sampler.sample(&mut logits.clone()).is_some(), "{penalties:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! From tokens to text: whole characters only, no special tokens, and stop strings that never leak.
+//! Tokens become text: whole characters only, no special tokens, and stop strings that never leak.
 
 use std::sync::Arc;
 
@@ -6,7 +6,11 @@ use tokenizers::Tokenizer;
 
 use super::reasoning::Form;
 use super::sampling::Drawn;
+use super::tools::format::Format;
 use super::{Chunk, FinishReason, TokenLogprobs, TokenProb};
+
+/// Ids that a small vocabulary may leave out.
+const SPARSE: usize = 1 << 16;
 
 /// The bytes of every token, computed once per model.
 pub struct Pieces {
@@ -36,13 +40,24 @@ impl Pieces {
                 || named("Metaspace").is_some_and(|mark| mark["prepend_scheme"] != "never"));
         let added = tokenizer.get_added_tokens_decoder();
         let from_char = byte_level_table();
-        let size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let vocabulary = tokenizer.get_vocab(true);
+        let size = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
+        // A few numbers may be left out, but each takes memory.
+        let most = SPARSE + 4 * vocabulary.len();
+        if size > most {
+            let (highest, tokens) = (size - 1, vocabulary.len());
+            return Err(format!(
+                "a token has the id {highest}, but there are only {tokens} tokens: ids must be below {most}"
+            ));
+        }
+        drop(vocabulary);
         let mut bytes = vec![Box::default(); size];
         let mut special = vec![false; size];
         for id in 0..size as u32 {
             let Some(token) = tokenizer.id_to_token(id) else { continue };
             let added = added.get(&id);
-            special[id as usize] = added.is_some_and(|token| token.special) && !Form::is_mark(&token);
+            special[id as usize] =
+                added.is_some_and(|token| token.special) && !Form::is_mark(&token) && !Format::is_mark(&token);
             bytes[id as usize] = if added.is_some() {
                 token.into_bytes()
             } else if byte_level {
@@ -63,7 +78,23 @@ impl Pieces {
         self.bytes.get(id as usize).map_or(&[], |bytes| bytes)
     }
 
-    /// Whether the token is left out of text. Marks of reasoning never are: the text could not be split without them.
+    /// Bytes of the token that has the most.
+    pub fn longest(&self) -> usize {
+        self.bytes.iter().map(|bytes| bytes.len()).max().unwrap_or_default()
+    }
+
+    /// Whether each single byte is a token, so that every text can be said.
+    pub fn hold_every_byte(&self) -> bool {
+        let mut held = [false; 256];
+        for bytes in &self.bytes {
+            if let [byte] = **bytes {
+                held[usize::from(byte)] = true;
+            }
+        }
+        held.iter().all(|held| *held)
+    }
+
+    /// Whether the token is left out of text. Marks of reasoning and of calls never are: the text could not be read without them.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.get(id as usize).copied().unwrap_or(false)
     }
@@ -105,7 +136,7 @@ fn byte_level_table() -> impl Fn(char) -> Option<u8> {
 /// What ends a reply, and how its text begins.
 #[derive(Clone, Debug, Default)]
 pub struct ReplyRules {
-    /// End-of-sequence tokens; empty to go on after them.
+    /// End-of-sequence tokens; empty to continue after them.
     pub eos: Vec<u32>,
     /// Strings before which the text ends; empty ones are passed over.
     pub stop: Vec<String>,

@@ -1,4 +1,4 @@
-//! The judge's verdicts against the rules', and what one refinement mends.
+//! The judge's verdicts against the rules', and how often one refinement fixes a response.
 
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub struct JudgeScore {
     pub false_no: usize,
     /// Responses without a majority; count as wrong on their side.
     pub undecided_yes: usize,
-    /// The same for wrong responses.
+    /// Undecided verdicts on wrong responses.
     pub undecided_no: usize,
 }
 
@@ -65,7 +65,7 @@ async fn judge(
 /// Scores the judge on `responses`: its decisions against the rules.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn score_judge(
     models: Models<'_>,
     config: &SearchConfig,
@@ -89,7 +89,7 @@ pub async fn score_judge(
 /// instruction. Critiques that wrongly accept count 0.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn refine_once(
     models: Models<'_>,
     config: &SearchConfig,

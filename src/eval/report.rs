@@ -1,4 +1,4 @@
-//! What an evaluation comes to: a point per strategy and budget, each beside greedy decoding, and strategies beside best-of-N
+//! The result of an evaluation: a point per strategy and budget, each next to greedy decoding, and strategies next to best-of-N
 //! with as many tokens.
 
 use std::collections::BTreeMap;
@@ -30,25 +30,25 @@ pub struct Point {
     pub budget: usize,
     /// Prompts whose instructions are all followed strictly. Prompts with an instruction that cannot be checked are left out.
     pub prompt_strict: Estimate,
-    /// The same, loosely.
+    /// Prompts followed by the loose reading of their rules.
     pub prompt_loose: Estimate,
     /// Instructions that are followed strictly; intervals resample prompts.
     pub instruction_strict: Estimate,
-    /// The same, loosely.
+    /// Instructions followed by the loose reading of their rules.
     pub instruction_loose: Estimate,
     /// `prompt_strict` minus greedy's on the same prompts; `null` for greedy itself.
     pub gain: Option<Estimate>,
     /// Generated tokens per prompt.
     pub tokens: f64,
-    /// Prompt tokens of all calls per prompt, each sibling's own; `null` where a server does not tell.
+    /// Prompt tokens of all calls per prompt, each sibling's own; `null` where a server does not report them.
     pub prompt_tokens: Option<f64>,
     /// Model calls per prompt.
     pub calls: f64,
-    /// Seconds per prompt, while others ran beside it.
+    /// Seconds per prompt, while others ran at the same time.
     pub seconds: f64,
     /// Refinements from the draft to the answer.
     pub depth: f64,
-    /// Judged refinements.
+    /// Mean number of judged refinements.
     pub nodes: f64,
     /// Prompts whose answer the search accepted.
     pub accepted: f64,
@@ -56,24 +56,24 @@ pub struct Point {
     pub stops: BTreeMap<String, usize>,
 }
 
-/// A strategy beside best-of-N that may generate at least as many tokens.
+/// A strategy compared with best-of-N that may generate at least as many tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The strategy.
+    /// The strategy that is compared.
     pub strategy: Strategy,
-    /// Its budget.
+    /// The strategy's node budget.
     pub budget: usize,
     /// Best-of-N's budget: the smallest that was tried with at least as many tokens, or the largest if none has.
     pub best_of_n: usize,
     /// Tokens per prompt of both.
     pub tokens: (f64, f64),
-    /// Best-of-N's score.
+    /// The score of best-of-N.
     pub score: Estimate,
     /// The strategy's score minus best-of-N's on the same prompts.
     pub difference: Estimate,
 }
 
-/// All of it.
+/// All results of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Greedy first, then by strategy and budget.
@@ -90,14 +90,14 @@ impl Report {
     }
 }
 
-/// Trials beside best-of-N on the same prompts.
+/// Trials compared with best-of-N on the same prompts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BesideDrafts {
     /// Best-of-N's budget: the smallest with at least as many tokens, or the largest if none has.
     pub best_of_n: usize,
     /// Tokens per prompt of both.
     pub tokens: (f64, f64),
-    /// Best-of-N's score.
+    /// The score of best-of-N.
     pub score: Estimate,
     /// The trials' score minus best-of-N's.
     pub difference: Estimate,
@@ -183,7 +183,7 @@ fn equal_tokens(runs: &[Run]) -> Vec<Comparison> {
     runs.iter().filter_map(compare).collect()
 }
 
-/// As JSON spells it.
+/// The name of a value in JSON.
 fn name_of(value: impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }

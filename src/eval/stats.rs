@@ -11,9 +11,9 @@ pub struct Estimate {
     pub mean: f64,
     /// 2.5th percentile of resampled means.
     pub low: f64,
-    /// 97.5th percentile.
+    /// The 97.5th percentile.
     pub high: f64,
-    /// Sample size.
+    /// The sample's size.
     pub n: usize,
 }
 
@@ -52,8 +52,7 @@ pub fn paired(a: &[f64], b: &[f64]) -> Estimate {
     estimate(&a.iter().zip(b).map(|(x, y)| x - y).collect::<Vec<_>>())
 }
 
-/// The mean of a few runs with the 95 % interval of Student's distribution, which takes runs as the sample: what one seed gives and another
-/// does not is in it. Nothing is known of one run alone.
+/// Mean over runs, such as seeds, with a 95 % interval of Student's distribution; `None` for one run.
 pub fn over_runs(values: &[f64]) -> Option<Estimate> {
     let n = values.len();
     if n < 2 {

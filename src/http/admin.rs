@@ -2,13 +2,13 @@
 //! vLLM and SGLang.
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::JsonObject;
+use super::body;
 use super::error::ApiError;
 use super::{AppState, Shared};
 use crate::engine::generation::Role;
@@ -16,11 +16,11 @@ use crate::engine::generation::registry::{Ids, Record, State as Phase};
 use crate::openai::{ErrorBody, GenerationIds};
 use crate::swap::{Intent, Mode, NamedAdapter, Order, Part, Report, Scope, SwapError, Swapper, Weights};
 
-/// Whose weights.
+/// The roles whose weights are swapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleName {
-    /// Who answers.
+    /// The role that drafts answers.
     Actor,
     /// Who judges and rewrites.
     Refiner,
@@ -41,7 +41,7 @@ impl From<RoleName> for Scope {
 /// A generation of weights.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct GenerationInfo {
-    /// As responses name it.
+    /// The id that responses show.
     pub id: String,
     /// What it is or was for.
     pub role: RoleName,
@@ -67,7 +67,7 @@ pub struct GenerationInfo {
 pub struct SourceInfo {
     /// The model's directory.
     pub model_path: String,
-    /// The adapter's.
+    /// The adapter's directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter_path: Option<String>,
     /// What the adapter is called.
@@ -93,10 +93,10 @@ impl GenerationInfo {
     }
 }
 
-/// All of them.
+/// All generations of this server.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct GenerationList {
-    /// Always `list`.
+    /// The object's kind, always `list`.
     pub object: &'static str,
     /// The live pair.
     pub live: GenerationIds,
@@ -108,7 +108,7 @@ pub struct GenerationList {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwapRequest {
-    /// Whose weights.
+    /// The role whose weights are swapped.
     pub role: RoleName,
     /// A model's directory below a configured root; absent: the live model's.
     pub model_path: Option<String>,
@@ -131,40 +131,40 @@ pub struct SwapRequest {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackRequest {
-    /// Whose weights; absent: whatever was published last.
+    /// The role that goes back; absent: the one that was published last.
     pub role: Option<RoleName>,
     /// The generation that must be live, or nothing happens.
     pub expected_generation: Option<String>,
 }
 
-/// As vLLM takes it.
+/// The body of vLLM's route that loads an adapter.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct LoadLoraRequest {
     /// What the adapter is called.
     pub lora_name: String,
     /// Its directory below a configured root.
     pub lora_path: String,
-    /// Whose weights; not a field of vLLM's.
+    /// The role that gets the adapter; vLLM has no such field.
     pub role: Option<RoleName>,
 }
 
-/// As vLLM takes it.
+/// The body of vLLM's route that unloads an adapter.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct UnloadLoraRequest {
     /// What the adapter was called when it was loaded.
     pub lora_name: String,
 }
 
-/// As SGLang takes it.
+/// The body of SGLang's route that updates weights.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct UpdateWeightsRequest {
     /// A model's directory below a configured root.
     pub model_path: String,
-    /// Whose weights; not a field of SGLang's. Absent: both roles' where one model serves both, else the actor's.
+    /// The role that gets the weights; SGLang has no such field. Absent: both roles where one model serves both, else the actor.
     pub role: Option<RoleName>,
 }
 
-/// What a swap came to.
+/// The result of a swap.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SwapResponse {
     /// `live`, or `checked` after a dry run.
@@ -177,16 +177,16 @@ pub struct SwapResponse {
     pub sha256: String,
     /// How memory was used.
     pub mode: Mode,
-    /// From the request to the switch.
+    /// Milliseconds from the request to the switch.
     pub elapsed_ms: f64,
 }
 
-/// As SGLang answers.
+/// The answer of SGLang's route that updates weights.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct UpdateWeightsResponse {
     /// Always true; a failure is an error.
     pub success: bool,
-    /// For people.
+    /// A message for people to read.
     pub message: String,
     /// The live pair now; not a field of SGLang's.
     pub generation: GenerationIds,
@@ -214,9 +214,9 @@ impl From<SwapError> for ApiError {
         let message = error.to_string();
         match error {
             SwapError::Busy | SwapError::Draining(_) => Self::SwapBusy(message),
-            SwapError::NotLive { .. } => Self::Conflict(message),
+            SwapError::NotLive { .. } | SwapError::Ended => Self::Conflict(message),
             SwapError::Missing(_) => Self::NothingThere(message),
-            SwapError::Refused(_) => Self::BadWeights(message),
+            SwapError::Refused(_) | SwapError::TimedOut(_) => Self::BadWeights(message),
         }
     }
 }
@@ -236,15 +236,15 @@ pub async fn generations(State(state): State<Shared>) -> Result<Json<GenerationL
     Ok(Json(GenerationList { object: "list", live: wire(swapper.live()), data }))
 }
 
-/// Loads other weights beside the live ones, checks them, tries them out, and switches; requests that run keep the old ones.
+/// Loads other weights next to the live ones, checks them, tries them out, and switches; requests that run keep the old ones.
 #[utoipa::path(
     post, path = "/admin/generations", tag = "admin", request_body = SwapRequest,
     responses(
         (status = 200, body = SwapResponse),
         (status = 400, body = ErrorBody, description = "A field is at fault"),
         (status = 403, body = ErrorBody, description = "No admin key is configured"),
-        (status = 409, body = ErrorBody, description = "`expected_generation` is not live"),
-        (status = 422, body = ErrorBody, description = "The weights are not accepted; the old ones stay"),
+        (status = 409, body = ErrorBody, description = "`expected_generation` is not live, or a rollback has ended the swap"),
+        (status = 422, body = ErrorBody, description = "The weights are not accepted, or took too long; the old ones stay"),
         (status = 429, body = ErrorBody, description = "Another swap runs"),
     ),
 )]
@@ -273,15 +273,16 @@ pub async fn publish(
     Ok(Json(swapper(&state)?.swap(order).await?.into()))
 }
 
-/// Back to the weights that were live before, which are checked and tried out again.
+/// Back to the weights that were live before, which are checked and tried out again. A swap that runs is ended for it.
 #[utoipa::path(
     post, path = "/admin/generations/rollback", tag = "admin", request_body = Option<RollbackRequest>,
     responses(
         (status = 200, body = SwapResponse),
         (status = 404, body = ErrorBody, description = "Nothing was live before"),
         (status = 409, body = ErrorBody, description = "`expected_generation` is not live"),
-        (status = 422, body = ErrorBody, description = "The old weights are gone or damaged"),
-        (status = 429, body = ErrorBody, description = "Another swap runs"),
+        (status = 415, body = ErrorBody, description = "There is a body that is not declared as JSON"),
+        (status = 422, body = ErrorBody, description = "The old weights are gone or damaged, or it took too long"),
+        (status = 429, body = ErrorBody, description = "Another rollback runs; a swap that runs is ended"),
     ),
 )]
 pub async fn rollback(
@@ -289,9 +290,12 @@ pub async fn rollback(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SwapResponse>, ApiError> {
-    let asked: RollbackRequest = match headers.contains_key(header::CONTENT_TYPE) {
-        true => read(&state, &headers, body).await?,
-        false => RollbackRequest::default(),
+    let most = state.settings.http.max_body;
+    let sent = to_bytes(body, most).await.map_err(|_| ApiError::BodyTooLarge(most))?;
+    // Nothing to read is the usual rollback; what was sent is read, whatever the headers say.
+    let asked: RollbackRequest = match sent.is_empty() {
+        true => RollbackRequest::default(),
+        false => read(&state, &headers, sent.into()).await?,
     };
     let role = match asked.role.map(Scope::from) {
         Some(Scope::One(role)) => Some(role),
@@ -366,7 +370,9 @@ async fn read<T: serde::de::DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, ApiError> {
-    JsonObject::read(headers, body, state.settings.http.max_body).await?.fields()
+    let max_body = state.settings.http.max_body;
+    body::announced(headers, max_body)?;
+    body::typed(&body::read(body, max_body).await?)
 }
 
 fn simple(scope: Scope, weights: Weights) -> Order {

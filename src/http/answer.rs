@@ -17,13 +17,14 @@ use super::echo::{Echo, PromptTokens};
 use super::error::ApiError;
 use super::limits::Permit;
 use super::models;
+use super::on_behalf::Behalf;
 use super::plan::{Events, SearchPlan};
 use super::searches::KeptSearches;
 use super::traffic::Traffic;
 use crate::engine::generation::Pinned;
-use crate::engine::{EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
+use crate::engine::{Engine, EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
 use crate::openai::{About, ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
-use crate::search::{self, Outcome, Progress, ROOT, SearchConfig, Task};
+use crate::search::{self, Models, Outcome, Progress, ROOT, SearchConfig, Task};
 use crate::telemetry::metrics::{self, Answering};
 
 /// A part of an answer, in the order in which it is shown.
@@ -35,34 +36,34 @@ pub enum Part {
     Progress(ProgressFields),
     /// The prompt of a choice, which comes before everything else of it.
     Echo {
-        /// The choice.
+        /// Index of the choice.
         choice: usize,
         /// Its tokens, where they are scored.
         tokens: PromptTokens,
     },
     /// New text of a choice.
     Delta {
-        /// The choice.
+        /// Index of the choice.
         choice: usize,
         /// May be empty where only reasoning or logprobs are new.
         text: String,
         /// New reasoning, which is no part of the text; mostly empty.
         reasoning: String,
-        /// Of the new tokens, where asked for.
+        /// Log-probabilities of the new tokens, where asked for.
         logprobs: Vec<TokenLogprobs>,
     },
     /// A choice is complete.
     Finished {
-        /// The choice.
+        /// Index of the choice.
         choice: usize,
         /// Why it ended.
         reason: FinishReason,
     },
     /// All choices are complete.
     Done {
-        /// Tokens.
+        /// The tokens of the whole request.
         usage: Usage,
-        /// By choice; none where nothing was searched.
+        /// The reports by choice; empty where nothing was searched.
         searches: Vec<SearchReport>,
     },
 }
@@ -77,7 +78,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts now.
+    /// A clock that starts now.
     pub fn start(timeout: Duration) -> Self {
         let received = Instant::now();
         // The far future stands in for a timeout that overflows.
@@ -88,7 +89,7 @@ impl Clock {
     /// `step`, if it ends in time.
     ///
     /// # Errors
-    /// Its own, or [`ApiError::Deadline`].
+    /// The call's own error, or [`ApiError::Deadline`].
     pub async fn bound<T>(self, step: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
         timeout_at(self.deadline, step).await.unwrap_or(Err(ApiError::Deadline))
     }
@@ -98,8 +99,10 @@ impl Clock {
 pub struct Hold {
     /// The right to run.
     pub permit: Permit,
-    /// The models.
+    /// The generations that answer.
     pub pinned: Pinned,
+    /// Who it is for.
+    pub behalf: Behalf,
     /// Its time.
     pub clock: Clock,
     /// Cancelled when the server gives up on running requests.
@@ -108,13 +111,13 @@ pub struct Hold {
 
 /// What `n` searches need.
 pub struct SearchWork {
-    /// The searches.
+    /// The search that is asked for.
     pub plan: SearchPlan,
     /// What is searched for.
     pub task: Task,
     /// How many independent searches.
     pub choices: usize,
-    /// Between signs of life.
+    /// Time between two signs of life.
     pub heartbeat: Duration,
     /// Where finished searches go.
     pub kept: KeptSearches,
@@ -167,12 +170,12 @@ where
 }
 
 fn send(outbox: &Outbox, part: Result<Part, ApiError>) {
-    // The inbox lives in the same stream as the sender's future: if it is gone, nobody runs this.
+    // The inbox lives in the same stream as the sender's future: if it was dropped, this does not run.
     drop(outbox.unbounded_send(part));
 }
 
 async fn prompts(hold: &Hold, requests: &[Request], echo: Echo, outbox: &Outbox) -> Result<(), ApiError> {
-    let scored = echo.tokens(hold.pinned.actor.engine.as_ref(), requests).await?;
+    let scored = echo.tokens(&hold.behalf.on(hold.pinned.actor.engine.as_ref()), requests).await?;
     let usage = Usage { prompt_tokens: scored.iter().map(|tokens| tokens.len()).sum(), ..Usage::default() };
     show_prompts(requests, scored, outbox);
     for choice in 0..requests.iter().map(|request| request.samples).sum() {
@@ -196,11 +199,11 @@ fn done(hold: &Hold, mut usage: Usage, outbox: &Outbox) {
 }
 
 async fn replies(hold: &Hold, requests: Vec<Request>, echo: Option<Echo>, outbox: &Outbox) -> Result<(), ApiError> {
-    let actor = &hold.pinned.actor.engine;
+    let actor = hold.behalf.on(hold.pinned.actor.engine.as_ref());
     let choices: usize = requests.iter().map(|request| request.samples).sum();
     // First, so that the replies find their prompts computed.
     let scored = match echo {
-        Some(echo) => Some(echo.tokens(actor.as_ref(), &requests).await?),
+        Some(echo) => Some(echo.tokens(&actor, &requests).await?),
         None => None,
     };
     let groups = future::try_join_all(requests.iter().map(|request| actor.start(request.clone()))).await?;
@@ -307,7 +310,7 @@ async fn searches(hold: &Hold, work: &SearchWork, outbox: &Outbox) -> Result<(),
     Ok(())
 }
 
-/// Past its own deadline a search answers with its best so far; only a draft that is not there yet runs into this much more.
+/// Grace beyond a search's deadline for a first draft that is still running; otherwise the best answer so far is returned.
 const DRAFT_GRACE: Duration = Duration::from_millis(250);
 
 async fn one_search(
@@ -332,7 +335,10 @@ async fn one_search(
         }
     };
     let limit = Instant::now() + deadline + DRAFT_GRACE;
-    let outcome = timeout_at(limit, search::answer(models::of(&hold.pinned), &config, &task, &observe))
+    let Pinned { actor, refiner } = &hold.pinned;
+    let [drafts, judges] = [actor, refiner].map(|generation| hold.behalf.on(generation.engine.as_ref()));
+    let models = Models { actor: &drafts, refiner: &judges, templates: &refiner.templates };
+    let outcome = timeout_at(limit, search::answer(models, &config, &task, &observe))
         .await
         .map_err(|_elapsed| ApiError::Deadline)??;
     metrics::search_ended(config.strategy, &outcome);

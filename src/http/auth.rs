@@ -1,61 +1,88 @@
-//! API keys: where some are configured, callers must show one. Admin routes need a key of their own.
+//! API keys: where some are configured, callers must show one. Admin routes need the admin key, or a key with that role.
 
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 
 use super::Shared;
 use super::error::ApiError;
+use crate::config::digest;
 
-/// Lets requests with a key pass; all of them where no key is configured.
+/// Lets requests with a key pass; all of them where no key is configured. Handlers find the caller in the extensions.
 ///
 /// # Errors
 /// [`ApiError::Unauthorized`].
-pub async fn require_key(State(state): State<Shared>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let keys = &state.settings.api_keys;
-    if keys.is_empty() || known(keys, shown(&request)) {
-        return Ok(next.run(request).await);
+pub async fn require_key(State(state): State<Shared>, mut request: Request, next: Next) -> Result<Response, ApiError> {
+    if !state.keys.is_open() {
+        let tenant = state.keys.find(shown(&request)).ok_or(ApiError::Unauthorized)?;
+        request.extensions_mut().insert(tenant);
     }
-    Err(ApiError::Unauthorized)
+    Ok(next.run(request).await)
 }
 
-/// Lets requests with the admin key pass; none where none is configured.
+/// Lets requests with the admin key pass, or with a key that has the role; none where there is neither.
 ///
 /// # Errors
-/// [`ApiError::Forbidden`] or [`ApiError::Unauthorized`].
-pub async fn require_admin(State(state): State<Shared>, request: Request, next: Next) -> Result<Response, ApiError> {
-    match &state.settings.admin_key {
-        None => Err(ApiError::Forbidden),
-        Some(key) if known(std::slice::from_ref(key), shown(&request)) => Ok(next.run(request).await),
-        Some(_) => Err(ApiError::Unauthorized),
+/// [`ApiError::Forbidden`], [`ApiError::NotAdmin`] or [`ApiError::AdminUnauthorized`].
+pub async fn require_admin(
+    State(state): State<Shared>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let admin = state.settings.admin_key.as_ref();
+    if admin.is_none() && !state.keys.has_admin() {
+        return Err(ApiError::Forbidden);
+    }
+    let shown = shown(&request);
+    if admin.is_some_and(|key| is(key, shown)) {
+        return Ok(next.run(request).await);
+    }
+    match state.keys.find(shown) {
+        Some(tenant) if tenant.admin => {
+            request.extensions_mut().insert(tenant);
+            Ok(next.run(request).await)
+        }
+        Some(_) => Err(ApiError::NotAdmin),
+        None => Err(ApiError::AdminUnauthorized),
     }
 }
 
+/// The key that a request shows. The name of the scheme has no case.
 fn shown(request: &Request) -> &str {
     let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    header.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().trim()
+    let (scheme, key) = header.unwrap_or_default().split_once(' ').unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("bearer") { key.trim() } else { "" }
 }
 
-/// Compares digests of all keys, so that the time tells neither a key's length nor where it differs.
-fn known(keys: &[SecretString], shown: &str) -> bool {
-    let digest = Sha256::digest(shown);
-    let same = |key: &SecretString| Sha256::digest(key.expose_secret()).as_slice().ct_eq(digest.as_slice());
-    keys.iter().fold(Choice::from(0), |any, key| any | same(key)).into()
+/// Compares digests, so that the time tells neither the key's length nor where it differs.
+fn is(key: &SecretString, shown: &str) -> bool {
+    digest(key.expose_secret()).ct_eq(&digest(shown)).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
 
     #[test]
-    fn only_whole_keys_are_known() {
-        let keys = ["alpha", "beta"].map(SecretString::from);
-        for (shown, expected) in [("alpha", true), ("beta", true), ("alph", false), ("", false), ("alphabeta", false)] {
-            assert_eq!(known(&keys, shown), expected, "{shown}");
+    fn a_key_is_shown_as_a_bearer_token() {
+        let table = [
+            ("Bearer alpha", "alpha"),
+            ("bearer alpha", "alpha"),
+            ("BEARER  alpha ", "alpha"),
+            ("Basic alpha", ""),
+            ("alpha", ""),
+            ("Beareralpha", ""),
+            ("", ""),
+        ];
+        for (header, expected) in table {
+            let request = Request::builder().header(header::AUTHORIZATION, header).body(Body::empty()).unwrap();
+            assert_eq!(shown(&request), expected, "{header:?}");
         }
+        assert!(is(&"alpha".into(), "alpha") && !is(&"alpha".into(), "alph"));
     }
 }

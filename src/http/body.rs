@@ -1,169 +1,128 @@
-//! A request body becomes wire types: size, content type, JSON syntax, field types, and fields that we do not honour.
+//! A request body becomes wire types: size, content type, JSON syntax, field types, and fields that are not honoured. It is
+//! read from its bytes into the types themselves: what they do not know is passed over without being built.
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, header};
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
 
 use super::error::ApiError;
+use super::refused::{IN_CHATS, IN_COMPLETIONS, IN_TOKENIZE, NOTHING, Refusal, Refused};
+use crate::openai::{ChatRequest, ChecksRequest, CompletionRequest, DetokenizeRequest, DrawingFields, TokenizeRequest};
 
-/// A JSON object as it was sent.
-pub struct JsonObject(Map<String, Value>);
+/// A body of JSON as a type.
+pub trait FromBody: Sized {
+    /// Fields that are not honoured.
+    const REFUSED: &'static [&'static [Refused]] = NOTHING;
 
-impl JsonObject {
-    /// Reads at most `max_body` bytes.
+    /// Reads the fields; others are passed over.
     ///
     /// # Errors
-    /// The body is not declared as JSON, too large, not JSON, or not an object.
-    pub async fn read(headers: &HeaderMap, body: Body, max_body: usize) -> Result<Self, ApiError> {
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if essence != "application/json" && !essence.ends_with("+json") {
-            return Err(ApiError::NotJson);
-        }
-        let bytes = to_bytes(body, max_body).await.map_err(|error| read_failure(&error, max_body))?;
-        Self::parse(&bytes)
-    }
+    /// Names the field that has the wrong type, is missing, or is there twice.
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError>;
+}
 
-    /// Parses a body.
-    ///
-    /// # Errors
-    /// The body is not JSON, or not an object.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
-        let unreadable = |message: String| ApiError::Invalid { param: None, message };
-        match serde_json::from_slice(bytes) {
-            Ok(Value::Object(fields)) => Ok(Self(fields)),
-            Ok(_) => Err(unreadable("the body must be a JSON object".into())),
-            Err(error) => Err(unreadable(format!("the body is not JSON: {error}"))),
-        }
+/// Reads a body from its bytes.
+///
+/// # Errors
+/// It is not JSON or not an object, asks for something that is not served, or a field is at fault.
+pub fn parse<T: FromBody>(bytes: &[u8]) -> Result<T, ApiError> {
+    // An object must be one: a list would be read as the values of the fields.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        let message = match serde_json::from_slice::<IgnoredAny>(bytes) {
+            Ok(_) => "the body must be a JSON object".into(),
+            Err(error) => format!("the body is not JSON: {error}"),
+        };
+        return Err(ApiError::Invalid { param: None, message });
     }
+    refuse(bytes, Refusal(T::REFUSED))?;
+    T::fields(bytes)
+}
 
-    /// Refuses fields that would change the answer if they were ignored.
-    ///
-    /// # Errors
-    /// Names the field.
-    pub fn refuse(&self, refused: &[Refused]) -> Result<(), ApiError> {
-        let asked = refused.iter().find(|field| self.0.get(field.name).is_some_and(|value| !(field.harmless)(value)));
-        asked.map_or(Ok(()), |field| {
-            Err(ApiError::invalid(field.name, format!("`{}` is not supported here; leave it out", field.name)))
-        })
+fn refuse(bytes: &[u8], refusal: Refusal) -> Result<(), ApiError> {
+    if refusal.is_empty() {
+        return Ok(());
     }
-
-    /// The fields as `T`; other fields are ignored.
-    ///
-    /// # Errors
-    /// Names the field that has the wrong type or is missing.
-    pub fn fields<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        serde_path_to_error::deserialize(Value::Object(self.0.clone())).map_err(|error| {
-            let path = error.path().to_string();
-            let param = if path == "." { missing_field(&error.inner().to_string()) } else { Some(path) };
-            let message = match &param {
-                Some(param) => format!("`{param}`: {}", error.inner()),
-                None => error.inner().to_string(),
-            };
-            ApiError::Invalid { param, message }
-        })
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    match refusal.deserialize(&mut json).and_then(|found| json.end().map(|()| found)) {
+        Ok(None) => Ok(()),
+        Ok(Some(name)) => Err(ApiError::invalid(name, format!("`{name}` is not supported here; leave it out"))),
+        Err(error) => Err(failure(".", &error)),
     }
 }
 
-/// A field that is not honoured, and the values of it that ask for nothing.
-pub struct Refused {
-    name: &'static str,
-    harmless: fn(&Value) -> bool,
+/// Reads one type from a whole body.
+///
+/// # Errors
+/// As [`FromBody::fields`].
+pub fn typed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let read = serde_path_to_error::deserialize(&mut json);
+    let read = read.map_err(|error| failure(&error.path().to_string(), error.inner()))?;
+    json.end().map_err(|error| failure(".", &error))?;
+    Ok(read)
 }
 
-const fn unless_empty(name: &'static str) -> Refused {
-    Refused { name, harmless: is_empty }
-}
+impl FromBody for ChatRequest {
+    const REFUSED: &'static [&'static [Refused]] = IN_CHATS;
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        _ => false,
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        let drawing: DrawingFields = typed(bytes)?;
+        Ok(Self { drawing, ..typed(bytes)? })
     }
 }
 
-fn is_zero(value: &Value) -> bool {
-    value.is_null() || value.as_f64() == Some(0.0)
+impl FromBody for CompletionRequest {
+    const REFUSED: &'static [&'static [Refused]] = IN_COMPLETIONS;
+
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        let drawing: DrawingFields = typed(bytes)?;
+        Ok(Self { drawing, ..typed(bytes)? })
+    }
 }
 
-fn is_one(value: &Value) -> bool {
-    value.is_null() || value.as_f64() == Some(1.0)
+impl FromBody for TokenizeRequest {
+    const REFUSED: &'static [&'static [Refused]] = IN_TOKENIZE;
+
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        typed(bytes)
+    }
 }
 
-fn is_true(value: &Value) -> bool {
-    matches!(value, Value::Null | Value::Bool(true))
+impl FromBody for DetokenizeRequest {
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        typed(bytes)
+    }
 }
 
-/// Of both kinds of completions.
-const REFUSED: &[Refused] = &[
-    unless_empty("allowed_token_ids"),
-    unless_empty("bad_words"),
-    unless_empty("guided_choice"),
-    unless_empty("guided_grammar"),
-    unless_empty("guided_json"),
-    unless_empty("guided_regex"),
-    unless_empty("include_stop_str_in_output"),
-    Refused { name: "length_penalty", harmless: is_one },
-    unless_empty("logits_processors"),
-    Refused { name: "min_tokens", harmless: is_zero },
-    unless_empty("prompt_logprobs"),
-    Refused { name: "skip_special_tokens", harmless: is_true },
-    Refused { name: "spaces_between_special_tokens", harmless: is_true },
-    unless_empty("stop_token_ids"),
-    unless_empty("truncate_prompt_tokens"),
-    unless_empty("use_beam_search"),
-];
-
-const REFUSED_IN_CHATS: &[Refused] = &[
-    unless_empty("echo"),
-    unless_empty("tools"),
-    Refused { name: "tool_choice", harmless: |v| v.is_null() || v == "none" || v == "auto" },
-    unless_empty("functions"),
-    Refused { name: "function_call", harmless: |v| v.is_null() || v == "none" || v == "auto" },
-    Refused {
-        name: "modalities",
-        harmless: |v| v.is_null() || v.as_array().is_some_and(|all| all.iter().all(|one| one == "text")),
-    },
-    unless_empty("audio"),
-    unless_empty("web_search_options"),
-    Refused { name: "add_generation_prompt", harmless: is_true },
-    unless_empty("continue_final_message"),
-    unless_empty("chat_template"),
-    unless_empty("documents"),
-];
-
-const REFUSED_IN_COMPLETIONS: &[Refused] = &[
-    Refused { name: "best_of", harmless: is_one },
-    Refused { name: "suffix", harmless: |v| v.is_null() || v == "" },
-    Refused { name: "search_budget", harmless: is_zero },
-    unless_empty("search"),
-    unless_empty("response_format"),
-    unless_empty("structured_outputs"),
-];
-
-const REFUSED_IN_TOKENIZE: &[Refused] = &[
-    Refused { name: "add_generation_prompt", harmless: is_true },
-    unless_empty("continue_final_message"),
-    unless_empty("chat_template"),
-    unless_empty("tools"),
-];
-
-/// What a tokenization must not ask for.
-pub fn refused_in_tokenize() -> &'static [Refused] {
-    REFUSED_IN_TOKENIZE
+impl FromBody for ChecksRequest {
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        typed(bytes)
+    }
 }
 
-/// What a chat completion must not ask for.
-pub fn refused_in_chats() -> [&'static [Refused]; 2] {
-    [REFUSED_IN_CHATS, REFUSED]
+/// Bytes that a body will have at most.
+///
+/// # Errors
+/// It is not declared as JSON, or says that it is larger than `max_body`.
+pub fn announced(headers: &HeaderMap, max_body: usize) -> Result<usize, ApiError> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if essence != "application/json" && !essence.ends_with("+json") {
+        return Err(ApiError::NotJson);
+    }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    match length {
+        Some(length) if length > max_body => Err(ApiError::BodyTooLarge(max_body)),
+        length => Ok(length.unwrap_or(max_body)),
+    }
 }
 
-/// What a text completion must not ask for.
-pub fn refused_in_completions() -> [&'static [Refused]; 2] {
-    [REFUSED_IN_COMPLETIONS, REFUSED]
+/// Reads at most `max_body` bytes.
+///
+/// # Errors
+/// There are more, or the connection breaks off.
+pub async fn read(body: Body, max_body: usize) -> Result<axum::body::Bytes, ApiError> {
+    to_bytes(body, max_body).await.map_err(|error| read_failure(&error, max_body))
 }
 
 fn read_failure(error: &axum::Error, max_body: usize) -> ApiError {
@@ -177,8 +136,95 @@ fn read_failure(error: &axum::Error, max_body: usize) -> ApiError {
     ApiError::Invalid { param: None, message: format!("the body could not be read: {error}") }
 }
 
-/// Serde gives no path for a missing field, but its name.
-fn missing_field(message: &str) -> Option<String> {
-    let name = message.strip_prefix("missing field `")?.split('`').next()?;
-    Some(name.to_owned())
+/// What is wrong with a body, at a path of fields; `.` is the body itself.
+fn failure(path: &str, error: &serde_json::Error) -> ApiError {
+    if !error.is_data() {
+        return ApiError::Invalid { param: None, message: format!("the body is not JSON: {error}") };
+    }
+    let text = error.to_string();
+    // Clients look for a field, not for a column.
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let text = text.strip_suffix(&place).unwrap_or(&text);
+    let param = match (path, named(text)) {
+        (".", name) => name,
+        (path, Some(name)) if text.starts_with("duplicate") => Some(format!("{path}.{name}")),
+        (path, _) => Some(path.to_owned()),
+    };
+    let message = param.as_ref().map_or_else(|| text.to_owned(), |param| format!("`{param}`: {text}"));
+    ApiError::Invalid { param, message }
+}
+
+/// The field that a message is about, of those for which serde gives no path.
+fn named(message: &str) -> Option<String> {
+    let rest = message.strip_prefix("missing field `").or_else(|| message.strip_prefix("duplicate field `"))?;
+    Some(rest.split('`').next()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> (Option<String>, String) {
+        match parse::<ChatRequest>(text.as_bytes()) {
+            Err(ApiError::Invalid { param, message }) => (param, message),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let hello = r#""messages": [{"role": "user", "content": "x"}]"#;
+        let table = [
+            ("", None, "not JSON: EOF"),
+            ("{", None, "not JSON: EOF"),
+            ("[1, 2]", None, "must be a JSON object"),
+            ("5", None, "must be a JSON object"),
+            (&format!("{{{hello}}} x"), None, "not JSON: trailing characters"),
+            (&format!("{{{hello}, \"ignored\": [1,}}"), None, "not JSON"),
+            ("{}", Some("messages"), "`messages`: missing field `messages`"),
+            (&format!("{{{hello}, \"n\": 1, \"n\": 2}}"), Some("n"), "duplicate field `n`"),
+            (&format!("{{{hello}, {hello}}}"), Some("messages"), "duplicate field `messages`"),
+            (&format!("{{{hello}, \"tools\": [], \"tools\": []}}"), Some("tools"), "duplicate field `tools`"),
+            (
+                r#"{"messages": [{"role": "user", "role": "system", "content": "x"}]}"#,
+                Some("messages[0].role"),
+                "duplicate field `role`",
+            ),
+            (&format!("{{{hello}, \"tools\": [{{}}]}}"), Some("tools"), "`tools` is not supported here"),
+            (&format!("{{{hello}, \"modalities\": [\"text\", \"audio\"]}}"), Some("modalities"), "not supported"),
+            (
+                r#"{"messages": [{"role": "user", "content": [{"text": "x"}]}]}"#,
+                Some("messages[0].content[0]"),
+                "missing field `type`",
+            ),
+            (
+                &format!("{{{hello}, \"temperature\": \"hot\"}}"),
+                Some("temperature"),
+                "`temperature`: invalid type: string \"hot\", expected f64",
+            ),
+            (
+                &format!("{{{hello}, \"search\": {{\"checks\": {:?}}}}}", vec![0; 70]).replace('0', "{\"id\":\"a\"}"),
+                Some("search.checks"),
+                "at most 64 checks, got 70",
+            ),
+        ];
+        for (text, param, expected) in table {
+            let (named, message) = refused(text);
+            assert_eq!(named.as_deref(), param, "{text}: {message}");
+            assert!(message.contains(expected), "{text}: {message}");
+            assert!(param.is_none() || !message.contains(" at line "), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn fields_of_both_parts_are_read_and_others_are_passed_over() {
+        let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+        let text = format!(
+            r#" {{"metadata": {deep}, "temperature": 0.5, "modalities": ["text"], "tools": [], "max_tokens": 3, "stop": ["a"],
+                "messages": [{{"role": "user", "content": [{{"type": "text", "text": "é"}}]}}], "n": 2}}"#
+        );
+        let read: ChatRequest = parse(text.as_bytes()).unwrap();
+        assert_eq!((read.max_tokens, read.drawing.n, read.drawing.temperature), (Some(3), Some(2), Some(0.5)));
+        assert_eq!(read.messages.len(), 1);
+    }
 }

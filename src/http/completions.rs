@@ -1,5 +1,7 @@
 //! `POST /v1/completions`: text continued, whole or as events.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -8,41 +10,52 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 
 use super::Shared;
-use super::answer::{self, Clock, Hold, Part};
-use super::body::{JsonObject, refused_in_completions};
+use super::admit::{Arrival, fits};
+use super::answer::{self, Hold, Part};
 use super::echo;
 use super::error::ApiError;
 use super::job::{CompletionJob, Delivery};
+use super::keys::Caller;
+use super::limits::Ask;
 use super::models;
 use super::stream::{event, events};
-use crate::engine::{Input, Purpose, Request, ScoredToken, TokenLogprobs};
-use crate::openai::{
-    CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, DrawingFields, ErrorBody, Usage,
-};
+use crate::engine::{Input, Origin, Purpose, Request, ScoredToken, TokenLogprobs};
+use crate::openai::{CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, ErrorBody, Usage};
 
 /// Continues a text.
 #[utoipa::path(
     post, path = "/v1/completions", tag = "completions", request_body = CompletionRequest,
     responses(
-        (status = 200, body = CompletionResponse, description = "With `stream` as server-sent events"),
+        (status = 200, body = CompletionResponse, description = "The continuations; with `stream` as server-sent events"),
         (status = 400, body = ErrorBody, description = "A field is at fault; `param` names it"),
         (status = 404, body = ErrorBody, description = "No such model"),
-        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
+        (status = 429, body = ErrorBody, description = "Too many requests wait, or the key's tokens are used up; see `Retry-After`"),
     ),
 )]
-pub async fn complete(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let http = &state.settings.http;
-    let clock = Clock::start(http.request_timeout);
-    let object = clock.bound(JsonObject::read(&headers, body, http.max_body)).await?;
-    for refused in refused_in_completions() {
-        object.refuse(refused)?;
-    }
-    object.fields::<DrawingFields>()?;
+pub async fn complete(
+    State(state): State<Shared>,
+    Caller(tenant): Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let arrival = Arrival::read(&state, Arc::clone(&tenant), &headers, body).await?;
+    let clock = arrival.clock;
     let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
     let generations = models::ids(&pinned);
-    let job = CompletionJob::from_wire(object.fields::<CompletionRequest>()?, &state.limits(&pinned))?;
-    let permit = state.gate.enter(clock.deadline).await?;
-    let hold = Hold { permit, pinned, clock, abort: state.abort.clone() };
+    let make = {
+        let (state, pinned) = (Arc::clone(&state), pinned.clone());
+        move |asked| {
+            let job = CompletionJob::from_wire(asked, &state.limits(&pinned))?;
+            job.prompts.iter().try_for_each(|prompt| fits(pinned.actor.engine.as_ref(), prompt.len()))?;
+            Ok(job)
+        }
+    };
+    let ready = arrival.made(make).await?;
+    let ask = Ask::plain(ready.job.prompts.len() * ready.job.drawing.choices);
+    let bytes = ready.job.prompts.iter().map(String::len).sum();
+    let (job, permit) = ready.enter(&state.gate, ask, bytes).await?;
+    let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
+    let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
     let delivery = job.drawing.delivery;
     let count = job.prompts.len() * job.drawing.choices;
     let mut growing = Growing {
@@ -91,6 +104,7 @@ fn requests(job: CompletionJob) -> Vec<Request> {
         stop: job.drawing.stop.clone(),
         logprobs: job.logprobs,
         constraint: None,
+        origin: Origin::default(),
     };
     job.prompts.into_iter().map(request).collect()
 }

@@ -5,46 +5,58 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::job::Constrains;
 use crate::engine::Constraint;
+use crate::engine::grammar::limits;
 use crate::openai::{ChatRequest, ResponseFormat, StructuredOutputs};
 
-/// The constraint that `body` asks for, if the model honours it.
+/// What an answer must match, and the field that says so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// The field, such as `structured_outputs.regex`.
+    pub param: &'static str,
+    /// What it asks for.
+    pub constraint: Constraint,
+}
+
+/// The constraint that `body` asks for, if the model honours it. It is within the limits of
+/// [`limits`](crate::engine::grammar::limits), but not compiled yet.
 ///
 /// # Errors
 /// Names the field.
-pub fn from_wire(body: &ChatRequest, honoured: Constrains) -> Result<Option<Constraint>, ApiError> {
+pub fn from_wire(body: &ChatRequest, honoured: Constrains) -> Result<Option<Asked>, ApiError> {
     let format = body.response_format.as_ref().map_or(Ok(None), response_format)?;
     let outputs = body.structured_outputs.as_ref().map_or(Ok(None), structured_outputs)?;
-    let (param, constraint) = match (format, outputs) {
+    let (field, asked) = match (format, outputs) {
         (None, None) => return Ok(None),
-        (Some(constraint), None) => ("response_format", constraint),
-        (None, Some(constraint)) => ("structured_outputs", constraint),
+        (Some(asked), None) => ("response_format", asked),
+        (None, Some(asked)) => ("structured_outputs", asked),
         (Some(_), Some(_)) => {
             let message =
                 "`structured_outputs` and `response_format` both say what the answer must match; send one of them";
             return Err(ApiError::invalid("structured_outputs", message));
         }
     };
-    match (honoured, &constraint) {
-        (Constrains::Everything, _) | (Constrains::Json, Constraint::JsonSchema(_)) => Ok(Some(constraint)),
+    match (honoured, &asked.constraint) {
+        (Constrains::Everything, _) | (Constrains::Json, Constraint::JsonSchema(_)) => Ok(Some(asked)),
         (Constrains::Json, _) => {
-            let message = format!("this model's engine takes JSON schemas only; leave `{param}` out");
-            Err(ApiError::invalid(param, message))
+            let message = format!("this model's engine takes JSON schemas only; leave `{field}` out");
+            Err(ApiError::invalid(field, message))
         }
         (Constrains::Nothing, _) => Err(ApiError::invalid(
-            param,
-            format!("this model's engine cannot constrain its answer; leave `{param}` out"),
+            field,
+            format!("this model's engine cannot constrain its answer; leave `{field}` out"),
         )),
     }
 }
 
-fn response_format(format: &ResponseFormat) -> Result<Option<Constraint>, ApiError> {
+fn response_format(format: &ResponseFormat) -> Result<Option<Asked>, ApiError> {
+    let param = "response_format";
     let any_object = || json!({"type": "object"});
     match (format.kind.as_str(), &format.json_schema) {
         ("text", _) => Ok(None),
-        ("json_object", _) => Ok(Some(Constraint::JsonSchema(any_object()))),
+        ("json_object", _) => Ok(Some(Asked { param, constraint: Constraint::JsonSchema(any_object()) })),
         ("json_schema", Some(named)) => {
             let schema = named.schema.clone().unwrap_or_else(any_object);
-            Ok(Some(Constraint::JsonSchema(checked("response_format.json_schema.schema", schema)?)))
+            json_schema(param, "response_format.json_schema.schema", schema).map(Some)
         }
         ("json_schema", None) => {
             let message = "`response_format.json_schema` is missing: it holds the name and the schema";
@@ -57,28 +69,19 @@ fn response_format(format: &ResponseFormat) -> Result<Option<Constraint>, ApiErr
     }
 }
 
-fn structured_outputs(outputs: &StructuredOutputs) -> Result<Option<Constraint>, ApiError> {
+fn structured_outputs(outputs: &StructuredOutputs) -> Result<Option<Asked>, ApiError> {
     match (&outputs.json, &outputs.regex, &outputs.choice) {
         (None, None, None) => Ok(None),
         (Some(schema), None, None) => {
-            Ok(Some(Constraint::JsonSchema(checked("structured_outputs.json", schema.clone())?)))
+            let param = "structured_outputs.json";
+            json_schema(param, param, schema.clone()).map(Some)
         }
         (None, Some(regex), None) => {
-            // The engines' dialect is this crate's, less what looks around.
-            regex::Regex::new(regex).map_err(|error| {
-                let message = format!("`structured_outputs.regex` is no regular expression: {error}");
-                ApiError::invalid("structured_outputs.regex", message)
-            })?;
-            Ok(Some(Constraint::Regex(regex.clone())))
+            let param = "structured_outputs.regex";
+            limits::check_regex(regex).map_err(|reason| ApiError::Constraint(reason).of_constraint(param))?;
+            Ok(Some(Asked { param, constraint: Constraint::Regex(regex.clone()) }))
         }
-        (None, None, Some(choice)) => {
-            if choice.is_empty() || choice.iter().any(String::is_empty) {
-                let message = "`structured_outputs.choice` must hold at least one text, none of them empty";
-                return Err(ApiError::invalid("structured_outputs.choice", message));
-            }
-            let texts: Vec<String> = choice.iter().map(|text| regex::escape(text)).collect();
-            Ok(Some(Constraint::Regex(texts.join("|"))))
-        }
+        (None, None, Some(texts)) => choice(texts).map(Some),
         _ => {
             let message = "`structured_outputs` must hold exactly one of json, regex and choice";
             Err(ApiError::invalid("structured_outputs", message))
@@ -86,9 +89,29 @@ fn structured_outputs(outputs: &StructuredOutputs) -> Result<Option<Constraint>,
     }
 }
 
-fn checked(param: &str, schema: Value) -> Result<Value, ApiError> {
-    if schema.is_object() || schema.is_boolean() {
-        return Ok(schema);
+fn choice(texts: &[String]) -> Result<Asked, ApiError> {
+    let param = "structured_outputs.choice";
+    if texts.is_empty() || texts.iter().any(String::is_empty) {
+        let message = format!("`{param}` must hold at least one text, none of them empty");
+        return Err(ApiError::invalid(param, message));
     }
-    Err(ApiError::invalid(param, format!("`{param}` must be a JSON schema: an object")))
+    let bytes: usize = texts.iter().map(String::len).sum();
+    if texts.len() > limits::CHOICES || bytes > limits::CHOICE_BYTES {
+        let (most, room) = (limits::CHOICES, limits::CHOICE_BYTES);
+        let got = texts.len();
+        let message =
+            format!("`{param}` must hold at most {most} texts of {room} bytes together, got {got} of {bytes}");
+        return Err(ApiError::invalid(param, message));
+    }
+    let escaped: Vec<String> = texts.iter().map(|text| regex::escape(text)).collect();
+    Ok(Asked { param, constraint: Constraint::Regex(escaped.join("|")) })
+}
+
+/// A schema that stands in `place` of the field `param`.
+fn json_schema(param: &'static str, place: &str, schema: Value) -> Result<Asked, ApiError> {
+    if !(schema.is_object() || schema.is_boolean()) {
+        return Err(ApiError::invalid(place, format!("`{place}` must be a JSON schema: an object")));
+    }
+    limits::check_schema(&schema).map_err(|reason| ApiError::Constraint(reason).of_constraint(param))?;
+    Ok(Asked { param, constraint: Constraint::JsonSchema(schema) })
 }

@@ -11,11 +11,11 @@ use crate::openai::CompletionLogprobs;
 /// How a prompt is shown in front of its continuations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
-    /// As it is.
+    /// The text as it is.
     Text,
-    /// With its tokens' log-probabilities, and so many alternatives for each.
+    /// The text with its tokens' log-probabilities, and this many alternatives for each.
     Scored(usize),
-    /// As scored, and not continued.
+    /// The scored text alone, without a continuation.
     Alone(usize),
 }
 
@@ -26,10 +26,10 @@ impl Echo {
     /// The tokens of each request's prompt.
     ///
     /// # Errors
-    /// The first that cannot be scored.
+    /// The error of the first prompt that cannot be scored.
     pub async fn tokens(self, engine: &dyn Engine, requests: &[Request]) -> Result<Vec<PromptTokens>, ApiError> {
         let (Self::Scored(top) | Self::Alone(top)) = self else { return Ok(vec![Arc::default(); requests.len()]) };
-        let scored = requests.iter().map(|request| engine.score(request.input.clone(), top));
+        let scored = requests.iter().map(|request| engine.score(request.input.clone(), top, request.origin));
         Ok(future::try_join_all(scored).await?.into_iter().map(Arc::from).collect())
     }
 }

@@ -1,9 +1,12 @@
 //! What goes wrong, as status codes and OpenAI's error envelope: the only place that knows status codes of errors.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::limits::whole_seconds;
 use crate::engine::EngineError;
 use crate::openai::{ErrorBody, ErrorDetail};
 
@@ -18,14 +21,29 @@ pub enum ApiError {
         /// What it must be.
         message: String,
     },
+    /// What the answer must match is at fault; [`ApiError::of_constraint`] names the field that says it.
+    #[error("the constraint cannot be honoured: {0}")]
+    Constraint(String),
     /// The prompt does not fit.
     #[error("{0}")]
     TooLong(String),
-    /// No key, or not one of ours.
+    /// No key was sent, or an unknown one.
     #[error("a valid API key is needed: send it as `authorization: Bearer KEY`")]
     Unauthorized,
+    /// No admin key, or not one of ours.
+    #[error(
+        "a valid admin key is needed: send it as `authorization: Bearer KEY`; API keys open these routes only with the admin role"
+    )]
+    AdminUnauthorized,
+    /// A key that may do other things.
+    #[error(
+        "this API key has no admin role: send the admin key, or give the key's entry in --api-keys-file `admin = true`"
+    )]
+    NotAdmin,
     /// Nobody may.
-    #[error("the admin routes are off: start the server with SPAR_ADMIN_KEY or --admin-key-file")]
+    #[error(
+        "the admin routes are off: start the server with SPAR_ADMIN_KEY, --admin-key-file, or a key in --api-keys-file that has `admin = true`"
+    )]
     Forbidden,
     /// Another generation is live than the caller thinks.
     #[error("{0}")]
@@ -63,9 +81,22 @@ pub enum ApiError {
     /// The body is not declared as JSON.
     #[error("send the body as JSON, with the header `content-type: application/json`")]
     NotJson,
-    /// Too many requests wait already.
-    #[error("{0} requests are waiting already; try again in a moment")]
-    QueueFull(usize),
+    /// Too many requests wait already, of this key or of all.
+    #[error("{waiting} requests are waiting already; try again after {} s", whole_seconds(*retry_after))]
+    QueueFull {
+        /// How many wait.
+        waiting: usize,
+        /// When a place should be free.
+        retry_after: Duration,
+    },
+    /// The key has used its tokens.
+    #[error("this key has used its {limit} tokens per minute; try again after {} s", whole_seconds(*retry_after))]
+    TokensSpent {
+        /// Tokens per minute.
+        limit: u64,
+        /// When it may use more.
+        retry_after: Duration,
+    },
     /// On the way out.
     #[error("the server is shutting down; try again elsewhere")]
     ShuttingDown,
@@ -83,12 +114,20 @@ impl ApiError {
         Self::Invalid { param: Some(param.into()), message: message.into() }
     }
 
+    /// The same error; where a constraint is at fault, that of the field `param`.
+    pub fn of_constraint(self, param: &str) -> Self {
+        match self {
+            Self::Constraint(reason) => Self::invalid(param, format!("`{param}` cannot be honoured: {reason}")),
+            other => other,
+        }
+    }
+
     /// The status code.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid { .. } | Self::TooLong(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Invalid { .. } | Self::Constraint(_) | Self::TooLong(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized | Self::AdminUnauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden | Self::NotAdmin => StatusCode::FORBIDDEN,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::BadWeights(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::UnknownModel(_) | Self::UnknownSearch(_) | Self::UnknownRoute(_) | Self::NothingThere(_) => {
@@ -98,9 +137,20 @@ impl ApiError {
             Self::Deadline => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::QueueFull(_) | Self::SwapBusy(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull { .. } | Self::TokensSpent { .. } | Self::SwapBusy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::ShuttingDown | Self::Swapping | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// After how many seconds another try is worth it, where one is.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::QueueFull { retry_after, .. } | Self::TokensSpent { retry_after, .. } => {
+                Some(whole_seconds(*retry_after))
+            }
+            Self::SwapBusy(_) | Self::ShuttingDown | Self::Swapping | Self::Unavailable(_) => Some(1),
+            _ => None,
         }
     }
 
@@ -108,8 +158,11 @@ impl ApiError {
     pub fn body(&self) -> ErrorBody {
         let (code, param) = match self {
             Self::Invalid { param, .. } => ("invalid_value", param.clone()),
+            Self::Constraint(_) => ("invalid_value", None),
             Self::TooLong(_) => ("context_length_exceeded", Some("messages".to_owned())),
             Self::Unauthorized => ("invalid_api_key", None),
+            Self::AdminUnauthorized => ("invalid_admin_key", None),
+            Self::NotAdmin => ("not_admin", None),
             Self::Forbidden => ("admin_is_off", None),
             Self::Conflict(_) => ("generation_not_live", Some("expected_generation".to_owned())),
             Self::NothingThere(_) => ("not_found", None),
@@ -123,7 +176,8 @@ impl ApiError {
             Self::Deadline => ("deadline_exceeded", None),
             Self::BodyTooLarge(_) => ("body_too_large", None),
             Self::NotJson => ("unsupported_media_type", None),
-            Self::QueueFull(_) => ("queue_full", None),
+            Self::QueueFull { .. } => ("queue_full", None),
+            Self::TokensSpent { .. } => ("tokens_per_minute", None),
             Self::ShuttingDown => ("shutting_down", None),
             Self::Unavailable(_) => ("model_not_available", None),
             Self::Failed(_) => ("model_failed", None),
@@ -148,6 +202,7 @@ impl From<EngineError> for ApiError {
         match error {
             EngineError::PromptTooLong { .. } => Self::TooLong(error.to_string()),
             EngineError::Unsupported(message) | EngineError::Invalid(message) => Self::Invalid { param: None, message },
+            EngineError::Constraint(reason) => Self::Constraint(reason),
             EngineError::Unavailable(cause) => Self::Unavailable(cause),
             EngineError::Crashed(cause) => Self::Failed(cause),
         }
@@ -164,8 +219,8 @@ impl IntoResponse for ApiError {
         let status = self.status();
         let mut response = (status, Json(self.body())).into_response();
         let headers = response.headers_mut();
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -11,12 +11,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::judge_canary::{JudgeState, try_judge};
+use super::judge_canary::try_judge;
 use super::{AppState, Shared, models};
 use crate::chat::Message;
 use crate::engine::generation::registry::Ids;
 use crate::engine::{Engine, EngineError, Purpose, Request, Sampling};
-use crate::openai::{ErrorBody, GenerationIds};
+use crate::openai::{ErrorBody, GenerationIds, JudgeState};
 use crate::telemetry::metrics;
 
 /// How the server stands.
@@ -31,12 +31,12 @@ pub struct Health {
     pub judge: Option<JudgeState>,
 }
 
-/// What runs.
+/// The build and the weights that run.
 #[derive(Serialize, ToSchema)]
 pub struct Version {
-    /// Of the server.
+    /// The server's version.
     pub version: &'static str,
-    /// Of the build.
+    /// The features of the build, separated by commas.
     pub features: &'static str,
     /// The served model.
     pub model: String,
@@ -83,11 +83,12 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
     })
 }
 
-/// Prometheus text.
+/// All metrics as Prometheus text.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, body = String)))]
 pub async fn render_metrics(State(state): State<Shared>) -> ([(HeaderName, &'static str); 1], String) {
     metrics::publish_engines();
-    let text = state.metrics.render() + &metrics::generation_info(&Ids::of(&state.served.pin()));
+    let live = state.served.pin();
+    let text = state.metrics.render() + &metrics::generation_info(&Ids::of(&live)) + &metrics::prefix_caches(&live);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

@@ -2,20 +2,31 @@
 
 use std::ops::RangeInclusive;
 
-use crate::chat::{Effort, Message, RESERVED, Role, TemplateKwargs, TemplateOptions};
+use std::sync::Arc;
+
+use crate::chat::{Effort, Message, RESERVED, Role, TemplateKwargs, TemplateOptions, ToolCall};
 use crate::config::Settings;
-use crate::engine::{Constraint, Engine, ModelInfo, Sampling};
+use crate::engine::tools::{self, Offer, Tool};
+use crate::engine::{Engine, ModelInfo, Sampling};
 use crate::http::error::ApiError;
-use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, Prompt, Stop};
+use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, JudgeState, Prompt, Stop};
 
 use super::constraint;
 use super::echo::Echo;
 use super::plan::{Asked, SearchPlan};
+use super::rules::Rules;
+
+/// Beyond these a penalty leaves nothing of the model's own scores, or makes them infinite.
+const REPETITION_PENALTIES: RangeInclusive<f64> = 0.01..=10.0;
+/// Bytes of one stop string. Every token of a reply is compared with all of them.
+const STOP_BYTES: usize = 1024;
+/// Tokens of one `logit_bias`. Every draw goes through all of them.
+const BIASED_TOKENS: usize = 4096;
 
 /// What a request is checked against.
 #[derive(Clone, Copy)]
 pub struct Limits<'a> {
-    /// The model.
+    /// The model that answers.
     pub model: &'a ModelInfo,
     /// The name that clients use for it.
     pub name: &'a str,
@@ -23,6 +34,10 @@ pub struct Limits<'a> {
     pub constrains: Constrains,
     /// Whether it gives log-probabilities of a given text.
     pub scores: bool,
+    /// How the model writes calls of functions.
+    pub tool_format: tools::Format,
+    /// What is known of the judge.
+    pub judge: JudgeState,
     /// The server's defaults and caps.
     pub settings: &'a Settings,
 }
@@ -30,11 +45,11 @@ pub struct Limits<'a> {
 /// Which constraints a model honours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Constrains {
-    /// None.
+    /// No constraint is honoured.
     Nothing,
-    /// JSON schemas.
+    /// JSON schemas are honoured.
     Json,
-    /// All of them.
+    /// Every kind of constraint is honoured.
     Everything,
 }
 
@@ -52,11 +67,11 @@ impl Constrains {
 /// How an answer is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// As one body.
+    /// One body with the whole answer.
     Whole,
-    /// As events.
+    /// A stream of events.
     Stream,
-    /// As events, ending with one that has `usage`.
+    /// A stream of events that ends with one that has `usage`.
     StreamWithUsage,
 }
 
@@ -75,14 +90,16 @@ pub struct Drawing {
     pub stop: Vec<String>,
     /// How the answer is delivered.
     pub delivery: Delivery,
+    /// What keeps its prefixes apart from those of the same caller's other requests.
+    pub salt: Option<String>,
 }
 
 /// A checked chat completion.
 #[derive(Clone, Debug)]
 pub struct ChatJob {
-    /// The conversation.
+    /// The conversation to answer.
     pub messages: Vec<Message>,
-    /// What its template is given beside it.
+    /// Variables of its chat template.
     pub template: TemplateOptions,
     /// How replies are drawn.
     pub drawing: Drawing,
@@ -90,10 +107,12 @@ pub struct ChatJob {
     pub max_tokens: Option<usize>,
     /// Alternatives per token, where logprobs are asked for.
     pub logprobs: Option<usize>,
-    /// What the answer must match.
-    pub constraint: Option<Constraint>,
+    /// What the answer must match, and which field says so.
+    pub constraint: Option<constraint::Asked>,
     /// The search; `None` is plain decoding.
     pub search: Option<SearchPlan>,
+    /// The functions that the model may call.
+    pub offer: Option<Arc<Offer>>,
 }
 
 /// A checked text completion.
@@ -112,14 +131,19 @@ pub struct CompletionJob {
 }
 
 impl ChatJob {
-    /// Checks `body`.
+    /// Checks the body of a chat completion, whose search is checked by `rules`.
     ///
     /// # Errors
     /// Names the field and its allowed range.
-    pub fn from_wire(body: ChatRequest, limits: &Limits<'_>) -> Result<Self, ApiError> {
+    pub fn from_wire(body: ChatRequest, rules: Rules, limits: &Limits<'_>) -> Result<Self, ApiError> {
         let drawing = Drawing::from_wire(&body.drawing, limits)?;
         let messages = conversation(&body.messages)?;
-        let template = template(body.chat_template_kwargs.as_ref(), body.reasoning_effort.as_deref())?;
+        let mut template = template(body.chat_template_kwargs.as_ref(), body.reasoning_effort.as_deref())?;
+        let offer = super::tools::from_wire(&body, limits.tool_format)?;
+        if let Some(offer) = &offer {
+            template.tools = offer.tools.iter().map(Tool::to_wire).collect();
+            template.tool_fields = super::tools::upstream_fields(&body);
+        }
         let max_tokens = match (body.max_tokens, body.max_completion_tokens) {
             (Some(old), Some(new)) if old != new => {
                 let message =
@@ -131,17 +155,28 @@ impl ChatJob {
             (None, None) => None,
         };
         let constraint = constraint::from_wire(&body, limits.constrains)?;
-        let asked = Asked { messages: &messages, drawing: &drawing, constraint: constraint.as_ref() };
-        let search = SearchPlan::from_wire(&body, &asked, limits)?;
-        if search.is_some() && messages.last().is_none_or(|last| last.role != Role::User) {
-            return Err(ApiError::invalid("messages", "a search needs a conversation that ends in a `user` message"));
+        let matched = constraint.as_ref().map(|asked| &asked.constraint);
+        let asked = Asked { rules, drawing: &drawing, constraint: matched };
+        let search = SearchPlan::from_wire(&body, asked, limits)?;
+        let answered = |last: &Message| matches!(last.role, Role::User | Role::Tool);
+        if search.is_some() && !messages.last().is_some_and(answered) {
+            let message = "a search needs a conversation that ends in a `user` or `tool` message";
+            return Err(ApiError::invalid("messages", message));
         }
-        Ok(Self { messages, template, max_tokens, logprobs: logprobs(&body)?, constraint, search, drawing })
+        let constraint = match &offer {
+            Some(offer) if limits.constrains == Constrains::Everything => {
+                let answer = constraint.map(|asked| asked.constraint);
+                Some(constraint::Asked { param: "tools", constraint: offer.constraint(answer.as_ref()) })
+            }
+            _ => constraint,
+        };
+        let logprobs = logprobs(&body)?;
+        Ok(Self { messages, template, max_tokens, logprobs, constraint, offer, search, drawing })
     }
 }
 
 impl CompletionJob {
-    /// Checks `body`.
+    /// Checks the body of a text completion.
     ///
     /// # Errors
     /// Names the field and its allowed range.
@@ -208,7 +243,12 @@ impl Drawing {
             min_p: ranged("min_p", fields.min_p, 0.0..=1.0, d.min_p)?,
             frequency_penalty: ranged("frequency_penalty", fields.frequency_penalty, -2.0..=2.0, d.frequency_penalty)?,
             presence_penalty: ranged("presence_penalty", fields.presence_penalty, -2.0..=2.0, d.presence_penalty)?,
-            repetition_penalty: penalty("repetition_penalty", fields.repetition_penalty, d.repetition_penalty)?,
+            repetition_penalty: ranged(
+                "repetition_penalty",
+                fields.repetition_penalty,
+                REPETITION_PENALTIES,
+                d.repetition_penalty,
+            )?,
             logit_bias: logit_bias(fields, limits.model.vocabulary)?,
             seed: fields.seed.map_or_else(rand::random, i64::cast_unsigned),
             ignore_eos: fields.ignore_eos.unwrap_or(d.ignore_eos),
@@ -220,6 +260,7 @@ impl Drawing {
             choices: size(within("n", fields.n.unwrap_or(1), 1..=most)?),
             stop: stop(fields.stop.as_ref())?,
             delivery,
+            salt: fields.cache_salt.as_deref().map(salt).transpose()?,
         })
     }
 }
@@ -276,15 +317,6 @@ fn share(param: &str, value: Option<f64>, default: f32) -> Result<f32, ApiError>
     }
 }
 
-fn penalty(param: &str, value: Option<f64>, default: f32) -> Result<f32, ApiError> {
-    match value {
-        Some(value) if !(value > 0.0 && value <= 2.0) => {
-            Err(ApiError::invalid(param, format!("`{param}` must be above 0 and at most 2, got {value}")))
-        }
-        value => Ok(value.map_or(default, |value| value as f32)),
-    }
-}
-
 fn top_k(value: i64) -> Result<Option<usize>, ApiError> {
     match value {
         -1 | 0 => Ok(None),
@@ -303,10 +335,27 @@ fn stop(stop: Option<&Stop>) -> Result<Vec<String>, ApiError> {
         let message = format!("`stop` must be between 1 and 4 strings, none of them empty, got {}", strings.len());
         return Err(ApiError::invalid("stop", message));
     }
+    if let Some(long) = strings.iter().map(String::len).find(|bytes| *bytes > STOP_BYTES) {
+        let message = format!("a string of `stop` must have at most {STOP_BYTES} bytes, got {long}");
+        return Err(ApiError::invalid("stop", message));
+    }
     Ok(strings)
 }
 
+fn salt(salt: &str) -> Result<String, ApiError> {
+    if (1..=256).contains(&salt.len()) {
+        return Ok(salt.to_owned());
+    }
+    let message = format!("`cache_salt` must be between 1 and 256 bytes, got {}", salt.len());
+    Err(ApiError::invalid("cache_salt", message))
+}
+
 fn logit_bias(fields: &DrawingFields, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {
+    let biased = fields.logit_bias.as_ref().map_or(0, |bias| bias.len());
+    if biased > BIASED_TOKENS {
+        let message = format!("`logit_bias` must hold at most {BIASED_TOKENS} tokens, got {biased}");
+        return Err(ApiError::invalid("logit_bias", message));
+    }
     let entry = |(token, bias): (&String, &f64)| {
         let id: Option<u32> = token.parse().ok().filter(|id| vocabulary == 0 || (*id as usize) < vocabulary);
         let id = id.ok_or_else(|| {
@@ -328,7 +377,7 @@ fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {
     }
 }
 
-/// What a chat's template is given beside its messages.
+/// The variables of a chat's template, from the request's fields.
 pub(super) fn template(kwargs: Option<&TemplateKwargs>, effort: Option<&str>) -> Result<TemplateOptions, ApiError> {
     let kwargs = kwargs.cloned().unwrap_or_default();
     if let Some(name) = kwargs.keys().find(|name| RESERVED.contains(&name.as_str())) {
@@ -359,9 +408,10 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
         "system" | "developer" => Role::System,
         "user" => Role::User,
         "assistant" => Role::Assistant,
+        "tool" | "function" => Role::Tool,
         other => {
             let param = format!("messages[{index}].role");
-            let text = format!("`{param}` must be system, developer, user or assistant, got {other:?}");
+            let text = format!("`{param}` must be system, developer, user, assistant or tool, got {other:?}");
             return Err(ApiError::invalid(param, text));
         }
     };
@@ -382,11 +432,21 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
             }
             texts.join("\n")
         }
+        None if role == Role::Assistant && message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()) => {
+            String::new()
+        }
         None => {
             let param = format!("messages[{index}].content");
             return Err(ApiError::invalid(&param, format!("`{param}` must be a string or a list of text parts")));
         }
     };
     let reasoning = message.reasoning_content.clone().filter(|_| role == Role::Assistant);
-    Ok(Message { role, content, reasoning })
+    let calls = message.tool_calls.iter().flatten().map(ToolCall::from);
+    Ok(Message {
+        reasoning,
+        tool_calls: calls.filter(|_| role == Role::Assistant).collect(),
+        tool_call_id: message.tool_call_id.clone().filter(|_| role == Role::Tool),
+        name: message.name.clone().filter(|_| role == Role::Tool),
+        ..Message::new(role, content)
+    })
 }

@@ -1,14 +1,14 @@
-//! Whether the judge can be read at all, and whether it tells a right answer from a wrong one: tried once the model answers.
+//! Whether the judge can be read at all, and whether it distinguishes a right answer from a wrong one: tried once the model answers.
 
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::time::timeout;
-use utoipa::ToSchema;
 
 use super::{AppState, models};
 use crate::chat::Message;
+use crate::openai::JudgeState;
 use crate::search::{self, Judge, SearchConfig, Task};
 use crate::telemetry::metrics;
 
@@ -16,27 +16,17 @@ use crate::telemetry::metrics;
 const PROMPT: &str = "Describe what the river does. Use only lowercase letters.";
 const RIGHT: &str = "the quiet river runs to the sea.";
 const WRONG: &str = "THE QUIET RIVER Runs To The SEA.";
+/// How much more probable the right answer must be: a difference of less is no knowledge.
+const MARGIN: f64 = 0.1;
 /// A judge that needs longer is not waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is known of the judge.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum JudgeState {
-    /// It was not tried yet, or could not be.
-    #[default]
-    Untried,
-    /// It rates a right answer above a wrong one.
-    Able,
-    /// Its verdicts can be read, but it rates a wrong answer no lower than a right one.
-    Indifferent,
-    /// No verdict can be read from it: searches need rules.
-    Unreadable,
-}
-
-/// The last trial's result.
+/// The last trial's result, and the generation that was tried.
 #[derive(Default)]
-pub(super) struct JudgeCanary(AtomicU8);
+pub(super) struct JudgeCanary {
+    state: AtomicU8,
+    tried: Mutex<Option<String>>,
+}
 
 const STATES: [JudgeState; 4] =
     [JudgeState::Untried, JudgeState::Able, JudgeState::Indifferent, JudgeState::Unreadable];
@@ -44,18 +34,28 @@ const STATES: [JudgeState; 4] =
 impl JudgeCanary {
     /// What was found last.
     pub fn state(&self) -> JudgeState {
-        STATES.get(usize::from(self.0.load(Ordering::Relaxed))).copied().unwrap_or_default()
+        STATES.get(usize::from(self.state.load(Ordering::Relaxed))).copied().unwrap_or_default()
     }
 
     fn found(&self, state: JudgeState) {
         let index = STATES.iter().position(|known| *known == state).unwrap_or_default();
-        self.0.store(index as u8, Ordering::Relaxed);
+        self.state.store(index as u8, Ordering::Relaxed);
+    }
+}
+
+/// Tries the judge again where its weights were swapped since the last trial.
+pub(super) async fn try_new_judge(state: &AppState) {
+    let live = models::ids(&state.served.pin()).refiner;
+    let was_tried = state.judge.tried.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&live);
+    if state.settings.search.try_judge && !was_tried {
+        try_judge(state).await;
     }
 }
 
 /// Asks the judge about a right and a wrong answer, and says what it made of them.
 pub(super) async fn try_judge(state: &AppState) {
     let pinned = state.served.pin();
+    *state.judge.tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(models::ids(&pinned).refiner);
     let config = SearchConfig { judge: Judge::Model, ..state.settings.search.defaults() };
     let task = Task::chat(vec![Message::user(PROMPT)]);
     let rate = async |response| match search::judge(models::of(&pinned), &config, &task, response).await {
@@ -75,17 +75,19 @@ pub(super) async fn try_judge(state: &AppState) {
         }
     };
     let found = match rated {
-        (Some(right), Some(wrong)) if right > wrong => JudgeState::Able,
+        (Some(right), Some(wrong)) if right - wrong >= MARGIN => JudgeState::Able,
         (Some(_), Some(_)) => JudgeState::Indifferent,
         _ => JudgeState::Unreadable,
     };
     let (right, wrong) = rated;
     match found {
-        JudgeState::Able | JudgeState::Untried => tracing::info!(right, wrong, "the judge tells right from wrong"),
+        JudgeState::Able | JudgeState::Untried => {
+            tracing::info!(right, wrong, "the judge distinguishes a right from a wrong answer")
+        }
         JudgeState::Indifferent => tracing::warn!(
             right,
             wrong,
-            "the judge rates a wrong answer no lower than a right one: trust searches only where rules are found"
+            "the judge rates a wrong answer as high as a right one: it is not asked where rules are found, unless a request names it"
         ),
         JudgeState::Unreadable => tracing::warn!(
             "no verdict can be read from the judge: searches without rules return their draft (judge_unreadable)"

@@ -1,6 +1,7 @@
 //! The HTTP server: routes, what they share, and its life from the first connection to the last.
 
 mod admin;
+mod admit;
 pub mod answer;
 mod auth;
 mod body;
@@ -10,18 +11,24 @@ mod completions;
 mod constraint;
 pub mod echo;
 pub mod error;
+mod glance;
 mod health;
 pub mod job;
 mod judge_canary;
+mod keys;
 pub mod limits;
 pub mod models;
 mod observe;
+mod on_behalf;
 pub mod openapi;
 pub mod plan;
 mod playground;
+mod refused;
+pub mod rules;
 mod searches;
 mod stream;
 mod tokens;
+mod tools;
 mod traffic;
 
 use std::any::Any;
@@ -49,29 +56,37 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
 use crate::engine::generation::Pinned;
+use crate::engine::{Origin, Waits, grammar};
 use crate::swap::Swapper;
 use error::ApiError;
 use job::{Constrains, Limits};
 use judge_canary::JudgeCanary;
-pub use judge_canary::JudgeState;
-use limits::Gate;
+use keys::{KeyRing, Tenant};
+use limits::{ByteBudget, Gate, Kind};
 pub use models::Served;
+use on_behalf::Behalf;
 use searches::KeptSearches;
 pub use traffic::Traffic;
 
 /// What all handlers share.
 pub struct AppState {
-    /// Checked settings.
+    /// The settings of this server, checked.
     pub settings: Settings,
-    /// The models.
+    /// The models that are served.
     pub served: Served,
     /// What swaps their weights, where that is allowed.
     pub swapper: Option<Arc<Swapper>>,
     /// Admission.
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
+    /// Bytes of bodies in memory.
+    bytes: ByteBudget,
+    /// Who may call.
+    keys: KeyRing,
+    /// What makes namespaces of prefixes unguessable.
+    namespaces: [u8; 32],
     /// Where accepted searches are kept as training data, if anywhere.
     pub traffic: Option<Arc<Traffic>>,
-    /// Finished searches.
+    /// Searches that have finished.
     kept: KeptSearches,
     /// Whether a canary was answered.
     ready: AtomicBool,
@@ -79,18 +94,22 @@ pub struct AppState {
     judge: JudgeCanary,
     /// Ends running answers.
     abort: CancellationToken,
-    /// Renders metrics.
+    /// Renders the metrics as text.
     metrics: PrometheusHandle,
 }
 
-/// As handlers take it.
+/// The state as handlers take it.
 pub type Shared = Arc<AppState>;
 
 impl AppState {
     /// A server's state before its first request.
     pub fn new(settings: Settings, served: Served, metrics: PrometheusHandle) -> Self {
+        let http = &settings.http;
         Self {
-            gate: Gate::new(settings.http.max_running, settings.http.max_waiting),
+            gate: Gate::new(http.capacity()),
+            bytes: ByteBudget::new(http.max_body_bytes_in_flight, http.max_body),
+            keys: KeyRing::new(&settings.api_keys, http),
+            namespaces: rand::random(),
             kept: KeptSearches::new(settings.http.kept_searches),
             ready: AtomicBool::new(false),
             judge: JudgeCanary::default(),
@@ -103,11 +122,22 @@ impl AppState {
         }
     }
 
+    /// On whose behalf an answer's calls are made.
+    fn behalf(&self, tenant: Arc<Tenant>, salt: Option<&str>, kind: Kind) -> Behalf {
+        let namespace = tenant.namespace(salt, self.settings.http.shared_prefix_cache, &self.namespaces);
+        let waits = match kind {
+            Kind::Plain => Waits::Plain,
+            Kind::Search => Waits::Search,
+        };
+        Behalf { tenant, origin: Origin { namespace, waits } }
+    }
+
     /// What requests are checked against.
     fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
         let actor = pinned.actor.engine.as_ref();
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
-        Limits { model, name: &self.served.name, constrains, scores, settings: &self.settings }
+        let (name, judge, tool_format) = (&self.served.name, self.judge.state(), actor.tool_format());
+        Limits { model, name, constrains, scores, tool_format, judge, settings: &self.settings }
     }
 }
 
@@ -167,7 +197,7 @@ fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::Failed(format!("a handler panicked: {}", text.unwrap_or("without a message"))).into_response()
 }
 
-/// Without origins no headers at all, so browsers keep other sites out.
+/// The CORS layer. Without origins it sends no headers at all, so browsers keep other sites out.
 fn cors(origins: &[String]) -> CorsLayer {
     if origins.is_empty() {
         return CorsLayer::new();
@@ -184,7 +214,7 @@ fn cors(origins: &[String]) -> CorsLayer {
 /// what is left.
 ///
 /// # Errors
-/// The listener's.
+/// The listener fails.
 pub async fn serve(
     listener: TcpListener,
     state: Shared,
@@ -203,6 +233,7 @@ pub async fn serve(
         ended = server.into_future() => ended,
         () = drain(&state, shutdown, &closed) => Ok(()),
         () = upkeep(&state) => Ok(()),
+        () = state.keys.follow() => Ok(()),
     }
 }
 
@@ -220,11 +251,13 @@ async fn drain(state: &AppState, shutdown: impl Future<Output = ()>, closed: &Ca
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-/// Never ends: readiness, and then the histograms' housekeeping.
+/// Never ends: readiness, and then the housekeeping of histograms and grammars, and trials of a judge that was swapped.
 async fn upkeep(state: &AppState) {
     health::canary(state).await;
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
         state.metrics.run_upkeep();
+        grammar::drop_unused();
+        judge_canary::try_new_judge(state).await;
     }
 }

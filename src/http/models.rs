@@ -43,18 +43,18 @@ impl Served {
     }
 }
 
-/// As a search takes them.
+/// The pinned models as a search takes them.
 pub fn of(pinned: &Pinned) -> Models<'_> {
     let Pinned { actor, refiner } = pinned;
     Models { actor: actor.engine.as_ref(), refiner: refiner.engine.as_ref(), templates: &refiner.templates }
 }
 
-/// As a response shows them.
+/// The pinned generations' ids as a response shows them.
 pub fn ids(pinned: &Pinned) -> GenerationIds {
     GenerationIds { actor: pinned.actor.id.clone(), refiner: pinned.refiner.id.clone() }
 }
 
-/// As `system_fingerprint`.
+/// The pinned generations as a `system_fingerprint`.
 pub fn fingerprint(pinned: &Pinned) -> String {
     format!("{}+{}", pinned.actor.id, pinned.refiner.id)
 }
@@ -94,7 +94,7 @@ pub async fn list(State(state): State<Shared>) -> Json<ModelList> {
     })
 }
 
-/// One model.
+/// One served model.
 #[utoipa::path(
     get, path = "/v1/models/{id}", tag = "models",
     params(("id" = String, Path, description = "The model's name")),

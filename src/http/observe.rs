@@ -16,7 +16,7 @@ use crate::telemetry::metrics;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// In logs and metrics only: the client was gone before its response was complete.
+/// The status in logs and metrics of a request whose client disconnected before its response was complete.
 const CLIENT_GONE: u16 = 499;
 
 /// The routes by which metrics are labelled.

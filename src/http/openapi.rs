@@ -2,6 +2,8 @@
 
 use utoipa::OpenApi;
 
+use crate::openai::DrawingFields;
+
 /// Title, tags and licence; paths come from the routes themselves.
 #[derive(OpenApi)]
 #[openapi(
@@ -9,6 +11,8 @@ use utoipa::OpenApi;
         title = "spar",
         description = "OpenAI-compatible inference with judge-and-refine tree search: add `search_budget` to a chat completion."
     ),
+    // Part of two bodies, of which it is read on its own.
+    components(schemas(DrawingFields)),
     tags(
         (name = "completions", description = "Answers, plain and searched"),
         (name = "search", description = "What searches did"),

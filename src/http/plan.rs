@@ -5,18 +5,15 @@ use std::time::Duration;
 
 use super::error::ApiError;
 use super::job::{Delivery, Drawing, Limits, size, within};
-use crate::chat::Message;
+use super::rules::Rules;
 use crate::engine::Constraint;
-use crate::openai::{ChatRequest, CheckSpec, ChecksMode, ChecksOption, PlannedCheck, SearchOptions, Trace};
+use crate::openai::{ChatRequest, JudgeState, PlannedCheck, SearchOptions, Trace};
 use crate::search::{Judge, Judging, Mode, SearchConfig, Strategy};
-use crate::verify::Check;
-use crate::verify::find::{FoundCheck, find_checks};
 
 /// The rest of a request, which its search depends on.
-#[derive(Clone, Copy)]
 pub struct Asked<'a> {
-    /// The conversation.
-    pub messages: &'a [Message],
+    /// What the answer is checked for, where it is searched for.
+    pub rules: Rules,
     /// How replies are drawn.
     pub drawing: &'a Drawing,
     /// What the answer must match.
@@ -41,7 +38,7 @@ pub struct SearchPlan {
 pub enum Events {
     /// Signs of life.
     Heartbeat,
-    /// Also every step as a chunk.
+    /// Signs of life, and every step as a chunk.
     Progress,
 }
 
@@ -51,44 +48,31 @@ impl SearchPlan {
     ///
     /// # Errors
     /// Names the field and its allowed range.
-    pub fn from_wire(
-        body: &ChatRequest,
-        conversation: &Asked<'_>,
-        limits: &Limits<'_>,
-    ) -> Result<Option<Self>, ApiError> {
+    pub fn from_wire(body: &ChatRequest, asked: Asked<'_>, limits: &Limits<'_>) -> Result<Option<Self>, ApiError> {
         let settings = &limits.settings.search;
         let most = cap(settings.max_search_budget);
-        let asked = body.search_budget.map(|budget| within("search_budget", budget, 0..=most)).transpose()?;
-        let budget = match asked {
+        let budget = body.search_budget.map(|budget| within("search_budget", budget, 0..=most)).transpose()?;
+        let budget = match budget {
             Some(budget) => size(budget),
-            None if body.search.is_some() || conversation.drawing.alias => settings.search_budget,
+            None if body.search.is_some() || asked.drawing.alias => settings.search_budget,
             None => return Ok(None),
         };
         let none = SearchOptions::default();
         let options = body.search.as_ref().unwrap_or(&none);
         // The options of a search with budget 0 are checked all the same: a request is right or wrong whatever its budget.
-        let plan = Self::new(options, SearchConfig { budget, ..settings.defaults() }, conversation, limits)?;
+        let plan = Self::new(options, SearchConfig { budget, ..settings.defaults() }, asked, limits)?;
         Ok((budget > 0).then_some(plan))
     }
 
     fn new(
         options: &SearchOptions,
         defaults: SearchConfig,
-        asked: &Asked<'_>,
+        asked: Asked<'_>,
         limits: &Limits<'_>,
     ) -> Result<Self, ApiError> {
-        let Asked { messages, drawing, constraint } = *asked;
+        let Asked { rules: Rules(checks), drawing, constraint } = asked;
         let caps = &limits.settings.search;
         let mode = options.mode.unwrap_or(defaults.mode);
-        let checks = match &options.checks {
-            Some(ChecksOption::List(specs)) => named_checks(specs)?,
-            Some(ChecksOption::Found(ChecksMode::Off)) => Vec::new(),
-            Some(ChecksOption::Found(ChecksMode::Auto)) => found_checks(messages),
-            // A client that leaves the judging to the model, or wants the paper's search, did not ask for rules.
-            None if options.judge == Some(Judge::Model) || mode == Mode::Paper => Vec::new(),
-            None if caps.checks == ChecksMode::Off => Vec::new(),
-            None => found_checks(messages),
-        };
         let deadline_cap = i64::try_from(caps.max_search_deadline.as_millis()).unwrap_or(i64::MAX);
         let deadline = options.deadline_ms.map(|ms| within("search.deadline_ms", ms, 1..=deadline_cap)).transpose()?;
         let config = SearchConfig {
@@ -100,7 +84,12 @@ impl SearchPlan {
             mode,
             judging: options.judging.or(defaults.judging),
             checklist: options.checklist.unwrap_or(defaults.checklist && mode == Mode::Eager),
-            judge: options.judge.unwrap_or(if checks.is_empty() { defaults.judge } else { Judge::Both }),
+            judge: options.judge.unwrap_or(match limits.judge {
+                _ if checks.is_empty() => defaults.judge,
+                // A judge that is known not to tell right from wrong is not asked where rules decide.
+                JudgeState::Indifferent | JudgeState::Unreadable => Judge::Rules,
+                JudgeState::Untried | JudgeState::Able => Judge::Both,
+            }),
             branch: ranged("search.branch", options.branch, SearchConfig::BRANCH, defaults.branch)?,
             keep: ranged("search.keep", options.keep, SearchConfig::KEEP, defaults.keep)?,
             depth: ranged("search.depth", options.depth, SearchConfig::DEPTH, defaults.depth)?,
@@ -190,30 +179,4 @@ fn temperature(param: &str, value: Option<f64>, default: f32) -> Result<f32, Api
         Some(value) if (0.0..=2.0).contains(&value) => Ok(value as f32),
         Some(value) => Err(ApiError::invalid(param, format!("`{param}` must be between 0 and 2, got {value}"))),
     }
-}
-
-fn found_checks(messages: &[Message]) -> Vec<PlannedCheck> {
-    let planned = |FoundCheck { check, words }| PlannedCheck { check, words: Some(words) };
-    find_checks(messages).into_iter().map(planned).collect()
-}
-
-fn named_checks(specs: &[CheckSpec]) -> Result<Vec<PlannedCheck>, ApiError> {
-    // A bound on work per judgement, far above any real list.
-    let most = 64;
-    count_checks(specs.len(), most)?;
-    let check = |(index, spec): (usize, &CheckSpec)| {
-        let check = Check::new(&spec.id, spec.kwargs.clone()).map_err(|error| {
-            let param = format!("search.checks[{index}]");
-            ApiError::invalid(&param, format!("`{param}`: {error}"))
-        })?;
-        Ok(PlannedCheck { check, words: None })
-    };
-    specs.iter().enumerate().map(check).collect()
-}
-
-fn count_checks(got: usize, most: usize) -> Result<(), ApiError> {
-    if got <= most {
-        return Ok(());
-    }
-    Err(ApiError::invalid("search.checks", format!("`search.checks` must hold at most {most} checks, got {got}")))
 }

@@ -10,7 +10,7 @@ const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'",
 );
 
-/// The page.
+/// Sends the playground's page.
 pub async fn page() -> ([(HeaderName, HeaderValue); 1], Html<&'static str>) {
     ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(PAGE))
 }

@@ -27,7 +27,7 @@ pub fn comment(text: &str) -> String {
 /// one after it an event.
 ///
 /// # Errors
-/// What comes in place of the first part.
+/// The error that comes in place of the first part.
 pub async fn events(
     parts: impl Stream<Item = Result<Part, ApiError>> + Send + 'static,
     mut show: impl FnMut(Part) -> String + Send + 'static,

@@ -1,4 +1,5 @@
-//! `POST /tokenize` and `/detokenize`.
+//! `POST /tokenize` and `/detokenize`. They wait for their turn as plain requests do, and a long text is tokenized where that
+//! holds nobody up.
 
 use std::sync::Arc;
 
@@ -8,72 +9,119 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use tokenizers::Tokenizer;
 
-use super::body::{JsonObject, refused_in_tokenize};
+use super::admit::Arrival;
 use super::error::ApiError;
 use super::job::{conversation, resolve, template};
+use super::keys::Caller;
+use super::limits::Ask;
 use super::{AppState, Shared};
 use crate::chat::Chat;
+use crate::engine::blocking::blocking;
+use crate::engine::generation::Generation;
 use crate::openai::{DetokenizeRequest, DetokenizeResponse, ErrorBody, TokenizeRequest, TokenizeResponse};
 
-fn tokenizer(state: &AppState, model: Option<&str>) -> Result<Arc<Tokenizer>, ApiError> {
+fn tokenizer(state: &AppState, model: Option<&str>) -> Result<(Arc<Generation>, Arc<Tokenizer>), ApiError> {
     resolve(model, &state.served.name)?;
     let none = || ApiError::Invalid { param: None, message: "this model's engine has no tokenizer".into() };
-    state.served.pin().actor.engine.tokenizer().ok_or_else(none)
+    let actor = state.served.pin().actor;
+    let tokenizer = actor.engine.tokenizer().ok_or_else(none)?;
+    Ok((actor, tokenizer))
+}
+
+/// What is tokenized.
+enum Source {
+    Text(String),
+    Chat(Chat),
+}
+
+impl Source {
+    fn of(asked: &mut TokenizeRequest) -> Result<Self, ApiError> {
+        match (asked.prompt.take(), asked.messages.take()) {
+            (Some(text), None) => Ok(Self::Text(text)),
+            (None, Some(messages)) => {
+                let options = template(asked.chat_template_kwargs.as_ref(), None)?;
+                Ok(Self::Chat(Chat { messages: conversation(&messages)?, options }))
+            }
+            (Some(_), Some(_)) => Err(ApiError::invalid("messages", "send `prompt` or `messages`, not both")),
+            (None, None) => Err(ApiError::invalid("prompt", "`prompt` or `messages` is missing")),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Chat(chat) => chat.messages.iter().map(crate::chat::Message::bytes).sum(),
+        }
+    }
 }
 
 /// The tokens of a text or of a conversation.
 #[utoipa::path(
     post, path = "/tokenize", tag = "models", request_body = TokenizeRequest,
-    responses((status = 200, body = TokenizeResponse), (status = 400, body = ErrorBody)),
+    responses(
+        (status = 200, body = TokenizeResponse), (status = 400, body = ErrorBody),
+        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
+    ),
 )]
 pub async fn tokenize(
     State(state): State<Shared>,
+    Caller(tenant): Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
-    let object = JsonObject::read(&headers, body, state.settings.http.max_body).await?;
-    object.refuse(refused_in_tokenize())?;
-    let asked: TokenizeRequest = object.fields()?;
-    let tokenizer = tokenizer(&state, asked.model.as_deref())?;
-    let (param, text, specials) = match (asked.prompt, asked.messages) {
-        (Some(text), None) => ("prompt", text, true),
-        (None, Some(messages)) => {
-            let options = template(asked.chat_template_kwargs.as_ref(), None)?;
-            let chat = Chat { messages: conversation(&messages)?, options };
-            ("messages", state.served.pin().actor.engine.render(&chat)?, false)
-        }
-        (Some(_), Some(_)) => return Err(ApiError::invalid("messages", "send `prompt` or `messages`, not both")),
-        (None, None) => return Err(ApiError::invalid("prompt", "`prompt` or `messages` is missing")),
+    let arrival = Arrival::read(&state, tenant, &headers, body).await?;
+    let clock = arrival.clock;
+    let make = |mut asked: TokenizeRequest| Ok((Source::of(&mut asked)?, asked));
+    let ready = arrival.made(make).await?;
+    let bytes = ready.job.0.bytes();
+    let ((source, asked), _permit) = ready.enter(&state.gate, Ask::plain(1), bytes).await?;
+    let (actor, tokenizer) = tokenizer(&state, asked.model.as_deref())?;
+    let max_model_len = actor.engine.info().context;
+    let work = move || {
+        let (param, text, specials) = match source {
+            Source::Text(text) => ("prompt", text, true),
+            Source::Chat(chat) => ("messages", actor.engine.render(&chat)?, false),
+        };
+        let encoding = tokenizer
+            .encode(text, asked.add_special_tokens.unwrap_or(specials))
+            .map_err(|error| ApiError::invalid(param, format!("`{param}` cannot be tokenized: {error}")))?;
+        Ok::<_, ApiError>(TokenizeResponse {
+            count: encoding.len(),
+            max_model_len,
+            tokens: encoding.get_ids().to_vec(),
+            token_strs: asked.return_token_strs.unwrap_or(false).then(|| encoding.get_tokens().to_vec()),
+        })
     };
-    let encoding = tokenizer
-        .encode(text, asked.add_special_tokens.unwrap_or(specials))
-        .map_err(|error| ApiError::invalid(param, format!("`{param}` cannot be tokenized: {error}")))?;
-    Ok(Json(TokenizeResponse {
-        count: encoding.len(),
-        max_model_len: state.served.pin().actor.engine.info().context,
-        tokens: encoding.get_ids().to_vec(),
-        token_strs: asked.return_token_strs.unwrap_or(false).then(|| encoding.get_tokens().to_vec()),
-    }))
+    Ok(Json(clock.bound(blocking(bytes, work)).await?))
 }
 
-/// Tokens' text.
+/// Turns tokens into text.
 #[utoipa::path(
     post, path = "/detokenize", tag = "models", request_body = DetokenizeRequest,
-    responses((status = 200, body = DetokenizeResponse), (status = 400, body = ErrorBody)),
+    responses(
+        (status = 200, body = DetokenizeResponse), (status = 400, body = ErrorBody),
+        (status = 429, body = ErrorBody, description = "Too many requests wait; see `Retry-After`"),
+    ),
 )]
 pub async fn detokenize(
     State(state): State<Shared>,
+    Caller(tenant): Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
-    let object = JsonObject::read(&headers, body, state.settings.http.max_body).await?;
-    let asked: DetokenizeRequest = object.fields()?;
-    let tokenizer = tokenizer(&state, asked.model.as_deref())?;
-    if let Some(id) = asked.tokens.iter().find(|id| tokenizer.id_to_token(**id).is_none()) {
-        return Err(ApiError::invalid("tokens", format!("`tokens` holds {id}, which is not in the vocabulary")));
-    }
-    let prompt = tokenizer
-        .decode(&asked.tokens, false)
-        .map_err(|error| ApiError::invalid("tokens", format!("`tokens` cannot be decoded: {error}")))?;
-    Ok(Json(DetokenizeResponse { prompt }))
+    let arrival = Arrival::read(&state, tenant, &headers, body).await?;
+    let clock = arrival.clock;
+    let ready = arrival.made(|asked: DetokenizeRequest| Ok(asked)).await?;
+    let bytes = ready.job.tokens.len() * size_of::<u32>();
+    let (asked, _permit) = ready.enter(&state.gate, Ask::plain(1), bytes).await?;
+    let (_, tokenizer) = tokenizer(&state, asked.model.as_deref())?;
+    let work = move || {
+        if let Some(id) = asked.tokens.iter().find(|id| tokenizer.id_to_token(**id).is_none()) {
+            return Err(ApiError::invalid("tokens", format!("`tokens` holds {id}, which is not in the vocabulary")));
+        }
+        tokenizer
+            .decode(&asked.tokens, false)
+            .map_err(|error| ApiError::invalid("tokens", format!("`tokens` cannot be decoded: {error}")))
+    };
+    Ok(Json(DetokenizeResponse { prompt: clock.bound(blocking(bytes, work)).await? }))
 }

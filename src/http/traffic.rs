@@ -36,13 +36,13 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// As the settings say; `None` where no directory is named.
+    /// Opens the directory that the settings name; `None` where they name none.
     ///
     /// # Errors
     /// The directory cannot be written, or a filter cannot be used.
     pub fn new(args: &TrafficArgs) -> Result<Option<Self>, String> {
         let Some(directory) = args.traffic_dir.clone() else { return Ok(None) };
-        fs::create_dir_all(&directory).map_err(|e| format!("--traffic-dir {}: {e}", directory.display()))?;
+        make_private(&directory).map_err(|e| format!("--traffic-dir {}: {e}", directory.display()))?;
         let filter = match &args.traffic_filter {
             Some(file) => read_filter(file).map_err(|e| format!("--traffic-filter {}: {e}", file.display()))?,
             None => USUAL.iter().map(|(pattern, with)| rule(pattern, with)).collect::<Result<_, _>>()?,
@@ -100,10 +100,14 @@ impl Traffic {
             self.remove_old()?;
             let id = uuid::Uuid::new_v4().simple().to_string();
             let path = self.directory.join(format!("traffic-{}-{}.jsonl", now(), &id[..8]));
-            *current = Some((path.clone(), OpenOptions::new().create_new(true).append(true).open(&path)?, 0));
+            *current = Some((path.clone(), private().create_new(true).append(true).open(&path)?, 0));
         }
         let Some((_, file, bytes)) = current.as_mut() else { return Ok(()) };
-        file.write_all(line.as_bytes())?;
+        if let Err(error) = file.write_all(line.as_bytes()) {
+            // Half a line, as a full disk leaves it, would make the next one unreadable.
+            file.set_len(*bytes)?;
+            return Err(error);
+        }
         *bytes += line.len() as u64;
         Ok(())
     }
@@ -130,6 +134,29 @@ impl Traffic {
         }
         Ok(())
     }
+}
+
+/// Prompts are for nobody but the server's user.
+#[cfg(unix)]
+fn private() -> OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+#[cfg(not(unix))]
+fn private() -> OpenOptions {
+    OpenOptions::new()
+}
+
+/// A directory that only this user can list, unless it is there already.
+fn make_private(directory: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory)
 }
 
 /// Lines of `pattern`, a tab, and what takes its place; `#` begins a comment.
@@ -192,6 +219,18 @@ mod tests {
         let message = Traffic::new(&own).err().unwrap();
         assert!(message.contains("filter.txt: line 2"), "{message}");
         assert!(Traffic::new(&TrafficArgs { traffic_dir: None, ..args(dir.path()) }).unwrap().is_none());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_else_may_read_what_is_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("kept");
+        let traffic = Traffic::new(&args(&dir)).unwrap().unwrap();
+        traffic.append("x\n").unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&files(&dir)[0])), (0o700, 0o600));
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl<T: Pod> Buffer<T> {
         self.len = len;
     }
 
-    /// Leaves the rows numbered `kept`, in order, of a matrix with so many columns.
+    /// Leaves the rows numbered `kept`, in order, of a matrix with this many columns.
     ///
     /// # Panics
     /// When a row is not there.

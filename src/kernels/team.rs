@@ -1,5 +1,5 @@
-//! A few threads that do the parts of one piece of work together. In between they look out for the next for a moment, since
-//! waking a thread takes as long as a small product, and sleep when none comes.
+//! A fork-join thread pool. Idle workers spin for a moment before they park, since waking a thread takes as long as a small
+//! product.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{hint, io, thread};
 
-/// How long a thread looks out before it sleeps: what lies between the products of a step takes less.
+/// How long a thread spins before it parks: what lies between the products of a step takes less.
 const LOOKOUT: Duration = Duration::from_micros(100);
 
 /// Threads that wait for parts of work. They end when it is dropped.
@@ -121,7 +121,7 @@ impl Desk {
 }
 
 impl Team {
-    /// A team of so many members, of whom the first is whoever calls [`Team::run`].
+    /// A team of this many members; the first is the caller of [`Team::run`].
     ///
     /// # Errors
     /// When a thread cannot be started.
@@ -151,7 +151,7 @@ impl Team {
             return;
         }
         #[expect(unsafe_code, reason = "threads that were there before take a borrowed function")]
-        // SAFETY: only the lifetime changes. The work is taken back below, when nobody runs it any more; nothing in between
+        // SAFETY: only the lifetime changes. The work is taken back below, when it runs nowhere any more; nothing in between
         // returns or unwinds, since a panic of a part is caught.
         let work = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(f) };
         let desk = &*self.desk;
@@ -202,7 +202,7 @@ mod tests {
         team.run(2, &|_| ());
     }
 
-    /// What a piece of work costs beside its parts, after a pause as between products and after a longer one.
+    /// What a piece of work costs in addition to its parts, after a pause as between products and after a longer one.
     #[test]
     #[ignore = "a measurement"]
     fn hand_over() {

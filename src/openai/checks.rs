@@ -16,7 +16,7 @@ pub struct ChecksRequest {
 /// The instructions of a conversation that a rule can check.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ChecksResponse {
-    /// In the order of the words that they were found in.
+    /// The checks in the order of the words in which they were found.
     pub checks: Vec<StatedCheck>,
 }
 

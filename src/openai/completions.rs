@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::{ChatMessage, DrawingFields, Finish, Usage};
+use super::one_or_many::text_or_texts;
+use super::{ChatMessage, DrawingFields, Finish, Usage, small_value};
 use crate::chat::TemplateKwargs;
 use crate::engine::TokenLogprobs;
 
@@ -22,27 +23,33 @@ pub struct CompletionRequest {
     /// Alternatives per token.
     #[schema(minimum = 0, maximum = 20)]
     pub logprobs: Option<i64>,
-    /// How tokens are drawn.
-    #[serde(flatten)]
+    /// How tokens are drawn; read on their own, as a chat's are.
+    #[serde(flatten, skip_deserializing)]
     pub drawing: DrawingFields,
 }
 
 /// One text or several.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Prompt {
-    /// One.
+    /// A single prompt.
     One(String),
     /// Several; the continuations of the first come first.
     Many(Vec<String>),
 }
 
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text_or_texts(deserializer, Self::One, Self::Many)
+    }
+}
+
 /// Text completions; in a stream also the shape of every chunk.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CompletionResponse {
-    /// `cmpl-…`.
+    /// An id that begins with `cmpl-`.
     pub id: String,
-    /// `text_completion`.
+    /// The object's kind, always `text_completion`.
     pub object: &'static str,
     /// Seconds since 1970.
     pub created: u64,
@@ -52,17 +59,17 @@ pub struct CompletionResponse {
     pub system_fingerprint: String,
     /// The continuations, by index.
     pub choices: Vec<CompletionChoice>,
-    /// Tokens.
+    /// Tokens of the whole request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
 
-/// One continuation.
+/// One continuation of a prompt.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CompletionChoice {
-    /// From 0.
+    /// Index of the choice, from 0.
     pub index: usize,
-    /// The text.
+    /// The continuation's text.
     pub text: String,
     /// Where asked for.
     pub logprobs: Option<CompletionLogprobs>,
@@ -75,7 +82,7 @@ pub struct CompletionChoice {
 pub struct CompletionLogprobs {
     /// Texts of the tokens.
     pub tokens: Vec<String>,
-    /// Their natural-log probabilities; none of a prompt's first.
+    /// The tokens' natural-log probabilities; a prompt's first token has none.
     pub token_logprobs: Vec<Option<f32>>,
     /// Alternatives by text; none for a prompt's first.
     pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
@@ -103,29 +110,30 @@ impl CompletionLogprobs {
 pub struct TokenizeRequest {
     /// A served model's name; absent: the served model.
     pub model: Option<String>,
-    /// The text.
+    /// The text to tokenize.
     pub prompt: Option<String>,
     /// The conversation, as the model's chat template renders it.
     pub messages: Option<Vec<ChatMessage>>,
     /// Variables of the chat template, as in a chat.
+    #[serde(default, deserialize_with = "small_value::maybe_map")]
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
     /// Add what the tokenizer adds around a text; absent: true for a text, false for a conversation, whose template adds it.
     pub add_special_tokens: Option<bool>,
-    /// Also give the tokens' texts.
+    /// Whether the answer also has the tokens' texts.
     pub return_token_strs: Option<bool>,
 }
 
 /// A text's tokens.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TokenizeResponse {
-    /// How many.
+    /// Number of tokens.
     pub count: usize,
     /// Tokens of prompt and answer together.
     pub max_model_len: usize,
-    /// Their ids.
+    /// The tokens' ids.
     pub tokens: Vec<u32>,
-    /// Their texts, where asked for.
+    /// The tokens' texts, where asked for.
     pub token_strs: Option<Vec<String>>,
 }
 
@@ -134,13 +142,13 @@ pub struct TokenizeResponse {
 pub struct DetokenizeRequest {
     /// A served model's name; absent: the served model.
     pub model: Option<String>,
-    /// Ids.
+    /// The tokens' ids.
     pub tokens: Vec<u32>,
 }
 
-/// Tokens' text.
+/// The text of tokens.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DetokenizeResponse {
-    /// The text.
+    /// The text that the tokens spell.
     pub prompt: String,
 }

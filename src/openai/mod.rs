@@ -2,21 +2,28 @@
 
 mod checks;
 mod completions;
+mod one_or_many;
 mod response;
 mod search;
+mod small_value;
+mod tools;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::chat::TemplateKwargs;
 
+use one_or_many::{text_or_list, text_or_texts};
+
 pub use checks::*;
 pub use completions::*;
+pub(crate) use one_or_many::Entry;
 pub use response::*;
 pub use search::*;
+pub use tools::*;
 
 /// The body of `POST /v1/chat/completions`. Unknown fields are ignored, unless ignoring them would change the answer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -35,6 +42,7 @@ pub struct ChatRequest {
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
     /// Variables of the model's chat template, as in vLLM; `{"enable_thinking": false}` turns the reasoning of many models off.
+    #[serde(default, deserialize_with = "small_value::maybe_map")]
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
     /// `none`, `minimal`, `low`, `medium` or `high`: a variable of the chat template; `none` also turns reasoning off. In a
@@ -43,15 +51,22 @@ pub struct ChatRequest {
     pub reasoning_effort: Option<String>,
     /// What the answer must be: text, any JSON object, or JSON of a schema.
     pub response_format: Option<ResponseFormat>,
-    /// As vLLM has it: what the answer must match, where `response_format` cannot say it.
+    /// What the answer must match, where `response_format` cannot say it; the field is vLLM's.
     pub structured_outputs: Option<StructuredOutputs>,
     /// Judged refinements that the answer may cost; 0 or absent is plain decoding.
     #[schema(minimum = 0)]
     pub search_budget: Option<i64>,
     /// How the search goes about it; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
-    /// How tokens are drawn.
-    #[serde(flatten)]
+    /// The functions that the model may call.
+    pub tools: Option<Vec<ToolSpec>>,
+    /// Whether it has to call one; absent: `auto`.
+    pub tool_choice: Option<ToolChoice>,
+    /// Whether one answer may hold several calls; absent: it may.
+    pub parallel_tool_calls: Option<bool>,
+    /// How tokens are drawn. They are read on their own: to read flattened fields, serde would collect every unknown field of
+    /// the body first.
+    #[serde(flatten, skip_deserializing)]
     pub drawing: DrawingFields,
 }
 
@@ -79,16 +94,16 @@ pub struct DrawingFields {
     #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f64>,
     /// Divides or multiplies logits of tokens in prompt and reply; absent: 1.
-    #[schema(exclusive_minimum = 0, maximum = 2)]
+    #[schema(minimum = 0.01, maximum = 10)]
     pub repetition_penalty: Option<f64>,
-    /// Token id to what is added to its logit, -100 to 100.
+    /// Token id to what is added to its logit, -100 to 100; at most 4096 tokens.
     pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Answers to give.
     #[schema(minimum = 1)]
     pub n: Option<i64>,
     /// Fixes the draw, and a whole search.
     pub seed: Option<i64>,
-    /// Where an answer ends; never part of it.
+    /// Where an answer ends; never part of it. At most 4 strings of at most 1024 bytes.
     pub stop: Option<Stop>,
     /// Keep going after the end-of-sequence token.
     pub ignore_eos: Option<bool>,
@@ -98,28 +113,44 @@ pub struct DrawingFields {
     pub stream_options: Option<StreamOptions>,
     /// Who asks; not used.
     pub user: Option<String>,
+    /// Keeps this request's prefixes apart from those of requests with another salt, as in vLLM. Those of different keys are
+    /// kept apart in any case.
+    #[schema(min_length = 1, max_length = 256)]
+    pub cache_salt: Option<String>,
 }
 
 /// One turn as a client sends it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ChatMessage {
-    /// `system`, `developer`, `user` or `assistant`.
-    #[schema(pattern = "^(system|developer|user|assistant)$")]
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    #[schema(pattern = "^(system|developer|user|assistant|tool)$")]
     pub role: String,
     /// What is said.
     pub content: Option<Content>,
     /// What an assistant thought before it said that; the chat template decides whether the model sees it.
     pub reasoning_content: Option<String>,
+    /// The calls of an assistant's turn; its content may then be absent.
+    pub tool_calls: Option<Vec<ToolCallEntry>>,
+    /// The call whose result a function's turn is.
+    pub tool_call_id: Option<String>,
+    /// The name of the function whose result it is, for templates that show it.
+    pub name: Option<String>,
 }
 
 /// A turn's content.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of text parts")]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Content {
-    /// As one string.
+    /// Text as one string.
     Text(String),
-    /// In parts, joined by line breaks.
+    /// Text in parts, joined by line breaks.
     Parts(Vec<ContentPart>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text_or_list(deserializer, "a string or a list of text parts", Self::Text, Self::Parts)
+    }
 }
 
 /// A part of a turn.
@@ -134,13 +165,19 @@ pub struct ContentPart {
 }
 
 /// One stop string or several.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Stop {
-    /// One.
+    /// A single stop string.
     One(String),
     /// 1 to 4.
     Many(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text_or_texts(deserializer, Self::One, Self::Many)
+    }
 }
 
 /// What else a stream carries.
@@ -165,12 +202,13 @@ pub struct ResponseFormat {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StructuredOutputs {
-    /// A JSON schema.
+    /// A JSON schema of at most 256 KiB, with numbers between -(2^53 - 1) and 2^53 - 1.
+    #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub json: Option<Value>,
-    /// A regular expression for the whole answer.
+    /// A regular expression for the whole answer, of at most 8 KiB.
     pub regex: Option<String>,
-    /// One of these texts.
+    /// One of these texts: at most 4000, of at most 64 KiB together.
     pub choice: Option<Vec<String>>,
 }
 
@@ -179,7 +217,8 @@ pub struct StructuredOutputs {
 pub struct JsonSchemaFormat {
     /// Its name; not used.
     pub name: Option<String>,
-    /// The schema; absent: any JSON object.
+    /// The schema, within the limits of `structured_outputs.json`; absent: any JSON object.
+    #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
     /// Decoding is always constrained, so both values are honoured.

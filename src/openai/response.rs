@@ -4,15 +4,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::search::{SearchEvent, SearchReport, TreeNode};
+use super::tools::{ToolCallDelta, ToolCallEntry};
 use crate::engine::{FinishReason, TokenLogprobs, TokenProb};
 use crate::search::StopReason;
 
 /// A whole chat answer.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ChatResponse {
-    /// `chatcmpl-…`.
+    /// An id that begins with `chatcmpl-`.
     pub id: String,
-    /// `chat.completion`.
+    /// The object's kind, always `chat.completion`.
     pub object: &'static str,
     /// Seconds since 1970.
     pub created: u64,
@@ -22,7 +23,7 @@ pub struct ChatResponse {
     pub system_fingerprint: String,
     /// The answers, by index.
     pub choices: Vec<ChatChoice>,
-    /// Tokens.
+    /// Tokens of the whole request.
     pub usage: Usage,
     /// The search; of the first choice where `n` is above 1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,10 +33,10 @@ pub struct ChatResponse {
     pub searches: Option<Vec<SearchReport>>,
 }
 
-/// One answer.
+/// One answer to the conversation.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ChatChoice {
-    /// From 0.
+    /// Index of the choice, from 0.
     pub index: usize,
     /// What the model says.
     pub message: AnswerMessage,
@@ -48,14 +49,17 @@ pub struct ChatChoice {
 /// What the model says.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AnswerMessage {
-    /// `assistant`.
+    /// The role, always `assistant`.
     pub role: String,
-    /// The text.
-    pub content: String,
-    /// What the model thought before, where its reasoning can be told from its answer.
+    /// The answer's text; `null` where the answer is calls alone.
+    pub content: Option<String>,
+    /// What the model thought before its answer, where the two can be separated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
-    /// Always `null`.
+    /// The functions that the model calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallEntry>,
+    /// The refusal, always `null`.
     pub refusal: Option<String>,
 }
 
@@ -67,6 +71,9 @@ pub enum Finish {
     Stop,
     /// `max_tokens` or the context was used up.
     Length,
+    /// The answer calls functions.
+    #[serde(rename = "tool_calls")]
+    ToolCalls,
 }
 
 impl From<FinishReason> for Finish {
@@ -83,14 +90,14 @@ impl From<FinishReason> for Finish {
 pub struct ChatLogprobs {
     /// One entry per token.
     pub content: Vec<TokenEntry>,
-    /// Always `null`.
+    /// The refusal's tokens, always `null`.
     pub refusal: Option<Vec<TokenEntry>>,
 }
 
 /// A sampled token and its alternatives.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TokenEntry {
-    /// The token.
+    /// The token itself.
     #[serde(flatten)]
     pub token: TokenText,
     /// The likeliest tokens, best first.
@@ -104,7 +111,7 @@ pub struct TokenText {
     pub token: String,
     /// Natural log, -9999 where it is zero.
     pub logprob: f32,
-    /// Its bytes.
+    /// The token's bytes.
     pub bytes: Vec<u8>,
 }
 
@@ -130,26 +137,26 @@ impl ChatLogprobs {
 /// Tokens of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
-    /// Of the prompt, once.
+    /// Tokens of the prompt, counted once.
     pub prompt_tokens: usize,
     /// Generated, a search's critiques and rejected responses included.
     pub completion_tokens: usize,
-    /// Both.
+    /// Tokens of the prompt and of the completion.
     pub total_tokens: usize,
-    /// Of `completion_tokens`.
+    /// Parts of `completion_tokens`.
     pub completion_tokens_details: CompletionDetails,
-    /// Of `prompt_tokens`.
+    /// Parts of `prompt_tokens`.
     pub prompt_tokens_details: PromptDetails,
 }
 
-/// Of the completion's tokens.
+/// Parts of the completion's tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CompletionDetails {
     /// Generated but not in the answer.
     pub reasoning_tokens: usize,
 }
 
-/// Of the prompt's tokens.
+/// Parts of the prompt's tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PromptDetails {
     /// Reused rather than computed.
@@ -159,9 +166,9 @@ pub struct PromptDetails {
 /// One event of a streamed chat answer.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ChatChunk {
-    /// The same for all chunks of an answer.
+    /// An id that all chunks of an answer share.
     pub id: String,
-    /// `chat.completion.chunk`.
+    /// The object's kind, always `chat.completion.chunk`.
     pub object: &'static str,
     /// Seconds since 1970.
     pub created: u64,
@@ -171,7 +178,7 @@ pub struct ChatChunk {
     pub system_fingerprint: String,
     /// Empty in usage and progress chunks.
     pub choices: Vec<ChunkChoice>,
-    /// On the last chunk, where asked for.
+    /// The usage, on the last chunk, where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// The search, on the chunk with `usage`, else on the last one.
@@ -180,15 +187,15 @@ pub struct ChatChunk {
     /// Every choice's search where `n` is above 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub searches: Option<Vec<SearchReport>>,
-    /// What a progress chunk tells.
+    /// The step that a progress chunk reports.
     #[serde(flatten)]
     pub progress: Option<ProgressFields>,
 }
 
-/// What a progress chunk tells.
+/// The step that a progress chunk reports.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProgressFields {
-    /// What happened.
+    /// The step that was taken.
     pub search_event: SearchEvent,
     /// The choice whose search it is.
     pub search_choice: usize,
@@ -207,55 +214,58 @@ pub struct ProgressFields {
 /// A step of one answer.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ChunkChoice {
-    /// From 0.
+    /// Index of the choice, from 0.
     pub index: usize,
     /// What is new.
     pub delta: Delta,
-    /// Of the new tokens.
+    /// Log-probabilities of the new tokens.
     pub logprobs: Option<ChatLogprobs>,
-    /// On the answer's last chunk.
+    /// Why the answer ends, on its last chunk.
     pub finish_reason: Option<Finish>,
 }
 
 /// What is new in an answer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Delta {
-    /// On the first chunk.
+    /// The role, on the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
     /// New text of the reasoning before the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
-    /// New text.
+    /// The new text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// The new calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// OpenAI's error envelope.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// The error.
+    /// What is wrong.
     pub error: ErrorDetail,
 }
 
 /// What went wrong, and what to do.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDetail {
-    /// For people.
+    /// A message for people to read.
     pub message: String,
     /// The class, such as `invalid_request_error`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The field at fault.
     pub param: Option<String>,
-    /// For programs.
+    /// A code for programs to read.
     pub code: Option<String>,
 }
 
-/// `GET /v1/models`.
+/// The answer of `GET /v1/models`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ModelList {
-    /// `list`.
+    /// The object's kind, always `list`.
     pub object: &'static str,
     /// The models and their aliases.
     pub data: Vec<ModelCard>,
@@ -266,14 +276,30 @@ pub struct ModelList {
 pub struct ModelCard {
     /// The name that requests use.
     pub id: String,
-    /// `model`.
+    /// The object's kind, always `model`.
     pub object: &'static str,
     /// When the server started, in seconds since 1970.
     pub created: u64,
-    /// `spar`.
+    /// The owner, always `spar`.
     pub owned_by: &'static str,
     /// Tokens of prompt and answer together.
     pub max_model_len: usize,
     /// The model behind a `:search` alias.
     pub parent: Option<String>,
+}
+
+/// What is known of the judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JudgeState {
+    /// It was not tried yet, or could not be.
+    #[default]
+    Untried,
+    /// It rates a right answer clearly above a wrong one.
+    Able,
+    /// Its verdicts can be read, but it rates a wrong answer about as high as a right one: where rules are found they decide
+    /// alone, unless a request names the judge.
+    Indifferent,
+    /// No verdict can be read from it: searches need rules.
+    Unreadable,
 }

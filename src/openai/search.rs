@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
+use serde::de::{self, IgnoredAny, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::small_value;
 use crate::search::{ByPurpose, Judge, Judging, Mode, Node, NodeId, Outcome, StopReason, Strategy, Tree, Votes};
 use crate::verify::Check;
 
@@ -43,7 +43,7 @@ pub struct SearchOptions {
     /// Model calls at most.
     #[schema(minimum = 1)]
     pub max_calls: Option<i64>,
-    /// Then the best answer so far.
+    /// Milliseconds after which the search ends with the best answer so far.
     #[schema(minimum = 1)]
     pub deadline_ms: Option<i64>,
     /// Who decides: the `model`, `rules`, or `both`. Absent: `both` where there are checks, else `model`.
@@ -73,7 +73,7 @@ pub struct SearchOptions {
     pub refine_temperature: Option<f64>,
     /// How much of the tree the response shows.
     pub trace: Option<Trace>,
-    /// In a stream: progress chunks while the search runs.
+    /// Whether a stream shows each step of the search as a chunk.
     pub events: Option<bool>,
 }
 
@@ -85,6 +85,11 @@ pub enum ChecksOption {
     Found(ChecksMode),
     /// Named by the client.
     List(Vec<CheckSpec>),
+}
+
+impl ChecksOption {
+    /// A bound on work per judgement, far above any real list.
+    const MOST: usize = 64;
 }
 
 // Written out rather than derived, so that an error in a list names the entry that is at fault.
@@ -102,8 +107,26 @@ impl<'de> Deserialize<'de> for ChecksOption {
                 ChecksMode::deserialize(text.into_deserializer()).map(ChecksOption::Found)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list)).map(ChecksOption::List)
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut checks = Vec::new();
+                while checks.len() < ChecksOption::MOST {
+                    match list.next_element()? {
+                        Some(check) => checks.push(check),
+                        None => return Ok(ChecksOption::List(checks)),
+                    }
+                }
+                // What is beyond any real list is counted, not kept.
+                let mut count = checks.len();
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                match count == checks.len() {
+                    true => Ok(ChecksOption::List(checks)),
+                    false => Err(de::Error::custom(format!(
+                        "it must hold at most {} checks, got {count}",
+                        ChecksOption::MOST
+                    ))),
+                }
             }
         }
         deserializer.deserialize_any(Either)
@@ -125,10 +148,11 @@ pub enum ChecksMode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckSpec {
-    /// Such as `length_constraints:number_words`.
+    /// The instruction's id, such as `length_constraints:number_words`.
     pub id: String,
-    /// Its keyword arguments.
-    #[serde(default)]
+    /// Its keyword arguments: lists of at most 64 texts, and texts that are searched for of at most 1000 characters. All checks
+    /// together may hold 64 texts with the special characters of regular expressions.
+    #[serde(default, deserialize_with = "small_value::small_map")]
     #[schema(value_type = Object)]
     pub kwargs: Map<String, Value>,
 }
@@ -137,12 +161,12 @@ pub struct CheckSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Trace {
-    /// Nothing.
+    /// No tree is shown.
     None,
     /// Every node's place, value and votes.
     #[default]
     Summary,
-    /// Also its text and critique.
+    /// Every node's place, value, votes, text and critique.
     Full,
 }
 
@@ -173,7 +197,7 @@ pub struct ChecklistItem {
 /// A rule of a search, and where it was found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedCheck {
-    /// The rule.
+    /// The rule to check.
     pub check: Check,
     /// The words of the conversation that it was found in; `None` where the client named it.
     pub words: Option<String>,
@@ -198,7 +222,7 @@ pub struct SearchReport {
     /// The share of instructions that hold in the answer, where one that the model judges counts with its probability; by
     /// votes alone the share of yes votes.
     pub value: Option<f64>,
-    /// The same of the draft.
+    /// The value of the first draft.
     pub root_value: Option<f64>,
     /// Refinements from the draft to the answer.
     pub depth: usize,
@@ -214,18 +238,18 @@ pub struct SearchReport {
     /// The prompt's instructions as the model listed them; absent where the whole prompt was judged at once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub checklist: Vec<ChecklistItem>,
-    /// Model calls.
+    /// Model calls by purpose.
     pub calls: CallCounts,
-    /// Tokens.
+    /// Tokens by purpose.
     pub tokens: TokenCounts,
     /// The weights that answered.
     pub generation: GenerationIds,
-    /// From start to end.
+    /// Milliseconds from the start to the end.
     pub elapsed_ms: u64,
     /// The version of the templates that judged and refined, in a full trace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub templates: Option<String>,
-    /// By `trace`.
+    /// The tree, as far as `trace` asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree: Option<Vec<TreeNode>>,
 }
@@ -233,11 +257,11 @@ pub struct SearchReport {
 /// Model calls by purpose.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CallCounts {
-    /// Drafts.
+    /// Calls that drafted.
     pub answer: usize,
-    /// Critiques.
+    /// Calls that wrote critiques.
     pub judge: usize,
-    /// Refinements.
+    /// Calls that refined.
     pub refine: usize,
     /// Verdicts that were read as probabilities.
     pub score: usize,
@@ -272,7 +296,7 @@ impl From<ByPurpose> for TokenCounts {
 /// The pinned generations of a search.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GenerationIds {
-    /// Drafts.
+    /// The generation that drafted.
     pub actor: String,
     /// Judges and refines.
     pub refiner: String,
@@ -294,7 +318,7 @@ pub struct TreeNode {
     pub probability: Option<f64>,
     /// Whether it was accepted.
     pub accepted: bool,
-    /// All votes.
+    /// The votes on this response.
     pub votes: VoteCounts,
     /// Instructions that are known to fail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -310,11 +334,11 @@ pub struct TreeNode {
 /// Votes on one response.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 pub struct VoteCounts {
-    /// For yes.
+    /// Votes for yes.
     pub yes: usize,
-    /// For no.
+    /// Votes for no.
     pub no: usize,
-    /// Without a readable verdict.
+    /// Votes without a readable verdict.
     pub invalid: usize,
 }
 
@@ -348,7 +372,7 @@ impl TreeNode {
     }
 }
 
-/// What a report says beside the outcome of its search.
+/// What a report says in addition to the outcome of its search.
 #[derive(Clone, Debug)]
 pub struct About<'a> {
     /// The search's id.
@@ -357,7 +381,7 @@ pub struct About<'a> {
     pub strategy: Strategy,
     /// How closely the reference was followed.
     pub mode: Mode,
-    /// The rules.
+    /// The rules of the search.
     pub checks: &'a [PlannedCheck],
     /// The weights that answered.
     pub generation: GenerationIds,
@@ -411,7 +435,7 @@ fn shown(tree: &Tree, trace: Trace) -> Option<Vec<TreeNode>> {
     Some(tree.nodes.iter().enumerate().map(|(index, node)| show(NodeId(index), node)).collect())
 }
 
-/// What a progress chunk tells.
+/// The step that a progress chunk reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SearchEvent {

@@ -2,6 +2,7 @@
 
 use super::Templates;
 use crate::engine::Constraint;
+use crate::engine::grammar::{lark_regex, lark_schema};
 
 /// Everything up to and including `marker`, which may not occur earlier.
 fn up_to(rule: &str, marker: &str) -> String {
@@ -29,9 +30,9 @@ impl Templates {
             None => {
                 return Some(Constraint::Lark(format!("start: head tail\n{head}{}", up_to("tail", &self.text.end))));
             }
-            Some(Constraint::JsonSchema(schema)) => format!("body: %json {schema}\n"),
-            Some(Constraint::Regex(regex)) => format!("body: /{}/\n", regex.replace('/', "\\/")),
-            Some(Constraint::Lark(_)) => return None,
+            Some(Constraint::JsonSchema(schema)) => format!("body: {}\n", lark_schema(schema)),
+            Some(Constraint::Regex(regex)) => format!("body: {}\n", lark_regex(regex)),
+            Some(Constraint::Lark(_) | Constraint::Calls { .. }) => return None,
         };
         Some(Constraint::Lark(format!("start: head \"\\n\" body \"\\n\" {end}\n{head}{body}")))
     }

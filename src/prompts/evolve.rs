@@ -2,10 +2,11 @@
 
 use minijinja::context;
 
-use super::Templates;
+use super::{TemplateError, Templates};
 use crate::chat::Message;
 
-const EVOLVE: &str = include_str!("../../prompts/evolve.txt");
+/// The question's template and its name.
+pub(super) const TEMPLATE: (&str, &str) = ("evolve", include_str!("../../prompts/evolve.txt"));
 
 /// Kinds of constraints, each as what a model is asked to add.
 pub const TAXONOMY: [(&str, &str); 6] = [
@@ -25,10 +26,11 @@ impl Templates {
     ///
     /// # Errors
     /// When the template cannot be rendered.
-    pub fn evolve(&self, prompt: &str, kinds: &[usize]) -> Result<Vec<Message>, minijinja::Error> {
+    pub fn evolve(&self, prompt: &str, kinds: &[usize]) -> Result<Vec<Message>, TemplateError> {
         let constraints: Vec<&str> = kinds.iter().filter_map(|&kind| TAXONOMY.get(kind)).map(|kind| kind.1).collect();
         let (start, end) = (&self.text.start, &self.text.end);
-        let text = self.environment.render_str(EVOLVE, context! { prompt, constraints, start, end })?;
+        let text = self.jinja.render(TEMPLATE.0, context! { prompt, constraints, start, end });
+        let text = text.map_err(|e| TemplateError { path: "built in".into(), reason: format!("evolve: {e}") })?;
         Ok(vec![Message::user(text)])
     }
 }

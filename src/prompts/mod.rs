@@ -1,4 +1,4 @@
-//! What a judge and a refiner are told, and how their answers are read: together they are one contract.
+//! The texts that ask a judge and a refiner, and how their answers are read: together they are one contract.
 
 mod constraint;
 pub mod evolve;
@@ -7,14 +7,16 @@ mod verdict;
 
 use std::path::Path;
 
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::{UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
 use crate::chat::{Message, Role};
+use crate::jinja::{Jinja, JinjaError};
+use crate::weights::files;
 
 pub use verdict::{Calibration, READABLE, Temperatures, verdict_labels};
 
-/// What a critique comes to.
+/// The verdict of a critique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -59,7 +61,7 @@ pub struct TemplateText {
     /// verdict at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
-    /// As `score`, about the single instruction `item`.
+    /// The question for a verdict at once, about the single instruction `item`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
     /// The user turn that asks for the conversation's separate instructions as a JSON array. Absent: there is no checklist.
@@ -74,12 +76,12 @@ pub struct TemplateText {
     pub calibration: Option<Calibration>,
 }
 
-/// Compiled [`TemplateText`].
+/// Templates that were compiled from a [`TemplateText`].
 #[derive(Clone, Debug)]
 pub struct Templates {
-    /// The texts.
+    /// The texts that were compiled.
     pub text: TemplateText,
-    environment: Environment<'static>,
+    jinja: Jinja,
 }
 
 /// A template file that cannot be used.
@@ -132,13 +134,8 @@ impl Templates {
                 return Err(fail(format!("the marker `{name}` is empty")));
             }
         }
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_keep_trailing_newline(false);
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        minijinja_contrib::add_to_environment(&mut environment);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let mut jinja = Jinja::new(UndefinedBehavior::Strict);
+        minijinja_contrib::add_to_environment(jinja.environment());
         let sources = [
             ("judge", text.judge.clone()),
             ("refine", text.refine.clone()),
@@ -151,21 +148,22 @@ impl Templates {
         if let Some(fault) = text.calibration.as_ref().and_then(Calibration::fault) {
             return Err(fail(fault));
         }
-        for (name, source) in sources.into_iter().chain(optional) {
-            environment.add_template_owned(name, source).map_err(|e| fail(format!("{e:#}")))?;
+        let built_in = (evolve::TEMPLATE.0, evolve::TEMPLATE.1.into());
+        for (name, source) in sources.into_iter().chain(optional).chain([built_in]) {
+            jinja.add(name, &source).map_err(|e| fail(format!("{name}: {e}")))?;
         }
-        let templates = Self { text, environment };
+        let templates = Self { text, jinja };
         templates.try_out().map_err(fail)?;
         Ok(templates)
     }
 
-    /// Reads `spar.json`.
+    /// Reads a file in the form of `spar.json`.
     ///
     /// # Errors
     /// Names the file and what is wrong.
     pub fn from_file(path: &Path) -> Result<Self, TemplateError> {
         let fail = |reason: String| TemplateError { path: path.display().to_string(), reason };
-        let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+        let bytes = files::read(path, files::SMALL).map_err(|e| fail(e.to_string()))?;
         let text = serde_json::from_slice(&bytes).map_err(|e| fail(e.to_string()))?;
         Self::new(text, &path.display().to_string())
     }
@@ -220,21 +218,23 @@ impl Templates {
 
     /// Renders a text that a checkpoint may leave out; one that raises an error for this conversation counts as left out.
     fn optional(&self, name: &str, facts: &Facts<'_>) -> Option<String> {
-        self.environment.get_template(name).ok()?;
-        let failed = |error: &minijinja::Error| {
+        if !self.jinja.has(name) {
+            return None;
+        }
+        let failed = |error: &JinjaError| {
             tracing::warn!(template = name, version = self.text.version, %error, "a template failed");
         };
         self.try_render(name, facts).inspect_err(failed).ok()
     }
 
-    fn try_render(&self, name: &str, facts: &Facts<'_>) -> Result<String, minijinja::Error> {
+    fn try_render(&self, name: &str, facts: &Facts<'_>) -> Result<String, JinjaError> {
         let Facts { messages, response, critique, item, failed, checked } = *facts;
         let prompt = messages.iter().rev().find(|m| m.role == Role::User).map_or("", |m| m.content.as_str());
         let TemplateText { verdict, start, end, .. } = &self.text;
         let context = context! {
             messages, prompt, response, critique, item, failed, checked, verdict, start, end
         };
-        self.environment.get_template(name)?.render(context)
+        self.jinja.render(name, context)
     }
 
     fn try_out(&self) -> Result<(), String> {
@@ -263,10 +263,10 @@ impl Templates {
                 ..Facts::new(messages)
             };
             for (name, needles) in templates {
-                if self.environment.get_template(name).is_err() {
+                if !self.jinja.has(name) {
                     continue;
                 }
-                let turn = self.try_render(name, &facts).map_err(|e| format!("{name}: {e:#}"))?;
+                let turn = self.try_render(name, &facts).map_err(|e| format!("{name}: {e}"))?;
                 if let Some(needle) = needles.iter().find(|needle| !turn.contains(**needle)) {
                     return Err(format!("{name}: the rendered turn does not hold the {}", &needle[4..]));
                 }

@@ -11,11 +11,11 @@ use crate::engine::Purpose;
 /// Counts by purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByPurpose {
-    /// Drafts.
+    /// Counts for drafts.
     pub answer: usize,
-    /// Critiques.
+    /// Counts for critiques.
     pub judge: usize,
-    /// Refinements.
+    /// Counts for refinements.
     pub refine: usize,
     /// Verdicts that were read as probabilities. Their tokens are prompt tokens: nothing is generated for them.
     pub score: usize,

@@ -80,7 +80,7 @@ pub(super) struct Spoken {
     pub looped: bool,
     /// What was thought before the text; its tokens are among `tokens`.
     pub reasoning: Reasoning,
-    /// Per chunk: where its text ends, in bytes, and how many tokens it holds.
+    /// The end of each chunk's text, in bytes, and its number of tokens.
     ends: Vec<(usize, usize)>,
 }
 
@@ -97,7 +97,7 @@ impl Search<'_> {
         self.call_until(engine, request, None).await
     }
 
-    /// As [`Search::call`], but replies that still run at `until` are cut off there, once they have said something.
+    /// Calls like [`Search::call`], but replies that still run at `until` are cut off there, once they have said something.
     pub async fn call_until(
         &self,
         engine: &dyn Engine,

@@ -14,7 +14,7 @@ pub enum Strategy {
     Auto,
     /// Level by level, the best `keep` of each.
     Bfs,
-    /// Into the best child first.
+    /// Depth first: the best child is refined before its siblings.
     Dfs,
     /// Independent drafts, judged.
     BestOfN,
@@ -26,7 +26,7 @@ pub enum Strategy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// The same decisions for fewer calls: votes stop when the outcome is certain, and the first accepted node ends the
+    /// Makes the paper's decisions with fewer calls: votes stop when the outcome is certain, and the first accepted node ends the
     /// search in the middle of its level.
     #[default]
     Eager,
@@ -39,7 +39,7 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judge {
-    /// The refiner.
+    /// The refiner judges.
     #[default]
     Model,
     /// The task's checks: the value is the share that holds, and only a response that passes all of them is accepted.
@@ -71,7 +71,7 @@ pub struct SearchConfig {
     pub strategy: Strategy,
     /// How closely the reference is followed.
     pub mode: Mode,
-    /// Who judges.
+    /// The judge: the model, rules or both.
     pub judge: Judge,
     /// How the refiner judges. `None` chooses by the model: `cascade` if it has a calibration or
     /// templates of its own without a question for a verdict at once, else `score`. `paper` mode
@@ -95,7 +95,7 @@ pub struct SearchConfig {
     pub max_tokens: Option<usize>,
     /// Model calls at most.
     pub max_calls: Option<usize>,
-    /// Then the best answer so far.
+    /// Time after which the search ends with the best answer so far.
     pub deadline: Option<Duration>,
     /// Model calls of one search at a time; a group of siblings is one prompt and is never split.
     pub parallel: usize,

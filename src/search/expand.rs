@@ -1,13 +1,14 @@
 //! Making candidates: refinements of a node, or further drafts.
 
 use super::call::{Draw, Halt, Search, Spoken};
-use super::config::{Judge, Mode};
+use super::config::{Judge, Mode, Strategy};
 use super::score::tokens_of;
+use super::session::Guidance;
 use super::tree::Node;
 use crate::chat::Chat;
 use crate::engine::grammar;
 use crate::engine::{
-    Completion, Constraint, EngineError, FinishReason, Input, Purpose, Request, Sampling, TokenLogprobs,
+    Completion, Constraint, EngineError, FinishReason, Input, Origin, Purpose, Request, Sampling, TokenLogprobs,
 };
 use crate::prompts::Refinement;
 use crate::verify::{Check, guide};
@@ -15,20 +16,31 @@ use crate::verify::{Check, guide};
 /// Draws per child before it is given up, as in the reference: three times three. In `paper` mode, again as in the
 /// reference, a draw whose call fails is one of them; in `eager` mode it ends the child, or the group where its request fails.
 const DRAWS: usize = 9;
-/// The same in `eager` mode.
+/// Draws of a refinement at most in `eager` mode. The strategy `auto` counts every draw as a try of its own.
 const EAGER_DRAWS: usize = 3;
 /// Tokens for what a refiner says before the response.
 const REFLECTION_ROOM: usize = 192;
-/// Tokens of a refinement beside those of the response that it refines.
+/// Tokens of a refinement in addition to those of the response that it refines.
 const SPARE_ROOM: usize = 64;
+
+/// Tokens that a word of a refinement takes at most, as a rule: what its rules ask for has to come within its room.
+const TOKENS_PER_WORD: usize = 2;
 
 /// How a refinement is asked for, and how the reply is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// After a critique: a reflection, then the response between markers.
+    /// A critique first, then a reflection and the response between markers.
     Reflected,
-    /// The response alone, where it is known which instructions fail.
+    /// The response alone, where it is known which instructions fail or the refiner cannot write the other form.
     Rewritten,
+}
+
+/// The response that is refined, and how it was said.
+#[derive(Clone, Copy)]
+pub(super) struct Refined<'a> {
+    pub node: &'a Node,
+    pub tokens: usize,
+    pub finish: FinishReason,
 }
 
 /// A response before it is judged.
@@ -62,21 +74,28 @@ impl From<Completion> for Candidate {
 pub(super) type Candidates = Vec<Result<Option<Candidate>, EngineError>>;
 
 impl Search<'_> {
-    /// `children` refinements of `node`, each of at most `room` tokens. The replies are read in the order of their draws:
-    /// each child takes the first readable one that is left, exactly as if the children were made one after the other.
-    pub async fn refinements(&self, node: &Node, room: usize, children: usize, seed: u64) -> Result<Candidates, Halt> {
-        let draws = if self.config.mode == Mode::Paper { DRAWS } else { EAGER_DRAWS };
+    /// `children` refinements of one response. The replies are read in the order of their draws: each child takes the first
+    /// readable one that is left, exactly as if the children were made one after the other.
+    pub async fn refinements(&self, refined: Refined<'_>, children: usize, seed: u64) -> Result<Candidates, Halt> {
+        let draws = match (self.config.mode, self.config.strategy) {
+            (Mode::Paper, _) => DRAWS,
+            (Mode::Eager, Strategy::Auto) => 1,
+            (Mode::Eager, _) => EAGER_DRAWS,
+        };
+        let (node, room) = (refined.node, self.refinement_room(refined));
         let form = self.form(node);
         let mut found = Candidates::new();
         let (mut drawn, mut unread) = (0, 0);
         while found.len() < children {
             let seed = Draw::Refinement.seed(seed, drawn);
-            let request = self.refine_request(node, form, Sampling { seed, ..self.refine_sampling() });
-            let request = Request { max_tokens: Some(room), samples: children - found.len(), ..request };
+            let request = self.refine_request(node, form, room, Sampling { seed, ..self.refine_sampling() });
+            let request = Request { samples: children - found.len(), ..request };
             let replies = match self.call(self.models.refiner, request).await {
                 Err(Halt::Failed(error)) if self.tries_again(&error) => vec![Err(error)],
-                // Patterns of many rules may be too large together.
-                Err(Halt::Failed(EngineError::Invalid(_))) if self.guide().is_some() => {
+                // Patterns of many rules may be too large together, or there may be no place to compile them now.
+                Err(Halt::Failed(EngineError::Constraint(_) | EngineError::Unavailable(_)))
+                    if self.guide(room).is_some() =>
+                {
                     self.session.give_up_guide();
                     continue;
                 }
@@ -84,7 +103,20 @@ impl Search<'_> {
             };
             for reply in replies {
                 drawn += 1;
-                match reply.map(|spoken| self.read_refinement(form, spoken)) {
+                // Patterns of many rules may also be too costly to follow.
+                let read = match reply {
+                    Err(EngineError::Constraint(_)) if form == Form::Rewritten && self.guide(room).is_some() => {
+                        self.session.give_up_guide();
+                        unread += 1;
+                        continue;
+                    }
+                    Ok(spoken) => Ok(self.read_refinement(form, spoken, refined.finish).await),
+                    Err(error) => Err(error),
+                };
+                if let (Form::Reflected, Ok(candidate)) = (form, &read) {
+                    self.session.tried_reflection(candidate.is_some());
+                }
+                match read {
                     Ok(None) if unread + 1 < draws => unread += 1,
                     Err(error) if unread + 1 < draws && self.tries_again(&error) => unread += 1,
                     settled => {
@@ -104,12 +136,13 @@ impl Search<'_> {
 
     fn form(&self, node: &Node) -> Form {
         let rewrites = self.config.mode == Mode::Eager && self.models.templates.text.rewrite.is_some();
-        if rewrites && !node.failed.is_empty() { Form::Rewritten } else { Form::Reflected }
+        let known = !node.failed.is_empty() || self.session.reflections_fail();
+        if rewrites && known { Form::Rewritten } else { Form::Reflected }
     }
 
-    /// Room for a refinement of `node`, whose response has `tokens`: about as much again, and more where an instruction
-    /// that fails asks for it. `paper` mode has a fixed room.
-    pub fn refinement_room(&self, node: &Node, tokens: usize) -> usize {
+    /// Room for a refinement: about as much as the response took, and more where an instruction that fails asks for it.
+    /// `paper` mode has a fixed room.
+    fn refinement_room(&self, Refined { node, tokens, .. }: Refined<'_>) -> usize {
         if self.config.mode == Mode::Paper {
             return self.config.refine_tokens;
         }
@@ -141,6 +174,7 @@ impl Search<'_> {
             stop: self.task.stop.clone(),
             logprobs: self.task.logprobs,
             constraint: self.task.constraint.clone(),
+            origin: Origin::default(),
         }
     }
 
@@ -155,7 +189,7 @@ impl Search<'_> {
         }
     }
 
-    fn refine_request(&self, node: &Node, form: Form, sampling: Sampling) -> Request {
+    fn refine_request(&self, node: &Node, form: Form, room: usize, sampling: Sampling) -> Request {
         let (refiner, templates) = (self.models.refiner, self.models.templates);
         let rewritten = match form {
             Form::Rewritten => templates.rewrite(&self.task.messages, &node.response, &node.failed),
@@ -163,34 +197,52 @@ impl Search<'_> {
         };
         let asked = self.task.constraint.as_ref();
         let (messages, constraint) = match rewritten {
-            Some(messages) => (messages, asked.cloned().or_else(|| self.guide())),
+            Some(messages) => {
+                let plain = self.task.offer.as_ref().is_some_and(|offer| offer.is_plain_answer(&node.response));
+                // An answer that calls nothing is refined as one.
+                let guide = || self.guide(room);
+                let constraint = if plain { guide().or_else(|| asked.cloned()) } else { asked.cloned().or_else(guide) };
+                (messages, constraint)
+            }
             None => {
                 let messages = templates.refine(&self.task.messages, &node.response, &node.critique);
                 (messages, templates.refinement_constraint(asked))
             }
         };
+        let mut refinement = Chat::without_thinking(messages);
+        refinement.options.tools = self.task.template.tools.clone();
         Request {
             sampling,
+            input: Input::Chat(refinement),
+            max_tokens: Some(room),
             logprobs: self.task.logprobs,
             constraint: constraint.filter(|_| refiner.constrains()),
-            ..Request::chat(Purpose::Refine, messages)
+            ..Request::chat(Purpose::Refine, Vec::new())
         }
     }
 
     /// What a response must look like to follow the rules, as far as they have patterns: a refinement is held to it, since
     /// it is known what the draft missed.
-    fn guide(&self) -> Option<Constraint> {
-        let guided = self.config.guided && self.config.judge != Judge::Model && !self.session.is_unguided();
-        guided.then(|| guide(&self.task.checks)).flatten().map(Constraint::Lark)
+    fn guide(&self, room: usize) -> Option<Constraint> {
+        let guided = self.config.guided && self.config.judge != Judge::Model;
+        let words = match self.session.guidance() {
+            Guidance::Bounded => Some(room / TOKENS_PER_WORD),
+            Guidance::Unbounded => None,
+            Guidance::None => return None,
+        };
+        guided.then(|| guide(&self.task.checks, words)).flatten().map(Constraint::Lark)
     }
 
     /// The refined response, ended at the task's stop strings; `None` if there is none, if it loops or is cut off, if it is
-    /// longer than an answer may be, or if it does not match what an answer must.
-    fn read_refinement(&self, form: Form, mut spoken: Spoken) -> Option<Candidate> {
+    /// longer than an answer may be, or if it does not match what an answer must. `before` says how the response that it
+    /// refines ended: where the limit of an answer cut that off, it may cut off the refinement, too.
+    async fn read_refinement(&self, form: Form, mut spoken: Spoken, before: FinishReason) -> Option<Candidate> {
+        let cut = spoken.finish == FinishReason::Length;
+        let at_limit = self.task.max_tokens.is_some_and(|most| spoken.tokens >= most);
         let refinement = match form {
             _ if spoken.looped => return None,
             Form::Reflected => self.models.templates.parse_refinement(&spoken.text)?,
-            Form::Rewritten if spoken.finish == FinishReason::Length => return None,
+            Form::Rewritten if cut && !(at_limit && before == FinishReason::Length) => return None,
             Form::Rewritten => {
                 let offset = spoken.text.len() - spoken.text.trim_start().len();
                 Refinement { reflection: String::new(), response: spoken.text.trim().to_owned(), offset }
@@ -204,7 +256,9 @@ impl Search<'_> {
         let tokens = spoken.tokens_within(start, end);
         // An engine that does not constrain may have said anything.
         let free = self.task.constraint.as_ref().filter(|_| !self.models.refiner.constrains());
-        if free.is_some_and(|constraint| !grammar::matches(constraint, &response)) {
+        if let Some(constraint) = free
+            && !grammar::matches(constraint, &response).await.unwrap_or(false)
+        {
             return None;
         }
         if response.is_empty() || self.task.max_tokens.is_some_and(|most| tokens > most) {
@@ -212,7 +266,8 @@ impl Search<'_> {
         }
         let logprobs = spoken.logprobs_within(start, end);
         let (reflection, reasoning) = (refinement.reflection, spoken.reasoning.text);
-        Some(Candidate { response, reflection, tokens, finish: FinishReason::Stop, logprobs, reasoning })
+        let finish = if form == Form::Rewritten && cut { FinishReason::Length } else { FinishReason::Stop };
+        Some(Candidate { response, reflection, tokens, finish, logprobs, reasoning })
     }
 }
 

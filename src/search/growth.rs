@@ -1,4 +1,4 @@
-//! What a search has found so far: its tree, and what is known of its nodes beside it.
+//! What a search has found so far: its tree, and what else is known of its nodes.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 #[derive(Default)]
 pub(super) struct Growth {
     pub tree: Tree,
-    /// Of every node: what its draws start from, and how it was said.
+    /// What every node's draws start from, and how it was said.
     pub origins: Vec<Origin>,
     /// Identical texts are judged once.
     pub judged: HashMap<String, Judgement>,

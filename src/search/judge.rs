@@ -6,7 +6,7 @@ use super::call::{Halt, Search};
 use super::config::{Judge, Judging, Mode};
 use super::tree::Votes;
 use super::votes::first_votes;
-use crate::engine::{Constraint, LabelSupport, grammar};
+use crate::engine::{Constraint, EngineError, LabelSupport, grammar};
 use crate::verify::Check;
 
 /// What is found of one response.
@@ -45,8 +45,9 @@ impl Search<'_> {
 
     async fn rules_then_model(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
         let failed = match self.config.judge {
-            Judge::Model => Vec::new(),
-            Judge::Rules | Judge::Both => self.failed_rules(response),
+            // A call that cannot be made is wrong, whoever judges.
+            Judge::Model => self.broken_call(response).await.into_iter().collect(),
+            Judge::Rules | Judge::Both => self.failed_rules(response).await,
         };
         let asks_model = self.config.judge != Judge::Rules && !self.rules_decide_alone();
         if !asks_model {
@@ -100,22 +101,36 @@ impl Search<'_> {
         }
     }
 
-    /// How many rules the task has. A JSON schema counts as one.
+    /// What is wrong with the calls in `response`, as one clause.
+    async fn broken_call(&self, response: &str) -> Option<String> {
+        let faults = self.task.offer.as_ref()?.faults(response).await;
+        (!faults.is_empty()).then(|| faults.join("; "))
+    }
+
+    /// How many rules the task has. A JSON schema counts as one, and so do functions that may be called.
     pub fn rules(&self) -> usize {
-        self.task.checks.len() + usize::from(matches!(self.task.constraint, Some(Constraint::JsonSchema(_))))
+        let schema = matches!(self.task.constraint, Some(Constraint::JsonSchema(_)));
+        self.task.checks.len() + usize::from(schema) + usize::from(self.task.offer.is_some())
     }
 
     /// What the rules that `response` breaks ask for. A JSON schema counts as a rule: decoding follows it, but a reply may be
     /// cut off.
-    fn failed_rules(&self, response: &str) -> Vec<String> {
+    async fn failed_rules(&self, response: &str) -> Vec<String> {
         let failed = self.task.checks.iter().filter(|check| !check.strict(response)).map(Check::describe);
         let schema = self.task.constraint.as_ref().filter(|c| matches!(c, Constraint::JsonSchema(_)));
-        let broken = schema.is_some_and(|schema| !grammar::matches(schema, response));
+        let broken = match schema {
+            None => false,
+            Some(schema) => match grammar::matches(schema, response).await {
+                Ok(matches) => !matches,
+                // The engine followed it, so where it cannot be checked now it is taken to hold.
+                Err(error) => !matches!(error, EngineError::Unavailable(_)),
+            },
+        };
         let rule = "answer with one complete JSON value that matches the schema, and nothing else";
-        failed.chain(broken.then(|| rule.into())).collect()
+        failed.chain(broken.then(|| rule.into())).chain(self.broken_call(response).await).collect()
     }
 
-    /// The judgement of rules, beside which `unasked` instructions of the refiner count as failing.
+    /// The judgement of rules, next to which `unasked` instructions of the refiner count as failing.
     fn by_rules(&self, failed: Vec<String>, unasked: usize) -> Judgement {
         let held = self.rules() - failed.len();
         let all = self.rules() + unasked;

@@ -26,11 +26,13 @@ mod tree;
 mod votes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use tokio::time::timeout_at;
 
 use crate::chat::{Message, TemplateOptions};
+use crate::engine::tools::Offer;
 use crate::engine::{Completion, Constraint, Engine, EngineError, Sampling};
 use crate::prompts::Templates;
 use crate::verify::Check;
@@ -39,7 +41,7 @@ pub use budget::ByPurpose;
 use budget::Spent;
 use call::{Draw, Halt, Search};
 pub use config::{Judge, Judging, Mode, SearchConfig, Strategy};
-use expand::Candidates;
+use expand::{Candidates, Refined};
 use growth::{Growth, Origin};
 pub use judge::Judgement;
 pub use outcome::{Outcome, Progress, StopReason};
@@ -53,7 +55,7 @@ pub use tree::{Node, NodeId, ROOT, Tree, Votes};
 pub struct Task {
     /// The conversation, ending in a user turn.
     pub messages: Vec<Message>,
-    /// What the chat template of a draft is given beside it.
+    /// Variables of a draft's chat template.
     pub template: TemplateOptions,
     /// How the draft is drawn; its seed fixes the whole search.
     pub sampling: Sampling,
@@ -65,8 +67,10 @@ pub struct Task {
     pub logprobs: Option<usize>,
     /// What a draft and a refined response must match.
     pub constraint: Option<Constraint>,
-    /// Rules that a response must follow, whoever named them.
+    /// Rules that a response must follow, found in the conversation or named.
     pub checks: Vec<Check>,
+    /// Functions that a response may call.
+    pub offer: Option<Arc<Offer>>,
 }
 
 impl Task {
@@ -81,6 +85,7 @@ impl Task {
             logprobs: None,
             constraint: None,
             checks: Vec::new(),
+            offer: None,
         }
     }
 }
@@ -88,7 +93,7 @@ impl Task {
 /// The models of one search, pinned from its start to its end.
 #[derive(Clone, Copy)]
 pub struct Models<'a> {
-    /// Drafts.
+    /// The engine that drafts.
     pub actor: &'a dyn Engine,
     /// Judges and refines.
     pub refiner: &'a dyn Engine,
@@ -157,7 +162,7 @@ pub async fn judge(
     judge_counted(models, config, task, response).await.map(|(judgement, _)| judgement)
 }
 
-/// As [`judge`], with the tokens that the judgement took.
+/// Judges like [`judge`], and also returns the tokens that the judgement took.
 ///
 /// # Errors
 /// As [`judge`].
@@ -290,8 +295,9 @@ impl Search<'_> {
             }
         }
         let of = Place { parent: Some(parent), seed, tried };
-        let room = self.refinement_room(&growth.tree[parent], growth.origins[parent.0].tokens);
-        let made = self.refinements(&growth.tree[parent], room, children, Draw::Refinement.seed(seed, tried)).await;
+        let Origin { tokens, finish, .. } = growth.origins[parent.0];
+        let refined = Refined { node: &growth.tree[parent], tokens, finish };
+        let made = self.refinements(refined, children, Draw::Refinement.seed(seed, tried)).await;
         self.add_candidates(growth, made, of).await
     }
 
@@ -318,9 +324,13 @@ impl Search<'_> {
         let mut candidates = Vec::new();
         for (slot, candidate) in made.into_iter().enumerate() {
             let Some(candidate) = candidate else { continue };
-            // A refinement that only repeats its parent is no step.
-            let repeats = |parent: NodeId| growth.tree[parent].response.trim() == candidate.response.trim();
-            if !paper && parent.is_some_and(repeats) {
+            // A refinement that only repeats its parent is no step, and neither is a further draft that repeats an earlier
+            // answer, unless drafts are all that is asked for.
+            let repeats = match parent {
+                Some(parent) => growth.tree[parent].response.trim() == candidate.response.trim(),
+                None => self.config.strategy == Strategy::Auto && growth.judged.contains_key(&candidate.response),
+            };
+            if !paper && repeats {
                 continue;
             }
             let seed = Draw::Child.seed(seed, tried + slot);

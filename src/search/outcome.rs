@@ -34,12 +34,12 @@ pub enum StopReason {
     Unjudged,
 }
 
-/// What a search comes to.
+/// The result of a search.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// All judged responses.
     pub tree: Tree,
-    /// The answer.
+    /// The node whose response is the answer.
     pub best: NodeId,
     /// Whether it was accepted.
     pub accepted: bool,
@@ -47,7 +47,7 @@ pub struct Outcome {
     pub stop: StopReason,
     /// Model calls started.
     pub calls: ByPurpose,
-    /// Tokens generated.
+    /// Generated tokens by purpose.
     pub tokens: ByPurpose,
     /// Prompt tokens sent.
     pub prompt_tokens: ByPurpose,
@@ -55,7 +55,7 @@ pub struct Outcome {
     pub answer_tokens: usize,
     /// Prompt tokens of the draft.
     pub draft_prompt_tokens: usize,
-    /// Of these, reused rather than computed.
+    /// How many of these were reused rather than computed.
     pub draft_cached_tokens: usize,
     /// How the refiner judged.
     pub judging: Judging,
@@ -65,13 +65,13 @@ pub struct Outcome {
     pub votes_saved: usize,
     /// How the reply that holds the answer ended.
     pub finish: FinishReason,
-    /// Of the answer's tokens, where they were asked for.
+    /// Log-probabilities of the answer's tokens, where they were asked for.
     pub logprobs: Vec<TokenLogprobs>,
     /// What the model thought before the answer; it was not judged.
     pub reasoning: String,
     /// The version of the templates that judged and refined.
     pub templates: String,
-    /// From start to end.
+    /// Time from the start to the end.
     pub elapsed: Duration,
 }
 

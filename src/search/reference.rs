@@ -26,7 +26,7 @@ pub(super) struct Deviations {
 }
 
 impl Deviations {
-    /// `paper` mode.
+    /// All deviations of `paper` mode.
     pub const ALL: Self =
         Self { dfs_stops_at_budget: true, root_value: true, root_cache: true, verdicts: true, envelopes: true };
 }

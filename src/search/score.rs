@@ -7,13 +7,15 @@ use super::config::Judging;
 use super::judge::Judgement;
 use super::tree::Votes;
 use crate::chat::Message;
-use crate::engine::{Constraint, EngineError, Input, LabelRequest, LabelSupport, Purpose, Question, Request, Sampling};
+use crate::engine::{
+    Constraint, EngineError, Input, LabelRequest, LabelSupport, Origin, Purpose, Question, Request, Sampling,
+};
 use crate::prompts::{READABLE, Temperatures, Templates, Verdict, verdict_labels};
 
 /// How far from one half the probability after one critique must be to decide, and the mean after several.
 const CLEAR_AT_ONCE: f64 = 0.3;
 const CLEAR: f64 = 0.2;
-/// Tokens of a critique beside two for each of the response.
+/// Tokens of a critique in addition to two for each of the response.
 const CRITIQUE_ROOM: usize = 160;
 /// Tokens of a one-word answer, with room for a line break or a quotation mark before it.
 const WORD_ROOM: usize = 4;
@@ -22,8 +24,7 @@ impl Search<'_> {
     /// Judges by the probability of Yes, about the items of the checklist one by one or about the whole prompt.
     pub async fn by_score(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
         let items = self.checklist().await?;
-        let templates = self.models.templates;
-        if self.judging() == Judging::Cascade && !templates.scores() && templates.text.calibration.is_none() {
+        if self.judging() == Judging::Cascade && self.never_decides_at_once() {
             return self.by_critiques(response, None, seed).await;
         }
         let questions = self.questions(items, response);
@@ -37,6 +38,15 @@ impl Search<'_> {
             return Ok(judgement);
         }
         self.by_critiques(response, Some(lowest), seed).await
+    }
+
+    /// Whether a critique is written whatever the score says: the calibration's band holds every probability, or the
+    /// checkpoint has neither a calibration nor a question for a verdict without a critique.
+    fn never_decides_at_once(&self) -> bool {
+        match &self.models.templates.text.calibration {
+            Some(calibration) => calibration.low <= 0.0 && calibration.high >= 1.0,
+            None => !self.models.templates.scores(),
+        }
     }
 
     fn questions(&self, items: &[String], response: &str) -> Vec<Question> {
@@ -58,7 +68,7 @@ impl Search<'_> {
     }
 
     /// The judgement where the probabilities decide by themselves: always in `score`, outside of the uncertain band in
-    /// `cascade`. The value is the mean over items, so that it rises with each that is mended; the decision is the
+    /// `cascade`. The value is the mean over items, so that it rises with each that is fixed; the decision is the
     /// lowest's, since one failed instruction fails the response.
     fn clear(&self, found: &[f64], lowest: f64, items: &[String]) -> Option<Judgement> {
         let calibration = self.calibration();
@@ -136,7 +146,8 @@ impl Search<'_> {
             return self.sampled(questions, seed).await;
         }
         let labels = verdict_labels();
-        let request = LabelRequest { purpose: Purpose::Judge, questions: questions.to_vec(), labels };
+        let request =
+            LabelRequest { purpose: Purpose::Judge, questions: questions.to_vec(), labels, origin: Origin::default() };
         let scores = match self.read(request).await {
             // The engine has learned by this call that it cannot.
             Err(Halt::Failed(EngineError::Unsupported(_))) => return self.sampled(questions, seed).await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::tests::{search_with, task};
 use super::*;
 use crate::engine::fake::FakeEngine;
-use crate::engine::{Input, LabelRequest, Purpose, Request};
+use crate::engine::{FinishReason, Input, LabelRequest, Purpose, Request};
 use crate::prompts::{Calibration, TemplateText};
 
 /// Log-probabilities of Yes and No.
@@ -111,8 +111,8 @@ async fn rules_decide_first_and_the_answer_that_keeps_more_of_them_wins() {
     let config = SearchConfig { judge: Judge::Both, budget: 4, ..SearchConfig::default() };
     let outcome = search_with(&engine, &config, &task).await;
     assert_eq!((outcome.tree[outcome.best].response.as_str(), outcome.accepted), ("one TWO", false));
-    // Two refinements of the best so far, then a new draft, which is judged like the first and refined.
-    assert_eq!(outcome.calls, ByPurpose { answer: 2, judge: 0, refine: 3, score: 0 });
+    // Two refinements of the best so far, a new draft, which only repeats the first, and further refinements of the best.
+    assert_eq!(outcome.calls, ByPurpose { answer: 2, judge: 0, refine: 4, score: 0 });
     assert_eq!(outcome.stop, StopReason::Budget);
 }
 
@@ -127,23 +127,62 @@ async fn a_refinement_that_is_no_better_leaves_the_draft_in_place() {
 
 #[tokio::test]
 async fn copies_and_loops_are_no_nodes() {
-    let made = Mutex::new(0);
+    let made = Mutex::new((0, 0));
     let engine = FakeEngine::new(move |request, _| {
         let mut made = made.lock().unwrap();
-        *made += usize::from(request.purpose == Purpose::Refine);
+        match request.purpose {
+            Purpose::Refine => made.1 += 1,
+            _ => made.0 += 1,
+        }
         Ok(match (request.purpose, *made) {
-            (Purpose::Refine, 1) => "a, b".into(),
-            (Purpose::Refine, 2) => "the same words again ".repeat(100),
-            (Purpose::Refine, _) => "a b".into(),
+            (Purpose::Refine, (_, 1)) => "a, b".into(),
+            (Purpose::Refine, (_, 2)) => "the same words again ".repeat(100),
+            (Purpose::Refine, _) => "c d".into(),
             _ => "a, b".into(),
         })
     });
     let task = Task { checks: vec![check("punctuation:no_comma")], ..task() };
-    let config = SearchConfig { judge: Judge::Rules, budget: 2, ..SearchConfig::default() };
+    let config = SearchConfig { judge: Judge::Rules, budget: 3, ..SearchConfig::default() };
     let outcome = search_with(&engine, &config, &task).await;
-    assert_eq!((responses(&outcome), outcome.accepted), (vec!["a, b", "a b"], true));
+    assert_eq!((responses(&outcome), outcome.accepted), (vec!["a, b", "c d"], true));
+    assert_eq!((outcome.calls.answer, outcome.calls.refine), (2, 3));
     // The loop was cut off long before its end.
     assert!(outcome.tokens.refine < 200, "{}", outcome.tokens.refine);
+}
+
+#[tokio::test]
+async fn a_refiner_that_does_not_write_the_markers_is_asked_for_the_answer_alone() {
+    let engine = FakeEngine::new(|request, _| {
+        let Input::Chat(turns) = &request.input else { panic!() };
+        Ok(match request.purpose {
+            Purpose::Answer => "d1".into(),
+            Purpose::Judge => "Hm.".into(),
+            Purpose::Refine if turns.len() == 3 && turns[2].content.contains("does not follow every") => "r2".into(),
+            Purpose::Refine => "Here you are: r1".into(),
+        })
+    });
+    let engine =
+        engine.reading(|request, index| Ok(belief(if asked_about(request, index) == "r2" { 0.9 } else { 0.2 })));
+    let outcome = search_with(&engine, &SearchConfig::default(), &task()).await;
+    assert_eq!((responses(&outcome), outcome.stop), (vec!["d1", "r2"], StopReason::Accepted));
+    assert_eq!((outcome.calls.judge, outcome.calls.refine), (1, 2));
+}
+
+#[tokio::test]
+async fn where_the_limit_cut_off_the_draft_it_may_cut_off_a_refinement() {
+    let engine = FakeEngine::new(|request, _| {
+        let mark = if request.purpose == Purpose::Refine { "" } else { "," };
+        let letter = |n: u32| char::from(b'a' + (n * n * n % 26) as u8);
+        Ok((1..100).map(|n| format!("{}{}{mark} ", letter(n), letter(n / 3))).collect())
+    });
+    for (max_tokens, accepted) in [(Some(10), true), (Some(1000), true)] {
+        let task = Task { checks: vec![check("punctuation:no_comma")], max_tokens, ..task() };
+        let config = SearchConfig { judge: Judge::Rules, ..SearchConfig::default() };
+        let outcome = search_with(&engine, &config, &task).await;
+        assert_eq!((outcome.accepted, outcome.tree.nodes.len()), (accepted, 2), "{max_tokens:?}");
+        let cut = if max_tokens == Some(10) { FinishReason::Length } else { FinishReason::Stop };
+        assert_eq!(outcome.finish, cut, "{max_tokens:?}");
+    }
 }
 
 #[tokio::test]
@@ -232,7 +271,7 @@ async fn a_draft_that_the_deadline_cuts_off_is_judged_and_returned() {
     let answer = &outcome.tree[ROOT].response;
     assert!(long.starts_with(answer) && !answer.is_empty(), "{answer}");
     assert_eq!((outcome.stop, outcome.calls.score), (StopReason::Deadline, 1));
-    assert_eq!(outcome.finish, crate::engine::FinishReason::Length);
+    assert_eq!(outcome.finish, FinishReason::Length);
     assert!(outcome.elapsed <= Duration::from_secs(2) && engine.replies.running() == 0);
 
     // Critiques do not fit, so nothing is judged, and the votes that were cast are kept.

@@ -1,6 +1,6 @@
 //! What one search knows of itself while it runs: its budgets, its time, its votes, and whether its judge can be read.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::SearchConfig;
@@ -8,6 +8,17 @@ use super::budget::Ledger;
 use super::clock::Clock;
 use super::outcome::Progress;
 use super::tree::Votes;
+
+/// How refinements are held to the patterns of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guidance {
+    /// What the rules ask for has to come within the refinement's room.
+    Bounded,
+    /// It may come at any place.
+    Unbounded,
+    /// Not at all.
+    None,
+}
 
 /// One search's state that is not its tree.
 pub(super) struct Session<'a> {
@@ -20,7 +31,10 @@ pub(super) struct Session<'a> {
     votes: Mutex<Votes>,
     read: AtomicBool,
     unreadable: AtomicBool,
-    unguided: AtomicBool,
+    guide: AtomicU8,
+    /// Whether a refinement after a reflection was asked for, and whether one could be read.
+    reflected: AtomicBool,
+    reflection_read: AtomicBool,
 }
 
 impl<'a> Session<'a> {
@@ -33,7 +47,9 @@ impl<'a> Session<'a> {
             votes: Mutex::default(),
             read: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
-            unguided: AtomicBool::new(false),
+            guide: AtomicU8::new(0),
+            reflected: AtomicBool::new(false),
+            reflection_read: AtomicBool::new(false),
         }
     }
 
@@ -57,14 +73,29 @@ impl<'a> Session<'a> {
         self.unreadable.fetch_or(!self.read.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The rules' patterns are too large for the engine.
-    pub fn give_up_guide(&self) {
-        self.unguided.store(true, Ordering::Relaxed);
+    /// A refinement was asked for in the form of a reflection and a response between markers.
+    pub fn tried_reflection(&self, was_read: bool) {
+        self.reflected.store(true, Ordering::Relaxed);
+        self.reflection_read.fetch_or(was_read, Ordering::Relaxed);
     }
 
-    /// Whether the rules' patterns were given up.
-    pub fn is_unguided(&self) -> bool {
-        self.unguided.load(Ordering::Relaxed)
+    /// Whether the refiner has not once kept to that form.
+    pub fn reflections_fail(&self) -> bool {
+        self.reflected.load(Ordering::Relaxed) && !self.reflection_read.load(Ordering::Relaxed)
+    }
+
+    /// The rules' patterns cost the engine too much: cheaper ones are next, and then none.
+    pub fn give_up_guide(&self) {
+        self.guide.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How the rules' patterns are used now.
+    pub fn guidance(&self) -> Guidance {
+        match self.guide.load(Ordering::Relaxed) {
+            0 => Guidance::Bounded,
+            1 => Guidance::Unbounded,
+            _ => Guidance::None,
+        }
     }
 
     /// Whether no verdict can be read from the refiner.

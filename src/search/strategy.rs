@@ -89,10 +89,10 @@ fn dfs(tree: &Tree, config: &SearchConfig, node: NodeId, depth: usize) -> Option
 const PATIENCE: usize = 2;
 
 /// Refines the best answer since the last draft. One that has been refined [`PATIENCE`] times without a better one is
-/// given up for a new draft, which is then refined in turn. Tries that leave no node behind are bounded as well.
+/// given up for a new draft, which is then refined in turn. At most [`PATIENCE`] tries may leave no node behind.
 fn auto(tree: &Tree, config: &SearchConfig) -> Step {
     let tries = tree.redrafted + tree.nodes.iter().map(|node| node.tried).sum::<usize>();
-    if tries >= PATIENCE * (config.budget + 1) {
+    if tries >= config.budget + PATIENCE {
         return Step::Exhausted;
     }
     let last_draft = tree.nodes.iter().rposition(|node| node.parent.is_none()).unwrap_or(0);
@@ -103,7 +103,14 @@ fn auto(tree: &Tree, config: &SearchConfig) -> Step {
             best = id;
         }
     }
-    if tree[best].tried < PATIENCE { Step::Expand { parent: best, children: 1 } } else { Step::Draft(1) }
+    // A new draft that only repeats an earlier answer leaves no node: the best is refined further instead.
+    let drafts = tree.nodes.iter().filter(|node| node.parent.is_none()).count();
+    let repeated = (tree.redrafted + 1).saturating_sub(drafts);
+    if tree[best].tried < PATIENCE * (1 + repeated) {
+        Step::Expand { parent: best, children: 1 }
+    } else {
+        Step::Draft(1)
+    }
 }
 
 fn best_of_n(tree: &Tree, config: &SearchConfig) -> Step {
@@ -124,8 +131,8 @@ fn refine_chain(tree: &Tree, config: &SearchConfig) -> Step {
     if tree[last].tried < config.branch { Step::Expand { parent: last, children: 1 } } else { Step::Exhausted }
 }
 
-/// In eager mode the very first child goes alone: where refinement works, it ends the search; where it fails, the rest
-/// of the siblings go as one group.
+/// The step that refines `parent`. In eager mode the very first child goes alone: where refinement works, it ends the search;
+/// where it fails, the rest of the siblings go as one group.
 fn expand(tree: &Tree, config: &SearchConfig, parent: NodeId) -> Step {
     let left = config.budget - tree.judged();
     let children = if first_of_all(tree, config) { 1 } else { config.branch - tree[parent].tried };
@@ -228,7 +235,7 @@ mod tests {
                 expand(2, 1),
             ),
             ("auto accepts", half, Auto, Eager, 16, Step::Accept),
-            ("auto gives up on tries that leave nothing", &[(None, 0.0, 6)], Auto, Eager, 2, Step::Exhausted),
+            ("auto gives up on tries that leave nothing", &[(None, 0.0, 4)], Auto, Eager, 2, Step::Exhausted),
             ("no draft could be judged", &[(None, 0.0, 4)], BestOfN, Paper, 4, Step::Exhausted),
         ];
         for (name, nodes, strategy, mode, budget, expected) in cases {

@@ -11,7 +11,7 @@ use super::config::{Mode, SearchConfig, Strategy};
 #[serde(transparent)]
 pub struct NodeId(pub usize);
 
-/// The draft.
+/// The first draft.
 pub const ROOT: NodeId = NodeId(0);
 
 /// A judged response.
@@ -21,7 +21,7 @@ pub struct Node {
     pub parent: Option<NodeId>,
     /// Refinements since the draft.
     pub depth: usize,
-    /// The response.
+    /// The response's text.
     pub response: String,
     /// What the refiner said before this response; empty for drafts.
     #[serde(skip)]
@@ -37,7 +37,7 @@ pub struct Node {
     pub items: Vec<f64>,
     /// The last round of votes.
     pub votes: Votes,
-    /// Whether the response is right as far as the judge can tell.
+    /// Whether the response is right as far as the judge knows.
     pub accepted: bool,
     /// Instructions that hold.
     #[serde(skip)]
@@ -58,11 +58,11 @@ pub struct Node {
 /// Votes on one response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Votes {
-    /// For yes.
+    /// Votes for yes.
     pub yes: usize,
-    /// For no.
+    /// Votes for no.
     pub no: usize,
-    /// Without a readable verdict.
+    /// Votes without a readable verdict.
     pub invalid: usize,
 }
 
@@ -73,7 +73,7 @@ impl Votes {
         (valid > 0).then(|| self.yes as f64 / valid as f64)
     }
 
-    /// All of them.
+    /// The number of all votes.
     pub fn total(self) -> usize {
         self.yes + self.no + self.invalid
     }
@@ -123,7 +123,7 @@ impl IndexMut<NodeId> for Tree {
 }
 
 impl Tree {
-    /// Adds a node and tells its parent.
+    /// Adds a node to the tree and to its parent's children.
     pub fn push(&mut self, node: Node) -> NodeId {
         let id = NodeId(self.nodes.len());
         if let Some(parent) = node.parent {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::chat::{Chat, Message};
 use crate::config::{SearchArgs, SwapArgs};
 use crate::engine::generation::{Generation, Pinned, Role};
-use crate::engine::{Completion, EngineError, Input, Purpose, Request, Sampling};
+use crate::engine::{Completion, EngineError, Input, Origin, Purpose, Request, Sampling};
 use crate::verify::Check;
 use crate::verify::data::{self, Prompt};
 
@@ -32,7 +32,7 @@ pub(super) struct Canary {
 }
 
 impl Canary {
-    /// As the settings say.
+    /// The canary that the settings ask for.
     ///
     /// # Errors
     /// The file with prompts cannot be used.
@@ -46,7 +46,7 @@ impl Canary {
     /// Tries a generation out in the roles that it will have, in place of `live`.
     ///
     /// # Errors
-    /// What it did wrong.
+    /// The error says what it did wrong.
     pub(super) async fn try_out(&self, generation: &Generation, roles: &[Role], live: &Pinned) -> Result<(), String> {
         let all = async {
             for role in roles {
@@ -98,7 +98,8 @@ impl Canary {
         let failed = |error: EngineError| format!("the canary failed: {error}");
         let prompt = native.dir().render(&Chat::without_thinking(vec![Message::user(PROMPT)])).map_err(failed)?;
         let asked = native.dir().encode(&Input::Text(prompt.clone())).map_err(failed)?.len();
-        let scored = generation.engine.score(Input::Text(prompt + &text), 0).await.map_err(failed)?;
+        let scored =
+            generation.engine.score(Input::Text(prompt + &text), 0, Origin::default()).await.map_err(failed)?;
         self.is_likely(
             scored.iter().skip(asked).filter_map(|token| token.logprobs.as_ref()).map(|found| found.token.logprob),
         )

@@ -1,9 +1,12 @@
-//! From paths in an order to weights that may be loaded: allowed, copied, whole, and fit to take the live ones' place.
+//! Paths in an order become weights that may be loaded: allowed, copied, whole, and fit to replace the live ones.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::memory::Needed;
 use super::order::{NamedAdapter, Order, Part, SwapError, Weights};
+use super::turns::Limit;
 use super::{Swapper, blocking};
 use crate::config::EngineKind;
 use crate::engine::generation::registry::{AdapterSource, Source};
@@ -11,8 +14,9 @@ use crate::engine::generation::{Generation, Pinned};
 use crate::engine::load::{self, LoadError, Runs};
 use crate::engine::model_dir::{Identity, ModelDir};
 use crate::weights::adapter::Adapter;
+use crate::weights::headers;
 use crate::weights::roots::Roots;
-use crate::weights::store::{Store, Stored};
+use crate::weights::store::{Import, Store, Stored};
 use crate::weights::{LowRanks, ModelConfig, ModelError, Weights as Tensors};
 
 /// Checked weights, not loaded yet.
@@ -20,8 +24,8 @@ pub(super) struct Candidate {
     pub(super) source: Source,
     /// What is loaded.
     pub(super) load: Load,
-    /// Numbers that loading brings into memory.
-    pub(super) elements: usize,
+    /// What loading brings into memory.
+    pub(super) needed: Needed,
 }
 
 /// How a candidate becomes an engine.
@@ -34,7 +38,7 @@ pub(super) enum Load {
 
 impl Swapper {
     /// Checks everything that an order names.
-    pub(super) async fn candidate(&self, order: &Order, live: &Pinned) -> Result<Candidate, SwapError> {
+    pub(super) async fn candidate(&self, order: &Order, live: &Pinned, limit: &Limit) -> Result<Candidate, SwapError> {
         let bases = order.scope.roles().iter().map(|&role| {
             let id = &live.role(role).id;
             let source = self.registry().find(id).and_then(|record| record.source.clone());
@@ -46,17 +50,19 @@ impl Swapper {
             source.ok_or_else(none).map(|source| Base { generation: Arc::clone(live.role(role)), source })
         });
         let bases: Vec<Base> = bases.collect::<Result<_, _>>()?;
-        let (roots, store, weights) = (self.roots.clone(), self.store.clone(), order.weights.clone());
+        let (roots, store, weights) = (self.roots.clone(), self.store.until(limit.stop.clone()), order.weights.clone());
+        let keep = self.registry().directories();
         let (changes, engine) = (order.changes.clone(), self.engine.engine);
         let templates_matter = self.templates.is_none();
         blocking(move || {
             let adapting = Adapting { store: &store, engine };
-            Check { roots: &roots, adapting, bases: &bases, changes: &changes, templates_matter }.weights(weights)
+            Check { roots: &roots, adapting, bases: &bases, changes: &changes, templates_matter, keep: &keep }
+                .weights(weights)
         })
         .await
     }
 
-    /// What a generation that was live once is loaded from: where one of `known` has its model in memory, only its adapter.
+    /// Rebuilds a candidate for an earlier generation; reuses the base weights if a known generation still has them.
     pub(super) async fn again(&self, source: Source, known: &[&Pinned]) -> Result<Candidate, SwapError> {
         let (store, engine) = (self.store.clone(), self.engine.engine);
         let mut generations = known.iter().flat_map(|pair| [&pair.actor, &pair.refiner]);
@@ -75,7 +81,9 @@ impl Swapper {
         let (engine, templates) = match candidate.load {
             Load::Directory(path, modules) => {
                 let args = self.engine.clone();
-                let refused = |error: LoadError| SwapError::Refused(error.to_string());
+                // Engines name the directory that they load: our copy, or what was merged from it.
+                let (copy, original) = (path.clone(), candidate.source.model_path.clone());
+                let refused = move |error: LoadError| named(&error, &copy, &original);
                 blocking(move || {
                     let (engine, templates) = load::one(&args, &path).map_err(refused)?;
                     match (engine.native(), modules) {
@@ -115,6 +123,8 @@ struct Check<'a> {
     bases: &'a [Base],
     changes: &'a [Part],
     templates_matter: bool,
+    /// Directories of the store that are in use.
+    keep: &'a [PathBuf],
 }
 
 impl Check<'_> {
@@ -160,7 +170,8 @@ impl Check<'_> {
             let message = format!("{} is an adapter, not a model; send it as `adapter_path`", path.display());
             return Err(SwapError::Refused(message));
         }
-        let model = self.adapting.store.import(&directory)?;
+        headers::check(&directory)?;
+        let model = self.import(&directory)?;
         let opened = ModelDir::open(&model.path).map_err(|error| named(&error, &model.path, &path))?;
         opened.weights.check_finite().map_err(|error| named(&error, &model.path, &path))?;
         let identity = opened.identity();
@@ -168,6 +179,11 @@ impl Check<'_> {
             self.same(&identity, &base.source.identity)?;
         }
         Ok(Source { model, model_path: path, identity, adapter: None })
+    }
+
+    fn import(&self, directory: &Path) -> Result<Stored, ModelError> {
+        let may_read = |file: &File| self.roots.check(file);
+        self.adapting.store.import_as(directory, Import { may_read: &may_read, keep: Some(self.keep) })
     }
 
     fn same(&self, new: &Identity, live: &Identity) -> Result<(), SwapError> {
@@ -193,7 +209,9 @@ impl Check<'_> {
         on_live: Option<Arc<Generation>>,
     ) -> Result<Candidate, SwapError> {
         let directory = self.allowed(&wanted.path)?;
-        let stored = self.adapting.store.import(&directory)?;
+        // Whether it fits its base is known before anything of it is copied; what is used is what was copied.
+        load::open_adapter(&base.model.path, &ModelConfig::open(&base.model.path)?, &directory)?;
+        let stored = self.import(&directory)?;
         let adapter =
             self.adapting.open(&base.model, &stored).map_err(|error| named(&error, &stored.path, &wanted.path))?;
         let source = AdapterSource { stored, path: wanted.path, name: wanted.name };
@@ -204,10 +222,10 @@ impl Check<'_> {
 /// A model as it is, or as it is in memory already.
 fn whole(source: Source, on_live: Option<Arc<Generation>>) -> Result<Candidate, SwapError> {
     if let Some(generation) = on_live {
-        return Ok(Candidate { load: Load::OnLive(generation, None), elements: 0, source });
+        return Ok(Candidate { load: Load::OnLive(generation, None), needed: Needed::default(), source });
     }
-    let elements = Tensors::open(&source.model.path)?.elements();
-    Ok(Candidate { load: Load::Directory(source.model.path.clone(), None), elements, source })
+    let needed = Needed::of(&Tensors::open(&source.model.path)?);
+    Ok(Candidate { load: Load::Directory(source.model.path.clone(), None), needed, source })
 }
 
 /// What puts adapters on models.
@@ -225,15 +243,16 @@ impl Adapting<'_> {
         Ok(adapter)
     }
 
-    /// On the weights in memory, or on those that the engine will load, where it takes adapters while it runs; else merged. So
-    /// no native engine has merged weights, on which another adapter would come on top.
+    /// Puts the adapter on the weights in memory, or on those that the engine will load, where it takes adapters while it
+    /// runs; else merges it. So no native engine has merged weights, on which another adapter would come on top.
     fn put(self, adapter: Adapter, source: Source, on_live: Option<Arc<Generation>>) -> Result<Candidate, SwapError> {
         let numbers: usize = adapter.pairs.values().map(|pair| pair.a.len() + pair.b.len()).sum();
         if let Some(generation) = on_live {
-            return Ok(Candidate { load: Load::OnLive(generation, Some(adapter.pairs)), elements: numbers, source });
+            let needed = Needed::default().with(numbers);
+            return Ok(Candidate { load: Load::OnLive(generation, Some(adapter.pairs)), needed, source });
         }
         let model = &source.model;
-        let elements = Tensors::open(&model.path)?.elements() + numbers;
+        let needed = Needed::of(&Tensors::open(&model.path)?).with(numbers);
         let load = match load::choose(self.engine, &ModelConfig::open(&model.path)?).runs {
             Runs::Native => Load::Directory(model.path.clone(), Some(adapter.pairs)),
             Runs::Mistral => {
@@ -241,7 +260,7 @@ impl Adapting<'_> {
                 Load::Directory(load::merged(self.store, model, &adapter, &sha256)?, None)
             }
         };
-        Ok(Candidate { load, elements, source })
+        Ok(Candidate { load, needed, source })
     }
 }
 
@@ -261,6 +280,6 @@ fn again(adapting: Adapting<'_>, source: Source, on_live: Option<Arc<Generation>
 }
 
 /// An error about our copy, in terms of the directory that was named.
-fn named(error: &ModelError, copy: &Path, original: &Path) -> SwapError {
+fn named(error: &impl std::fmt::Display, copy: &Path, original: &Path) -> SwapError {
     SwapError::Refused(error.to_string().replace(&copy.display().to_string(), &original.display().to_string()))
 }

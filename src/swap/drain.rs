@@ -3,10 +3,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 
 use super::candidate::Candidate;
 use super::order::SwapError;
+use super::turns::Limit;
 use super::{Swapper, now};
 use crate::engine::generation::registry::Source;
 use crate::engine::generation::{Generation, Pinned, Role};
@@ -18,13 +19,14 @@ impl Swapper {
         id: &str,
         roles: &[Role],
         candidate: Candidate,
+        limit: &Limit,
     ) -> Result<(Arc<Generation>, Source), SwapError> {
         let before = self.generations.withdraw(roles);
         let leaving: Vec<(Role, String, Weak<Generation>)> =
             roles.iter().map(|&role| (role, before.role(role).id.clone(), Arc::downgrade(before.role(role)))).collect();
         let kept = self.generations.pin();
-        self.empty(before, &leaving).await?;
-        let result = self.loaded(id, roles, candidate, &kept).await;
+        self.empty(before, &leaving, limit).await?;
+        let result = limit.within(self.loaded(id, roles, candidate, &kept)).await;
         if result.is_err() {
             self.bring_back(&leaving).await;
         }
@@ -32,21 +34,28 @@ impl Swapper {
     }
 
     /// Waits until nobody holds the leaving generations. After too long they are put back.
-    async fn empty(&self, before: Pinned, leaving: &[(Role, String, Weak<Generation>)]) -> Result<(), SwapError> {
+    async fn empty(
+        &self,
+        before: Pinned,
+        leaving: &[(Role, String, Weak<Generation>)],
+        limit: &Limit,
+    ) -> Result<(), SwapError> {
         let patience = Instant::now() + self.settings.swap_drain;
+        let slow = || {
+            let took = self.settings.swap_drain;
+            SwapError::Refused(format!("running requests did not end within the {took:?} of --swap-drain"))
+        };
         // This copy of the pair is what can be put back.
         let own = |weak: &Weak<Generation>| leaving.iter().filter(|(.., other)| other.ptr_eq(weak)).count();
         while leaving.iter().any(|(.., weak)| weak.strong_count() > own(weak)) {
-            if Instant::now() > patience {
+            let over = limit.over().or_else(|| (Instant::now() > patience).then(slow));
+            if let Some(error) = over {
                 let mut pair = self.generations.pin();
                 for (role, ..) in leaving {
                     *pair.role_mut(*role) = Arc::clone(before.role(*role));
                 }
                 self.generations.publish(pair);
-                let took = self.settings.swap_drain;
-                return Err(SwapError::Refused(format!(
-                    "running requests did not end within the {took:?} of --swap-drain"
-                )));
+                return Err(error);
             }
             sleep(Duration::from_millis(2)).await;
         }
@@ -56,7 +65,10 @@ impl Swapper {
     /// Loads again what was live, as often as it takes: without it nothing is served.
     async fn bring_back(&self, leaving: &[(Role, String, Weak<Generation>)]) {
         let mut pause = Duration::from_millis(50);
-        while let Err(error) = self.try_bring_back(leaving).await {
+        let slow = |_| Err(SwapError::TimedOut(self.settings.swap_timeout));
+        while let Err(error) =
+            timeout(self.settings.swap_timeout, self.try_bring_back(leaving)).await.unwrap_or_else(slow)
+        {
             tracing::error!(%error, "the old weights cannot be loaded again; trying on");
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(10));

@@ -1,19 +1,36 @@
-//! Hot swap: other weights take over while requests run. They are copied, checked, loaded beside the live ones, tried out,
-//! and published at one instant; whoever began with the old ones ends with them. Any failure leaves the old ones live.
+//! Hot swap: other weights take over while requests run. They are copied, checked, loaded next to the live ones, tried out,
+//! and published at one instant; requests that began with the old ones end with them. Any failure leaves the old ones live.
+//!
+//! The map: `order.rs` has orders and reports, `candidate.rs` checks weights and makes them loadable, `canary.rs` tries them out,
+//! `drain.rs` makes room where both do not fit into memory, `rollback.rs` goes back, `state.rs` and `start.rs` remember across
+//! restarts. The methods of [`Swapper`] are spread over these files.
+//!
+//! - Weights are served from the store only (`weights/store.rs`), whose directories are named after their contents and never
+//!   change: mapped files of a directory that is rewritten can fault. A directory in the making holds a lock; the next start
+//!   removes those whose lock is free.
+//! - A swap runs in a task of its own that its handler awaits, since a caller that disconnects must not leave a role without
+//!   a model. Where old and new weights do not fit together, a stand-in replaces the role's engine, requests wait, the old
+//!   weights are dropped, and whatever fails then loads them again.
+//! - A generation is retired when no request holds it any more, which its `Weak` shows without a message.
+//! - A rollback loads the earlier weights again and tries them out, under their old id.
+//! - A restart loads the published state as if its directories had been named, and only where the same models and adapters are
+//!   named as before.
 
 mod canary;
 mod candidate;
 mod drain;
-pub(crate) mod memory;
+mod memory;
 mod order;
 mod rollback;
 mod start;
 pub mod state;
+mod turns;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use self::canary::Canary;
@@ -21,6 +38,7 @@ use self::candidate::Candidate;
 pub use self::order::{Intent, Mode, NamedAdapter, Order, Part, Report, Scope, SwapError, Weights};
 pub use self::start::{StartError, Started, start};
 use self::state::StateFile;
+use self::turns::{Limit, Turn, Turns};
 use crate::config::{EngineArgs, SwapArgs};
 use crate::engine::generation::registry::{Ids, Record, Registry, Source};
 use crate::engine::generation::{Generation, Generations, Pinned, Role};
@@ -41,7 +59,7 @@ pub struct Swapper {
     canary: Canary,
     state: Option<StateFile>,
     settings: SwapArgs,
-    busy: Arc<tokio::sync::Mutex<()>>,
+    turns: Turns,
     _workplace: start::Workplace,
 }
 
@@ -52,16 +70,19 @@ impl Swapper {
     /// [`SwapError`]: another swap runs, the expected generation is not live, or the weights are not accepted.
     pub async fn swap(self: &Arc<Self>, order: Order) -> Result<Report, SwapError> {
         let scope = order.scope;
-        self.alone(scope, |swapper| async move { swapper.perform(order).await }).await
+        let turn = self.turns.swap(self.settings.swap_timeout);
+        self.alone(scope, turn, |swapper, limit| async move { swapper.perform(order, &limit).await }).await
     }
 
-    /// Goes back to what was live before: the whole pair, or one role of it.
+    /// Goes back to what was live before: the whole pair, or one role of it. A swap that runs is ended for it.
     ///
     /// # Errors
     /// As [`Swapper::swap`]; also when there is nothing to go back to.
     pub async fn rollback(self: &Arc<Self>, role: Option<Role>, expected: Option<String>) -> Result<Report, SwapError> {
         let scope = role.map_or(Scope::Both, Scope::One);
-        self.alone(scope, move |swapper| async move { swapper.go_back(role, expected).await }).await
+        let turn = self.turns.rollback(self.settings.swap_timeout).await;
+        self.alone(scope, turn, move |swapper, limit| async move { swapper.go_back(role, expected, &limit).await })
+            .await
     }
 
     /// Every generation that is known, oldest first, and how many requests hold each.
@@ -85,18 +106,19 @@ impl Swapper {
     async fn alone<W>(
         self: &Arc<Self>,
         scope: Scope,
-        work: impl FnOnce(Arc<Self>) -> W + Send + 'static,
+        turn: Result<(Turn, Limit), SwapError>,
+        work: impl FnOnce(Arc<Self>, Limit) -> W + Send + 'static,
     ) -> Result<Report, SwapError>
     where
         W: Future<Output = Result<Report, SwapError>> + Send + 'static,
     {
         let started = Instant::now();
-        let result = match Arc::clone(&self.busy).try_lock_owned() {
-            Err(_) => Err(SwapError::Busy),
-            Ok(turn) => {
+        let result = match turn {
+            Err(error) => Err(error),
+            Ok((turn, limit)) => {
                 let swapper = Arc::clone(self);
                 let task = tokio::spawn(async move {
-                    let result = work(swapper).await;
+                    let result = work(swapper, limit).await;
                     drop(turn);
                     result
                 });
@@ -107,8 +129,8 @@ impl Swapper {
             Ok(report) if report.published => SwapResult::Live,
             Ok(_) => SwapResult::DryRun,
             Err(SwapError::Busy | SwapError::Draining(_)) => SwapResult::Busy,
-            Err(SwapError::NotLive { .. }) => SwapResult::Conflict,
-            Err(SwapError::Refused(_) | SwapError::Missing(_)) => SwapResult::Refused,
+            Err(SwapError::NotLive { .. } | SwapError::Ended) => SwapResult::Conflict,
+            Err(SwapError::Refused(_) | SwapError::Missing(_) | SwapError::TimedOut(_)) => SwapResult::Refused,
         };
         metrics::swap_ended(scope, outcome, started.elapsed());
         match &result {
@@ -118,21 +140,30 @@ impl Swapper {
         result.map(|report| Report { took: started.elapsed(), ..report })
     }
 
-    async fn perform(&self, order: Order) -> Result<Report, SwapError> {
+    async fn perform(&self, order: Order, limit: &Limit) -> Result<Report, SwapError> {
         let live = self.generations.pin();
         order.check_expected(&Ids::of(&live))?;
-        self.room().await?;
+        limit.within(self.room()).await?;
         let id = self.registry().begin(order.scope.roles(), now());
-        let result = self.attempt(&id, &order, live).await;
+        let stored = self.store.directories();
+        let result = self.attempt(&id, &order, live, limit).await;
         if let Err(error) = &result {
             self.registry().failed(&id, error.to_string());
+            let (store, used) = (self.store.clone(), self.registry().directories());
+            let removed = blocking(move || {
+                store.remove_since(&stored, &used);
+                Ok(())
+            });
+            if let Err(error) = removed.await {
+                tracing::warn!(%error, "refused weights stay in the directory for swaps");
+            }
         }
         result
     }
 
-    async fn attempt(&self, id: &str, order: &Order, live: Pinned) -> Result<Report, SwapError> {
+    async fn attempt(&self, id: &str, order: &Order, live: Pinned, limit: &Limit) -> Result<Report, SwapError> {
         let roles = order.scope.roles();
-        let candidate = self.candidate(order, &live).await?;
+        let candidate = limit.within(self.candidate(order, &live, limit)).await?;
         let mode = self.mode(order.mode, &candidate);
         if mode == Mode::Drain && roles.len() == 1 && live.actor.shares_weights(&live.refiner) {
             let message = "actor and refiner share the live weights, which can only leave together; swap `both`, or use mode blue_green";
@@ -142,12 +173,13 @@ impl Swapper {
         let generation = match (mode, order.intent) {
             (Mode::Drain, Intent::Publish) => {
                 drop(live);
-                self.drained(id, roles, candidate).await?
+                self.drained(id, roles, candidate, limit).await?
             }
-            _ => self.loaded(id, roles, candidate, &live).await?,
+            _ => limit.within(self.loaded(id, roles, candidate, &live)).await?,
         };
         if order.intent == Intent::DryRun {
             self.registry().forget(id);
+            self.store.evict(&self.registry().directories());
             return Ok(Report::new(false, mode, before.clone(), before, generation.1.sha256()));
         }
         let sha256 = generation.1.sha256();
@@ -219,15 +251,19 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Runs blocking work on a thread for that; a panic in it is a refusal.
+/// Runs blocking work on a thread of its own, which the end of the process does not wait for; a panic in it is a refusal.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SwapError> + Send + 'static,
 ) -> Result<T, SwapError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(SwapError::Refused("the weights made their loader panic; see the log".into())))
-}
-
-/// The directory that swaps use where none is named: by port, so that two servers do not share one.
-fn default_directory(port: u16) -> Option<PathBuf> {
-    crate::engine::embedded::cache_directory().map(|cache| cache.join(format!("swap-{port}")))
+    let (done, result) = oneshot::channel();
+    let runtime = Handle::current();
+    let run = move || {
+        let _entered = runtime.enter();
+        // Whoever asked for it may have gone.
+        drop(done.send(work()));
+    };
+    let begun = std::thread::Builder::new().name("spar-swap".into()).spawn(run);
+    begun.map_err(|error| SwapError::Refused(format!("no thread can be started: {error}")))?;
+    let panicked = |_| Err(SwapError::Refused("the weights made their loader panic; see the log".into()));
+    result.await.unwrap_or_else(panicked)
 }

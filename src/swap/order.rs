@@ -1,4 +1,4 @@
-//! What somebody may ask a swap for, and what comes of it.
+//! The orders and the reports of swaps.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use utoipa::ToSchema;
 use crate::engine::generation::Role;
 use crate::engine::generation::registry::Ids;
 
-/// Whose weights are swapped.
+/// The roles whose weights are swapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// One role's.
+    /// A single role.
     One(Role),
     /// Both roles get the same generation.
     Both,
 }
 
 impl Scope {
-    /// The roles.
+    /// The roles that are swapped.
     pub fn roles(self) -> &'static [Role] {
         match self {
             Self::One(Role::Actor) => &Role::ALL[..1],
@@ -45,7 +45,7 @@ pub enum Weights {
 pub struct NamedAdapter {
     /// Where it is.
     pub path: PathBuf,
-    /// What it is called, where somebody called it something.
+    /// The name that a client gave it, if one did.
     pub name: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub struct NamedAdapter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// The tokenizer.
+    /// The model's tokenizer.
     Tokenizer,
     /// The chat template.
     ChatTemplate,
@@ -65,12 +65,12 @@ pub enum Part {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Beside them where both fit into memory.
+    /// Next to the old weights where both fit into memory, else instead of them.
     #[default]
     Auto,
-    /// Beside them.
+    /// The old weights stay live while the new ones are loaded.
     BlueGreen,
-    /// Gone: requests wait meanwhile.
+    /// The old weights are dropped first, and requests wait meanwhile.
     Drain,
 }
 
@@ -86,9 +86,9 @@ pub enum Intent {
 /// A swap that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Whose weights.
+    /// The roles whose weights are swapped.
     pub scope: Scope,
-    /// Which weights.
+    /// The weights that take over.
     pub weights: Weights,
     /// The generation that must be live, or nothing happens.
     pub expected: Option<String>,
@@ -122,7 +122,7 @@ pub(super) fn check_expected(expected: Option<&str>, scope: Scope, live: &Ids) -
     }
 }
 
-/// What a swap came to.
+/// The result of a swap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Whether the weights are live, or were only tried out.
@@ -133,9 +133,9 @@ pub struct Report {
     pub before: Ids,
     /// The pair that is live now.
     pub after: Ids,
-    /// Of the weights.
+    /// The digest of the weights.
     pub sha256: String,
-    /// From the order to here.
+    /// Time from the order to the report.
     pub took: Duration,
 }
 
@@ -159,11 +159,17 @@ pub enum SwapError {
     /// Somebody else was faster.
     #[error("`expected_generation` is {expected}, but {live} is live; look at it and ask again")]
     NotLive {
-        /// As asked.
+        /// The generation that was expected.
         expected: String,
         /// What is live.
         live: String,
     },
+    /// It was not done in time.
+    #[error("the swap did not end within the {0:?} of --swap-timeout; the old weights stay")]
+    TimedOut(Duration),
+    /// A rollback came.
+    #[error("a rollback was asked for while this swap ran; the swap has ended without effect")]
+    Ended,
     /// Nothing of this name is here.
     #[error("{0}")]
     Missing(String),

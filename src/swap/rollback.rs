@@ -3,18 +3,24 @@
 use std::sync::Arc;
 
 use super::order::{Mode, Report, Scope, SwapError, check_expected};
+use super::turns::Limit;
 use super::{Swapper, now};
 use crate::engine::generation::Role;
 use crate::engine::generation::registry::Ids;
 
 impl Swapper {
-    pub(super) async fn go_back(&self, role: Option<Role>, expected: Option<String>) -> Result<Report, SwapError> {
+    pub(super) async fn go_back(
+        &self,
+        role: Option<Role>,
+        expected: Option<String>,
+        limit: &Limit,
+    ) -> Result<Report, SwapError> {
         let live = self.generations.pin();
         let before = Ids::of(&live);
         check_expected(expected.as_deref(), role.map_or(Scope::Both, Scope::One), &before)?;
         let nothing = || SwapError::Missing("nothing was live before this; there is nothing to go back to".into());
         let target = self.registry().previous(&before, role).ok_or_else(nothing)?;
-        self.room().await?;
+        limit.within(self.room()).await?;
         let mut next = live.clone();
         let mut sha256 = String::new();
         for role in Role::ALL {
@@ -32,9 +38,14 @@ impl Swapper {
             let generation = match other.or_else(|| record.generation()) {
                 Some(generation) => generation,
                 None => {
-                    let candidate = self.again(source.clone(), &[&live, &next]).await?;
-                    let generation = self.build(id, candidate).await?;
-                    self.canary.try_out(&generation, &[role], &live).await.map_err(SwapError::Refused)?;
+                    let known = [&live, &next];
+                    let again = async {
+                        let candidate = self.again(source.clone(), &known).await?;
+                        let generation = self.build(id, candidate).await?;
+                        self.canary.try_out(&generation, &[role], &live).await.map_err(SwapError::Refused)?;
+                        Ok(generation)
+                    };
+                    let generation = limit.within(again).await?;
                     self.registry().loaded(&generation, source, now());
                     generation
                 }

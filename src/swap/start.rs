@@ -1,13 +1,15 @@
-//! From settings to a served pair and, where an admin key is configured, the swapper around it.
+//! Settings become a served pair and, where an admin key is configured, the swapper around it.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::canary::Canary;
 use super::state::{Published, StateFile};
-use super::{SwapError, Swapper, blocking, default_directory, now};
+use super::turns::Turns;
+use super::{SwapError, Swapper, blocking, now};
 use crate::config::{EngineArgs, Settings};
+use crate::engine::caches;
 use crate::engine::generation::registry::{Registry, Source};
 use crate::engine::generation::{Generation, Generations, Pinned};
 use crate::engine::load::{self, Files, LoadError, Loaded, Named, Origin};
@@ -35,7 +37,7 @@ pub struct Started {
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The models.
+    /// The models cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The directories for weights.
@@ -47,7 +49,7 @@ pub enum StartError {
     /// The canary's prompts.
     #[error("--canary: {0}")]
     Canary(#[from] DataError),
-    /// The templates.
+    /// The templates cannot be used.
     #[error(transparent)]
     Templates(#[from] TemplateError),
     /// What loads them has panicked.
@@ -66,7 +68,7 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`] in one line.
 pub async fn start(settings: &Settings) -> Result<Started, StartError> {
-    if settings.admin_key.is_none() {
+    if settings.admin_key.is_none() && !settings.api_keys.has_admin() {
         let Loaded { name, generations, origins, files } = load_models(&settings.engine, None).await?;
         return Ok(Started { name, generations: Arc::new(generations), origins, swapper: None, files });
     }
@@ -97,7 +99,7 @@ pub async fn start(settings: &Settings) -> Result<Started, StartError> {
         canary: Canary::new(&settings.swap, &settings.search)?,
         settings: settings.swap.clone(),
         generations: Arc::clone(&generations),
-        busy: Arc::default(),
+        turns: Turns::default(),
         _workplace: workplace,
         store,
         state,
@@ -115,20 +117,24 @@ pub(super) struct Workplace {
 impl Workplace {
     fn open(settings: &Settings) -> Result<Self, StartError> {
         let failed = |error: std::io::Error| StartError::NoDirectory(error.to_string());
-        let named = settings.swap.swap_dir.clone();
-        // A server on a free port is somewhere else next time, and remembers nothing.
-        let usual = || Some(settings.http.port).filter(|port| *port != 0).and_then(default_directory);
-        let (path, temporary) = match named.or_else(usual) {
-            Some(path) => (path, None),
-            None => {
-                let temporary = tempfile::tempdir().map_err(failed)?;
-                (temporary.path().to_owned(), Some(temporary))
+        // By port, so that two servers do not share one.
+        let usual = |cache: &Path| {
+            let path = cache.join(format!("swap-{}", settings.http.port));
+            std::fs::create_dir_all(&path).and_then(|()| tempfile::tempfile_in(&path)).map(|_writable| path)
+        };
+        let path = match &settings.swap.swap_dir {
+            Some(path) => path.clone(),
+            // A server on a free port is somewhere else next time, and remembers nothing.
+            None if settings.http.port == 0 => {
+                let (temporary, lock) = caches::for_this_run().map_err(failed)?;
+                return Ok(Self { path: temporary.path().into(), _lock: lock, _temporary: Some(temporary) });
             }
+            None => caches::in_one(usual).map_err(failed)?,
         };
         std::fs::create_dir_all(&path).map_err(failed)?;
         let lock = File::create(path.join("lock")).map_err(failed)?;
         lock.try_lock().map_err(|_| StartError::InUse(path.clone()))?;
-        Ok(Self { path, _lock: lock, _temporary: temporary })
+        Ok(Self { path, _lock: lock, _temporary: None })
     }
 }
 

@@ -8,14 +8,14 @@ use crate::engine::generation::registry::{AdapterSource, Ids, Record, Registry, 
 use crate::engine::load::Named;
 use crate::engine::model_dir::ModelDir;
 use crate::weights::store::Stored;
-use crate::weights::{Digests, ModelError, digest};
+use crate::weights::{Digests, ModelError, digest, files};
 
 const VERSION: u32 = 1;
 
 /// Where it is written down.
 pub struct StateFile {
     path: PathBuf,
-    /// What the server was started with: other directories mean that somebody wants something else.
+    /// What the server was started with: other directories mean that the operator wants other weights.
     configured: [Named; 2],
 }
 
@@ -44,7 +44,7 @@ struct Kept {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Directory {
-    /// As it was named.
+    /// The directory as it was named.
     named: PathBuf,
     /// Where it is kept.
     path: PathBuf,
@@ -57,7 +57,7 @@ impl StateFile {
         Self { path, configured }
     }
 
-    /// As the file has them.
+    /// The directories that the file names.
     fn configured(&self) -> ([PathBuf; 2], [Option<PathBuf>; 2]) {
         (self.configured.clone().map(|named| named.model), self.configured.clone().map(|named| named.adapter))
     }
@@ -77,7 +77,7 @@ impl StateFile {
 
     /// What was published last; `None`, with a warning where there was something, if it cannot be served now.
     pub fn read(&self) -> Option<Published> {
-        let bytes = std::fs::read(&self.path).ok()?;
+        let bytes = files::read(&self.path, files::SMALL).ok()?;
         let fail = |reason: String| {
             tracing::warn!(file = %self.path.display(), reason, "what was published last is not served: the configured model is");
             None

@@ -2,7 +2,7 @@
 
 use super::CheckError;
 use super::kwargs::{Kwargs, plural};
-use super::pattern::Pattern;
+use super::pattern::{Allowance, Pattern};
 use super::text::is_space;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -26,11 +26,12 @@ impl Rule {
     }
 
     pub(super) fn postscript(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
-        let marker = kwargs.trimmed("postscript_marker")?;
+        let lowered = |text: &str, allowance: &mut Allowance| Pattern::exact(&text.to_lowercase(), allowance);
+        let (marker, pattern) = kwargs.pattern("postscript_marker", lowered)?;
         let search = match marker.as_str() {
             "P.S." => Marker::Spaced(&["p.", "s."]),
             "P.P.S" => Marker::Spaced(&["p.", "p.", "s"]),
-            other => Marker::Pattern(Pattern::exact(&other.to_lowercase())),
+            _ => Marker::Pattern(pattern),
         };
         Ok(Self::Postscript { marker, search })
     }

@@ -39,17 +39,17 @@ pub enum DataError {
     /// The file cannot be read at all.
     #[error("{}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The file that cannot be read.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
     /// One of its lines is wrong.
     #[error("{}:{line}: {message}", path.display())]
     Line {
-        /// The file.
+        /// The file that is wrong.
         path: PathBuf,
-        /// The line.
+        /// The line's number, from 1.
         line: usize,
         /// What is wrong with it.
         message: String,
@@ -57,7 +57,7 @@ pub enum DataError {
     /// It has no lines.
     #[error("{}: no lines", path.display())]
     Empty {
-        /// The file.
+        /// The file without prompts.
         path: PathBuf,
     },
 }
@@ -185,7 +185,7 @@ impl WirePrompt {
             if id == UNCHECKED {
                 prompt.unchecked.push(id.clone());
             } else {
-                prompt.checks.push(Check::new(id, kwargs.clone()).map_err(|error| error.0)?);
+                prompt.checks.push(Check::new(id, kwargs.clone()).map_err(|error| error.message)?);
             }
         }
         Ok(prompt)

@@ -28,8 +28,7 @@ impl Rule {
     }
 
     pub(super) fn multiple_sections(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
-        let splitter = kwargs.trimmed("section_spliter")?;
-        let pattern = Pattern::exact(&splitter);
+        let (splitter, pattern) = kwargs.pattern("section_spliter", Pattern::exact)?;
         Ok(Self::Sections { splitter, pattern, least: kwargs.count("num_sections")? })
     }
 

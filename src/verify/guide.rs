@@ -13,11 +13,27 @@ const MOST: u64 = 60;
 /// Words may be more, since each is a small part.
 const MOST_WORDS: u64 = 400;
 
+/// A word's characters, and those between words. Characters outside of ASCII count as a word's: the classes of Unicode make
+/// patterns many times larger.
+const WORD: &str = r"[0-9A-Za-z_\x{80}-\x{10FFFF}]";
+const GAP: &str = r"[^0-9A-Za-z_\x{80}-\x{10FFFF}]";
+
 /// A Lark grammar of texts that follow `checks`; `None` where no check has a pattern.
-pub fn guide(checks: &[Check]) -> Option<String> {
+///
+/// With `words`, what a rule asks for must come early enough that the text has about so many words: a model that does not
+/// come to it by itself would write until its room is used up. Such patterns cost more than those without.
+pub fn guide(checks: &[Check], words: Option<usize>) -> Option<String> {
     let patterns: Vec<String> =
-        checks.iter().filter_map(Check::pattern).map(|pattern| format!("({pattern})")).collect();
+        checks.iter().filter_map(|check| check.pattern(words)).map(|pattern| format!("({pattern})")).collect();
     (!patterns.is_empty()).then(|| format!("start: RESPONSE\nRESPONSE: {}\n", patterns.join(" & ")))
+}
+
+/// Any text before one of `parts` things that have to fit in `words`. It is counted in words, not in characters: the
+/// pattern of a counted character changes with every step.
+fn before(words: Option<usize>, parts: u64) -> String {
+    let Some(words) = words else { return "(?s:.*)".into() };
+    let parts = usize::try_from(parts).unwrap_or(usize::MAX).max(1);
+    format!(r"([^ \n]*[ \n]+){{0,{}}}[^ \n]*", (words / parts).max(8))
 }
 
 /// A regular expression between slashes.
@@ -27,26 +43,38 @@ fn terminal(regex: &str) -> String {
 
 /// `text` as a regular expression in any case.
 fn any_case(text: &str) -> String {
-    format!("(?i:{})", regex::escape(text))
+    if !text.is_ascii() {
+        return format!("(?i:{})", regex::escape(text));
+    }
+    let letter = |c: char| match c.is_ascii_alphabetic() {
+        true => format!("[{}{}]", c.to_ascii_lowercase(), c.to_ascii_uppercase()),
+        false => regex::escape(&c.to_string()),
+    };
+    text.chars().map(letter).collect()
 }
 
 /// Texts that hold `part` at least `count` times.
-fn at_least(part: &str, count: u64) -> String {
-    terminal(&format!("((?s:.*){part}){{{count}}}(?s:.*)"))
+fn at_least(part: &str, count: u64, words: Option<usize>) -> String {
+    terminal(&format!("({}{part}){{{count}}}(?s:.*)", before(words, count)))
 }
 
-fn relation(least: &str, count: u64, relation: Option<&str>) -> Option<String> {
+/// Texts that hold `part` fewer than `count` times.
+fn less_than(part: &str, count: u64) -> String {
+    format!("~{}", terminal(&format!("((?s:.*){part}){{{count}}}(?s:.*)")))
+}
+
+fn relation(part: &str, count: u64, relation: Option<&str>, words: Option<usize>) -> Option<String> {
     match relation? {
         "at least" if count == 0 => None,
-        "at least" => Some(at_least(least, count)),
-        "less than" => Some(format!("~{}", at_least(least, count))),
+        "at least" => Some(at_least(part, count, words)),
+        "less than" => Some(less_than(part, count)),
         _ => None,
     }
 }
 
 impl Check {
     /// The pattern of texts that follow this rule.
-    fn pattern(&self) -> Option<String> {
+    fn pattern(&self, words: Option<usize>) -> Option<String> {
         let text =
             |key: &str| self.kwargs.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
         let count = |key: &str| self.kwargs.get(key).and_then(Value::as_u64).filter(|count| *count <= MOST);
@@ -60,51 +88,55 @@ impl Check {
                 let word = r"([^A-Za-z]|^)[A-Z]{2,}([^A-Za-z]|$)";
                 let word = word.replace("|^", "").replace("|$", "");
                 match text("capital_relation")? {
-                    "at least" => at_least(&word, count("capital_frequency")?),
+                    "at least" => at_least(&word, count("capital_frequency")?, words),
                     _ => return None,
                 }
             }
             "startend:quotation" => terminal(r#""[^"]+""#),
-            "startend:end_checker" => terminal(&format!("(?s:.*){}", regex::escape(text("end_phrase")?))),
+            "startend:end_checker" => terminal(&format!("{}{}", before(words, 1), regex::escape(text("end_phrase")?))),
             "keywords:existence" => {
-                let words = texts("keywords")?;
-                words.iter().map(|word| at_least(&any_case(word), 1)).collect::<Vec<_>>().join(" & ")
+                let keywords = texts("keywords")?;
+                keywords.iter().map(|word| at_least(&any_case(word), 1, words)).collect::<Vec<_>>().join(" & ")
             }
             "keywords:forbidden_words" => {
-                let words = texts("forbidden_words")?;
+                let forbidden = texts("forbidden_words")?;
                 let outside = |word: &&str| {
-                    let edge = r"[^\p{L}\p{N}_]";
                     let word = any_case(word);
-                    format!("~{}", terminal(&format!("((?s:.*){edge})?{word}({edge}(?s:.*))?")))
+                    format!("~{}", terminal(&format!("((?s:.*){GAP})?{word}({GAP}(?s:.*))?")))
                 };
-                words.iter().map(outside).collect::<Vec<_>>().join(" & ")
+                forbidden.iter().map(outside).collect::<Vec<_>>().join(" & ")
             }
-            "keywords:frequency" => relation(&any_case(text("keyword")?), count("frequency")?, text("relation"))?,
+            "keywords:frequency" => {
+                relation(&any_case(text("keyword")?), count("frequency")?, text("relation"), words)?
+            }
             "keywords:letter_frequency" => {
-                relation(&any_case(text("letter")?), count("let_frequency")?, text("let_relation"))?
+                relation(&any_case(text("letter")?), count("let_frequency")?, text("let_relation"), words)?
             }
             "length_constraints:number_words" => {
                 let count =
                     self.kwargs.get("num_words").and_then(Value::as_u64).filter(|n| (1..=MOST_WORDS).contains(n))?;
                 match text("relation")? {
-                    "at least" => terminal(&format!(r"(?s:\W*\w+\W+){{{count}}}(?s:.*)")),
+                    "at least" => terminal(&format!("({GAP}*{WORD}+{GAP}+){{{count}}}(?s:.*)")),
                     // The last word ends a sentence, so that the text is not cut in the middle of one.
-                    _ if count > 1 => terminal(&format!(r#"(?s:\W*\w+){{1,{}}}[.!?][^\w]{{0,4}}"#, count - 1)),
+                    _ if count > 1 => terminal(&format!("({GAP}*{WORD}+){{1,{}}}[.!?]{GAP}{{0,4}}", count - 1)),
                     _ => return None,
                 }
             }
             "length_constraints:number_sentences" => {
                 let count = count("num_sentences")?;
-                let sentence = r#"[^.!?]*\w[^.!?]*[.!?]+["')*]*"#;
+                let sentence = format!(r#"[^.!?]*{WORD}[^.!?]*[.!?]+["')*]*"#);
                 match text("relation")? {
-                    "at least" if count > 0 => terminal(&format!(r"({sentence}\s+){{{}}}(?s:.+)[.!?]\W*", count - 1)),
-                    "less than" if count > 1 => terminal(&format!(r"({sentence}\s*){{1,{}}}", count - 1)),
+                    "at least" if count > 0 => {
+                        terminal(&format!(r"({sentence}[ \n]+){{{}}}(?s:.+)[.!?]{GAP}*", count - 1))
+                    }
+                    "less than" if count > 1 => terminal(&format!(r"({sentence}[ \n]*){{1,{}}}", count - 1)),
                     _ => return None,
                 }
             }
             "length_constraints:number_paragraphs" => {
                 let more = count("num_paragraphs")?.checked_sub(1)?;
-                terminal(&format!(r"[^*]*\w[^*]*(\*\*\*\n[^*]*\w[^*]*){{{more}}}"))
+                let part = format!("[^*]*{WORD}[^*]*");
+                terminal(&format!(r"{part}(\*\*\*\n{part}){{{more}}}"))
             }
             "length_constraints:nth_paragraph_first_word" => {
                 let (all, nth) = (count("num_paragraphs")?, count("nth_paragraph")?);
@@ -114,9 +146,10 @@ impl Check {
                     (1..=all).map(|index| if index == nth { begun.as_str() } else { paragraph }).collect();
                 terminal(&all.join(r"\n\n"))
             }
-            "detectable_content:number_placeholders" => at_least(r"\[[^\[\]\n]+\]", count("num_placeholders")?),
+            "detectable_content:number_placeholders" => at_least(r"\[[^\[\]\n]+\]", count("num_placeholders")?, words),
             "detectable_content:postscript" => {
-                terminal(&format!(r"(?s:.+)\n\n{}[^\n]+(?s:.*)", regex::escape(text("postscript_marker")?)))
+                let marker = regex::escape(text("postscript_marker")?);
+                terminal(&format!(r"[^ \n]{}\n\n{marker}[^\n]+\n?", before(words, 1)))
             }
             "detectable_format:number_bullet_lists" => {
                 let plain = r"([^\s*\-][^\n]*)?\n";
@@ -126,16 +159,21 @@ impl Check {
             }
             "detectable_format:constrained_response" => terminal(r"My answer is (yes|no|maybe)\."),
             "detectable_format:number_highlighted_sections" => {
-                at_least(r"[^*]\*[^*\n]*\w[^*\n]*\*[^*]", count("num_highlights")?)
+                at_least(&format!(r"[^*]\*[^*\n]*{WORD}[^*\n]*\*[^*]"), count("num_highlights")?, words)
             }
             "detectable_format:multiple_sections" => {
-                let splitter = regex::escape(text("section_spliter")?);
-                let sections: Vec<String> =
-                    (1..=count("num_sections")?).map(|n| format!("{splitter} {n}[^0-9](?s:.*)")).collect();
-                terminal(&format!("(?s:.*){}", sections.concat()))
+                let (splitter, count) = (regex::escape(text("section_spliter")?), count("num_sections")?);
+                let part = |n| format!("{}{splitter} {n}[^0-9]", before(words, count));
+                let sections: Vec<String> = (1..=count).map(part).collect();
+                terminal(&format!("{}(?s:.*)", sections.concat()))
             }
-            "detectable_format:title" => terminal(r"(?s:.*)<<[^<>\n]*\w[^<>\n]*>>(?s:.*)"),
-            "combination:two_responses" => terminal(r"[^*]*\w[^*]*\n\*\*\*\*\*\*\n[^*]*\w[^*]*"),
+            "detectable_format:title" => {
+                terminal(&format!(r"(?s:.{{0,40}})<<[^<>\n]{{0,80}}{WORD}[^<>\n]{{0,80}}>>(?s:.*)"))
+            }
+            "combination:two_responses" => {
+                let part = format!("[^*]*{WORD}[^*]*");
+                terminal(&format!(r"{part}\n\*\*\*\*\*\*\n{part}"))
+            }
             "combination:repeat_prompt" => {
                 terminal(&format!(r"{}\n\n(?s:.+)", regex::escape(text("prompt_to_repeat")?)))
             }
@@ -149,7 +187,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::engine::{Constraint, grammar};
+    use crate::engine::Constraint;
+
+    fn matches(grammar: &Constraint, text: &str) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(crate::engine::grammar::matches(grammar, text)).unwrap()
+    }
 
     fn check(id: &str, kwargs: Value) -> Check {
         let Value::Object(kwargs) = kwargs else { panic!("{kwargs}") };
@@ -252,24 +295,27 @@ mod tests {
                 "The BIG river.",
             ),
         ];
-        for (id, kwargs, follows, breaks) in cases {
+        let both = |(id, kwargs, follows, breaks)| {
+            [None, Some(100)].map(|words| (id, Value::clone(&kwargs), follows, breaks, words))
+        };
+        for (id, kwargs, follows, breaks, words) in cases.into_iter().flat_map(both) {
             let check = check(id, kwargs);
-            let grammar = Constraint::Lark(guide(std::slice::from_ref(&check)).unwrap());
+            let grammar = Constraint::Lark(guide(std::slice::from_ref(&check), words).unwrap());
             assert!(check.strict(follows), "{id}: {follows:?} follows the rule");
-            assert!(grammar::matches(&grammar, follows), "{id}: {follows:?} matches {grammar:?}");
+            assert!(matches(&grammar, follows), "{id}: {follows:?} matches {grammar:?}");
             assert!(!check.strict(breaks), "{id}: {breaks:?} breaks the rule");
-            assert!(!grammar::matches(&grammar, breaks), "{id}: {breaks:?} does not match {grammar:?}");
+            assert!(!matches(&grammar, breaks), "{id}: {breaks:?} does not match {grammar:?}");
         }
     }
 
     #[test]
     fn several_rules_are_one_pattern_and_none_is_none() {
         let checks = [check("punctuation:no_comma", json!({})), check("startend:quotation", json!({}))];
-        let grammar = Constraint::Lark(guide(&checks).unwrap());
+        let grammar = Constraint::Lark(guide(&checks, Some(100)).unwrap());
         for (text, expected) in [("\"A river.\"", true), ("\"A, river.\"", false), ("A river.", false)] {
-            assert_eq!(grammar::matches(&grammar, text), expected, "{text}");
+            assert_eq!(matches(&grammar, text), expected, "{text}");
         }
         let language = check("language:response_language", json!({"language": "fr"}));
-        assert_eq!(guide(&[language]), None);
+        assert_eq!(guide(&[language], None), None);
     }
 }

@@ -98,7 +98,7 @@ pub const UNCHECKED: &str = "words:start_verb";
 /// The error of an id that no rule has: what there is in its group, or else everything.
 pub(super) fn unknown(id: &str) -> CheckError {
     if id == UNCHECKED {
-        return CheckError(format!(
+        return CheckError::from(format!(
             "{id}: cannot be checked, since it needs the data of a part-of-speech tagger that is not part of this program; leave it out"
         ));
     }
@@ -110,5 +110,5 @@ pub(super) fn unknown(id: &str) -> CheckError {
     } else {
         siblings.join(", ")
     };
-    CheckError(format!("unknown instruction id `{id}`, known: {known}"))
+    CheckError::from(format!("unknown instruction id `{id}`, known: {known}"))
 }

@@ -56,7 +56,7 @@ impl Scanner<'_> {
                 b'"' => self.string()?,
                 _ => self.literal()?,
             }
-            // After a value: close what ends here, then go on with the next one.
+            // After a value: close what ends here, then continue with the next one.
             loop {
                 self.spaces();
                 let Some(container) = open.last() else {

@@ -14,20 +14,17 @@ pub(super) enum Rule {
 
 impl Rule {
     pub(super) fn existence(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
-        let keywords = kwargs.texts("keywords")?;
-        let patterns = keywords.iter().map(|keyword| Pattern::any_case(keyword)).collect();
+        let (keywords, patterns) = kwargs.patterns("keywords", Pattern::any_case)?;
         Ok(Self::Existence { keywords, patterns })
     }
 
     pub(super) fn forbidden_words(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
-        let words = kwargs.texts("forbidden_words")?;
-        let patterns = words.iter().map(|word| Pattern::whole_word(word)).collect();
+        let (words, patterns) = kwargs.patterns("forbidden_words", Pattern::whole_word)?;
         Ok(Self::Forbidden { words, patterns })
     }
 
     pub(super) fn frequency(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
-        let keyword = kwargs.trimmed("keyword")?;
-        let pattern = Pattern::any_case(&keyword);
+        let (keyword, pattern) = kwargs.pattern("keyword", Pattern::any_case)?;
         Ok(Self::Frequency { keyword, pattern, bound: kwargs.bound("frequency", "relation")? })
     }
 

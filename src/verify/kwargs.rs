@@ -5,20 +5,29 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::CheckError;
+use super::pattern::{Allowance, Pattern, PatternError};
 use super::text::trim;
+
+/// Entries of a list.
+const MOST_ENTRIES: usize = 64;
+/// Characters of a text that is compared with the response as it is.
+const TEXT_CHARACTERS: usize = 20_000;
+/// Characters of an argument that an error shows.
+const SHOWN: usize = 200;
 
 /// The arguments of one instruction. Every argument that a rule reads is noted, so that [`Kwargs::finish`] can refuse the rest.
 pub(super) struct Kwargs<'a> {
     id: &'a str,
     values: &'a Map<String, Value>,
+    allowance: &'a mut Allowance,
     known: Vec<&'static str>,
     others_allowed: bool,
 }
 
 impl<'a> Kwargs<'a> {
     /// `values` without nulls.
-    pub(super) fn new(id: &'a str, values: &'a Map<String, Value>) -> Self {
-        Self { id, values, known: Vec::new(), others_allowed: false }
+    pub(super) fn new(id: &'a str, values: &'a Map<String, Value>, allowance: &'a mut Allowance) -> Self {
+        Self { id, values, allowance, known: Vec::new(), others_allowed: false }
     }
 
     /// A number from 0 up.
@@ -69,7 +78,7 @@ impl<'a> Kwargs<'a> {
     /// A string, as it is.
     pub(super) fn text(&mut self, key: &'static str) -> Result<String, CheckError> {
         match self.value(key).and_then(Value::as_str) {
-            Some(text) => Ok(text.to_string()),
+            Some(text) => self.short_enough(key, text),
             None => Err(self.must_be(key, "a string")),
         }
     }
@@ -77,9 +86,44 @@ impl<'a> Kwargs<'a> {
     /// A string that is not blank, without the spaces around it.
     pub(super) fn trimmed(&mut self, key: &'static str) -> Result<String, CheckError> {
         match self.value(key).and_then(Value::as_str).map(trim) {
-            Some(text) if !text.is_empty() => Ok(text.to_string()),
+            Some(text) if !text.is_empty() => self.short_enough(key, text),
             _ => Err(self.must_be(key, "a string that is not blank")),
         }
+    }
+
+    /// A string as in [`Kwargs::trimmed`], and the pattern that it is.
+    pub(super) fn pattern(&mut self, key: &'static str, kind: Kind) -> Result<(String, Pattern), CheckError> {
+        let text = self.trimmed(key)?;
+        let pattern = self.made(key, &text, kind)?;
+        Ok((text, pattern))
+    }
+
+    /// Strings as in [`Kwargs::texts`], and the patterns that they are.
+    pub(super) fn patterns(
+        &mut self,
+        key: &'static str,
+        kind: Kind,
+    ) -> Result<(Vec<String>, Vec<Pattern>), CheckError> {
+        let texts = self.texts(key)?;
+        let made = |(index, text): (usize, &String)| self.made(&format!("{key}[{index}]"), text, kind);
+        let patterns = texts.iter().enumerate().map(made).collect::<Result<_, _>>()?;
+        Ok((texts, patterns))
+    }
+
+    fn made(&mut self, path: &str, text: &str, kind: Kind) -> Result<Pattern, CheckError> {
+        kind(text, self.allowance).map_err(|error| self.too_large(path, &error.to_string()))
+    }
+
+    fn short_enough(&self, key: &str, text: &str) -> Result<String, CheckError> {
+        if text.chars().count() <= TEXT_CHARACTERS {
+            return Ok(text.to_owned());
+        }
+        Err(self.too_large(key, &format!("must have at most {TEXT_CHARACTERS} characters")))
+    }
+
+    /// The error of an argument whose value costs too much.
+    fn too_large(&self, path: &str, reason: &str) -> CheckError {
+        CheckError { message: format!("{}: `{path}` {reason}", self.id), argument: Some(path.to_owned()) }
     }
 
     /// At least one string, none of them empty.
@@ -89,6 +133,10 @@ impl<'a> Kwargs<'a> {
             .and_then(Value::as_array)
             .and_then(|items| items.iter().map(|item| item.as_str().map(str::to_string)).collect());
         match texts {
+            Some(texts) if texts.len() > MOST_ENTRIES => {
+                let reason = format!("must hold at most {MOST_ENTRIES} strings, got {}", texts.len());
+                Err(self.too_large(key, &reason))
+            }
             Some(texts) if !texts.is_empty() && texts.iter().all(|text| !text.is_empty()) => Ok(texts),
             _ => Err(self.must_be(key, "a list of at least one string, none of them empty")),
         }
@@ -108,21 +156,31 @@ impl<'a> Kwargs<'a> {
             return Ok(());
         };
         let allowed = if self.known.is_empty() { "none".to_string() } else { self.known.join(", ") };
-        Err(CheckError(format!("{}: unknown argument `{unknown}`, allowed: {allowed}", self.id)))
+        Err(CheckError::from(format!("{}: unknown argument `{}`, allowed: {allowed}", self.id, shortened(unknown))))
     }
 
     /// The error of a value that is missing or that is not `expected`.
     pub(super) fn must_be(&self, key: &str, expected: &str) -> CheckError {
         let got = match self.values.get(key) {
-            Some(value) => format!("got {value}"),
+            Some(value) => format!("got {}", shortened(&value.to_string())),
             None => "but it is missing".to_string(),
         };
-        CheckError(format!("{}: `{key}` must be {expected}, {got}", self.id))
+        CheckError::from(format!("{}: `{key}` must be {expected}, {got}", self.id))
     }
 
     fn value(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.push(key);
         self.values.get(key)
+    }
+}
+
+/// How a text becomes a pattern.
+pub(super) type Kind = fn(&str, &mut Allowance) -> Result<Pattern, PatternError>;
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

@@ -7,7 +7,7 @@ use langdetect::{Compat, DetectorFactory, Seed};
 use super::CheckError;
 use super::kwargs::Kwargs;
 
-/// What the detector can tell apart: ISO 639-1 codes, and two kinds of written Chinese.
+/// The languages that the detector distinguishes: ISO 639-1 codes, and two kinds of written Chinese.
 #[rustfmt::skip]
 const LANGUAGES: [&str; 55] = [
     "af", "ar", "bg", "bn", "ca", "cs", "cy", "da", "de", "el", "en", "es", "et", "fa", "fi", "fr", "gu", "he", "hi", "hr", "hu", "id", "it",

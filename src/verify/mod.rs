@@ -33,6 +33,7 @@ use serde_json::{Map, Value};
 pub use guide::guide;
 pub use ids::{IDS, UNCHECKED};
 use kwargs::Kwargs;
+pub use pattern::Allowance;
 pub use sentences::sentences;
 pub use text::words;
 
@@ -48,17 +49,36 @@ pub struct Check {
 
 /// An unknown instruction id, or keyword arguments that it cannot use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct CheckError(pub String);
+#[error("{message}")]
+pub struct CheckError {
+    /// What is wrong, and what it must be.
+    pub message: String,
+    /// The argument that is too large, such as `keywords[3]`.
+    pub argument: Option<String>,
+}
+
+impl From<String> for CheckError {
+    fn from(message: String) -> Self {
+        Self { message, argument: None }
+    }
+}
 
 impl Check {
     /// Checks the id and the keyword arguments. Nulls count as absent.
     ///
     /// # Errors
     /// Names the id, the argument and what it must be: an argument may be missing, of another type, out of range or unknown.
-    pub fn new(id: &str, mut kwargs: Map<String, Value>) -> Result<Self, CheckError> {
+    pub fn new(id: &str, kwargs: Map<String, Value>) -> Result<Self, CheckError> {
+        Self::within(id, kwargs, &mut Allowance::default())
+    }
+
+    /// As [`Check::new`], for one of several checks whose patterns share an `allowance`.
+    ///
+    /// # Errors
+    /// As [`Check::new`]; also where the allowance is used up.
+    pub fn within(id: &str, mut kwargs: Map<String, Value>, allowance: &mut Allowance) -> Result<Self, CheckError> {
         kwargs.retain(|_, value| !value.is_null());
-        let mut reader = Kwargs::new(id, &kwargs);
+        let mut reader = Kwargs::new(id, &kwargs, allowance);
         let rule = Rule::read(id, &mut reader)?;
         reader.finish()?;
         Ok(Self { id: id.to_string(), kwargs, rule })
@@ -109,7 +129,7 @@ enum Rule {
 }
 
 impl Rule {
-    /// The registry.
+    /// The registry of all rules.
     fn read(id: &str, kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
         Ok(match id {
             "keywords:existence" => Self::Keywords(keywords::Rule::existence(kwargs)?),

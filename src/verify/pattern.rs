@@ -4,38 +4,68 @@ use regex::{Regex, RegexBuilder};
 
 use super::text::{fold, is_word_char};
 
+/// Characters of one pattern.
+const CHARACTERS: usize = 1_000;
+/// Bytes of one compiled expression, and of the tables that grow while it is searched for.
+const COMPILED_BYTES: usize = 256 << 10;
+/// Patterns of all checks of a request.
+const PATTERNS: usize = 1_024;
+/// Of these, patterns that are regular expressions.
+const EXPRESSIONS: usize = 64;
+
+/// How many patterns may still be made. Clients name them, and each is searched for in every response.
+#[derive(Clone, Debug)]
+pub struct Allowance {
+    patterns: usize,
+    expressions: usize,
+}
+
+impl Default for Allowance {
+    /// What all checks of one request may have.
+    fn default() -> Self {
+        Self { patterns: PATTERNS, expressions: EXPRESSIONS }
+    }
+}
+
+/// Why a text is no pattern that could be searched for at little cost.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PatternError {
+    #[error("must have at most {CHARACTERS} characters")]
+    TooLong,
+    #[error("is an expression that takes more than {COMPILED_BYTES} bytes; use shorter repetitions")]
+    TooLarge,
+    #[error("is one too many: the checks of a request may have {PATTERNS} patterns")]
+    TooMany,
+    #[error("is one too many: the checks of a request may have {EXPRESSIONS} patterns with special characters")]
+    TooManyExpressions,
+}
+
 /// A pattern that is compared with folded text when it ignores case.
 #[derive(Clone, Debug)]
 pub(super) enum Pattern {
     /// Text without special characters, or with special characters that make no valid expression, such as `C++`.
     Literal(String),
-    /// Anything else.
+    /// Any other expression.
     Expression(Regex),
 }
 
 impl Pattern {
     /// `text` as it is, upper and lower case told apart.
-    pub(super) fn exact(text: &str) -> Self {
-        match expression(text, text, Case::Exact) {
-            Some(regex) => Self::Expression(regex),
-            None => Self::Literal(text.to_string()),
-        }
+    pub(super) fn exact(text: &str, allowance: &mut Allowance) -> Result<Self, PatternError> {
+        let expression = expression(text, text, Case::Exact, allowance)?;
+        Ok(expression.map_or_else(|| Self::Literal(text.to_string()), Self::Expression))
     }
 
     /// `text` in any case. To be applied to a [`Folded`] text.
-    pub(super) fn any_case(text: &str) -> Self {
-        match expression(text, text, Case::Ignored) {
-            Some(regex) => Self::Expression(regex),
-            None => Self::Literal(fold(text)),
-        }
+    pub(super) fn any_case(text: &str, allowance: &mut Allowance) -> Result<Self, PatternError> {
+        let expression = expression(text, text, Case::Ignored, allowance)?;
+        Ok(expression.map_or_else(|| Self::Literal(fold(text)), Self::Expression))
     }
 
     /// `text` in any case, with a word boundary on both sides. To be applied to a [`Folded`] text with [`Pattern::is_whole_in`].
-    pub(super) fn whole_word(text: &str) -> Self {
-        match expression(text, &format!(r"\b{text}\b"), Case::Ignored) {
-            Some(regex) => Self::Expression(regex),
-            None => Self::Literal(fold(text)),
-        }
+    pub(super) fn whole_word(text: &str, allowance: &mut Allowance) -> Result<Self, PatternError> {
+        let expression = expression(text, &format!(r"\b{text}\b"), Case::Ignored, allowance)?;
+        Ok(expression.map_or_else(|| Self::Literal(fold(text)), Self::Expression))
     }
 
     /// Whether it occurs anywhere.
@@ -110,11 +140,22 @@ enum Case {
 }
 
 /// `full`, compiled, if `text` has special characters and is valid.
-fn expression(text: &str, full: &str, case: Case) -> Option<Regex> {
-    if !text.contains(['.', '^', '$', '*', '+', '?', '{', '}', '[', ']', '\\', '|', '(', ')']) {
-        return None;
+fn expression(text: &str, full: &str, case: Case, allowance: &mut Allowance) -> Result<Option<Regex>, PatternError> {
+    if text.chars().nth(CHARACTERS).is_some() {
+        return Err(PatternError::TooLong);
     }
-    RegexBuilder::new(full).case_insensitive(case == Case::Ignored).build().ok()
+    allowance.patterns = allowance.patterns.checked_sub(1).ok_or(PatternError::TooMany)?;
+    if !text.contains(['.', '^', '$', '*', '+', '?', '{', '}', '[', ']', '\\', '|', '(', ')']) {
+        return Ok(None);
+    }
+    allowance.expressions = allowance.expressions.checked_sub(1).ok_or(PatternError::TooManyExpressions)?;
+    let mut builder = RegexBuilder::new(full);
+    builder.case_insensitive(case == Case::Ignored).size_limit(COMPILED_BYTES).dfa_size_limit(COMPILED_BYTES);
+    match builder.build() {
+        Ok(regex) => Ok(Some(regex)),
+        Err(regex::Error::CompiledTooBig(_)) => Err(PatternError::TooLarge),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Whether `needle` occurs with a word boundary at both of its edges: one neighbour is a word character, the other is not.

@@ -1,4 +1,4 @@
-//! How long a response must be to follow an instruction: a rough number of tokens, for whoever has to leave room for it.
+//! How long a response must be to follow an instruction: a rough number of tokens, for callers that must leave room for it.
 
 use serde_json::Value;
 

@@ -54,7 +54,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// From 0 to 1; 0 of 0 is 0.
+    /// The share from 0 to 1; 0 of 0 is 0.
     pub fn fraction(self) -> f64 {
         if self.all == 0 { 0.0 } else { self.right as f64 / self.all as f64 }
     }
@@ -93,7 +93,7 @@ pub struct Report {
     pub instruction_strict: Share,
     /// Instructions that pass the loose check.
     pub instruction_loose: Share,
-    /// By instruction id.
+    /// Scores by instruction id.
     pub per_type: BTreeMap<String, TypeScore>,
     /// How many instructions were not checked, by id.
     pub unchecked: BTreeMap<String, usize>,

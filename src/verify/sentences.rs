@@ -78,7 +78,7 @@ fn pieces(text: &str) -> Vec<Range<usize>> {
 
 /// A `.`, `?` or `!` that may end a sentence. Bytes of the text.
 struct End {
-    /// From the word before the mark to the end of what follows it.
+    /// The text from the word before the mark to the end of what follows it.
     context: Range<usize>,
     after_mark: usize,
     /// Where the next sentence would start.
@@ -143,7 +143,7 @@ fn is_boundary(context: &str) -> bool {
 
 struct Token<'a> {
     text: &'a str,
-    /// Ends a sentence as far as the token itself tells.
+    /// Whether it ends a sentence, judged by the token alone.
     ends: bool,
 }
 
@@ -158,7 +158,7 @@ impl<'a> Token<'a> {
     }
 
     /// Whether a sentence ends here, given what follows: not between an initial and a name, nor after an initial or a number
-    /// when the text goes on in lower case or with a mark. After an abbreviation or an ellipsis only before `The`: the trained
+    /// when the text continues in lower case or with a mark. After an abbreviation or an ellipsis only before `The`: the trained
     /// model breaks before some other words too, but not before all that one would think, such as `She`.
     fn breaks_before(&self, next: &Self) -> bool {
         if !self.text.ends_with('.') {
@@ -252,7 +252,7 @@ fn run(text: &str) -> Option<usize> {
 struct Closers {
     /// The closing marks alone.
     closers: usize,
-    /// With the spaces after them.
+    /// The closing marks with the spaces after them.
     consumed: usize,
 }
 

@@ -6,7 +6,7 @@ use super::text::trim;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Rule {
-    /// Between two ASCII double quotes.
+    /// The text is between two ASCII double quotes.
     Quotation,
     /// Ends with this phrase in any case.
     End { phrase: String, lowered: String },

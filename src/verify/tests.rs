@@ -19,7 +19,7 @@ fn every_id_is_registered_once() {
         match check(id, json!({"bogus": 1})) {
             // The reference ignores the arguments of these.
             Ok(_) => assert!(id.starts_with("custom:"), "{id}"),
-            Err(error) => assert!(error.0.starts_with(&format!("{id}: ")), "{error}"),
+            Err(error) => assert!(error.message.starts_with(&format!("{id}: ")), "{error}"),
         }
     }
 }
@@ -116,7 +116,7 @@ fn bad_arguments_are_named() {
         ),
     ];
     for (id, kwargs, expected) in cases {
-        let error = check(id, kwargs).unwrap_err().0;
+        let error = check(id, kwargs).unwrap_err().message;
         assert!(error.starts_with(expected), "{error}");
     }
 }
@@ -242,7 +242,7 @@ fn verdicts_agree_with_the_reference_of_ifbench() {
     compare("ifbench_cases.jsonl", 3734, 86);
 }
 
-/// Material that is not part of this repository: IFEval's prompts and published responses, beside the checkout.
+/// Material that is not part of this repository: IFEval's prompts and published responses, next to the checkout.
 #[test]
 fn published_responses_score_as_published() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/ifeval");

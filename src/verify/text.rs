@@ -46,12 +46,12 @@ pub fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c| !is_word_char(c)).filter(|word| !word.is_empty())
 }
 
-/// At least one upper-case character and none that is lower-case or title-case.
+/// Whether at least one character is upper-case, and none is lower-case or title-case.
 pub(super) fn is_all_upper(text: &str) -> bool {
     is_all(text, char::is_uppercase, char::is_lowercase)
 }
 
-/// At least one lower-case character and none that is upper-case or title-case.
+/// Whether at least one character is lower-case, and none is upper-case or title-case.
 pub(super) fn is_all_lower(text: &str) -> bool {
     is_all(text, char::is_lowercase, char::is_uppercase)
 }

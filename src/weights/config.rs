@@ -4,9 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::ModelError;
 use super::adapter::Linears;
-use super::gguf;
+use super::{ModelError, files, gguf};
 
 /// The model families whose tensors we know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +34,7 @@ impl std::fmt::Display for Architecture {
 /// What both engines need to know of a model.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
-    /// The family.
+    /// The model's family.
     pub architecture: Architecture,
     /// Entries of the vocabulary: rows of the embedding.
     pub vocabulary: usize,
@@ -58,9 +57,9 @@ pub struct DenseConfig {
     pub hidden: usize,
     /// Width of the feed-forward layer.
     pub intermediate: usize,
-    /// Layers.
+    /// Number of layers.
     pub layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
     /// Key and value heads; a divisor of `heads`.
     pub kv_heads: usize,
@@ -89,7 +88,7 @@ pub struct DenseConfig {
 /// How rotary frequencies are stretched beyond the length of pre-training.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// The frequencies are not stretched.
     None,
     /// All divided by the factor.
     Linear(f64),
@@ -164,6 +163,10 @@ impl ModelConfig {
             })? {
                 if !eos.contains(&id) {
                     eos.push(id);
+                }
+                if eos.len() > MOST_EOS {
+                    let reason = format!("`eos_token_id` lists more than {MOST_EOS} tokens");
+                    return Err(ModelError::Broken { file: path.with_file_name(name), reason });
                 }
             }
         }
@@ -300,6 +303,11 @@ impl RopeScaling {
     }
 }
 
+/// No number of a configuration is larger. Products of two fit into 64 bits.
+const MOST: u64 = 1 << 30;
+/// Tokens that end a reply, at most.
+const MOST_EOS: usize = 256;
+
 /// A JSON object and the file that errors name.
 struct Fields<'a> {
     path: &'a Path,
@@ -319,6 +327,9 @@ impl Fields<'_> {
         match &self.value[name] {
             Value::Null => Ok(None),
             value => match value.as_u64() {
+                Some(count) if count > MOST => {
+                    Err(self.wrong(name, &format!("is {count}, more than the {MOST} that any model has")))
+                }
                 Some(count) if count > 0 => Ok(Some(count as usize)),
                 _ => Err(self.wrong(name, &format!("is {value}, not a positive whole number"))),
             },
@@ -341,7 +352,7 @@ fn ids(value: &Value) -> Option<Vec<u32>> {
 /// Names the file and the place.
 pub(crate) fn read_json(path: &Path) -> Result<Value, ModelError> {
     let broken = |reason: String| ModelError::Broken { file: path.into(), reason };
-    let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
+    let bytes = files::read(path, files::SMALL).map_err(|e| broken(e.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|e| broken(format!("not valid JSON: {e}")))
 }
 
@@ -416,12 +427,21 @@ mod tests {
 
     #[test]
     fn defects_name_file_and_field() {
-        let table: [Case<'_>; 6] = [
+        let table: [Case<'_>; 9] = [
             (&|c| c["hidden_size"] = json!("big"), "`hidden_size` is \"big\""),
             (&|c| c["num_key_value_heads"] = json!(3), "`num_key_value_heads` is 3"),
             (&|c| c["head_dim"] = json!(7), "`head_dim` is 7"),
             (&|c| c["hidden_act"] = json!("gelu"), "`hidden_act` is `gelu`"),
             (&|c| c["vocab_size"] = Value::Null, "`vocab_size` is missing"),
+            (
+                &|c| c["num_attention_heads"] = json!(u64::MAX),
+                "`num_attention_heads` is 18446744073709551615, more than",
+            ),
+            (
+                &|c| c["max_position_embeddings"] = json!(1u64 << 40),
+                "`max_position_embeddings` is 1099511627776, more than",
+            ),
+            (&|c| c["eos_token_id"] = json!((0..1_000_000).collect::<Vec<_>>()), "lists more than 256 tokens"),
             (&|c| c["eos_token_id"] = json!("x"), "`eos_token_id`"),
         ];
         for (change, expected) in table {

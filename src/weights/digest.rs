@@ -7,19 +7,22 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ModelError, gguf, spread};
+use super::{ModelError, files, gguf, spread};
 
 /// What a directory that was written by a program may say of its own files: `manifest.json`.
 const MANIFEST: &str = "manifest.json";
+
+/// Whether an open file may be read: a path may lead elsewhere than when it was checked.
+pub(super) type MayRead<'a> = &'a (dyn Fn(&std::fs::File) -> std::io::Result<()> + Sync);
 
 /// The files of a directory by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Digests(pub BTreeMap<String, FileDigest>);
 
-/// One file.
+/// Size and digest of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileDigest {
-    /// Its size.
+    /// The file's size.
     pub bytes: u64,
     /// SHA-256 in hexadecimal digits.
     pub sha256: String,
@@ -37,7 +40,7 @@ struct Manifest {
 }
 
 /// Whether a file belongs to a model or an adapter: what engines read, and the manifest. Logs and checkpoints of an
-/// optimizer beside it do not.
+/// optimizer next to it do not.
 pub fn belongs(name: &str) -> bool {
     const NAMES: [&str; 13] = [
         "config.json",
@@ -67,6 +70,14 @@ impl Digests {
     /// # Errors
     /// A file that cannot be read.
     pub fn of(path: &Path) -> Result<Self, ModelError> {
+        Self::read(path, &|_| Ok(()))
+    }
+
+    /// As [`Digests::of`], of files that `may_read` accepts once they are open.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or may not be.
+    pub(super) fn read(path: &Path, may_read: MayRead<'_>) -> Result<Self, ModelError> {
         let (dir, names) = listed(path)?;
         let sized = |name: String| {
             let bytes = dir.join(&name).metadata().map_or(0, |metadata| metadata.len());
@@ -76,7 +87,10 @@ impl Digests {
         let digest = |(name, _): &(String, usize)| {
             let path = dir.join(name);
             let mut hash = Sha256::new();
-            let read = std::fs::File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut hash));
+            let read = files::open(&path).and_then(|mut file| {
+                may_read(&file)?;
+                std::io::copy(&mut file, &mut hash)
+            });
             let bytes = read.map_err(|e| ModelError::Broken { file: path, reason: e.to_string() })?;
             Ok((name.clone(), FileDigest { bytes, sha256: hex(&hash.finalize()) }))
         };
@@ -137,7 +151,7 @@ impl Digests {
             None => return Ok(()),
         };
         let broken = |reason: String| ModelError::Broken { file: path.clone(), reason };
-        let text = std::fs::read(&path).map_err(|e| broken(e.to_string()))?;
+        let text = files::read(&path, files::SMALL).map_err(|e| broken(e.to_string()))?;
         let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| broken(format!("no manifest: {e}")))?;
         let name_here = |name: &str| name.strip_prefix(prefix.as_str()).filter(|n| !n.contains('/')).map(str::to_owned);
         for (promised, size) in &manifest.bytes {
@@ -167,13 +181,13 @@ impl Digests {
 }
 
 impl FileDigest {
-    /// Of a file's contents.
+    /// The digest of a file's contents.
     pub fn of(contents: &[u8]) -> Self {
         Self { bytes: contents.len() as u64, sha256: hex(&Sha256::digest(contents)) }
     }
 }
 
-/// Writes a file under another name, waits until it is on the disk, and renames it: whoever opens `path` sees the old
+/// Writes a file under another name, waits until it is on the disk, and renames it: a reader of `path` sees the old
 /// file or the new one.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
@@ -217,7 +231,8 @@ pub fn listed(path: &Path) -> Result<(PathBuf, Vec<String>), ModelError> {
     }
     let name = |part: &PathBuf| part.file_name().map(|name| name.to_string_lossy().into_owned());
     let names = gguf::parts(path).iter().filter_map(name).collect();
-    Ok((path.parent().unwrap_or(Path::new("")).into(), names))
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok((directory.unwrap_or(Path::new(".")).into(), names))
 }
 
 /// Lower-case hexadecimal digits.

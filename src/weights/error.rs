@@ -11,7 +11,7 @@ pub enum ModelError {
     /// A file that every model needs.
     #[error("{} does not exist; {remedy}", file.display())]
     Missing {
-        /// The file.
+        /// The file that is missing.
         file: PathBuf,
         /// What to do.
         remedy: String,
@@ -19,7 +19,7 @@ pub enum ModelError {
     /// A file that cannot be read or says something impossible.
     #[error("{}: {reason}", file.display())]
     Broken {
-        /// The file.
+        /// The file that is damaged.
         file: PathBuf,
         /// What is wrong, and what to do.
         reason: String,
@@ -29,7 +29,7 @@ pub enum ModelError {
     Tensor {
         /// The file that holds it or should.
         file: PathBuf,
-        /// Its name.
+        /// The tensor's name.
         tensor: String,
         /// What is wrong, and what to do.
         reason: String,
@@ -37,7 +37,7 @@ pub enum ModelError {
     /// The files are fine, but this engine cannot run such a model.
     #[error("{}: {reason}", dir.display())]
     Unsupported {
-        /// The directory.
+        /// The model's directory.
         dir: PathBuf,
         /// What is not supported.
         reason: String,

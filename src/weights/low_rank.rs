@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// By the module's name, such as `model.layers.0.self_attn.q_proj`.
+/// Low-rank pairs by the module's name, such as `model.layers.0.self_attn.q_proj`.
 pub type LowRanks = BTreeMap<String, LowRank>;
 
 /// `W' = W + scale · B · A` for one matrix `W` of shape `(outer, inner)`.

@@ -4,7 +4,9 @@ pub mod adapter;
 mod config;
 pub mod digest;
 mod error;
+pub(crate) mod files;
 pub mod gguf;
+pub(crate) mod headers;
 mod low_rank;
 pub mod roots;
 mod spread;
@@ -12,7 +14,6 @@ pub mod store;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -125,7 +126,7 @@ impl Weights {
 
     fn map(&mut self, path: PathBuf) -> Result<(), ModelError> {
         let broken = |reason: String| ModelError::Broken { file: path.clone(), reason };
-        let file = File::open(&path).map_err(|e| match e.kind() {
+        let file = files::open(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 ModelError::Missing { file: path.clone(), remedy: format!("{INDEX} names it; copy it there") }
             }
@@ -134,9 +135,13 @@ impl Weights {
         #[expect(unsafe_code, reason = "a file can only be mapped unsafely")]
         // SAFETY: the map is read-only; generations are written under a new name and renamed, never changed in place.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| broken(e.to_string()))?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+        let part = |e: &dyn std::fmt::Display| {
             broken(format!("not a whole safetensors file ({e}); it has {} bytes: copy or download it again", map.len()))
-        })?;
+        };
+        if let Some(size) = map.first_chunk().map(|size| u64::from_le_bytes(*size)) {
+            headers::check_header_size(size, map.len() as u64).map_err(|e| part(&e))?;
+        }
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| part(&e))?;
         let start = header + 8;
         if start + metadata.data_len() != map.len() {
             let expected = start + metadata.data_len();
@@ -164,6 +169,8 @@ impl Weights {
     /// # Errors
     /// The first tensor that is missing or wrong.
     pub fn check(&self, config: &ModelConfig) -> Result<(), ModelError> {
+        let main = self.main_file();
+        headers::check_layers(main.parent().unwrap_or(Path::new("")), config, self.tensors.len())?;
         for (name, shape) in config.tensors() {
             let Some(at) = self.tensors.get(&name) else {
                 let hint = if name == "lm_head.weight" { " (or set tie_word_embeddings in config.json)" } else { "" };
@@ -298,7 +305,7 @@ impl Weights {
     }
 
     /// Gives the memory of the mapped files back: tensors that are read again are read from the files again. Without it the
-    /// files of a model that has been copied stay resident beside the copy.
+    /// files of a model that has been copied stay resident in addition to the copy.
     pub fn rest(&self) {
         #[cfg(unix)]
         for (path, map) in &self.files {
@@ -311,9 +318,14 @@ impl Weights {
         }
     }
 
-    /// Elements of all tensors.
-    pub fn elements(&self) -> usize {
-        self.tensors.values().map(|at| at.shape.iter().product::<usize>()).sum()
+    /// Bytes of all tensors as the files hold them.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(|at| at.bytes.len() as u64).sum()
+    }
+
+    /// Elements of the tensor that has the most.
+    pub fn most_elements(&self) -> u64 {
+        self.tensors.values().map(|at| at.shape.iter().map(|&size| size as u64).product()).max().unwrap_or(0)
     }
 
     /// The tensors of one of the files, in order of their names, in types that safetensors files have.
@@ -371,7 +383,7 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, ModelError> {
         weight_map: BTreeMap<String, String>,
     }
     let broken = |reason: String| ModelError::Broken { file: path.into(), reason };
-    let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
+    let bytes = files::read(path, files::SMALL).map_err(|e| broken(e.to_string()))?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
     match index.weight_map.values().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
         Some(outside) => Err(broken(format!("`{outside}` is not the name of a file in this directory"))),

@@ -1,5 +1,7 @@
 //! Where weights may come from: directories that were named at the start, and nothing that a link leads out of them.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{digest, gguf};
@@ -17,7 +19,7 @@ pub enum RootError {
     /// A root that cannot be used.
     #[error("--weights-root {0}: {1}")]
     Broken(PathBuf, String),
-    /// Nothing is there.
+    /// The path does not exist.
     #[error("{0} is not a directory or .gguf file below a --weights-root")]
     Missing(PathBuf),
     /// It is somewhere else.
@@ -45,7 +47,7 @@ impl Roots {
     /// anything is compared, and every file that would be read must be below a root as well.
     ///
     /// # Errors
-    /// It is not there, or not below a root.
+    /// The path does not exist, or is not below a root.
     pub fn resolve(&self, path: &Path) -> Result<PathBuf, RootError> {
         if self.0.is_empty() {
             return Err(RootError::None);
@@ -68,6 +70,26 @@ impl Roots {
             }
         }
         Ok(directory)
+    }
+
+    /// Checks an open file: a link may have been put in its way since [`Roots::resolve`].
+    ///
+    /// # Errors
+    /// It is not below a root.
+    pub fn check(&self, file: &File) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::fd::AsRawFd;
+            // Where the file really is. Without /proc only the path was checked.
+            if let Ok(place) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+                && !self.hold(&place)
+            {
+                return Err(io::Error::other("it leads outside of every --weights-root"));
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = file;
+        Ok(())
     }
 
     fn hold(&self, resolved: &Path) -> bool {
@@ -112,6 +134,11 @@ mod tests {
         for (path, expected) in table {
             assert_eq!(roots.resolve(Path::new(path)), expected, "{path}");
         }
+        // A link that was put there after the check is noticed when the file is open.
+        let linked = File::open(root.join("linked-file/config.json")).unwrap();
+        assert!(roots.check(&linked).is_err());
+        std::fs::write(root.join("model/config.json"), "{}").unwrap();
+        roots.check(&File::open(root.join("alias/config.json")).unwrap()).unwrap();
         assert_eq!(Roots::default().resolve(&root), Err(RootError::None));
         assert!(Roots::new(&[base.join("nowhere")]).is_err());
     }

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::adapter::{self, Adapter};
-use super::{Digests, ModelError, digest, gguf, spread};
+use super::digest::MayRead;
+use super::{Digests, ModelError, digest, files, gguf, spread};
 
 /// Directories in the making, locked by their makers. A dead maker's are removed: its lock is free.
 const MAKING: &str = ".making-";
@@ -19,6 +21,17 @@ const MERGED: &str = "merged-";
 pub struct Store {
     root: PathBuf,
     limit: u64,
+    /// Ends what is being copied.
+    stop: CancellationToken,
+}
+
+/// How a directory is imported.
+#[derive(Clone, Copy)]
+pub struct Import<'a> {
+    /// Which open files may be read.
+    pub may_read: MayRead<'a>,
+    /// Directories of the store that stay where old ones make room; without it nothing is removed.
+    pub keep: Option<&'a [PathBuf]>,
 }
 
 /// A directory in the store.
@@ -36,10 +49,10 @@ impl Store {
     /// # Errors
     /// The directory cannot be written.
     pub fn open(root: impl Into<PathBuf>, limit: u64) -> Result<Self, ModelError> {
-        let store = Self { root: root.into(), limit };
+        let store = Self { root: root.into(), limit, stop: CancellationToken::new() };
         fs::create_dir_all(&store.root).map_err(|e| store.broken(&e))?;
         for entry in store.entries().map_err(|e| store.broken(&e))? {
-            // The lock is held until the directory is gone, so that no maker takes it meanwhile.
+            // The lock is held until the directory is removed, so that no maker takes it meanwhile.
             if let Some(_lock) = abandoned(&entry) {
                 tracing::warn!(directory = %entry.display(), "removing what a killed process has left half made");
                 fs::remove_dir_all(&entry).map_err(|e| store.broken(&e))?;
@@ -48,13 +61,27 @@ impl Store {
         Ok(store)
     }
 
-    /// Copies a directory's files, or a GGUF file with its parts, unless the store has the same contents already. What is copied is what was checked: a
-    /// directory that changes meanwhile is refused.
+    /// The same store, in which nothing is begun or finished once `stop` is cancelled.
+    pub fn until(&self, stop: CancellationToken) -> Self {
+        Self { stop, ..self.clone() }
+    }
+
+    /// Copies a directory's files, or a GGUF file with its parts, unless the store has the same contents already. What is copied
+    /// is what was checked: a directory that changes meanwhile is refused.
     ///
     /// # Errors
     /// It cannot be read, its manifest disagrees, or it changed.
     pub fn import(&self, source: &Path) -> Result<Stored, ModelError> {
-        let before = Digests::of(source)?;
+        self.import_as(source, Import { may_read: &|_| Ok(()), keep: None })
+    }
+
+    /// As [`Store::import`]. Old directories go first where there is no room, and copies may be read by nobody who may not read
+    /// the originals.
+    ///
+    /// # Errors
+    /// As [`Store::import`], or there is no room.
+    pub fn import_as(&self, source: &Path, import: Import<'_>) -> Result<Stored, ModelError> {
+        let before = Digests::read(source, import.may_read)?;
         before.check_manifest(source)?;
         let directory = self.root.join(before.all());
         let place = |directory: &Path| match source.file_name().filter(|_| gguf::is_named(source)) {
@@ -64,13 +91,14 @@ impl Store {
         if let Some(known) = self.find(&directory, &place(&directory), |found| found.all() == before.all())? {
             return Ok(known);
         }
+        let needed = before.0.values().map(|file| file.bytes).sum();
+        if let Some(keep) = import.keep {
+            self.make_room(needed, keep);
+        }
+        self.check_free(needed)?;
         let making = self.make()?;
         let (from, names) = digest::listed(source)?;
-        let copy = |name: &String| {
-            let (from, to) = (from.join(name), making.path().join(name));
-            let copied = File::open(&from).and_then(|mut file| io::copy(&mut file, &mut File::create(&to)?));
-            copied.map(drop).map_err(|e| ModelError::Broken { file: from, reason: e.to_string() })
-        };
+        let copy = |name: &String| self.copy(&from.join(name), &making.path().join(name), import.may_read);
         let bytes = |name: &String| before.0.get(name).map_or(0, |file| file.bytes as usize);
         spread::over(&names, bytes, copy).into_iter().collect::<Result<(), _>>()?;
         let digests = Digests::of(&place(making.path()))?;
@@ -78,7 +106,7 @@ impl Store {
             let reason = "it changed while it was copied; write a new directory and rename it when it is whole".into();
             return Err(ModelError::Broken { file: source.into(), reason });
         }
-        self.publish(making, &directory)?;
+        self.publish(making, &directory, &from)?;
         Ok(Stored { path: place(&directory), digests })
     }
 
@@ -92,22 +120,47 @@ impl Store {
         if let Some(known) = self.find(&path, &path, |found| found.check_manifest(&path).is_ok())? {
             return Ok(known);
         }
+        self.check_free(base.digests.0.values().map(|file| file.bytes).sum())?;
         let making = self.make()?;
         adapter::merge(&base.path, adapter, making.path())?;
+        for name in digest::files(making.path())? {
+            keep_private(&base.path.join(&name), &making.path().join(&name)).map_err(|e| self.broken(&e))?;
+        }
         Digests::of(making.path())?.write_manifest(making.path())?;
         let digests = Digests::of(making.path())?;
-        self.publish(making, &path)?;
+        self.publish(making, &path, &base.path)?;
         Ok(Stored { path, digests })
+    }
+
+    /// The directories in the store.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let finished = |path: &PathBuf| !name_of(path).starts_with('.');
+        self.entries().unwrap_or_default().into_iter().filter(finished).collect()
+    }
+
+    /// Removes what is neither in `before` nor in use by `keep`.
+    pub fn remove_since(&self, before: &[PathBuf], keep: &[PathBuf]) {
+        let used = |path: &PathBuf| before.contains(path) || keep.iter().any(|kept| kept.starts_with(path));
+        for path in self.directories().into_iter().filter(|path| !used(path)) {
+            if let Err(error) = self.remove(&path) {
+                tracing::warn!(%error, directory = %path.display(), "refused weights could not be removed");
+            }
+        }
     }
 
     /// Removes directories that were not used for longest until the rest is within the limit; those in `keep` stay.
     pub fn evict(&self, keep: &[PathBuf]) {
-        if let Err(error) = self.try_evict(keep) {
+        self.make_room(0, keep);
+    }
+
+    /// As [`Store::evict`], until so many bytes more are within the limit.
+    fn make_room(&self, bytes: u64, keep: &[PathBuf]) {
+        if let Err(error) = self.try_evict(self.limit.saturating_sub(bytes), keep) {
             tracing::warn!(%error, store = %self.root.display(), "old weights could not be removed");
         }
     }
 
-    fn try_evict(&self, keep: &[PathBuf]) -> io::Result<()> {
+    fn try_evict(&self, limit: u64, keep: &[PathBuf]) -> io::Result<()> {
         let mut found = Vec::new();
         for path in self.entries()?.into_iter().filter(|path| !name_of(path).starts_with('.')) {
             let bytes = fs::read_dir(&path)?.map(|file| Ok(file?.metadata()?.len())).sum::<io::Result<u64>>()?;
@@ -116,14 +169,36 @@ impl Store {
         found.sort();
         let mut total: u64 = found.iter().map(|(_, bytes, _)| bytes).sum();
         for (_, bytes, path) in found.iter().filter(|(.., path)| !keep.iter().any(|kept| kept.starts_with(path))) {
-            if total <= self.limit {
+            if total <= limit {
                 break;
             }
-            // First out of sight, so that nobody finds half of it; who has it open keeps it.
-            let aside = self.make().map_err(io::Error::other)?;
-            fs::rename(path, aside.path().join("evicted"))?;
+            self.remove(path)?;
             total -= bytes;
         }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        // First out of sight, so that nobody finds half of it; who has it open keeps it.
+        let aside = self.make_aside()?;
+        fs::rename(path, aside.path().join("evicted"))
+    }
+
+    /// Checks that the disk has room for so many bytes more.
+    fn check_free(&self, bytes: u64) -> Result<(), ModelError> {
+        #[cfg(unix)]
+        if let Ok(disk) = rustix::fs::statvfs(&self.root) {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            if bytes > free {
+                let reason = format!(
+                    "{bytes} bytes of weights do not fit into the {free} that are free there; make room, lower \
+                     --swap-dir-bytes, or name another directory with --swap-dir"
+                );
+                return Err(ModelError::Broken { file: self.root.clone(), reason });
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
         Ok(())
     }
 
@@ -151,7 +226,12 @@ impl Store {
     }
 
     fn make(&self) -> Result<Making, ModelError> {
-        let make = || loop {
+        self.check_stop()?;
+        self.make_aside().map_err(|e| self.broken(&e))
+    }
+
+    fn make_aside(&self) -> io::Result<Making> {
+        loop {
             let dir = tempfile::Builder::new().prefix(MAKING).tempdir_in(&self.root)?;
             let lock = match File::open(dir.path()) {
                 Ok(lock) => lock,
@@ -159,17 +239,27 @@ impl Store {
                 Err(error) => return Err(error),
             };
             lock.lock()?;
-            // Until it was locked it looked abandoned, and somebody may have removed it.
+            // Until it was locked it looked abandoned, and another process may have removed it.
             if dir.path().exists() {
                 return Ok(Making { dir, _lock: lock });
             }
-        };
-        make().map_err(|e: io::Error| self.broken(&e))
+        }
     }
 
-    fn publish(&self, making: Making, path: &Path) -> Result<(), ModelError> {
+    fn check_stop(&self) -> Result<(), ModelError> {
+        match self.stop.is_cancelled() {
+            true => {
+                Err(ModelError::Broken { file: self.root.clone(), reason: "nobody waits for it any longer".into() })
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Makes a directory visible that was made of what `source` holds.
+    fn publish(&self, making: Making, path: &Path, source: &Path) -> Result<(), ModelError> {
+        self.check_stop()?;
         let publish = || {
-            set_readable(making.path())?;
+            set_readable(making.path(), source)?;
             match fs::rename(making.path(), path) {
                 // Another process was faster; the name says what is in it.
                 Err(_) if path.is_dir() => Ok(()),
@@ -184,12 +274,44 @@ impl Store {
         paths.filter(|path| path.as_ref().map_or(true, |path| path.is_dir())).collect()
     }
 
+    /// Copies a file. Which of the two is at fault decides what the error names.
+    fn copy(&self, from: &Path, to: &Path, may_read: MayRead<'_>) -> Result<(), ModelError> {
+        let unreadable = |e: &io::Error| ModelError::Broken { file: from.into(), reason: e.to_string() };
+        let mut source = files::open(from).map_err(|e| unreadable(&e))?;
+        may_read(&source).map_err(|e| unreadable(&e))?;
+        let mut copy = File::options().write(true).create(true).truncate(true).open(to).map_err(|e| self.broken(&e))?;
+        keep_private_file(&source, &copy).map_err(|e| self.broken(&e))?;
+        loop {
+            self.check_stop()?;
+            match io::copy(&mut io::Read::take(&mut source, PORTION), &mut copy) {
+                Err(e) if no_room(&e) => return Err(self.broken(&e)),
+                Err(e) => return Err(unreadable(&e)),
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+            }
+        }
+    }
+
     fn broken(&self, error: &io::Error) -> ModelError {
         ModelError::Broken {
             file: self.root.clone(),
-            reason: format!("{error}; --swap-dir must be a directory that can be written"),
+            reason: match no_room(error) {
+                true => format!(
+                    "{error}; make room there, lower --swap-dir-bytes, or name another directory with --swap-dir"
+                ),
+                false => format!("{error}; --swap-dir must be a directory that can be written"),
+            },
         }
     }
+}
+
+/// Bytes that are copied before somebody may stop it.
+const PORTION: u64 = 64 << 20;
+
+/// Whether nothing more can be written where the store is.
+fn no_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | ReadOnlyFilesystem)
 }
 
 /// A directory in the making; dropped, it is removed.
@@ -208,20 +330,43 @@ fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The lock of a directory in the making that nobody works on any more.
+/// The lock of a directory in the making whose maker has died.
 fn abandoned(path: &Path) -> Option<File> {
     let making = name_of(path).starts_with(MAKING).then(|| File::open(path).ok())??;
     making.try_lock().is_ok().then_some(making)
 }
 
+/// Takes the rights off a copy that others do not have on the original.
 #[cfg(unix)]
-fn set_readable(dir: &Path) -> io::Result<()> {
+fn keep_private_file(original: &File, copy: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+    let mode = |file: &File| Ok::<_, io::Error>(file.metadata()?.permissions().mode());
+    copy.set_permissions(fs::Permissions::from_mode(mode(copy)? & (mode(original)? | 0o600) & 0o777))
 }
 
 #[cfg(not(unix))]
-fn set_readable(_dir: &Path) -> io::Result<()> {
+fn keep_private_file(_original: &File, _copy: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// As [`keep_private_file`], where there is an original.
+fn keep_private(original: &Path, copy: &Path) -> io::Result<()> {
+    if !original.is_file() {
+        return Ok(());
+    }
+    keep_private_file(&files::open(original)?, &files::open(copy)?)
+}
+
+/// The directory is for those who may list the source's.
+#[cfg(unix)]
+fn set_readable(dir: &Path, source: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = source.metadata().map_or(0o700, |source| source.permissions().mode());
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o755 | 0o700))
+}
+
+#[cfg(not(unix))]
+fn set_readable(_dir: &Path, _source: &Path) -> io::Result<()> {
     Ok(())
 }
 
@@ -253,6 +398,69 @@ mod tests {
         assert_eq!(store.import(source.path()).unwrap(), first);
         assert_eq!(Digests::of(&first.path).unwrap(), first.digests);
         assert_eq!(count(root.path()), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_the_stores_fault_and_a_missing_file_the_sources() {
+        let (root, source) = (tempfile::tempdir().unwrap(), model(1));
+        let store = Store::open(root.path(), u64::MAX).unwrap();
+        let (config, full) = (source.path().join("config.json"), Path::new("/dev/full"));
+        let message = store.copy(&config, full, &|_| Ok(())).unwrap_err().to_string();
+        let named = root.path().display().to_string();
+        assert!(message.starts_with(&named) && message.contains("make room"), "{message}");
+        let missing = source.path().join("none");
+        let message = store.copy(&missing, &root.path().join("none"), &|_| Ok(())).unwrap_err().to_string();
+        assert!(message.starts_with(&missing.display().to_string()), "{message}");
+        let message = store.check_free(u64::MAX).unwrap_err().to_string();
+        assert!(message.starts_with(&named) && message.contains("do not fit"), "{message}");
+        assert_eq!(count(root.path()), 0);
+    }
+
+    #[test]
+    fn old_weights_go_before_new_ones_come_and_what_was_refused_goes_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let bytes = |path: &Path| -> u64 {
+            fs::read_dir(path).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum()
+        };
+        let roomy = Store::open(root.path(), u64::MAX).unwrap();
+        let first = roomy.import(model(1).path()).unwrap().path;
+        let second = roomy.import(model(2).path()).unwrap().path;
+        let store = Store::open(root.path(), 2 * bytes(&first) + 100).unwrap();
+        let import = Import { may_read: &|_| Ok(()), keep: Some(std::slice::from_ref(&first)) };
+        let before = store.directories();
+        let third = store.import_as(model(3).path(), import).unwrap().path;
+        assert!(first.is_dir() && !second.exists() && third.is_dir());
+        store.remove_since(&before, &[]);
+        assert!(first.is_dir() && !third.exists());
+        assert_eq!(count(root.path()), 1);
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        assert!(store.until(stopped).import(model(3).path()).is_err());
+        assert_eq!(count(root.path()), 1);
+        let outside = Import { may_read: &|_| Err(io::Error::other("outside")), keep: None };
+        assert!(store.import_as(model(3).path(), outside).unwrap_err().to_string().contains("outside"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn copies_are_no_more_public_than_their_originals() {
+        use std::os::unix::fs::PermissionsExt;
+        let (root, source) = (tempfile::tempdir().unwrap(), model(1));
+        let store = Store::open(root.path(), u64::MAX).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        set(source.path(), 0o750);
+        set(&source.path().join("config.json"), 0o600);
+        set(&source.path().join("model.safetensors"), 0o440);
+        set(&source.path().join("spar.json"), 0o666);
+        let stored = store.import(source.path()).unwrap();
+        let adapter = random_adapter(source.path(), 0.1, 5);
+        let merged = store.merged(&stored, &adapter, "aa").unwrap();
+        for (directory, weights) in [(stored.path, 0o640), (merged.path, 0o640)] {
+            let modes = ["", "config.json", "model.safetensors"].map(|name| mode(&directory.join(name)));
+            assert_eq!(modes, [0o750, 0o600, weights], "{}", directory.display());
+            assert_eq!(mode(&directory.join("spar.json")) & 0o022, 0, "as the process makes files");
+        }
     }
 
     #[test]

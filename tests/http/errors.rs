@@ -16,9 +16,9 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"messages": []}), "messages", "at least one message"),
         (json!({"messages": "hi"}), "messages", "expected a sequence"),
         (
-            json!({"messages": [{"role": "tool", "content": "x"}]}),
+            json!({"messages": [{"role": "robot", "content": "x"}]}),
             "messages[0].role",
-            "user or assistant, got \"tool\"",
+            "assistant or tool, got \"robot\"",
         ),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content", "a string or a list of text parts"),
         (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content", "expected a string or a list"),
@@ -42,14 +42,17 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"min_p": -1}), "min_p", "between 0 and 1, got -1"),
         (json!({"frequency_penalty": 3}), "frequency_penalty", "between -2 and 2, got 3"),
         (json!({"presence_penalty": -3}), "presence_penalty", "between -2 and 2, got -3"),
-        (json!({"repetition_penalty": 0}), "repetition_penalty", "above 0 and at most 2, got 0"),
-        (json!({"repetition_penalty": 2.5}), "repetition_penalty", "above 0 and at most 2, got 2.5"),
+        (json!({"repetition_penalty": 0}), "repetition_penalty", "between 0.01 and 10, got 0"),
+        (json!({"repetition_penalty": 1e-38}), "repetition_penalty", "between 0.01 and 10, got 0.0000"),
+        (json!({"repetition_penalty": 10.5}), "repetition_penalty", "between 0.01 and 10, got 10.5"),
         (json!({"n": 0}), "n", "between 1 and 16, got 0"),
         (json!({"n": 17}), "n", "between 1 and 16, got 17"),
         (json!({"seed": 1.5}), "seed", "expected i64"),
         (json!({"seed": "one"}), "seed", "expected i64"),
         (json!({"ignore_eos": 1}), "ignore_eos", "expected a boolean"),
         (json!({"user": 7}), "user", "expected a string"),
+        (json!({"cache_salt": ""}), "cache_salt", "between 1 and 256 bytes, got 0"),
+        (json!({"cache_salt": "s".repeat(257)}), "cache_salt", "between 1 and 256 bytes, got 257"),
         (json!({"stream": "yes"}), "stream", "expected a boolean"),
         (json!({"stream_options": {"include_usage": true}}), "stream_options", "needs `stream: true`"),
         (json!({"stream": true, "stream_options": {"include_usage": 1}}), "stream_options.include_usage", "boolean"),
@@ -60,6 +63,8 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop", "between 1 and 4 strings"),
         (json!({"stop": ""}), "stop", "none of them empty"),
         (json!({"stop": 5}), "stop", "a string or a list of strings"),
+        (json!({"stop": ["a", "b".repeat(1025)]}), "stop", "at most 1024 bytes, got 1025"),
+        (json!({"logit_bias": many_tokens(4097)}), "logit_bias", "at most 4096 tokens, got 4097"),
         (json!({"logit_bias": {"one": 1}}), "logit_bias", "token ids"),
         (json!({"logit_bias": {"1": 101}}), "logit_bias", "between -100 and 100, got 101"),
         (json!({"logit_bias": [1]}), "logit_bias", "expected a map"),
@@ -94,8 +99,9 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
             "messages[0].reasoning_content",
             "expected a string",
         ),
-        (json!({"tools": [{"type": "function"}]}), "tools", "not supported"),
-        (json!({"tool_choice": "required"}), "tool_choice", "not supported"),
+        (json!({"tools": "all"}), "tools", "expected a sequence"),
+        (json!({"tool_choice": "required"}), "tool_choice", "offers no function"),
+        (json!({"parallel_tool_calls": 5}), "parallel_tool_calls", "expected a boolean"),
         (json!({"functions": [{}]}), "functions", "not supported"),
         (json!({"modalities": ["text", "audio"]}), "modalities", "not supported"),
         (json!({"audio": {"voice": "x"}}), "audio", "not supported"),
@@ -155,6 +161,58 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (words(json!({"num_words": 10, "relation": "at least", "colour": "red"})), "search.checks[0]", "colour"),
         (check("keywords:existence", json!({"keywords": []})), "search.checks[0]", "keywords"),
         (
+            check("keywords:existence", json!({"keywords": ["a", "b", "c", r"\w{80}x1".repeat(50)]})),
+            "search.checks[0].kwargs.keywords[3]",
+            "takes more than 262144 bytes",
+        ),
+        (
+            check("keywords:forbidden_words", json!({"forbidden_words": ["a", "b".repeat(1001)]})),
+            "search.checks[0].kwargs.forbidden_words[1]",
+            "at most 1000 characters",
+        ),
+        (
+            check("keywords:existence", json!({"keywords": vec!["word"; 65]})),
+            "search.checks[0].kwargs.keywords",
+            "at most 64 strings, got 65",
+        ),
+        (
+            check("keywords:frequency", json!({"keyword": "a".repeat(1001), "frequency": 1, "relation": "at least"})),
+            "search.checks[0].kwargs.keyword",
+            "at most 1000 characters",
+        ),
+        (
+            check("detectable_content:postscript", json!({"postscript_marker": r"\w{80}".repeat(40)})),
+            "search.checks[0].kwargs.postscript_marker",
+            "takes more than 262144 bytes",
+        ),
+        (
+            check("detectable_format:multiple_sections", json!({"section_spliter": "(a{999}){99}", "num_sections": 2})),
+            "search.checks[0].kwargs.section_spliter",
+            "takes more than 262144 bytes",
+        ),
+        (
+            check("combination:repeat_prompt", json!({"prompt_to_repeat": "b".repeat(20_001)})),
+            "search.checks[0].kwargs.prompt_to_repeat",
+            "at most 20000 characters",
+        ),
+        (
+            json!({"search": {"checks": vec![json!({"id": "keywords:existence", "kwargs": {"keywords": vec!["a?b"; 33]}}); 2]}}),
+            "search.checks[1].kwargs.keywords[31]",
+            "may have 64 patterns with special characters",
+        ),
+        (
+            json!({"search": {"checks": vec![json!({"id": "keywords:existence", "kwargs": {"keywords": vec!["a"; 60]}}); 18]}}),
+            "search.checks[17].kwargs.keywords[4]",
+            "may have 1024 patterns",
+        ),
+        (
+            json!({"search_budget": 0, "search": {"checks": [
+                {"id": "keywords:existence", "kwargs": {"keywords": vec![r"\w{80}xN"; 400]}}
+            ]}}),
+            "search.checks[0].kwargs.keywords",
+            "at most 64 strings, got 400",
+        ),
+        (
             json!({"search": {"checks": vec![json!({"id": "punctuation:no_comma"}); 65]}}),
             "search.checks",
             "at most 64 checks, got 65",
@@ -167,9 +225,14 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (
             json!({"search_budget": 1, "messages": [{"role": "assistant", "content": "x"}]}),
             "messages",
-            "ends in a `user` message",
+            "ends in a `user` or `tool` message",
         ),
     ]
+}
+
+/// A bias for so many tokens, though not all of them exist.
+fn many_tokens(count: usize) -> Value {
+    (0..count).map(|id| (id.to_string(), json!(1))).collect::<serde_json::Map<_, _>>().into()
 }
 
 #[tokio::test]

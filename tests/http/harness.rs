@@ -78,6 +78,7 @@ impl Server {
         Self::with_keys(engine, flags, None).await
     }
 
+    /// As [`Server::start`], where callers must show one of these keys.
     pub async fn with_keys(engine: impl Engine + 'static, flags: &[&str], keys: Option<&str>) -> Self {
         let engine: Arc<dyn Engine> = Arc::new(Metered(engine));
         let generation = Generation { id: "g-1".into(), engine, templates: Arc::new(Templates::general()) };
@@ -90,6 +91,11 @@ impl Server {
         let mut servers = vec![Self::start(improving(), flags).await];
         servers.extend(Self::of_each_engine(flags).await);
         servers
+    }
+
+    /// A server of the embedded model on the native engine, where callers must show one of these keys.
+    pub async fn native(flags: &[&str], keys: Option<&str>) -> Self {
+        Self::serving(Served::new("fake".into(), embedded(EngineKind::Native)), flags, keys).await
     }
 
     /// A server of the embedded model for each engine.

@@ -16,8 +16,8 @@ use spar::engine::model_dir::ModelDir;
 use spar::engine::native::{NativeConfig, NativeEngine};
 use spar::engine::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
 use spar::engine::{
-    Constraint, Engine, EngineError, FinishReason, Input, Label, LabelRequest, LabelScores, LabelSupport, Purpose,
-    Question, Request, Sampling,
+    Constraint, Engine, EngineError, FinishReason, Input, Label, LabelRequest, LabelScores, LabelSupport, Origin,
+    Purpose, Question, Request, Sampling,
 };
 use spar::prompts::Templates;
 use spar::testing::{TinyModel, write_model};
@@ -201,7 +201,12 @@ async fn a_server_that_is_not_there_is_named() {
 
 fn asking(questions: Vec<Question>, labels: &[&[&str]]) -> LabelRequest {
     let label = |spellings: &&[&str]| Label { spellings: spellings.iter().map(|&s| s.into()).collect() };
-    LabelRequest { purpose: Purpose::Judge, questions, labels: labels.iter().map(label).collect() }
+    LabelRequest {
+        purpose: Purpose::Judge,
+        questions,
+        labels: labels.iter().map(label).collect(),
+        origin: Origin::default(),
+    }
 }
 
 fn asked_of(text: &str, reply: &str) -> Question {

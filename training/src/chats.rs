@@ -1,4 +1,4 @@
-//! Chats as token sequences: what a model is told, by its own chat template, and what it answers.
+//! Chats as token sequences: prompts by the model's own chat template, and answers.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ const ANSWER: &str = "answer";
 
 /// A model's tokenizer and template.
 pub struct Chats {
-    /// The directory.
+    /// The model's directory.
     pub model: ModelDir,
     /// Ends an assistant's turn.
     end: u32,
@@ -21,9 +21,9 @@ pub struct Chats {
 /// Tokens of a conversation and of the answer to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answered {
-    /// All of them.
+    /// The tokens of the whole chat.
     pub tokens: Vec<u32>,
-    /// How many the model is told.
+    /// Number of the prompt's tokens.
     pub told: usize,
 }
 
@@ -31,7 +31,7 @@ impl Chats {
     /// Opens a model directory.
     ///
     /// # Errors
-    /// The directory's defect.
+    /// The directory has a defect, which the error names.
     pub fn open(directory: &Path) -> Result<Self> {
         let model = ModelDir::open(directory.to_path_buf())?;
         let end = end_of_turn(&model)?;

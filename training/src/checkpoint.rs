@@ -1,4 +1,4 @@
-//! A model directory as Hugging Face and the server read it; the tokenizer's files are written beside it by its owner.
+//! A model directory as Hugging Face and the server read it; the tokenizer's files are written next to it by its owner.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub fn export(directory: &Path, config: &LlamaConfig, params: &Params, precision
     write("generation_config.json", serde_json::to_string_pretty(&generation)?)
 }
 
-/// Writes a file under another name, waits until it is on the disk, and renames it: whoever opens `path` sees the old
+/// Writes a file under another name, waits until it is on the disk, and renames it: a reader of `path` sees the old
 /// file or the new one.
 ///
 /// # Errors

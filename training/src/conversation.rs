@@ -1,4 +1,4 @@
-//! Conversations as training examples: what the model is told costs nothing, what it answers is learned.
+//! Conversations as training examples: tokens of the prompt have no loss, those of the answer are learned.
 
 use anyhow::{Result, anyhow};
 use spar::chat::Message;
@@ -14,7 +14,7 @@ use crate::world::{Constraint, Instance, Repair};
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// Tokens of what the model is told.
+    /// Tokens of the prompt.
     pub prompt: f32,
     /// `Yes` and `No`, what follows a colon, where evidence, edits and plans begin, and what follows a word that is looked
     /// for.

@@ -1,7 +1,7 @@
 //! The gradient of one step, computed by several threads or by a device.
 //!
 //! Threads take units from a shared queue, so that a busy neighbour on one core does not hold up the others. Gradients
-//! are added in the order of the units whoever computed them: the sum is the same bit for bit for any number of threads.
+//! are added in the order of the units, whichever thread computed them: the sum is the same bit for bit for any number of threads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,12 +35,12 @@ enum Form {
 /// What a step's batch says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepLoss {
-    /// `-Σ weight · log p / Σ weight` in nats of sequences; of pairs their mean loss, to which that of sequences beside them is added with
+    /// `-Σ weight · log p / Σ weight` in nats of sequences; of pairs their mean loss, to which that of sequences with them is added with
     /// the weight of [`Preference::kept`].
     pub loss: f64,
-    /// Rows computed.
+    /// Number of computed rows.
     pub rows: usize,
-    /// Of pairs.
+    /// Metrics of pairs, where the step has pairs.
     pub preference: Option<PreferenceMetrics>,
 }
 

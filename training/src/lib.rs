@@ -2,7 +2,7 @@
 //!
 //! The map: [`model`] is the network with its gradient (a fast form for the CPU, and candle's for everything else);
 //! [`tokens`] turns sequences into steps; [`loss`] says what they count; [`optimizer`] and [`schedule`] turn gradients into updates; [`trainer`] is the
-//! loop; [`resume`] lets a killed run go on; [`checkpoint`] writes what the server loads; [`curve`] draws; [`world`] is
+//! loop; [`resume`] lets a killed run resume; [`checkpoint`] writes what the server loads; [`curve`] draws; [`world`] is
 //! what a tiny model learns, [`conversation`] its examples, [`chats`] those of any model, [`stages`] the runs, each from a [`recipe`], between files of
 //! [`records`]; [`report`] shows a run, [`adapter`] is PEFT's files.
 

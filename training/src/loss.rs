@@ -32,7 +32,7 @@ pub enum Form {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Preference {
-    /// The form.
+    /// The form of the loss.
     pub form: Form,
     /// How closely the model is held to the reference.
     pub beta: f64,
@@ -46,7 +46,7 @@ pub struct Preference {
 }
 
 impl Default for Preference {
-    /// The paper's.
+    /// The paper's settings.
     fn default() -> Self {
         Self { form: Form::Sigmoid, beta: 0.1, sft: 0.1, label_smoothing: 0.0, kept: 0.0 }
     }
@@ -66,7 +66,7 @@ pub struct Scores {
 /// A pair's loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PairLoss {
-    /// The loss.
+    /// The loss of the pair.
     pub loss: f64,
     /// Its derivatives by the policy's sums of log-probabilities.
     pub slope: Pair<f64>,
@@ -140,10 +140,10 @@ pub struct PreferenceMetrics {
     /// `β (log π - log π_ref)` of the chosen responses.
     #[serde(rename = "rewards/chosen")]
     pub chosen: f64,
-    /// The same of the rejected ones.
+    /// The mean reward of the rejected replies.
     #[serde(rename = "rewards/rejected")]
     pub rejected: f64,
-    /// Their difference.
+    /// The difference of the two rewards.
     #[serde(rename = "rewards/margins")]
     pub margin: f64,
     /// Share of pairs whose chosen response has the higher reward.
@@ -152,7 +152,7 @@ pub struct PreferenceMetrics {
     /// Sums of log-probabilities of the chosen responses.
     #[serde(rename = "logps/chosen")]
     pub logps_chosen: f64,
-    /// The same of the rejected ones.
+    /// The mean log-probability of the rejected replies.
     #[serde(rename = "logps/rejected")]
     pub logps_rejected: f64,
 }

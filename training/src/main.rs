@@ -35,7 +35,7 @@ enum Command {
         /// The recipe, a TOML file.
         #[arg(long)]
         recipe: PathBuf,
-        /// Where the run is kept; a killed run goes on from there.
+        /// Where the run is kept; a killed run resumes from there.
         #[arg(long, default_value = "runs/spar-tiny")]
         out: PathBuf,
     },
@@ -44,7 +44,7 @@ enum Command {
         /// The recipe, a TOML file.
         #[arg(long)]
         recipe: PathBuf,
-        /// The directory.
+        /// The directory that receives the tokenizer.
         #[arg(long)]
         out: PathBuf,
     },
@@ -98,7 +98,7 @@ enum Command {
         /// A server's --traffic-dir: its searches in place of both.
         #[arg(long, conflicts_with_all = ["samples", "trees"])]
         from_traffic: Option<PathBuf>,
-        /// The folder.
+        /// The folder that receives the files.
         #[arg(long)]
         out: PathBuf,
     },
@@ -107,10 +107,10 @@ enum Command {
         /// The recipe, a TOML file with an `[iterate]` section.
         #[arg(long)]
         recipe: PathBuf,
-        /// Where the run is kept; a killed run goes on from there.
+        /// Where the run is kept; a killed run resumes from there.
         #[arg(long, default_value = "runs/iterate")]
         out: PathBuf,
-        /// Instead of the recipe's.
+        /// Replaces the recipe's seed.
         #[arg(long)]
         seed: Option<u64>,
     },
@@ -181,22 +181,22 @@ enum Command {
         /// train, validation or held-out.
         #[arg(long, value_enum, default_value = "held-out")]
         split: Split,
-        /// How many.
+        /// The number of prompts.
         #[arg(long, default_value_t = 1000)]
         count: u64,
         /// Decides every draw.
         #[arg(long, default_value_t = 17)]
         seed: u64,
-        /// The file.
+        /// The file that receives the prompts.
         #[arg(long)]
         out: PathBuf,
     },
     /// Swaps weights of a running server; its admin key comes from SPAR_ADMIN_KEY.
     Swap {
-        /// The server.
+        /// The server's address.
         #[arg(long, default_value = "http://127.0.0.1:8080")]
         url: String,
-        /// Whose weights.
+        /// The role whose weights are swapped.
         #[arg(long, value_parser = ["actor", "refiner", "both"])]
         role: String,
         /// A model's directory, below one of the server's --weights-root.

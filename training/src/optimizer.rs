@@ -69,9 +69,9 @@ pub struct Moments {
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
-    /// In the order of the layout's entries.
+    /// Moments in the order of the layout's entries.
     pub moments: Vec<Moments>,
-    /// Updates made.
+    /// Number of updates made.
     pub steps: u64,
 }
 
@@ -96,7 +96,7 @@ struct Job<'a> {
 }
 
 impl Optimizer {
-    /// With all averages at 0.
+    /// An optimizer with all averages at 0.
     #[must_use]
     pub fn new(config: OptimizerConfig, layout: &Layout) -> Self {
         let moments = layout.entries.iter().map(|entry| Moments {
@@ -209,7 +209,7 @@ fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| x[row * columns + column])).collect()
 }
 
-/// `sqrt(Σ g²)`.
+/// The norm `sqrt(Σ g²)`.
 #[must_use]
 pub fn norm(gradient: &[f32]) -> f64 {
     gradient.chunks(256).map(|g| f64::from(g.iter().map(|x| x * x).sum::<f32>())).sum::<f64>().sqrt()

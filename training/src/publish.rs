@@ -39,7 +39,7 @@ pub struct Weights {
     pub role: String,
     /// A model's directory.
     pub model: Option<PathBuf>,
-    /// An adapter's.
+    /// An adapter's directory.
     pub adapter: Option<PathBuf>,
     /// The generation that must be live.
     pub expected: Option<String>,
@@ -52,7 +52,7 @@ pub struct Weights {
 pub struct Published {
     /// The live pair, as the server names it.
     pub generation: Value,
-    /// From the request to the switch.
+    /// Milliseconds from the request to the switch.
     pub elapsed_ms: f64,
     /// Why they were taken back, if they were.
     pub rolled_back: Option<String>,
@@ -99,7 +99,7 @@ impl Admin {
     /// A server with its key.
     ///
     /// # Errors
-    /// There can be no client.
+    /// No HTTP client can be made.
     pub fn with_key(url: &str, key: String) -> Result<Self> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1800)).build()?;
         Ok(Self { client, url: url.trim_end_matches('/').to_owned(), key })
@@ -207,7 +207,8 @@ fn live_id(role: &str, generation: &Value) -> String {
     }
 }
 
-/// Counts of completions since the server's start.
+/// Counts of completions since the server's start that say something of the weights: those that were answered, and those that
+/// the model failed at. A request that was refused (4xx) or that had to wait for too long (503) says nothing of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Answers {
     all: u64,
@@ -219,8 +220,11 @@ impl Answers {
         let mut answers = Self::default();
         for line in metrics.lines().filter(|line| line.starts_with("spar_http_requests_total{route=\"/v1/c")) {
             let count = line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok()).unwrap_or_default() as u64;
-            answers.all += count;
-            if line.contains("status=\"5") {
+            let failed = line.contains("status=\"500\"");
+            if failed || line.contains("status=\"2") {
+                answers.all += count;
+            }
+            if failed {
                 answers.failed += count;
             }
         }
@@ -233,13 +237,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn completions_are_counted_and_server_errors_among_them() {
+    fn answers_are_counted_and_failures_of_the_model_among_them() {
         let metrics = "spar_http_requests_total{route=\"/v1/chat/completions\",status=\"200\"} 40\n\
              spar_http_requests_total{route=\"/v1/completions\",status=\"200\"} 5\n\
              spar_http_requests_total{route=\"/v1/chat/completions\",status=\"400\"} 3\n\
-             spar_http_requests_total{route=\"/v1/chat/completions\",status=\"503\"} 2\n\
+             spar_http_requests_total{route=\"/v1/chat/completions\",status=\"500\"} 2\n\
+             spar_http_requests_total{route=\"/v1/chat/completions\",status=\"503\"} 7\n\
              spar_http_requests_total{route=\"/metrics\",status=\"500\"} 9\n";
-        assert_eq!(Answers::read(metrics), Answers { all: 50, failed: 2 });
+        assert_eq!(Answers::read(metrics), Answers { all: 47, failed: 2 });
     }
 
     #[test]

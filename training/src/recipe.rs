@@ -22,11 +22,11 @@ pub struct Bootstrap {
     pub seed: u64,
     /// Longest sequence in tokens; a multiple of 512.
     pub context: usize,
-    /// The tokenizer.
+    /// The tokenizer's settings.
     pub tokenizer: TokenizerRecipe,
-    /// The networks.
+    /// The networks' shapes.
     pub model: Models,
-    /// What the judge and the refiner are told; shipped as `spar.json`.
+    /// The texts for judge and refiner; shipped as `spar.json`.
     pub templates: TemplateText,
     /// What counts in the loss.
     pub weights: Weights,
@@ -38,7 +38,7 @@ pub struct Bootstrap {
     pub refiner: Refiner,
     /// What the refiner makes of them.
     pub refined: Refined,
-    /// The same with the refiner's own refinements among the responses.
+    /// The refiner's last training, with its own refinements among the responses.
     pub refiner_final: Refiner,
     /// What is measured at the end.
     pub evaluation: Evaluation,
@@ -59,7 +59,7 @@ pub struct TokenizerRecipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Models {
-    /// Drafts.
+    /// The network that drafts.
     pub actor: Shape,
     /// Judges and refines.
     pub refiner: Shape,
@@ -73,9 +73,9 @@ pub struct Shape {
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
     pub intermediate_size: usize,
-    /// Layers.
+    /// Number of layers.
     pub layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
     /// Key and value heads, fewer than query heads.
     pub kv_heads: usize,
@@ -89,7 +89,7 @@ pub struct Actor {
     pub slip: f64,
     /// Tokens of one update.
     pub tokens_per_step: usize,
-    /// The loop.
+    /// The training loop.
     pub train: TrainConfig,
 }
 
@@ -97,11 +97,11 @@ pub struct Actor {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Samples {
-    /// Training prompts.
+    /// Number of training prompts.
     pub prompts: u64,
     /// Responses to each.
     pub per_prompt: usize,
-    /// Of the draw.
+    /// Temperature of the draws.
     pub temperature: f32,
 }
 
@@ -119,7 +119,7 @@ pub struct Refiner {
     pub rules: f64,
     /// Tokens of one update.
     pub tokens_per_step: usize,
-    /// The loop.
+    /// The training loop.
     pub train: TrainConfig,
 }
 

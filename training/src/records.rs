@@ -57,7 +57,7 @@ pub fn read<T: DeserializeOwned, U>(path: &Path, bad: BadLines, check: impl Fn(T
 /// A prompt, and what a response to it can be checked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
-    /// Names it.
+    /// A key that names the prompt.
     #[serde(default)]
     pub key: Value,
     /// What a model is asked.
@@ -65,7 +65,7 @@ pub struct Asked {
     /// IFEval's instruction ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instruction_id_list: Vec<String>,
-    /// Their arguments.
+    /// The instructions' arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kwargs: Vec<Map<String, Value>>,
 }
@@ -87,7 +87,7 @@ impl Asked {
         made.collect::<Result<_, _>>().map_err(|error| anyhow::anyhow!("{error}"))
     }
 
-    /// As evaluation takes it.
+    /// The prompt as evaluation takes it.
     ///
     /// # Errors
     /// As [`Asked::checks`].
@@ -102,7 +102,7 @@ impl Asked {
     }
 }
 
-/// Reads prompts.
+/// Reads a file of prompts.
 ///
 /// # Errors
 /// As [`read`], and where no line is left.
@@ -119,7 +119,7 @@ pub struct Draft {
     pub response: String,
     /// Whether it was cut off.
     pub cut: bool,
-    /// The votes.
+    /// The votes on it.
     pub votes: Votes,
     /// Share of yes among the valid votes; `None` on a tie.
     pub value: Option<f64>,
@@ -134,10 +134,10 @@ pub struct Draft {
 /// A line of `samples.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampled {
-    /// The prompt.
+    /// The prompt that was asked.
     #[serde(flatten)]
     pub asked: Asked,
-    /// Its drafts.
+    /// The drafts of the prompt.
     pub drafts: Vec<Draft>,
 }
 
@@ -148,13 +148,13 @@ pub struct Grown {
     pub parent: Option<usize>,
     /// Refinements since the draft.
     pub depth: usize,
-    /// The response.
+    /// The response's text.
     pub response: String,
     /// What the refiner said before it.
     pub reflection: String,
     /// The first critique that agrees with the decision.
     pub critique: String,
-    /// The votes.
+    /// The votes on it.
     pub votes: Votes,
     /// Share of yes among the valid votes.
     pub value: Option<f64>,
@@ -185,12 +185,12 @@ impl Grown {
 /// A line of `trees.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Searched {
-    /// The prompt.
+    /// The prompt that was asked.
     #[serde(flatten)]
     pub asked: Asked,
     /// The nodes; the failing draft is the first.
     pub nodes: Vec<Grown>,
-    /// The answer.
+    /// The index of the answer.
     pub best: usize,
     /// Whether it was accepted. What the search spent is left out: how far cancelled replies came depends on timing.
     pub accepted: bool,
@@ -199,7 +199,7 @@ pub struct Searched {
 /// A line of `dpo.jsonl`: conversational preference data as TRL reads it, and the same texts plainly for LLaMA-Factory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairLine {
-    /// The conversation.
+    /// The conversation before the two replies.
     pub prompt: Vec<Message>,
     /// The better reply.
     pub chosen: Vec<Message>,
@@ -231,7 +231,7 @@ impl PairLine {
     }
 
     /// # Errors
-    /// What is wrong with it.
+    /// The error says what is wrong with it.
     pub fn check(&self) -> Result<()> {
         ensure!(!self.prompt.is_empty(), "`prompt` has no turns");
         for (name, turns) in [("chosen", &self.chosen), ("rejected", &self.rejected)] {
@@ -247,7 +247,7 @@ impl PairLine {
 /// A line of `sft.jsonl`: a chat, as TRL and LLaMA-Factory read it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChatLine {
-    /// The turns.
+    /// The turns of the chat.
     pub messages: Vec<Message>,
     /// What it teaches, for counting.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! The file that a killed run goes on from: weights, moments and the place in the run.
+//! The file from which a killed run resumes: weights, moments and the place in the run.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::optimizer::Optimizer;
 /// Where a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Place {
-    /// Steps done.
+    /// Number of steps done.
     pub step: u64,
     /// Rows computed so far.
     pub tokens: u64,

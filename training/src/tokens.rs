@@ -60,7 +60,7 @@ pub struct PairRows {
     told: usize,
     len: usize,
     fork: Fork,
-    /// From [`PairExample`].
+    /// The reference's log-probabilities, from [`PairExample`].
     pub reference: Pair<f64>,
 }
 
@@ -84,7 +84,7 @@ impl PairRows {
 /// Sequences that one worker computes at once, and what their targets count.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Unit {
-    /// The sequences.
+    /// The packed sequences.
     pub batch: Packed,
     /// The weight of each row's target, `(rows,)`; empty for pairs.
     pub weights: Vec<f32>,
@@ -108,7 +108,7 @@ pub fn units(examples: &[Example], unit_rows: usize) -> Vec<Unit> {
     units
 }
 
-/// As [`units`], of pairs.
+/// Makes [`units`] of pairs.
 #[must_use]
 pub fn pair_units(pairs: &[PairExample], unit_rows: usize) -> Vec<Unit> {
     let mut order: Vec<(usize, &PairExample)> = pairs.iter().map(|pair| (pair.rows(), pair)).collect();

@@ -43,7 +43,7 @@ pub struct StepMetrics {
     pub loss: f64,
     /// AdamW's learning rate.
     pub lr: f64,
-    /// Before clipping.
+    /// The gradient's norm before clipping.
     pub grad_norm: f64,
     /// Tokens of this step.
     pub tokens: usize,
@@ -51,7 +51,7 @@ pub struct StepMetrics {
     pub tokens_per_s: f64,
     /// Time spent training up to here.
     pub seconds: f64,
-    /// Of pairs.
+    /// Metrics of pairs, where the step has pairs.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub preference: Option<PreferenceMetrics>,
 }
@@ -59,7 +59,7 @@ pub struct StepMetrics {
 /// A finished run in numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainReport {
-    /// Updates made.
+    /// Number of updates made.
     pub steps: u64,
     /// Tokens in all.
     pub tokens: u64,
@@ -102,7 +102,8 @@ pub fn train(
     learn(config, learning, &mut |step| Ok(units(&data(step)?, config.unit_tokens)))
 }
 
-/// As [`train`], from units of work: sequences or pairs. With `config.lora` an adapter is trained and exported beside its base.
+/// Trains like [`train`], from units of work: sequences or pairs. With `config.lora` an adapter is trained and exported
+/// next to its base.
 ///
 /// # Errors
 /// As [`train`].
@@ -262,7 +263,7 @@ impl<'a> Run<'a> {
         Ok(other)
     }
 
-    /// The curve first: a killed run goes on after the step that the resume file names, so all else is there by then.
+    /// The curve is written first: a killed run resumes after the step that the resume file names, so all else is written by then.
     fn save(&mut self) -> Result<()> {
         self.metrics.file.flush()?;
         let points: Vec<_> = self.metrics.steps.iter().map(|line| (line.step, line.loss)).collect();
@@ -284,7 +285,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The metrics in memory and in their file, and a line in the log now and then where nobody sees the bar.
+/// The metrics in memory and in their file, and a line in the log now and then where no bar is shown.
 struct Metrics {
     file: std::io::BufWriter<std::fs::File>,
     steps: Vec<StepMetrics>,

@@ -1,4 +1,4 @@
-//! Trials on disk: a file per strategy and budget, a line per prompt, so that a killed evaluation goes on where it was. Beside them the
+//! Trials on disk: a file per strategy and budget, a line per prompt, so that a killed evaluation resumes. Next to them the
 //! responses of finished runs, as `spar verify` reads them.
 
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ struct Line {
 }
 
 impl Kept {
-    /// Begins an evaluation in `out`, or goes on with the one that is there.
+    /// Begins an evaluation in `out`, or resumes the one that is there.
     ///
     /// # Errors
     /// The directory cannot be written, or holds trials of other settings.
@@ -103,7 +103,7 @@ impl Kept {
 }
 
 impl KeptRun {
-    /// What is there already, by the cases' order.
+    /// The trials that are on disk already, in the cases' order.
     pub fn take_trials(&mut self) -> Vec<Option<Trial>> {
         std::mem::take(&mut self.trials)
     }

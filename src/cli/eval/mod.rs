@@ -39,7 +39,7 @@ pub struct EvalArgs {
     /// Node budgets; 0 is greedy decoding, which is always measured
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0,1,4,16")]
     budgets: Vec<usize>,
-    /// Strategies, separated by commas; beside others best_of_n is also measured where it costs as many tokens as they do
+    /// Strategies, separated by commas; with others, best_of_n is also measured where it costs as many tokens as they do
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "auto", value_parser = named::<Strategy>)]
     strategy: Vec<Strategy>,
     /// eager or paper
@@ -69,7 +69,7 @@ pub struct EvalArgs {
     /// Fixes every draw
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Only the first so many prompts
+    /// Only the first N prompts
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Prompts at a time
@@ -79,7 +79,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "URL", conflicts_with_all = ["model", "refiner", "adapter", "refiner_adapter", "templates", "engine", "upstream_url"])]
     url: Option<String>,
     /// Directory for trials, responses (as `spar verify` reads them), report.json, report.txt and scores.svg; an interrupted evaluation
-    /// goes on where it was
+    /// resumes there
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -188,7 +188,7 @@ impl EvalArgs {
     }
 }
 
-/// Who answers.
+/// The models that answer, in this process or behind a server.
 enum Subject {
     Loaded(Box<Loaded>),
     Server(RunningServer),
@@ -322,7 +322,7 @@ fn settings(args: &EvalArgs, prompts: usize, subject: &Subject) -> anyhow::Resul
             let upstream = (args.engine.engine == EngineKind::Upstream).then_some(&args.engine.upstream.upstream_url);
             let mut model = json!({"name": loaded.name, "model": path(&args.engine.model),
                 "refiner": path(&args.engine.refiner), "embedded": embedded, "upstream": upstream});
-            // Absent where there is none: evaluations that were begun before there were adapters go on.
+            // Absent where there is none: evaluations that began before there were adapters resume.
             for (name, adapter) in
                 [("adapter", &args.engine.adapter), ("refiner_adapter", &args.engine.refiner_adapter)]
             {

@@ -12,7 +12,7 @@ const COLOURS: [RGBColor; 4] =
 /// A line per strategy with its intervals and budgets; greedy as a dashed level.
 ///
 /// # Errors
-/// The drawing library's.
+/// The drawing library fails.
 pub(super) fn scores(report: &Report) -> anyhow::Result<String> {
     let mut svg = String::new();
     draw(report, &mut svg).map_err(|error| anyhow!("the plot cannot be drawn: {error}"))?;

@@ -62,10 +62,10 @@ struct Calls {
 }
 
 impl RunningServer {
-    /// Asks who is there.
+    /// Asks the server for its version and model.
     ///
     /// # Errors
-    /// Nobody, or another kind of server.
+    /// No server answers, or one of another kind.
     pub async fn connect(url: &str, key: Option<String>) -> anyhow::Result<Self> {
         let url = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         let client = Client::builder().connect_timeout(Duration::from_secs(10)).build()?;

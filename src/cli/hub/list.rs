@@ -4,7 +4,7 @@ use crate::config::EngineKind;
 use crate::engine::load::{Runs, choose};
 use crate::engine::native::NativeEngine;
 use crate::hub::{Cache, Cached, HubError};
-use crate::swap::memory::free_bytes;
+use crate::memory;
 use crate::weights::{ModelConfig, gguf};
 
 /// Bytes beside the weights: keys and values, buffers, the tokenizer.
@@ -20,7 +20,7 @@ pub(super) fn table(cache: &Cache) -> Result<String, HubError> {
         return Ok(format!("no models in {}; fetch one with `spar pull org/name`\n", cache.root.display()));
     }
     let mut rows = vec![["NAME", "SIZE", "ARCHITECTURE", "ENGINE", "FITS"].map(str::to_owned)];
-    let free = free_bytes();
+    let free = memory::now().available;
     rows.extend(models.iter().map(|model| row(model, free)));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; 5] = std::array::from_fn(width);

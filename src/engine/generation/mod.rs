@@ -14,14 +14,14 @@ use crate::prompts::Templates;
 /// What a model is asked to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Answers.
+    /// The role that drafts answers.
     Actor,
     /// Judges and rewrites.
     Refiner,
 }
 
 impl Role {
-    /// Both.
+    /// Both roles in order.
     pub const ALL: [Self; 2] = [Self::Actor, Self::Refiner];
 }
 
@@ -31,7 +31,7 @@ pub struct Generation {
     pub id: String,
     /// The loaded model.
     pub engine: Arc<dyn Engine>,
-    /// How this model is told to judge and to refine.
+    /// The texts that ask this model to judge and to refine.
     pub templates: Arc<Templates>,
 }
 
@@ -43,10 +43,10 @@ impl Generation {
     }
 }
 
-/// The pair that one request works with. Cloning is cheap; a generation lives until its last pin is gone.
+/// The pair that one request works with. Cloning is cheap; a generation lives until its last pin is dropped.
 #[derive(Clone)]
 pub struct Pinned {
-    /// Answers.
+    /// The generation that drafts answers.
     pub actor: Arc<Generation>,
     /// Judges and rewrites; the actor's own generation where there is one model.
     pub refiner: Arc<Generation>,
@@ -99,7 +99,7 @@ impl Generations {
         Pinned::clone(&self.current.load())
     }
 
-    /// The current pair, once both of its models are there.
+    /// The current pair, once both of its models are loaded.
     pub async fn pin_present(&self) -> Pinned {
         let mut changes = self.changes.subscribe();
         loop {
@@ -109,7 +109,7 @@ impl Generations {
                 return pinned;
             }
             if changes.changed().await.is_err() {
-                // The sender is in `self`, so it is there.
+                // The sender is in `self`, so it exists.
                 return pinned;
             }
         }
@@ -122,7 +122,7 @@ impl Generations {
         Pinned::clone(&before)
     }
 
-    /// Takes the models of `roles` out of service: who holds them goes on, who comes waits. Returns the pair that was live.
+    /// Takes the models of `roles` out of service. Running requests keep the old pair; new requests wait. Returns the old pair.
     pub fn withdraw(&self, roles: &[Role]) -> Pinned {
         let live = self.pin();
         self.publish(away::without(&live, roles))

@@ -11,7 +11,7 @@ use crate::weights::store::Stored;
 
 /// Ended generations that are still listed.
 const KEPT: usize = 64;
-/// Pairs that can be gone back to.
+/// Pairs that a rollback can return to.
 const HISTORY: usize = 16;
 
 /// What a generation's weights are. Both directories are never changed while it may be loaded again.
@@ -19,7 +19,7 @@ const HISTORY: usize = 16;
 pub struct Source {
     /// The model's directory.
     pub model: Stored,
-    /// As it was named by who asked for it.
+    /// The model's directory as the client or the settings named it.
     pub model_path: PathBuf,
     /// What it reads and writes, to compare with its successor.
     pub identity: Identity,
@@ -30,11 +30,11 @@ pub struct Source {
 /// An adapter on a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterSource {
-    /// Its directory.
+    /// The copy of its directory in the store.
     pub stored: Stored,
-    /// As it was named by who asked for it.
+    /// The adapter's directory as the client or the settings named it.
     pub path: PathBuf,
-    /// What it is called, where somebody called it something.
+    /// The name that a client gave it, if one did.
     pub name: Option<String>,
 }
 
@@ -64,7 +64,7 @@ pub enum State {
     Canary,
     /// New requests pin it.
     Live,
-    /// Requests that began with it go on.
+    /// Requests that began with it are still answered.
     Draining,
     /// Nothing of it is left in memory.
     Retired,
@@ -72,7 +72,7 @@ pub enum State {
     Failed,
 }
 
-/// One generation.
+/// What is known of one generation.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// Names it in responses.
@@ -97,7 +97,7 @@ impl Record {
     }
 }
 
-/// All of them, oldest first.
+/// Every generation of this process, oldest first.
 #[derive(Debug, Default)]
 pub struct Registry {
     records: Vec<Record>,
@@ -110,14 +110,14 @@ pub struct Registry {
 /// A live pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ids {
-    /// Who answers.
+    /// The generation that drafts answers.
     pub actor: String,
     /// Who judges and rewrites.
     pub refiner: String,
 }
 
 impl Ids {
-    /// Of a pair.
+    /// The ids of a pinned pair.
     pub fn of(pinned: &Pinned) -> Self {
         Self { actor: pinned.actor.id.clone(), refiner: pinned.refiner.id.clone() }
     }
@@ -132,7 +132,7 @@ impl Ids {
 }
 
 impl Registry {
-    /// Begins with the live pair and its sources; ids go on from `next`, or from theirs.
+    /// Begins with the live pair and its sources; ids continue from `next`, or from theirs.
     pub fn new(live: &Pinned, sources: [Option<Source>; 2], next: u64, now: u64) -> Self {
         let mut registry = Self { next, ..Self::default() };
         for (role, source) in Role::ALL.into_iter().zip(sources) {
@@ -286,7 +286,8 @@ impl Registry {
     pub fn directories(&self) -> Vec<PathBuf> {
         let recent: Vec<&Ids> = self.history.iter().rev().take(1).collect();
         let needed = |record: &&Record| {
-            record.generation.strong_count() > 0
+            // One that failed may take a moment to leave memory.
+            record.state != State::Failed && record.generation.strong_count() > 0
                 || recent.iter().any(|ids| ids.actor == record.id || ids.refiner == record.id)
         };
         let sources = self.records.iter().filter(needed).filter_map(|record| record.source.as_ref());
@@ -298,7 +299,7 @@ impl Registry {
             .collect()
     }
 
-    /// What nobody holds any more is retired.
+    /// Generations that no request holds any more are retired.
     fn settle(&mut self) {
         for record in &mut self.records {
             if record.state == State::Draining && record.generation.strong_count() == 0 {
@@ -344,7 +345,7 @@ mod tests {
         registry.list(live).into_iter().map(|(record, pins)| (record.id, record.state, pins)).collect()
     }
 
-    /// As the swap does it.
+    /// Publishes a generation in the way of a swap.
     fn swap(registry: &mut Registry, live: &mut Pinned, role: Role) -> String {
         let id = registry.begin(&[role], 1);
         let next = generation(&id);

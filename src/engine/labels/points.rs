@@ -32,7 +32,7 @@ pub(crate) struct Points {
 }
 
 impl Points {
-    /// The points of these questions; what several questions have in common is there once.
+    /// The points of these questions; what several questions have in common occurs once.
     pub(crate) fn new(questions: &[TokenizedQuestion]) -> Self {
         let (mut points, mut count) = (BTreeMap::<Vec<u32>, Wanted>::new(), 0);
         let mut place = |before: &[u32], next: u32| {

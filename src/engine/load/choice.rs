@@ -47,9 +47,9 @@ pub(crate) fn choose(asked: EngineKind, config: &ModelConfig) -> Choice {
         EngineKind::Native => choice(Runs::Native, format!("--engine asks for it; it computes on {HERE}")),
         EngineKind::Mistral => choice(Runs::Mistral, "--engine asks for it".into()),
         EngineKind::Auto | EngineKind::Fake | EngineKind::Upstream => match NativeEngine::computes(config) {
-            // What the native engine does not compute, mistral.rs may.
-            Err(reason) if cfg!(feature = "mistral") => choice(Runs::Mistral, reason),
-            _ => choice(Runs::Native, format!("it computes this architecture on {HERE}")),
+            // What the native engine does not compute, mistral.rs may. A build without it says so when the model is loaded.
+            Err(reason) => choice(Runs::Mistral, reason),
+            Ok(_) => choice(Runs::Native, format!("it computes this architecture on {HERE}")),
         },
     }
 }
@@ -69,10 +69,9 @@ mod tests {
             ModelConfig::open(dir.path()).unwrap()
         };
         let (known, other) = (config("LlamaForCausalLM"), config("GemmaForCausalLM"));
-        let elsewhere = if cfg!(feature = "mistral") { Runs::Mistral } else { Runs::Native };
         for (asked, config, runs) in [
             (EngineKind::Auto, &known, Runs::Native),
-            (EngineKind::Auto, &other, elsewhere),
+            (EngineKind::Auto, &other, Runs::Mistral),
             (EngineKind::Native, &other, Runs::Native),
             (EngineKind::Mistral, &known, Runs::Mistral),
             (EngineKind::Upstream, &known, Runs::Native),

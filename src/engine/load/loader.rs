@@ -9,7 +9,7 @@ use super::adapted;
 use super::choice::{Choice, Runs, choose};
 use super::{LoadError, Model, Named, Origin, chosen, must_be_built};
 use crate::config::EngineArgs;
-use crate::engine::embedded::cache_directory;
+use crate::engine::caches;
 use crate::engine::generation::Generation;
 use crate::engine::generation::registry::AdapterSource;
 use crate::prompts::Templates;
@@ -96,7 +96,7 @@ impl<'a> Loader<'a> {
         }
         let config = ModelConfig::open(model)?;
         let choice = choose(self.args.engine, &config);
-        must_be_built(choice.runs)?;
+        must_be_built(&choice, model)?;
         let wrong = |error| LoadError::Adapter(flag, error);
         let (adapter, source) = self.checked(model, &config, directory).map_err(wrong)?;
         let model = match choice.runs {
@@ -147,9 +147,10 @@ impl<'a> Loader<'a> {
         Ok(merged)
     }
 
-    /// In the user's cache, where the next start finds what was merged, or else in a temporary directory.
+    /// In a cache, where the next start finds what was merged, or else in a temporary directory.
     fn own_store(&mut self) -> Result<Store, ModelError> {
-        if let Some(store) = cache_directory().and_then(|cache| Store::open(cache.join("merged"), MERGED_BYTES).ok()) {
+        let open = |cache: &Path| Store::open(cache.join("merged"), MERGED_BYTES).map_err(std::io::Error::other);
+        if let Ok(store) = caches::in_one(open) {
             return Ok(store);
         }
         let failed = |e: std::io::Error| ModelError::Broken { file: std::env::temp_dir(), reason: e.to_string() };

@@ -1,4 +1,4 @@
-//! From settings to loaded models.
+//! Settings become loaded models.
 
 mod adapted;
 mod choice;
@@ -18,6 +18,7 @@ use super::embedded::{Embedded, NAME, UnpackError};
 use super::fake::FakeEngine;
 use super::generation::registry::AdapterSource;
 use super::generation::{Generation, Generations};
+use super::grammar::memory::Memory;
 use super::metered::Metered;
 use super::model_dir::{ModelDir, ModelError};
 use super::native::{NativeConfig, NativeEngine};
@@ -75,9 +76,18 @@ impl fmt::Display for Origin {
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The engine is not in this binary.
-    #[error("the engine {0} is not part of this build; {1}")]
-    NotBuilt(&'static str, &'static str),
+    /// The model needs mistral.rs, which is not in this binary.
+    #[error(
+        "{} needs mistral.rs, which this build leaves out ({why}): build it in with `cargo build --release --features {}`",
+        .model.display(),
+        MISTRAL
+    )]
+    NotBuilt {
+        /// The model's directory.
+        model: PathBuf,
+        /// Why mistral.rs was chosen for it.
+        why: String,
+    },
     /// The directory cannot be served.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -101,6 +111,7 @@ pub enum LoadError {
 /// # Errors
 /// [`LoadError`] in one line.
 pub fn load(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, LoadError> {
+    Memory::shared().set_limit(args.grammars.grammar_bytes);
     let own = args.templates.as_deref().map(Templates::from_file).transpose()?.map(Arc::new);
     if args.engine == EngineKind::Fake {
         return Ok(fake(args, own.unwrap_or_else(|| Arc::new(Templates::general()))));
@@ -128,9 +139,9 @@ const REFINER: &str = "--refiner-adapter";
 /// A model's directory and that of the adapter on it, as they were named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    /// The model's.
+    /// The model's directory.
     pub model: PathBuf,
-    /// The adapter's.
+    /// The adapter's directory.
     pub adapter: Option<PathBuf>,
 }
 
@@ -199,8 +210,9 @@ fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadEr
     let mut directory = ModelDir::open(directory)?;
     directory.reasoning = args.thinking.form(directory.reasoning);
     directory.template_kwargs = args.thinking.kwargs();
+    directory.tool_format = args.thinking.tool_calls.unwrap_or(directory.tool_format);
     let choice = choose(args.engine, &directory.config);
-    must_be_built(choice.runs)?;
+    must_be_built(&choice, &directory.path)?;
     if choice.runs == Runs::Mistral && gguf::is_named(&directory.path) {
         let reason = format!(
             "{}, but mistral.rs is given directories here, not GGUF files; name the model's Hugging Face directory",
@@ -213,19 +225,27 @@ fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadEr
     let templates = Arc::clone(&directory.templates);
     let engine = match choice.runs {
         Runs::Native => native(args, directory)?,
+        #[cfg(feature = "mistral")]
         Runs::Mistral => mistral(directory)?,
+        #[cfg(not(feature = "mistral"))]
+        Runs::Mistral => return Err(not_built(&choice, &directory.path)),
     };
     Ok(((engine, templates), choice))
 }
 
-/// Checks that this binary has an engine.
-fn must_be_built(runs: Runs) -> Result<(), LoadError> {
-    match runs {
-        Runs::Mistral if cfg!(not(feature = "mistral")) => {
-            Err(LoadError::NotBuilt("mistral", "build with --features mistral, or use --engine native"))
-        }
+/// The features of a build like this one that has mistral.rs.
+const MISTRAL: &str = if cfg!(feature = "cuda") { "mistral,cuda" } else { "mistral" };
+
+/// Checks that this binary has the engine that was chosen for a model.
+fn must_be_built(choice: &Choice, model: &Path) -> Result<(), LoadError> {
+    match choice.runs {
+        Runs::Mistral if cfg!(not(feature = "mistral")) => Err(not_built(choice, model)),
         _ => Ok(()),
     }
+}
+
+fn not_built(choice: &Choice, model: &Path) -> LoadError {
+    LoadError::NotBuilt { model: model.into(), why: choice.why.clone() }
 }
 
 fn native(args: &EngineArgs, directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
@@ -241,11 +261,6 @@ fn mistral(directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
     let on_restart: OnRestart = Arc::new(metrics::engine_restarted);
     let config = MistralConfig { on_restart: Some(on_restart), ..MistralConfig::default() };
     Ok(Arc::new(Metered(MistralEngine::load(directory, config)?)))
-}
-
-#[cfg(not(feature = "mistral"))]
-fn mistral(_directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
-    must_be_built(Runs::Mistral).map(|()| unreachable!("it is not built"))
 }
 
 /// A server answers, and judges and refines unless a refiner's directory is named. Only the question for its models is waited for

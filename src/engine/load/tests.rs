@@ -17,6 +17,24 @@ fn world() -> TempDir {
     root
 }
 
+#[cfg(not(feature = "mistral"))]
+#[test]
+fn a_model_that_needs_mistral_rs_names_the_command_that_builds_it_in() {
+    let root = world();
+    let model = root.path().join("model");
+    let mut config = TinyModel::default().config();
+    config["architectures"] = serde_json::json!(["GemmaForCausalLM"]);
+    crate::testing::write_json(&model, "config.json", &config);
+    for adapter in [None, Some(root.path().join("one"))] {
+        for engine in [EngineKind::Auto, EngineKind::Mistral] {
+            let args = EngineArgs { adapter: adapter.clone(), ..args(engine, Some(&model)) };
+            let error = load(&args, None).err().unwrap().to_string();
+            let command = "`cargo build --release --features mistral`";
+            assert!(error.starts_with(model.to_str().unwrap()) && error.contains(command), "{error}");
+        }
+    }
+}
+
 #[test]
 fn a_mistyped_path_is_one_line() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The thread in front of an engine: lets replies in by turns, and replaces the engine when it fails.
+//! The thread in front of an engine: admits plain replies and searches alternately, and replaces the engine when it fails.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender};
@@ -20,7 +20,7 @@ const PROBE: Duration = Duration::from_secs(120);
 /// How long after a failed load the next one is tried.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// What the front is told.
+/// An event for the front.
 pub(super) enum Event {
     /// The siblings of one call.
     Submit(Purpose, Vec<Job>),
@@ -97,7 +97,7 @@ impl Front {
         waiting.for_each(|job| job.fail(EngineError::Unavailable("it is shutting down".into())));
     }
 
-    /// On the CPU mistral.rs decodes batches wrongly, so one reply runs at a time; on CUDA one call.
+    /// Chooses what runs next: one reply on the CPU, where mistral.rs decodes batches wrongly, and one call on CUDA.
     fn next_jobs(&mut self) -> Option<Vec<Job>> {
         match self.source.place {
             Place::Cpu => self.queue.next_reply().map(|job| vec![job]),
@@ -203,17 +203,17 @@ impl Front {
     }
 }
 
-/// Runs one prefill and one decode step, and looks whether they give numbers.
+/// Runs one prefill and one decode step, and checks that they give numbers.
 ///
 /// # Errors
-/// When they do not.
+/// When a step gives none.
 pub(super) fn probe(runner: &mut Runner) -> Result<(), String> {
     let ends = runner.loaded().ends.clone();
     let other = (0..).find(|id| !ends.contains(id)).unwrap_or(0);
     let (verdicts, inbox) = mpsc::channel();
     let hook = move |logits: &Tensor, context: &[u32]| -> candle_core::Result<Tensor> {
         let finite = logits.to_vec1::<f32>()?.iter().all(|logit| logit.is_finite());
-        // After the prefill a token that goes on, after the decode step one that ends.
+        // After the prefill a token that continues the reply, after the decode step one that ends it.
         let next = if context.len() == 2 { other } else { ends[0] };
         // Nobody listens after the time is up.
         verdicts.send(finite).ok();

@@ -49,14 +49,14 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Whether somebody still holds the reply.
+    /// Whether the reply is still held.
     pub(super) fn is_wanted(&self) -> bool {
         !self.chunks.is_closed()
     }
 
     /// Ends the reply with an error.
     pub(super) fn fail(self, error: EngineError) {
-        // Nobody is left to tell if this fails.
+        // A failure means that no one listens any more.
         self.chunks.send(Err(error)).ok();
     }
 
@@ -76,7 +76,7 @@ impl Job {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ended {
     pub(super) id: u64,
-    /// By its own end or by cancellation, rather than by a failure.
+    /// Whether it ended by itself or by cancellation, rather than by a failure.
     pub(super) orderly: bool,
     /// Whether the client has been given anything.
     pub(super) produced: bool,
@@ -96,7 +96,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // The front is gone when the engine is being taken down.
+        // The front has ended when the engine is being taken down.
         self.events.send(Event::Ended(self.ended)).ok();
     }
 }

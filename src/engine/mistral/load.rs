@@ -86,7 +86,7 @@ impl Loaded {
             let (pipeline, scheduler) = (Arc::clone(&self.pipeline), self.scheduler.clone());
             result = on_loader_thread(move || {
                 let builder = MistralRsBuilder::new(pipeline, scheduler, false, None).with_no_prefix_cache(true);
-                // On a runtime of one thread mistral.rs leaves out its trial run, which nobody would read.
+                // On a runtime of one thread mistral.rs leaves out its trial run, whose output would not be read.
                 Ok(runtime()?.block_on(builder.build()))
             });
             if result.is_ok() {

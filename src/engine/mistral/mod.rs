@@ -1,7 +1,30 @@
 //! mistral.rs in this process: every architecture that it knows, on the CPU or a GPU, one engine per model directory.
 //!
 //! mistral.rs computes logits, nothing else. Prompts are rendered and tokenized here, tokens are drawn by our own sampler
-//! in a logits processor, text and stop strings are ours, and a front decides which replies run together.
+//! in a logits processor, text and stop strings are ours, and a front decides which replies run together: it admits work, takes
+//! plain answers and searches alternately, and restarts the engine when it fails. The sampler hands mistral.rs a row
+//! of logits with a single peak, so that seeds, penalties, log-probabilities and grammars work as in the native engine.
+//!
+//! Traps of mistral.rs 0.8.1 that this folder works around:
+//!
+//! - On the CPU batches decode wrongly, since its scratch buffers have no batch index. One sequence runs at a time there, and
+//!   the siblings of one call on CUDA.
+//! - A whole response that nobody awaits makes its engine panic, so responses are always streamed. It awaits its sends, so the
+//!   channel holds `max_len + 16`. The receiver must live as long as the hook, or a failing forward pass panics.
+//! - A mistyped path is taken for a hub name, so directories are checked first. Missing tensors load as placeholders, so names
+//!   and shapes are checked here, and two tokens are computed as a probe after every load.
+//! - Loading keeps thread-local state and may panic: each load has a fresh thread, and a panic becomes one line.
+//! - `MistralRs::new` expects a lock that its own thread may hold: there are three tries. A cached sender dies with its engine,
+//!   so `get_sender` is called for each request.
+//! - Default sampling has `top_k = 1`, so requests start from `neutral()`. Passing the context limit fails a whole batch, so
+//!   limits are enforced here.
+//! - The model's own chat template may start parsers, one of which downloads: mistral.rs gets a template without meaning.
+//! - A regex constraint runs on to `max_len`: grammars are matched here, and end the reply. End tokens are banned for
+//!   `ignore_eos`.
+//! - Its prefix cache may pair a key with the wrong token, and automatic device maps may leave layers on the CPU: both are off.
+//! - Dropping an engine waits for it, and its weights are freed on its own thread with the CUDA context bound.
+//! - On the CPU a Mistral's sliding window gives other replies than `transformers`, with which the native engine agrees.
+//! - Shards must be named `model-0000i-of-0000n.safetensors`, and a Qwen3's configuration needs `max_window_layers`.
 
 mod front;
 mod hook;
@@ -22,20 +45,22 @@ use tokio::sync::mpsc::unbounded_channel;
 use self::front::{Event, Front};
 use self::hook::{Job, Shared};
 use self::runner::{Runner, Source};
+use super::blocking::blocking;
 use super::grammar::ModelGrammars;
 use super::model_dir::{ModelDir, ModelError};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::ReplyRules;
+use super::tools::Format as ToolFormat;
 use super::{Chunk, Engine, EngineError, FinishReason, Input, ModelInfo, Reply, Request};
 use crate::chat::Chat;
 
 /// Where a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In f32. One reply at a time, for batches decode wrongly there in this version of mistral.rs.
+    /// The CPU, in f32: one reply at a time, since this version of mistral.rs decodes batches wrongly there.
     Cpu,
-    /// In bf16. The siblings of one call at a time.
+    /// CUDA, in bf16: the siblings of one call at a time.
     Cuda,
 }
 
@@ -55,7 +80,7 @@ pub enum Restart {
     Model,
 }
 
-/// Told of each restart, on the engine's own thread.
+/// A callback for each restart, on the engine's own thread.
 pub type OnRestart = Arc<dyn Fn(Restart) + Send + Sync>;
 
 /// What a directory alone does not say.
@@ -63,7 +88,7 @@ pub type OnRestart = Arc<dyn Fn(Restart) + Send + Sync>;
 pub struct MistralConfig {
     /// Where to compute.
     pub place: Place,
-    /// Told of each restart.
+    /// Called at each restart.
     pub on_restart: Option<OnRestart>,
 }
 
@@ -76,7 +101,7 @@ impl Default for MistralConfig {
 /// A model directory served by mistral.rs. Dropping it takes the model down on a thread of its own.
 pub struct MistralEngine {
     info: ModelInfo,
-    dir: ModelDir,
+    dir: Arc<ModelDir>,
     shared: Arc<Shared>,
     grammars: ModelGrammars,
     events: Sender<Event>,
@@ -112,7 +137,7 @@ impl MistralEngine {
         let front =
             thread.spawn(move || front.run(&inbox)).map_err(|e| refused(format!("no thread for its engine: {e}")))?;
         let grammars = ModelGrammars::new(Arc::clone(&dir.pieces), shared.ends.clone());
-        Ok(Self { info, dir, shared, grammars, events, front: Some(front) })
+        Ok(Self { info, dir: Arc::new(dir), shared, grammars, events, front: Some(front) })
     }
 
     /// The directory that the model was loaded from.
@@ -136,14 +161,14 @@ impl MistralEngine {
     }
 
     fn say_close(&self) {
-        // A front that is gone needs no telling.
+        // A front that has ended needs no notice.
         self.events.send(Event::Close).ok();
     }
 
     fn sampling(&self, request: &Request) -> super::Sampling {
         let mut sampling = request.sampling.clone();
         if sampling.ignore_eos {
-            // mistral.rs ends a sequence at these tokens whoever draws them.
+            // mistral.rs ends a sequence at these tokens no matter what draws them.
             sampling.logit_bias.extend(self.shared.ends.iter().map(|&end| (end, f32::NEG_INFINITY)));
         }
         sampling
@@ -159,7 +184,9 @@ impl Drop for MistralEngine {
 #[async_trait]
 impl Engine for MistralEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        let prompt: Arc<[u32]> = self.dir.encode(&request.constrained_input())?.into();
+        let input = request.constrained_input().into_owned();
+        let dir = Arc::clone(&self.dir);
+        let prompt: Arc<[u32]> = blocking(input.bytes(), move || dir.encode(&input)).await?.into();
         let splitter = self.dir.splitter(&request, &prompt);
         let limit = self.info.context;
         let room = limit.saturating_sub(prompt.len());
@@ -215,8 +242,16 @@ impl Engine for MistralEngine {
         Some(Arc::clone(&self.dir.tokenizer))
     }
 
+    fn most_bytes(&self) -> Option<usize> {
+        self.dir.most_bytes()
+    }
+
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         self.dir.render(chat)
+    }
+
+    fn tool_format(&self) -> ToolFormat {
+        self.dir.tool_format
     }
 
     fn constrains(&self) -> bool {

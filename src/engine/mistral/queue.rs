@@ -57,7 +57,7 @@ impl<J> Queue<J> {
         }
     }
 
-    /// Takes everything.
+    /// Takes every job out.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = J> {
         std::mem::take(&mut self.lanes).into_iter().flatten().flatten()
     }

@@ -59,10 +59,10 @@ impl Runner {
     }
 
     /// Sends one sequence of at most `most` new tokens, drawn by `hook`. The receiver must live until the hook is dropped:
-    /// mistral.rs panics when a forward pass fails and there is nobody to tell.
+    /// mistral.rs panics when a forward pass fails and no one listens.
     ///
     /// # Errors
-    /// When the engine is gone.
+    /// The engine has ended.
     pub(super) fn send(
         &mut self,
         prompt: &[u32],
@@ -83,7 +83,7 @@ impl Runner {
             },
             response: responses,
             return_logprobs: false,
-            // A whole response that nobody waits for any more makes the engine panic, a streamed one does not.
+            // A whole response that is not awaited any more makes the engine panic, a streamed one does not.
             is_streaming: true,
             id: self.sent,
             constraint: Constraint::None,
@@ -123,7 +123,7 @@ impl Drop for Runner {
             if let Ok(device) = device
                 && let Err(error) = candle_core::Tensor::zeros(1, candle_core::DType::F32, &device)
             {
-                tracing::warn!(%error, "the model's device is gone");
+                tracing::warn!(%error, "the model's device is lost");
             }
         }
     }

@@ -196,7 +196,7 @@ async fn constrained_text_matches_and_ends_when_complete() {
         }
     }
     let error = engine.generate(with(Constraint::Regex("(".into()), 0)).await.unwrap_err();
-    assert!(matches!(error, EngineError::Invalid(_)), "{error}");
+    assert!(matches!(error, EngineError::Constraint(_)), "{error}");
 }
 
 #[tokio::test]

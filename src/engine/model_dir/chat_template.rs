@@ -3,19 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::{Error, ErrorKind, UndefinedBehavior, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use crate::chat::{Chat, RESERVED, TemplateKwargs};
+use crate::chat::{Chat, Message, RESERVED, Role, TemplateKwargs};
 use crate::engine::EngineError;
-use crate::weights::{ModelConfig, ModelError, read_json};
+use crate::engine::tools::{as_plain_turns, as_template_turns};
+use crate::jinja::Jinja;
+use crate::weights::{ModelConfig, ModelError, files, read_json};
 
 const FILE: &str = "chat_template.jinja";
 const NAME: &str = "chat";
 
 pub(super) struct ChatTemplate {
-    environment: Environment<'static>,
+    jinja: Jinja,
+    /// The template as the file has it.
+    source: String,
     bos: String,
     eos: String,
 }
@@ -32,7 +36,7 @@ impl ChatTemplate {
         let settings = if config_file.is_file() { read_json(&config_file)? } else { Value::Null };
         let file = dir.join(FILE);
         let (file, source) = if file.is_file() {
-            let source = std::fs::read_to_string(&file);
+            let source = files::read_text(&file, files::SMALL);
             let source = source.map_err(|e| ModelError::Broken { file: file.clone(), reason: e.to_string() })?;
             (file, source)
         } else if let Some(source) = default_template(&settings["chat_template"]) {
@@ -53,15 +57,13 @@ impl ChatTemplate {
         config: &ModelConfig,
         tokenizer: &Tokenizer,
     ) -> Result<(Self, Option<u32>), ModelError> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let mut jinja = Jinja::new(UndefinedBehavior::Lenient);
+        let environment = jinja.environment();
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", |format: String| strftime(&format, now()));
-        environment.add_template_owned(NAME, source).map_err(|e| ModelError::Broken { file, reason: describe(&e) })?;
+        jinja.add(NAME, &source).map_err(|e| ModelError::Broken { file, reason: e.to_string() })?;
         let named = |key: &str, id: Option<u32>| {
             let name = settings[key].as_str().or(settings[key]["content"].as_str()).map(Into::into);
             name.or_else(|| tokenizer.id_to_token(id?)).unwrap_or_default()
@@ -69,12 +71,17 @@ impl ChatTemplate {
         let bos = named("bos_token", config.bos);
         let eos = named("eos_token", config.eos.first().copied());
         let eos_id = tokenizer.token_to_id(&eos);
-        Ok((Self { environment, bos, eos }, eos_id))
+        Ok((Self { jinja, source, bos, eos }, eos_id))
     }
 
     /// Whether the template's source holds `text`.
     pub(super) fn mentions(&self, text: &str) -> bool {
-        self.environment.get_template(NAME).is_ok_and(|template| template.source().contains(text))
+        self.source.contains(text)
+    }
+
+    /// The template as the file has it.
+    pub(super) fn source(&self) -> &str {
+        &self.source
     }
 
     /// The prompt of a chat. Its options, and `defaults` below them, are variables; those of every template come last.
@@ -84,12 +91,26 @@ impl ChatTemplate {
         values.insert("add_generation_prompt".into(), true.into());
         values.insert("bos_token".into(), self.bos.as_str().into());
         values.insert("eos_token".into(), self.eos.as_str().into());
-        let messages = minijinja::Value::from_serialize(&chat.messages);
+        let tools = &chat.options.tools;
+        let turns = if self.mentions("tools") || !uses_tools(chat) {
+            if !tools.is_empty() {
+                values.insert("tools".into(), tools.as_slice().into());
+            }
+            as_template_turns(&chat.messages)
+        } else {
+            as_template_turns(&as_plain_turns(&chat.messages, tools))
+        };
+        let messages = minijinja::Value::from_serialize(&turns);
         let values = context! { messages, ..minijinja::Value::from_serialize(&values) };
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(values));
-        rendered
-            .map_err(|e| EngineError::Invalid(format!("the model's chat template refuses this chat: {}", describe(&e))))
+        let rendered = self.jinja.render(NAME, values);
+        rendered.map_err(|e| EngineError::Invalid(format!("the model's chat template refuses this chat: {e}")))
     }
+}
+
+/// Whether functions are offered, called or have answered.
+fn uses_tools(chat: &Chat) -> bool {
+    let uses = |turn: &Message| turn.role == Role::Tool || !turn.tool_calls.is_empty();
+    !chat.options.tools.is_empty() || chat.messages.iter().any(uses)
 }
 
 /// A template, or the one named `default` of a list.
@@ -99,12 +120,6 @@ fn default_template(value: &Value) -> Option<String> {
         Value::Array(list) => default(list)?.as_str().map(Into::into),
         single => single.as_str().map(Into::into),
     }
-}
-
-/// One line.
-fn describe(error: &Error) -> String {
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), Into::into);
-    error.line().map_or_else(|| detail.clone(), |line| format!("{detail} (line {line})")).replace('\n', " ")
 }
 
 /// Seconds since 1970, UTC.

@@ -9,16 +9,16 @@ use crate::weights::digest::hex;
 /// Digests of what clients and prompts depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Of the tokenizer.
+    /// The tokenizer's digest.
     pub tokenizer: String,
-    /// Of what the chat template makes of a few conversations.
+    /// Of the chat template's text, and of what it makes of a few conversations with the model's special tokens.
     pub chat_template: String,
-    /// Of the judge and refine templates.
+    /// A digest of the judge and refine templates.
     pub templates: String,
 }
 
 impl ModelDir {
-    /// The directory's.
+    /// The identity of this directory.
     pub fn identity(&self) -> Identity {
         let sha256 = |text: String| hex(&Sha256::digest(text));
         let system = Message::new(Role::System, "Be brief.");
@@ -29,6 +29,8 @@ impl ModelDir {
             rendered += &self.render(&conversation.to_vec().into()).unwrap_or_else(|error| error.to_string());
             rendered.push('\0');
         }
+        // A template can treat other conversations in another way, so its text counts as well.
+        rendered += self.chat_template.source();
         Identity {
             tokenizer: self.vocabulary.digest().to_owned(),
             chat_template: sha256(rendered),

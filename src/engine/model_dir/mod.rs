@@ -2,7 +2,9 @@
 
 mod chat_template;
 mod files;
+mod growth;
 mod identity;
+mod longest;
 mod question;
 mod vocabulary;
 
@@ -17,6 +19,7 @@ pub use self::identity::Identity;
 use self::vocabulary::Vocabulary;
 use super::reasoning::{Form, Splitter};
 use super::text::Pieces;
+use super::tools::format::Format;
 use super::{EngineError, Input, ModelInfo, Request};
 use crate::chat::{Chat, TemplateKwargs, Thinking};
 use crate::prompts::Templates;
@@ -32,17 +35,19 @@ pub struct ModelDir {
     pub path: PathBuf,
     /// `config.json` and `generation_config.json`.
     pub config: ModelConfig,
-    /// `tokenizer.json`.
+    /// The tokenizer of `tokenizer.json`.
     pub tokenizer: Arc<Tokenizer>,
     /// The bytes of every token.
     pub pieces: Arc<Pieces>,
-    /// What a judge and a refiner are told: the directory's `spar.json`, or the general templates.
+    /// The texts for judging and refining: the directory's `spar.json`, or the general templates.
     pub templates: Arc<Templates>,
     /// The tensors, checked against the configuration where the family is known.
     pub weights: Arc<Weights>,
     /// How its replies mark reasoning: what its chat template mentions or its tokenizer has marks for. `None`: they have none,
     /// and a mark in a reply is text.
     pub reasoning: Option<Form>,
+    /// How it writes calls of functions, by what its chat template or its tokenizer mentions.
+    pub tool_format: Format,
     /// Variables of the chat template where a chat does not set them; none after opening.
     pub template_kwargs: TemplateKwargs,
     chat_template: ChatTemplate,
@@ -76,6 +81,8 @@ impl ModelDir {
         let templates = files.templates()?;
         let reasoning = Form::find(|mark| chat_template.mentions(mark))
             .or_else(|| Form::find(|mark| tokenizer.token_to_id(mark).is_some()));
+        let mentioned = |mark: &str| chat_template.mentions(mark) || tokenizer.token_to_id(mark).is_some();
+        let tool_format = Format::find(mentioned);
         let weights = files.weights()?;
         weights.check(&config)?;
         Ok(Self {
@@ -86,6 +93,7 @@ impl ModelDir {
             templates: Arc::new(templates),
             weights: Arc::new(weights),
             reasoning,
+            tool_format,
             template_kwargs: TemplateKwargs::new(),
             chat_template,
             vocabulary,
@@ -113,7 +121,7 @@ impl ModelDir {
     /// What splits the replies to `request`, whose prompt has the tokens `prompt`. Continued texts have no reasoning, nor have
     /// replies that a grammar constrains.
     pub fn splitter(&self, request: &Request, prompt: &[u32]) -> Option<Splitter> {
-        let chats = matches!(request.input, Input::Chat(_)) && request.constraint.is_none();
+        let chats = matches!(request.input, Input::Chat(_)) && !request.leaves_no_room_for_reasoning();
         let form = self.reasoning.filter(|_| chats)?;
         let end = prompt[prompt.len().saturating_sub(MARK_TOKENS)..].iter();
         let end: Vec<u8> = end.flat_map(|&id| self.pieces.bytes(id)).copied().collect();
@@ -125,6 +133,7 @@ impl ModelDir {
     ///
     /// # Errors
     /// [`EngineError::Invalid`]: the template refuses the chat, or nothing is left to continue.
+    /// [`EngineError::PromptTooLong`]: the text cannot fit, whatever its tokens are.
     pub fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
         match input {
             Input::Chat(chat) => self.prompt(&self.render(chat)?, Source::Rendered),
@@ -132,7 +141,20 @@ impl ModelDir {
         }
     }
 
+    /// Bytes of text that fit into the context at most; `None` where there is no bound.
+    pub fn most_bytes(&self) -> Option<usize> {
+        Some(self.vocabulary.longest?.saturating_mul(self.config.context))
+    }
+
+    /// Tokenizing takes time, which a text that cannot fit is not worth.
+    fn refuse_unread(&self, text: &str) -> Result<(), EngineError> {
+        let (Some(longest), limit) = (self.vocabulary.longest, self.config.context) else { return Ok(()) };
+        let tokens = text.len().div_ceil(longest.max(1));
+        if tokens > limit { Err(EngineError::PromptTooLong { tokens, limit }) } else { Ok(()) }
+    }
+
     fn prompt(&self, text: &str, source: Source) -> Result<Vec<u32>, EngineError> {
+        self.refuse_unread(text)?;
         let mut ids = self.tokens(text, source)?;
         if let (Some(bos), [first, second, ..]) = (self.config.bos, ids.as_slice())
             && (*first, *second) == (bos, bos)
@@ -230,7 +252,7 @@ mod tests {
         assert!(message.contains("roles must alternate"), "{message}");
     }
 
-    /// As Qwen 3's template: thinking has a switch, and earlier reasoning is shown.
+    /// A template like Qwen 3's: thinking has a switch, and earlier reasoning is shown.
     const SWITCHED: &str = "{%- for m in messages %}{{ m.role + ':' }}\
         {%- if m.reasoning_content is string %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}\
         {{- m.content + '\n' }}{%- endfor %}{{- 'assistant:' }}\

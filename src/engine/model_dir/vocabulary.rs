@@ -10,13 +10,18 @@ use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use super::ModelError;
+use super::growth;
+use super::longest::longest;
 use crate::engine::text::Pieces;
 use crate::weights::digest::hex;
+use crate::weights::files;
 
 /// A tokenizer and what follows from it alone.
 pub(super) struct Vocabulary {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) pieces: Arc<Pieces>,
+    /// The most bytes of text that become one token, where there is a bound.
+    pub(super) longest: Option<usize>,
     digest: OnceLock<String>,
 }
 
@@ -36,7 +41,7 @@ impl Vocabulary {
             return Err(ModelError::Missing { file: file.into(), remedy });
         }
         let broken = |reason: String| ModelError::Broken { file: file.into(), reason };
-        Self::of(&std::fs::read(file).map_err(|e| broken(e.to_string()))?, file)
+        Self::of(&files::read(file, files::LARGE).map_err(|e| broken(e.to_string()))?, file)
     }
 
     /// Reads the contents of a `tokenizer.json`, or takes what was read of equal ones that are in use. Errors name `file`.
@@ -58,13 +63,17 @@ impl Vocabulary {
     }
 
     fn read(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice::<Value>(bytes).map_err(|e| format!("not valid JSON: {e}"))?;
+        let file = serde_json::from_slice::<Value>(bytes).map_err(|e| format!("not valid JSON: {e}"))?;
+        growth::check(&file)?;
+        drop(file);
         let broken = |e: tokenizers::Error| e.to_string().replace('\n', " ");
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(broken)?;
         // Files may ask for padding or truncation, which are for training.
+        growth::check_characters(&tokenizer)?;
         tokenizer.with_padding(None).with_truncation(None).map_err(broken)?;
         let pieces = Arc::new(Pieces::new(&tokenizer)?);
-        Ok(Self { tokenizer: Arc::new(tokenizer), pieces, digest: OnceLock::new() })
+        let longest = longest(&tokenizer, &pieces);
+        Ok(Self { tokenizer: Arc::new(tokenizer), pieces, longest, digest: OnceLock::new() })
     }
 
     /// SHA-256 of the tokenizer as it is written, whatever the file's layout.

@@ -1,4 +1,4 @@
-//! An adapter as the forward pass applies it: low-rank pairs beside the fused matrices that they change.
+//! An adapter as the forward pass applies it: low-rank pairs next to the fused matrices that they change.
 
 use crate::kernels::packed::{Format, Packed, Workspace};
 use crate::weights::{DenseConfig, LowRank, LowRanks};

@@ -14,7 +14,7 @@ use crate::kernels::{exp_scaled, max, sum};
 /// Positions that are looked at together: their scores fit into a near cache.
 const NEIGHBOURS: usize = 16;
 
-/// Neighbours whose keys and values may lie in a near cache from the step before; those of more are asked for ahead.
+/// Keys and values of more neighbours than this no longer fit in a near cache between steps and are prefetched.
 const NEAR: usize = 4;
 
 /// Where the keys and values of a layer are, and which of them a position sees.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::slots::Slots;
+use crate::engine::Namespace;
 use crate::engine::counters::EngineCounters;
 use crate::kernels::packed::{Line, WIDTH};
 use crate::kernels::pages::Pages;
@@ -160,19 +161,32 @@ impl Block {
 
 /// A node of the tree: the blocks from a root to here. A root is no block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Prefix(u64);
+pub(super) struct Prefix {
+    id: u64,
+    /// Of a root, whose prompts begin there; a node's is known by its root.
+    namespace: Namespace,
+}
 
 impl Prefix {
     /// Where prompts for one set of weights begin. Roots count down, nodes up.
     pub(super) fn root(weights: u64) -> Self {
-        Self(u64::MAX - weights)
+        Self { id: u64::MAX - weights, namespace: Namespace::SHARED }
+    }
+
+    /// Where prompts of one namespace begin for the weights of this root.
+    pub(super) fn within(self, namespace: Namespace) -> Self {
+        Self { namespace, ..self }
+    }
+
+    fn node(id: u64) -> Self {
+        Self { id, namespace: Namespace::SHARED }
     }
 }
 
 /// Tokens of a block; after the last position of one that is not full, [`NONE`].
 pub(super) type BlockTokens = [u32; BLOCK];
 
-/// No token.
+/// A mark for no token.
 const NONE: u32 = u32::MAX;
 
 /// A block's tokens, of which there may be fewer than it has positions.
@@ -182,7 +196,7 @@ pub(super) fn block_tokens(tokens: &[u32]) -> BlockTokens {
 
 /// Blocks by the tokens that lead to them, within a budget; the least recently used go first.
 pub(super) struct PrefixTree {
-    /// In the order of their tokens, so that the block with the longest common beginning is a neighbour.
+    /// The nodes in the order of their tokens, so that the block with the longest common beginning is a neighbour.
     nodes: BTreeMap<(Prefix, BlockTokens), Node>,
     limit: usize,
     clock: u64,
@@ -232,7 +246,8 @@ impl PrefixTree {
         Some(Found { whole: (positions == BLOCK).then_some(node.id), positions, block: node.block.clone() })
     }
 
-    /// Keeps a full block; where the tree has it already, `block` becomes the tree's, so that one copy is left.
+    /// Keeps a full block of prompts for the weights of `root`; where the tree has it already, `block` becomes the tree's, so
+    /// that one copy is left.
     pub(super) fn keep(
         &mut self,
         root: Prefix,
@@ -261,7 +276,7 @@ impl PrefixTree {
         if self.nodes.len() >= self.limit {
             self.evict();
         }
-        let id = Prefix(self.clock);
+        let id = Prefix::node(self.clock);
         if self.limit > 0 {
             self.nodes.insert((parent, *tokens), Node { root, id, block, used: self.clock });
         }
@@ -269,7 +284,7 @@ impl PrefixTree {
         id
     }
 
-    /// Drops every block after `root`.
+    /// Drops every block of the weights of `root`, whatever its namespace.
     pub(super) fn forget(&mut self, root: Prefix) {
         self.nodes.retain(|_, node| node.root != root);
         self.count();
@@ -289,7 +304,7 @@ impl PrefixTree {
         }
     }
 
-    /// Drops blocks that only the tree holds, the least recently used first: so many at least, if there are. A sixteenth of
+    /// Drops blocks that only the tree holds, the least recently used first: at least this many, if there are. A sixteenth of
     /// them goes at once, because looking for them takes longer than dropping them.
     pub(super) fn release(&mut self, blocks: usize) {
         let unused = |node: &Node| Arc::strong_count(&node.block) == 1;
@@ -347,6 +362,22 @@ mod tests {
         assert!(tree.find(root(), &[1; BLOCK]).is_none() && tree.find(a, &[2; BLOCK]).is_none());
         assert!(tree.find(other, &[1; BLOCK]).is_some());
         assert_eq!(tree.counters.kept_blocks.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn namespaces_find_their_own_blocks_only_and_go_with_their_weights() {
+        let mut tree = PrefixTree::new(1 << 20, Arc::default());
+        let [one, other] = [1, 2].map(|byte| root().within(Namespace::of([byte; 32])));
+        let full = [1; BLOCK];
+        let kept = tree.keep(root(), one, &full, &mut block());
+        tree.keep_end(root(), kept, &[7, 8], &block());
+        assert_eq!(tree.find(one, &full).and_then(|found| found.whole), Some(kept));
+        assert!(tree.find(other, &full).is_none() && tree.find(root(), &full).is_none());
+        assert_ne!(tree.keep(root(), other, &full, &mut block()), kept);
+        tree.forget(Prefix::root(1));
+        assert_eq!(tree.nodes.len(), 3);
+        tree.forget(root());
+        assert!(tree.nodes.is_empty());
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Compute {
         }
     }
 
-    /// Where blocks come from. A device has so many as are `kept` for later prompts at most, and no fewer than one reply of
+    /// Where blocks come from. A device has at most as many as are `kept` for later prompts, and no fewer than one reply of
     /// the whole context needs.
     pub(super) fn pool(&self, kept: usize, counters: Arc<EngineCounters>) -> Arc<BlockPool> {
         match self.on_device() {
@@ -122,7 +122,7 @@ impl Compute {
     /// are all of the batch afterwards.
     ///
     /// # Errors
-    /// The device's, in one line.
+    /// The device fails; the error is one line.
     pub(super) fn forward(
         &self,
         scratch: &mut Scratch,

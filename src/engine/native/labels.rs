@@ -1,19 +1,22 @@
 //! Labels read from the forward pass: questions that begin alike are one sequence up to the token where they part, and each
 //! of them continues from its keys and values.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use futures::channel::mpsc::{self, UnboundedSender};
 use futures::channel::oneshot;
 use futures::future::try_join_all;
 
-use super::NativeEngine;
 use super::blocks::BLOCK;
 use super::runtime::Place;
 use super::scheduler::Job;
 use super::sequence::Sequence;
-use crate::engine::labels::points::{Points, Wanted, common_beginning};
+use super::{NativeEngine, check_vocabulary};
+use crate::engine::blocking::blocking;
+use crate::engine::labels::points::{Points, TokenizedQuestion, Wanted, common_beginning};
 use crate::engine::sampling::log_total;
-use crate::engine::{EngineError, LabelRequest, LabelScores, Purpose};
+use crate::engine::{EngineError, LabelRequest, LabelScores, Origin, Purpose, Question};
 
 /// Tokens that several points have in common, up to the first one that ends or the token where they part.
 struct Branch {
@@ -98,13 +101,15 @@ impl Sequence {
                 branch.wanted.into_iter().map(logprob).collect()
             }
         };
-        // A caller that is no longer there is noticed before the next step.
+        // A caller that disconnected is noticed before the next step.
         listener.unbounded_send(Read { computed, logprobs }).ok();
         let continued = |mut branch: Branch| {
             let tokens = [&self.tokens, std::mem::take(&mut branch.tokens).as_slice()].concat();
             Sequence {
                 variant: self.variant.clone(),
+                root: self.root,
                 plain: self.plain,
+                told: self.told,
                 born: self.born,
                 served: self.served,
                 prompt: if branch.asks { tokens.len() } else { self.prompt },
@@ -125,29 +130,16 @@ impl Sequence {
 
 impl NativeEngine {
     /// The probabilities of the labels. Everything before the tokens after which something is read comes from the prefix
-    /// tree where it is there, and is kept there.
+    /// tree where that has it, and is kept there.
     pub(super) async fn label_scores(&self, request: &LabelRequest) -> Result<LabelScores, EngineError> {
         request.check()?;
-        let limit = self.info.context;
-        let mut questions = Vec::with_capacity(request.questions.len());
-        for question in &request.questions {
-            let question = self.dir.tokenize(question, &request.labels)?;
-            self.check_vocabulary(&question.tokens)?;
-            let spellings = || question.labels.iter().flatten();
-            spellings().try_for_each(|spelling| self.check_vocabulary(spelling))?;
-            // The last token of a label is not computed.
-            let tokens = question.tokens.len() + spellings().map(|spelling| spelling.len() - 1).max().unwrap_or(0);
-            if tokens >= limit {
-                return Err(EngineError::PromptTooLong { tokens, limit });
-            }
-            questions.push(question);
-        }
+        let questions = self.tokenized(request).await?;
         let points = Points::new(&questions);
         let trees = branches(&points.points.iter().collect::<Vec<_>>(), 0);
         let mut place = self.variant.runtime.place(trees.iter().map(Branch::ends).sum())?;
         let reads = trees.into_iter().map(|tree| {
             let place = place.split(tree.ends());
-            self.read_tree(request.purpose, tree, place)
+            self.read_tree((request.purpose, request.origin), tree, place)
         });
         let reads = try_join_all(reads.collect::<Vec<_>>()).await?;
         let (mut computed, mut missing, mut found) = (0, points.count, vec![0.0; points.count]);
@@ -171,13 +163,36 @@ impl NativeEngine {
         Ok(LabelScores { logprobs: points.label_logprobs(&found), prompt_tokens, cached_tokens })
     }
 
-    async fn read_tree(&self, purpose: Purpose, mut branch: Branch, place: Place) -> Result<Vec<Read>, EngineError> {
+    /// The tokens of all questions with their labels. Long ones are tokenized where they hold nobody up.
+    async fn tokenized(&self, request: &LabelRequest) -> Result<Vec<TokenizedQuestion>, EngineError> {
+        let (limit, vocabulary) = (self.info.context, self.info.vocabulary);
+        let bytes = request.questions.iter().map(|question| question.input.bytes() + question.reply.len()).sum();
+        let (dir, questions, labels) = (Arc::clone(&self.dir), request.questions.clone(), request.labels.clone());
+        let one = move |question: &Question| {
+            let question = dir.tokenize(question, &labels)?;
+            check_vocabulary(&question.tokens, vocabulary)?;
+            let spellings = || question.labels.iter().flatten();
+            spellings().try_for_each(|spelling| check_vocabulary(spelling, vocabulary))?;
+            // The last token of a label is not computed.
+            let tokens = question.tokens.len() + spellings().map(|spelling| spelling.len() - 1).max().unwrap_or(0);
+            if tokens >= limit { Err(EngineError::PromptTooLong { tokens, limit }) } else { Ok(question) }
+        };
+        blocking(bytes, move || questions.iter().map(one).collect()).await
+    }
+
+    async fn read_tree(
+        &self,
+        (purpose, origin): (Purpose, Origin),
+        mut branch: Branch,
+        place: Place,
+    ) -> Result<Vec<Read>, EngineError> {
         let (listener, reads) = mpsc::unbounded();
-        // The job is dropped from the line when nobody waits for its start any more.
+        // The job is dropped from the line when its start is not awaited any more.
         let (started, _waiting) = oneshot::channel();
         let lost = self.variant.runtime.submit(Job {
             variant: self.variant.clone(),
             purpose,
+            origin,
             prompt: std::mem::take(&mut branch.tokens),
             replies: Vec::new(),
             scoring: None,

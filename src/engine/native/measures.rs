@@ -33,7 +33,7 @@ fn prompts(count: usize) -> Vec<String> {
     lines.lines().take(count).map(prompt).collect()
 }
 
-/// Seconds of this process on processors, where the system tells them: fair on a busy machine.
+/// Seconds of this process on processors, where the system reports them: fair on a busy machine.
 fn busy() -> f64 {
     let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return 0.0 };
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -77,7 +77,7 @@ async fn speed() {
     }
 }
 
-/// Plain requests of mixed lengths on the shipped actor: eight at once, and the same one after another, by turns.
+/// Plain requests of mixed lengths on the shipped actor: eight at once, and the same one after another, interleaved.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn eight_streams() {
@@ -109,7 +109,7 @@ async fn eight_streams() {
     println!("eight at once: × {:.2} [{:.2}, {:.2}]", ratios[7], ratios[0], ratios[14]);
 }
 
-/// From an adapter's numbers to the first token of its first reply, on the shipped actor.
+/// Measures the time from an adapter's numbers to the first token of its first reply, on the shipped actor.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn adapter_to_first_token() {
@@ -197,7 +197,7 @@ async fn constrained_votes() {
     }
 }
 
-/// Time between a plain reply's tokens, alone and beside eight searches that vote without pause.
+/// Time between a plain reply's tokens, alone and during eight searches that vote without pause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn plain_beside_searches() {
@@ -275,7 +275,7 @@ async fn plain_beside_searches() {
 struct Counting {
     engine: NativeEngine,
     constrains: bool,
-    /// By purpose.
+    /// Prompt tokens by purpose.
     prompts: [PromptCounts; 3],
 }
 

@@ -1,6 +1,29 @@
 //! Our own engine for dense models of the Llama family, on the CPU or with tensors on a device, made for trees of short
 //! replies: mixed lengths run in one batch, siblings share their prompt's keys and values, later prompts reuse earlier
-//! ones', and on the CPU a reply is bit-identical alone and in any company.
+//! ones', and on the CPU a reply is bit-identical alone and in any batch.
+//!
+//! - **Weights** stay in the checkpoint's type or become 8 bits at load, in panels of 32 columns, and are multiplied as `f32`.
+//!   Every element of every product is one chain of fused multiply-adds in a fixed order, which is why batches change no bit.
+//! - **Keys and values** lie in blocks of 32 positions (`blocks.rs`), each mapped from the operating system by itself, so that a
+//!   dropped engine leaves no memory behind. Siblings share their prompt's blocks and copy them on write. A tree of prefixes
+//!   per set of weights keeps blocks for later prompts, which reuse what they have in common to the token; the least recently
+//!   used blocks are evicted.
+//! - **Scheduling** (`scheduler.rs`, `shard.rs`): each worker steps its own sequences at its own pace and takes the shared lock
+//!   between steps, to keep and find prefixes, admit requests, and balance sequences among workers. Where plain replies run
+//!   on a worker, searches move to others, or get as many positions per step as the plain replies. A model that no
+//!   processor cache holds (64 MB and more) has one worker, and a fork-join pool (`kernels::team`) computes its products.
+//! - **Speculation** (`lookup.rs`): a refinement mostly repeats its parent, which is in its prompt. What follows its last tokens
+//!   there is proposed and checked by further rows of the same step. Each row draws with the reply's own stream; the first draw
+//!   that differs is kept and the rows after it are dropped, so that replies are the same without speculation.
+//! - **Labels** (`labels.rs`): `read_labels` generates nothing. The questions of a call and the spellings of its labels become a
+//!   tree of token sequences; what several begin with is computed once, unless another step would take longer.
+//! - **Adapters** (`adapter.rs`, `variant.rs`): `NativeEngine::with_adapter` gives another handle on the same weights, workers and
+//!   blocks; a step groups its rows by adapter.
+//! - **Devices** (`compute.rs`, `tensors/`): the forward pass on CUDA is candle's matrix products with one custom kernel between
+//!   them, since a step of few rows waits for launches. One cache holds all keys and values; where it is full, unused
+//!   prefixes are evicted first, then younger sequences give their blocks back and compute them again. Devices do
+//!   not speculate, because a row's rounding depends on the number of rows there.
+//! - **Faults** (`runtime.rs`): workers that panic or stall are replaced on the same weights, and their replies fail.
 
 mod adapter;
 mod attention;
@@ -16,10 +39,11 @@ mod shard;
 mod slots;
 #[cfg(feature = "tensors")]
 mod tensors;
+mod turns;
 mod variant;
 
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,19 +59,22 @@ use self::runtime::Runtime;
 use self::scheduler::{Job, Started};
 use self::sequence::{Chunks, Scoring};
 use self::variant::Variant;
+use super::blocking::{SHORT, blocking};
 use super::counters::EngineCounters;
 use super::grammar::ModelGrammars;
 use super::model_dir::{ModelDir, ModelError};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
+use super::tools::Format as ToolFormat;
 use super::writer::Writer;
 use super::{
-    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply, Request,
-    ScoredToken, TokenLogprobs, TokenProb,
+    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
+    Request, ScoredToken, TokenLogprobs, TokenProb,
 };
 use crate::chat::Chat;
 use crate::kernels::packed::Format;
+use crate::memory;
 use crate::weights::{DenseConfig, LowRanks, ModelConfig, RopeScaling};
 
 /// What computes the forward pass.
@@ -56,7 +83,7 @@ pub enum Processor {
     /// Our own kernels on the CPU.
     #[default]
     Cpu,
-    /// Tensors on the CPU, in `f32`: what a device computes, where there is none.
+    /// Tensors on the CPU, in `f32`: the device form on machines without a device.
     #[cfg(feature = "tensors")]
     Tensors,
     /// Tensors on the CUDA device of this number.
@@ -69,7 +96,7 @@ pub enum Processor {
 pub struct NativeConfig {
     /// Threads that compute.
     pub threads: usize,
-    /// Replies that run at once; more wait in order, plain answers first.
+    /// Replies that run at once; more wait in order, plain answers first. Searches of a server leave an eighth of them.
     pub max_replies: usize,
     /// Replies that may wait; more are refused as unavailable.
     pub max_waiting: usize,
@@ -79,7 +106,7 @@ pub struct NativeConfig {
     pub step_rows: usize,
     /// The type of the weights in memory; [`Format::F32`] keeps them as the checkpoint has them.
     pub weights: Format,
-    /// What computes.
+    /// The processor that computes.
     pub processor: Processor,
     /// Tokens at most that a refinement copies from its prompt at once, to be checked in one step; 0 computes every token
     /// by itself. Only our kernels on the CPU compute a row alike in any step, so devices do not speculate.
@@ -94,13 +121,28 @@ impl Default for NativeConfig {
             threads: std::thread::available_parallelism().map_or(1, NonZero::get),
             max_replies: 128,
             max_waiting: 4096,
-            cache_bytes: 256 << 20,
+            cache_bytes: usual_cache(),
             step_rows: 256,
             weights: Format::F32,
             processor: Processor::default(),
             speculate: 32,
             stall: Duration::from_secs(60),
         }
+    }
+}
+
+/// Bytes of keys and values that are kept where nobody says how many: actor and refiner together take no more than a quarter of
+/// what the process may use.
+fn usual_cache() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    let most = 256 << 20;
+    *BYTES.get_or_init(|| memory::now().limit.map_or(most, |limit| most.min((limit / 8) as usize)))
+}
+
+impl NativeConfig {
+    /// Replies of a server's searches that run at once.
+    fn max_search_replies(&self) -> usize {
+        self.max_replies - self.max_replies / 8
     }
 }
 
@@ -150,7 +192,7 @@ impl NativeEngine {
         Ok(Self { info: dir.info(), grammars, dir: Arc::new(dir), variant: Variant::new(runtime, None) })
     }
 
-    /// The same base with an adapter: another handle on the same weights, threads and blocks, whose replies are computed
+    /// Puts an adapter on the same base: another handle on the same weights, threads and blocks, whose replies are computed
     /// with the adapter. Dropping the handle frees the adapter, once its last reply has ended.
     ///
     /// # Errors
@@ -165,7 +207,7 @@ impl NativeEngine {
         Ok(self.another(Some(adapter)))
     }
 
-    /// The same base without an adapter: another handle on the same weights, threads and blocks.
+    /// Another handle on the same weights, threads and blocks, without an adapter.
     pub fn bare(&self) -> Self {
         self.another(None)
     }
@@ -194,23 +236,23 @@ impl NativeEngine {
         &self.variant.runtime.counters
     }
 
-    fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
-        let tokens = self.dir.encode(input)?;
-        self.check_vocabulary(&tokens)?;
+    /// The tokens of a prompt. Long ones are tokenized where they hold nobody up.
+    async fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
+        let tokens = match input.bytes() {
+            bytes if bytes < SHORT => self.dir.encode(input)?,
+            bytes => {
+                let (dir, input) = (Arc::clone(&self.dir), input.clone());
+                blocking(bytes, move || dir.encode(&input)).await?
+            }
+        };
+        check_vocabulary(&tokens, self.info.vocabulary)?;
         Ok(tokens)
-    }
-
-    fn check_vocabulary(&self, tokens: &[u32]) -> Result<(), EngineError> {
-        match tokens.iter().find(|&&id| id as usize >= self.info.vocabulary) {
-            Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
-            None => Ok(()),
-        }
     }
 
     /// Hands work to the threads and waits until it begins; the token is cancelled if they are lost.
     async fn run(
         &self,
-        purpose: Purpose,
+        (purpose, origin): (Purpose, Origin),
         prompt: Vec<u32>,
         replies: Vec<Writer>,
         scoring: Option<Scoring>,
@@ -219,7 +261,17 @@ impl NativeEngine {
         let place = runtime.place(replies.len().max(1))?;
         let (started, admitted) = oneshot::channel();
         let variant = self.variant.clone();
-        let lost = runtime.submit(Job { variant, purpose, prompt, replies, scoring, reading: None, started, place })?;
+        let lost = runtime.submit(Job {
+            variant,
+            purpose,
+            origin,
+            prompt,
+            replies,
+            scoring,
+            reading: None,
+            started,
+            place,
+        })?;
         let stopped = || EngineError::Unavailable("the native engine stopped before the reply began".into());
         let started = tokio::select! {
             started = admitted => started.map_err(|_| stopped())?,
@@ -249,14 +301,14 @@ impl NativeEngine {
 #[async_trait]
 impl Engine for NativeEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        let prompt = self.encode(&request.constrained_input())?;
+        let prompt = self.encode(&request.constrained_input()).await?;
         let splitter = self.dir.splitter(&request, &prompt);
         let (prompt_tokens, limit) = (prompt.len(), self.info.context);
         if prompt_tokens >= limit {
             return Err(EngineError::PromptTooLong { tokens: prompt_tokens, limit });
         }
         let replies = self.replies(&request, &prompt).await?;
-        let (started, lost) = self.run(request.purpose, prompt, replies, None).await?;
+        let (started, lost) = self.run((request.purpose, request.origin), prompt, replies, None).await?;
         let cached_tokens = started.cached_tokens;
         let reply = |chunks| {
             let chunks = split_chunks(Box::pin(until_the_end(chunks, lost.clone())), splitter.clone());
@@ -265,8 +317,8 @@ impl Engine for NativeEngine {
         Ok(started.replies.into_iter().map(reply).collect())
     }
 
-    async fn score(&self, input: Input, top: usize) -> Result<Vec<ScoredToken>, EngineError> {
-        let mut tokens = self.encode(&input)?;
+    async fn score(&self, input: Input, top: usize, origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
+        let mut tokens = self.encode(&input).await?;
         let limit = self.info.context;
         if tokens.len() > limit {
             return Err(EngineError::PromptTooLong { tokens: tokens.len(), limit });
@@ -280,7 +332,7 @@ impl Engine for NativeEngine {
         tokens.extend_from_slice(&targets[..targets.len() - 1]);
         let (done, found) = oneshot::channel();
         let scoring = Scoring { targets: targets.clone(), top, found: Vec::with_capacity(targets.len()), done };
-        let (_, lost) = self.run(Purpose::Answer, tokens, Vec::new(), Some(scoring)).await?;
+        let (_, lost) = self.run((Purpose::Answer, origin), tokens, Vec::new(), Some(scoring)).await?;
         let stopped = || EngineError::Crashed("the native engine stopped while it scored".into());
         let found = tokio::select! {
             found = found => found.map_err(|_| stopped())?,
@@ -303,8 +355,16 @@ impl Engine for NativeEngine {
         Some(self.dir.tokenizer.clone())
     }
 
+    fn most_bytes(&self) -> Option<usize> {
+        self.dir.most_bytes()
+    }
+
     fn render(&self, chat: &Chat) -> Result<String, EngineError> {
         self.dir.render(chat)
+    }
+
+    fn tool_format(&self) -> ToolFormat {
+        self.dir.tool_format
     }
 
     fn constrains(&self) -> bool {
@@ -329,6 +389,14 @@ impl Engine for NativeEngine {
 
     fn native(&self) -> Option<&NativeEngine> {
         Some(self)
+    }
+}
+
+/// Every token must have a row of its own in the model.
+fn check_vocabulary(tokens: &[u32], vocabulary: usize) -> Result<(), EngineError> {
+    match tokens.iter().find(|&&id| id as usize >= vocabulary) {
+        Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
+        None => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ use super::adapter::{Adapter, Delta, LayerAdapter};
 use super::attention::{Attention, Heads};
 use super::blocks::Shape;
 use super::sequence::Sequence;
+use super::turns::Turns;
 use crate::kernels::packed::{Format, Matrix, Packed, Workspace};
 use crate::kernels::pages::Buffer;
 use crate::kernels::{rms_norm, rotate, silu_times};
@@ -23,8 +24,7 @@ pub(super) struct Model {
     layers: Vec<Layer>,
     norm: Vec<f32>,
     head: Packed,
-    /// Cosine and sine, `(context, head_dim / 2)`.
-    turns: Vec<(f32, f32)>,
+    turns: Turns,
 }
 
 struct Layer {
@@ -146,13 +146,13 @@ impl Model {
             true => (None, embedding),
             false => (Some(embedding), packed("lm_head.weight")?),
         };
-        // The file's pages and the copy of a large model are never there together as wholes.
+        // The file's pages and the copy of a large model are never in memory together as a whole.
         weights.rest();
         let layer = |layer| Layer::load(layer, dense, weights, format).inspect(|_| weights.rest());
         Ok(Self {
             layers: (0..dense.layers).map(layer).collect::<Result<_, _>>()?,
             norm: weights.read("model.norm.weight")?,
-            turns: turns(dense, config.context),
+            turns: Turns::new(dense.head_dim / 2, config.context, turns(dense)),
             config: dense.clone(),
             vocabulary: config.vocabulary,
             embedding,
@@ -248,7 +248,7 @@ impl Model {
     /// Norms, where the family has them, and rotation of query and key heads.
     fn position(&self, layer: &Layer, heads: &mut [f32], position: usize, raw: &mut Vec<f32>) {
         let half = self.config.head_dim / 2;
-        let turns = &self.turns[position * half..][..half];
+        let turns = self.turns.at(position);
         for (index, head) in heads.chunks_exact_mut(2 * half).enumerate() {
             if let Some((queries, keys)) = &layer.qk_norm {
                 let weight = if index < self.config.heads { queries } else { keys };
@@ -341,8 +341,8 @@ impl Linear {
     }
 }
 
-/// Cosine and sine of every position's angles, in `f32` as `transformers` computes them.
-pub(super) fn turns(config: &DenseConfig, context: usize) -> Vec<(f32, f32)> {
+/// What makes cosine and sine of positions' angles, `(positions, head_dim / 2)`, in `f32` as `transformers` computes them.
+pub(super) fn turns(config: &DenseConfig) -> impl Fn(Range<usize>) -> Vec<(f32, f32)> + Send + Sync + use<> {
     let half = config.head_dim / 2;
     let frequency = |i: usize| {
         let plain = config.rope_theta.powf(-(i as f64) / half as f64);
@@ -359,6 +359,8 @@ pub(super) fn turns(config: &DenseConfig, context: usize) -> Vec<(f32, f32)> {
         scaled as f32
     };
     let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-    let angles = (0..context).flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
-    angles.map(|angle| (angle.cos(), angle.sin())).collect()
+    move |positions| {
+        let angles = positions.flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
+        angles.map(|angle| (angle.cos(), angle.sin())).collect()
+    }
 }

@@ -1,4 +1,4 @@
-//! The threads behind an engine: noticed when they are lost or stand still, and started again on the same weights.
+//! The workers behind an engine: noticed when they panic or stall, and started again on the same weights.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -131,7 +131,7 @@ impl Drop for Runtime {
     }
 }
 
-/// Replaces threads that are lost or stand still. Ends with the engine.
+/// Replaces workers that panicked or stalled. Ends with the engine.
 fn watch(runtime: &Weak<Runtime>, end: &mpsc::Receiver<()>, interval: Duration) {
     let (mut excuse, mut looked) = (Excuse::default(), Instant::now());
     while end.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
@@ -152,15 +152,15 @@ fn watch(runtime: &Weak<Runtime>, end: &mpsc::Receiver<()>, interval: Duration) 
     }
 }
 
-/// Time in which the whole process stood (stopped by a signal, or the machine slept), which is not the threads' fault.
+/// Time in which the whole process was stopped (by a signal, or the machine slept), which is not the threads' fault.
 #[derive(Default)]
 struct Excuse(Duration);
 
 impl Excuse {
-    /// What is left of a silence, looked at `gap` after the last time where `interval` was meant.
+    /// The rest of a silence that counts as a stall, checked `gap` after the last time where `interval` was meant.
     fn taken(&mut self, silence: Duration, gap: Duration, interval: Duration) -> Duration {
         let stood = gap.saturating_sub(interval * 2);
-        // A step since the last look: what stood before is over.
+        // A step was made since the last check, so an earlier stall is over.
         self.0 = if silence < gap { stood } else { self.0 + stood };
         silence.saturating_sub(self.0)
     }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn time_in_which_the_process_stood_is_no_silence() {
-        // Looks at a silence, a gap after the one before: what counts. An interval is 10.
+        // Each check has the silence, the gap since the last check, and what counts as a stall. An interval is 10.
         let table: [(&str, &[[u64; 3]]); 5] = [
             ("steps", &[[1, 10, 1], [9, 10, 9]]),
             ("a hang", &[[5, 10, 5], [15, 10, 15], [95, 10, 95]]),

@@ -19,9 +19,9 @@ use super::runtime::Place;
 use super::sequence::{Chunks, RunningReply, Scoring, Sequence};
 use super::shard::Shard;
 use super::variant::Variant;
-use crate::engine::Purpose;
 use crate::engine::counters::EngineCounters;
 use crate::engine::writer::Writer;
+use crate::engine::{Origin, Purpose, Waits};
 use crate::kernels::team::Team;
 
 /// Bytes of weights from which on a model is large: more than the caches hold.
@@ -31,8 +31,10 @@ const LARGE: usize = 64 << 20;
 pub(super) struct Job {
     /// The weights that compute it.
     pub(super) variant: Arc<Variant>,
-    /// Plain answers go before judging and refining, and a token at a time; refinements copy from their prompts.
+    /// Judging and refining go after plain answers, and are told a few tokens at a time; refinements copy from their prompts.
     pub(super) purpose: Purpose,
+    /// Whose prefixes it finds, and whether it goes with plain answers: a search's draft does not.
+    pub(super) origin: Origin,
     pub(super) prompt: Vec<u32>,
     pub(super) replies: Vec<Writer>,
     /// Where the prompt is scored, without replies.
@@ -44,6 +46,11 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// Whether somebody waits for this very call.
+    fn is_plain(&self) -> bool {
+        self.purpose == Purpose::Answer && self.origin.waits == Waits::Plain
+    }
+
     /// Replies that it asks for, or sequences after which labels are read.
     pub(super) fn places(&self) -> usize {
         self.reading.as_ref().map_or(self.replies.len(), Reading::places)
@@ -91,7 +98,7 @@ struct Load {
     replies: usize,
     /// Whether plain replies run on it.
     plain: bool,
-    /// On their way to it.
+    /// Sequences that were sent to it and have not arrived.
     coming: Vec<Sequence>,
 }
 
@@ -116,6 +123,8 @@ impl Scheduler {
         let team = if one && config.threads > 1 { Some(Arc::new(Team::new(config.threads)?)) } else { None };
         let threads = if team.is_some() || model.on_device() { 1 } else { config.threads.max(1) };
         let kept = config.cache_bytes / model.block_bytes();
+        counters.block_bytes.store(model.block_bytes(), Ordering::Relaxed);
+        counters.most_kept.store(kept, Ordering::Relaxed);
         let scheduler = Arc::new(Self {
             pool: model.pool(kept, counters.clone()),
             state: Mutex::new(State {
@@ -151,11 +160,11 @@ impl Scheduler {
 
     /// Puts a request in line.
     pub(super) fn submit(&self, job: Job) {
-        self.state().waiting[usize::from(job.purpose != Purpose::Answer)].push_back(job);
+        self.state().waiting[usize::from(!job.is_plain())].push_back(job);
         self.bell.notify_all();
     }
 
-    /// Drops the prefixes below a root. Nobody may call this who holds the state.
+    /// Drops the prefixes below a root. It locks the state, so calling it with the lock held is a deadlock.
     pub(super) fn forget(&self, root: Prefix) {
         self.state().tree.forget(root);
     }
@@ -273,7 +282,7 @@ impl Scheduler {
     }
 
     /// Starts requests in order while all of their replies fit, and this thread has the least to do; a request alone always
-    /// fits.
+    /// fits. Those of searches leave room, so that a plain request need not wait for one of them to end.
     fn admit(&self, state: &mut State, index: usize, shard: &mut Shard, gone: &mut Vec<Arc<Variant>>) {
         for class in 0..state.waiting.len() {
             state.waiting[class].retain(|job| {
@@ -285,7 +294,11 @@ impl Scheduler {
             });
             while let Some(job) = state.waiting[class].front() {
                 let running: usize = state.threads.iter().map(|thread| thread.replies).sum();
-                if running > 0 && running + job.places() > self.config.max_replies {
+                let room = match job.origin.waits {
+                    Waits::Plain => self.config.max_replies,
+                    Waits::Search => self.config.max_search_replies(),
+                };
+                if running > 0 && running + job.places() > room {
                     return;
                 }
                 if state.threads.iter().any(|thread| thread.replies < state.threads[index].replies) {
@@ -309,11 +322,13 @@ impl Scheduler {
         speculates.then(|| Lookup::new(self.config.speculate))
     }
 
-    /// `None` when the caller has gone.
+    /// `None` when the caller has disconnected.
     fn begin(&self, job: Job, tree: &mut PrefixTree) -> Option<Sequence> {
         let mut sequence = Sequence {
+            plain: job.is_plain(),
+            told: job.purpose == Purpose::Answer,
+            root: job.variant.root.within(job.origin.namespace),
             variant: job.variant,
-            plain: job.purpose == Purpose::Answer,
             lookup: self.lookup(job.purpose).map(Box::new),
             born: 0,
             served: 0,
@@ -385,7 +400,7 @@ impl State {
     }
 }
 
-/// Held by a thread; tells when it panics.
+/// Held by a thread; reports when it panics.
 struct Alarm(Arc<Scheduler>);
 
 impl Drop for Alarm {

@@ -17,8 +17,12 @@ use crate::engine::{Chunk, EngineError};
 pub(super) struct Sequence {
     /// The weights that compute it.
     pub(super) variant: Arc<Variant>,
-    /// Somebody reads along: it does not wait for long steps of others.
+    /// Where its prefixes begin in the tree: at the variant's root, in the caller's namespace.
+    pub(super) root: Prefix,
+    /// Somebody waits for this reply itself: it does not wait for long steps of others.
     pub(super) plain: bool,
+    /// Its chunks are told as they come.
+    pub(super) told: bool,
     /// Orders sequences by age; siblings are of one.
     pub(super) born: u64,
     /// The step in which it last advanced.
@@ -48,16 +52,16 @@ pub(super) struct Sequence {
 pub(super) struct Scoring {
     /// The token that follows each of the sequence's.
     pub(super) targets: Vec<u32>,
-    /// Likeliest tokens that are named beside each.
+    /// Likeliest alternatives that are listed for each token.
     pub(super) top: usize,
     pub(super) found: Vec<DrawnLogprobs>,
     pub(super) done: oneshot::Sender<Vec<DrawnLogprobs>>,
 }
 
-/// What a listener is told at once.
+/// Chunks that are flushed to a listener together.
 pub(super) type Chunks = Vec<Result<Chunk, EngineError>>;
 
-/// Chunks of a judgement or a refinement that are told at once: nobody reads along, and waking a listener costs more than
+/// Chunks of a judgement or a refinement that are flushed together: no client reads along, and waking a listener costs more than
 /// a token.
 const HELD: usize = 16;
 
@@ -75,7 +79,8 @@ impl RunningReply {
         Self { writer, listener, held: Vec::new(), begun: false }
     }
 
-    /// Draws a token, of which the listener hears by [`RunningReply::tell`]. `None` when the reply is over, and that is told.
+    /// Draws a token, of which the listener hears by [`RunningReply::tell`]. `None` when the reply is over, and the listener
+    /// was notified.
     pub(super) fn advance(&mut self, logits: &mut [f32]) -> Option<u32> {
         let (id, over, news) = match self.writer.next(logits) {
             Ok((id, chunk)) => (Some(id), chunk.finish.is_some(), Ok(chunk)),
@@ -93,9 +98,10 @@ impl RunningReply {
         self.writer.left()
     }
 
-    /// Tells the listener what is due: the first token at once, of plain replies everything if it is `time`, else a few together.
-    pub(super) fn tell(&mut self, plain: bool, time: bool) {
-        let due = match plain {
+    /// Tells the listener what is due: of replies that are told as they come the first token at once and everything if it is
+    /// `time`, else a few together.
+    pub(super) fn tell(&mut self, told: bool, time: bool) {
+        let due = match told {
             true => time || !self.begun,
             false => self.held.len() >= HELD,
         };
@@ -106,7 +112,7 @@ impl RunningReply {
 
     fn send(&mut self) {
         self.begun = true;
-        // Whoever has gone is noticed before the next step.
+        // A caller that disconnected is noticed before the next step.
         self.listener.unbounded_send(std::mem::take(&mut self.held)).ok();
     }
 }
@@ -193,7 +199,7 @@ impl Sequence {
 
     /// The tree's node before the first block that is not there.
     pub(super) fn parent(&self) -> Prefix {
-        self.kept.last().copied().unwrap_or(self.variant.root)
+        self.kept.last().copied().unwrap_or(self.root)
     }
 
     /// Makes the blocks of the positions `computed..end` exist and belong to this sequence alone.

@@ -13,8 +13,8 @@ use crate::kernels::team::Team;
 /// Logits from which on a team draws tokens: their passes over the vocabulary take longer than waking it.
 const DRAWN_TOGETHER: usize = 1 << 18;
 
-/// How often a plain reply's tokens are told at most: those of a model that makes them faster come a few together. Beside other
-/// plain replies each is told as much less often, so that waking listeners takes the same small share of the time.
+/// Minimum interval between two flushes of one plain reply. With n plain replies running it is n times this, so that waking
+/// listeners takes a constant share of the time.
 const TOLD_EVERY: Duration = Duration::from_micros(500);
 
 /// A worker's share of the running sequences, with its buffers.
@@ -27,7 +27,7 @@ pub(super) struct Shard {
     /// A step takes about as long for many rows as for one, so that no row has to wait for those of others.
     whole_steps: bool,
     steps: u64,
-    /// When listeners were last told.
+    /// When listeners were last flushed.
     told: Option<Instant>,
     /// Sequences in the order in which they are served.
     order: Vec<usize>,
@@ -63,8 +63,8 @@ impl Shard {
         self.sequences.iter().map(due).sum()
     }
 
-    /// Draws the tokens of all sequences that are one reply each, where a team does that faster than one thread; says of them
-    /// that they go on. Whether it did.
+    /// Draws the tokens of all sequences that are one reply each on the team, if that pays, and marks them as continuing.
+    /// Returns whether it did.
     fn draw_together(&mut self, vocabulary: usize) -> bool {
         let rows = &self.batch.rows;
         let several = rows.first().map(|row| row.sequence) != rows.last().map(|row| row.sequence);
@@ -132,14 +132,16 @@ impl Shard {
                 sequence.advance(position, logits);
                 continue;
             }
-            // The prompt is computed: every sibling goes on by itself, on the prompt's blocks.
+            // The prompt is computed: every sibling continues by itself, on the prompt's blocks.
             for mut reply in std::mem::take(&mut sequence.replies) {
                 if let Some(id) = reply.advance(&mut logits.to_vec()) {
                     let mut tokens = sequence.tokens.clone();
                     tokens.push(id);
                     begun.push(Sequence {
                         variant: sequence.variant.clone(),
+                        root: sequence.root,
                         plain: sequence.plain,
+                        told: sequence.told,
                         born: sequence.born,
                         served: sequence.served,
                         tokens,
@@ -164,7 +166,7 @@ impl Shard {
             sequence.goes_on = false;
             self.speculated.iter_mut().zip(sequence.settle()).for_each(|(sum, tokens)| *sum += tokens);
             if let Some(scoring) = sequence.scoring.take_if(|scoring| scoring.found.len() == scoring.targets.len()) {
-                // A caller that has gone needs no answer.
+                // A caller that disconnected needs no answer.
                 scoring.done.send(scoring.found).ok();
             }
         }
@@ -173,19 +175,19 @@ impl Shard {
 
     /// Tells listeners what is due, all at once: waking them costs as much as a small model's token, and then they stand in the way.
     fn tell(&mut self, now: bool) {
-        let plain = self.sequences.iter().filter(|sequence| sequence.plain).count();
-        let every = TOLD_EVERY * plain as u32;
+        let told = self.sequences.iter().filter(|sequence| sequence.told).count();
+        let every = TOLD_EVERY * told as u32;
         let time = now || self.told.is_none_or(|told| told.elapsed() >= every);
         if time {
             self.told = Some(Instant::now());
         }
         for sequence in &mut self.sequences {
-            let plain = sequence.plain;
-            sequence.replies.iter_mut().for_each(|reply| reply.tell(plain, time));
+            let told = sequence.told;
+            sequence.replies.iter_mut().for_each(|reply| reply.tell(told, time));
         }
     }
 
-    /// Drops replies that nobody listens to any more, and puts sequences without a reply aside.
+    /// Drops replies that have no listener any more, and puts sequences without a reply aside.
     pub(super) fn forget_unheard(&mut self) {
         for sequence in &mut self.sequences {
             sequence.replies.retain(|reply| !reply.listener.is_closed());
@@ -227,7 +229,7 @@ impl Shard {
     }
 
     /// Where blocks are limited, the older sequence has them: younger ones wait, or give theirs back. What they have in the
-    /// tree is free only before the next step. One sequence alone always has room, so the oldest goes on for ever.
+    /// tree is free only before the next step. One sequence alone always has room, so the oldest always advances.
     fn make_room(&mut self, free: usize, pool: &BlockPool) {
         let (mut free, mut taken, mut staying) = (free, 0, self.order.len());
         for place in 0..self.order.len() {
@@ -251,7 +253,7 @@ impl Shard {
         }
     }
 
-    /// Every reply advances by its token and prompts by what is left of `most`. Beside plain replies that run, searches get
+    /// Every reply advances by its token and prompts by what is left of `most`. While plain replies run, searches get
     /// as many positions as these, in turns, so that a plain reply's next token takes at most twice as long as alone.
     /// Replies that copy from their prompts have proposals appended, which advance with them.
     fn choose_advances(&mut self, most: usize) {
@@ -268,7 +270,7 @@ impl Shard {
         self.order.clear();
         self.order.extend(0..self.sequences.len());
         if self.whole_steps {
-            // Rows go to whom blocks go, the oldest first: it would starve if a younger one had its rows and no block for them.
+            // Rows go to the oldest sequence first, as blocks do: it would starve if a younger one had its rows and no block for them.
             self.order.sort_by_key(|&index| self.sequences[index].born);
         } else if plain > 0 {
             self.order.sort_by_key(|&index| self.sequences[index].served);
@@ -276,7 +278,7 @@ impl Shard {
             // Prompts get what proposals leave.
             self.order.sort_by_key(|&index| due(&self.sequences[index]) > 1);
         }
-        // Proposals take at most half of a step, and beside plain replies only what tokens that are certain leave.
+        // Proposals take at most half of a step, and during plain replies only what tokens that are certain leave.
         let searches = running - plain;
         let spare = match self.sequences.iter().any(|sequence| sequence.plain) {
             true => plain.saturating_sub(searches),
@@ -304,7 +306,7 @@ impl Shard {
                 }
                 room if due <= room => due,
                 room if room < BLOCK => room,
-                // By whole blocks, so that between steps it can take over what another has computed.
+                // Prompts advance by whole blocks, so that a sequence can reuse between steps what another has computed.
                 room => ((sequence.computed + room) / BLOCK * BLOCK) - sequence.computed,
             };
             if due > 1 {
@@ -352,7 +354,7 @@ mod tests {
         assert_eq!(shard.sequences[0].computed, 0, "the younger one gave its blocks back");
     }
 
-    /// Beside plain replies a refinement's rows, proposals included, are no more than theirs.
+    /// A refinement's rows, proposals included, are no more than those of the plain replies that run with it.
     #[tokio::test]
     async fn proposals_do_not_hold_plain_replies_up() {
         let engine = engine_with(&TinyModel::default(), NativeConfig::default());

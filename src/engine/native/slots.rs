@@ -2,8 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Blocks of a device's cache by number. The first, number 0, stays zeros and belongs to nobody: it fills up what has to be
-/// of one length.
+/// Blocks of a device's cache by number. Block 0 is all zeros and never allocated; it pads batches to one length.
 pub(super) struct Slots {
     state: Mutex<State>,
 }

@@ -7,7 +7,7 @@ use futures::future::join_all;
 
 use super::*;
 use crate::chat::Message;
-use crate::engine::{Completion, Constraint, FinishReason, Sampling, derive_seed};
+use crate::engine::{Completion, Constraint, FinishReason, Namespace, Sampling, Waits, derive_seed};
 use crate::testing::{self, TinyModel, write_model};
 use crate::weights::LowRank;
 
@@ -159,7 +159,9 @@ async fn greedy_replies_and_logprobs_equal_a_plain_forward_pass() {
 pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Sequence {
     sequence::Sequence {
         variant: engine.variant.clone(),
+        root: engine.variant.root,
         plain: true,
+        told: true,
         born: 0,
         served: 0,
         tokens: tokens.to_vec(),
@@ -198,7 +200,7 @@ async fn a_text_is_scored_as_its_forward_pass_says() {
     let tokens = engine.dir.encode(&input).unwrap();
     let logits = all_logits(&engine, &tokens);
     for _ in 0..2 {
-        let scored = engine.score(input.clone(), 2).await.unwrap();
+        let scored = engine.score(input.clone(), 2, Origin::default()).await.unwrap();
         assert_eq!(scored.iter().map(|token| token.id).collect::<Vec<_>>(), tokens);
         assert_eq!(scored[0].logprobs, None);
         for (scored, logits) in scored[1..].iter().zip(&logits) {
@@ -207,8 +209,8 @@ async fn a_text_is_scored_as_its_forward_pass_says() {
             assert_eq!((logprobs.token.logprob, logprobs.top[1].logprob), (expected.drawn, expected.top[1].1));
         }
     }
-    assert_eq!(engine.score(Input::Text(String::new()), 0).await.unwrap().len(), 1);
-    let long = engine.score(Input::Text("x".repeat(200)), 0).await;
+    assert_eq!(engine.score(Input::Text(String::new()), 0, Origin::default()).await.unwrap().len(), 1);
+    let long = engine.score(Input::Text("x".repeat(200)), 0, Origin::default()).await;
     assert_eq!(long, Err(EngineError::PromptTooLong { tokens: 201, limit: 200 }));
 }
 
@@ -274,6 +276,7 @@ pub(super) fn mixed(n: u64) -> Request {
             2 => Some(Constraint::JsonSchema(serde_json::json!({"type": "array", "items": {"type": "integer"}}))),
             _ => None,
         },
+        origin: Origin::default(),
     }
 }
 
@@ -425,7 +428,7 @@ async fn a_constrained_reply_matches_from_its_first_to_its_last_character() {
 async fn what_is_not_supported_is_refused() {
     let engine = engine(two_threads());
     let request = Request { constraint: Some(Constraint::Regex("(".into())), ..greedy("x", 3) };
-    assert!(matches!(engine.start(request).await.err().unwrap(), EngineError::Invalid(_)));
+    assert!(matches!(engine.start(request).await.err().unwrap(), EngineError::Constraint(_)));
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path(), &TinyModel::default());
     let mut config = TinyModel::default().config();
@@ -569,7 +572,7 @@ async fn every_reply_of_a_thousand_random_mixes_equals_the_reply_alone() {
     assert!(compared > 5_000);
 }
 
-/// Bytes of this process in memory, where the system tells them.
+/// Bytes of this process in memory, where the system reports them.
 fn resident() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/statm").ok()?;
     Some(status.split_whitespace().nth(1)?.parse::<usize>().ok()? * 4096)
@@ -627,7 +630,7 @@ async fn ten_thousand_random_cancels_leave_memory_flat() {
     assert!(grown < 8 << 20, "memory grew by {grown} bytes");
 }
 
-/// Waits until the owner thread has done what it was told.
+/// Waits until the owner thread has done its work.
 pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     for _ in 0..2_000 {
         if holds() {
@@ -636,6 +639,50 @@ pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("it never came to this: {what}");
+}
+
+#[tokio::test]
+async fn searches_leave_room_for_plain_requests() {
+    let engine = engine(NativeConfig { max_replies: 8, ..two_threads() });
+    let searching = Origin { waits: Waits::Search, ..Origin::default() };
+    let draft = |samples| Request { samples, origin: searching, ..greedy("hello", usize::MAX) };
+    let running = engine.start(draft(7)).await.unwrap();
+    let mut waiting = Box::pin(engine.start(draft(1)));
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+    let plain = engine.start(greedy("hello", 3)).await.unwrap();
+    assert_eq!(join_all(plain.into_iter().map(Reply::complete)).await.len(), 1);
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+    drop(running);
+    waiting.await.unwrap();
+}
+
+#[tokio::test]
+async fn namespaces_do_not_find_each_others_prefixes() {
+    let engine = engine(two_threads());
+    let text = "a prompt that is long enough to fill more than one block of keys and values of this engine";
+    let of = |byte: Option<u8>| {
+        let namespace = byte.map_or(Namespace::SHARED, |byte| Namespace::of([byte; 32]));
+        Request { origin: Origin { namespace, waits: Waits::Plain }, ..greedy(text, 3) }
+    };
+    let mut texts = Vec::new();
+    for namespace in [Some(1), Some(2), None] {
+        let mut first = run(&engine, of(namespace)).await.remove(0);
+        assert_eq!(first.cached_tokens, 0, "{namespace:?}");
+        let kept = || engine.counters().running_blocks() == 0;
+        until("its blocks are kept", kept).await;
+        let again = run(&engine, of(namespace)).await.remove(0);
+        assert_eq!(again.cached_tokens, again.prompt_tokens - 1, "{namespace:?}");
+        first.cached_tokens = again.cached_tokens;
+        assert_eq!(first, again);
+        until("its blocks are kept", kept).await;
+        texts.push(again.text);
+    }
+    assert!(texts.iter().all(|text| *text == texts[0]), "a namespace changes nothing of a reply");
+    // Neither do scores and labels of one namespace leave anything to another.
+    let other = Origin { namespace: Namespace::of([3; 32]), waits: Waits::Plain };
+    engine.score(Input::Text(text.into()), 0, other).await.unwrap();
+    let last = run(&engine, of(Some(4))).await.remove(0);
+    assert_eq!(last.cached_tokens, 0);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Reasoning that a model writes before its answer, and how it is told from the answer.
+//! Reasoning that a model writes before its answer, and how it is separated from the answer.
 //!
 //! A reply is reasoning up to one place and the answer from there on. Only a reply that begins with an opening mark, or whose
 //! prompt ends with one, has reasoning: a mark within an answer is part of the answer.
@@ -12,7 +12,7 @@ pub use self::stream::{Chunks, split_chunks};
 pub enum Form {
     /// `<think>…</think>`: DeepSeek R1, Qwen 3, QwQ, SmolLM 3, GLM 4.5, Phi 4 and others.
     Think,
-    /// `[THINK]…[/THINK]`: Magistral.
+    /// Magistral's form, `[THINK]…[/THINK]`.
     Magistral,
     /// `Here is my thought process:` and `Here is my response:`: Granite 3.2.
     Granite,

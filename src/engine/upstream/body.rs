@@ -38,7 +38,7 @@ pub(super) fn of(request: &Request, model: &ModelInfo) -> Result<Value, EngineEr
     let unbounded = request.max_tokens.is_none_or(|most| most >= model.context);
     match request.max_tokens {
         Some(most) if !unbounded => put("max_tokens", json!(most)),
-        // Text completions are 16 tokens long unless they are told otherwise.
+        // Text completions are 16 tokens long by default.
         _ if matches!(request.input, Input::Text(_)) => put("max_tokens", json!(model.context / 2)),
         _ => {}
     }
@@ -63,8 +63,13 @@ pub(super) fn put_template_options(
     if let Some(effort) = options.effort {
         body["reasoning_effort"] = json!(effort.name());
     }
+    if !options.tools.is_empty() {
+        body["tools"] = json!(options.tools);
+        options.tool_fields.iter().for_each(|(name, value)| body[name] = value.clone());
+    }
     let thinking = if model_thinks { options.thinking } else { Thinking::AsTemplate };
-    let kwargs = TemplateOptions { kwargs: options.kwargs.clone(), effort: None, thinking }.variables(defaults);
+    let kwargs = TemplateOptions { kwargs: options.kwargs.clone(), thinking, ..TemplateOptions::default() };
+    let kwargs = kwargs.variables(defaults);
     if !kwargs.is_empty() {
         body["chat_template_kwargs"] = Value::Object(kwargs);
     }
@@ -110,7 +115,7 @@ fn response_format(constraint: &Constraint) -> Result<Value, EngineError> {
             let named = json!({"name": "answer", "schema": schema, "strict": true});
             Ok(json!({"type": "json_schema", "json_schema": named}))
         }
-        Constraint::Regex(_) | Constraint::Lark(_) => {
+        Constraint::Regex(_) | Constraint::Lark(_) | Constraint::Calls { .. } => {
             Err(EngineError::Unsupported("an upstream takes JSON schemas only, no other constraint".into()))
         }
     }

@@ -1,4 +1,4 @@
-//! Chunks of an OpenAI stream become ours. The wire tells the number of tokens only at its end and for all choices together:
+//! Chunks of an OpenAI stream become ours. The stream gives the number of tokens only at its end and for all choices together:
 //! until then a piece of text counts as one token, and the last chunk of a choice brings what is missing.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::failure;
 use super::siblings::Step;
+use crate::chat::{CalledFunction, Message, ToolCall};
 use crate::engine::reasoning::Reasoning;
 use crate::engine::{Chunk, EngineError, FinishReason, PromptTokens, TokenLogprobs, TokenProb};
 
@@ -26,10 +27,10 @@ struct WireChunk {
 struct WireChoice {
     #[serde(default)]
     index: usize,
-    /// Of chats.
+    /// The delta of a chat.
     #[serde(default)]
     delta: WireDelta,
-    /// Of text completions.
+    /// The text of a text completion.
     text: Option<String>,
     logprobs: Option<WireLogprobs>,
     finish_reason: Option<String>,
@@ -38,17 +39,34 @@ struct WireChoice {
 #[derive(Default, Deserialize)]
 struct WireDelta {
     content: Option<String>,
-    /// Of DeepSeek, SGLang, llama.cpp and older vLLM.
+    /// The field of DeepSeek, SGLang, llama.cpp and older vLLM.
     reasoning_content: Option<String>,
-    /// Of OpenRouter and newer vLLM.
+    /// The field of OpenRouter and newer vLLM.
     reasoning: Option<String>,
+    #[serde(default)]
+    tool_calls: Option<Vec<WireCall>>,
+}
+
+/// A part of a call: its name comes with the first, and the arguments piece by piece.
+#[derive(Deserialize)]
+struct WireCall {
+    #[serde(default)]
+    index: usize,
+    #[serde(default)]
+    function: WireFunction,
+}
+
+#[derive(Default, Deserialize)]
+struct WireFunction {
+    name: Option<String>,
+    arguments: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct WireLogprobs {
-    /// Of chats.
+    /// The entries of a chat.
     content: Option<Vec<WireEntry>>,
-    /// Of text completions, with the two below.
+    /// The tokens of a text completion, with the two fields below.
     #[serde(default)]
     tokens: Vec<String>,
     #[serde(default)]
@@ -104,10 +122,12 @@ pub(super) struct Reader {
 struct Choice {
     seen: bool,
     tokens: usize,
-    /// Of `tokens`, those of reasoning.
+    /// How many of `tokens` are reasoning.
     reasoning: usize,
     /// Reasoning has come, and no text after it.
     thinking: bool,
+    /// The calls so far, by their index.
+    calls: BTreeMap<usize, CalledFunction>,
     finish: Option<FinishReason>,
 }
 
@@ -131,6 +151,12 @@ impl Reader {
         let choice = self.choices.get_mut(wire.index)?;
         choice.seen = true;
         choice.finish = wire.finish_reason.as_deref().map(finish).or(choice.finish);
+        for part in wire.delta.tool_calls.into_iter().flatten() {
+            let empty = || CalledFunction { name: String::new(), arguments: String::new() };
+            let call = choice.calls.entry(part.index).or_insert_with(empty);
+            call.name.push_str(part.function.name.as_deref().unwrap_or_default());
+            call.arguments.push_str(part.function.arguments.as_deref().unwrap_or_default());
+        }
         let text = wire.delta.content.or(wire.text).unwrap_or_default();
         let thought = wire.delta.reasoning_content.or(wire.delta.reasoning).unwrap_or_default();
         let mut logprobs = wire.logprobs.map(entries).unwrap_or_default();
@@ -176,8 +202,12 @@ impl Reader {
             let reasoning = Reasoning { text: String::new(), tokens: thoughts / left.max(1) };
             (missing, thoughts) = (missing - tokens, thoughts - reasoning.tokens);
             left = left.saturating_sub(1);
+            // Calls travel as the text that a model of Hermes' family writes for them.
+            let calls = choice.calls.into_values().map(|function| ToolCall::new(String::new(), function)).collect();
+            let text = Message { tool_calls: calls, ..Message::assistant("") }.content_with_calls();
             choice.finish.map(|finish| {
-                Step::Chunk(index, Chunk { reasoning, tokens, finish: Some(finish), prompt, ..Chunk::default() })
+                let finish = Some(finish);
+                Step::Chunk(index, Chunk { text, reasoning, tokens, finish, prompt, ..Chunk::default() })
             })
         };
         self.choices.into_iter().enumerate().filter_map(last).collect()

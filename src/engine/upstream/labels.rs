@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::UpstreamEngine;
 use crate::engine::labels::points::log_sum_exp;
 use crate::engine::{
-    Completion, EngineError, Input, Label, LabelRequest, LabelScores, Purpose, Request, Sampling, TokenProb,
+    Completion, EngineError, Input, Label, LabelRequest, LabelScores, Origin, Purpose, Request, Sampling, TokenProb,
 };
 
 /// Tokens that are asked for; OpenAI's own limit.
@@ -28,8 +28,9 @@ impl UpstreamEngine {
             let reason = "an upstream continues no reply that has begun; labels are read where it begins";
             return Err(EngineError::Unsupported(reason.into()));
         }
-        let LabelRequest { purpose, questions, labels } = request;
-        let asked: Vec<_> = questions.into_iter().map(|question| self.first_token(purpose, question.input)).collect();
+        let LabelRequest { purpose, questions, labels, origin } = request;
+        let asked: Vec<_> =
+            questions.into_iter().map(|question| self.first_token(purpose, question.input, origin)).collect();
         let answers: Vec<Completion> = stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
         let mut scores = LabelScores::default();
         for answer in answers {
@@ -40,11 +41,17 @@ impl UpstreamEngine {
         Ok(scores)
     }
 
-    async fn first_token(&self, purpose: Purpose, input: Input) -> Result<Completion, EngineError> {
+    async fn first_token(&self, purpose: Purpose, input: Input, origin: Origin) -> Result<Completion, EngineError> {
         let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
         let max_tokens = Some(1);
-        let request =
-            Request { input, sampling, max_tokens, logprobs: Some(LISTED), ..Request::chat(purpose, Vec::new()) };
+        let request = Request {
+            input,
+            sampling,
+            max_tokens,
+            origin,
+            logprobs: Some(LISTED),
+            ..Request::chat(purpose, Vec::new())
+        };
         match self.ask(&request).await {
             Ok(mut replies) => {
                 let reply = replies.pop().ok_or_else(|| EngineError::Crashed("the upstream began no reply".into()))?;

@@ -1,4 +1,11 @@
 //! Any OpenAI-compatible server as an engine: requests go out as streams, and dropping a reply closes its connection.
+//!
+//! Siblings are one request with `n`, or several where the server ignores it. Several replies then read one response: whichever
+//! is polled drives it for all of them, and dropping the last one closes the connection; no task runs in between. Tokens are
+//! counted by pieces of text until the usage at the end corrects them. JSON schemas are passed on. Other grammars are not
+//! part of OpenAI's API, so verdicts and refinements are read as they come, and a refinement that does not match what the
+//! answer must be is requested again. Labels are read from the first token's `top_logprobs`, until an answer shows that the
+//! server gives none.
 
 mod body;
 mod events;
@@ -21,7 +28,8 @@ use serde::Deserialize;
 
 use super::reasoning::{Form, split_chunks};
 use super::{
-    Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Reply, Request, derive_seed,
+    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Namespace, PromptTokens,
+    Reply, Request, derive_seed,
 };
 use crate::chat::TemplateKwargs;
 use events::Reader;
@@ -32,7 +40,7 @@ use siblings::{Source, Step};
 const CONTEXT: usize = 8_192;
 /// How often a request is sent that the server is too busy for, before it gives up.
 const TRIES: u32 = 4;
-/// Between the first two tries; it doubles.
+/// The pause between the first two tries; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// How the server is asked for several replies to one prompt.
@@ -48,7 +56,7 @@ pub enum Siblings {
 /// Which server, and what it does not say of itself.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamConfig {
-    /// Such as `http://127.0.0.1:8000/v1`; without a path, `/v1` is meant.
+    /// The base URL, such as `http://127.0.0.1:8000/v1`; without a path, `/v1` is meant.
     pub url: String,
     /// The model to ask for; `None` where the server has one.
     pub model: Option<String>,
@@ -79,6 +87,8 @@ pub struct UpstreamEngine {
     info: ModelInfo,
     /// Whether an answer has shown that the server gives no log-probabilities.
     lists_nothing: AtomicBool,
+    /// Whether the server keeps prefixes apart by `cache_salt`.
+    salts: bool,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +100,14 @@ struct Models {
 struct Card {
     id: String,
     max_model_len: Option<usize>,
+    owned_by: Option<String>,
+}
+
+impl Card {
+    /// Whether its server knows `cache_salt`: vLLM, and this server.
+    fn salts(&self) -> bool {
+        matches!(self.owned_by.as_deref(), Some("vllm" | "spar"))
+    }
 }
 
 impl UpstreamEngine {
@@ -101,13 +119,13 @@ impl UpstreamEngine {
         let base = base(&config.url)?;
         let cards = models(&client()?, &base, config.key.as_deref()).await?;
         let card = choose(cards, config.model.as_deref(), &base)?;
-        let context = config.context.or(card.max_model_len).unwrap_or(CONTEXT);
+        let (context, salts) = (config.context.or(card.max_model_len).unwrap_or(CONTEXT), card.salts());
         let info = ModelInfo { name: card.id, context, vocabulary: 0 };
         // A client of its own: connections that the question left behind belong to the caller's runtime.
         let UpstreamConfig { key, siblings, reasoning, template_kwargs, .. } = config;
         let thinks = Arc::new(AtomicBool::new(reasoning.is_some()));
         let (client, lists_nothing) = (client()?, AtomicBool::new(false));
-        Ok(Self { client, base, key, siblings, reasoning, template_kwargs, thinks, info, lists_nothing })
+        Ok(Self { client, base, key, siblings, reasoning, template_kwargs, thinks, info, lists_nothing, salts })
     }
 
     /// One request's replies.
@@ -116,6 +134,10 @@ impl UpstreamEngine {
         let mut body = body::of(request, &self.info)?;
         if let Input::Chat(chat) = &request.input {
             body::put_template_options(&mut body, &chat.options, &self.template_kwargs, self.thinks.load(Relaxed));
+        }
+        let apart = request.origin.namespace != Namespace::SHARED;
+        if apart && self.salts {
+            body["cache_salt"] = request.origin.namespace.hex().into();
         }
         let response = self.send(&format!("{}/{route}", self.base), &body).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -127,7 +149,12 @@ impl UpstreamEngine {
         let source = source(response, request.samples, Arc::clone(&self.thinks));
         let splitter = self.reasoning.filter(|_| matches!(request.input, Input::Chat(_))).map(|form| form.after(""));
         let split = |reply: Reply| Reply { chunks: split_chunks(reply.chunks, splitter.clone()), ..reply };
-        Ok(siblings::replies(source, request.samples).into_iter().map(split).collect())
+        let replies = siblings::replies(source, request.samples).into_iter().map(split);
+        // Where the server does not keep callers apart, at least no count says what another one sent.
+        Ok(match apart && !self.salts {
+            true => replies.map(without_cached).collect(),
+            false => replies.collect(),
+        })
     }
 
     /// Sends until the server is not too busy, a few times at most.
@@ -179,6 +206,14 @@ impl Engine for UpstreamEngine {
     }
 }
 
+/// A reply that says nothing of what its server had kept.
+fn without_cached(reply: Reply) -> Reply {
+    let hide = |chunk: Result<Chunk, EngineError>| {
+        chunk.map(|chunk| Chunk { prompt: chunk.prompt.map(|prompt| PromptTokens { cached: 0, ..prompt }), ..chunk })
+    };
+    Reply { cached_tokens: 0, chunks: Box::pin(reply.chunks.map(hide)), ..reply }
+}
+
 fn client() -> Result<Client, EngineError> {
     // A server may compute on a long prompt for minutes before its first byte.
     let client = Client::builder().connect_timeout(Duration::from_secs(10)).read_timeout(Duration::from_secs(600));
@@ -215,7 +250,7 @@ async fn models(client: &Client, base: &str, key: Option<&str>) -> Result<Vec<Ca
 }
 
 fn choose(cards: Vec<Card>, asked: Option<&str>, base: &str) -> Result<Card, EngineError> {
-    // Our own servers list a preset that searches beside each model.
+    // Our own servers list a preset that searches after each model.
     let plain: Vec<Card> = cards.into_iter().filter(|card| !card.id.ends_with(":search")).collect();
     let names = plain.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(", ");
     match asked {
@@ -276,7 +311,9 @@ mod tests {
 
     #[test]
     fn one_model_is_chosen() {
-        let cards = |ids: &[&str]| ids.iter().map(|id| Card { id: (*id).into(), max_model_len: None }).collect();
+        let cards = |ids: &[&str]| {
+            ids.iter().map(|id| Card { id: (*id).into(), max_model_len: None, owned_by: None }).collect()
+        };
         let chosen = |ids, asked| choose(cards(ids), asked, "http://h").map(|card| card.id).map_err(|e| e.to_string());
         assert_eq!(chosen(&["a", "a:search"], None), Ok("a".into()));
         assert_eq!(chosen(&["a", "b"], Some("b")), Ok("b".into()));

@@ -35,7 +35,7 @@ pub(super) fn replies(source: Source, samples: usize) -> Vec<Reply> {
 }
 
 struct Shared {
-    /// Gone at its end.
+    /// The response's stream; `None` after its end.
     source: Option<Source>,
     /// What was said to each sibling and not yet heard.
     queues: Vec<VecDeque<Result<Chunk, EngineError>>>,

@@ -1,5 +1,5 @@
 //! What candle lacks on a CUDA device: kernels of our own, compiled there when they are first asked for, and products that are
-//! added to what is there or come out wider than their factors.
+//! added to the old values or come out wider than their factors.
 
 use std::sync::OnceLock;
 
@@ -13,7 +13,7 @@ use half::{bf16, f16};
 /// Threads of a block.
 pub const THREADS: usize = 256;
 
-/// Bytes that a block may share without the driver being told.
+/// Bytes that a block may share without a setting of the driver.
 const UNASKED: usize = 48 << 10;
 
 /// CUDA C++ that is compiled once, after what all kernels share (`common.cu`).
@@ -30,13 +30,13 @@ pub struct Kernels {
 pub enum Arg<'a> {
     /// The address of a tensor's first element.
     Tensor(&'a Tensor),
-    /// `int`
+    /// A kernel's `int` argument.
     Int(usize),
     /// `unsigned long long`
     Long(u64),
-    /// `unsigned`
+    /// A kernel's `unsigned` argument.
     Unsigned(u32),
-    /// `float`
+    /// A kernel's `float` argument.
     Float(f64),
 }
 
@@ -47,14 +47,14 @@ impl Kernels {
         Self { name, source, oldest: None, ptx: OnceLock::new() }
     }
 
-    /// The same, which use what devices have since `oldest`, such as `compute_80`.
+    /// Marks kernels that use what devices have since `oldest`, such as `compute_80`.
     #[must_use]
     pub const fn since(mut self, oldest: &'static str) -> Self {
         self.oldest = Some(oldest);
         self
     }
 
-    /// Runs a function in so many blocks of [`THREADS`] threads. What it writes must be a new tensor, or one that is nobody
+    /// Runs a function in this many blocks of [`THREADS`] threads. What it writes must be a new tensor, or one that is nobody
     /// else's.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Kernels {
         self.launch_sharing(function, blocks, 0, args)
     }
 
-    /// [`Kernels::launch`] of blocks that share so many bytes besides what the function declares.
+    /// [`Kernels::launch`] of blocks that share this many bytes in addition to what the function declares.
     ///
     /// # Errors
     /// As [`Kernels::launch`], or the device has fewer.
@@ -138,37 +138,37 @@ impl Kernels {
     }
 }
 
-/// Lets the device keep so many bytes of freed memory for later allocations, for which the driver is asked else: it takes back what
-/// is free whenever somebody waits for the device.
+/// Sets the pool's release threshold: up to `bytes` of freed memory stay cached at a synchronisation instead of going back to
+/// the driver.
 ///
 /// # Errors
 /// The device fails.
 pub fn keep_memory(device: &Device, bytes: u64) -> Result<()> {
     let (pool, mut bytes) = (pool(device)?, bytes);
     let attribute = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    #[expect(unsafe_code, reason = "the driver is told a number")]
+    #[expect(unsafe_code, reason = "the driver takes a pointer to a number")]
     // SAFETY: the pool is the driver's own, and the pointer is to a variable of the kind that this attribute has.
     unsafe {
         driver::cuMemPoolSetAttribute(pool, attribute, (&raw mut bytes).cast()).result().w()
     }
 }
 
-/// Gives freed memory back to the driver but for so many bytes: with [`keep_memory`] it was seen to keep all of a model that was
-/// gone. Waits for what the device has to do.
+/// Synchronises the device and trims the pool to `but` bytes. The threshold of [`keep_memory`] alone kept the whole of a dropped
+/// model.
 ///
 /// # Errors
 /// The device fails.
 pub fn give_memory_back(device: &Device, but: u64) -> Result<()> {
     let pool = pool(device)?;
     device.synchronize()?;
-    #[expect(unsafe_code, reason = "the driver is told a number")]
+    #[expect(unsafe_code, reason = "the driver takes a pointer to a number")]
     // SAFETY: the pool is the driver's own; what is in use stays.
     unsafe {
         driver::cuMemPoolTrimTo(pool, but as usize).result().w()
     }
 }
 
-/// Where the device's tensors are allocated, for whoever calls from this thread.
+/// The pool in which this thread's tensors of the device are allocated.
 fn pool(device: &Device) -> Result<driver::CUmemoryPool> {
     let context = device.as_cuda_device()?.cuda_stream().context().clone();
     context.bind_to_thread().w()?;
@@ -189,7 +189,7 @@ pub fn has_capability(device: &Device, major: i32) -> Result<bool> {
     Ok(device.as_cuda_device()?.cuda_stream().context().compute_capability().w()?.0 >= major)
 }
 
-/// A tensor of that shape beside `like`, whose elements a kernel is still to write.
+/// A tensor of that shape on the device of `like`, whose elements a kernel is still to write.
 ///
 /// # Errors
 /// The device has no room.
@@ -232,7 +232,7 @@ pub fn product(a: &Tensor, b: &Tensor, dtype: DType) -> Result<Tensor> {
 }
 
 /// `c += a · b` in place: `a` `(…, m, k)` and `b` `(…, k, n)` of one type, whose matrices follow each other and have rows or columns
-/// of neighbours; `c` `(…, m, n)`, contiguous, of the same type or `f32`, and nobody else's.
+/// of neighbours; `c` `(…, m, n)`, contiguous, of the same type or `f32`, and held by nothing else.
 ///
 /// # Errors
 /// They do not fit together, or the device fails.

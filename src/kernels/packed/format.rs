@@ -14,9 +14,9 @@ pub enum Format {
     Q8,
     /// The upper half of an `f32`.
     Bf16,
-    /// Half precision.
+    /// Half precision, `f16`.
     F16,
-    /// Single precision.
+    /// Single precision, `f32`.
     F32,
 }
 
@@ -144,7 +144,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The same panel in `f32`; `unpacked` is scratch.
+    /// Unpacks the panel to `f32`; `unpacked` is scratch.
     pub(super) fn unpack<'b>(self, inner: usize, unpacked: &'b mut Vec<Line>) -> View<'b>
     where
         'a: 'b,

@@ -29,17 +29,17 @@ const ROWS: usize = 8;
 pub struct Line(pub [f32; WIDTH]);
 
 impl Line {
-    /// All zeros.
+    /// A line of zeros.
     pub const ZERO: Self = Self([0.0; WIDTH]);
 }
 
 /// Rows that are fastest with panels that are converted as they are read: with three panels side by side, sums fill the registers.
 const FEW: usize = 4;
 
-/// Panels that are multiplied beside each other at most.
+/// Panels that are multiplied side by side at most.
 const AT_ONCE: usize = 4;
 
-/// How many panels fit into registers beside each other for so many rows.
+/// How many panels fit into registers side by side for this many rows.
 fn at_once(rows: usize) -> usize {
     match rows {
         0..=3 => 4,
@@ -62,7 +62,7 @@ pub struct Workspace {
     /// Shares the work on large matrices.
     pub team: Option<Arc<Team>>,
     unpacked: Vec<Line>,
-    /// Per part of a team's work.
+    /// Buffers for each part of a team's work.
     parts: Vec<Mutex<Part>>,
 }
 

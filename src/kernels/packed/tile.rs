@@ -42,7 +42,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// How they are multiplied: `height` rows at a time, with so many panels, of which one has `lines`.
+/// How they are multiplied: `height` rows at a time, with `panels` panels of `lines` each.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) height: usize,
@@ -58,7 +58,7 @@ pub struct Out<'a> {
     pub stride: usize,
     /// Elements of a row that are written.
     pub columns: usize,
-    /// Whether they are added to what is there.
+    /// Whether results are added to the old values.
     pub add: bool,
 }
 

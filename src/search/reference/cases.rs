@@ -1,4 +1,4 @@
-//! `paper` mode beside the published rules: the smallest script of every kind of difference, and thousands of random ones
+//! `paper` mode and the published rules: the smallest script of every kind of difference, and thousands of random ones
 //! by shape.
 
 use std::collections::BTreeMap;

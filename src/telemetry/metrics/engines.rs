@@ -7,6 +7,7 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use crate::engine::counters::EngineCounters;
+use crate::engine::grammar::memory::Memory;
 #[cfg(feature = "mistral")]
 use crate::engine::mistral::Restart;
 use crate::engine::{EngineError, Purpose};
@@ -17,7 +18,7 @@ pub(super) fn begin() {
         tokens_sent(purpose, 0);
         tokens_generated(purpose, 0);
     }
-    for kind in ["prompt_too_long", "unsupported", "invalid", "unavailable", "crashed"] {
+    for kind in ["prompt_too_long", "unsupported", "invalid", "constraint", "unavailable", "crashed"] {
         counter!("spar_engine_errors_total", "kind" => kind).increment(0);
     }
     for kind in ["engine", "model"] {
@@ -61,6 +62,7 @@ pub fn call_failed(error: &EngineError) {
         EngineError::PromptTooLong { .. } => "prompt_too_long",
         EngineError::Unsupported(_) => "unsupported",
         EngineError::Invalid(_) => "invalid",
+        EngineError::Constraint(_) => "constraint",
         EngineError::Unavailable(_) => "unavailable",
         EngineError::Crashed(_) => "crashed",
     };
@@ -79,7 +81,7 @@ struct Watched {
 
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
-/// The engine's counters are published from now on. Those of engines that are gone leave memory, even if nobody reads metrics.
+/// The engine's counters are published from now on. Those of dropped engines leave memory, even if no metrics are read.
 pub fn watch_engine(counters: Arc<EngineCounters>) {
     publish_engines();
     let watched = Watched { counters, reused: 0, computed: 0, accepted: 0, rejected: 0, restarts: 0 };
@@ -95,7 +97,7 @@ pub fn publish_engines() {
     };
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|engine| {
         let Watched { counters, reused, computed, accepted, rejected, restarts } = engine;
-        // An engine that is gone has its last say.
+        // A dropped engine's counters are published once more.
         let lives = Arc::strong_count(counters) > 1;
         counter!("spar_prefix_tokens_reused_total").increment(news(&counters.prompt_tokens_reused, reused));
         counter!("spar_prompt_tokens_computed_total").increment(news(&counters.prompt_tokens_computed, computed));
@@ -108,6 +110,9 @@ pub fn publish_engines() {
     });
     gauge!("spar_kv_blocks", "state" => "running").set(running as f64);
     gauge!("spar_kv_blocks", "state" => "kept").set(kept as f64);
+    let grammars = Memory::shared().bytes();
+    gauge!("spar_grammar_bytes", "state" => "running").set(grammars.running as f64);
+    gauge!("spar_grammar_bytes", "state" => "kept").set(grammars.kept as f64);
     counter!("spar_prefix_tokens_reused_total").increment(0);
     counter!("spar_prompt_tokens_computed_total").increment(0);
     speculated("accepted", 0);

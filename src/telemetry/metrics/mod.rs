@@ -1,6 +1,8 @@
 //! Every metric: names, labels, buckets and help texts, behind functions. The only folder that names `metrics::` macros.
 
+mod caches;
 mod engines;
+mod keys;
 mod names;
 mod requests;
 mod searches;
@@ -11,7 +13,9 @@ use std::sync::OnceLock;
 use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+pub use self::caches::*;
 pub use self::engines::*;
+pub use self::keys::*;
 use self::names::{COUNTERS, GAUGES, HISTOGRAMS};
 pub use self::requests::*;
 pub use self::searches::*;
@@ -53,10 +57,11 @@ fn describe() {
 
 /// The features of this build.
 pub fn features() -> &'static str {
-    match (cfg!(feature = "mistral"), cfg!(feature = "cuda")) {
-        (true, true) => "server,mistral,cuda",
-        (false, true) => "server,cuda",
-        (true, false) => "server,mistral",
-        (false, false) => "server",
+    match (cfg!(feature = "mistral"), cfg!(feature = "cuda"), cfg!(feature = "tensors")) {
+        (true, true, _) => "server,mistral,tensors,cuda",
+        (false, true, _) => "server,tensors,cuda",
+        (true, false, _) => "server,mistral,tensors",
+        (false, false, true) => "server,tensors",
+        (false, false, false) => "server",
     }
 }

@@ -6,7 +6,7 @@ use metrics::{counter, gauge, histogram};
 
 /// Known label sets start at zero.
 pub(super) fn begin() {
-    for reason in [Rejection::QueueFull, Rejection::Deadline, Rejection::ShuttingDown] {
+    for reason in [Rejection::QueueFull, Rejection::TokensSpent, Rejection::Deadline, Rejection::ShuttingDown] {
         counter!("spar_requests_rejected_total", "reason" => reason.label()).increment(0);
     }
     gauge!("spar_requests_running").increment(0.0);
@@ -24,6 +24,8 @@ pub fn request_ended(route: &'static str, status: u16, took: Duration) {
 pub enum Rejection {
     /// Too many were waiting.
     QueueFull,
+    /// Its key has used its tokens of this minute.
+    TokensSpent,
     /// Time was up while it waited.
     Deadline,
     /// The server is on its way out.
@@ -34,6 +36,7 @@ impl Rejection {
     fn label(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
+            Self::TokensSpent => "tokens_per_minute",
             Self::Deadline => "deadline",
             Self::ShuttingDown => "shutting_down",
         }
@@ -74,7 +77,7 @@ impl Drop for Counted {
 /// How a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answering {
-    /// One draw.
+    /// An answer without a search.
     Plain,
     /// Judged and refined.
     Search,
@@ -89,12 +92,12 @@ impl Answering {
     }
 }
 
-/// The answer's first token is there.
+/// The answer's first token was made.
 pub fn first_token(mode: Answering, after: Duration) {
     histogram!("spar_time_to_first_token_seconds", "mode" => mode.label()).record(after);
 }
 
-/// Another token is there.
+/// Another token was made.
 pub fn next_token(mode: Answering, after: Duration) {
     histogram!("spar_inter_token_latency_seconds", "mode" => mode.label()).record(after);
 }

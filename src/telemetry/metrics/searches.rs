@@ -2,8 +2,7 @@
 
 use metrics::{counter, gauge, histogram};
 
-use crate::http::JudgeState;
-use crate::openai::CheckReport;
+use crate::openai::{CheckReport, JudgeState};
 use crate::prompts::Verdict;
 use crate::search::{Judging, Outcome, StopReason, Strategy};
 use crate::verify::IDS;

@@ -33,7 +33,7 @@ pub fn generation_info(live: &Ids) -> String {
     format!("# HELP {name} The live generation of each role\n# TYPE {name} gauge\n{lines}\n")
 }
 
-/// What a swap came to.
+/// The result of a swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SwapResult {
     /// Other weights are live.

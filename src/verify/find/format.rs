@@ -104,7 +104,7 @@ fn highlights(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         let pre = group("pre");
         let stated = if pre.is_empty() { relation_after(group("after")) } else { relation(pre) };
         let stated = if spot.is_negated() { stated.and_then(Relation::negated) } else { stated };
-        // The rule wants at least so many, which `exactly` includes.
+        // The rule wants at least this many, which `exactly` includes.
         let least = match stated {
             Some(Relation::AtLeast | Relation::Exactly) => low,
             Some(Relation::MoreThan) => low + 1,

@@ -7,7 +7,7 @@ use super::reading::{Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
 
-/// Names of the languages that the detector tells apart. Plain `Chinese` is two of its codes and is left to the judge.
+/// Names of the languages that the detector distinguishes. Plain `Chinese` is two of its codes and is left to the judge.
 const LANGUAGES: [(&str, &str); 60] = [
     ("afrikaans", "af"),
     ("arabic", "ar"),

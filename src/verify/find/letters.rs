@@ -115,11 +115,20 @@ fn one_letter(
     Some(())
 }
 
-const MARKS: [(&str, &str); 6] =
-    [("exclamation", "!"), ("question", "?"), ("semi", ";"), ("hash", "#"), ("ampersand", "&"), ("exclamations", "!")];
+const MARKS: [(&str, &str); 7] = [
+    ("exclamation", "!"),
+    ("question", "?"),
+    ("semi", ";"),
+    ("hash", "#"),
+    ("ampersand", "&"),
+    ("exclamations", "!"),
+    ("comma", ","),
+];
 
 static COUNTED_MARK: std::sync::LazyLock<regex::Regex> =
-    std::sync::LazyLock::new(|| super::pattern::compile(&[&quantity(), r" (?:or more )?", MARK].concat()));
+    std::sync::LazyLock::new(|| super::pattern::compile(&[&quantity(), r" (?:or more )?", COUNTABLE].concat()));
+/// A comma is among them only where commas are counted: an answer without any has a rule of its own.
+const COUNTABLE: &str = r"(?:of )?(?P<mark>exclamation|question|semi|hash|ampersand|comma)(?: ?-?(?:marks?|points?|colons?|tags?|signs?)|s|)\b";
 const MARK: &str =
     r"(?:of )?(?P<mark>exclamation|question|semi|hash|ampersand)(?: ?-?(?:marks?|points?|colons?|tags?|signs?)|s)\b";
 pattern!(

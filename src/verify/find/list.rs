@@ -14,9 +14,9 @@ pub(super) struct List {
 /// What introduces a list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Noun {
-    /// `the word`
+    /// The singular, `the word`.
     One,
-    /// `the words`
+    /// The plural, `the words`.
     Several,
 }
 

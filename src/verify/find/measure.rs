@@ -24,11 +24,11 @@ pub struct Item {
 /// How many items of one kind were stated, found, and both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
-    /// In the file.
+    /// Checks that the file states.
     pub stated: usize,
-    /// In the prompts' words.
+    /// Checks that were found in the prompts' words.
     pub found: usize,
-    /// In both.
+    /// Checks that were stated and found.
     pub right: usize,
 }
 
@@ -48,9 +48,9 @@ pub struct Difference {
 pub struct Agreement {
     /// How many prompts.
     pub prompts: usize,
-    /// Of how many all items agree.
+    /// Prompts all of whose items agree.
     pub exact: usize,
-    /// By instruction id.
+    /// Tallies by instruction id.
     pub kinds: BTreeMap<String, Tally>,
     /// The other prompts.
     pub differences: Vec<Difference>,

@@ -35,7 +35,7 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-use super::Check;
+use super::{Allowance, Check};
 use crate::chat::{Message, Role};
 use reading::{Reading, beginning};
 
@@ -82,10 +82,11 @@ pub fn find_checks(conversation: &[Message]) -> Vec<FoundCheck> {
         finds.extend(found.into_iter().filter(|find| standing::counts(turn, find, later)).map(|find| (index, find)));
     }
     settle::settle(&turns, &mut finds);
+    let mut allowance = Allowance::default();
     let checks = finds.into_iter().filter_map(|(turn, find)| {
         let words = turns[turn].reading.words(find.range).to_string();
-        // An id that this build does not know is passed over.
-        Check::new(find.id, find.kwargs).ok().map(|check| FoundCheck { check, words })
+        // An id that this build does not know is passed over, and so is what would cost too much to look for.
+        Check::within(find.id, find.kwargs, &mut allowance).ok().map(|check| FoundCheck { check, words })
     });
     checks.take(MOST_CHECKS).collect()
 }
@@ -143,7 +144,7 @@ fn contains(longer: &Range<usize>, range: &Range<usize>) -> bool {
 }
 
 impl Turn<'_> {
-    /// In the order of their words.
+    /// The finds in the order of their words.
     fn finds(&self) -> Finds {
         let mut finds = Finds::new();
         for finder in FINDERS {

@@ -1,4 +1,4 @@
-//! Text that somebody pasted: code fences, block quotations, tagged passages. Nothing in it is an instruction.
+//! Pasted text: code fences, block quotations, tagged passages. Nothing in it is an instruction.
 
 use std::ops::Range;
 

@@ -12,7 +12,7 @@ pattern!(
     NO_COMMA,
     [
         NOT,
-        r"(?: (?:any|a|the|single|want|see|need|use|using|allowed|permitted|of|usage|include|including|contain|containing|put|have|having|make|write|with|to|be|ever|insert|add|even|in|your|response|answer|all|employ|employing|allow|type|typing|place|feature|anything with|one|uses?|periods|semi-?colons?|exclamation|question|marks?|points?|dashes|hyphens|full stops|colons|quotes|either|so much as|and|or|nor|punctuation|apostrophes|parentheses|it|this|that),?)*[ -]commas?\b",
+        r"(?: (?:any|a|the|single|want|see|need|use|using|allowed|permitted|of|usage|include|including|contain|containing|put|have|having|make|write|with|to|be|ever|insert|add|even|in|your|response|answer|all|employ|employing|allow|type|typing|place|feature|anything with|one|uses?|periods|semi-?colons?|exclamation|question|marks?|points?|dashes|hyphens|bullets?|emojis?|emoticons?|hashtags?|contractions|numbers|digits|abbreviations|acronyms|full stops|colons|quotes|either|so much as|and|or|nor|punctuation|apostrophes|parentheses|it|this|that),?)*[ -]commas?\b",
         r"|\bi (?:really )?(?:don't|do not) (?:want|wish|like)(?: to see| you to use| to have)? (?:any |a single )?commas?\b",
         r"|\byou(?:'re| are| may| can) not (?:allowed|permitted|supposed)? ?(?:to )?use (?:any )?commas?\b",
         r"|\bstop using (?:any )?commas?\b",

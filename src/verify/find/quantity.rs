@@ -40,14 +40,14 @@ impl Relation {
 /// How often something may occur.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// At least so often.
+    /// The least allowed number.
     pub(super) least: Option<usize>,
     /// Less often than this.
     pub(super) limit: Option<usize>,
 }
 
 impl Bounds {
-    /// From `low` to `high`, both included.
+    /// Bounds from `low` to `high`, both included.
     pub(super) fn between(low: usize, high: usize) -> Self {
         Self { least: Some(low), limit: Some(high + 1) }
     }

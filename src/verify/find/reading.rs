@@ -46,7 +46,7 @@ pub(super) struct Sentence {
 }
 
 impl<'a> Reading<'a> {
-    /// Prepares `original`.
+    /// Prepares the text `original`.
     pub(super) fn new(original: &'a str) -> Self {
         let mut reading = Self {
             original,
@@ -172,7 +172,7 @@ impl<'a> Reading<'a> {
         self.push('t', at + stem);
     }
 
-    /// A line that was only wrapped goes on after a space.
+    /// A line that was only wrapped continues after a space.
     fn line_break(&mut self, at: usize) {
         while self.text.ends_with(' ') {
             self.text.pop();
@@ -370,7 +370,7 @@ pattern!(
     ]
 );
 
-/// At most `bytes` of `text`, cut between characters.
+/// The first `bytes` of `text` at most, cut between characters.
 pub(super) fn beginning(text: &str, bytes: usize) -> &str {
     let end = (0..=text.len().min(bytes)).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or_default()]

@@ -123,7 +123,7 @@ fn withdrawals(reading: &Reading<'_>, finds: &[Find]) -> Vec<Withdrawal> {
 
 /// Removes what a later sentence withdraws, what a later turn replaces, and what contradicts itself.
 ///
-/// A contradiction between turns is settled for the later one: people change their minds. Within one turn nobody can say
+/// A contradiction between turns is settled for the later one: people change their minds. Within one turn it is unknown
 /// which of the two is meant, or whether both are about different parts of the answer, so that both are left to the judge.
 pub(super) fn settle(turns: &[Turn<'_>], finds: &mut Vec<(usize, Find)>) {
     for (index, turn) in turns.iter().enumerate() {

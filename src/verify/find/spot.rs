@@ -1,5 +1,5 @@
 //! Where in a sentence something was found, and whether the sentence asks for it there: not negated, hypothetical, reported,
-//! optional, a question, somebody's own task, or about a part of the answer.
+//! optional, a question, another person's task, or about a part of the answer.
 
 use std::ops::Range;
 
@@ -150,6 +150,7 @@ pattern!(
 pattern!(
     OTHER_SUBJECT,
     [concat!(
+        r"\b(?:nobody|no one|no-one|everybody|somebody|everyone|someone|anybody) (?:\w+ )?(?:ever )?(?:uses?|says?|mentions?|writes?|includes?|avoids?)\b|",
         r"\b(?:i|he|she|they|we|people|students|someone|everyone|one|who|anyone|authors?|writers|users|children|kids|players?|characters?|participants?) (?:should|must|need to|needs to|have to|has to|can't|cannot|may not|never|always|can only|are|is|was|were|do|does|don't|doesn't)\b|",
         r"^(?:good |most |all |many |some |great )?(?:essays|tweets|emails|articles|haikus?|poems|blog posts|stories|titles|abstracts|reports|papers|headlines|limericks?|passwords?|novels?|a (?:good |typical )?\w+) (?:should|must|need to|have to|has to|are|is|usually|often|can't|cannot|may not|has|have)\b"
     )]
@@ -286,13 +287,13 @@ impl<'a> Spot<'a> {
             || NOT_NEEDED.is_match(self.right)
     }
 
-    /// From the last comma on, where what follows it is a clause of its own.
+    /// The text after the last comma, where it is a clause of its own.
     fn scope_by_comma(&self) -> &'a str {
         let from = COMMA.find_iter(self.left).last().map_or(0, |cut| cut.end());
         &self.left[from.max(self.left.len() - self.scope().len())..]
     }
 
-    /// Reported, somebody's own task, or what the text is about.
+    /// Reported speech, another person's task, or what the text is about.
     fn is_told(&self) -> bool {
         let told = |text: &str| {
             let last = text.rsplit(';').next().unwrap_or_default();

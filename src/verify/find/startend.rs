@@ -9,7 +9,7 @@ use super::spot::Spot;
 use super::{Find, Finds};
 
 const ANSWER: &str = r"(?:(?:your|the|this|my|an?|every|each|all|all your|each of your|every one of your) )?(?:(?:entire|whole|full|very) )?(?:responses?|answers?|repl(?:y|ies)|output|messages?|letter|email|e-mail|essay|article|story|poem|blog post|blog|post|song|rant|review|speech|joke|summary|text|limerick|haiku|rap|piece|report|advert(?:isement)?|ad|it|everything|things|off|toast|dialogue|script|riddle|memo|note|itinerary|cover letter|proposal|pitch)(?: (?:off|out|up))?";
-const PHRASE: &str = r"(?: (?:of|with|by|saying|reading|the|this|these|exactly|exact|following|precise|specific|closing|final|last|words?|phrases?|sentences?|lines?|text|question|statement|sign-off|remark|message|just|only|literally|simply|a|my|quote|expression|like|signature|catchphrase|verbatim))*";
+const PHRASE: &str = r"(?: (?:of|with|by|saying|reading|the|this|these|exactly|exact|following|precise|specific|closing|final|last|words?|phrases?|sentences?|lines?|text|question|statement|sign-off|remark|message|just|only|literally|simply|a|my|quote|expression|like|signature|catchphrase|verbatim)\b)*";
 
 // `end your response with the exact phrase …`
 pattern!(
@@ -84,7 +84,10 @@ fn ending(reading: &Reading<'_>, index: usize, found: &regex::Captures<'_>) -> O
     usable.then(|| Find::new("startend:end_checker", json!({"end_phrase": phrase}), range))
 }
 
-pattern!(EACH_PART, [r"\b(?:each|every|paragraph|section|stanza|line)\b"]);
+pattern!(
+    EACH_PART,
+    [r"\b(?:each|every|paragraph|section|stanza|(?:first|second|third|opening|top|title|subject|that|which) line)\b"]
+);
 
 /// `P.S.` at the end is a postscript, `...` no phrase.
 fn marker(phrase: &str) -> bool {

@@ -226,7 +226,7 @@ fn wordings() -> Vec<(&'static str, &'static str, serde_json::Value)> {
 #[test]
 fn whole_wordings_become_checks_where_their_ids_are_known() {
     for (said, id, kwargs) in wordings() {
-        let unknown = Check::new(id, Map::new()).is_err_and(|error| error.0.contains("unknown instruction id"));
+        let unknown = Check::new(id, Map::new()).is_err_and(|error| error.message.contains("unknown instruction id"));
         if !id.is_empty() && unknown {
             eprintln!("skipped, because this build does not know {id}: {said}");
             continue;

@@ -143,7 +143,7 @@ fn pronouns(response: &str) -> usize {
     words(&text).filter(|word| PRONOUNS.split_ascii_whitespace().any(|pronoun| pronoun == *word)).count()
 }
 
-/// An interrobang, and each of the six marks beside it.
+/// An interrobang, and each of the six marks next to it.
 fn has_all_marks(response: &str) -> bool {
     let rest = match ["?!", "!?"].into_iter().find(|mark| response.contains(mark)) {
         Some(mark) => response.replacen(mark, "", 1),

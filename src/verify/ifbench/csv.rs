@@ -76,9 +76,9 @@ enum State {
     FieldStart,
     InField,
     InQuotes,
-    /// After a quote in quotes.
+    /// A quote was read within quotes.
     QuoteInQuotes,
-    /// After the end of a record, which may have several characters.
+    /// A record has ended, by one or several characters.
     LineEnd,
 }
 

@@ -103,7 +103,7 @@ fn ascii(text: &str) -> String {
     text.nfkd().map(|(c, _)| c).filter(char::is_ascii).collect()
 }
 
-/// From Zimbabwe on at least 52 lines in reverse alphabetical order.
+/// Whether the response has at least 52 lines in reverse alphabetical order, from Zimbabwe on.
 fn is_country_list(response: &str) -> bool {
     let lines = response.split('\n').map(bare).filter(|line| !line.is_empty());
     let names: Vec<String> = lines.skip_while(|line| !line.contains("Zimbabwe")).map(ascii).collect();

@@ -125,7 +125,7 @@ fn has_thesis(response: &str) -> bool {
     !is_blank(&text[3..close]) && !is_blank(&text[close + 4..])
 }
 
-/// Not in lower case throughout, and not in lower case at the start alone.
+/// Whether the token is neither in lower case throughout nor in lower case at its start alone.
 fn is_title_case(token: &str) -> bool {
     let mut chars = token.chars();
     let starts_low = chars.next().is_some_and(char::is_lowercase);

@@ -21,7 +21,7 @@ pub(super) fn has_rising_indents(response: &str) -> bool {
     lines.windows(2).all(|pair| indent(pair[0]) < indent(pair[1]))
 }
 
-/// At least two sentences and then at least two lines that start with `*`. One empty line may end the text.
+/// Whether at least two sentences come before at least two lines that start with `*`. One empty line may end the text.
 pub(super) fn has_bullets_after_text(response: &str) -> bool {
     let (mut in_text, mut written, mut bullets) = (true, 0, 0);
     for line in response.split('\n').map(trim) {

@@ -63,7 +63,7 @@ impl Rule {
     }
 }
 
-/// How many words of a sentence stand beside one with the same first character.
+/// How many words of a sentence stand next to one with the same first character.
 fn alliteration(sentence: &str) -> usize {
     let lowered = sentence.to_lowercase();
     let firsts: Vec<char> =

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use crate::verify::text::is_digit;
 
-/// Words and their syllables, from syllapy 0.8.0 under the MIT licence beside it.
+/// Words and their syllables, from syllapy 0.8.0 under the MIT licence next to it.
 static DICTIONARY: LazyLock<HashMap<&str, usize>> = LazyLock::new(|| {
     let entry = |line: &'static str| {
         let (word, syllables) = line.rsplit_once(',')?;

@@ -32,7 +32,7 @@ fn sentences_agree_with_the_reference() {
     assert_eq!(agreement("sentences", sentences), (474, 474));
 }
 
-/// Not all can: tokens are those of Punkt's sentences, for which we have no trained data.
+/// Compares tokens where that is possible: Punkt's need its sentences, for which we have no trained data.
 #[test]
 fn tokens_agree_with_the_reference() {
     let (right, all) = agreement("tokens", tokens);

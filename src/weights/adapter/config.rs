@@ -7,7 +7,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::ModelError;
+use super::{ModelError, files};
 
 /// The file's name.
 pub(super) const FILE: &str = "adapter_config.json";
@@ -55,9 +55,9 @@ pub enum Targets {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Layers {
-    /// One.
+    /// A single layer.
     One(usize),
-    /// Several.
+    /// A list of layers.
     Many(Vec<usize>),
 }
 
@@ -69,7 +69,7 @@ const REFUSED: &[(&str, Harmless, &str)] = &[
     (
         "modules_to_save",
         off,
-        "whole modules beside the adapter are not supported; merge the adapter, or train without them",
+        "whole modules next to the adapter are not supported; merge the adapter, or train without them",
     ),
     ("bias", |v| off(v) || v == "none", "trained biases are not supported; set it to \"none\""),
     ("lora_bias", off, "biases on B are not supported"),
@@ -103,7 +103,7 @@ fn off(value: &Value) -> bool {
 }
 
 impl AdapterConfig {
-    /// Reads `adapter_config.json`.
+    /// Reads the file `adapter_config.json`.
     ///
     /// # Errors
     /// Names the field that is wrong or not supported.
@@ -111,7 +111,7 @@ impl AdapterConfig {
         Ok(Self::read(dir)?.0)
     }
 
-    /// Also gives the bytes that were read.
+    /// Reads the file, and also returns its bytes.
     pub(super) fn read(dir: &Path) -> Result<(Self, Vec<u8>), ModelError> {
         let path = dir.join(FILE);
         if !path.is_file() {
@@ -119,7 +119,7 @@ impl AdapterConfig {
             return Err(ModelError::Missing { file: path, remedy });
         }
         let broken = |reason: String| ModelError::Broken { file: path.clone(), reason };
-        let bytes = std::fs::read(&path).map_err(|e| broken(e.to_string()))?;
+        let bytes = files::read(&path, files::SMALL).map_err(|e| broken(e.to_string()))?;
         let value = serde_json::from_slice(&bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
         Ok((Self::parse(value).map_err(broken)?, bytes))
     }

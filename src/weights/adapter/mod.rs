@@ -13,12 +13,12 @@ pub use self::config::{AdapterConfig, Layers, Targets};
 pub(crate) use self::merge::encode;
 pub use self::merge::merge;
 use super::digest::{Digests, FileDigest};
-use super::{LowRank, LowRanks, ModelError, digest};
+use super::{LowRank, LowRanks, ModelError, digest, files, headers};
 
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// PEFT wraps the model twice and names its tensors accordingly.
 const PREFIX: &str = "base_model.model.";
-/// In the metadata of the weights' file: the digest of the tensors that the adapter was trained on.
+/// The key in the file's metadata of the digest of the tensors that the adapter was trained on.
 const BASE: &str = "base_sha256";
 
 /// Linear modules by name, with rows and columns.
@@ -54,8 +54,10 @@ impl Adapter {
             return Err(ModelError::Missing { file, remedy });
         }
         let broken = |reason: String| ModelError::Broken { file: file.clone(), reason };
+        let most =
+            most_bytes(&config, base).map_err(|reason| ModelError::Broken { file: dir.join(config::FILE), reason })?;
         // Read rather than mapped: the file may be rewritten at any time.
-        let bytes = std::fs::read(&file).map_err(|e| broken(e.to_string()))?;
+        let bytes = files::read(&file, most + headers::HEADER).map_err(|e| broken(e.to_string()))?;
         let whole = |e| broken(format!("not a whole safetensors file ({e}); copy it again"));
         let tensors = SafeTensors::deserialize(&bytes).map_err(whole)?;
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(whole)?;
@@ -141,6 +143,23 @@ impl Adapter {
         }
         Ok(())
     }
+}
+
+/// Bytes of the numbers that an adapter has on this base at most. A rank above the sizes of its matrix is no low rank: it would
+/// take more memory and time than the matrix itself.
+fn most_bytes(config: &AdapterConfig, base: &Linears) -> Result<u64, String> {
+    let mut bytes = 0;
+    for (module, &[outer, inner]) in base.iter().filter(|(module, _)| config.targets(module)) {
+        let rank = config.rank(module);
+        if rank > outer.max(inner) {
+            return Err(format!(
+                "the rank of `{module}` is {rank}, above the {outer} and {inner} of its matrix; merge the adapter, or train one \
+                 of a lower rank"
+            ));
+        }
+        bytes += (rank * (outer + inner) * size_of::<f32>()) as u64;
+    }
+    Ok(bytes)
 }
 
 /// The same file with its header's metadata in order: `safetensors` writes a hash map, and the same adapter should have one digest.

@@ -6,8 +6,8 @@ use super::names::{Heads, ROPE_FACTORS};
 use super::{Gguf, ModelError};
 use crate::weights::{ModelConfig, RopeScaling};
 
-/// Positions that a context may have at most: a table of angles is made for all of them.
-const MOST_CONTEXT: usize = 1 << 23;
+/// Positions that a context may have at most.
+const MOST_CONTEXT: usize = 1 << 24;
 
 /// Keys that change what is computed, below the architecture's name, with what they may say.
 const NEUTRAL: [(&str, f64); 8] = [

@@ -10,7 +10,6 @@ mod split;
 mod tokenizer;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -18,7 +17,7 @@ use memmap2::Mmap;
 use self::container::{Container, Listed, Value};
 use self::kind::Kind;
 pub use self::split::parts;
-use super::{Location, ModelError, Rows, Weights};
+use super::{Location, ModelError, Rows, Weights, files};
 
 /// Whether a path names a GGUF file.
 pub fn is_named(path: &Path) -> bool {
@@ -167,16 +166,13 @@ impl Gguf {
 
 fn read(path: &Path) -> Result<(Mmap, Container), ModelError> {
     let broken = |reason: String| ModelError::Broken { file: path.into(), reason };
-    let file = File::open(path).map_err(|e| match e.kind() {
+    let file = files::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => ModelError::Missing {
             file: path.into(),
             remedy: "check its name; of a model in several files all must be in one directory".into(),
         },
         _ => broken(e.to_string()),
     })?;
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        return Err(broken("it is not a file".into()));
-    }
     #[expect(unsafe_code, reason = "a file can only be mapped unsafely")]
     // SAFETY: the map is read-only; generations are written under a new name and renamed, never changed in place.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| broken(e.to_string()))?;

@@ -19,7 +19,7 @@ pub enum TokenIds {
 /// norms of their heads. Fields that the network does not depend on are ignored when read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LlamaConfig {
-    /// As it was read; `["LlamaForCausalLM"]` of new models.
+    /// The architectures that were read; new models have `["LlamaForCausalLM"]`.
     #[serde(default = "architectures")]
     pub architectures: Vec<String>,
     /// `llama`, `mistral`, `qwen2` or `qwen3`.
@@ -29,9 +29,9 @@ pub struct LlamaConfig {
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
     pub intermediate_size: usize,
-    /// Layers.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
     /// Key and value heads; a divisor of the query heads.
     pub num_key_value_heads: usize,
@@ -64,10 +64,10 @@ pub struct LlamaConfig {
     /// Whether a Qwen's window counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_sliding_window: Option<bool>,
-    /// Layers of a Qwen that have no window; kept for whoever reads the file.
+    /// Layers of a Qwen that have no window; kept for other readers of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_window_layers: Option<usize>,
-    /// Always `silu`.
+    /// The activation, always `silu`.
     #[serde(default = "silu")]
     pub hidden_act: String,
     /// First token of a text, if the tokenizer adds one.

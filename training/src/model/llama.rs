@@ -61,7 +61,7 @@ pub struct Layer {
     pub input_norm: Tensor,
     /// `(hidden,)`
     pub inner_norm: Tensor,
-    /// Of heads of queries and of keys, `(head_dim,)` each.
+    /// Norms of heads of queries and of keys, `(head_dim,)` each.
     pub head_norms: Option<(Tensor, Tensor)>,
 }
 

@@ -12,13 +12,13 @@ use super::params::{Entry, Kind, Layout, Params, uniform};
 /// A product of a layer, by PEFT's name for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Module {
-    /// Queries.
+    /// Product of the queries.
     #[serde(rename = "q_proj")]
     Query,
-    /// Keys.
+    /// Product of the keys.
     #[serde(rename = "k_proj")]
     Key,
-    /// Values.
+    /// Product of the values.
     #[serde(rename = "v_proj")]
     Value,
     /// What attention adds to the stream.
@@ -36,7 +36,7 @@ pub enum Module {
 }
 
 impl Module {
-    /// In the order of the layout.
+    /// All products in the order of the layout.
     pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
 
     /// Its name below `model.layers.N`.
@@ -82,7 +82,7 @@ pub struct LoraConfig {
     pub targets: Vec<Module>,
     /// Rank-stabilised: the scale is `alpha / sqrt(rank)` (Kalajdzievski 2023).
     pub rslora: bool,
-    /// An adapter's directory to go on from; a fresh one without it.
+    /// An adapter's directory to start from; a fresh one without it.
     pub from: Option<PathBuf>,
 }
 

@@ -12,7 +12,7 @@ use crate::records::BadLines;
 use crate::trainer::TrainConfig;
 use crate::world::Split;
 
-/// The section.
+/// The `[iterate]` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Iterate {
@@ -64,7 +64,7 @@ pub enum Source {
     File(PathBuf),
     /// The seeded world's.
     World {
-        /// The split.
+        /// The split of the world's prompts.
         world: Split,
     },
 }
@@ -102,7 +102,7 @@ fn five_hundred() -> usize {
 pub struct Sample {
     /// Drafts of a prompt.
     pub per_prompt: usize,
-    /// Of the drafts.
+    /// Temperature of the drafts.
     pub temperature: f32,
     /// Nucleus of the drafts.
     pub top_p: f32,
@@ -128,7 +128,7 @@ pub struct Search {
     pub strategy: Strategy,
     /// How closely the published reference is followed.
     pub mode: Mode,
-    /// Who judges.
+    /// The judge: the model, rules or both.
     pub judge: Judge,
     /// Judged refinements at most.
     pub budget: usize,
@@ -142,9 +142,9 @@ pub struct Search {
     pub votes: usize,
     /// A node with a value above this is accepted.
     pub threshold: f64,
-    /// Of votes.
+    /// Temperature of votes.
     pub judge_temperature: f32,
-    /// Of refinements.
+    /// Temperature of refinements.
     pub refine_temperature: f32,
     /// Tokens of one critique at most.
     pub judge_tokens: usize,
@@ -177,7 +177,7 @@ impl Default for Search {
 }
 
 impl Search {
-    /// As the search takes it.
+    /// The settings as the search takes them.
     #[must_use]
     pub fn config(&self) -> SearchConfig {
         SearchConfig {
@@ -214,7 +214,7 @@ pub enum Pairing {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Build {
-    /// Which pairs.
+    /// Which pairs are made.
     pub pairing: Pairing,
     /// Pairs at most.
     pub pairs: Option<usize>,
@@ -261,7 +261,7 @@ pub struct Dpo {
     /// What pairs are compared by.
     #[serde(default)]
     pub preference: Preference,
-    /// The same turns by likelihood of the chosen response alone: the ablation of SFT on refined responses.
+    /// Whether the actor learns the chosen response's likelihood alone: the ablation of SFT on refined responses.
     #[serde(default)]
     pub chosen_only: bool,
     /// Tokens of one update.
@@ -318,7 +318,7 @@ fn yes() -> bool {
 pub struct Gate {
     /// Whether scores decide; otherwise every round's models are taken over.
     pub enabled: bool,
-    /// Validation prompts.
+    /// Number of validation prompts.
     pub prompts: usize,
     /// How much worse a score may be.
     pub tolerance: f64,

@@ -20,7 +20,7 @@ use crate::trainer::StepMetrics;
 #[derive(Serialize)]
 struct Report {
     manifest: Manifest,
-    /// By training stage, such as `iter-1/actor`.
+    /// Loss curves by training stage, such as `iter-1/actor`.
     curves: BTreeMap<String, Vec<StepMetrics>>,
     similarity: Vec<Similarity>,
     /// Seconds by stage.
@@ -32,13 +32,13 @@ struct Report {
 /// How alike the two sides of a round's pairs are: twice the words in common over all words, 1 for equal texts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct Similarity {
-    /// Of a failing draft and its accepted refinement.
+    /// Mean similarity of a failing draft and its accepted refinement.
     refined: f64,
-    /// How many.
+    /// Number of such pairs.
     refined_pairs: usize,
-    /// Of the same draft and another draft that was accepted.
+    /// Mean similarity of the same draft and another draft that was accepted.
     independent: f64,
-    /// How many.
+    /// Number of such pairs.
     independent_pairs: usize,
 }
 

@@ -28,22 +28,22 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Ablate {
     seeds: Vec<u64>,
-    /// By name; every variant is compared with the recipe as it is, which is called `spar`.
+    /// The variants by name; every one is compared with the recipe as it is, which is called `spar`.
     variants: BTreeMap<String, Table>,
 }
 
 /// A row of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
-    /// The variant.
+    /// The variant's name.
     pub variant: String,
     /// Held-out greedy score, over all seeds and prompts.
     pub greedy: Estimate,
-    /// The same by seed.
+    /// The greedy score by seed.
     pub by_seed: Vec<f64>,
-    /// Variant minus `spar` on the same prompts and seeds, of which the prompts are the sample: what it is for these seeds.
+    /// Difference to `spar` on the same prompts and seeds, with an interval over prompts: what it is for these seeds.
     pub difference: Option<Estimate>,
-    /// The same of which the seeds are the sample: what it would be for others. Not with one seed.
+    /// That difference with an interval over seeds: what it may be for other seeds. `None` for one seed.
     pub over_seeds: Option<Estimate>,
     /// The search's score.
     pub search: Estimate,
@@ -64,7 +64,7 @@ struct Outcome {
 /// Runs every variant with every seed below `out` and writes `ablations.json` and `ablations.md`.
 ///
 /// # Errors
-/// The recipe's, or the first failing run's.
+/// The recipe cannot be used, or a run fails.
 pub async fn ablate(recipe: &Path, out: &Path) -> Result<Vec<Row>> {
     let text = std::fs::read_to_string(recipe).with_context(|| format!("reading the recipe {}", recipe.display()))?;
     let file: File = toml::from_str(&text).with_context(|| format!("in the recipe {}", recipe.display()))?;
@@ -125,7 +125,7 @@ fn share_first_round(base: (&Iterate, &Path), run: (&Iterate, &Path)) -> Result<
         return Ok(());
     }
     std::fs::create_dir_all(&to).with_context(|| format!("creating {}", to.display()))?;
-    // Records last: what is recorded as finished is there.
+    // Records are written last: what is recorded as finished exists.
     for file in ["prompts.jsonl", "samples.jsonl", "trees.jsonl", "samples.stage.json", "trees.stage.json"] {
         std::fs::copy(from.join(file), to.join(file)).with_context(|| format!("copying {file} to {}", to.display()))?;
     }

@@ -1,4 +1,4 @@
-//! From nothing to an actor and a refiner: tokenizer, actor, its responses, refiner, its refinements, refiner again.
+//! An actor and a refiner from nothing: tokenizer, actor, its responses, refiner, its refinements, refiner again.
 
 use std::path::{Path, PathBuf};
 
@@ -148,7 +148,7 @@ impl Run<'_> {
 /// The native engine on a model directory.
 ///
 /// # Errors
-/// The directory's defect.
+/// The directory has a defect, which the error names.
 pub fn load(directory: &Path) -> Result<NativeEngine> {
     let opened = ModelDir::open(PathBuf::from(directory))?;
     let engine = NativeEngine::load(opened, NativeConfig::default())?;

@@ -21,10 +21,10 @@ use crate::checkpoint;
 use crate::recipe::iterate::{Build, Pairing};
 use crate::records::{BadLines, ChatLine, Draft, PairLine, Sampled, Searched, read};
 
-/// What decides the stage's output beside its inputs.
+/// Settings that decide the stage's output, in addition to its inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings<'a> {
-    /// Of every draw.
+    /// Decides every draw.
     pub seed: u64,
     /// What becomes data.
     pub build: &'a Build,
@@ -33,9 +33,9 @@ pub struct Settings<'a> {
 /// Files of the stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
-    /// Judged drafts.
+    /// The file of judged drafts.
     pub samples: &'a Path,
-    /// Trees.
+    /// The file of trees.
     pub trees: &'a Path,
     /// The refiner's directory, for its templates.
     pub refiner: &'a Path,
@@ -69,7 +69,7 @@ pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -
     running.finish(&counts, Vec::new(), &[("dpo", &dpo), ("kept", &kept_file), ("sft", &sft)])
 }
 
-/// Copies the searches that a server has kept into `out`, as `trees.jsonl` beside an empty `samples.jsonl`, and gives both paths.
+/// Copies the searches that a server has kept into `out`, as `trees.jsonl` next to an empty `samples.jsonl`, and gives both paths.
 /// Two searches with the same question and draft count once.
 ///
 /// # Errors
@@ -151,7 +151,7 @@ fn independent(seed: u64, samples: &[Sampled], trees: &[Searched]) -> Vec<(PairL
     trees.iter().filter_map(of).collect()
 }
 
-/// Drafts that every vote accepts, one of a prompt: what the actor does right and should go on doing.
+/// Drafts that every vote accepts, one of a prompt: what the actor does right and should keep doing.
 fn kept(settings: &Settings<'_>, samples: &[Sampled], most: usize) -> Vec<ChatLine> {
     let pick = |line: &Sampled| {
         let mut drafts = line.drafts.iter().filter(|draft| draft.accepted && !draft.cut);

@@ -21,7 +21,7 @@ pub struct Dpo {
     pub base: PathBuf,
     /// One `{"prompt": […], "chosen": […], "rejected": […]}` per line, each a list of turns.
     pub data: PathBuf,
-    /// Chats whose last reply was right already, as `sft` reads them: one beside each pair, with the weight of `preference.kept`.
+    /// Chats whose last reply was right already, as `sft` reads them: one with each pair, with the weight of `preference.kept`.
     #[serde(default)]
     pub kept: Option<PathBuf>,
     /// What happens to a line that cannot be used.
@@ -38,7 +38,7 @@ pub struct Dpo {
     /// Passes over the data; decides `train.steps`, and `train.warmup` as a tenth of them.
     #[serde(default)]
     pub epochs: Option<f64>,
-    /// The loop.
+    /// The training loop.
     pub train: TrainConfig,
 }
 

@@ -15,14 +15,14 @@ use super::manifest::{Record, Stage};
 use crate::recipe::iterate::{Sample, Search};
 use crate::records::{Asked, BadLines, Draft, Sampled, read_prompts};
 
-/// What decides the stage's output beside its inputs.
+/// Settings that decide the stage's output, in addition to its inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings<'a> {
-    /// Of every draw.
+    /// Decides every draw.
     pub seed: u64,
-    /// Of drafts.
+    /// Settings of the drafts.
     pub sample: &'a Sample,
-    /// Of votes.
+    /// Settings of the votes.
     pub search: &'a Search,
     /// What happens to a bad line.
     pub bad_lines: BadLines,
@@ -41,10 +41,10 @@ pub struct Files<'a> {
     pub out: &'a Path,
 }
 
-/// Runs the stage. Lines appear as they are made; a killed stage goes on after the last.
+/// Runs the stage. Lines appear as they are made; a killed stage resumes after the last.
 ///
 /// # Errors
-/// A file's, a line's or a model call's.
+/// A file, a line or a model call fails.
 pub async fn sample(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
     let inputs = [("prompts", files.prompts), ("actor", files.actor), ("refiner", files.refiner)];
     let running = match Stage::begin(&files.out.with_extension("stage.json"), "sample", settings, &inputs)? {

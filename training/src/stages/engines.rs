@@ -17,17 +17,17 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Loads both.
+    /// Loads both models.
     ///
     /// # Errors
-    /// The directory's defect.
+    /// The directory has a defect, which the error names.
     pub fn open(actor: &Path, refiner: &Path) -> Result<Self> {
         let first = Arc::new(load(actor)?);
         let second = if actor == refiner { first.clone() } else { Arc::new(load(refiner)?) };
         Ok(Self { actor: first, refiner: second })
     }
 
-    /// As a search takes them; the templates are the refiner's.
+    /// The models as a search takes them; the templates are the refiner's.
     #[must_use]
     pub fn models(&self) -> Models<'_> {
         Models { actor: &*self.actor, refiner: &*self.refiner, templates: &self.refiner.dir().templates }

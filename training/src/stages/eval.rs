@@ -1,4 +1,4 @@
-//! Measures an actor and a refiner on prompts that can be checked, and tells whether search is worth its tokens.
+//! Measures an actor and a refiner on prompts that can be checked, and shows whether search is worth its tokens.
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -43,7 +43,7 @@ pub struct AtBudget {
     pub accepted: f64,
 }
 
-/// Search beside best-of-N with at least as many tokens.
+/// Search compared with best-of-N with at least as many tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The search's budget.
@@ -52,7 +52,7 @@ pub struct Comparison {
     pub best_of_n: usize,
     /// Tokens per prompt, the search's and best-of-N's.
     pub tokens: (f64, f64),
-    /// Best-of-N's score.
+    /// The score of best-of-N.
     pub score: Estimate,
     /// Search minus best-of-N on the same prompts.
     pub difference: Estimate,
@@ -69,11 +69,11 @@ pub struct Report {
     pub judge: JudgeScore,
     /// Mean of the accuracies on right and on wrong responses.
     pub judge_balanced_accuracy: Estimate,
-    /// Share of failing greedy responses that one refinement after the refiner's own critique mends.
+    /// Share of failing greedy responses that one refinement after the refiner's own critique fixes.
     pub refine_once: Estimate,
     /// Breadth-first search, judged by votes.
     pub search: Vec<AtBudget>,
-    /// The same with the rules as judge, budget 16.
+    /// The search with the rules as judge, budget 16.
     pub rules: AtBudget,
     /// Best-of-N at each of the search's budgets.
     pub best_of_n: Vec<Comparison>,
@@ -82,7 +82,7 @@ pub struct Report {
 /// Measures `models` on `prompts`.
 ///
 /// # Errors
-/// The first failing model call's.
+/// The error of the first failing model call.
 pub async fn evaluate(models: Models<'_>, prompts: &[Prompt], options: &Options) -> Result<Report> {
     let base = SearchConfig::by_votes();
     let parallel = options.parallel;

@@ -17,14 +17,14 @@ use super::manifest::{Record, Stage};
 use super::{bootstrap, write_lines};
 use crate::records::{Asked, BadLines, read_prompts};
 
-/// What decides the stage's output beside its inputs.
+/// Settings that decide the stage's output, in addition to its inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings {
-    /// Of every draw.
+    /// Decides every draw.
     pub seed: u64,
     /// Constraints added to a prompt at most.
     pub most: usize,
-    /// Of the model.
+    /// Temperature of the model's replies.
     pub temperature: f32,
     /// What happens to a bad line.
     pub bad_lines: BadLines,
@@ -36,7 +36,7 @@ pub struct Settings {
 /// What came of a prompt: a line of the stage's log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evolved {
-    /// Of the prompt it was made from.
+    /// The key of the prompt from which it was made.
     pub key: Value,
     /// Kinds of constraints that were asked for.
     pub kinds: Vec<String>,
@@ -46,10 +46,10 @@ pub struct Evolved {
     pub prompt: Option<String>,
 }
 
-/// Writes the harder prompts to `out`, as prompts without rules, and everything that was tried beside it, in `*.log.jsonl`.
+/// Writes the harder prompts to `out`, as prompts without rules, and everything that was tried next to it, in `*.log.jsonl`.
 ///
 /// # Errors
-/// A file's, a line's or a model call's.
+/// A file, a line or a model call fails.
 pub async fn evolve(settings: &Settings, prompts: &Path, model: &Path, out: &Path) -> Result<Record> {
     let inputs = [("prompts", prompts), ("model", model)];
     let running = match Stage::begin(&out.with_extension("stage.json"), "evolve", settings, &inputs)? {

@@ -9,9 +9,9 @@ use crate::recipe::iterate::Gate;
 /// Scores with the old and with the new model on the same prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// With the old one.
+    /// The score with the old model.
     pub before: f64,
-    /// With the new one.
+    /// The score with the new model.
     pub after: f64,
     /// New minus old, prompt by prompt.
     pub difference: Estimate,
@@ -30,7 +30,7 @@ pub struct Decision {
     pub judge: Option<(f64, f64)>,
     /// Whether the new refiner is taken over.
     pub refiner_accepted: bool,
-    /// Of the models that were taken over, on the validation prompts.
+    /// Scores of the models that were taken over, on the validation prompts.
     pub scores: Summary,
 }
 

@@ -16,12 +16,12 @@ use super::manifest::{Record, Stage};
 use crate::recipe::iterate::Search;
 use crate::records::{BadLines, Draft, Grown, Sampled, Searched, read};
 
-/// What decides the stage's output beside its inputs.
+/// Settings that decide the stage's output, in addition to its inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings<'a> {
-    /// Of every draw.
+    /// Decides every draw.
     pub seed: u64,
-    /// Of the search.
+    /// Settings of the search.
     pub search: &'a Search,
     /// Prompts at a time; what is made does not depend on it.
     #[serde(skip)]
@@ -39,10 +39,10 @@ pub struct Files<'a> {
     pub out: &'a Path,
 }
 
-/// Runs the stage. Lines appear as they are made; a killed stage goes on after the last.
+/// Runs the stage. Lines appear as they are made; a killed stage resumes after the last.
 ///
 /// # Errors
-/// A file's, a line's or a model call's.
+/// A file, a line or a model call fails.
 pub async fn grow(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
     let inputs = [("samples", files.samples), ("refiner", files.refiner)];
     let running = match Stage::begin(&files.out.with_extension("stage.json"), "search", settings, &inputs)? {

@@ -26,9 +26,10 @@ pub struct Manifest {
     pub version: String,
     /// The recipe, seeds included.
     pub recipe: Iterate,
-    /// On the validation prompts, before the first round.
+    /// Scores on the validation prompts before the first round.
     pub start: Option<Summary>,
-    /// On the held-out prompts, before the first round and after each; the last one's again after a round that changed nothing.
+    /// Scores on the held-out prompts before the first round and after each; the last one's again after a round that
+    /// changed nothing.
     pub held_out: Vec<Summary>,
     /// What each round counted and decided.
     pub rounds: Vec<Round>,
@@ -36,10 +37,10 @@ pub struct Manifest {
     pub sha256: BTreeMap<String, String>,
 }
 
-/// One round.
+/// One round's outcome.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Round {
-    /// By stage.
+    /// Counts by stage.
     pub counts: BTreeMap<String, BTreeMap<String, u64>>,
     /// The gate's decision.
     pub gate: Option<Decision>,
@@ -62,7 +63,7 @@ struct Run<'a> {
 /// Runs all rounds of `recipe` in `out` and writes `final/` (both models), `manifest.json` and `times.json`.
 ///
 /// # Errors
-/// The first failing stage's; the message says which.
+/// The error of the first failing stage; the message says which.
 pub async fn iterate(recipe: &Iterate, out: &Path) -> Result<Manifest> {
     std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let mut run = Run { recipe, out, times: read_times(out) };
@@ -194,7 +195,7 @@ impl Run<'_> {
         Ok(path)
     }
 
-    /// Takes over what is not worse: the actor first, then the refiner beside the actor that is now in use.
+    /// Takes over what is not worse: the actor first, then the refiner with the actor that is now in use.
     async fn gate(
         &mut self,
         t: usize,
@@ -295,7 +296,7 @@ fn later(train: &TrainConfig, t: usize, factor: f64, seed: u64) -> TrainConfig {
     train
 }
 
-/// Where a stage writes: an adapter goes beside the model that it is merged to.
+/// Where a stage writes: an adapter goes next to the model that it is merged to.
 fn trained_to(model: &Path, train: &TrainConfig) -> PathBuf {
     if train.lora.is_none() { model.into() } else { model.with_extension("adapter") }
 }

@@ -1,4 +1,4 @@
-//! A file of lines that grows while a stage runs: a killed stage goes on after its last whole line.
+//! A file of lines that grows while a stage runs: a killed stage resumes after its last whole line.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::engines::bar;
 
-/// Lines on their way to `path`; until all of them are there, they are in `.NAME.partial` beside it.
+/// Lines on their way to `path`; until they are complete, they are in `.NAME.partial` next to it.
 pub struct Journal {
     path: PathBuf,
     partial: PathBuf,
@@ -65,7 +65,7 @@ impl Journal {
     /// them the file. `what` names the work for people.
     ///
     /// # Errors
-    /// The first that `one` fails with, or when a line cannot be written.
+    /// The first error of `one`, or when a line cannot be written.
     pub async fn fill<'a, I, T: Serialize, F: Future<Output = Result<T>>>(
         mut self,
         what: &'static str,

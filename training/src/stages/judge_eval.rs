@@ -44,7 +44,7 @@ pub struct Options {
     /// Votes on a response at most; of a cascade, critiques.
     #[arg(long, default_value_t = 5)]
     pub votes: usize,
-    /// Of the votes.
+    /// Temperature of the votes.
     #[arg(long, default_value_t = 0.7)]
     pub temperature: f32,
     /// Fixes every draw.
@@ -112,7 +112,7 @@ pub struct Quality {
     pub precision: f64,
     /// Share of the right responses that it accepts.
     pub recall: f64,
-    /// Their harmonic mean.
+    /// The harmonic mean of precision and recall.
     pub f1: f64,
     /// Mean of the shares of right verdicts on right and on wrong responses.
     pub balanced: f64,
@@ -121,7 +121,7 @@ pub struct Quality {
     pub calibration_error: f64,
     /// Responses without a decision.
     pub undecided: usize,
-    /// Responses.
+    /// Number of responses.
     pub n: usize,
     /// What a judgement takes on average.
     pub cost: Cost,
@@ -130,7 +130,7 @@ pub struct Quality {
 /// What a judgement takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
-    /// Generated tokens.
+    /// Mean number of generated tokens.
     pub generated: f64,
     /// Prompt tokens of verdicts that are read as probabilities.
     pub scored: f64,
@@ -220,7 +220,7 @@ pub async fn label_by_rules(prompts: &Path, actor: &dyn Engine, options: &Option
 /// Asks for all votes on every response and scores majorities of the first 1, 3, 5, … of them.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn judge_eval(
     judge: &dyn Engine,
     templates: &Templates,
@@ -264,7 +264,7 @@ pub async fn judge_eval(
 /// Judges every response as a search does that reads probabilities.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn probability_eval(
     judge: &dyn Engine,
     templates: &Templates,

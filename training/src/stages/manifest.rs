@@ -26,7 +26,7 @@ const MODEL: [&str; 9] = [
 /// A stage's record, `NAME.stage.json`. It holds no times and no paths: the same run elsewhere writes the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The stage.
+    /// The stage's name.
     pub stage: String,
     /// The version of the trainer.
     pub version: String,
@@ -48,7 +48,7 @@ pub struct Record {
 pub enum Stage {
     /// It has ended: nothing is left to do.
     Finished(Record),
-    /// It begins or goes on.
+    /// The stage begins or resumes.
     Running(Running),
 }
 

@@ -25,11 +25,11 @@ pub struct Plan {
     pub weights: usize,
     /// A sum and one for each worker at work.
     pub gradients: usize,
-    /// The optimizer's moving averages; beside a device, all that the host holds.
+    /// The optimizer's moving averages; with a device, all that the host holds.
     pub optimizer: usize,
     /// Whether a device computes.
     pub on_device: bool,
-    /// Of all workers, for a unit of one longest sequence each.
+    /// Activations of all workers, for a unit of one longest sequence each.
     pub activations: usize,
     /// Tokens of one update.
     pub tokens_per_step: usize,
@@ -38,7 +38,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// All of it, or all of the device's.
+    /// All memory together, or all of the device's.
     #[must_use]
     pub fn peak(&self) -> usize {
         let optimizer = if self.on_device { 0 } else { self.optimizer };

@@ -14,11 +14,11 @@ use crate::world::Split;
 /// What prompts are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Of round `t`, counted from 1.
+    /// The prompts of round `t`, counted from 1.
     Round(usize),
-    /// The gate's.
+    /// The prompts of the gate.
     Validation,
-    /// Reported.
+    /// The prompts that are reported.
     HeldOut,
 }
 

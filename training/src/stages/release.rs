@@ -46,7 +46,7 @@ pub struct Manifest {
     pub data: BTreeMap<String, usize>,
     /// SHA-256 by file.
     pub sha256: BTreeMap<String, String>,
-    /// On the held-out prompts, with the shipped files.
+    /// Scores on the held-out prompts, with the shipped files.
     pub scores: Report,
 }
 

@@ -46,7 +46,7 @@ pub struct Sample {
 /// Responses of `engine` to instances `0..prompts`, `per_prompt` each; `parallel` prompts at a time.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn responses(
     engine: &dyn Engine,
     seed: u64,
@@ -78,7 +78,7 @@ pub async fn responses(
 /// for one, are left out.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn refinements(
     models: Models<'_>,
     config: &SearchConfig,

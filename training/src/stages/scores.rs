@@ -21,9 +21,9 @@ use crate::records::{Asked, BadLines, read_prompts};
 pub struct Scores {
     /// Whether the greedy response follows every instruction, as 0 or 1.
     pub greedy: Vec<f64>,
-    /// The same of the search's answer.
+    /// Whether the search's answer is right, for each prompt.
     pub search: Vec<f64>,
-    /// Of failing greedy responses: whether one refinement after the refiner's own critique mends it.
+    /// Whether one refinement after the refiner's own critique fixes a failing greedy response, for each of these.
     pub refine_once: Vec<f64>,
     /// The judge's majority against the rules, on greedy and sampled responses.
     pub judge: JudgeScore,
@@ -31,14 +31,14 @@ pub struct Scores {
     pub length: f64,
 }
 
-/// Their means.
+/// Means of all scores.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Greedy responses.
+    /// Score of greedy responses.
     pub greedy: Estimate,
     /// The search's answers.
     pub search: Estimate,
-    /// One refinement.
+    /// Share of failing responses that one refinement fixes.
     pub refine_once: Estimate,
     /// Mean of the judge's accuracies on right and on wrong responses.
     pub judge: f64,
@@ -47,14 +47,14 @@ pub struct Summary {
 }
 
 impl Scores {
-    /// Of no prompts.
+    /// Scores of no prompts.
     #[must_use]
     pub fn empty() -> Self {
         let judge = JudgeScore::default();
         Self { greedy: Vec::new(), search: Vec::new(), refine_once: Vec::new(), judge, length: 0.0 }
     }
 
-    /// Their means with intervals.
+    /// The means with intervals.
     #[must_use]
     pub fn summary(&self) -> Summary {
         Summary {
@@ -76,13 +76,13 @@ impl Scores {
 /// How scores are taken.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings<'a> {
-    /// Of every draw.
+    /// Decides every draw.
     pub seed: u64,
-    /// Of sampled responses.
+    /// Settings of sampled responses.
     pub sample: &'a Sample,
-    /// Of the search and the judge.
+    /// Settings of the search and the judge.
     pub search: &'a Search,
-    /// Node budget.
+    /// The node budget.
     pub budget: usize,
     /// Prompts at most.
     pub prompts: usize,
@@ -91,13 +91,13 @@ pub struct Settings<'a> {
 /// Files of the stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
-    /// Checkable prompts.
+    /// Prompts that rules can check.
     pub prompts: &'a Path,
     /// The actor's directory.
     pub actor: &'a Path,
     /// The refiner's directory.
     pub refiner: &'a Path,
-    /// The scores.
+    /// The file that receives the scores.
     pub out: &'a Path,
 }
 

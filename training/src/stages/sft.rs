@@ -17,10 +17,10 @@ use crate::trainer::{TrainConfig, TrainReport};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Turns {
-    /// Every one.
+    /// Every turn of the assistant.
     #[default]
     All,
-    /// The last.
+    /// The last turn.
     Last,
 }
 

@@ -19,9 +19,9 @@ use crate::trainer::{self, Init, Learning, Processor, TrainConfig, TrainReport};
 
 /// What is learned from.
 pub(super) enum Data {
-    /// Sequences.
+    /// Sequences to learn.
     Examples(Vec<Example>),
-    /// Pairs of replies, and replies to be kept: one beside each pair, in turn.
+    /// Pairs of replies, and replies to be kept: one with each pair, in turn.
     Pairs(Vec<PairExample>, Vec<Example>),
 }
 
@@ -39,17 +39,17 @@ pub(super) struct Task<'a> {
     pub stage: &'static str,
     pub base: &'a Path,
     pub data: &'a Path,
-    /// Replies to be kept beside pairs.
+    /// Replies to be kept, in addition to pairs.
     pub kept: Option<&'a Path>,
     pub tokens_per_step: usize,
     pub epochs: Option<f64>,
     pub preference: Preference,
-    /// What decides the result beside the loop's settings.
+    /// What decides the result in addition to the loop's settings.
     pub settings: Value,
     pub train: &'a TrainConfig,
 }
 
-/// Files beside the weights that a model directory needs.
+/// Files that a model directory needs in addition to the weights.
 const BESIDE: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "spar.json"];
 
 /// Trains on what `load` reads, given the tokenizer and the longest sequence.
@@ -121,7 +121,7 @@ fn remove_resume_file(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The files beside the weights come from the model that was trained.
+/// The other files come from the model that was trained.
 pub(super) fn copy_beside(from: &Path, to: &Path) -> Result<()> {
     for name in BESIDE.iter().filter(|name| from.join(name).exists()) {
         std::fs::copy(from.join(name), to.join(name)).with_context(|| format!("copying {name}"))?;

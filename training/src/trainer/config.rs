@@ -63,7 +63,7 @@ pub struct TrainConfig {
     pub out_dir: PathBuf,
     /// Element type of the exported weights.
     pub precision: Precision,
-    /// Trains a low-rank adapter beside frozen weights.
+    /// Trains a LoRA adapter on frozen weights.
     pub lora: Option<LoraConfig>,
     /// What is kept for the backward pass: less needs less memory and a third more time. The result does not depend on it.
     pub keep: Keep,

@@ -14,17 +14,17 @@ pub enum Constraint {
     Avoid(String),
     /// A word must occur at least so often.
     Repeat(String, usize),
-    /// At least so many words.
+    /// The response has at least this many words.
     WordsAtLeast(usize),
     /// Fewer words than this.
     WordsLess(usize),
-    /// At least so many sentences.
+    /// The response has at least this many sentences.
     SentencesAtLeast(usize),
     /// Fewer sentences than this.
     SentencesLess(usize),
-    /// Exactly so many bullets.
+    /// The response has exactly this many bullets.
     Bullets(usize),
-    /// Exactly so many paragraphs with `***` between them.
+    /// The response has exactly this many paragraphs with `***` between them.
     Paragraphs(usize),
     /// Two different responses.
     Two,
@@ -32,21 +32,21 @@ pub enum Constraint {
     Json,
     /// A title in double angular brackets.
     Title,
-    /// A postscript.
+    /// The response has a postscript.
     Postscript,
     /// Wrapped in double quotes.
     Quote,
     /// All in lower case.
     Lowercase,
-    /// Without commas.
+    /// The response has no commas.
     NoComma,
     /// The first word.
     First(String),
     /// The last phrase.
     End(String),
-    /// At least so many highlighted words.
+    /// The response has at least this many highlighted words.
     Highlights(usize),
-    /// At least so many placeholders.
+    /// The response has at least this many placeholders.
     Placeholders(usize),
 }
 
@@ -122,7 +122,7 @@ impl Kind {
 }
 
 impl Constraint {
-    /// Its kind.
+    /// The constraint's kind.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Include(_) => Kind::Include,

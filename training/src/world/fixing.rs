@@ -136,7 +136,7 @@ fn sentences(response: &Response) -> usize {
     verify::sentences(&response.render())
 }
 
-/// Puts `wanted` in the place of a word of its class, or beside one.
+/// Puts `wanted` in the place of a word of its class, or next to one.
 fn bring_in(response: &mut Response, wanted: &str, guard: &Guard, rng: &mut impl Rng) -> String {
     let class = lexicon::class_of(wanted).unwrap_or(Class::Noun);
     let target =

@@ -9,13 +9,13 @@ pub enum Class {
     Lead,
     /// Opens a noun phrase.
     Determiner,
-    /// Before a noun.
+    /// Adjectives stand before a noun.
     Adjective,
     /// Head of a noun phrase.
     Noun,
     /// Third person, intransitive.
     Verb,
-    /// After the verb.
+    /// Adverbs stand after the verb.
     Adverb,
     /// Opens a prepositional phrase.
     Preposition,

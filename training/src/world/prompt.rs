@@ -29,7 +29,7 @@ pub enum Split {
 pub struct Instance {
     /// What a user asks.
     pub prompt: String,
-    /// In the prompt's order.
+    /// The constraints in the prompt's order.
     pub constraints: Vec<Constraint>,
     /// A response that follows every constraint.
     pub witness: Response,
@@ -154,7 +154,7 @@ pub fn word_salad(rng: &mut impl Rng) -> Response {
     }
 }
 
-/// A prompt about `response` that asks for many words to be there or not, about half of which are there, and sometimes for
+/// A prompt about `response` that asks for many words to occur or not, about half of which occur, and sometimes for
 /// a count of words. It is there to be judged: no response that follows it is known.
 pub fn drill(response: Response, rng: &mut impl Rng) -> Instance {
     let content = |w: &&Word| w.class().is_some_and(|c| CONTENT.contains(&c));

@@ -7,7 +7,7 @@ use super::lexicon::{self, Class, ENDINGS};
 /// How a word is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Not at all.
+    /// The text is not marked.
     Plain,
     /// `*word*`: a highlighted section.
     Star,
@@ -18,7 +18,7 @@ pub enum Mark {
 /// A word of a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// Lower case.
+    /// The word in lower case.
     pub text: String,
     /// Whether a comma follows.
     pub comma: bool,
@@ -56,7 +56,7 @@ pub enum Layout {
     Json,
 }
 
-/// A response.
+/// A response of the synthetic world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// `<<Title>>` on a line of its own.
@@ -76,7 +76,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// The text.
+    /// The response as text.
     pub fn render(&self) -> String {
         let units: Vec<String> =
             self.units.iter().map(|u| u.iter().map(sentence_text).collect::<Vec<_>>().join(" ")).collect();
@@ -160,7 +160,7 @@ impl Response {
         self.units.iter().flatten().flatten()
     }
 
-    /// The same, to be edited.
+    /// The words, to be edited.
     pub fn words_mut(&mut self) -> impl Iterator<Item = &mut Word> {
         self.units.iter_mut().flatten().flatten()
     }

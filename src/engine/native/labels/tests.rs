@@ -7,12 +7,11 @@ use super::super::tests::{content, engine, engine_with, forms, greedy, mixed, ru
 use super::super::{NativeConfig, NativeEngine};
 use super::*;
 use crate::chat::Message;
-use crate::engine::labels::points::TokenizedQuestion;
 use crate::engine::model_dir::ModelDir;
-use crate::engine::{Engine, FinishReason, Input, Label, LabelSupport, Question, Request, Sampling, derive_seed};
+use crate::engine::{Engine, FinishReason, Input, Label, LabelSupport, Request, Sampling, derive_seed};
 use crate::testing::TinyModel;
 
-/// With one token and with several, one that begins another, and one that is there twice.
+/// Spellings with one token and with several, one that begins another, and one that occurs twice.
 const SPELLINGS: [&[&str]; 3] = [&["hello", " hello"], &["the", "hello"], &["!", "world", "!?", "!"]];
 
 fn labels() -> Vec<Label> {
@@ -23,7 +22,7 @@ fn asking(questions: &[(&str, &str)]) -> LabelRequest {
     let question =
         |&(chat, reply): &(&str, &str)| Question { input: Input::chat(vec![Message::user(chat)]), reply: reply.into() };
     let questions = questions.iter().map(question).collect();
-    LabelRequest { purpose: Purpose::Judge, questions, labels: labels() }
+    LabelRequest { purpose: Purpose::Judge, questions, labels: labels(), origin: Origin::default() }
 }
 
 /// The log-probability that scoring the whole text gives to what follows the question.
@@ -31,7 +30,7 @@ async fn scored(engine: &NativeEngine, question: &Question, spelling: &str) -> f
     let Input::Chat(messages) = &question.input else { panic!("a chat") };
     let asked = engine.dir.render(messages).unwrap() + &question.reply;
     let before = engine.dir.encode(&Input::Text(asked.clone())).unwrap().len();
-    let tokens = engine.score(Input::Text(asked + spelling), 0).await.unwrap();
+    let tokens = engine.score(Input::Text(asked + spelling), 0, Origin::default()).await.unwrap();
     tokens[before..].iter().map(|token| token.logprobs.as_ref().unwrap().token.logprob).sum()
 }
 
@@ -81,10 +80,10 @@ async fn a_label_that_merges_with_the_question_is_read_from_the_token_before() {
     let engine = engine(two_threads());
     let labels = ["the", "no"].map(|text| Label { spellings: vec![text.into()] });
     let question = |text: &str| Question { input: Input::Text(text.into()), reply: " ".into() };
-    let request = LabelRequest { purpose: Purpose::Judge, questions: vec![question("x")], labels: labels.into() };
+    let request = LabelRequest { questions: vec![question("x")], labels: labels.into(), ..asking(&[]) };
     let found = engine.read_labels(request).await.unwrap();
     for (text, found) in ["x the", "x no"].into_iter().zip(&found.logprobs[0]) {
-        let tokens = engine.score(Input::Text(text.into()), 0).await.unwrap();
+        let tokens = engine.score(Input::Text(text.into()), 0, Origin::default()).await.unwrap();
         let expected: f32 = tokens[2..].iter().map(|token| token.logprobs.as_ref().unwrap().token.logprob).sum();
         assert_eq!(*found, expected, "{text:?}");
     }
@@ -174,7 +173,7 @@ async fn a_critique_that_was_written_serves_its_verdict() {
     assert_eq!(critique.finish, FinishReason::Stop);
     let labels = [" Yes", " No"].map(|text| Label { spellings: vec![text.into()] }).into();
     let questions = vec![Question { input, reply: critique.text }];
-    let scores = engine.read_labels(LabelRequest { purpose: Purpose::Judge, questions, labels }).await.unwrap();
+    let scores = engine.read_labels(LabelRequest { questions, labels, ..asking(&[]) }).await.unwrap();
     // The reply ended with a token that is not part of its text.
     assert_eq!(scores.prompt_tokens, critique.prompt_tokens + critique.tokens - 1);
     assert_eq!(scores.cached_tokens, scores.prompt_tokens - 1);
@@ -199,6 +198,7 @@ fn mixed_labels(n: u64) -> LabelRequest {
         purpose: [Purpose::Answer, Purpose::Judge][pick(2, 2) as usize],
         questions: (0..1 + pick(3, 6)).map(question).collect(),
         labels: labels(),
+        origin: Origin::default(),
     }
 }
 
@@ -278,8 +278,11 @@ async fn a_dropped_call_leaves_at_the_next_step() {
     let long = "x ".repeat(10_000);
     let computed = || counters.prompt_tokens_computed.load(Ordering::Relaxed);
     let mut reading = Box::pin(engine.read_labels(asking(&[(&long, ""), (&long, "hello")])));
-    assert!(futures::poll!(&mut reading).is_pending());
-    until("it has begun", || computed() > 0).await;
+    // A long question is tokenized on another thread, so that one look at the call is not enough to begin it.
+    tokio::select! {
+        _ = &mut reading => panic!("it is not done so soon"),
+        () = until("it has begun", || computed() > 0) => {}
+    }
     drop(reading);
     until("its blocks are given back", || counters.running_blocks() == 0).await;
     assert!(computed() < 20_000, "{} tokens of twenty thousand were computed", computed());
@@ -302,8 +305,10 @@ async fn a_call_fails_with_its_threads() {
     let engine = engine_with(&model, two_threads());
     let long = "x ".repeat(10_000);
     let mut reading = Box::pin(engine.read_labels(asking(&[(&long, "")])));
-    assert!(futures::poll!(&mut reading).is_pending());
-    until("it has begun", || engine.counters().prompt_tokens_computed.load(Ordering::Relaxed) > 0).await;
+    tokio::select! {
+        _ = &mut reading => panic!("it is not done so soon"),
+        () = until("it has begun", || engine.counters().prompt_tokens_computed.load(Ordering::Relaxed) > 0) => {}
+    }
     engine.variant.runtime.fail(|| panic!("a fault on purpose"));
     assert!(matches!(reading.await, Err(EngineError::Crashed(_))));
     assert!(engine.read_labels(asking(&[("again", "")])).await.is_ok());

@@ -1,6 +1,6 @@
 //! Where runs of a few tokens occur in a sequence that grows. Each token takes a few words of memory and constant time.
 
-/// No position.
+/// A mark for no position.
 const NONE: u32 = u32::MAX;
 
 /// Occurrences that are looked at, the latest first.

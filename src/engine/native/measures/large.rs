@@ -31,7 +31,7 @@ struct Subject {
     /// Bytes that are read for every token.
     bytes: usize,
     peak: f64,
-    /// Tokens of a reply: more than it takes to read the prompts of those beside it.
+    /// Tokens of a reply: more than it takes to read the prompts of the others in its batch.
     tokens: usize,
     /// Tokens per second by batch and round.
     speeds: [Vec<f64>; BATCHES.len()],
@@ -72,7 +72,7 @@ impl Subject {
     }
 }
 
-/// Prints a table. `SPAR_BENCH_SIZE` takes one of the sizes, `SPAR_BENCH_BATCH` one of the batches; `SPAR_BENCH_ROUNDS` by turns, 3
+/// Prints a table. `SPAR_BENCH_SIZE` takes one of the sizes, `SPAR_BENCH_BATCH` one of the batches; `SPAR_BENCH_ROUNDS` interleaved, 3
 /// without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "a measurement that needs gigabytes"]

@@ -54,7 +54,7 @@ async fn speed(engine: &NativeEngine, request: Request) -> ([f64; 2], String) {
     ([done.tokens as f64 / seconds, done.tokens as f64 / processor], done.text)
 }
 
-/// Refinements of the model in the directory `SPAR_BENCH_MODEL`, with and without speculation by turns: `SPAR_BENCH_ROUNDS`,
+/// Refinements of the model in the directory `SPAR_BENCH_MODEL`, with and without speculation, interleaved: `SPAR_BENCH_ROUNDS`,
 /// 5 without it, of each share of changed words. A grammar makes the reply a known one; sampled replies are free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "a measurement of a model that is not shipped"]

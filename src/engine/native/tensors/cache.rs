@@ -13,7 +13,7 @@ use super::ops::fused;
 pub(in super::super) struct Cache {
     layers: Vec<(Tensor, Tensor)>,
     shape: Shape,
-    /// Last, so that what is above is gone before.
+    /// The last field, so that the fields above are dropped first.
     device: DeviceLease,
 }
 

@@ -8,7 +8,7 @@ use super::super::sequence::Sequence;
 
 /// What attention's cost and sight follow from.
 pub(super) struct Reach {
-    /// Query heads.
+    /// Number of query heads.
     pub(super) heads: usize,
     /// Elements of a position's keys in a layer.
     pub(super) kv_width: usize,

@@ -43,17 +43,13 @@ pub(super) struct Norm {
 }
 
 /// Cosine and sine of positions' angles, `(positions, head_dim / 2)`.
+#[derive(Clone)]
 pub(super) struct Turns {
     pub(super) cos: Tensor,
     pub(super) sin: Tensor,
 }
 
 impl Turns {
-    /// Half of a head's size.
-    pub(super) fn half(&self) -> usize {
-        self.cos.dims()[1]
-    }
-
     /// Those of positions, `(rows)`, as they multiply heads: `(rows, 1, head_dim / 2)`.
     pub(super) fn at(&self, positions: &Tensor) -> Result<Self> {
         let at = |table: &Tensor| table.index_select(positions, 0)?.unsqueeze(1);

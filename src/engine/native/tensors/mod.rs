@@ -10,7 +10,6 @@ mod plan;
 #[cfg(feature = "cuda")]
 use std::collections::BTreeMap;
 use std::ops::Deref;
-#[cfg(feature = "cuda")]
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -33,7 +32,7 @@ use crate::weights::{DenseConfig, LowRanks, ModelConfig, Weights};
 /// Weights on a device: matrices in the checkpoint's type where the device multiplies it, else in `f32`. The residual stream,
 /// norms, scores and logits are `f32`.
 pub(super) struct TensorModel {
-    /// Of matrices, keys and values.
+    /// The type of matrices, keys and values.
     dtype: DType,
     reach: Reach,
     /// `(vocabulary, hidden)`.
@@ -42,8 +41,10 @@ pub(super) struct TensorModel {
     norm: Norm,
     /// `(vocabulary, hidden)`, in `f32` because logits in fewer bits are too coarse to draw from.
     head: Tensor,
-    /// `(context, head_dim / 2)`.
-    turns: Turns,
+    config: DenseConfig,
+    context: usize,
+    /// `(positions, head_dim / 2)`, for as many positions as were needed.
+    turns: Mutex<Turns>,
     /// Last, so that what is above is gone before.
     device: DeviceLease,
 }
@@ -60,13 +61,13 @@ impl Deref for DeviceLease {
 }
 
 impl DeviceLease {
-    /// Keeps so many bytes of what is no longer used, from now on, and gives the rest back.
+    /// Keeps up to `bytes` of freed memory cached from now on, and gives the rest back.
     fn keep(&self, bytes: u64) {
         #[cfg(feature = "cuda")]
         if self.is_cuda() {
             use crate::kernels::device::{give_memory_back, keep_memory};
             if let Err(error) = keep_memory(self, bytes).and_then(|()| give_memory_back(self, bytes)) {
-                tracing::warn!(error = line(&error), "the device keeps memory that nobody uses");
+                tracing::warn!(error = line(&error), "the device keeps memory that is not used");
             }
         }
         #[cfg(not(feature = "cuda"))]
@@ -79,6 +80,9 @@ impl Drop for DeviceLease {
         self.keep(KEPT);
     }
 }
+
+/// Positions whose angles are there from the beginning; longer prompts make more.
+const POSITIONS: usize = 1 << 15;
 
 /// Bytes that a device keeps for the next step rather than give them back: what a step of one-token rows needs.
 const KEPT: u64 = 256 << 20;
@@ -100,7 +104,7 @@ impl TensorModel {
             return Err(LoadError::Device(reason.into()));
         }
         let device = DeviceLease(open(processor).map_err(LoadError::Device)?);
-        // What is there in another type for a moment goes at once, until the lease ends: kept, it would have weights in its midst.
+        // Nothing is cached while weights are loaded: freed conversion buffers would fragment the pool around them.
         device.keep(0);
         Self::read(config, dense, weights, &device)
     }
@@ -117,12 +121,6 @@ impl TensorModel {
         let head = if dense.tied { embedding.clone() } else { matrix("lm_head.weight")? };
         let layer = |index| Layer::load(index, dense, weights, dtype, device);
         let layers = (0..dense.layers).map(layer).collect::<std::result::Result<_, _>>()?;
-        let pairs = model::turns(dense, config.context);
-        let table = |part: fn(&(f32, f32)) -> f32| {
-            let values: Vec<f32> = pairs.iter().map(part).collect();
-            Tensor::from_vec(values, (config.context, dense.head_dim / 2), device)
-        };
-        let turns = || Ok::<_, candle_core::Error>(Turns { cos: table(|turn| turn.0)?, sin: table(|turn| turn.1)? });
         Ok(Self {
             dtype,
             reach: Reach {
@@ -134,7 +132,9 @@ impl TensorModel {
             layers,
             norm: Norm::load(weights, "model.norm.weight", dense.norm_eps, device)?,
             head: head.to_dtype(DType::F32)?,
-            turns: turns()?,
+            config: dense.clone(),
+            context: config.context,
+            turns: Mutex::new(table(dense, config.context.min(POSITIONS), device)?),
             device: DeviceLease(device.clone()),
         })
     }
@@ -147,13 +147,9 @@ impl TensorModel {
         2 * BLOCK * shape.layers * shape.heads * shape.head_dim * self.dtype.size_in_bytes()
     }
 
-    /// A cache of so many blocks.
+    /// A cache of this many blocks.
     pub(super) fn cache(&self, blocks: usize) -> std::result::Result<Cache, String> {
-        let shape = Shape {
-            layers: self.layers.len(),
-            heads: self.reach.kv_width / (2 * self.turns.half()),
-            head_dim: 2 * self.turns.half(),
-        };
+        let shape = Shape { layers: self.layers.len(), heads: self.config.kv_heads, head_dim: self.config.head_dim };
         let cache = Cache::new(shape, blocks, self.dtype, &self.device);
         let bytes = blocks * self.block_bytes(shape);
         let cache = cache.map_err(|error| {
@@ -175,7 +171,7 @@ impl TensorModel {
         Ok(adapter)
     }
 
-    /// As [`super::compute::Compute::forward`].
+    /// The forward pass of [`super::compute::Compute::forward`] on tensors.
     pub(super) fn forward(
         &self,
         scratch: &mut Scratch,
@@ -183,7 +179,7 @@ impl TensorModel {
         sequences: &[Sequence],
         batch: &mut Batch,
     ) -> std::result::Result<(), String> {
-        let cache = scratch.cache.as_ref().ok_or("the device's keys and values are gone")?;
+        let cache = scratch.cache.as_ref().ok_or("the device's keys and values were dropped")?;
         if let Some(slots) = &pool.slots {
             cache.copy(&slots.take_copies()).map_err(|error| line(&error))?;
         }
@@ -191,12 +187,22 @@ impl TensorModel {
         Ok(())
     }
 
+    /// The angles of positions up to `last` at least.
+    fn turns_to(&self, last: usize) -> Result<Turns> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if last >= turns.cos.dims()[0] {
+            *turns = table(&self.config, (last + 1).next_power_of_two().min(self.context), &self.device)?;
+        }
+        Ok(turns.clone())
+    }
+
     fn logits(&self, cache: &Cache, sequences: &[Sequence], batch: &mut Batch) -> Result<Vec<f32>> {
         let column = |of: &dyn Fn(&model::Row) -> u32| {
             Tensor::from_vec(batch.rows.iter().map(of).collect::<Vec<u32>>(), batch.rows.len(), &self.device)
         };
         let tokens = column(&|row| sequences[row.sequence].tokens[row.position])?;
-        let turns = self.turns.at(&column(&|row| row.position as u32)?)?;
+        let last = batch.rows.iter().map(|row| row.position).max().unwrap_or(0);
+        let turns = self.turns_to(last)?.at(&column(&|row| row.position as u32)?)?;
         let places = cache.places(column(&|row| slot(&sequences[row.sequence], row.position))?)?;
         let mut x = self.embedding.index_select(&tokens, 0)?.to_dtype(DType::F32)?;
         let mut plan = Plan::new(&batch.rows, sequences, &self.reach, &self.device)?;
@@ -218,6 +224,15 @@ impl TensorModel {
         }
         self.norm.apply(&x, DType::F32)?.matmul(&self.head.t()?)?.flatten_all()?.to_vec1()
     }
+}
+
+/// The angles of so many positions.
+fn table(config: &DenseConfig, positions: usize, device: &Device) -> Result<Turns> {
+    let pairs = model::turns(config)(0..positions);
+    let part = |part: fn(&(f32, f32)) -> f32| {
+        Tensor::from_vec(pairs.iter().map(part).collect::<Vec<f32>>(), (positions, config.head_dim / 2), device)
+    };
+    Ok(Turns { cos: part(|turn| turn.0)?, sin: part(|turn| turn.1)? })
 }
 
 impl Drop for TensorModel {
@@ -269,7 +284,7 @@ fn bind(device: &Device) {
     if device.is_cuda()
         && let Err(error) = Tensor::zeros(1, DType::F32, device)
     {
-        tracing::warn!(error = line(&error), "the model's device is gone");
+        tracing::warn!(error = line(&error), "the model's device is lost");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a layer computes between its matrix products: one kernel of ours each on CUDA, candle's operations elsewhere. Rows are
+//! What a layer computes between its matrix products: one custom kernel each on CUDA, candle's operations elsewhere. Rows are
 //! `f32`; what the next product takes comes out in its type.
 
 use candle_core::{D, DType, Result, Tensor};
@@ -36,9 +36,9 @@ fn launch(name: &str, dtype: DType, width: usize, work: Work, args: &[Arg<'_>]) 
 /// What blocks divide among them.
 #[cfg(feature = "cuda")]
 enum Work {
-    /// One each.
+    /// One block of threads for each row.
     Rows(usize),
-    /// As many as a thread reads at once for each thread.
+    /// The threads that these elements need if each reads as many as it can at once.
     Elements(usize),
 }
 
@@ -67,7 +67,7 @@ pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     x.matmul(&weight.t()?)?.to_dtype(DType::F32)
 }
 
-/// `sum + x · Wᵀ`, which takes the place of `sum`: nobody else may hold it.
+/// `sum + x · Wᵀ`, which replaces `sum`: nothing else may hold that tensor.
 pub(super) fn add_product(sum: Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if fused(x) {

@@ -106,7 +106,7 @@ impl Bin {
     }
 }
 
-/// Indices into so many things, on the device, unless they are all and in order.
+/// Indices into `all` things, on the device; `None` if they are all of them in order.
 fn indices(indices: Vec<u32>, all: usize, device: &Device) -> Result<Option<Tensor>> {
     let count = indices.len();
     let needed = count != all || indices.iter().enumerate().any(|(place, &index)| place != index as usize);

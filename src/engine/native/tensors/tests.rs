@@ -8,7 +8,7 @@ use super::super::tests::{engine_with, greedy, leave_after, mixed, run, sequence
 use super::super::{NativeConfig, NativeEngine, Processor};
 use super::clusters::{Cluster, Reach, slot};
 use crate::engine::model_dir::ModelDir;
-use crate::engine::{Completion, Engine, Input, Request, Sampling, derive_seed};
+use crate::engine::{Completion, Engine, Input, Origin, Request, Sampling, derive_seed};
 use crate::kernels::packed::Format;
 use crate::testing::{TinyModel, write_json, write_model};
 
@@ -21,7 +21,7 @@ fn alone() -> NativeConfig {
     NativeConfig { threads: 1, cache_bytes: 0, ..NativeConfig::default() }
 }
 
-/// Request `n` of a random mix, greedy and with the second choice beside each token.
+/// Request `n` of a random mix, greedy and with the second choice for each token.
 fn greedily(n: u64) -> Request {
     let request = mixed(n);
     let sampling = Sampling { temperature: 0.0, ..request.sampling };
@@ -114,8 +114,9 @@ async fn replies_that_need_more_blocks_than_there_are_wait_for_each_other() {
         expected.push(run(&cpu, request(n)).await);
     }
     let text = Input::Text("a text that is scored beside them, word by word. ".repeat(3));
-    let scored = cpu.score(text.clone(), 0).await.unwrap();
-    let (replies, again) = futures::join!(join_all((0..10).map(|n| run(&ours, request(n)))), ours.score(text, 0));
+    let scored = cpu.score(text.clone(), 0, Origin::default()).await.unwrap();
+    let (replies, again) =
+        futures::join!(join_all((0..10).map(|n| run(&ours, request(n)))), ours.score(text, 0, Origin::default()));
     for (n, replies) in replies.iter().enumerate() {
         same(replies, &expected[n], &format!("request {n}"));
     }

@@ -32,7 +32,7 @@ pub struct Fork {
 pub struct Span {
     /// Its first row.
     pub start: usize,
-    /// Its rows.
+    /// Number of its rows.
     pub len: usize,
     /// Where it forks.
     pub fork: Fork,
@@ -71,8 +71,8 @@ impl Packed {
         }
     }
 
-    /// Appends two sequences whose common beginning is computed once; the tokens from place `told` on matter. Returns
-    /// where they fork. A row is common if it reads and predicts the same in both.
+    /// Packs two replies that share a prefix, which is computed once; the loss is taken from token `told` on. Returns where
+    /// they fork. A row is common if it reads and predicts the same in both.
     pub fn push_fork(&mut self, first: &[u32], second: &[u32], told: usize) -> Fork {
         let common = first.iter().zip(second).take_while(|(a, b)| a == b).count();
         let shared = common.saturating_sub(1);
@@ -101,7 +101,7 @@ impl Packed {
         })
     }
 
-    /// Whether a model of so many positions and tokens can read it.
+    /// Whether a model of this many positions and tokens can read it.
     ///
     /// # Errors
     /// When a sequence is longer or a token is not in the vocabulary.

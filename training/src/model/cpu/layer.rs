@@ -26,9 +26,9 @@ pub struct LayerParts<S> {
     pub input_norm: S,
     /// `(hidden,)`
     pub inner_norm: S,
-    /// Of query, key and value; empty where there are none.
+    /// Biases of query, key and value; empty where there are none.
     pub qkv_bias: S,
-    /// Of a head of queries and of keys, `(dim,)` each; empty where there are none.
+    /// Norms of a head of queries and of keys, `(dim,)` each; empty where there are none.
     pub head_norms: [S; 2],
 }
 
@@ -41,7 +41,7 @@ pub struct LayerWeights<'a> {
     pub dropout: Option<u64>,
 }
 
-/// Where a layer's gradient goes: whoever trains an adapter leaves the base as it is.
+/// Where a layer's gradient goes: training an adapter leaves the base as it is.
 #[derive(Debug)]
 pub enum LayerGradient<'a> {
     Base(LayerParts<&'a mut [f32]>),
@@ -54,7 +54,7 @@ const GATE_UP: [Module; 2] = [Module::Gate, Module::Up];
 /// What the backward pass needs of the forward pass.
 #[derive(Debug, Default)]
 pub struct Activations {
-    /// The rows that go on after attention; all of them if there is no list.
+    /// The rows that are passed on after attention; all of them if there is no list.
     kept: Option<Vec<usize>>,
     input_r: Vec<f32>,
     input_normed: Vec<f32>,
@@ -150,7 +150,7 @@ impl Layer {
         }
     }
 
-    /// Of the matrices, and of biases and of a head's norm.
+    /// Lengths of the matrices, and of biases and of a head's norm.
     fn lengths(&self) -> ([usize; 4], [usize; 2]) {
         let matrices = [self.qkv, self.output, self.gate_up, self.down].map(|size| size.input * size.output);
         let bias = if self.biases { self.qkv.output } else { 0 };
@@ -158,7 +158,7 @@ impl Layer {
     }
 
     /// `out = stream after the layer`, from `x` `(rows, hidden)`. After the last layer only some rows are looked at: `kept`
-    /// are those that go on after attention, and `out` is `(kept, hidden)`.
+    /// are those that are passed on after attention, and `out` is `(kept, hidden)`.
     pub fn forward(
         &mut self,
         out: &mut Vec<f32>,

@@ -1,7 +1,7 @@
 //! The network and its gradient, written out for one CPU thread: `f32`, with matrix products in bf16 where asked for.
 //!
 //! One file per idea, each with its forward and its backward pass. All buffers are kept from batch to batch, sequences
-//! are packed without padding, and after the last attention only rows are computed whose targets somebody asks about.
+//! are packed without padding, and after the last attention only rows are computed whose targets count.
 
 mod attention;
 mod batch;
@@ -51,7 +51,7 @@ impl<'a> From<&'a Params> for Weights<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
-    /// All activations.
+    /// All activations are kept.
     #[default]
     Everything,
     /// The residual stream before each layer; the rest is computed again, a layer at a time, bit for bit the same.

@@ -1,4 +1,4 @@
-//! In which precision matrices are multiplied.
+//! The precision in which matrices are multiplied.
 
 use serde::{Deserialize, Serialize};
 use spar::kernels::{self, Matrix};
@@ -9,7 +9,7 @@ use super::bf16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arithmetic {
-    /// Exact factors.
+    /// Factors are exact.
     #[default]
     F32,
     /// Factors rounded to 8 bits of precision, at twice the rate; `f32` on machines without the instructions.
@@ -32,7 +32,7 @@ pub struct Products {
 }
 
 impl Products {
-    /// In that precision, or `f32` where the machine lacks it.
+    /// Products in that precision, or in `f32` where the machine lacks it.
     #[must_use]
     pub fn new(arithmetic: Arithmetic) -> Self {
         Self { arithmetic: arithmetic.here(), panels: bf16::Panels::default() }

@@ -21,7 +21,8 @@ pub fn backward(gate_up: &mut [f32], dy: &[f32], inner: usize) {
     }
 }
 
-/// Not inlined: over many rows gates and ups interleave, and the compiler would have to doubt that they are apart.
+/// Computes one row. It is not inlined: over many rows gates and ups interleave, and the compiler would have to doubt that
+/// they are apart.
 #[inline(never)]
 fn backward_row(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
     for ((g, u), dy) in gate.iter_mut().zip(up).zip(dy) {

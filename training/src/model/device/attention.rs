@@ -28,13 +28,13 @@ pub(super) struct Run {
 /// Which rows of a batch attend to which.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// In the order of their rows.
+    /// The runs in the order of their rows.
     runs: Vec<Run>,
     #[cfg(feature = "cuda")]
     parts: Option<Parts>,
 }
 
-/// What rows attended to, `(rows, heads · dim)`, and what the backward pass needs beside it.
+/// What rows attended to, `(rows, heads · dim)`, and what else the backward pass needs.
 #[derive(Debug)]
 pub(super) struct Attended {
     pub(super) out: Tensor,
@@ -42,7 +42,7 @@ pub(super) struct Attended {
     sums: Option<Tensor>,
 }
 
-/// Sizes.
+/// The sizes of an attention layer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attention {
     pub(super) heads: usize,

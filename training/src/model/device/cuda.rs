@@ -14,9 +14,9 @@ pub(super) static ATTENTION: Kernels = Kernels::new("attention", include_str!("a
 pub(super) enum Grid {
     /// One for each row.
     Rows(usize),
-    /// As many as give every few of so many elements a thread: those that are read at once.
+    /// A thread for every few of this many elements: those that it reads at once.
     Elements(usize),
-    /// As many as give each of so many elements a thread.
+    /// A thread for each of this many elements.
     Single(usize),
 }
 

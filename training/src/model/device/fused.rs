@@ -21,7 +21,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Of the runs of a batch, where there are kernels for it.
+    /// Parts for the runs of a batch, where there are kernels for it.
     pub(super) fn new(sizes: Attention, runs: &[Run], dtype: DType, device: &Device) -> Result<Option<Self>> {
         let fits = dtype == DType::BF16 && matches!(sizes.dim, 64 | 128) && device.is_cuda();
         if !fits || !has_capability(device, 8)? {
@@ -52,7 +52,7 @@ impl Parts {
         Ok(Some(Self { queries: tensor(queries)?, keys: tensor(keys)? }))
     }
 
-    /// As [`Attention::forward`], with what [`Parts::backward`] needs: `log2` of the softmax's sum of each row and head.
+    /// Computes [`Attention::forward`], and keeps what [`Parts::backward`] needs: `log2` of the softmax's sum of each row and head.
     pub(super) fn forward(&self, sizes: Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let out = unwritten(q.dims(), q.dtype(), q)?;
         let sums = unwritten(&[q.dim(0)?, sizes.heads], DType::F32, q)?;
@@ -61,7 +61,7 @@ impl Parts {
         Ok((out, sums))
     }
 
-    /// As [`Attention::backward`], given what [`Parts::forward`] returned.
+    /// Computes [`Attention::backward`], given what [`Parts::forward`] returned.
     pub(super) fn backward(
         &self,
         sizes: Attention,
@@ -73,7 +73,7 @@ impl Parts {
         let (dq, dk, dv, deltas) = (like(q)?, like(k)?, like(v)?, like(sums)?);
         let args = [&dq, &deltas, d, out, sums, q, k, v, &self.queries];
         launch("attention_queries", sizes, &self.queries, sizes.heads, 4 * KEYS * sizes.dim * 2, &args)?;
-        // Beside the tiles, two numbers of each query, twice.
+        // In addition to the tiles, two numbers of each query, twice.
         let shared = (2 * ROWS + 4 * QUERIES) * sizes.dim * 2 + 4 * QUERIES * 4;
         let args = [&dk, &dv, d, sums, &deltas, q, k, v, &self.keys];
         launch("attention_keys", sizes, &self.keys, sizes.kv_heads, shared, &args)?;
@@ -81,7 +81,7 @@ impl Parts {
     }
 }
 
-/// Runs a kernel for each part and each of so many heads.
+/// Runs a kernel for each part and each of this many heads.
 fn launch(
     name: &str,
     sizes: Attention,

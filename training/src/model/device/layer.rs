@@ -10,11 +10,11 @@ use spar::engine::derive_seed;
 
 #[derive(Debug)]
 pub(super) struct Layer {
-    /// By [`Module`].
+    /// The products by [`Module`].
     pub(super) products: [Linear; 7],
     pub(super) input_norm: Slot,
     pub(super) inner_norm: Slot,
-    /// Of heads of queries and of keys, `(head_dim)` each.
+    /// Norms of heads of queries and of keys, `(head_dim)` each.
     pub(super) head_norms: Option<[Slot; 2]>,
     pub(super) attention: Attention,
     pub(super) eps: f64,
@@ -36,7 +36,7 @@ fn take<const N: usize>(tensors: Vec<Tensor>) -> Result<[Tensor; N]> {
 pub(super) struct Batch {
     pub(super) plan: Plan,
     pub(super) angles: Angles,
-    /// The rows that go on after the last layer's attention, unless all do.
+    /// The rows that are passed on after the last layer's attention, unless all are.
     pub(super) asked: Option<Tensor>,
     pub(super) rows: usize,
 }
@@ -51,14 +51,14 @@ pub(super) struct Activations {
     k: Tensor,
     v: Tensor,
     attended: Attended,
-    /// Of the rows that go on.
+    /// The rows that are passed on.
     asked: Tensor,
     middle: Tensor,
     inner_normed: Tensor,
     gate: Tensor,
     up: Tensor,
     inner: Tensor,
-    /// Of queries, keys and values; of the output; of gate and up; of down.
+    /// The kept factors of queries, keys and values; of the output; of gate and up; of down.
     kept: [Vec<Option<Kept>>; 4],
 }
 

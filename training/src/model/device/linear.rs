@@ -106,7 +106,7 @@ pub(super) fn forward(
             let small = (dropped.matmul(&low.a.value.t()?)? * low.scale)?;
             smalls[i] = Some(Kept { dropped: Some(dropped), low: small, seed: Some(seed) });
         }
-        // The large product last: it adds to what is there at no cost.
+        // The large product last: it adds to the old values at no cost.
         let mut sum = stream.map(Tensor::copy).transpose()?;
         if let (Some(low), Some(kept)) = (&product.low, &smalls[i]) {
             sum = Some(plus(sum, &kept.low, &low.b.value.t()?)?);

@@ -1,4 +1,4 @@
-//! The network and its gradient on a device, written out: candle's matrix products, and between them one kernel of ours for
+//! The network and its gradient on a device, written out: candle's matrix products, and between them one custom kernel for
 //! each idea (`ops`), so that nothing is computed that is not asked for. It takes what the [CPU's form](super::cpu) takes,
 //! computes in `f32` or in bf16 with sums in `f32`, and hands gradients out as the same flat vector; `f32` weights stay with
 //! the optimizer.
@@ -52,11 +52,11 @@ pub struct DeviceModel {
     layout: Arc<Layout>,
     keep: Keep,
     dropout: Option<u64>,
-    /// Of the last forward pass: the streams before each layer and after the last, and what each layer kept.
+    /// The last forward pass: the streams before each layer and after the last, and what each layer kept.
     streams: Vec<Tensor>,
     activations: Vec<Option<Activations>>,
     batch: Option<Batch>,
-    /// Of the asked rows: log-probabilities and their gradients by the last stream.
+    /// The asked rows' log-probabilities, and their gradients by the last stream.
     slopes: Option<(Vec<f32>, Tensor)>,
 }
 
@@ -77,11 +77,11 @@ pub fn cuda() -> Result<Device> {
 }
 
 impl DeviceModel {
-    /// A model whose tensors `read` gives in any type, to train it as a whole or an adapter beside it, which changes nothing
+    /// Builds the model from the tensors that `read` gives in any type. With an adapter only that is trained; it changes nothing
     /// until [`DeviceModel::take`].
     ///
     /// # Errors
-    /// Those of `read`, or the device has no room.
+    /// `read` fails, or the device has no room.
     pub fn new(
         config: &LlamaConfig,
         computing: Computing<'_>,
@@ -204,7 +204,7 @@ impl DeviceModel {
     /// without it.
     ///
     /// # Errors
-    /// The device's.
+    /// The device fails.
     pub fn take(&mut self, params: &Params) -> Result<()> {
         let (dtype, device, layout) = (self.dtype, self.device.clone(), self.layout.clone());
         for (entry, slot) in layout.entries.iter().zip(self.slots()) {
@@ -253,7 +253,7 @@ impl DeviceModel {
     /// `log p(target)` of every row of the batch of the last [`DeviceModel::forward`]; 0 where it is not asked.
     ///
     /// # Errors
-    /// The device's.
+    /// The device fails.
     pub fn log_probs(&mut self, batch: &Packed) -> Result<Vec<f32>> {
         if batch.asked.is_empty() {
             return Ok(vec![0.0; batch.rows()]);
@@ -268,7 +268,7 @@ impl DeviceModel {
     /// is passed through once instead of twice, since the gradient of a row is that of its log-probability times its coefficient.
     ///
     /// # Errors
-    /// The device's.
+    /// The device fails.
     pub fn log_probs_first(&mut self, batch: &Packed) -> Result<Vec<f32>> {
         if batch.asked.is_empty() || !self.adapter {
             return self.log_probs(batch);
@@ -286,7 +286,7 @@ impl DeviceModel {
     /// [`DeviceModel::log_probs`] does.
     ///
     /// # Errors
-    /// The device's.
+    /// The device fails.
     pub fn backward(&mut self, batch: &Packed, coefficients: &[f32]) -> Result<Vec<f32>> {
         if batch.asked.is_empty() {
             return Ok(vec![0.0; batch.rows()]);
@@ -325,7 +325,7 @@ impl DeviceModel {
     /// Writes the sum of gradients since the last call over `out`, laid out as what is trained.
     ///
     /// # Errors
-    /// The device's.
+    /// The device fails.
     pub fn gradient(&mut self, out: &mut [f32]) -> Result<()> {
         let layout = self.layout.clone();
         for (entry, slot) in layout.entries.iter().zip(self.slots()) {

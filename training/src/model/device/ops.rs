@@ -12,12 +12,12 @@ fn fused(x: &Tensor) -> bool {
     x.device().is_cuda()
 }
 
-/// In `f32`.
+/// Converts to `f32`.
 fn wide(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(DType::F32)
 }
 
-/// `c + a · b`. The sum takes `c`'s place: nobody else may hold it.
+/// `c + a · b`. The sum replaces `c`: nothing else may hold that tensor.
 pub(super) fn add_product(c: Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if fused(&c) {
@@ -230,7 +230,7 @@ pub(super) fn attend_backward(p: &Tensor, dp: &Tensor, sight: Sight) -> Result<T
 }
 
 /// `log p(target)` of rows of logits `(rows, vocab)`, `(rows)` in `f32`; with coefficients `(rows)` also the gradient of
-/// `Σ coefficient · log p(target)` by the logits, which it may take the place of: nobody else may hold them.
+/// `Σ coefficient · log p(target)` by the logits, which it may replace: nothing else may hold them.
 pub(super) fn log_prob(
     logits: Tensor,
     targets: &Tensor,

@@ -39,7 +39,7 @@ pub fn temperatures(cases: &[Case]) -> Temperatures {
     Temperatures { yes: rounded(1.0 / yes), no: rounded(1.0 / no) }
 }
 
-/// Four digits after the point: more are below what any number of cases can tell.
+/// Four digits after the point: more are below what any number of cases can show.
 fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
@@ -134,7 +134,7 @@ fn limited_newton_step(x: [f64; 2], g: [f64; 2], h: [f64; 3]) -> [f64; 2] {
 /// `high` is the smallest probability of at least one half from which on nine of ten accepted responses are right, `low`
 /// the largest one of at most one half below which nine of ten rejected responses are wrong. Where no such value has 20
 /// cases on its side, that side decides nothing: `low` is 0, `high` is 1. The same holds for both sides where the score
-/// does not tell right from wrong responses, by its area under the curve less 1.645 standard errors: where nine of ten
+/// does not distinguish right from wrong responses, by its area under the curve less 1.645 standard errors: where nine of ten
 /// responses are wrong, a score that knows nothing has a precision of .9 as well, and trusting it would reject everything.
 #[must_use]
 pub fn band(judged: &[Judged]) -> (f64, f64) {

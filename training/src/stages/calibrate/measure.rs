@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use indicatif::ProgressBar;
 use spar::chat::Message;
-use spar::engine::{Engine, EngineError, LabelRequest, Purpose, Question, Request, Sampling, derive_seed};
+use spar::engine::{Engine, EngineError, LabelRequest, Origin, Purpose, Question, Request, Sampling, derive_seed};
 use spar::prompts::{READABLE, Templates, verdict_labels};
 use spar::search::{SearchConfig, critique_request, room_for_critique};
 use spar::verify::data::{Prompt, Response};
@@ -60,7 +60,7 @@ pub struct Measured {
     pub time: Duration,
 }
 
-/// One verdict.
+/// One verdict as it was read.
 struct Reading {
     yes: f64,
     no: f64,
@@ -88,7 +88,7 @@ pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<Vec<Answer>> {
 /// A greedy response to every prompt and `samples` drawn ones, those of one prompt each once.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) -> Result<Vec<Answer>> {
     let bar = bar("answering", prompts.len(), 0);
     let one = |(i, prompt): (usize, &Prompt)| {
@@ -122,7 +122,7 @@ pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) ->
 /// Verdicts without a critique.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn scores(
     engine: &dyn Engine,
     templates: &Templates,
@@ -140,7 +140,7 @@ pub async fn scores(
 /// Verdicts after one written critique each.
 ///
 /// # Errors
-/// The first failing call's.
+/// The error of the first failing call.
 pub async fn critiques(
     engine: &dyn Engine,
     templates: &Templates,
@@ -162,7 +162,12 @@ pub async fn critiques(
 }
 
 async fn verdict(engine: &dyn Engine, question: Question) -> Result<Reading, EngineError> {
-    let request = LabelRequest { purpose: Purpose::Judge, questions: vec![question], labels: verdict_labels() };
+    let request = LabelRequest {
+        purpose: Purpose::Judge,
+        questions: vec![question],
+        labels: verdict_labels(),
+        origin: Origin::default(),
+    };
     let scores = engine.read_labels(request).await?;
     match scores.logprobs.first().map(Vec::as_slice) {
         Some(&[yes, no]) => {

@@ -46,7 +46,7 @@ pub struct Options {
     /// Prompts to use at most.
     #[arg(long)]
     pub count: Option<usize>,
-    /// Sampled responses to a prompt beside the greedy one, at temperatures of 0.7 and 1.0 in turn.
+    /// Sampled responses to a prompt in addition to the greedy one, at temperatures of 0.7 and 1.0 alternately.
     #[arg(long, default_value_t = 2)]
     pub samples: usize,
     /// Tokens of a response at most.
@@ -100,7 +100,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-/// Refuses to replace a file that is there, unless `force`d, and one whose bytes a manifest promises.
+/// Refuses to replace a file that exists, unless `force`d, and one whose bytes a manifest promises.
 fn may_write(target: &Path, force: bool) -> Result<()> {
     ensure!(
         force || !target.exists(),

@@ -7,14 +7,14 @@ use serde::Serialize;
 pub struct Judged {
     /// The judge's probability.
     pub probability: f64,
-    /// The truth.
+    /// Whether the response is right.
     pub right: bool,
 }
 
 /// Measures over a set of responses.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Quality {
-    /// Responses.
+    /// Number of responses.
     pub n: usize,
     /// How many of them are right.
     pub right: usize,
@@ -36,7 +36,7 @@ pub struct Quality {
 pub struct Bin {
     /// Responses in it.
     pub n: usize,
-    /// Their mean probability.
+    /// Mean probability of the bin's responses.
     pub probability: f64,
     /// The share of them that is right.
     pub right: f64,
@@ -48,7 +48,7 @@ const BINS: usize = 10;
 const LEAST: f64 = 1e-12;
 
 impl Quality {
-    /// Measures `judged`.
+    /// Measures the judged responses.
     #[must_use]
     pub fn of(judged: &[Judged]) -> Self {
         let bins = bins(judged);

@@ -16,9 +16,9 @@ use crate::stages::write_json;
 pub struct Report {
     /// The model's name.
     pub model: String,
-    /// Prompts.
+    /// Number of prompts.
     pub prompts: usize,
-    /// Responses.
+    /// Number of responses.
     pub responses: usize,
     /// How many of the responses are right.
     pub right: usize,
@@ -37,11 +37,11 @@ pub struct Kind {
     pub kind: &'static str,
     /// Verdicts by which the temperatures were fitted; 0 where they were too few of one truth and nothing was changed.
     pub fitted_on: usize,
-    /// The temperatures.
+    /// The fitted temperatures.
     pub temperatures: Temperatures,
-    /// With temperatures of 1.
+    /// Quality with temperatures of 1.
     pub before: Quality,
-    /// With the temperatures.
+    /// Quality with the fitted temperatures.
     pub after: Quality,
     /// Verdicts in which Yes and No together are too improbable to be read.
     pub unreadable: usize,
@@ -91,7 +91,10 @@ impl fmt::Display for Report {
         let Calibration { low, high, .. } = calibration;
         match (informative, low, high) {
             (false, ..) => {
-                write!(f, "The score does not tell right from wrong responses: every verdict follows a critique.")
+                write!(
+                    f,
+                    "The score does not distinguish right from wrong responses: every verdict follows a critique."
+                )
             }
             (true, 0.0, 1.0) => write!(f, "No score is certain enough: every verdict follows a critique."),
             (true, ..) => write!(

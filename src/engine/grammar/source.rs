@@ -1,0 +1,64 @@
+//! A constraint as it is compiled and compared: its kind and its text.
+
+use std::sync::Arc;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::regex_to_lark;
+
+use super::schema::{Spaces, with_spaces};
+use crate::engine::Constraint;
+
+/// What a grammar is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    kind: Kind,
+    text: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Regex,
+    JsonSchema,
+    Lark,
+}
+
+impl Source {
+    /// Of a constraint on texts whose JSON may hold `spaces`.
+    pub fn new(constraint: &Constraint, spaces: Spaces) -> Self {
+        let (kind, text) = match constraint {
+            Constraint::Regex(regex) => (Kind::Regex, regex.as_str().into()),
+            Constraint::JsonSchema(schema) => (Kind::JsonSchema, with_spaces(schema, spaces).to_string().into()),
+            Constraint::Lark(grammar) | Constraint::Calls { lark: grammar, .. } => {
+                (Kind::Lark, grammar.as_str().into())
+            }
+        };
+        Self { kind, text }
+    }
+
+    /// Bytes of its text.
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// As the compiler takes it.
+    ///
+    /// # Errors
+    /// The schema is nested deeper than a parser goes.
+    pub fn grammar(&self) -> Result<TopLevelGrammar, serde_json::Error> {
+        Ok(match self.kind {
+            Kind::Regex => TopLevelGrammar::from_regex(&self.text),
+            Kind::JsonSchema => TopLevelGrammar::from_json_schema(serde_json::from_str(&self.text)?),
+            Kind::Lark => TopLevelGrammar::from_lark(self.text.to_string()),
+        })
+    }
+}
+
+/// A regular expression as a terminal of a Lark grammar.
+pub fn lark_regex(regex: &str) -> String {
+    format!("/{}/", regex_to_lark(regex, ""))
+}
+
+/// A JSON schema inside of a Lark grammar, for texts that are generated.
+pub fn lark_schema(schema: &serde_json::Value) -> String {
+    format!("%json {}", with_spaces(schema, Spaces::Bounded))
+}

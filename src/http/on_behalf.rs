@@ -1,0 +1,157 @@
+//! An engine on behalf of one caller: every call of an answer passes here, so that none finds another caller's prefixes and
+//! all tokens are counted for the key, also those of an answer that its client does not wait for.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use tokenizers::Tokenizer;
+
+use super::keys::Tenant;
+use crate::chat::Chat;
+use crate::engine::native::NativeEngine;
+use crate::engine::tools;
+use crate::engine::{
+    Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Reply, Request, ScoredToken,
+};
+use crate::telemetry::metrics::TokenKind;
+
+/// Who an answer is for.
+#[derive(Clone, Debug)]
+pub struct Behalf {
+    /// The caller, whose tokens are counted.
+    pub tenant: Arc<Tenant>,
+    /// What its calls say of themselves.
+    pub origin: Origin,
+}
+
+impl Behalf {
+    /// `engine`, for this caller.
+    pub fn on<'a>(&'a self, engine: &'a dyn Engine) -> OnBehalf<'a> {
+        OnBehalf { engine, behalf: self }
+    }
+}
+
+/// An engine whose calls are all on behalf of one caller.
+pub struct OnBehalf<'a> {
+    engine: &'a dyn Engine,
+    behalf: &'a Behalf,
+}
+
+impl OnBehalf<'_> {
+    fn sent(&self, tokens: usize) {
+        self.behalf.tenant.uses(TokenKind::Prompt, tokens);
+    }
+
+    /// A reply whose tokens are counted as they come.
+    fn counted(&self, reply: Reply, is_first: bool) -> Reply {
+        let tenant = Arc::clone(&self.behalf.tenant);
+        let count = move |chunk: &Result<crate::engine::Chunk, EngineError>| {
+            let Ok(chunk) = chunk else { return };
+            if chunk.tokens > 0 {
+                tenant.uses(TokenKind::Generated, chunk.tokens);
+            }
+            if let Some(prompt) = chunk.prompt.filter(|_| is_first) {
+                tenant.uses(TokenKind::Prompt, prompt.sent);
+            }
+        };
+        Reply { chunks: Box::pin(reply.chunks.inspect(count)), ..reply }
+    }
+}
+
+#[async_trait]
+impl Engine for OnBehalf<'_> {
+    async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
+        let replies = self.engine.start(Request { origin: self.behalf.origin, ..request }).await?;
+        if !self.behalf.tenant.is_metered() {
+            return Ok(replies);
+        }
+        // Siblings share their prompt: it counts once.
+        self.sent(replies.first().map_or(0, |reply| reply.prompt_tokens));
+        Ok(replies.into_iter().enumerate().map(|(index, reply)| self.counted(reply, index == 0)).collect())
+    }
+
+    async fn score(&self, input: Input, top: usize, _origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
+        let scored = self.engine.score(input, top, self.behalf.origin).await?;
+        self.sent(scored.len());
+        Ok(scored)
+    }
+
+    async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
+        let scores = self.engine.read_labels(LabelRequest { origin: self.behalf.origin, ..request }).await?;
+        self.sent(scores.prompt_tokens);
+        Ok(scores)
+    }
+
+    fn info(&self) -> &ModelInfo {
+        self.engine.info()
+    }
+
+    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.engine.tokenizer()
+    }
+
+    fn most_bytes(&self) -> Option<usize> {
+        self.engine.most_bytes()
+    }
+
+    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
+        self.engine.render(chat)
+    }
+
+    fn tool_format(&self) -> tools::Format {
+        self.engine.tool_format()
+    }
+
+    fn constrains(&self) -> bool {
+        self.engine.constrains()
+    }
+
+    fn constrains_json(&self) -> bool {
+        self.engine.constrains_json()
+    }
+
+    fn scores(&self) -> bool {
+        self.engine.scores()
+    }
+
+    fn label_support(&self) -> LabelSupport {
+        self.engine.label_support()
+    }
+
+    fn health(&self) -> Result<(), EngineError> {
+        self.engine.health()
+    }
+
+    fn native(&self) -> Option<&NativeEngine> {
+        self.engine.native()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::Message;
+    use crate::engine::fake::FakeEngine;
+    use crate::engine::{Namespace, Purpose, Waits};
+
+    #[tokio::test]
+    async fn calls_say_whose_they_are_and_their_tokens_count_though_nobody_waits_for_the_end() {
+        let origin = Origin { namespace: Namespace::of([3; 32]), waits: Waits::Search };
+        let engine = FakeEngine::new(move |request, _| {
+            assert_eq!(request.origin, origin);
+            Ok("one two three four".into())
+        });
+        let tenant = Arc::new(Tenant { tokens_per_minute: Some(1), ..Tenant::test(1) });
+        let behalf = Behalf { tenant: Arc::clone(&tenant), origin };
+        let request = Request { samples: 2, ..Request::chat(Purpose::Answer, vec![Message::user("x")]) };
+        let mut replies = behalf.on(&engine).start(request).await.unwrap();
+        let used = |tokens| tenant.spending.wait(tokens).is_some() && tenant.spending.wait(tokens + 1).is_none();
+        assert!(used(1), "the prompt");
+        for _ in 0..2 {
+            replies[1].chunks.next().await;
+        }
+        drop(replies);
+        assert!(used(3));
+    }
+}

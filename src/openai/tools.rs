@@ -1,0 +1,103 @@
+//! The words of calls: functions that are offered, and calls in turns, answers and streams.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::chat::{CalledFunction, ToolCall};
+
+/// A function that the model may call.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ToolSpec {
+    /// Always `function`.
+    #[serde(rename = "type")]
+    #[schema(pattern = "^function$")]
+    pub kind: String,
+    /// The function.
+    pub function: FunctionSpec,
+}
+
+/// What a function is called, what it does, and what it takes.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct FunctionSpec {
+    /// Its name: 1 to 64 letters, digits, underscores, dots and dashes.
+    pub name: String,
+    /// What it does, for the model.
+    pub description: Option<String>,
+    /// JSON schema of its arguments, which are an object; absent: it takes none.
+    #[schema(value_type = Option<Object>)]
+    pub parameters: Option<Value>,
+    /// Calls always follow the schema where the engine constrains replies, so both values are honoured.
+    pub strict: Option<bool>,
+}
+
+/// Whether the model has to call a function.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected none, auto, required, or an object that names a function")]
+pub enum ToolChoice {
+    /// `none`, `auto` or `required`.
+    Word(String),
+    /// The function of this name.
+    Named(NamedTool),
+}
+
+/// A choice of one function.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NamedTool {
+    /// Always `function`.
+    #[serde(rename = "type")]
+    #[schema(pattern = "^function$")]
+    pub kind: String,
+    /// The function.
+    pub function: ToolName,
+}
+
+/// The name of a function.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ToolName {
+    /// One of the offered functions.
+    pub name: String,
+}
+
+/// A call in an assistant's turn, or in an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ToolCallEntry {
+    /// Names the call; its result refers to it by `tool_call_id`.
+    pub id: String,
+    /// Always `function`.
+    #[serde(rename = "type", default = "function")]
+    #[schema(pattern = "^function$")]
+    pub kind: String,
+    /// What is called.
+    pub function: FunctionCall,
+}
+
+/// The function of a call, with its arguments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FunctionCall {
+    /// Its name.
+    pub name: String,
+    /// Its arguments as the text of a JSON object.
+    pub arguments: String,
+}
+
+/// A call in a stream. Every call comes whole, in one chunk.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ToolCallDelta {
+    /// Counts the answer's calls, from 0.
+    pub index: usize,
+    /// The call.
+    #[serde(flatten)]
+    pub call: ToolCallEntry,
+}
+
+fn function() -> String {
+    "function".into()
+}
+
+impl From<&ToolCallEntry> for ToolCall {
+    fn from(entry: &ToolCallEntry) -> Self {
+        let FunctionCall { name, arguments } = entry.function.clone();
+        Self::new(entry.id.clone(), CalledFunction { name, arguments })
+    }
+}

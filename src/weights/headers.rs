@@ -1,0 +1,175 @@
+//! What a model's files promise, read from their first bytes: whether they are whole and hold the tensors that the configuration
+//! asks for. It takes moments, so that a directory is refused before anything of it is copied or mapped.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+
+use super::{INDEX, ModelConfig, ModelError, SINGLE, Weights, digest, files, gguf, read_index};
+
+/// Bytes of a header at most: a thousand layers in one file need about one million.
+pub(super) const HEADER: u64 = 16 << 20;
+
+/// A tensor as a header names it.
+struct Promised {
+    file: PathBuf,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+/// Checks the sizes and headers of a directory's files against one another and against `config.json`; or those of a GGUF file.
+///
+/// # Errors
+/// Names the file, and the tensor or field.
+pub(crate) fn check(dir: &Path) -> Result<(), ModelError> {
+    let config = ModelConfig::open(dir)?;
+    if gguf::is_named(dir) {
+        return Weights::open(dir)?.check(&config);
+    }
+    for name in digest::files(dir)? {
+        check_size(&dir.join(name))?;
+    }
+    let (names, placed) = if dir.join(SINGLE).is_file() {
+        (vec![SINGLE.to_owned()], BTreeMap::new())
+    } else if dir.join(INDEX).is_file() {
+        let placed = read_index(&dir.join(INDEX))?;
+        let mut names: Vec<String> = placed.values().cloned().collect();
+        names.sort();
+        names.dedup();
+        (names, placed)
+    } else {
+        let remedy = format!("a model directory holds {SINGLE}, or {INDEX} and the files it names");
+        return Err(ModelError::Missing { file: dir.join(SINGLE), remedy });
+    };
+    let mut promised = BTreeMap::new();
+    for name in names {
+        let file = dir.join(name);
+        for (tensor, info) in header(&file)?.tensors() {
+            let known = Promised { file: file.clone(), dtype: info.dtype, shape: info.shape.clone() };
+            if let Some(other) = promised.insert(tensor.clone(), known) {
+                let reason = format!("{} holds it too", other.file.display());
+                return Err(ModelError::Tensor { file, tensor, reason });
+            }
+        }
+    }
+    for (tensor, name) in placed {
+        let file = dir.join(name);
+        if promised.get(&tensor).is_none_or(|found| found.file != file) {
+            let reason = format!("{INDEX} places it in this file, which does not hold it");
+            return Err(ModelError::Tensor { file, tensor, reason });
+        }
+    }
+    agree(dir, &config, &promised)
+}
+
+/// Every tensor that the configuration asks for is promised, in its shape.
+fn agree(dir: &Path, config: &ModelConfig, promised: &BTreeMap<String, Promised>) -> Result<(), ModelError> {
+    check_layers(dir, config, promised.len())?;
+    for (tensor, shape) in config.tensors() {
+        let Some(found) = promised.get(&tensor) else {
+            let hint = if tensor == "lm_head.weight" { " (or set tie_word_embeddings in config.json)" } else { "" };
+            let file = promised.values().next().map_or_else(|| dir.join(SINGLE), |other| other.file.clone());
+            let reason = format!("it is missing; export the checkpoint again{hint}");
+            return Err(ModelError::Tensor { file, tensor, reason });
+        };
+        let wrong = |reason: String| ModelError::Tensor { file: found.file.clone(), tensor: tensor.clone(), reason };
+        if found.shape != shape {
+            let found = &found.shape;
+            let reason = format!("its shape is {found:?}, config.json asks for {shape:?}; one of the two is wrong");
+            return Err(wrong(reason));
+        }
+        if !matches!(found.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(wrong(format!("its type is {:?}; convert it to F32, F16 or BF16", found.dtype)));
+        }
+    }
+    Ok(())
+}
+
+/// No more layers than tensors: the names of more would fill the memory.
+pub(super) fn check_layers(dir: &Path, config: &ModelConfig, tensors: usize) -> Result<(), ModelError> {
+    match &config.dense {
+        Some(dense) if dense.layers > tensors => Err(ModelError::Broken {
+            file: dir.join("config.json"),
+            reason: format!(
+                "`num_hidden_layers` is {}, but the files hold {tensors} tensors; they are of two models",
+                dense.layers
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A file that is read as a whole must not be larger than such files are; a file of tensors must be what its header says.
+fn check_size(file: &Path) -> Result<(), ModelError> {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if name.ends_with(".safetensors") {
+        return header(file).map(drop);
+    }
+    let large = ["tokenizer.json", "vocab.json", "merges.txt"].contains(&name.as_str());
+    let most = if large { files::LARGE } else { files::SMALL };
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    if length > most {
+        let reason = format!("it has {length} bytes, more than the {most} that such a file may have");
+        return Err(ModelError::Broken { file: file.into(), reason });
+    }
+    Ok(())
+}
+
+/// The header of a file whose length is what the header promises.
+fn header(path: &Path) -> Result<Metadata, ModelError> {
+    let broken = |reason: String| ModelError::Broken { file: path.into(), reason };
+    let mut file = files::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            ModelError::Missing { file: path.into(), remedy: format!("{INDEX} names it; copy it there") }
+        }
+        _ => broken(error.to_string()),
+    })?;
+    let length = file.metadata().map_err(|e| broken(e.to_string()))?.len();
+    let part = |e: &dyn std::fmt::Display| {
+        broken(format!("not a whole safetensors file ({e}); it has {length} bytes: copy or download it again"))
+    };
+    let mut size = [0; 8];
+    file.read_exact(&mut size).map_err(|e| part(&e))?;
+    let size = u64::from_le_bytes(size);
+    check_header_size(size, length).map_err(|e| part(&e))?;
+    let mut text = vec![0; size as usize];
+    file.read_exact(&mut text).map_err(|e| part(&e))?;
+    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| part(&e))?;
+    let mut end = 0;
+    let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    for (tensor, info) in tensors {
+        let elements = info.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        let bytes = elements.and_then(|elements| elements.checked_mul(info.dtype.bitsize())).map(|bits| bits / 8);
+        let (from, to) = info.data_offsets;
+        if from != end || bytes.and_then(|bytes| from.checked_add(bytes)) != Some(to) {
+            let reason = format!(
+                "bytes {from} to {to} are not where and how many a tensor of shape {:?} and type {:?} has; export the \
+                 checkpoint again",
+                info.shape, info.dtype
+            );
+            return Err(ModelError::Tensor { file: path.into(), tensor, reason });
+        }
+        end = to;
+    }
+    let expected = (end as u64).checked_add(size + 8);
+    if expected != Some(length) {
+        let expected = expected.unwrap_or(u64::MAX);
+        return Err(broken(format!(
+            "the file has {length} bytes, its header promises {expected}: copy or download it again"
+        )));
+    }
+    Ok(metadata)
+}
+
+/// The size that a file of `length` bytes gives its header.
+pub(super) fn check_header_size(size: u64, length: u64) -> Result<(), String> {
+    match size {
+        size if size > HEADER => Err(format!("its header has {size} bytes, more than the {HEADER} that are read")),
+        size if size.saturating_add(8) > length => Err(format!("its header has {size} bytes")),
+        _ => Ok(()),
+    }
+}

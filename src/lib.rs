@@ -15,6 +15,8 @@ pub mod engine;
 pub mod eval;
 #[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "upstream")]
+pub mod hub;
 mod jinja;
 pub mod kernels;
 mod memory;

@@ -1,5 +1,7 @@
 //! Small model directories for tests: random weights, byte tokenizers, a chat template.
 
+pub mod gguf;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -3,6 +3,7 @@
 mod bench;
 mod checks;
 mod eval;
+mod hub;
 mod openapi;
 mod serve;
 mod settings;
@@ -38,6 +39,10 @@ enum Command {
     Checks(checks::ChecksArgs),
     /// Compare strategies and budgets on prompts that can be checked
     Eval(Box<eval::EvalArgs>),
+    /// Fetch a model from the hub into the local Hugging Face cache
+    Pull(hub::PullArgs),
+    /// List the models in the local Hugging Face cache
+    Models,
     /// Load a running server and say how long its tokens take
     Bench(bench::BenchArgs),
 }
@@ -69,6 +74,8 @@ impl Cli {
             Some(Command::Verify(args)) => verify::run(&args),
             Some(Command::Checks(args)) => checks::run(&args),
             Some(Command::Eval(args)) => eval::run(&args),
+            Some(Command::Pull(args)) => hub::pull(&args),
+            Some(Command::Models) => hub::models(),
             Some(Command::Bench(args)) => bench::run(&args),
         }
     }

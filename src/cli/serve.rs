@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpSocket;
 
+use super::hub;
 use super::stop::Stop;
 use crate::config::{Secrets, ServeArgs, Settings};
 use crate::engine::generation::Pinned;
@@ -23,8 +24,9 @@ use crate::telemetry::{self, metrics};
 pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     let [api_keys, admin_key] = ["SPAR_API_KEYS", "SPAR_ADMIN_KEY"].map(|name| std::env::var(name).ok());
     let secrets = Secrets { api_keys: api_keys.as_deref(), admin_key: admin_key.as_deref() };
-    let settings = Settings::check(args, secrets)?;
+    let mut settings = Settings::check(args, secrets)?;
     telemetry::start(&settings.http)?;
+    hub::find(&mut settings.engine)?;
     let metrics = metrics::install();
     println!("{}", told(&settings, changed));
     if let Some(warning) = settings.warning() {

@@ -16,11 +16,12 @@ use crate::kernels::packed::Format;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Model")]
 pub struct EngineArgs {
-    /// Directory with a Hugging Face checkpoint; absent: the embedded model
-    #[arg(long, env = "SPAR_MODEL", value_name = "DIR")]
+    /// Directory with a Hugging Face checkpoint, GGUF file, or the name of a model on the hub: org/name, org/name:Q4_K_M for one of
+    /// its GGUF files, org/name@revision; absent: the embedded model
+    #[arg(long, env = "SPAR_MODEL", value_name = "MODEL")]
     pub model: Option<PathBuf>,
-    /// Directory with a separate refiner's checkpoint; absent: the model's own
-    #[arg(long, env = "SPAR_REFINER", value_name = "DIR")]
+    /// A separate refiner, named as --model; absent: the model's own
+    #[arg(long, env = "SPAR_REFINER", value_name = "MODEL")]
     pub refiner: Option<PathBuf>,
     /// Directory with a PEFT LoRA adapter of the actor, on the model; the refiner does not use it
     #[arg(long, env = "SPAR_ADAPTER", value_name = "DIR")]
@@ -31,7 +32,10 @@ pub struct EngineArgs {
     /// File with judge and refine templates; absent: the refiner's spar.json, else the general ones
     #[arg(long, env = "SPAR_TEMPLATES", value_name = "FILE")]
     pub templates: Option<PathBuf>,
-    /// Name that clients use; absent: the directory's name
+    /// Fetch nothing: a model that is named as on the hub must be in the local Hugging Face cache. HF_HUB_OFFLINE=1 says the same
+    #[arg(long, env = "SPAR_OFFLINE")]
+    pub offline: bool,
+    /// Name that clients use; absent: the model's own, of a directory or file the last part of its path
     #[arg(long, env = "SPAR_SERVED_NAME", value_name = "NAME")]
     pub served_name: Option<String>,
     /// What runs the model

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::adapter::Linears;
-use super::{ModelError, files};
+use super::{ModelError, files, gguf};
 
 /// The model families whose tensors we know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,16 +103,21 @@ pub enum RopeScaling {
         /// Context of pre-training.
         original_context: f64,
     },
+    /// The frequency of each pair divided by a factor of its own.
+    Factors(Vec<f32>),
     /// A kind that we do not know, by its name.
     Other(String),
 }
 
 impl ModelConfig {
-    /// Reads `config.json` and, if there is one, `generation_config.json`.
+    /// Reads a directory's `config.json` and, if there is one, `generation_config.json`; or the metadata of a GGUF file.
     ///
     /// # Errors
     /// Names the file and the field.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        if gguf::is_named(dir) {
+            return gguf::Gguf::open(dir)?.config();
+        }
         let path = dir.join("config.json");
         if !path.is_file() {
             let remedy = "a model directory in Hugging Face layout holds it".into();
@@ -123,7 +128,16 @@ impl ModelConfig {
             path if path.is_file() => read_json(&path)?,
             _ => Value::Null,
         };
-        let fields = Fields { path: &path, value: &root };
+        Self::from_json(&path, &root, &generation)
+    }
+
+    /// Reads the contents of `config.json` and `generation_config.json`. Errors name `path` for the first of them, and the
+    /// second beside it.
+    ///
+    /// # Errors
+    /// Names the file and the field.
+    pub(super) fn from_json(path: &Path, root: &Value, generation: &Value) -> Result<Self, ModelError> {
+        let fields = Fields { path, value: root };
         let class = root["architectures"][0].as_str().or(root["model_type"].as_str());
         let class = class.ok_or_else(|| fields.wrong("architectures", "is missing"))?;
         let architecture = match class {
@@ -134,17 +148,17 @@ impl ModelConfig {
             other => Architecture::Other(other.into()),
         };
         // Models of text and images keep the numbers of their text part one level deeper.
-        let text = Fields { path: &path, value: root.get("text_config").unwrap_or(&root) };
+        let text = Fields { path, value: root.get("text_config").unwrap_or(root) };
         let dense = match architecture {
             Architecture::Other(_) => None,
             _ => Some(DenseConfig::new(&fields, &architecture)?),
         };
         let mut eos = Vec::new();
         for (value, name) in
-            [(&generation, "generation_config.json"), (&root, "config.json"), (text.value, "config.json")]
+            [(generation, "generation_config.json"), (root, "config.json"), (text.value, "config.json")]
         {
             for id in ids(&value["eos_token_id"]).ok_or_else(|| ModelError::Broken {
-                file: dir.join(name),
+                file: path.with_file_name(name),
                 reason: "`eos_token_id` is neither a token id nor a list of them".into(),
             })? {
                 if !eos.contains(&id) {
@@ -152,7 +166,7 @@ impl ModelConfig {
                 }
                 if eos.len() > MOST_EOS {
                     let reason = format!("`eos_token_id` lists more than {MOST_EOS} tokens");
-                    return Err(ModelError::Broken { file: dir.join(name), reason });
+                    return Err(ModelError::Broken { file: path.with_file_name(name), reason });
                 }
             }
         }
@@ -161,7 +175,7 @@ impl ModelConfig {
             architecture,
             vocabulary: text.count("vocab_size")?,
             context: text.count("max_position_embeddings")?,
-            bos: [&root, &generation].iter().find_map(|v| v["bos_token_id"].as_u64()).and_then(|id| id.try_into().ok()),
+            bos: [root, generation].iter().find_map(|v| v["bos_token_id"].as_u64()).and_then(|id| id.try_into().ok()),
             eos,
             dtype: dtype.map(Into::into),
             dense,

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ModelError, files, spread};
+use super::{ModelError, files, gguf, spread};
 
 /// What a directory that was written by a program may say of its own files: `manifest.json`.
 const MANIFEST: &str = "manifest.json";
@@ -57,32 +57,33 @@ pub fn belongs(name: &str) -> bool {
         "adapter_config.json",
         MANIFEST,
     ];
-    NAMES.contains(&name) || is_weights(name) || name.ends_with(".safetensors.index.json")
+    NAMES.contains(&name) || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
 }
 
 fn is_weights(name: &str) -> bool {
-    name.ends_with(".safetensors")
+    name.ends_with(".safetensors") || gguf::is_named(Path::new(name))
 }
 
 impl Digests {
-    /// Reads every file of `dir` that belongs to a model or an adapter.
+    /// Reads every file of the directory that belongs to a model or an adapter, or the parts of a GGUF file.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn of(dir: &Path) -> Result<Self, ModelError> {
-        Self::read(dir, &|_| Ok(()))
+    pub fn of(path: &Path) -> Result<Self, ModelError> {
+        Self::read(path, &|_| Ok(()))
     }
 
     /// Does what [`Digests::of`] does, with files that `may_read` accepts once they are open.
     ///
     /// # Errors
     /// A file that cannot be read, or may not be.
-    pub(super) fn read(dir: &Path, may_read: MayRead<'_>) -> Result<Self, ModelError> {
+    pub(super) fn read(path: &Path, may_read: MayRead<'_>) -> Result<Self, ModelError> {
+        let (dir, names) = listed(path)?;
         let sized = |name: String| {
             let bytes = dir.join(&name).metadata().map_or(0, |metadata| metadata.len());
             (name, bytes as usize)
         };
-        let names: Vec<(String, usize)> = files(dir)?.into_iter().map(sized).collect();
+        let names: Vec<(String, usize)> = names.into_iter().map(sized).collect();
         let digest = |(name, _): &(String, usize)| {
             let path = dir.join(name);
             let mut hash = Sha256::new();
@@ -136,6 +137,10 @@ impl Digests {
     /// # Errors
     /// The first file that is missing or not what the manifest says.
     pub fn check_manifest(&self, dir: &Path) -> Result<(), ModelError> {
+        if gguf::is_named(dir) {
+            // A file has no manifest of its own.
+            return Ok(());
+        }
         let own = dir.join(MANIFEST);
         let above = dir.parent().map(|above| above.join(MANIFEST)).filter(|path| path.is_file());
         let (path, prefix) = match above {
@@ -214,6 +219,20 @@ pub fn files(dir: &Path) -> Result<Vec<String>, ModelError> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Where the files of a model or an adapter are, and their names: those of a directory, or the parts of a GGUF file.
+///
+/// # Errors
+/// As [`files`].
+pub fn listed(path: &Path) -> Result<(PathBuf, Vec<String>), ModelError> {
+    if !gguf::is_named(path) {
+        return Ok((path.into(), files(path)?));
+    }
+    let name = |part: &PathBuf| part.file_name().map(|name| name.to_string_lossy().into_owned());
+    let names = gguf::parts(path).iter().filter_map(name).collect();
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok((directory.unwrap_or(Path::new(".")).into(), names))
 }
 
 /// Lower-case hexadecimal digits.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 /// A model directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The path is not a directory; nothing is ever looked up in the network.
-    #[error("{} is not a directory; --model takes the path of a local model directory", .0.display())]
+    /// The path is neither a directory nor a GGUF file.
+    #[error("{} is not a directory and not a .gguf file; --model takes the path of one of these", .0.display())]
     NoDirectory(PathBuf),
     /// A file that every model needs.
     #[error("{} does not exist; {remedy}", file.display())]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use super::{INDEX, ModelConfig, ModelError, SINGLE, digest, files, read_index};
+use super::{INDEX, ModelConfig, ModelError, SINGLE, Weights, digest, files, gguf, read_index};
 
 /// Bytes of a header at most: a thousand layers in one file need about one million.
 pub(super) const HEADER: u64 = 16 << 20;
@@ -20,12 +20,15 @@ struct Promised {
     shape: Vec<usize>,
 }
 
-/// Checks the sizes and headers of a directory's files against one another and against `config.json`.
+/// Checks the sizes and headers of a directory's files against one another and against `config.json`; or those of a GGUF file.
 ///
 /// # Errors
 /// Names the file, and the tensor or field.
 pub(crate) fn check(dir: &Path) -> Result<(), ModelError> {
     let config = ModelConfig::open(dir)?;
+    if gguf::is_named(dir) {
+        return Weights::open(dir)?.check(&config);
+    }
     for name in digest::files(dir)? {
         check_size(&dir.join(name))?;
     }

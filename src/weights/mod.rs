@@ -5,12 +5,14 @@ mod config;
 pub mod digest;
 mod error;
 pub(crate) mod files;
+pub mod gguf;
 pub(crate) mod headers;
 mod low_rank;
 pub mod roots;
 mod spread;
 pub mod store;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +24,7 @@ pub(crate) use config::read_json;
 pub use config::{Architecture, DenseConfig, ModelConfig, RopeScaling};
 pub use digest::Digests;
 pub use error::ModelError;
+use gguf::kind::{Blocks, Kind};
 pub use low_rank::{LowRank, LowRanks};
 
 const SINGLE: &str = "model.safetensors";
@@ -38,26 +41,66 @@ pub struct Weights {
 #[derive(Clone, Debug)]
 struct Location {
     file: usize,
-    dtype: Dtype,
+    kind: Kind,
     shape: Vec<usize>,
     bytes: std::ops::Range<usize>,
+    rows: Rows,
 }
+
+/// The order of a tensor's rows in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    /// Rows in the order of the computation.
+    InOrder,
+    /// Heads of this many rows, in each of which rows of the first half and of the second half alternate.
+    Interleaved(usize),
+}
+
+impl Location {
+    /// Elements of a row. The rows of a vector whose elements have an order of their own are single elements.
+    fn columns(&self) -> usize {
+        match (self.rows, self.shape.as_slice()) {
+            (Rows::Interleaved(_), [_]) => 1,
+            (_, shape) => shape.last().copied().unwrap_or(1),
+        }
+    }
+}
+
+impl Rows {
+    /// Where in the file the row `index` is.
+    fn stored(self, index: usize) -> usize {
+        match self {
+            Self::InOrder => index,
+            Self::Interleaved(head) => {
+                let (first, within) = (index / head * head, index % head);
+                let (half, pair) = (within / (head / 2), within % (head / 2));
+                first + 2 * pair + half
+            }
+        }
+    }
+}
+
+/// A tensor's number that is not finite: its place and value.
+type Damage = Option<(usize, f32)>;
 
 /// A tensor as its file holds it.
 pub(crate) struct Stored<'a> {
     pub(crate) name: &'a str,
     pub(crate) dtype: Dtype,
     pub(crate) shape: &'a [usize],
-    pub(crate) bytes: &'a [u8],
+    pub(crate) bytes: Cow<'a, [u8]>,
 }
 
 impl Weights {
-    /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names, and checks that every file is
-    /// whole and holds what the index says.
+    /// Maps a directory's `model.safetensors`, or the shards that `model.safetensors.index.json` names, and checks that every
+    /// file is whole and holds what the index says. The path may also be that of a GGUF file.
     ///
     /// # Errors
     /// Names the file, and the tensor where there is one.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        if gguf::is_named(dir) {
+            return gguf::Gguf::open(dir)?.into_weights();
+        }
         let (names, promised) = if dir.join(SINGLE).is_file() {
             (BTreeSet::from([SINGLE.to_owned()]), BTreeMap::new())
         } else if dir.join(INDEX).is_file() {
@@ -109,7 +152,8 @@ impl Weights {
         }
         for (name, info) in metadata.tensors() {
             let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
-            let at = Location { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes };
+            let (file, kind, shape) = (self.files.len(), Kind::Plain(info.dtype), info.shape.clone());
+            let at = Location { file, kind, shape, bytes, rows: Rows::InOrder };
             if let Some(other) = self.tensors.insert(name.clone(), at) {
                 let reason = format!("{} holds it too", self.files[other.file].0.display());
                 return Err(ModelError::Tensor { file: path.clone(), tensor: name, reason });
@@ -141,8 +185,8 @@ impl Weights {
                     "its shape is {found:?}, config.json asks for {shape:?}; one of the two is wrong"
                 )));
             }
-            if !matches!(at.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                return Err(wrong(format!("its type is {:?}; convert it to F32, F16 or BF16", at.dtype)));
+            if let Some(other) = at.kind.foreign() {
+                return Err(wrong(format!("its type is {other:?}; convert it to F32, F16 or BF16")));
             }
         }
         Ok(())
@@ -151,20 +195,23 @@ impl Weights {
     /// A tensor's elements in row-major order, as `f32`.
     ///
     /// # Errors
-    /// It is missing, of another type than F32, F16 and BF16, or holds a value that is not finite.
+    /// It is missing, of a type that is not read as numbers, or holds a value that is not finite.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let (dtype, bytes) = self.raw(name)?;
-        let pairs = |convert: fn([u8; 2]) -> f32| bytes.as_chunks::<2>().0.iter().map(|&b| convert(b)).collect();
-        Ok(match dtype {
-            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::F16 => pairs(|b| half::f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => pairs(|b| half::bf16::from_le_bytes(b).to_f32()),
-            other => {
-                let file = self.files[self.location(name)?.file].0.clone();
-                let reason = format!("its type is {other:?}; convert it to F32, F16 or BF16");
-                return Err(ModelError::Tensor { file, tensor: name.into(), reason });
-            }
-        })
+        let at = self.location(name)?;
+        if let Some(other) = at.kind.foreign() {
+            let file = self.files[at.file].0.clone();
+            let reason = format!("its type is {other:?}; convert it to F32, F16 or BF16");
+            return Err(ModelError::Tensor { file, tensor: name.into(), reason });
+        }
+        let columns = at.columns();
+        let mut numbers = vec![0.0; at.shape.iter().product()];
+        let mut damage = None;
+        self.rows(at, |row, bytes| {
+            let out = &mut numbers[row * columns..][..columns];
+            at.kind.read(bytes, out);
+            damage = damage.or_else(|| damaged(row * columns, out));
+        });
+        self.undamaged(name, at, damage).map(|()| numbers)
     }
 
     /// Checks that every number is finite; types that are not read as numbers are passed over.
@@ -174,45 +221,78 @@ impl Weights {
     pub fn check_finite(&self) -> Result<(), ModelError> {
         let tensors: Vec<(&str, usize)> =
             self.tensors.iter().map(|(name, at)| (name.as_str(), at.bytes.len())).collect();
-        spread::over(&tensors, |&(_, bytes)| bytes, |&(name, _)| self.raw(name).map(drop)).into_iter().collect()
+        spread::over(&tensors, |&(_, bytes)| bytes, |&(name, _)| self.check_tensor(name)).into_iter().collect()
     }
 
-    /// A tensor's type and elements as the file holds them, row after row in little-endian order.
+    fn check_tensor(&self, name: &str) -> Result<(), ModelError> {
+        let at = self.location(name)?;
+        if at.kind.foreign().is_some() {
+            return Ok(());
+        }
+        let columns = at.columns();
+        let (mut numbers, mut damage) = (vec![0.0; columns], None);
+        self.rows(at, |row, bytes| {
+            at.kind.read(bytes, &mut numbers);
+            damage = damage.or_else(|| damaged(row * columns, &numbers));
+        });
+        self.undamaged(name, at, damage)
+    }
+
+    /// A tensor's type and elements, row after row in little-endian order. Numbers in blocks become `f16`, the others are as the
+    /// file holds them.
     ///
     /// # Errors
     /// It is missing or holds a value that is not finite; types that are not read as numbers are not looked at.
-    pub fn raw(&self, name: &str) -> Result<(Dtype, &[u8]), ModelError> {
+    pub fn raw(&self, name: &str) -> Result<(Dtype, Cow<'_, [u8]>), ModelError> {
         let at = self.location(name)?;
-        let (file, map) = &self.files[at.file];
-        let bytes = &map[at.bytes.clone()];
-        // All bits of the exponent are set in infinities and what is no number.
-        let short = |exponent: u16| {
-            let large = |pair: &[u8; 2]| u16::from_le_bytes(*pair) & exponent == exponent;
-            bytes.as_chunks::<2>().0.iter().position(large)
-        };
-        let damaged = match at.dtype {
-            Dtype::F32 => bytes.as_chunks::<4>().0.iter().position(|&b| !f32::from_le_bytes(b).is_finite()),
-            Dtype::F16 => short(0x7c00),
-            Dtype::BF16 => short(0x7f80),
-            _ => None,
-        };
-        match damaged {
-            Some(i) => {
-                let value = self.element(at, i);
-                let reason = format!("element {i} is {value}; the checkpoint is damaged");
-                Err(ModelError::Tensor { file: file.clone(), tensor: name.into(), reason })
-            }
-            None => Ok((at.dtype, bytes)),
+        if let Kind::Plain(dtype) = at.kind
+            && (at.rows == Rows::InOrder || at.kind.foreign().is_some())
+        {
+            self.check_tensor(name)?;
+            return Ok((dtype, Cow::Borrowed(&self.files[at.file].1[at.bytes.clone()])));
+        }
+        let numbers = self.read(name)?;
+        let dtype = at.kind.dtype();
+        Ok((dtype, Cow::Owned(adapter::encode(dtype, &numbers))))
+    }
+
+    /// A tensor's rows, where they are kept in blocks.
+    ///
+    /// # Errors
+    /// It is missing, or a number is not finite.
+    pub fn blocks(&self, name: &str) -> Result<Option<(Blocks, Vec<&[u8]>)>, ModelError> {
+        let at = self.location(name)?;
+        let Kind::Blocks(kind) = at.kind else { return Ok(None) };
+        let all = &self.files[at.file].1[at.bytes.clone()];
+        let (numbers, size) = kind.block();
+        if let Some(block) = all.chunks_exact(size).position(|block| !kind.is_finite(block)) {
+            let reason = format!(
+                "the scale of its block {block}, with {numbers} numbers, is not finite; the checkpoint is damaged"
+            );
+            return Err(ModelError::Tensor { file: self.files[at.file].0.clone(), tensor: name.into(), reason });
+        }
+        let count = at.shape.iter().product::<usize>() / at.columns().max(1);
+        let bytes = all.len() / count.max(1);
+        Ok(Some((kind, (0..count).map(|row| &all[at.rows.stored(row) * bytes..][..bytes]).collect())))
+    }
+
+    /// Gives every row's bytes, in the order in which rows are computed with.
+    fn rows(&self, at: &Location, mut each: impl FnMut(usize, &[u8])) {
+        let all = &self.files[at.file].1[at.bytes.clone()];
+        let count = at.shape.iter().product::<usize>() / at.columns().max(1);
+        let bytes = all.len() / count.max(1);
+        for row in 0..count {
+            each(row, &all[at.rows.stored(row) * bytes..][..bytes]);
         }
     }
 
-    fn element(&self, at: &Location, i: usize) -> f32 {
-        let bytes = &self.files[at.file].1[at.bytes.clone()];
-        let pair = || bytes.as_chunks::<2>().0[i];
-        match at.dtype {
-            Dtype::F16 => half::f16::from_le_bytes(pair()).to_f32(),
-            Dtype::BF16 => half::bf16::from_le_bytes(pair()).to_f32(),
-            _ => f32::from_le_bytes(bytes.as_chunks::<4>().0[i]),
+    fn undamaged(&self, name: &str, at: &Location, damage: Damage) -> Result<(), ModelError> {
+        match damage {
+            Some((i, value)) => {
+                let reason = format!("element {i} is {value}; the checkpoint is damaged");
+                Err(ModelError::Tensor { file: self.files[at.file].0.clone(), tensor: name.into(), reason })
+            }
+            None => Ok(()),
         }
     }
 
@@ -248,12 +328,15 @@ impl Weights {
         self.tensors.values().map(|at| at.shape.iter().map(|&size| size as u64).product()).max().unwrap_or(0)
     }
 
-    /// The tensors of one of the files, as they are stored, in order of their names.
-    pub(crate) fn of_file(&self, path: &Path) -> Vec<Stored<'_>> {
+    /// The tensors of one of the files, in order of their names, in types that safetensors files have.
+    ///
+    /// # Errors
+    /// As [`Weights::raw`].
+    pub(crate) fn of_file(&self, path: &Path) -> Result<Vec<Stored<'_>>, ModelError> {
         let here = self.tensors.iter().filter(|(_, at)| self.files[at.file].0 == path);
         here.map(|(name, at)| {
-            let bytes = &self.files[at.file].1[at.bytes.clone()];
-            Stored { name, dtype: at.dtype, shape: &at.shape, bytes }
+            let (dtype, bytes) = self.raw(name)?;
+            Ok(Stored { name, dtype, shape: &at.shape, bytes })
         })
         .collect()
     }
@@ -267,9 +350,9 @@ impl Weights {
         self.tensors.iter().filter_map(matrix).collect()
     }
 
-    /// A tensor's type, if the checkpoint holds it.
+    /// A tensor's type in [`Weights::raw`], if the checkpoint holds it.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
-        self.tensors.get(name).map(|at| at.dtype)
+        self.tensors.get(name).map(|at| at.kind.dtype())
     }
 
     /// A tensor's shape, if the checkpoint holds it.
@@ -285,6 +368,12 @@ impl Weights {
     fn main_file(&self) -> PathBuf {
         self.files.first().map_or_else(|| SINGLE.into(), |(path, _)| path.clone())
     }
+}
+
+/// The first number that is not finite; `first` is the place of the first one.
+fn damaged(first: usize, numbers: &[f32]) -> Damage {
+    let place = numbers.iter().position(|x| !x.is_finite())?;
+    Some((first + place, numbers[place]))
 }
 
 /// Tensor name to file name.

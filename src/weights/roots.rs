@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::digest;
+use super::{digest, gguf};
 
 /// Directories below which weights may be named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum RootError {
     #[error("--weights-root {0}: {1}")]
     Broken(PathBuf, String),
     /// The path does not exist.
-    #[error("{0} is not a directory below a --weights-root")]
+    #[error("{0} is not a directory or .gguf file below a --weights-root")]
     Missing(PathBuf),
     /// It is somewhere else.
     #[error("{0} leads outside of every --weights-root; copy it below one")]
@@ -43,8 +43,8 @@ impl Roots {
         directories.iter().map(resolve).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The directory that `path` names, absolute or below one of the roots. Links and `..` are resolved before anything is
-    /// compared, and every file in it that would be read must be below a root as well.
+    /// The directory or GGUF file that `path` names, absolute or below one of the roots. Links and `..` are resolved before
+    /// anything is compared, and every file that would be read must be below a root as well.
     ///
     /// # Errors
     /// The path does not exist, or is not below a root.
@@ -58,11 +58,13 @@ impl Roots {
         if !self.hold(&directory) {
             return Err(RootError::Outside(path.into()));
         }
-        if !directory.is_dir() {
+        // A link may have another name than what it leads to; the files are read by the latter.
+        if !directory.is_dir() && !gguf::is_named(&directory) {
             return Err(RootError::Missing(path.into()));
         }
-        for name in digest::files(&directory).map_err(|_| RootError::Missing(path.into()))? {
-            let file = directory.join(&name).canonicalize().map_err(|_| RootError::Missing(path.join(&name)))?;
+        let (directory_of, names) = digest::listed(&directory).map_err(|_| RootError::Missing(path.into()))?;
+        for name in names {
+            let file = directory_of.join(&name).canonicalize().map_err(|_| RootError::Missing(path.join(&name)))?;
             if !self.hold(&file) {
                 return Err(RootError::Outside(path.join(name)));
             }

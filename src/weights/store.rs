@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::adapter::{self, Adapter};
 use super::digest::MayRead;
-use super::{Digests, ModelError, digest, files, spread};
+use super::{Digests, ModelError, digest, files, gguf, spread};
 
 /// Directories in the making, locked by their makers. A dead maker's are removed: its lock is free.
 const MAKING: &str = ".making-";
@@ -66,8 +66,8 @@ impl Store {
         Self { stop, ..self.clone() }
     }
 
-    /// Copies a directory's files, unless the store has the same contents already. What is copied is what was checked: a
-    /// directory that changes meanwhile is refused.
+    /// Copies a directory's files, or a GGUF file with its parts, unless the store has the same contents already. What is copied
+    /// is what was checked: a directory that changes meanwhile is refused.
     ///
     /// # Errors
     /// It cannot be read, its manifest disagrees, or it changed.
@@ -83,8 +83,12 @@ impl Store {
     pub fn import_as(&self, source: &Path, import: Import<'_>) -> Result<Stored, ModelError> {
         let before = Digests::read(source, import.may_read)?;
         before.check_manifest(source)?;
-        let path = self.root.join(before.all());
-        if let Some(known) = self.find(&path, |found| found.all() == before.all())? {
+        let directory = self.root.join(before.all());
+        let place = |directory: &Path| match source.file_name().filter(|_| gguf::is_named(source)) {
+            Some(file) => directory.join(file),
+            None => directory.into(),
+        };
+        if let Some(known) = self.find(&directory, &place(&directory), |found| found.all() == before.all())? {
             return Ok(known);
         }
         let needed = before.0.values().map(|file| file.bytes).sum();
@@ -93,16 +97,17 @@ impl Store {
         }
         self.check_free(needed)?;
         let making = self.make()?;
-        let copy = |name: &String| self.copy(&source.join(name), &making.path().join(name), import.may_read);
+        let (from, names) = digest::listed(source)?;
+        let copy = |name: &String| self.copy(&from.join(name), &making.path().join(name), import.may_read);
         let bytes = |name: &String| before.0.get(name).map_or(0, |file| file.bytes as usize);
-        spread::over(&digest::files(source)?, bytes, copy).into_iter().collect::<Result<(), _>>()?;
-        let digests = Digests::of(making.path())?;
+        spread::over(&names, bytes, copy).into_iter().collect::<Result<(), _>>()?;
+        let digests = Digests::of(&place(making.path()))?;
         if digests != before {
             let reason = "it changed while it was copied; write a new directory and rename it when it is whole".into();
             return Err(ModelError::Broken { file: source.into(), reason });
         }
-        self.publish(making, &path, source)?;
-        Ok(Stored { path, digests })
+        self.publish(making, &directory, &from)?;
+        Ok(Stored { path: place(&directory), digests })
     }
 
     /// `base` with `adapter`, whose digest is `adapter_sha256`, merged into it, unless the store has it already.
@@ -112,7 +117,7 @@ impl Store {
     pub fn merged(&self, base: &Stored, adapter: &Adapter, adapter_sha256: &str) -> Result<Stored, ModelError> {
         let short = |sha256: &str| sha256.get(..32).unwrap_or(sha256).to_owned();
         let path = self.root.join(format!("{MERGED}{}-{}", short(&base.digests.all()), short(adapter_sha256)));
-        if let Some(known) = self.find(&path, |found| found.check_manifest(&path).is_ok())? {
+        if let Some(known) = self.find(&path, &path, |found| found.check_manifest(&path).is_ok())? {
             return Ok(known);
         }
         self.check_free(base.digests.0.values().map(|file| file.bytes).sum())?;
@@ -197,21 +202,26 @@ impl Store {
         Ok(())
     }
 
-    /// The directory, if it is there and what it should be; one that is not is removed.
-    fn find(&self, path: &Path, is_right: impl Fn(&Digests) -> bool) -> Result<Option<Stored>, ModelError> {
-        if !path.is_dir() {
+    /// What is at `path` in the directory, if it is there and what it should be; a directory where it is not is removed.
+    fn find(
+        &self,
+        directory: &Path,
+        path: &Path,
+        is_right: impl Fn(&Digests) -> bool,
+    ) -> Result<Option<Stored>, ModelError> {
+        if !directory.is_dir() {
             return Ok(None);
         }
-        let digests = Digests::of(path)?;
-        if is_right(&digests) {
+        let found = if path.exists() { Digests::of(path).ok() } else { None };
+        if let Some(digests) = found.filter(|digests| is_right(digests)) {
             // The time of the last use, for eviction.
-            let touched = File::open(path).and_then(|dir| dir.set_modified(SystemTime::now()));
+            let touched = File::open(directory).and_then(|dir| dir.set_modified(SystemTime::now()));
             touched.map_err(|e| self.broken(&e))?;
             return Ok(Some(Stored { path: path.into(), digests }));
         }
-        tracing::warn!(directory = %path.display(), "the stored weights are damaged; they are made again");
+        tracing::warn!(directory = %directory.display(), "the stored weights are damaged; they are made again");
         let aside = self.make()?;
-        fs::rename(path, aside.path().join("damaged")).map_err(|e| self.broken(&e))?;
+        fs::rename(directory, aside.path().join("damaged")).map_err(|e| self.broken(&e))?;
         Ok(None)
     }
 

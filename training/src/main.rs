@@ -133,6 +133,15 @@ enum Command {
         /// The run's folder.
         run: PathBuf,
     },
+    /// Writes a GGUF file as a model directory, which every other command takes as a base; blocks become half precision.
+    Unpack {
+        /// The file, or the first of its parts.
+        #[arg(long)]
+        file: PathBuf,
+        /// The directory, which must not exist.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Merges a LoRA adapter into its base.
     Merge {
         /// The base's model directory.
@@ -313,6 +322,7 @@ async fn main() -> Result<()> {
             show(&stages::merge::merge(&base, &adapter, &out)?);
             Ok(())
         }
+        Command::Unpack { file, out } => Ok(spar::weights::gguf::Gguf::open(&file)?.export(&out)?),
         Command::Evolve { prompts, model, out, most, seed } => {
             let bad_lines = BadLines::Stop;
             let settings = stages::evolve::Settings { seed, most, temperature: 0.9, bad_lines, parallel: 64 };

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::hub;
 use crate::config::{EngineArgs, EngineKind};
 use crate::engine::Sampling;
 use crate::engine::load::{Loaded, load};
@@ -100,7 +101,14 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let mut cases = read_prompts(&args.data)?.items;
     cases.truncate(args.limit.unwrap_or(usize::MAX));
     // Models load outside of the runtime, since an upstream is asked from there.
-    let loaded = args.url.is_none().then(|| load(&args.engine, None)).transpose()?;
+    let mut engine = args.engine.clone();
+    let loaded = match &args.url {
+        Some(_) => None,
+        None => {
+            hub::find(&mut engine)?;
+            Some(load(&engine, None)?)
+        }
+    };
     let recorder = metrics::install();
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     let report = runtime.block_on(async {

@@ -15,7 +15,7 @@ use crate::engine::generation::registry::AdapterSource;
 use crate::prompts::Templates;
 use crate::weights::adapter::Adapter;
 use crate::weights::store::{Store, Stored};
-use crate::weights::{Digests, ModelConfig, ModelError};
+use crate::weights::{Digests, ModelConfig, ModelError, gguf};
 
 /// Bytes of merged weights that are kept for later starts, where no directory for swaps is used.
 const MERGED_BYTES: u64 = 64 << 30;
@@ -91,7 +91,7 @@ impl<'a> Loader<'a> {
         directory: &Path,
         flag: &'static str,
     ) -> Result<(Model, Choice, AdapterSource), LoadError> {
-        if !model.is_dir() {
+        if !model.is_dir() && !gguf::is_named(model) {
             return Err(ModelError::NoDirectory(model.into()).into());
         }
         let config = ModelConfig::open(model)?;

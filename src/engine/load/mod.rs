@@ -27,6 +27,7 @@ use super::{Engine, EngineError, Input, Purpose, Request};
 use crate::config::{EngineArgs, EngineKind, SiblingsBy, UpstreamArgs};
 use crate::prompts::{TemplateError, Templates};
 use crate::telemetry::metrics;
+use crate::weights::gguf;
 use crate::weights::store::Store;
 
 /// What is served.
@@ -174,7 +175,7 @@ pub fn configured(args: &EngineArgs) -> Result<Option<Configured>, LoadError> {
 pub fn served_name(args: &EngineArgs) -> Option<String> {
     let usual = || match (args.engine, &args.model) {
         (EngineKind::Fake | EngineKind::Upstream, _) => None,
-        (_, Some(model)) => model.file_name().map(|name| name.to_string_lossy().into_owned()),
+        (_, Some(model)) => gguf::served_name(model),
         (_, None) => Some(NAME.to_owned()),
     };
     args.served_name.clone().or_else(usual)
@@ -212,6 +213,13 @@ fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadEr
     directory.tool_format = args.thinking.tool_calls.unwrap_or(directory.tool_format);
     let choice = choose(args.engine, &directory.config);
     must_be_built(&choice, &directory.path)?;
+    if choice.runs == Runs::Mistral && gguf::is_named(&directory.path) {
+        let reason = format!(
+            "{}, but mistral.rs is given directories here, not GGUF files; name the model's Hugging Face directory",
+            choice.why
+        );
+        return Err(ModelError::Unsupported { dir: directory.path, reason }.into());
+    }
     let (name, why) = (choice.runs.name(), &choice.why);
     tracing::info!(model = %directory.path.display(), engine = name, why, "the engine is chosen");
     let templates = Arc::clone(&directory.templates);

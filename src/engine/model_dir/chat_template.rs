@@ -1,6 +1,6 @@
 //! The model's own chat template, as `transformers` would run it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::{Error, ErrorKind, UndefinedBehavior, context};
@@ -45,6 +45,18 @@ impl ChatTemplate {
             let remedy = "a chat needs a template, here or as `chat_template` in tokenizer_config.json".into();
             return Err(ModelError::Missing { file, remedy });
         };
+        Self::compile(file, source, &settings, config, tokenizer)
+    }
+
+    /// Compiles a template, which `file` holds. `settings` are those of `tokenizer_config.json`, of which the end-of-sequence
+    /// token is returned.
+    pub(super) fn compile(
+        file: PathBuf,
+        source: String,
+        settings: &Value,
+        config: &ModelConfig,
+        tokenizer: &Tokenizer,
+    ) -> Result<(Self, Option<u32>), ModelError> {
         let mut jinja = Jinja::new(UndefinedBehavior::Lenient);
         let environment = jinja.environment();
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {

@@ -1,6 +1,7 @@
-//! A local model directory in Hugging Face layout, opened and checked before any engine sees it.
+//! A local model, a directory in Hugging Face layout or a GGUF file, opened and checked before any engine sees it.
 
 mod chat_template;
+mod files;
 mod growth;
 mod identity;
 mod longest;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use tokenizers::Tokenizer;
 
 use self::chat_template::ChatTemplate;
+use self::files::Files;
 pub use self::identity::Identity;
 use self::vocabulary::Vocabulary;
 use super::reasoning::{Form, Splitter};
@@ -22,12 +24,12 @@ use super::{EngineError, Input, ModelInfo, Request};
 use crate::chat::{Chat, TemplateKwargs, Thinking};
 use crate::prompts::Templates;
 pub use crate::weights::ModelError;
-use crate::weights::{ModelConfig, Weights};
+use crate::weights::{ModelConfig, Weights, gguf};
 
 /// Tokens at the end of a prompt that hold a mark and the white space after it, in any tokenizer.
 const MARK_TOKENS: usize = 48;
 
-/// An opened model directory: everything but the computation.
+/// An opened model: everything but the computation.
 pub struct ModelDir {
     /// Where it is.
     pub path: PathBuf,
@@ -53,40 +55,35 @@ pub struct ModelDir {
 }
 
 impl ModelDir {
-    /// Opens a directory and checks all of it. Nothing is ever fetched.
+    /// Opens a directory or a GGUF file and checks all of it. Nothing is ever fetched.
     ///
     /// # Errors
     /// One line that names the file and what to do.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ModelError> {
         let path = path.into();
-        if !path.is_dir() {
-            return Err(ModelError::NoDirectory(path));
-        }
-        let mut config = ModelConfig::open(&path)?;
-        let vocabulary = Vocabulary::open(&path.join("tokenizer.json"))?;
+        let files = Files::open(&path)?;
+        let mut config = files.config()?;
+        let vocabulary = files.vocabulary()?;
         let (tokenizer, pieces) = (Arc::clone(&vocabulary.tokenizer), Arc::clone(&vocabulary.pieces));
-        let broken = |file: &str, reason| ModelError::Broken { file: path.join(file), reason };
+        let broken = |file: &str, reason| ModelError::Broken { file: files.file(file), reason };
         if pieces.len() > config.vocabulary {
             let (tokens, rows) = (pieces.len(), config.vocabulary);
             let reason = format!("it has {tokens} tokens, config.json's vocab_size is {rows}: they are of two models");
             return Err(broken("tokenizer.json", reason));
         }
-        let (chat_template, eos) = ChatTemplate::open(&path, &config, &tokenizer)?;
+        let (chat_template, eos) = files.chat_template(&config, &tokenizer)?;
         if let Some(eos) = eos.filter(|eos| !config.eos.contains(eos)) {
             config.eos.push(eos);
         }
         if config.eos.is_empty() {
             return Err(broken("config.json", "`eos_token_id` is missing, so no reply would end; add it".into()));
         }
-        let templates = match path.join("spar.json") {
-            file if file.is_file() => Templates::from_file(&file).map_err(|e| broken("spar.json", e.reason))?,
-            _ => Templates::general(),
-        };
+        let templates = files.templates()?;
         let reasoning = Form::find(|mark| chat_template.mentions(mark))
             .or_else(|| Form::find(|mark| tokenizer.token_to_id(mark).is_some()));
         let mentioned = |mark: &str| chat_template.mentions(mark) || tokenizer.token_to_id(mark).is_some();
         let tool_format = Format::find(mentioned);
-        let weights = Weights::open(&path)?;
+        let weights = files.weights()?;
         weights.check(&config)?;
         Ok(Self {
             path,
@@ -103,9 +100,9 @@ impl ModelDir {
         })
     }
 
-    /// The directory's name and the model's limits.
+    /// The model's name and limits.
     pub fn info(&self) -> ModelInfo {
-        let name = self.path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+        let name = gguf::served_name(&self.path).unwrap_or_else(|| "model".into());
         ModelInfo { name, context: self.config.context, vocabulary: self.config.vocabulary }
     }
 

@@ -41,13 +41,21 @@ impl Vocabulary {
             return Err(ModelError::Missing { file: file.into(), remedy });
         }
         let broken = |reason: String| ModelError::Broken { file: file.into(), reason };
-        let bytes = files::read(file, files::LARGE).map_err(|e| broken(e.to_string()))?;
-        let sha256 = Sha256::digest(&bytes).into();
+        Self::of(&files::read(file, files::LARGE).map_err(|e| broken(e.to_string()))?, file)
+    }
+
+    /// Reads the contents of a `tokenizer.json`, or takes what was read of equal ones that are in use. Errors name `file`.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub(super) fn of(bytes: &[u8], file: &Path) -> Result<Arc<Self>, ModelError> {
+        let broken = |reason: String| ModelError::Broken { file: file.into(), reason };
+        let sha256 = Sha256::digest(bytes).into();
         let open = || OPEN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = open().get(&sha256).and_then(Weak::upgrade) {
             return Ok(shared);
         }
-        let read = Arc::new(Self::read(&bytes).map_err(broken)?);
+        let read = Arc::new(Self::read(bytes).map_err(broken)?);
         let mut open = open();
         open.retain(|_, vocabulary| vocabulary.strong_count() > 0);
         open.insert(sha256, Arc::downgrade(&read));

@@ -10,7 +10,7 @@ use super::attention::{Attention, Heads};
 use super::blocks::Shape;
 use super::sequence::Sequence;
 use super::turns::Turns;
-use crate::kernels::packed::{Format, Packed, Workspace};
+use crate::kernels::packed::{Format, Matrix, Packed, Workspace};
 use crate::kernels::pages::Buffer;
 use crate::kernels::{rms_norm, rotate, silu_times};
 use crate::weights::{DenseConfig, ModelConfig, ModelError, RopeScaling, Weights};
@@ -140,9 +140,7 @@ impl Model {
         weights: &Weights,
         format: Format,
     ) -> Result<Self, ModelError> {
-        let packed = |name: &str| -> Result<Packed, ModelError> {
-            Ok(Packed::new(&[&weights.read(name)?], dense.hidden, format.min(own_format(weights, &[name]))))
-        };
+        let packed = |name: &str| packed(weights, &[name], dense.hidden, format);
         let embedding = packed("model.embed_tokens.weight")?;
         let (embedding, head) = match dense.tied {
             true => (None, embedding),
@@ -267,17 +265,15 @@ impl Layer {
     fn load(layer: usize, c: &DenseConfig, weights: &Weights, format: Format) -> Result<Self, ModelError> {
         let read = |name: &str| weights.read(&format!("model.layers.{layer}.{name}.weight"));
         let linear = |names: &[&str], inner: usize, biased: bool| -> Result<Linear, ModelError> {
-            let parts: Vec<_> = names.iter().map(|name| read(name)).collect::<Result<_, _>>()?;
-            let slices: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
             let full: Vec<String> = names.iter().map(|name| format!("model.layers.{layer}.{name}.weight")).collect();
-            let format = format.min(own_format(weights, &full.iter().map(String::as_str).collect::<Vec<_>>()));
+            let full: Vec<&str> = full.iter().map(String::as_str).collect();
             let biases = || -> Result<Vec<f32>, ModelError> {
                 let parts: Result<Vec<_>, _> =
                     names.iter().map(|name| weights.read(&format!("model.layers.{layer}.{name}.bias"))).collect();
                 Ok(parts?.concat())
             };
             let bias = biased.then(biases).transpose()?;
-            Ok(Linear { weight: Packed::new(&slices, inner, format), bias })
+            Ok(Linear { weight: packed(weights, &full, inner, format)?, bias })
         };
         let qk_norm = || Ok((read("self_attn.q_norm")?, read("self_attn.k_norm")?));
         Ok(Self {
@@ -290,6 +286,27 @@ impl Layer {
             down: linear(&["mlp.down_proj"], c.intermediate, c.mlp_bias)?,
         })
     }
+}
+
+/// Matrices side by side, as the checkpoint has them, or in `format` if that is smaller. Blocks stay as they are: no format is
+/// both smaller and as exact.
+fn packed(weights: &Weights, names: &[&str], inner: usize, format: Format) -> Result<Packed, ModelError> {
+    let mut blocks = names.iter().map(|name| weights.blocks(name)).collect::<Result<Vec<_>, _>>()?;
+    if blocks.iter().all(Option::is_none) {
+        let parts: Vec<_> = names.iter().map(|name| weights.read(name)).collect::<Result<_, _>>()?;
+        let slices: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
+        return Ok(Packed::new(&slices, inner, format.min(own_format(weights, names))));
+    }
+    let plain = |(name, blocks): (&&str, &Option<_>)| match blocks {
+        None => weights.read(name),
+        Some(_) => Ok(Vec::new()),
+    };
+    let numbers: Vec<Vec<f32>> = names.iter().zip(&blocks).map(plain).collect::<Result<_, _>>()?;
+    let parts = names.iter().zip(&mut blocks).zip(&numbers).map(|((name, blocks), numbers)| match blocks.take() {
+        Some((kind, rows)) => Matrix::Blocks(kind, rows),
+        None => Matrix::Numbers(numbers, format.min(own_format(weights, &[name]))),
+    });
+    Ok(Packed::of_parts(&parts.collect::<Vec<_>>(), inner))
 }
 
 /// The type that keeps all of these tensors as they are.
@@ -329,9 +346,10 @@ pub(super) fn turns(config: &DenseConfig) -> impl Fn(Range<usize>) -> Vec<(f32, 
     let half = config.head_dim / 2;
     let frequency = |i: usize| {
         let plain = config.rope_theta.powf(-(i as f64) / half as f64);
-        let scaled = match config.rope_scaling {
+        let scaled = match &config.rope_scaling {
             RopeScaling::Linear(factor) => plain / factor,
-            RopeScaling::Llama3 { factor, low, high, original_context } => {
+            RopeScaling::Factors(factors) => plain / f64::from(factors[i]),
+            &RopeScaling::Llama3 { factor, low, high, original_context } => {
                 let turns = original_context * plain / std::f64::consts::TAU;
                 let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
                 plain * kept + plain / factor * (1.0 - kept)

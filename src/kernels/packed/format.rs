@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 
 use super::super::pages::Pages;
+use super::blocks::{BlockPanels, BlockView};
 use super::{Line, WIDTH};
 
 /// What an element is kept as.
@@ -39,6 +40,8 @@ pub(super) enum Panels {
     Bf16(Pages<HalfLine>),
     /// Values, and a line of `f16` scales for each group of lines.
     Q8(Pages<ByteLine>, Pages<HalfLine>),
+    /// Blocks of a GGUF file.
+    Blocks(BlockPanels),
 }
 
 /// Some of a matrix's panels.
@@ -48,6 +51,7 @@ pub(super) enum View<'a> {
     F16(&'a [HalfLine]),
     Bf16(&'a [HalfLine]),
     Q8(&'a [ByteLine], &'a [HalfLine]),
+    Blocks(BlockView<'a>),
 }
 
 impl Panels {
@@ -89,6 +93,7 @@ impl Panels {
                     }
                 }
             }
+            Self::Blocks(_) => unreachable!("blocks are written row by row, as their file has them"),
         }
     }
 
@@ -101,6 +106,7 @@ impl Panels {
             Self::F16(all) => View::F16(&all[lines]),
             Self::Bf16(all) => View::Bf16(&all[lines]),
             Self::Q8(all, scales) => View::Q8(&all[lines], &scales[first * groups..(first + count) * groups]),
+            Self::Blocks(all) => View::Blocks(all.view(first, count, inner)),
         }
     }
 
@@ -109,6 +115,7 @@ impl Panels {
             Self::F32(lines) => size_of_val::<[_]>(lines),
             Self::F16(lines) | Self::Bf16(lines) => size_of_val::<[_]>(lines),
             Self::Q8(lines, scales) => size_of_val::<[_]>(lines) + size_of_val::<[_]>(scales),
+            Self::Blocks(all) => all.bytes(),
         }
     }
 }
@@ -122,7 +129,7 @@ impl<'a> View<'a> {
             Self::Bf16(lines) => {
                 out.iter_mut().zip(lines).for_each(|(x, line)| *x = bf16::from_bits(line.0[c]).to_f32())
             }
-            Self::Q8(..) => out.iter_mut().enumerate().for_each(|(i, x)| *x = self.element(i, c)),
+            Self::Q8(..) | Self::Blocks(..) => out.iter_mut().enumerate().for_each(|(i, x)| *x = self.element(i, c)),
         }
     }
 
@@ -133,6 +140,7 @@ impl<'a> View<'a> {
             Self::F16(lines) => f16::from_bits(lines[i].0[c]).to_f32(),
             Self::Bf16(lines) => bf16::from_bits(lines[i].0[c]).to_f32(),
             Self::Q8(lines, scales) => f32::from(lines[i].0[c]) * f16::from_bits(scales[i / GROUP].0[c]).to_f32(),
+            Self::Blocks(all) => all.element(i, c),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Products with matrices that were laid out once in panels. A row's result depends on that row only: every element is
 //! one chain of fused multiply-adds over the inner index, in order, on every machine and in any company of rows.
 
+mod blocks;
 mod format;
 mod tile;
 
@@ -9,11 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
 
+use self::blocks::BlockPanels;
 pub use self::format::Format;
 use self::format::{Panels, View};
 use self::tile::Shape;
 pub use self::tile::{Out, Rows};
 use super::team::Team;
+use crate::weights::gguf::kind::Blocks;
 
 /// Columns of a panel.
 pub const WIDTH: usize = 32;
@@ -72,9 +75,54 @@ struct Part {
 
 /// A matrix `(inner, columns)` in panels: for each 32 columns, `inner` lines; the last panel is filled with zeros.
 pub struct Packed {
-    panels: Panels,
+    /// Side by side; all but the last have whole panels.
+    sections: Vec<Section>,
     inner: usize,
     columns: usize,
+}
+
+/// Columns that are kept in one way.
+struct Section {
+    panels: Panels,
+    /// The first of its panels, among those of the matrix.
+    first: usize,
+    count: usize,
+}
+
+/// A matrix `(columns, inner)` to be packed, row-major as checkpoints hold them.
+pub enum Matrix<'a> {
+    /// Numbers, and how they are kept.
+    Numbers(&'a [f32], Format),
+    /// Rows of blocks, which are kept as they are.
+    Blocks(Blocks, Vec<&'a [u8]>),
+}
+
+impl Matrix<'_> {
+    /// What parts have in common that are kept together.
+    fn kept(&self) -> (Option<Format>, Option<Blocks>) {
+        match self {
+            Self::Numbers(_, format) => (Some(*format), None),
+            Self::Blocks(kind, _) => (None, Some(*kind)),
+        }
+    }
+
+    fn rows(&self, inner: usize) -> usize {
+        match self {
+            Self::Numbers(numbers, _) => numbers.len() / inner,
+            Self::Blocks(_, rows) => rows.len(),
+        }
+    }
+
+    fn numbers(&self, inner: usize) -> Vec<f32> {
+        match self {
+            Self::Numbers(numbers, _) => numbers.to_vec(),
+            Self::Blocks(kind, rows) => {
+                let mut numbers = vec![0.0; rows.len() * inner];
+                numbers.chunks_exact_mut(inner).zip(rows).for_each(|(out, row)| kind.dequantize(row, out));
+                numbers
+            }
+        }
+    }
 }
 
 impl Packed {
@@ -96,7 +144,52 @@ impl Packed {
             }
             panels.write(index, &panel);
         }
-        Self { panels, inner, columns: rows.len() }
+        let count = rows.len().div_ceil(WIDTH);
+        Self { sections: vec![Section { panels, first: 0, count }], inner, columns: rows.len() }
+    }
+
+    /// Packs matrices side by side, each as it says. Where they differ and one of them has no whole panels, all are kept in
+    /// `f32`.
+    ///
+    /// # Panics
+    /// When a length is no multiple of `inner`, or rows are no whole blocks.
+    pub fn of_parts(parts: &[Matrix<'_>], inner: usize) -> Self {
+        let groups: Vec<&[Matrix<'_>]> = parts.chunk_by(|a, b| a.kept() == b.kept()).collect();
+        let rows = |group: &[Matrix<'_>]| group.iter().map(|part| part.rows(inner)).sum::<usize>();
+        let (_, others) = groups.split_last().expect("there is something to pack");
+        if others.iter().any(|group| !rows(group).is_multiple_of(WIDTH)) {
+            let numbers: Vec<Vec<f32>> = parts.iter().map(|part| part.numbers(inner)).collect();
+            let numbers: Vec<&[f32]> = numbers.iter().map(Vec::as_slice).collect();
+            return Self::new(&numbers, inner, Format::F32);
+        }
+        let mut packed = Self { sections: Vec::new(), inner, columns: 0 };
+        for group in groups {
+            let panels = match group[0].kept() {
+                (_, Some(kind)) => {
+                    let rows = group.iter().flat_map(|part| match part {
+                        Matrix::Blocks(_, rows) => rows.as_slice(),
+                        Matrix::Numbers(..) => &[],
+                    });
+                    let rows: Vec<&[u8]> = rows.copied().collect();
+                    let mut panels = BlockPanels::zeros(kind, rows.len().div_ceil(WIDTH), inner);
+                    for (column, row) in rows.into_iter().enumerate() {
+                        panels.write(column / WIDTH, column % WIDTH, inner, row);
+                    }
+                    Panels::Blocks(panels)
+                }
+                (format, None) => {
+                    let numbers: Vec<Vec<f32>> = group.iter().map(|part| part.numbers(inner)).collect();
+                    let numbers: Vec<&[f32]> = numbers.iter().map(Vec::as_slice).collect();
+                    let whole = Self::new(&numbers, inner, format.unwrap_or(Format::F32));
+                    let section = whole.sections.into_iter().next();
+                    section.expect("a packed matrix of numbers has one section").panels
+                }
+            };
+            let (first, count) = (packed.columns / WIDTH, rows(group).div_ceil(WIDTH));
+            packed.sections.push(Section { panels, first, count });
+            packed.columns += rows(group);
+        }
+        packed
     }
 
     /// Columns of a result.
@@ -106,12 +199,14 @@ impl Packed {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.panels.bytes()
+        self.sections.iter().map(|section| section.panels.bytes()).sum()
     }
 
     /// Writes the elements of a column, `inner` of them.
     pub fn column(&self, column: usize, out: &mut [f32]) {
-        self.panels.view(column / WIDTH, 1, self.inner).column(column % WIDTH, out);
+        let panel = column / WIDTH;
+        let section = &self.sections[self.sections.partition_point(|section| section.first + section.count <= panel)];
+        section.panels.view(panel - section.first, 1, self.inner).column(column % WIDTH, out);
     }
 
     /// `out = a · self`; `a` is `(rows, inner)`, `out` `(rows, columns)`, both row-major.
@@ -163,11 +258,29 @@ impl Packed {
     }
 
     /// The product with these panels, whose columns are all of `out`'s.
-    fn panels_product(&self, a: &[f32], panels: Range<usize>, unpacked: &mut Vec<Line>, mut out: Out<'_>) {
-        let (a, lines) = (Rows::new(a, self.inner), self.inner);
+    fn panels_product(&self, a: &[f32], panels: Range<usize>, unpacked: &mut Vec<Line>, out: Out<'_>) {
+        let a = Rows::new(a, self.inner);
+        for section in &self.sections {
+            let first = panels.start.max(section.first);
+            let end = panels.end.min(section.first + section.count);
+            if first < end {
+                let before = (first - panels.start) * WIDTH;
+                let columns = (out.columns - before).min((end - first) * WIDTH);
+                let data = &mut out.data[before.min(a.count * out.stride)..];
+                let out = Out { data, stride: out.stride, columns, add: out.add };
+                section.product(a, first - section.first..end - section.first, unpacked, out);
+            }
+        }
+    }
+}
+
+impl Section {
+    fn product(&self, a: Rows<'_>, panels: Range<usize>, unpacked: &mut Vec<Line>, mut out: Out<'_>) {
+        let lines = a.inner;
         // Panels are multiplied as they are kept, unless converting them is much of the work: then for many rows each is
         // unpacked once and read again from the nearest cache.
-        if tile::reads_all_formats() && (a.count <= ROWS || !matches!(self.panels, Panels::Q8(..))) {
+        if tile::reads_all_formats() && (a.count <= ROWS || !matches!(self.panels, Panels::Q8(..) | Panels::Blocks(..)))
+        {
             let shape = Shape { height: evenly(a.count, FEW), panels: panels.len(), lines };
             return tile::multiply(a, self.panels.view(panels.start, panels.len(), lines), shape, &mut out);
         }
@@ -269,6 +382,86 @@ mod tests {
                 packed.column(columns - 1, &mut column);
                 assert_eq!(column, b[(columns - 1) * inner..]);
             }
+        }
+    }
+
+    /// The types of GGUF files, by their numbers, with bits of a number in memory.
+    const BLOCKS: [(u32, f64); 11] = [
+        (2, 4.5),
+        (3, 5.0),
+        (6, 8.5),
+        (7, 9.0),
+        (8, 8.5),
+        (10, 5.125),
+        (11, 4.5625),
+        (12, 4.625),
+        (13, 8.625),
+        (14, 8.5625),
+        (20, 4.5),
+    ];
+
+    fn blocks(kind: u32, columns: usize, inner: usize) -> (Blocks, Vec<u8>, Vec<f32>) {
+        let crate::weights::gguf::kind::Kind::Blocks(kind_of) = crate::weights::gguf::kind::Kind::new(kind).unwrap()
+        else {
+            panic!("{kind} has no blocks")
+        };
+        let bytes = crate::testing::gguf::random_blocks(kind, columns * inner, u64::from(kind));
+        let mut numbers = vec![0.0; columns * inner];
+        kind_of.dequantize(&bytes, &mut numbers);
+        (kind_of, bytes, numbers)
+    }
+
+    fn check_products(packed: &Packed, b: &[f32], inner: usize) {
+        let columns = b.len() / inner;
+        for team in [None, Some(Arc::new(Team::new(3).unwrap()))] {
+            let mut workspace = Workspace { team, ..Workspace::default() };
+            for rows in [0, 1, 2, 3, 4, 7, 8, 9, 23] {
+                let a = numbers(rows * inner, 1);
+                let mut out = vec![9.0; rows * columns];
+                packed.multiply(&a, &mut out, &mut workspace);
+                assert!(out == expected(&a, b, inner), "{rows} rows, {columns} columns");
+                packed.multiply_add(&a, &mut out, &mut workspace);
+                assert!(out == expected(&a, b, inner).iter().map(|x| x + x).collect::<Vec<_>>());
+            }
+        }
+        let mut column = vec![0.0; inner];
+        for c in [0, columns / 2, columns - 1] {
+            packed.column(c, &mut column);
+            assert_eq!(column, b[c * inner..][..inner]);
+        }
+    }
+
+    #[test]
+    fn blocks_are_multiplied_as_they_are() {
+        for (kind, bits) in BLOCKS {
+            for (inner, columns) in [(256, 1), (512, 70), (256, 330)] {
+                let (kind, bytes, numbers) = blocks(kind, columns, inner);
+                let rows: Vec<&[u8]> = bytes.chunks_exact(bytes.len() / columns).collect();
+                let packed = Packed::of_parts(&[Matrix::Blocks(kind, rows)], inner);
+                check_products(&packed, &numbers, inner);
+                let padded = (columns.next_multiple_of(WIDTH) * inner) as f64;
+                assert_eq!(packed.bytes() as f64 * 8.0 / padded, bits, "{kind:?}");
+            }
+        }
+    }
+
+    /// Some files have more bits for values than for queries and keys.
+    #[test]
+    fn matrices_of_several_types_are_one() {
+        let inner = 256;
+        for rows in [[64, 32, 10], [320, 64, 70], [64, 40, 10]] {
+            let (first, bytes, mut all) = blocks(12, rows[0], inner);
+            let (second, more, numbers_of_second) = blocks(14, rows[1], inner);
+            let last = numbers(rows[2] * inner, 7);
+            all.extend(numbers_of_second);
+            all.extend(&last);
+            let split = |bytes: &'static [u8], rows: usize| bytes.chunks_exact(bytes.len() / rows).collect::<Vec<_>>();
+            let parts = [
+                Matrix::Blocks(first, split(Vec::leak(bytes), rows[0])),
+                Matrix::Blocks(second, split(Vec::leak(more), rows[1])),
+                Matrix::Numbers(&last, Format::F32),
+            ];
+            check_products(&Packed::of_parts(&parts, inner), &all, inner);
         }
     }
 

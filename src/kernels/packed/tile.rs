@@ -114,6 +114,9 @@ pub(super) fn unpack(panel: View<'_>, out: &mut [Line]) {
             return wide::unpack(panel, out);
         }
     }
+    if let View::Blocks(blocks) = panel {
+        return blocks.unpack(out);
+    }
     for (i, line) in out.iter_mut().enumerate() {
         line.0 = std::array::from_fn(|c| panel.element(i, c));
     }
@@ -142,12 +145,14 @@ pub(super) fn portable(rows: [&[f32]; 2], panel: &[Line]) -> [Line; 2] {
 mod wide {
     use std::arch::x86_64::{
         __m256i, __m512, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
-        _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps,
-        _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_slli_epi32, _mm512_store_ps, _mm512_storeu_ps,
+        _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps,
+        _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+        _mm512_permutexvar_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32,
+        _mm512_store_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     use super::{Out, Rows, Shape};
+    use crate::kernels::packed::blocks::{BlockView, GroupScales, NibbleLine, ValueView};
     use crate::kernels::packed::format::{ByteLine, GROUP, HalfLine, View};
     use crate::kernels::packed::{Line, WIDTH, at_once};
 
@@ -155,18 +160,20 @@ mod wide {
 
     /// Lines of one panel, converted as they are loaded.
     trait Panel: Copy {
+        /// What turns a line's elements into numbers.
+        type Scales: Copy;
         /// Lines for which [`Panel::scales`] are the same.
-        const LINES: usize;
+        fn group(self) -> usize;
         /// The first `inner` lines of panel `p` of several with `lines` each.
         fn panel(self, p: usize, lines: usize, inner: usize) -> Self;
         /// # Safety
         /// The processor has AVX-512, and there is such a group.
         #[expect(unsafe_code, reason = "vector loads take pointers")]
-        unsafe fn scales(self, group: usize) -> Pair;
+        unsafe fn scales(self, group: usize) -> Self::Scales;
         /// # Safety
         /// The processor has AVX-512, and the panel has such a line.
         #[expect(unsafe_code, reason = "vector loads take pointers")]
-        unsafe fn load(self, i: usize, scales: Pair) -> Pair;
+        unsafe fn load(self, i: usize, scales: Self::Scales) -> Pair;
     }
 
     #[derive(Clone, Copy)]
@@ -193,20 +200,21 @@ mod wide {
     macro_rules! unscaled {
         ($name:ident, |$line:ident| $load:expr) => {
             impl Panel for $name<'_> {
-                const LINES: usize = usize::MAX;
+                type Scales = ();
+                #[inline(always)]
+                fn group(self) -> usize {
+                    usize::MAX
+                }
                 #[inline(always)]
                 fn panel(self, p: usize, lines: usize, inner: usize) -> Self {
                     Self(&self.0[p * lines..][..inner])
                 }
                 #[inline(always)]
                 #[expect(unsafe_code, reason = "vector instructions")]
-                unsafe fn scales(self, _group: usize) -> Pair {
-                    // SAFETY: as the caller promises.
-                    unsafe { [_mm512_setzero_ps(); 2] }
-                }
+                unsafe fn scales(self, _group: usize) {}
                 #[inline(always)]
                 #[expect(unsafe_code, reason = "vector loads take pointers")]
-                unsafe fn load(self, i: usize, _scales: Pair) -> Pair {
+                unsafe fn load(self, i: usize, (): ()) -> Pair {
                     let $line = &self.0[i];
                     // SAFETY: a line has 32 elements and is aligned to its size.
                     unsafe { $load }
@@ -227,7 +235,11 @@ mod wide {
     });
 
     impl Panel for Bytes<'_> {
-        const LINES: usize = GROUP;
+        type Scales = Pair;
+        #[inline(always)]
+        fn group(self) -> usize {
+            GROUP
+        }
         #[inline(always)]
         fn panel(self, p: usize, lines: usize, inner: usize) -> Self {
             let groups = lines.div_ceil(GROUP);
@@ -255,6 +267,132 @@ mod wide {
         }
     }
 
+    /// Scale and offset of the columns' halves.
+    type Scaled = [Pair; 2];
+
+    /// Blocks of 4 bits per number.
+    #[derive(Clone, Copy)]
+    struct Nibbles<'a>(BlockView<'a>, &'a [NibbleLine], &'a [f32; 16]);
+    /// Blocks of 8 bits per number.
+    #[derive(Clone, Copy)]
+    struct Whole<'a>(BlockView<'a>, &'a [ByteLine]);
+
+    /// The 32 whole numbers of a line.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "vector loads take pointers")]
+    unsafe fn whole(line: &ByteLine) -> Pair {
+        let pointer = line.0.as_ptr();
+        // SAFETY: the line has 32 elements of 8 bits: two vectors of 128.
+        unsafe {
+            let quarters = [_mm_loadu_si128(pointer.cast()), _mm_loadu_si128(pointer.add(16).cast())];
+            quarters.map(|quarter| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quarter)))
+        }
+    }
+
+    /// Converts like [`whole`], without signs.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "vector loads take pointers")]
+    unsafe fn unsigned(line: &ByteLine) -> Pair {
+        let pointer = line.0.as_ptr();
+        // SAFETY: the line has 32 elements of 8 bits: two vectors of 128.
+        unsafe {
+            let quarters = [_mm_loadu_si128(pointer.cast()), _mm_loadu_si128(pointer.add(16).cast())];
+            quarters.map(|quarter| _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(quarter)))
+        }
+    }
+
+    /// # Safety
+    /// The processor has AVX-512, and there is such a group.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "vector instructions")]
+    unsafe fn scaled(view: &BlockView<'_>, group: usize) -> Scaled {
+        let GroupScales { scale, minimum, step, lift } = view.scales(group);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let pair = |line: &HalfLine| {
+                let [low, high] = halves(line);
+                [_mm512_cvtph_ps(low), _mm512_cvtph_ps(high)]
+            };
+            let times = |a: Pair, b: Pair| [_mm512_mul_ps(a[0], b[0]), _mm512_mul_ps(a[1], b[1])];
+            let mut scale = pair(scale);
+            if let Some(step) = step {
+                scale = times(scale, whole(step));
+            }
+            let mut offset = [_mm512_setzero_ps(); 2];
+            if let Some(minimum) = minimum {
+                let minimum = pair(minimum);
+                let minimum = if let Some(lift) = lift { times(minimum, unsigned(lift)) } else { minimum };
+                offset = [_mm512_sub_ps(offset[0], minimum[0]), _mm512_sub_ps(offset[1], minimum[1])];
+            }
+            [scale, offset]
+        }
+    }
+
+    impl Panel for Nibbles<'_> {
+        type Scales = Scaled;
+        #[inline(always)]
+        fn group(self) -> usize {
+            self.0.group
+        }
+        #[inline(always)]
+        fn panel(self, p: usize, lines: usize, inner: usize) -> Self {
+            let lines = p * lines..p * lines + inner;
+            Self(self.0.lines(lines.clone()), &self.1[lines], self.2)
+        }
+        #[inline(always)]
+        #[expect(unsafe_code, reason = "vector instructions")]
+        unsafe fn scales(self, group: usize) -> Scaled {
+            // SAFETY: as the caller promises.
+            unsafe { scaled(&self.0, group) }
+        }
+        #[inline(always)]
+        #[expect(unsafe_code, reason = "vector loads take pointers")]
+        unsafe fn load(self, i: usize, [scale, offset]: Scaled) -> Pair {
+            // SAFETY: the line has 16 bytes, the table 16 numbers; only the lower 4 bits of an index count.
+            unsafe {
+                let places = _mm512_cvtepu8_epi32(_mm_loadu_si128(self.1[i].0.as_ptr().cast()));
+                let table = _mm512_loadu_ps(self.2.as_ptr());
+                let low = _mm512_permutexvar_ps(places, table);
+                let high = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(places), table);
+                [_mm512_fmadd_ps(low, scale[0], offset[0]), _mm512_fmadd_ps(high, scale[1], offset[1])]
+            }
+        }
+    }
+
+    impl Panel for Whole<'_> {
+        type Scales = Scaled;
+        #[inline(always)]
+        fn group(self) -> usize {
+            self.0.group
+        }
+        #[inline(always)]
+        fn panel(self, p: usize, lines: usize, inner: usize) -> Self {
+            let lines = p * lines..p * lines + inner;
+            Self(self.0.lines(lines.clone()), &self.1[lines])
+        }
+        #[inline(always)]
+        #[expect(unsafe_code, reason = "vector instructions")]
+        unsafe fn scales(self, group: usize) -> Scaled {
+            // SAFETY: as the caller promises.
+            unsafe { scaled(&self.0, group) }
+        }
+        #[inline(always)]
+        #[expect(unsafe_code, reason = "vector loads take pointers")]
+        unsafe fn load(self, i: usize, [scale, offset]: Scaled) -> Pair {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let [low, high] = whole(&self.1[i]);
+                [_mm512_fmadd_ps(low, scale[0], offset[0]), _mm512_fmadd_ps(high, scale[1], offset[1])]
+            }
+        }
+    }
+
     #[target_feature(enable = "avx512f")]
     pub(super) fn multiply(a: Rows<'_>, panels: View<'_>, shape: Shape, out: &mut Out<'_>) {
         match panels {
@@ -262,6 +400,10 @@ mod wide {
             View::F16(lines) => tiles(a, Half(lines), shape, out),
             View::Bf16(lines) => tiles(a, Brain(lines), shape, out),
             View::Q8(lines, scales) => tiles(a, Bytes(lines, scales), shape, out),
+            View::Blocks(blocks) => match blocks.values {
+                ValueView::Nibbles(lines, table) => tiles(a, Nibbles(blocks, lines, table), shape, out),
+                ValueView::Bytes(lines) => tiles(a, Whole(blocks, lines), shape, out),
+            },
         }
     }
 
@@ -272,18 +414,23 @@ mod wide {
             View::F16(lines) => write(Half(lines), out),
             View::Bf16(lines) => write(Brain(lines), out),
             View::Q8(lines, scales) => write(Bytes(lines, scales), out),
+            View::Blocks(blocks) => match blocks.values {
+                ValueView::Nibbles(lines, table) => write(Nibbles(blocks, lines, table), out),
+                ValueView::Bytes(lines) => write(Whole(blocks, lines), out),
+            },
         }
     }
 
     #[target_feature(enable = "avx512f")]
     fn write<T: Panel>(panel: T, out: &mut [Line]) {
-        for (group, lines) in out.chunks_mut(T::LINES.min(1 << 20)).enumerate() {
+        let size = panel.group().min(1 << 20);
+        for (group, lines) in out.chunks_mut(size).enumerate() {
             #[expect(unsafe_code, reason = "vector stores take pointers")]
             // SAFETY: this function is compiled for AVX-512; a line holds two vectors and is aligned to 64 bytes.
             unsafe {
                 let scales = panel.scales(group);
                 for (i, line) in lines.iter_mut().enumerate() {
-                    let [low, high] = panel.load(group * T::LINES.min(1 << 20) + i, scales);
+                    let [low, high] = panel.load(group * size + i, scales);
                     _mm512_store_ps(line.0.as_mut_ptr(), low);
                     _mm512_store_ps(line.0.as_mut_ptr().add(16), high);
                 }
@@ -352,15 +499,16 @@ mod wide {
             *lines = panels.panel(panel + p, of, inner);
         }
         let mut sums = [[[_mm512_setzero_ps(); 2]; P]; R];
-        let mut scales = [[_mm512_setzero_ps(); 2]; P];
+        let group = panels.group();
         let mut first = 0;
         while first < inner {
-            let end = inner.min(first.saturating_add(T::LINES));
+            let end = inner.min(first.saturating_add(group));
             #[expect(unsafe_code, reason = "vector instructions")]
             // SAFETY: this function is compiled for AVX-512; `first` and `i` are below `inner`, the lines of each panel.
             unsafe {
-                for p in 0..P {
-                    scales[p] = lines[p].scales(first / T::LINES);
+                let mut scales = [lines[0].scales(first / group); P];
+                for p in 1..P {
+                    scales[p] = lines[p].scales(first / group);
                 }
                 for i in first..end {
                     for p in 0..P {

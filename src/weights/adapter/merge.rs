@@ -33,7 +33,7 @@ pub fn merge(base: &Path, adapter: &Adapter, out: &Path) -> Result<(), ModelErro
             }
             continue;
         }
-        let tensors = weights.of_file(&from);
+        let tensors = weights.of_file(&from)?;
         let mut data = Vec::with_capacity(tensors.len());
         for tensor in &tensors {
             let pair = tensor.name.strip_suffix(".weight").and_then(|module| adapter.pairs.get(module));
@@ -51,7 +51,7 @@ pub fn merge(base: &Path, adapter: &Adapter, out: &Path) -> Result<(), ModelErro
             });
         }
         let views = tensors.iter().zip(&data).map(|(tensor, merged)| {
-            let bytes = merged.as_deref().unwrap_or(tensor.bytes);
+            let bytes = merged.as_deref().unwrap_or(&tensor.bytes);
             TensorView::new(tensor.dtype, tensor.shape.to_vec(), bytes).map(|view| (tensor.name, view))
         });
         let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|e| broken(&to, e.to_string()))?;
@@ -62,7 +62,7 @@ pub fn merge(base: &Path, adapter: &Adapter, out: &Path) -> Result<(), ModelErro
 }
 
 /// Little-endian bytes; other types than these three are never read as numbers.
-fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
+pub(crate) fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     match dtype {
         Dtype::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
         Dtype::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),

@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 
 pub use self::config::{AdapterConfig, Layers, Targets};
+pub(crate) use self::merge::encode;
 pub use self::merge::merge;
 use super::digest::{Digests, FileDigest};
 use super::{LowRank, LowRanks, ModelError, digest, files, headers};

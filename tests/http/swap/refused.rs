@@ -177,7 +177,7 @@ async fn paths_outside_of_the_roots_are_refused_however_they_are_written() {
         ("linked", "leads outside"),
         ("../swaps", "leads outside"),
         ("/etc", "leads outside"),
-        ("nowhere", "is not a directory below"),
+        ("nowhere", "below a --weights-root"),
         ("", "adapter_path"),
     ] {
         let body =

@@ -207,7 +207,7 @@ pub(super) fn linear_tensor(
         let (stored, bytes) = weights.raw(name)?;
         if stored == kept {
             let columns = bytes.len() / dtype.size_in_bytes() / inner;
-            return Ok(Tensor::from_raw_buffer(bytes, dtype, &[columns, inner], device)?);
+            return Ok(Tensor::from_raw_buffer(&bytes, dtype, &[columns, inner], device)?);
         }
         let values = weights.read(name)?;
         let columns = values.len() / inner;

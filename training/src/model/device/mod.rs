@@ -157,7 +157,7 @@ impl DeviceModel {
             ensure!(shape == expected, "{name} has shape {shape:?}, the configuration says {expected:?}");
             let (stored, bytes) = files.raw(name)?;
             if stored == Dtype::BF16 && computing.arithmetic == Arithmetic::Bf16 {
-                return Ok(Tensor::from_raw_buffer(bytes, DType::BF16, expected, device)?);
+                return Ok(Tensor::from_raw_buffer(&bytes, DType::BF16, expected, device)?);
             }
             let values = files.read(name)?;
             match computing.arithmetic {

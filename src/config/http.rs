@@ -57,7 +57,7 @@ pub struct HttpArgs {
     /// Finished searches kept for GET /v1/searches/{id}; 0 keeps none
     #[arg(long, env = "SPAR_KEPT_SEARCHES", value_name = "N", default_value_t = 256)]
     pub kept_searches: usize,
-    /// Origins that browsers may call from, such as https://example.com, separated by commas; `*` is any
+    /// Origins that browsers may call from, such as `https://example.com`, separated by commas; `*` is any
     #[arg(long, env = "SPAR_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<String>,
     /// File of API keys: one per line, or *.toml or *.json with names, limits and roles; it is read again when it changes. Keys

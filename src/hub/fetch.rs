@@ -84,7 +84,7 @@ impl Hub {
                 Err(error) => Err(error),
             };
             match answer {
-                Ok((status, text)) if status == 200 => return Listing::read(name, &self.endpoint, &text),
+                Ok((200, text)) => return Listing::read(name, &self.endpoint, &text),
                 Ok((status, _)) if !is_passing(status) || attempt == TRIES => return Err(self.refused(name, status)),
                 Err(error) if attempt == TRIES => return Err(self.network(&error)),
                 Ok(_) | Err(_) => tokio::time::sleep(pause).await,

@@ -162,7 +162,7 @@ fn no_template_takes_more_than_its_share() {
 
 #[test]
 fn a_long_conversation_is_within_the_limits() {
-    let turn = |index: usize| json!({ "role": if index % 2 == 0 { "user" } else { "assistant" }, "content": "word ".repeat(100) });
+    let turn = |index: usize| json!({ "role": if index.is_multiple_of(2) { "user" } else { "assistant" }, "content": "word ".repeat(100) });
     let messages: Vec<_> = (0..4000).map(turn).collect();
     let source = "{%- for m in messages %}{%- set content = m.content | trim %}\
         {%- if loop.index0 == messages | length - 1 and m.role != 'system' %}{{ '' }}{% endif %}\

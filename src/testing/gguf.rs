@@ -33,6 +33,9 @@ pub enum Meta {
     F32s(Vec<f32>),
 }
 
+/// A tensor's name, shape and numbers.
+pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
 /// A tensor to be written.
 #[derive(Clone, Debug)]
 pub struct Block {
@@ -61,7 +64,7 @@ impl GgufFile {
     ///
     /// # Panics
     /// When rows have no whole number of blocks, or the type is unknown.
-    pub fn model(model: &TinyModel, kind: u32) -> (Self, Vec<(String, Vec<usize>, Vec<f32>)>) {
+    pub fn model(model: &TinyModel, kind: u32) -> (Self, Vec<NamedTensor>) {
         let json = tokenizer().to_string(false).expect("it can be written");
         let words = Words {
             json: serde_json::from_str(&json).expect("a tokenizer is written as JSON"),

@@ -31,13 +31,13 @@ impl Default for Allowance {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PatternError {
     #[error("must have at most {CHARACTERS} characters")]
-    TooLong,
+    Length,
     #[error("is an expression that takes more than {COMPILED_BYTES} bytes; use shorter repetitions")]
-    TooLarge,
+    Size,
     #[error("is one too many: the checks of a request may have {PATTERNS} patterns")]
-    TooMany,
+    Patterns,
     #[error("is one too many: the checks of a request may have {EXPRESSIONS} patterns with special characters")]
-    TooManyExpressions,
+    Expressions,
 }
 
 /// A pattern that is compared with folded text when it ignores case.
@@ -142,18 +142,18 @@ enum Case {
 /// `full`, compiled, if `text` has special characters and is valid.
 fn expression(text: &str, full: &str, case: Case, allowance: &mut Allowance) -> Result<Option<Regex>, PatternError> {
     if text.chars().nth(CHARACTERS).is_some() {
-        return Err(PatternError::TooLong);
+        return Err(PatternError::Length);
     }
-    allowance.patterns = allowance.patterns.checked_sub(1).ok_or(PatternError::TooMany)?;
+    allowance.patterns = allowance.patterns.checked_sub(1).ok_or(PatternError::Patterns)?;
     if !text.contains(['.', '^', '$', '*', '+', '?', '{', '}', '[', ']', '\\', '|', '(', ')']) {
         return Ok(None);
     }
-    allowance.expressions = allowance.expressions.checked_sub(1).ok_or(PatternError::TooManyExpressions)?;
+    allowance.expressions = allowance.expressions.checked_sub(1).ok_or(PatternError::Expressions)?;
     let mut builder = RegexBuilder::new(full);
     builder.case_insensitive(case == Case::Ignored).size_limit(COMPILED_BYTES).dfa_size_limit(COMPILED_BYTES);
     match builder.build() {
         Ok(regex) => Ok(Some(regex)),
-        Err(regex::Error::CompiledTooBig(_)) => Err(PatternError::TooLarge),
+        Err(regex::Error::CompiledTooBig(_)) => Err(PatternError::Size),
         Err(_) => Ok(None),
     }
 }

@@ -91,6 +91,9 @@ pub(crate) struct Stored<'a> {
     pub(crate) bytes: Cow<'a, [u8]>,
 }
 
+/// How a tensor's rows are kept in blocks, and the bytes of each row.
+pub type RowsInBlocks<'a> = (Blocks, Vec<&'a [u8]>);
+
 impl Weights {
     /// Maps a directory's `model.safetensors`, or the shards that `model.safetensors.index.json` names, and checks that every
     /// file is whole and holds what the index says. The path may also be that of a GGUF file.
@@ -260,7 +263,7 @@ impl Weights {
     ///
     /// # Errors
     /// It is missing, or a number is not finite.
-    pub fn blocks(&self, name: &str) -> Result<Option<(Blocks, Vec<&[u8]>)>, ModelError> {
+    pub fn blocks(&self, name: &str) -> Result<Option<RowsInBlocks<'_>>, ModelError> {
         let at = self.location(name)?;
         let Kind::Blocks(kind) = at.kind else { return Ok(None) };
         let all = &self.files[at.file].1[at.bytes.clone()];

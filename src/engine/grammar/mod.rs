@@ -1,7 +1,7 @@
 //! Grammars over tokens: which tokens may come next so that the text can still match, and when it is complete.
 //!
 //! Clients' constraints come here as they are, so this is where they are bounded: [`limits`] says how much one may ask for,
-//! [`pool`] compiles few at once on threads of their own, and [`memory`] holds what they take within a number of bytes.
+//! `pool` compiles few at once on threads of their own, and [`memory`] holds what they take within a number of bytes.
 
 mod compiled;
 mod follower;

@@ -243,17 +243,12 @@ impl Gguf {
     }
 
     fn unsupported(&self, architecture: &str) -> ModelError {
-        let (directory, file) = (self.path.parent(), self.path.file_name());
-        let elsewhere = match (FOR_MISTRAL.contains(&architecture), directory, file) {
-            (true, Some(directory), Some(file)) => {
-                let directory =
-                    if directory.as_os_str().is_empty() { ".".into() } else { directory.display().to_string() };
-                format!(
-                    "; mistral.rs reads it: `mistralrs serve --port 1234 --format gguf -m {directory} -f {}`, then `spar --engine upstream --upstream-url http://127.0.0.1:1234/v1`",
-                    file.display()
-                )
+        let elsewhere = match FOR_MISTRAL.contains(&architecture) {
+            true => "; mistral.rs's own server reads it: start that, and name it with --engine upstream --upstream-url"
+                .to_owned(),
+            false => {
+                "; serve it with llama.cpp's server and name that with --engine upstream --upstream-url".to_owned()
             }
-            _ => "; serve it with llama.cpp's server and name that with --engine upstream --upstream-url".into(),
         };
         let reason = format!(
             "its architecture is `{architecture}`; the native engine computes llama, qwen2 and qwen3 from GGUF files{elsewhere}"

@@ -28,7 +28,7 @@ fn refusal(file: &[u8]) -> String {
         weights.check(&config)?;
         weights.check_finite()
     });
-    let message = opened.err().expect("the file is broken").to_string();
+    let message = opened.expect_err("the file is broken").to_string();
     assert!(message.contains("tiny.gguf") && !message.contains('\n'), "{message}");
     message
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use spar::chat::{Message, TemplateOptions};
+use spar::chat::Message;
 use spar::engine::{EngineError, FinishReason, Purpose, Request, Sampling, derive_seed};
 use spar::search::{self, Judgement, Models, SearchConfig, Task};
 use spar::verify::Check;
@@ -123,14 +123,9 @@ pub(super) fn right(checks: &[Check], response: &str) -> Option<bool> {
 /// A search's task that starts from a given draft.
 pub(super) fn task(messages: &[Message], seed: u64, checks: &[Check]) -> Task {
     Task {
-        messages: messages.to_vec(),
-        template: TemplateOptions::default(),
         sampling: Sampling { seed, ..Sampling::default() },
-        max_tokens: None,
-        stop: Vec::new(),
-        logprobs: None,
-        constraint: None,
         checks: checks.to_vec(),
+        ..Task::chat(messages.to_vec())
     }
 }
 

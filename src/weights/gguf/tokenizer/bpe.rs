@@ -2,6 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
+use super::Written;
 use super::{MERGES, PRE, Tokens, Value};
 use crate::weights::gguf::{Gguf, ModelError};
 
@@ -79,7 +80,7 @@ impl Cut {
 
 impl Gguf {
     /// The model of `tokenizer.json`, and the other parts that belong to it.
-    pub(super) fn byte_pairs(&self, tokens: &Tokens) -> Result<(Json, Vec<(&'static str, Json)>), ModelError> {
+    pub(super) fn byte_pairs(&self, tokens: &Tokens) -> Result<Written, ModelError> {
         let cut = self.cut()?;
         let pair = |value: &Value| match value {
             Value::Text(text) => {

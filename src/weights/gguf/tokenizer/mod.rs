@@ -10,6 +10,9 @@ use serde_json::{Value as Json, json};
 use super::container::Value;
 use super::{Gguf, ModelError};
 
+/// The model of `tokenizer.json`, and the other parts that belong to it by their names.
+type Written = (Json, Vec<(&'static str, Json)>);
+
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 
+use super::Written;
 use super::{SCORES, Tokens, Use, Value};
 use crate::weights::gguf::{Gguf, ModelError};
 
@@ -13,7 +14,7 @@ const SPACE: &str = "▁";
 
 impl Gguf {
     /// The model of `tokenizer.json`, and the other parts that belong to it.
-    pub(super) fn pieces(&self, tokens: &Tokens) -> Result<(Json, Vec<(&'static str, Json)>), ModelError> {
+    pub(super) fn pieces(&self, tokens: &Tokens) -> Result<Written, ModelError> {
         let number = |value: &Value| match value {
             Value::Float(score) if score.is_finite() => Some(*score),
             _ => None,

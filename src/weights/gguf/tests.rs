@@ -203,7 +203,7 @@ fn every_defect_has_its_line() {
     let without = |key: &'static str| move |file: &mut GgufFile| file.remove(key);
     type Change = Box<dyn Fn(&mut GgufFile)>;
     let table: Vec<(Change, &[&str])> = vec![
-        (Box::new(text("general.architecture", "phi3")), &["`phi3`", "mistralrs", "tiny.gguf"]),
+        (Box::new(text("general.architecture", "phi3")), &["`phi3`", "mistral.rs", "tiny.gguf"]),
         (Box::new(text("general.architecture", "gemma3")), &["`gemma3`", "--engine upstream"]),
         (Box::new(without("general.architecture")), &["`general.architecture` is missing"]),
         (Box::new(without("llama.block_count")), &["`llama.block_count` is missing"]),

@@ -1,13 +1,12 @@
 //! Small model directories for tests: random weights, byte tokenizers, a chat template.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use crate::engine::derive_seed;
-use crate::weights::adapter::{Adapter, AdapterConfig, Targets};
+use crate::weights::adapter::{Adapter, AdapterConfig, Patterns, Targets};
 use crate::weights::{Digests, LowRank, LowRanks, ModelConfig};
 
 /// The beginning-of-sequence token of [`tokenizer`].
@@ -188,8 +187,8 @@ pub fn random_adapter(base: &Path, size: f32, seed: u64) -> Adapter {
         target_modules: Targets::Names(vec!["q_proj".into(), "up_proj".into()]),
         exclude_modules: None,
         layers_to_transform: None,
-        rank_pattern: BTreeMap::from([("up_proj".into(), 1)]),
-        alpha_pattern: BTreeMap::new(),
+        rank_pattern: Patterns(vec![("up_proj".into(), 1)]),
+        alpha_pattern: Patterns::default(),
         base_model_name_or_path: None,
     };
     let random = |key: u64, count: usize| -> Vec<f32> {

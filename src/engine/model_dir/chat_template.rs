@@ -21,16 +21,23 @@ pub(super) struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles `chat_template.jinja`, or `chat_template` of `tokenizer_config.json`. Also returns the
+    /// Compiles `chat_template.jinja`, or `chat_template` of `tokenizer_config.json`; base models have neither. Also returns the
     /// end-of-sequence token that `tokenizer_config.json` names.
     pub(super) fn open(
         dir: &Path,
         config: &ModelConfig,
         tokenizer: &Tokenizer,
-    ) -> Result<(Self, Option<u32>), ModelError> {
+    ) -> Result<(Option<Self>, Option<u32>), ModelError> {
         let config_file = dir.join("tokenizer_config.json");
         let settings = if config_file.is_file() { read_json(&config_file)? } else { Value::Null };
         let file = dir.join(FILE);
+        let named = |key: &str, id: Option<u32>| {
+            let name = settings[key].as_str().or(settings[key]["content"].as_str()).map(Into::into);
+            name.or_else(|| tokenizer.id_to_token(id?)).unwrap_or_default()
+        };
+        let bos = named("bos_token", config.bos);
+        let eos = named("eos_token", config.eos.first().copied());
+        let eos_id = tokenizer.token_to_id(&eos);
         let (file, source) = if file.is_file() {
             let source = std::fs::read_to_string(&file);
             let source = source.map_err(|e| ModelError::Broken { file: file.clone(), reason: e.to_string() })?;
@@ -38,8 +45,7 @@ impl ChatTemplate {
         } else if let Some(source) = default_template(&settings["chat_template"]) {
             (config_file, source)
         } else {
-            let remedy = "a chat needs a template, here or as `chat_template` in tokenizer_config.json".into();
-            return Err(ModelError::Missing { file, remedy });
+            return Ok((None, eos_id));
         };
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
@@ -50,14 +56,7 @@ impl ChatTemplate {
         });
         environment.add_function("strftime_now", |format: String| strftime(&format, now()));
         environment.add_template_owned(NAME, source).map_err(|e| ModelError::Broken { file, reason: describe(&e) })?;
-        let named = |key: &str, id: Option<u32>| {
-            let name = settings[key].as_str().or(settings[key]["content"].as_str()).map(Into::into);
-            name.or_else(|| tokenizer.id_to_token(id?)).unwrap_or_default()
-        };
-        let bos = named("bos_token", config.bos);
-        let eos = named("eos_token", config.eos.first().copied());
-        let eos_id = tokenizer.token_to_id(&eos);
-        Ok((Self { environment, bos, eos }, eos_id))
+        Ok((Some(Self { environment, bos, eos }), eos_id))
     }
 
     /// Whether the template's source holds `text`.

@@ -179,7 +179,7 @@ pub fn write_weights(file: &Path, model: &TinyModel, tensors: &[(String, Vec<usi
 /// When the directory holds no model whose linear modules are known.
 pub fn random_adapter(base: &Path, size: f32, seed: u64) -> Adapter {
     let config = ModelConfig::open(base).expect("the base has a config");
-    let linears = config.dense.as_ref().expect("the base is of a known family").linears(config.vocabulary);
+    let linears = config.dense.as_ref().expect("the base is of a known family").linears();
     let config = AdapterConfig {
         r: 2,
         lora_alpha: 4.0,

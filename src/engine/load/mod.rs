@@ -2,6 +2,7 @@
 
 mod adapted;
 mod choice;
+mod ignored;
 mod loader;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use super::{Engine, EngineError, Input, Purpose, Request};
 use crate::config::{EngineArgs, EngineKind, SiblingsBy, UpstreamArgs};
 use crate::prompts::{TemplateError, Templates};
 use crate::telemetry::metrics;
+use crate::weights::ModelConfig;
 use crate::weights::store::Store;
 
 /// What is served.
@@ -200,6 +202,7 @@ fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadEr
     directory.template_kwargs = args.thinking.kwargs();
     let choice = choose(args.engine, &directory.config);
     must_be_built(choice.runs)?;
+    may_run(choice.runs, &directory.path, &directory.config)?;
     let (name, why) = (choice.runs.name(), &choice.why);
     tracing::info!(model = %directory.path.display(), engine = name, why, "the engine is chosen");
     let templates = Arc::clone(&directory.templates);
@@ -217,6 +220,19 @@ fn must_be_built(runs: Runs) -> Result<(), LoadError> {
             Err(LoadError::NotBuilt("mistral", "build with --features mistral, or use --engine native"))
         }
         _ => Ok(()),
+    }
+}
+
+/// Checks that an engine computes what a configuration asks for.
+///
+/// # Errors
+/// Names what would be left out.
+pub(crate) fn may_run(runs: Runs, directory: &Path, config: &ModelConfig) -> Result<(), ModelError> {
+    match runs {
+        Runs::Native => Ok(()),
+        Runs::Mistral => {
+            ignored::check(config).map_err(|reason| ModelError::Unsupported { dir: directory.into(), reason })
+        }
     }
 }
 

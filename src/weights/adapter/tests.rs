@@ -12,8 +12,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/peft");
 const Q0: &str = "model.layers.0.self_attn.q_proj";
 
 fn linears(dir: &Path) -> Linears {
-    let config = ModelConfig::open(dir).unwrap();
-    config.dense.unwrap().linears(config.vocabulary)
+    ModelConfig::open(dir).unwrap().dense.unwrap().linears()
 }
 
 fn model() -> tempfile::TempDir {

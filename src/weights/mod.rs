@@ -467,12 +467,10 @@ mod tests {
         }
     }
 
+    type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
     /// Writes the model's tensors with others beside them or in their place.
-    fn with_tensors(
-        dir: &Path,
-        model: &TinyModel,
-        change: impl Fn(&mut BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>),
-    ) {
+    fn with_tensors(dir: &Path, model: &TinyModel, change: impl Fn(&mut Tensors)) {
         let bytes = |values: Vec<f32>| values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
         let stored = |(name, shape): (String, Vec<usize>)| {
             let data = bytes(model.values(&name, &shape));

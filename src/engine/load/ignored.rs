@@ -8,26 +8,26 @@ use crate::weights::ModelConfig;
 /// What mistral.rs reads of one class of models.
 struct Reads {
     class: &'static str,
-    /// Kinds of rotary scaling.
+    /// The kinds of rotary scaling that are computed.
     scalings: &'static [&'static str],
     windows: Windows,
-    /// Sizes of heads other than the width by the number of heads.
+    /// Whether the size of heads may differ from the width divided by their number.
     head_dim: bool,
     attention_bias: bool,
-    /// Heads of which only a part turns.
+    /// Whether only a part of each head may turn.
     partial: bool,
 }
 
 /// Which windows of attention are computed.
 #[derive(Clone, Copy, PartialEq)]
 enum Windows {
-    /// None.
+    /// No windows are computed.
     None,
-    /// The same in every layer.
+    /// Every layer has the same one.
     Every,
-    /// In every second layer, from the first on.
+    /// Every second layer has one, from the first on.
     Alternating,
-    /// As `layer_types` says.
+    /// Layers have one as `layer_types` says.
     ByLayer,
 }
 

@@ -31,18 +31,18 @@ struct Layer {
     qkv: Linear,
     /// Norms of queries and keys: of each head, or of all together.
     qk_norm: Option<(Vec<f32>, Vec<f32>)>,
-    /// Where the layer has rotary positions.
+    /// The rotary positions, where the layer has any.
     turns: Option<Turns>,
     /// Keys that a query sees, where not all.
     window: Option<usize>,
     output: Linear,
-    /// Of what attention adds to the residual stream.
+    /// The norm of what attention adds to the residual stream, where there is one.
     output_norm: Option<Vec<f32>>,
     mlp_norm: Option<Vec<f32>>,
     /// Gate and up side by side.
     gate_up: Linear,
     down: Linear,
-    /// Of what the feed-forward layer adds to the residual stream.
+    /// The norm of what the feed-forward layer adds to the residual stream, where there is one.
     down_norm: Option<Vec<f32>>,
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Stream<'a> {
 /// The last product of attention or of the feed-forward layer.
 pub(super) struct LastProduct<'a> {
     pub(super) linear: &'a Linear,
-    /// Of the result.
+    /// The norm of the result, where there is one.
     pub(super) norm: Option<&'a [f32]>,
     pub(super) adapter: fn(&LayerAdapter) -> Option<&Delta>,
 }

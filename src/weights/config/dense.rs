@@ -56,7 +56,7 @@ pub struct DenseConfig {
     pub activation: Activation,
     /// Whether the checkpoint holds queries, keys and values as one matrix, and gates and ups as another.
     pub fused: bool,
-    /// Factors at four places.
+    /// The family's factors.
     pub scales: Scales,
     /// Attention scores are `cap · tanh(score / cap)`.
     pub score_cap: Option<f32>,
@@ -69,42 +69,42 @@ pub struct DenseConfig {
 pub enum QkNorm {
     /// There are none.
     None,
-    /// One for each head, all with the same weights.
+    /// There is one for each head, all with the same weights.
     Heads,
-    /// One for all heads of queries together, and one for those of keys.
+    /// There is one for all heads of queries together, and one for those of keys.
     Whole,
 }
 
 /// Where a layer has norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norms {
-    /// Before attention and before the feed-forward layer.
+    /// They are before attention and before the feed-forward layer.
     Before,
-    /// After both, before their results are added to the residual stream.
+    /// They are after both, before the results are added to the residual stream.
     After,
-    /// Before and after both.
+    /// They are before and after both.
     Both,
 }
 
 /// What gates pass through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// `x · σ(x)`.
+    /// The activation is `x · σ(x)`.
     Silu,
-    /// GELU by the approximation with `tanh`.
+    /// The activation is GELU in the approximation with `tanh`.
     GeluTanh,
 }
 
-/// Factors.
+/// Factors that a family multiplies with at four places; 1 changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scales {
-    /// Of embeddings.
+    /// The factor of embeddings.
     pub embedding: f32,
-    /// Of attention scores; `1 / √head_dim` without it.
+    /// The factor of attention scores; `1 / √head_dim` where it is absent.
     pub attention: Option<f32>,
-    /// Of what attention and the feed-forward layer add to the residual stream.
+    /// The factor of what attention and the feed-forward layer add to the residual stream.
     pub residual: f32,
-    /// Of logits.
+    /// The factor of logits.
     pub logits: f32,
 }
 

@@ -23,11 +23,11 @@ pub struct Rope {
 /// How rotary frequencies are stretched beyond the length of pre-training.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all. Dynamic scaling is this within `max_position_embeddings`, and no sequence is longer.
+    /// They are not. Dynamic scaling is this within `max_position_embeddings`, and no sequence is longer.
     None,
-    /// All divided by the factor.
+    /// All are divided by the factor.
     Linear(f64),
-    /// Llama 3: low frequencies divided by `factor`, high ones kept, a blend between.
+    /// Low frequencies are divided by `factor`, high ones are kept, and those between are blended (Llama 3).
     Llama3 {
         /// Divides low frequencies.
         factor: f64,

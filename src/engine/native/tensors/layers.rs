@@ -18,13 +18,13 @@ pub(super) struct Layer {
     qkv: Linear,
     qk_norm: Option<HeadNorms>,
     output: Linear,
-    /// Of what attention adds to the residual stream.
+    /// The norm of what attention adds to the residual stream, where there is one.
     output_norm: Option<Norm>,
     mlp_norm: Option<Norm>,
     /// Gate and up side by side.
     gate_up: Linear,
     down: Linear,
-    /// Of what the feed-forward layer adds to the residual stream.
+    /// The norm of what the feed-forward layer adds to the residual stream, where there is one.
     down_norm: Option<Norm>,
     /// Which of the model's turns it takes, where it has rotary positions.
     pub(super) turns: Option<usize>,
@@ -40,9 +40,9 @@ pub(super) struct Layer {
 
 /// Norms of queries and keys.
 enum HeadNorms {
-    /// Of each head: weights are `(heads + kv_heads, head_dim)`.
+    /// There is one for each head: its weights are `(heads + kv_heads, head_dim)`.
     Each(Norm),
-    /// Of all query heads together, and of all key heads.
+    /// There is one for all query heads together, and one for all key heads.
     Whole([Norm; 2]),
 }
 

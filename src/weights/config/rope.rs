@@ -311,7 +311,7 @@ impl<'a> Surroundings<'a> {
             return Err(self.fields.wrong(&place, &reason));
         }
         let dims = (self.head_dim as f64 * share) as usize;
-        if dims == 0 || dims % 2 != 0 || dims > self.head_dim {
+        if dims == 0 || !dims.is_multiple_of(2) || dims > self.head_dim {
             let reason = format!("is {share}: {dims} of {} elements of a head cannot turn in pairs", self.head_dim);
             return Err(self.fields.wrong(&place, &reason));
         }

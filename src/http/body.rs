@@ -46,7 +46,7 @@ fn refuse(bytes: &[u8], refusal: Refusal) -> Result<(), ApiError> {
     match refusal.deserialize(&mut json).and_then(|found| json.end().map(|()| found)) {
         Ok(None) => Ok(()),
         Ok(Some(name)) => Err(ApiError::invalid(name, format!("`{name}` is not supported here; leave it out"))),
-        Err(error) => Err(failure(".", &error)),
+        Err(error) => Err(failure(bytes, ".", &error)),
     }
 }
 
@@ -57,8 +57,8 @@ fn refuse(bytes: &[u8], refusal: Refusal) -> Result<(), ApiError> {
 pub fn typed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let read = serde_path_to_error::deserialize(&mut json);
-    let read = read.map_err(|error| failure(&error.path().to_string(), error.inner()))?;
-    json.end().map_err(|error| failure(".", &error))?;
+    let read = read.map_err(|error| failure(bytes, &error.path().to_string(), error.inner()))?;
+    json.end().map_err(|error| failure(bytes, ".", &error))?;
     Ok(read)
 }
 
@@ -137,8 +137,9 @@ fn read_failure(error: &axum::Error, max_body: usize) -> ApiError {
 }
 
 /// What is wrong with a body, at a path of fields; `.` is the body itself.
-fn failure(path: &str, error: &serde_json::Error) -> ApiError {
-    if !error.is_data() {
+fn failure(bytes: &[u8], path: &str, error: &serde_json::Error) -> ApiError {
+    // A list where one of a few words is expected is reported as a fault of the syntax, which it is not.
+    if !error.is_data() && serde_json::from_slice::<IgnoredAny>(bytes).is_err() {
         return ApiError::Invalid { param: None, message: format!("the body is not JSON: {error}") };
     }
     let text = error.to_string();

@@ -310,6 +310,7 @@ pub async fn rollback(
     post, path = "/v1/load_lora_adapter", tag = "admin", request_body = LoadLoraRequest,
     responses(
         (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "The adapter is live"),
+        (status = 409, body = ErrorBody, description = "A rollback has ended the swap"),
         (status = 422, body = ErrorBody, description = "The adapter is not accepted; the old weights stay"),
         (status = 429, body = ErrorBody, description = "Another swap runs"),
     ),
@@ -328,6 +329,7 @@ pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Bo
     responses(
         (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "The adapter is off"),
         (status = 404, body = ErrorBody, description = "No such adapter is on the live weights"),
+        (status = 409, body = ErrorBody, description = "A rollback has ended the swap"),
         (status = 422, body = ErrorBody, description = "The weights without it are not accepted; the old ones stay"),
         (status = 429, body = ErrorBody, description = "Another swap runs"),
     ),
@@ -357,6 +359,7 @@ pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: 
     post, path = "/update_weights_from_disk", tag = "admin", request_body = UpdateWeightsRequest,
     responses(
         (status = 200, body = UpdateWeightsResponse, description = "The model is live"),
+        (status = 409, body = ErrorBody, description = "A rollback has ended the swap"),
         (status = 422, body = ErrorBody, description = "The model is not accepted; the old one stays"),
         (status = 429, body = ErrorBody, description = "Another swap runs"),
     ),

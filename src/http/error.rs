@@ -196,7 +196,12 @@ impl ApiError {
             Self::QueueFull { retry_after, .. } | Self::TokensSpent { retry_after, .. } => {
                 Some(whole_seconds(*retry_after))
             }
-            Self::SwapBusy(_) | Self::ShuttingDown | Self::Swapping | Self::Unavailable(_) => Some(1),
+            Self::SwapBusy(_)
+            | Self::TooManyConnections(_)
+            | Self::Loading
+            | Self::ShuttingDown
+            | Self::Swapping
+            | Self::Unavailable(_) => Some(1),
             _ => None,
         }
     }

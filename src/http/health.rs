@@ -76,7 +76,7 @@ pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiErro
     }
     let pinned = state.served.pin();
     for generation in [&pinned.actor, &pinned.refiner] {
-        generation.engine.health().await?;
+        generation.engine.health().await.map_err(|error| ApiError::Unavailable(error.to_string()))?;
     }
     Ok(Json(Health { status: "ready", judge: Some(state.judge.state()) }))
 }

@@ -204,7 +204,7 @@ mod tests {
             ),
             (
                 &format!("{{{hello}, \"tools\": {}}}", functions(1, 2_000)),
-                Some("tools[0].function.parameters"),
+                Some("tools[0].function.parameters.enum[1998]"),
                 "at most 2000 values",
             ),
             (&format!("{{{hello}, \"modalities\": [\"text\", \"audio\"]}}"), Some("modalities"), "not supported"),

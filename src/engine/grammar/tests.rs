@@ -253,9 +253,19 @@ fn a_compilation_does_not_hold_the_process_up() {
     end.send(()).unwrap();
 }
 
+/// The thread that compiled a grammar holds it for a moment after it was given out.
+async fn is_empty_soon(memory: &Memory) {
+    for _ in 0..500 {
+        if memory.bytes() == Bytes::default() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{:?}", memory.bytes());
+}
+
 /// Memory is what was asked for and nothing is left when all have gone.
 #[tokio::test]
-#[ignore = "a matcher that is dropped may be counted a moment longer: it has to wait for that"]
 async fn grammars_are_kept_within_a_number_of_bytes() {
     let limit = 24 << 20;
     let model = model(Spaces::Bounded, limit, 2);
@@ -283,10 +293,11 @@ async fn grammars_are_kept_within_a_number_of_bytes() {
     drop(model.matchers(&enumeration(3, "small"), 8).await.unwrap());
     assert!(memory.bytes().kept > 0);
     memory.drop_unused(Duration::ZERO);
-    assert_eq!(memory.bytes(), Bytes::default());
+    is_empty_soon(&memory).await;
     drop(model.matchers(&enumeration(3, "small"), 8).await.unwrap());
+    // A model takes its grammars with it.
     drop(model);
-    assert_eq!(memory.bytes(), Bytes::default(), "a model takes its grammars with it");
+    is_empty_soon(&memory).await;
 }
 
 #[tokio::test]

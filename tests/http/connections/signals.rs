@@ -79,34 +79,34 @@ fn a_signal_ends_a_server_at_rest() {
 }
 
 #[test]
-#[ignore = "it holds the load up by a pipe, and pipes are refused now: it needs another way"]
 fn a_signal_ends_a_server_that_is_loading_whose_health_port_says_so() {
-    // The first is read on a blocking thread, the second on the main thread.
-    for flag in ["--templates", "--canary"] {
-        let dir = tempfile::tempdir().unwrap();
-        let (port, pipe, swaps) = (free_port(), dir.path().join("pipe"), dir.path().join("swaps"));
-        let (pipe, swaps) = (endless_file(&pipe), swaps.to_str().unwrap());
-        let base = ["--port", &port, "--health-port", "0", "--shutdown-grace", "60s", "--swap-dir", swaps];
-        let mut spar = Spar::start(&[&base[..], &[flag, pipe, "--engine", "native"]].concat());
-        let health = spar.line("health on ");
-        let ask = |path: &str| {
-            let mut stream = TcpStream::connect(address(&health)).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        };
-        std::thread::sleep(Duration::from_millis(1000));
-        assert!(ask("/healthz").starts_with("HTTP/1.1 200"), "{flag}");
-        let ready = ask("/readyz");
-        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("loading"), "{flag}: {ready}");
-        assert!(TcpStream::connect(format!("127.0.0.1:{port}")).is_err(), "{flag}: the main port does not listen yet");
-        spar.signal("-TERM");
-        let (_, code, log) = spar.ends(SOON);
-        assert_eq!(code, 0, "{flag}: {log}");
-    }
+    // An upstream that takes connections and never says what it serves.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = format!("http://{}/v1", silent.local_addr().unwrap());
+    let flag = "an upstream that says nothing";
+    let dir = tempfile::tempdir().unwrap();
+    let (port, swaps) = (free_port(), dir.path().join("swaps"));
+    let swaps = swaps.to_str().unwrap();
+    let base = ["--port", &port, "--health-port", "0", "--shutdown-grace", "60s", "--swap-dir", swaps];
+    let mut spar = Spar::start(&[&base[..], &["--engine", "upstream", "--upstream-url", &upstream]].concat());
+    let health = spar.line("health on ");
+    let ask = |path: &str| {
+        let mut stream = TcpStream::connect(address(&health)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    std::thread::sleep(Duration::from_millis(1000));
+    assert!(ask("/healthz").starts_with("HTTP/1.1 200"), "{flag}");
+    let ready = ask("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("loading"), "{flag}: {ready}");
+    assert!(TcpStream::connect(format!("127.0.0.1:{port}")).is_err(), "{flag}: the main port does not listen yet");
+    spar.signal("-TERM");
+    let (_, code, log) = spar.ends(SOON);
+    assert_eq!(code, 0, "{flag}: {log}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) struct Compute {
 enum Form {
     Cpu(Box<Model>),
     #[cfg(feature = "tensors")]
-    Tensors(TensorModel),
+    Tensors(Box<TensorModel>),
 }
 
 impl Compute {
@@ -40,7 +40,7 @@ impl Compute {
         let form = match native.processor {
             Processor::Cpu => Form::Cpu(Box::new(Model::load(config, dense, weights, native.weights)?)),
             #[cfg(feature = "tensors")]
-            other => Form::Tensors(TensorModel::load(config, dense, weights, native.weights, other)?),
+            other => Form::Tensors(Box::new(TensorModel::load(config, dense, weights, native.weights, other)?)),
         };
         Ok(Self { config: dense.clone(), vocabulary: config.vocabulary, context: config.context, form })
     }

@@ -85,6 +85,10 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.constrains_json()
     }
 
+    fn keeps_token_rules(&self) -> bool {
+        self.0.keeps_token_rules()
+    }
+
     fn scores(&self) -> bool {
         self.0.scores()
     }

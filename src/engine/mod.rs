@@ -22,6 +22,7 @@ pub mod origin;
 pub mod reasoning;
 pub mod sampling;
 pub mod text;
+pub mod token_rules;
 pub mod tools;
 #[cfg(feature = "upstream")]
 pub mod upstream;
@@ -33,10 +34,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::StreamExt;
 
-use crate::chat::{Chat, Message, Thinking};
-pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question};
+use crate::chat::{Chat, Ending, Message, Thinking};
+pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question, Spelling};
 pub use origin::{Namespace, Origin, Waits};
 use reasoning::{Chunks, Reasoning};
+pub use token_rules::{TokenRules, WireSeed};
 
 /// What a call is for; engines schedule by it, metrics label by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,8 +72,12 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// Fixes the draw: sibling `i` uses stream `i` of it.
     pub seed: u64,
+    /// The seed that another server is given, where one draws the reply.
+    pub wire_seed: WireSeed,
     /// Keep going after the end-of-sequence token.
     pub ignore_eos: bool,
+    /// Rules on single tokens.
+    pub rules: TokenRules,
 }
 
 impl Default for Sampling {
@@ -86,7 +92,9 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
             seed: 0,
+            wire_seed: WireSeed::Derived,
             ignore_eos: false,
+            rules: TokenRules::default(),
         }
     }
 }
@@ -116,6 +124,8 @@ pub enum Input {
     Chat(Chat),
     /// Taken as it is, special tokens included.
     Text(String),
+    /// The ids of its tokens, taken as they are.
+    Tokens(Vec<u32>),
 }
 
 impl Input {
@@ -136,6 +146,15 @@ impl Input {
         match self {
             Self::Chat(chat) => chat.messages.iter().map(Message::bytes).sum(),
             Self::Text(text) => text.len(),
+            Self::Tokens(ids) => size_of_val(ids.as_slice()),
+        }
+    }
+
+    /// Whether the reply continues it as one text, rather than answering it.
+    pub fn is_continued(&self) -> bool {
+        match self {
+            Self::Chat(chat) => chat.options.ending == Ending::WithinLast,
+            Self::Text(_) | Self::Tokens(_) => true,
         }
     }
 }
@@ -327,6 +346,8 @@ pub struct ScoredToken {
     pub id: u32,
     /// The token's bytes.
     pub bytes: Vec<u8>,
+    /// Its place among all tokens by their probability, 1 for the likeliest; `None` for the first.
+    pub rank: Option<usize>,
     /// What the model expected after the tokens before it; `None` for the first.
     pub logprobs: Option<TokenLogprobs>,
 }
@@ -419,6 +440,11 @@ pub trait Engine: Send + Sync {
     /// Whether at least a JSON schema of an [`Purpose::Answer`] is honoured.
     fn constrains_json(&self) -> bool {
         self.constrains()
+    }
+
+    /// Whether [`Sampling::rules`], and chats that do not end where the assistant begins to speak, are honoured.
+    fn keeps_token_rules(&self) -> bool {
+        false
     }
 
     /// Whether the engine gives log-probabilities of a given text: [`Engine::score`].

@@ -1,13 +1,13 @@
 //! Tokens become text: whole characters only, no special tokens, and stop strings that never leak.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokenizers::Tokenizer;
 
 use super::reasoning::Form;
 use super::sampling::Drawn;
 use super::tools::format::Format;
-use super::{Chunk, FinishReason, TokenLogprobs, TokenProb};
+use super::{Chunk, FinishReason, Request, TokenLogprobs, TokenProb, TokenRules};
 
 /// Ids that a small vocabulary may leave out.
 const SPARSE: usize = 1 << 16;
@@ -18,6 +18,8 @@ pub struct Pieces {
     special: Vec<bool>,
     /// The decoder drops the space that the first word of a text begins with.
     strips_first_space: bool,
+    /// The tokens of text in the order of their bytes, once that is needed.
+    ordered: OnceLock<Vec<u32>>,
 }
 
 impl Pieces {
@@ -70,7 +72,7 @@ impl Pieces {
             }
             .into_boxed_slice();
         }
-        Ok(Self { bytes, special, strips_first_space })
+        Ok(Self { bytes, special, strips_first_space, ordered: OnceLock::new() })
     }
 
     /// The token's bytes; none for an id outside the vocabulary. A special token has its name's.
@@ -92,6 +94,18 @@ impl Pieces {
             }
         }
         held.iter().all(|held| *held)
+    }
+
+    /// The tokens of text whose bytes begin with `beginning`.
+    pub fn beginning_with(&self, beginning: &[u8]) -> &[u32] {
+        let ordered = self.ordered.get_or_init(|| {
+            let mut ids: Vec<u32> = (0..self.bytes.len() as u32).filter(|&id| !self.is_special(id)).collect();
+            ids.sort_unstable_by_key(|&id| self.bytes(id));
+            ids
+        });
+        let from = ordered.partition_point(|&id| self.bytes(id) < beginning);
+        let count = ordered[from..].partition_point(|&id| self.bytes(id).starts_with(beginning));
+        &ordered[from..from + count]
     }
 
     /// Whether the token is left out of text. Marks of reasoning and of calls never are: the text could not be read without them.
@@ -140,10 +154,37 @@ pub struct ReplyRules {
     pub eos: Vec<u32>,
     /// Strings before which the text ends; empty ones are passed over.
     pub stop: Vec<String>,
+    /// Further tokens that end the reply.
+    pub stop_tokens: Vec<u32>,
+    /// Whether what ends the reply, a stop string or one of `stop_tokens`, is a part of its text.
+    pub stop_shown: bool,
+    /// Tokens before which no stop string ends the reply; its sampler keeps it from ending by a token.
+    pub min_tokens: usize,
     /// Tokens at most, at least 1.
     pub max_tokens: usize,
     /// The text continues raw text, so a first space belongs to it.
     pub continues_text: bool,
+}
+
+impl ReplyRules {
+    /// What `request` asks for, of a model whose replies end by the tokens `eos`.
+    pub fn of(request: &Request, eos: &[u32], max_tokens: usize) -> Self {
+        let TokenRules { stop_tokens, min_tokens, stop_shown, .. } = &request.sampling.rules;
+        Self {
+            eos: if request.sampling.ignore_eos { Vec::new() } else { eos.to_vec() },
+            stop: request.stop.clone(),
+            stop_tokens: stop_tokens.clone(),
+            stop_shown: *stop_shown,
+            min_tokens: *min_tokens,
+            max_tokens,
+            continues_text: request.input.is_continued(),
+        }
+    }
+
+    /// All tokens that end the reply.
+    pub fn ends(&self) -> Vec<u32> {
+        [self.eos.as_slice(), &self.stop_tokens].concat()
+    }
 }
 
 /// Turns one reply's tokens into chunks.
@@ -175,11 +216,14 @@ impl ReplyText {
             self.end(&mut chunk, FinishReason::Stop);
             return chunk;
         }
-        if !self.pieces.is_special(drawn.id) {
+        let stops = self.rules.stop_tokens.contains(&drawn.id);
+        if !self.pieces.is_special(drawn.id) && (!stops || self.rules.stop_shown) {
             self.append(drawn.id);
         }
-        if let Some(at) = self.find_stop() {
-            self.held.truncate(at);
+        if stops {
+            self.end(&mut chunk, FinishReason::Stop);
+        } else if let Some(end) = self.find_stop() {
+            self.held.truncate(end);
             self.partial.clear();
             self.end(&mut chunk, FinishReason::Stop);
         } else if self.tokens >= self.rules.max_tokens {
@@ -232,14 +276,25 @@ impl ReplyText {
         self.partial.drain(..whole);
     }
 
-    /// Where the stop string begins that is complete first; of those that end together, the longest.
+    /// Where the text ends because of the stop string that is complete first; of those that end together, the longest.
     fn find_stop(&self) -> Option<usize> {
+        if self.is_too_short() {
+            return None;
+        }
         let found = self.rules.stop.iter().filter_map(|stop| self.held.find(stop).map(|at| (at + stop.len(), at)));
-        found.min().map(|(_, at)| at)
+        found.min().map(|(end, at)| if self.rules.stop_shown { end } else { at })
+    }
+
+    /// Whether the reply may not end at a stop string yet.
+    fn is_too_short(&self) -> bool {
+        self.rules.min_tokens > 0 && self.tokens <= self.rules.min_tokens
     }
 
     /// Bytes at the end of the held text that may begin a stop string.
     fn undecided(&self) -> usize {
+        if self.is_too_short() {
+            return 0;
+        }
         let longest = |stop: &String| {
             let most = self.held.len().min(stop.len() - 1);
             (1..=most).rev().find(|&n| self.held.as_bytes().ends_with(&stop.as_bytes()[..n])).unwrap_or(0)
@@ -268,7 +323,7 @@ mod tests {
     fn reply(tokenizer: &Tokenizer, stop: &[&str], max_tokens: usize) -> ReplyText {
         let stop = stop.iter().map(|s| (*s).into()).collect();
         let pieces = Arc::new(Pieces::new(tokenizer).unwrap());
-        ReplyText::new(pieces, ReplyRules { eos: vec![testing::EOS], stop, max_tokens, continues_text: false })
+        ReplyText::new(pieces, ReplyRules { eos: vec![testing::EOS], stop, max_tokens, ..ReplyRules::default() })
     }
 
     fn chunks(mut reply: ReplyText, ids: &[u32]) -> Vec<Chunk> {
@@ -382,7 +437,8 @@ mod tests {
     fn logprobs_carry_bytes() {
         let tokenizer = testing::tokenizer();
         let crab = bytes(&tokenizer, "🦀")[0];
-        let logprobs = Some(crate::engine::sampling::DrawnLogprobs { drawn: -0.5, top: vec![(testing::EOS, -0.25)] });
+        let logprobs =
+            Some(crate::engine::sampling::DrawnLogprobs { drawn: -0.5, top: vec![(testing::EOS, -0.25)], rank: 2 });
         let chunk = reply(&tokenizer, &[], 9).push(Drawn { id: crab, logprobs });
         assert_eq!(chunk.logprobs[0].token, TokenProb { id: crab, bytes: vec![0xF0], logprob: -0.5 });
         assert_eq!(chunk.logprobs[0].top[0].bytes, b"<|end|>");

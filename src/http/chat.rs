@@ -12,6 +12,7 @@ use futures::{Stream, StreamExt};
 
 use super::admit::{Arrival, fits};
 use super::answer::{self, Hold, Part, SearchWork};
+use super::echo;
 use super::error::ApiError;
 use super::job::{ChatJob, Delivery};
 use super::keys::{Caller, Tenant};
@@ -23,10 +24,10 @@ use super::{AppState, Shared, tools};
 use crate::chat::{Chat, Message, Role};
 use crate::engine::generation::Pinned;
 use crate::engine::tools::{Offer, Piece, Reader, read};
-use crate::engine::{EngineError, FinishReason, Input, Origin, Purpose, Request, TokenLogprobs};
+use crate::engine::{EngineError, FinishReason, Input, Origin, Purpose, Request, Sampling, TokenLogprobs, WireSeed};
 use crate::openai::{
     AnswerMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta, ErrorBody,
-    Finish, SearchReport, ToolCallDelta, Usage,
+    Finish, SearchReport, ToolCallDelta, Usage, prompt_logprobs,
 };
 use crate::search::Task;
 
@@ -75,7 +76,8 @@ pub async fn chat(
             deliver(head, parts.map(move |part| blamed(part, constrained_by)), delivery).await?
         }
         None => {
-            let parts = answer::plain(hold, vec![request(job)], None);
+            let scoring = echo::scoring(None, job.drawing.prompt_logprobs);
+            let parts = answer::plain(hold, vec![request(job)], scoring);
             deliver(head, parts.map(move |part| blamed(part, constrained_by)), delivery).await?
         }
     };
@@ -95,6 +97,9 @@ fn made(
     let searches = asked.search_budget.map_or(asked.search.is_some() || alias, |budget| budget > 0);
     tenant.cap_budget(&mut asked, searches, state.settings.search.search_budget)?;
     let job = ChatJob::from_wire(asked, rules, &state.limits(pinned))?;
+    if job.drawing.sampling.rules.prompt_tail.is_some() {
+        return Ok(job);
+    }
     // What templates always show: an assistant's turns may lose their reasoning.
     let shown = job.messages.iter().filter(|message| message.role != Role::Assistant);
     fits(pinned.actor.engine.as_ref(), shown.map(|message| message.content.len()).sum())?;
@@ -132,7 +137,8 @@ fn task(job: ChatJob, checks: Vec<crate::verify::Check>) -> Task {
         messages: job.messages,
         // A search makes many replies, so each of them thinks only where the request says so.
         template: job.template.thinking_only_if_asked(),
-        sampling: job.drawing.sampling,
+        // Its calls have seeds of their own.
+        sampling: Sampling { wire_seed: WireSeed::Derived, ..job.drawing.sampling },
         max_tokens: job.max_tokens,
         stop: job.drawing.stop,
         logprobs: job.logprobs,
@@ -165,18 +171,21 @@ struct Head {
     fingerprint: String,
     choices: usize,
     logprobs: bool,
+    /// Alternatives for each of the prompt's tokens, where they are asked for.
+    prompt_logprobs: Option<usize>,
     offer: Option<Arc<Offer>>,
 }
 
 impl Head {
     fn new(job: &ChatJob, hold: &Hold) -> Self {
         Self {
-            id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
+            id: models::answer_id("chatcmpl", job.drawing.id.as_deref()),
             created: super::models::now(),
             model: job.drawing.model.clone(),
             fingerprint: super::models::fingerprint(&hold.pinned),
             choices: job.drawing.choices,
             logprobs: job.logprobs.is_some(),
+            prompt_logprobs: job.drawing.prompt_logprobs,
             offer: job.offer.clone(),
         }
     }
@@ -200,12 +209,13 @@ async fn whole(
     parts: impl Stream<Item = Result<Part, ApiError>> + Send + 'static,
 ) -> Result<ChatResponse, ApiError> {
     let mut choices: Vec<Growing> = std::iter::repeat_with(Growing::default).take(head.choices).collect();
-    let mut done = None;
+    let (mut done, mut prompt) = (None, None);
     let mut parts = Box::pin(parts);
     while let Some(part) = parts.next().await {
         match part? {
-            // Chats are not echoed.
-            Part::Alive | Part::Progress(_) | Part::Echo { .. } => {}
+            Part::Alive | Part::Progress(_) => {}
+            // All choices answer the same prompt.
+            Part::Echo { tokens, .. } => prompt = Some(tokens),
             Part::Delta { choice, text, reasoning, logprobs } => {
                 choices[choice].text.push_str(&text);
                 choices[choice].reasoning.push_str(&reasoning);
@@ -235,6 +245,7 @@ async fn whole(
         }
     };
     let choices = choices.into_iter().enumerate().map(choice).collect();
+    let prompt_logprobs = head.prompt_logprobs.zip(prompt).map(|(top, tokens)| prompt_logprobs(&tokens, top));
     let (search, searches) = reports(searches);
     Ok(ChatResponse {
         id: head.id,
@@ -244,6 +255,7 @@ async fn whole(
         system_fingerprint: head.fingerprint,
         choices,
         usage,
+        prompt_logprobs,
         search,
         searches,
     })

@@ -10,10 +10,12 @@ mod chat;
 mod checks;
 mod completions;
 mod constraint;
+mod conversation;
 mod draws;
 pub mod echo;
 mod envelope;
 pub mod error;
+mod fine;
 mod glance;
 mod health;
 mod hosts;
@@ -139,8 +141,9 @@ impl AppState {
     fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
         let actor = pinned.actor.engine.as_ref();
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
+        let token_rules = actor.keeps_token_rules() && pinned.refiner.engine.keeps_token_rules();
         let (name, judge, tool_format) = (&self.served.name, self.judge.state(), actor.tool_format());
-        Limits { model, name, constrains, scores, tool_format, judge, settings: &self.settings }
+        Limits { model, name, constrains, scores, token_rules, tool_format, judge, settings: &self.settings }
     }
 }
 

@@ -136,6 +136,10 @@ impl Engine for OnBehalf<'_> {
         self.engine.constrains_json()
     }
 
+    fn keeps_token_rules(&self) -> bool {
+        self.engine.keeps_token_rules()
+    }
+
     fn scores(&self) -> bool {
         self.engine.scores()
     }

@@ -52,7 +52,7 @@ use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::ReplyRules;
 use super::tools::Format as ToolFormat;
-use super::{Chunk, Engine, EngineError, FinishReason, Input, ModelInfo, Reply, Request};
+use super::{Chunk, Engine, EngineError, FinishReason, ModelInfo, Reply, Request};
 use crate::chat::Chat;
 
 /// Where a model computes.
@@ -186,7 +186,8 @@ impl Engine for MistralEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
         let input = request.constrained_input().into_owned();
         let dir = Arc::clone(&self.dir);
-        let prompt: Arc<[u32]> = blocking(input.bytes(), move || dir.encode(&input)).await?.into();
+        let tail = request.sampling.rules.prompt_tail;
+        let prompt: Arc<[u32]> = blocking(input.bytes(), move || dir.encode_end(&input, tail)).await?.into();
         let splitter = self.dir.splitter(&request, &prompt);
         let limit = self.info.context;
         let room = limit.saturating_sub(prompt.len());
@@ -198,13 +199,9 @@ impl Engine for MistralEngine {
             Some(constraint) => self.grammars.matchers(constraint, request.samples).await?,
             None => Vec::new(),
         };
-        let rules = ReplyRules {
-            eos: if request.sampling.ignore_eos { Vec::new() } else { self.shared.ends.clone() },
-            stop: request.stop.clone(),
-            max_tokens,
-            continues_text: matches!(request.input, Input::Text(_)),
-        };
-        let sampling = self.sampling(&request);
+        let rules = ReplyRules::of(&request, &self.shared.ends, max_tokens);
+        let sampler = Sampler::new(&self.sampling(&request), 0, &prompt, request.logprobs);
+        let sampler = sampler.ruled(&rules.ends(), &self.shared.pieces);
         let (mut replies, mut jobs) = (Vec::new(), Vec::new());
         for index in 0..request.samples {
             let (chunks, mut receiver) = unbounded_channel();
@@ -222,7 +219,7 @@ impl Engine for MistralEngine {
             jobs.push(Job {
                 prompt: Arc::clone(&prompt),
                 rules: rules.clone(),
-                sampler: Sampler::new(&sampling, index, &prompt, request.logprobs),
+                sampler: sampler.sibling(index),
                 grammar: grammars.pop(),
                 chunks,
                 shared: Arc::clone(&self.shared),
@@ -255,6 +252,10 @@ impl Engine for MistralEngine {
     }
 
     fn constrains(&self) -> bool {
+        true
+    }
+
+    fn keeps_token_rules(&self) -> bool {
         true
     }
 }

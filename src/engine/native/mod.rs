@@ -237,13 +237,13 @@ impl NativeEngine {
         &self.variant.runtime.counters
     }
 
-    /// The tokens of a prompt. Long ones are tokenized where they hold nobody up.
-    async fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
+    /// The tokens of a prompt, or as many of the last ones as `tail` says. Long ones are tokenized where they hold nobody up.
+    async fn encode(&self, input: &Input, tail: Option<usize>) -> Result<Vec<u32>, EngineError> {
         let tokens = match input.bytes() {
-            bytes if bytes < SHORT => self.dir.encode(input)?,
+            bytes if bytes < SHORT => self.dir.encode_end(input, tail)?,
             bytes => {
                 let (dir, input) = (Arc::clone(&self.dir), input.clone());
-                blocking(bytes, move || dir.encode(&input)).await?
+                blocking(bytes, move || dir.encode_end(&input, tail)).await?
             }
         };
         check_vocabulary(&tokens, self.info.vocabulary)?;
@@ -283,13 +283,11 @@ impl NativeEngine {
 
     async fn replies(&self, request: &Request, prompt: &[u32]) -> Result<Vec<Writer>, EngineError> {
         let room = self.info.context - prompt.len();
-        let rules = ReplyRules {
-            eos: if request.sampling.ignore_eos { Vec::new() } else { self.dir.config.eos.clone() },
-            stop: request.stop.clone(),
-            max_tokens: request.max_tokens.unwrap_or(room).clamp(1, room),
-            continues_text: matches!(request.input, Input::Text(_)),
-        };
-        let sampler = |index| Sampler::new(&request.sampling, index, prompt, request.logprobs);
+        let most = request.max_tokens.unwrap_or(room).clamp(1, room);
+        let rules = ReplyRules::of(request, &self.dir.config.eos, most);
+        let first = Sampler::new(&request.sampling, 0, prompt, request.logprobs);
+        let first = first.ruled(&rules.ends(), &self.dir.pieces);
+        let sampler = |index| first.sibling(index);
         let text = || ReplyText::new(self.dir.pieces.clone(), rules.clone());
         let mut grammars = match &request.constraint {
             Some(constraint) => self.grammars.matchers(constraint, request.samples).await?,
@@ -302,7 +300,7 @@ impl NativeEngine {
 #[async_trait]
 impl Engine for NativeEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        let prompt = self.encode(&request.constrained_input()).await?;
+        let prompt = self.encode(&request.constrained_input(), request.sampling.rules.prompt_tail).await?;
         let splitter = self.dir.splitter(&request, &prompt);
         let (prompt_tokens, limit) = (prompt.len(), self.info.context);
         if prompt_tokens >= limit {
@@ -319,14 +317,15 @@ impl Engine for NativeEngine {
     }
 
     async fn score(&self, input: Input, top: usize, origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
-        let mut tokens = self.encode(&input).await?;
+        let mut tokens = self.encode(&input, None).await?;
         let limit = self.info.context;
         if tokens.len() > limit {
             return Err(EngineError::PromptTooLong { tokens: tokens.len(), limit });
         }
         let Some(&first) = tokens.first() else { return Ok(Vec::new()) };
         let targets = tokens.split_off(1);
-        let mut scored = vec![ScoredToken { id: first, bytes: self.dir.pieces.bytes(first).to_vec(), logprobs: None }];
+        let bytes = self.dir.pieces.bytes(first).to_vec();
+        let mut scored = vec![ScoredToken { id: first, bytes, rank: None, logprobs: None }];
         if targets.is_empty() {
             return Ok(scored);
         }
@@ -343,7 +342,8 @@ impl Engine for NativeEngine {
         scored.extend(targets.into_iter().zip(found).map(|(id, found)| {
             let top = found.top.into_iter().map(|(id, logprob)| token(id, logprob)).collect();
             let token = token(id, found.drawn);
-            ScoredToken { id, bytes: token.bytes.clone(), logprobs: Some(TokenLogprobs { token, top }) }
+            let (bytes, rank) = (token.bytes.clone(), Some(found.rank));
+            ScoredToken { id, bytes, rank, logprobs: Some(TokenLogprobs { token, top }) }
         }));
         Ok(scored)
     }
@@ -369,6 +369,10 @@ impl Engine for NativeEngine {
     }
 
     fn constrains(&self) -> bool {
+        true
+    }
+
+    fn keeps_token_rules(&self) -> bool {
         true
     }
 

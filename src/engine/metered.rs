@@ -10,8 +10,8 @@ use futures::Stream;
 
 use super::tools::Format as ToolFormat;
 use super::{
-    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
-    Request, ScoredToken,
+    Chunk, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo,
+    Origin, Purpose, Reply, Request, ScoredToken,
 };
 use crate::chat::Chat;
 use crate::telemetry::metrics;
@@ -55,6 +55,17 @@ impl<E: Engine> Engine for Metered<E> {
         metrics::tokens_sent(purpose, scores.prompt_tokens);
         metrics::items_scored(questions);
         Ok(scores)
+    }
+
+    fn embeds(&self) -> bool {
+        self.0.embeds()
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
+        let _timed = Timed { purpose: Purpose::Answer, started: Instant::now() };
+        let found = self.0.embed(request).await.inspect_err(metrics::call_failed)?;
+        metrics::tokens_sent(Purpose::Answer, found.prompt_tokens);
+        Ok(found)
     }
 
     fn info(&self) -> &ModelInfo {

@@ -6,6 +6,7 @@ pub(crate) mod caches;
 pub mod counters;
 #[cfg(feature = "server")]
 pub mod embedded;
+pub mod embedding;
 pub mod fake;
 pub mod generation;
 pub mod grammar;
@@ -35,6 +36,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 
 use crate::chat::{Chat, Ending, Message, Thinking};
+pub use embedding::{EmbedRequest, Embeddings};
 pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question, Spelling};
 pub use origin::{Namespace, Origin, Waits};
 use reasoning::{Chunks, Reasoning};
@@ -464,6 +466,19 @@ pub trait Engine: Send + Sync {
     /// As [`Engine::start`]; [`EngineError::Unsupported`] for questions beyond [`Engine::label_support`].
     async fn read_labels(&self, _request: LabelRequest) -> Result<LabelScores, EngineError> {
         Err(EngineError::Unsupported("this model's engine does not give probabilities of given answers".into()))
+    }
+
+    /// Whether [`Engine::embed`] gives vectors.
+    fn embeds(&self) -> bool {
+        false
+    }
+
+    /// A vector for each of a few texts, without generating anything. Dropping the future cancels the computation.
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; [`EngineError::Unsupported`] where the engine gives no vectors.
+    async fn embed(&self, _request: EmbedRequest) -> Result<Embeddings, EngineError> {
+        Err(EngineError::Unsupported("this model's engine gives no embeddings".into()))
     }
 
     /// Whether the engine can work now. The answer comes within a second and may be a few seconds old.

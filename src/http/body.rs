@@ -7,7 +7,10 @@ use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
 
 use super::error::ApiError;
 use super::refused::{IN_CHATS, IN_COMPLETIONS, IN_TOKENIZE, NOTHING, Refusal, Refused};
-use crate::openai::{ChatRequest, ChecksRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest};
+use crate::openai::{
+    ChatRequest, ChecksRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, ScoreRequest,
+    TokenizeRequest,
+};
 
 /// A body of JSON as a type.
 pub trait FromBody: Sized {
@@ -95,6 +98,18 @@ impl FromBody for TokenizeRequest {
 }
 
 impl FromBody for DetokenizeRequest {
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        typed(bytes)
+    }
+}
+
+impl FromBody for EmbeddingRequest {
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        typed(bytes)
+    }
+}
+
+impl FromBody for ScoreRequest {
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         typed(bytes)
     }

@@ -13,6 +13,7 @@ mod constraint;
 mod conversation;
 mod draws;
 pub mod echo;
+mod embeddings;
 mod envelope;
 pub mod error;
 mod fine;
@@ -32,6 +33,7 @@ pub mod plan;
 mod playground;
 mod refused;
 pub mod rules;
+mod score;
 mod searches;
 pub mod serve;
 mod stream;
@@ -157,6 +159,8 @@ fn keyed_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(chat::chat))
         .routes(routes!(checks::checks))
         .routes(routes!(completions::complete))
+        .routes(routes!(embeddings::embed))
+        .routes(routes!(score::score))
         .routes(routes!(models::list))
         .routes(routes!(models::one))
         .routes(routes!(searches::search))

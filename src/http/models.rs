@@ -91,6 +91,7 @@ fn capabilities(engine: &dyn Engine) -> Vec<&'static str> {
         ("structured_outputs", engine.constrains_json()),
         ("prompt_logprobs", engine.scores()),
         ("score", engine.label_support() != LabelSupport::Nothing),
+        ("embedding", engine.embeds()),
     ]
     .into_iter()
     .filter_map(|(name, able)| able.then_some(name))

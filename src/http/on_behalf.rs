@@ -13,7 +13,8 @@ use crate::engine::generation::Pinned;
 use crate::engine::native::NativeEngine;
 use crate::engine::tools;
 use crate::engine::{
-    Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Reply, Request, ScoredToken,
+    EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin,
+    Reply, Request, ScoredToken,
 };
 use crate::prompts::Templates;
 use crate::search::Models;
@@ -106,6 +107,16 @@ impl Engine for OnBehalf<'_> {
         let scores = self.engine.read_labels(LabelRequest { origin: self.behalf.origin, ..request }).await?;
         self.sent(scores.prompt_tokens);
         Ok(scores)
+    }
+
+    fn embeds(&self) -> bool {
+        self.engine.embeds()
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
+        let found = self.engine.embed(EmbedRequest { origin: self.behalf.origin, ..request }).await?;
+        self.sent(found.prompt_tokens);
+        Ok(found)
     }
 
     fn info(&self) -> &ModelInfo {

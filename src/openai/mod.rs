@@ -3,11 +3,13 @@
 mod bounded_list;
 mod checks;
 mod completions;
+mod embeddings;
 mod fine;
 mod guided;
 mod one_or_many;
 mod prompt;
 mod response;
+mod scores;
 mod search;
 mod small_value;
 mod tools;
@@ -25,11 +27,13 @@ use one_or_many::{text_or_list, text_or_texts};
 
 pub use checks::*;
 pub use completions::*;
+pub use embeddings::*;
 pub use fine::*;
 pub use guided::*;
 pub(crate) use one_or_many::Entry;
 pub use prompt::*;
 pub use response::*;
+pub use scores::*;
 pub use search::*;
 pub use tools::*;
 

@@ -294,7 +294,7 @@ pub struct ModelCard {
     /// The model behind a `:search` alias.
     pub parent: Option<String>,
     /// What the name is good for: `completion`, `chat`, `tools`, `structured_outputs` (JSON schemas at least), `prompt_logprobs`,
-    /// and `score`; a `:search` alias is good for `chat`, `tools` and `search`.
+    /// `score`, `embedding`; a `:search` alias is good for `chat`, `tools` and `search`.
     pub capabilities: Vec<&'static str>,
 }
 

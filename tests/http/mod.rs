@@ -27,3 +27,4 @@ mod swap;
 mod tenants;
 mod tools;
 mod upstream;
+mod vectors;

@@ -17,6 +17,7 @@
 //!   that differs is kept and the rows after it are dropped, so that replies are the same without speculation.
 //! - **Labels** (`labels.rs`): `read_labels` generates nothing. The questions of a call and the spellings of its labels become a
 //!   tree of token sequences; what several begin with is computed once, unless another step would take longer.
+//! - **Embeddings** (`embedding.rs`): the rows that leave the last layer are pooled there; nothing is multiplied with the head.
 //! - **Adapters** (`adapter.rs`, `variant.rs`): `NativeEngine::with_adapter` gives another handle on the same weights, workers and
 //!   blocks; a step groups its rows by adapter.
 //! - **Devices** (`compute.rs`, `tensors/`): the forward pass on CUDA is candle's matrix products with one custom kernel between
@@ -29,6 +30,7 @@ mod adapter;
 mod attention;
 mod blocks;
 mod compute;
+mod embedding;
 mod job;
 mod labels;
 mod lookup;
@@ -56,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::adapter::Adapter;
 use self::compute::{Compute, LoadError};
+use self::embedding::Pooled;
 use self::job::{Job, Started};
 use self::runtime::Runtime;
 use self::sequence::{Chunks, Scoring};
@@ -70,8 +73,8 @@ use super::text::{ReplyRules, ReplyText};
 use super::tools::Format as ToolFormat;
 use super::writer::Writer;
 use super::{
-    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
-    Request, ScoredToken, TokenLogprobs, TokenProb,
+    Chunk, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo,
+    Origin, Purpose, Reply, Request, ScoredToken, TokenLogprobs, TokenProb,
 };
 use crate::chat::Chat;
 use crate::kernels::packed::Format;
@@ -255,10 +258,14 @@ impl NativeEngine {
         &self,
         (purpose, origin): (Purpose, Origin),
         prompt: Vec<u32>,
-        replies: Vec<Writer>,
-        scoring: Option<Scoring>,
+        work: Work,
     ) -> Result<(Started, CancellationToken), EngineError> {
         let runtime = &self.variant.runtime;
+        let (replies, scoring, pooled) = match work {
+            Work::Replies(replies) => (replies, None, None),
+            Work::Scored(scoring) => (Vec::new(), Some(scoring), None),
+            Work::Pooled(pooled) => (Vec::new(), None, Some(pooled)),
+        };
         let place = runtime.place(replies.len().max(1))?;
         let (started, admitted) = oneshot::channel();
         let variant = self.variant.clone();
@@ -269,6 +276,7 @@ impl NativeEngine {
             prompt,
             replies,
             scoring,
+            pooled,
             reading: None,
             started,
             place,
@@ -307,7 +315,7 @@ impl Engine for NativeEngine {
             return Err(EngineError::PromptTooLong { tokens: prompt_tokens, limit });
         }
         let replies = self.replies(&request, &prompt).await?;
-        let (started, lost) = self.run((request.purpose, request.origin), prompt, replies, None).await?;
+        let (started, lost) = self.run((request.purpose, request.origin), prompt, Work::Replies(replies)).await?;
         let cached_tokens = started.cached_tokens;
         let reply = |chunks| {
             let chunks = split_chunks(Box::pin(until_the_end(chunks, lost.clone())), splitter.clone());
@@ -332,7 +340,7 @@ impl Engine for NativeEngine {
         tokens.extend_from_slice(&targets[..targets.len() - 1]);
         let (done, found) = oneshot::channel();
         let scoring = Scoring { targets: targets.clone(), top, found: Vec::with_capacity(targets.len()), done };
-        let (_, lost) = self.run((Purpose::Answer, origin), tokens, Vec::new(), Some(scoring)).await?;
+        let (_, lost) = self.run((Purpose::Answer, origin), tokens, Work::Scored(scoring)).await?;
         let stopped = || EngineError::Crashed("the native engine stopped while it scored".into());
         let found = tokio::select! {
             found = found => found.map_err(|_| stopped())?,
@@ -380,6 +388,14 @@ impl Engine for NativeEngine {
         true
     }
 
+    fn embeds(&self) -> bool {
+        !self.variant.runtime.model.on_device()
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
+        self.embeddings(request).await
+    }
+
     fn label_support(&self) -> LabelSupport {
         LabelSupport::Replies
     }
@@ -395,6 +411,16 @@ impl Engine for NativeEngine {
     fn native(&self) -> Option<&NativeEngine> {
         Some(self)
     }
+}
+
+/// What is done with a prompt.
+enum Work {
+    /// It is replied to.
+    Replies(Vec<Writer>),
+    /// Its tokens are scored.
+    Scored(Scoring),
+    /// It becomes a vector.
+    Pooled(Pooled),
 }
 
 /// Every token must have a row of its own in the model.

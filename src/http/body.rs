@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
 use super::error::ApiError;
 use super::refused::{IN_CHATS, IN_COMPLETIONS, IN_TOKENIZE, NOTHING, Refusal, Refused};
 use crate::openai::{
-    ChatRequest, ChecksRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, ScoreRequest,
+    ChatRequest, ChecksRequest, CompletionRequest, DecisionRequest, DetokenizeRequest, EmbeddingRequest, ScoreRequest,
     TokenizeRequest,
 };
 
@@ -104,6 +104,12 @@ impl FromBody for DetokenizeRequest {
 }
 
 impl FromBody for EmbeddingRequest {
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        typed(bytes)
+    }
+}
+
+impl FromBody for DecisionRequest {
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         typed(bytes)
     }

@@ -11,6 +11,7 @@ mod checks;
 mod completions;
 mod constraint;
 mod conversation;
+mod decisions;
 mod draws;
 pub mod echo;
 mod embeddings;
@@ -161,6 +162,7 @@ fn keyed_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(completions::complete))
         .routes(routes!(embeddings::embed))
         .routes(routes!(score::score))
+        .routes(routes!(decisions::decide))
         .routes(routes!(models::list))
         .routes(routes!(models::one))
         .routes(routes!(searches::search))

@@ -3,6 +3,7 @@
 mod bounded_list;
 mod checks;
 mod completions;
+mod decisions;
 mod embeddings;
 mod fine;
 mod guided;
@@ -27,6 +28,7 @@ use one_or_many::{text_or_list, text_or_texts};
 
 pub use checks::*;
 pub use completions::*;
+pub use decisions::*;
 pub use embeddings::*;
 pub use fine::*;
 pub use guided::*;

@@ -7,6 +7,7 @@ mod clients;
 mod completions;
 mod connections;
 mod constraints;
+mod decisions;
 mod engines;
 mod errors;
 mod eval;

@@ -23,6 +23,7 @@ mod health;
 mod hosts;
 pub mod job;
 mod judge_canary;
+mod key_usage;
 mod keys;
 pub mod limits;
 pub mod models;
@@ -175,6 +176,7 @@ fn admin_routes() -> OpenApiRouter<Shared> {
     let routes = OpenApiRouter::default()
         .routes(routes!(admin::generations, admin::publish))
         .routes(routes!(admin::rollback))
+        .routes(routes!(key_usage::keys))
         .routes(routes!(admin::load_lora))
         .routes(routes!(admin::unload_lora))
         .routes(routes!(admin::update_weights));

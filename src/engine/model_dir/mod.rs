@@ -16,6 +16,7 @@ use tokenizers::Tokenizer;
 use self::chat_template::ChatTemplate;
 use self::files::Files;
 pub use self::identity::Identity;
+pub(crate) use self::question::check_vocabulary;
 use self::vocabulary::Vocabulary;
 use super::reasoning::{Form, Splitter};
 use super::text::Pieces;

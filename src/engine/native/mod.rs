@@ -63,7 +63,7 @@ use self::variant::Variant;
 use super::blocking::{SHORT, blocking};
 use super::counters::EngineCounters;
 use super::grammar::ModelGrammars;
-use super::model_dir::{ModelDir, ModelError};
+use super::model_dir::{ModelDir, ModelError, check_vocabulary};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
@@ -390,14 +390,6 @@ impl Engine for NativeEngine {
 
     fn native(&self) -> Option<&NativeEngine> {
         Some(self)
-    }
-}
-
-/// Every token must have a row of its own in the model.
-fn check_vocabulary(tokens: &[u32], vocabulary: usize) -> Result<(), EngineError> {
-    match tokens.iter().find(|&&id| id as usize >= vocabulary) {
-        Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
-        None => Ok(()),
     }
 }
 

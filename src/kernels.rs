@@ -172,6 +172,21 @@ pub fn silu_times(out: &mut [f32], gate: &[f32], up: &[f32]) {
     );
 }
 
+/// `out = gelu(gate) * up`, where `gelu(x) = x / (1 + exp(-2u))` with `u = √(2/π) (x + 0.044715 x³)`: the approximation with `tanh`.
+pub fn gelu_times(out: &mut [f32], gate: &[f32], up: &[f32]) {
+    /// `-2 √(2/π)`.
+    const FACTOR: f32 = -1.595_769_2;
+    widest().dispatch(
+        #[inline(always)]
+        || {
+            for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+                let inner = gate + 0.044_715 * gate * gate * gate;
+                *out = gate / (1.0 + exp(FACTOR * inner)) * up;
+            }
+        },
+    );
+}
+
 /// Rotates a head: element `i` of the first half pairs with element `i` of the second, as Hugging Face lays heads out.
 /// `turns` holds the cosine and sine of each pair's angle.
 pub fn rotate(head: &mut [f32], turns: &[(f32, f32)]) {

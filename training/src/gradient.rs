@@ -14,7 +14,7 @@ use spar::engine::derive_seed;
 use crate::loss::{Pair, Preference, PreferenceMetrics, Scores};
 use crate::model::cpu::{Arithmetic, Keep, Weights, Workspace};
 use crate::model::device::DeviceModel;
-use crate::model::{LlamaConfig, LoraConfig};
+use crate::model::{DenseConfig, LoraConfig};
 use crate::tokens::{PairRows, Unit};
 
 /// What computes, and the sum of gradients, kept from step to step.
@@ -60,7 +60,7 @@ pub struct Computing<'a> {
 impl GradientWorkers {
     /// Workspaces for models of a shape.
     #[must_use]
-    pub fn new(config: &LlamaConfig, computing: Computing<'_>) -> Self {
+    pub fn new(config: &DenseConfig, computing: Computing<'_>) -> Self {
         let Computing { arithmetic, lora, keep, workers } = computing;
         let workspaces = (0..workers.max(1)).map(|_| Workspace::with(config, arithmetic, lora, keep)).collect();
         Self { form: Form::Cpu(workspaces), sum: Sum::default() }

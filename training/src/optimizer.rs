@@ -222,18 +222,13 @@ mod tests {
     use spar::kernels::matmul;
 
     use super::*;
-    use crate::model::LlamaConfig;
+    use crate::model::DenseConfig;
+    use crate::model::shape::{tiny, with_heads};
 
     const PLAIN: Update = Update { factor: 1.0, clip: 1.0, arithmetic: Arithmetic::F32, workers: 1 };
 
-    fn model() -> (LlamaConfig, Params) {
-        let config = LlamaConfig {
-            hidden_size: 24,
-            intermediate_size: 40,
-            num_hidden_layers: 1,
-            num_attention_heads: 2,
-            ..LlamaConfig::tiny(20)
-        };
+    fn model() -> (DenseConfig, Params) {
+        let config = with_heads(DenseConfig { hidden: 24, intermediate: 40, layers: 1, ..tiny(20) }, 2, 1, 12);
         let params = Params::random(&config, 1);
         (config, params)
     }

@@ -56,12 +56,12 @@ impl Run<'_> {
         let (recipe, seed) = (self.recipe, self.recipe.seed);
         let encoder = Encoder::new(&self.tokenizer, &self.templates, recipe.weights)?;
         let actor = &recipe.actor;
-        self.train("actor", &recipe.model.actor, &actor.train, Init::Fresh, &mut |step| {
+        self.train("actor", &recipe.model.actor, &actor.train, Init::Fresh { end: Some(self.end) }, &mut |step| {
             Ok(mixture::acting(&encoder, actor.slip, seed, step, actor.tokens_per_step, recipe.context))
         })?;
         let samples = self.samples().await?;
         let first = &recipe.refiner;
-        self.refiner("refiner-first", first, Init::Fresh, &encoder, &samples, seed + 1)?;
+        self.refiner("refiner-first", first, Init::Fresh { end: Some(self.end) }, &encoder, &samples, seed + 1)?;
         let refined = self.refined(&samples).await?;
         let both = [samples, refined].concat();
         let init = Init::From(self.out.join("refiner-first"));
@@ -95,7 +95,7 @@ impl Run<'_> {
     ) -> Result<()> {
         let out_dir = self.out.join(name);
         let config = TrainConfig { seed: self.recipe.seed, out_dir: out_dir.clone(), ..train.clone() };
-        let llama = self.recipe.config(shape, self.tokenizer.get_vocab_size(true), self.end)?;
+        let llama = self.recipe.config(shape, self.tokenizer.get_vocab_size(true))?;
         let report = trainer::train(&config, &llama, init, data).with_context(|| format!("training {name}"))?;
         tracing::info!(name, loss = report.loss, tokens = report.tokens, seconds = report.seconds, "trained");
         write_json(&out_dir.join("report.json"), &report)?;

@@ -13,7 +13,7 @@ use crate::gradient::Computing;
 use crate::loss::{Pair, Preference};
 use crate::model::cpu::Keep;
 use crate::model::params::Layout;
-use crate::model::{LlamaConfig, Params};
+use crate::model::{DenseConfig, Params, shape};
 use crate::tokens::{Example, PairExample, Passes, pair_units, pair_units_in_order, units};
 use crate::trainer::{self, Init, Learning, Processor, TrainConfig, TrainReport};
 
@@ -70,8 +70,8 @@ pub(super) fn fit(
         }
         Stage::Running(running) => running,
     };
-    let llama = LlamaConfig::load(task.base)?;
-    let (mut data, skipped) = load(&Chats::open(task.base)?, llama.max_position_embeddings)?;
+    let llama = shape::load(task.base)?;
+    let (mut data, skipped) = load(&Chats::open(task.base)?, llama.context)?;
     let rows = data.rows();
     ensure!(!rows.is_empty(), "{}: nothing to learn from", task.data.display());
     let items = rows.len() as u64;
@@ -138,7 +138,7 @@ fn settings(task: &Task<'_>) -> Value {
 
 /// Gives every pair its sums of log-probabilities under the model that training starts from, which is in memory once: they
 /// are computed before it changes, and kept in `reference.jsonl` for a run that is killed.
-fn refer(config: &TrainConfig, llama: &LlamaConfig, base: &Path, pairs: &mut [PairExample]) -> Result<()> {
+fn refer(config: &TrainConfig, llama: &DenseConfig, base: &Path, pairs: &mut [PairExample]) -> Result<()> {
     std::fs::create_dir_all(&config.out_dir).with_context(|| format!("creating {}", config.out_dir.display()))?;
     let path = config.out_dir.join("reference.jsonl");
     let scores: Vec<Pair<f64>> = match read_lines(&path)? {

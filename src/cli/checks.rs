@@ -28,7 +28,7 @@ pub fn run(args: &ChecksArgs) -> anyhow::Result<()> {
 }
 
 fn agreement(args: &ChecksArgs) -> anyhow::Result<String> {
-    let agreement = Agreement::of(&read_prompts(&args.prompts)?.items);
+    let agreement = Agreement::measure(&read_prompts(&args.prompts)?.items);
     Ok(if args.json { format!("{}\n", serde_json::to_string(&agreement)?) } else { agreement.to_string() })
 }
 

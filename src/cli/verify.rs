@@ -41,7 +41,7 @@ fn scores(args: &VerifyArgs) -> anyhow::Result<String> {
     let (mut results, mut missing) = (Vec::new(), Vec::new());
     for (prompt, response) in prompts.items.iter().zip(joined.responses) {
         match response {
-            Some(response) => results.push(Verdicts::of(prompt, response)),
+            Some(response) => results.push(Verdicts::check(prompt, response)),
             None => missing.push(prompt.key.clone()),
         }
     }

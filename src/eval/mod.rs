@@ -112,7 +112,7 @@ pub struct Trial {
 impl Trial {
     /// `response` to `case`, checked; a single call, of which no more is known yet.
     pub fn of(case: &Prompt, response: String) -> Self {
-        let Verdicts { strict, loose, unchecked, .. } = Verdicts::of(case, &response);
+        let Verdicts { strict, loose, unchecked, .. } = Verdicts::check(case, &response);
         let key = case.key.as_str().map_or_else(|| case.key.to_string(), str::to_owned);
         Self {
             key,

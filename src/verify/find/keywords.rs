@@ -1,4 +1,4 @@
-//! Words that must or must not be used, and how often.
+//! Finds words that must or must not be used, and how often.
 
 use std::ops::Range;
 
@@ -24,16 +24,16 @@ const DETERMINERS: &str = concat!(
     r"(?P<number>two|three|four|five|six|seven|eight|nine|ten|\d{1,2})|particular|actual|forbidden|banned|in|a|of|the use of|usage of))*"
 );
 
-// `include the words`, `do not use any of the following words`
+// Matches `include the words` and `do not use any of the following words`.
 pattern!(USED, [r"\b(?P<verb>", USE, r")\b(?P<times>(?: ", TIMES, r")?)", DETERMINERS, r" ", NOUN, r"\b"]);
-// `mention "sea"`: quoted, so that it needs no noun.
+// Matches `mention "sea"`, which needs no noun because the word is quoted.
 pattern!(
     QUOTED_USED,
     [
         r"\b(?P<verb>includ(?:e|es|ing)|mention(?:s|ing)?|say(?:ing)?|us(?:e|es|ing)|repeat|write|work in|contain(?:s|ing)?|incorporat(?:e|es|ing)|avoid(?:s|ing)?(?: (?:using|saying|mentioning|the use of))?|(?:not|don't|never|without|cannot|can't) (?:ever )?(?:us(?:e|ing)|say(?:ing)?|writ(?:e|ing)|utter(?:ing)?)|no)(?: the| either| any| in| both| all)* \x{E000}"
     ]
 );
-// `the word "sea" must appear`
+// Matches `the word "sea" must appear`.
 pattern!(
     SUBJECT,
     [
@@ -49,7 +49,7 @@ pattern!(
         r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|in there|in it|in|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
     ]
 );
-// `mention keto at least 4 times`
+// Matches `mention keto at least 4 times`.
 pattern!(MENTIONED, [r"\b(?:mention|say|repeat)(?:ing)? (?P<word>[a-z][\w'-]+)"]);
 const BANNED: &str = r"^ ?(?:is|are) (?:strictly |absolutely |also |all |both )?(?:forbidden|banned|off[- ]limits|prohibited|not allowed|not permitted|not to be used|taboo|out of bounds|disallowed)\b";
 pattern!(IS_BANNED, [BANNED]);
@@ -81,7 +81,7 @@ pattern!(
     BETWEEN,
     [r"^,?(?: for)? ?(?:between|from) (?P<low>", NUMBER, r") (?:and|to) (?P<high>", NUMBER, r") times\b"]
 );
-// Between the word and its count: `the word sea should appear in your response`.
+// Matches the text between a word and its count, as in `the word sea should appear in your response`.
 pattern!(
     GAP,
     [
@@ -89,7 +89,7 @@ pattern!(
     ]
 );
 
-// The word belongs to a part of the answer, or is an example.
+// Matches text which shows that the word belongs to a part of the answer or is an example.
 pattern!(
     PLACED,
     [
@@ -112,15 +112,15 @@ pattern!(
     ]
 );
 
-/// Finds words to use, words not to use, and how often.
+/// Finds words to use, words to avoid, and their counts.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for sentence in &reading.sentences {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         let mut done: Vec<Range<usize>> = Vec::new();
         for used in USED.captures_iter(text) {
             let (Some(verb), Some(noun)) = (used.name("verb"), used.name("noun")) else { continue };
             let list_at = noun.end();
-            let Some(list) = list::read(reading, sentence, list_at, Noun::of(noun.as_str())) else { continue };
+            let Some(list) = list::read(reading, sentence, list_at, Noun::from_word(noun.as_str())) else { continue };
             let times = used.name("times").map_or("", |times| times.as_str());
             let number = used.name("number").and_then(|number| value(number.as_str()));
             let found = Listed { start: verb.start(), verb: verb.as_str(), list, times, number, quoted: false };
@@ -132,7 +132,7 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             if done.iter().any(|range| range.contains(&quote)) {
                 continue;
             }
-            let Some(list) = list::read(reading, sentence, quote, Noun::Several) else { continue };
+            let Some(list) = list::read(reading, sentence, quote, Noun::Plural) else { continue };
             done.extend(
                 Listed { start: verb.start(), verb: verb.as_str(), list, times: "", number: None, quoted: true }
                     .push_active(reading, sentence, finds),
@@ -156,11 +156,11 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
         }
         for quoted in SURE_QUOTED.find_iter(text) {
             let quote = quoted.end() - super::reading::QUOTED.len_utf8();
-            let list = list::read(reading, sentence, quote, Noun::Several);
+            let list = list::read(reading, sentence, quote, Noun::Plural);
             done.extend(list.and_then(|list| push_passive(reading, sentence, quote, list, finds)));
         }
         for following in FOLLOWING.find_iter(text) {
-            let Some(list) = list::read(reading, sentence, following.end() - 1, Noun::Several) else { continue };
+            let Some(list) = list::read(reading, sentence, following.end() - 1, Noun::Plural) else { continue };
             let listed =
                 Listed { start: following.start(), verb: "include", list, times: "", number: None, quoted: false };
             done.extend(listed.push_active(reading, sentence, finds));
@@ -179,7 +179,9 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             if done.iter().any(|range| range.contains(&noun.start())) {
                 continue;
             }
-            let Some(list) = list::read(reading, sentence, noun.end(), Noun::of(noun.as_str())) else { continue };
+            let Some(list) = list::read(reading, sentence, noun.end(), Noun::from_word(noun.as_str())) else {
+                continue;
+            };
             done.extend(push_passive(reading, sentence, noun.start(), list, finds));
         }
     }
@@ -189,23 +191,23 @@ struct Listed<'a> {
     start: usize,
     verb: &'a str,
     list: list::List,
-    /// `mention at least twice the word`
+    /// The count before the noun, as in `mention at least twice the word`.
     times: &'a str,
-    /// `these 3 words`
+    /// The announced number of words, as in `these 3 words`.
     number: Option<usize>,
-    /// Whether the verb was followed by a quotation, without `the word`.
+    /// Whether the verb was followed directly by a quotation, without `the word`.
     quoted: bool,
 }
 
 impl Listed<'_> {
-    /// `use the words …`, with what follows them.
+    /// Adds the find for `use the words …`, together with a count that follows.
     fn push_active(self, reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<Range<usize>> {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         let base = sentence.range.start;
         let after = &text[self.list.end..];
         let range = base + self.start..base + self.list.end;
         let spot = Spot::new(reading, sentence, &range);
-        // `with exactly 7 words: …` is followed by seven words or by something else.
+        // In `with exactly 7 words: …` the colon is followed by seven words or by something else.
         if self.number.is_some_and(|number| number > 1 && number != self.list.items.len()) {
             return None;
         }
@@ -245,7 +247,7 @@ impl Listed<'_> {
         if !negative && spot.is_under_negation() {
             return None;
         }
-        // `say "hello"` and `use "we"` are about something else unless they are counted.
+        // Without a count, `say "hello"` and `use "we"` are about something else.
         let quotes = self.quoted && ONLY_COUNTED.is_match(self.verb);
         if (self.verb.starts_with("repeat") || quotes) && !negative {
             return None;
@@ -257,7 +259,7 @@ impl Listed<'_> {
     }
 }
 
-/// `the word … should appear`, `the words … are forbidden`
+/// Adds the find for `the word … should appear` and `the words … are forbidden`.
 fn push_passive(
     reading: &Reading<'_>,
     sentence: &Sentence,
@@ -265,7 +267,7 @@ fn push_passive(
     list: list::List,
     finds: &mut Finds,
 ) -> Option<Range<usize>> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let base = sentence.range.start;
     let after = &text[list.end..];
     let spot = Spot::new(reading, sentence, &(base + start..base + list.end));
@@ -316,7 +318,7 @@ fn push_passive(
     if PLACED.is_match(rest) || spot.is_under_negation() && !IS_NOT.is_match(said.as_str()) {
         return None;
     }
-    // `may appear` allows; only `may not` asks.
+    // `may appear` is a permission; only `may not` is an instruction.
     if !negative
         && matches!(passive.name("modal")?.as_str(), "may" | "can" | "is" | "are" | "do" | "does")
         && !SURE.is_match(spot.left)
@@ -329,7 +331,7 @@ fn push_passive(
     Some(start..end)
 }
 
-/// `use the word war twice and the word peace three times`: the verb of the first word is the verb of the second.
+/// Adds the find for a second word that shares the verb of the first: `use the word war twice and the word peace three times`.
 fn push_counted(
     spot: &Spot<'_>,
     after: &str,
@@ -351,12 +353,12 @@ fn push_counted(
 const EXISTENCE: (&str, &str) = ("keywords:existence", "keywords");
 const FORBIDDEN: (&str, &str) = ("keywords:forbidden_words", "forbidden_words");
 
-// `no exclamation marks or the word …`, `include a joke and the word …`
+// Matches the join in `no exclamation marks or the word …` and `include a joke and the word …`.
 pattern!(JOINED, [r"\b(?:and|or),? (?:the )?$"]);
 pattern!(OR, [r"\bor,? (?:the )?$"]);
 pattern!(USE_VERB, [r"\b", USE, r"\b"]);
 
-/// `not more than twice`
+/// The bounds under a negation, such as `not more than twice`.
 fn negated_bounds(bounds: Bounds) -> Option<Bounds> {
     match bounds {
         Bounds { least: Some(least), limit: None } if least > 0 => Some(Bounds { least: None, limit: Some(least) }),
@@ -372,8 +374,8 @@ fn push_times(word: &str, bounds: Bounds, range: &Range<usize>, finds: &mut Find
     }
 }
 
-/// The bounds that `at least 3 times` at the start of `text` states, and its length. `Some((None, _))` is a count that no
-/// bounds express.
+/// The bounds stated at the start of `text`, such as `at least 3 times`, and their length. `Some((None, _))` is a count that cannot be
+/// expressed as bounds.
 pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
     if let Some(between) = BETWEEN.captures(text) {
         let bounds = Bounds::between(value(&between["low"])?, value(&between["high"])?);
@@ -415,15 +417,15 @@ pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
     Some((bounds, end))
 }
 
-/// Whether what follows a word says that it is one of a part of the answer.
+/// Whether the text after a word places it in a part of the answer.
 pub(super) fn is_placed(after: &str) -> bool {
     PLACED.is_match(after)
 }
 
-// `make sure "…" appears`
+// Matches `make sure "…" appears`.
 pattern!(SURE_QUOTED, [r"\b(?:make sure|making sure|ensure|be sure)(?: that)?(?: the)? \x{E000}"]);
 pattern!(SURE, [r"\b(?:make sure|making sure|ensure|be sure)(?: that)?(?: the)? ?$"]);
-// `the following words must be in your answer: …`
+// Matches `the following words must be in your answer: …`.
 pattern!(
     FOLLOWING,
     [
@@ -431,7 +433,7 @@ pattern!(
     ]
 );
 
-// `don't mention Trump`: a name needs no quotation marks.
+// Matches `don't mention Trump`, in which the name needs no quotation marks.
 pattern!(
     NOT_NAMED,
     [

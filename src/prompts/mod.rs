@@ -60,7 +60,7 @@ pub struct TemplateText {
     /// verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
-    /// Like `score`, but about the single instruction `item`.
+    /// The question of `score` about the single instruction `item`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
     /// The user turn that asks for the conversation's separate instructions as a JSON array. If it is absent, there is no checklist.

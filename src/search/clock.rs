@@ -34,7 +34,7 @@ impl Clock {
         Self { started, deadline, speed: Mutex::default() }
     }
 
-    /// When a draft is cut off so that enough time is left to judge it.
+    /// The time at which a draft is cut off, so that enough time is left to judge it.
     pub fn draft_until(&self) -> Option<Instant> {
         let deadline = self.deadline?;
         let all = deadline - self.started;

@@ -45,7 +45,7 @@ impl Search<'_> {
 
     async fn rules_then_model(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
         let failed = match self.config.judge {
-            // A malformed call is wrong whoever judges.
+            // A malformed call is wrong, even if only the model judges.
             Judge::Model => self.broken_call(response).await.into_iter().collect(),
             Judge::Rules | Judge::Both => self.failed_rules(response).await,
         };

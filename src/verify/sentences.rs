@@ -81,7 +81,7 @@ struct End {
     /// The range from the word before the mark to the end of the text after it.
     context: Range<usize>,
     after_mark: usize,
-    /// Where the next sentence would start.
+    /// The place at which the next sentence would start.
     next: usize,
 }
 

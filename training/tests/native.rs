@@ -12,7 +12,7 @@ use spar_training::checkpoint::export;
 use spar_training::model::cpu::{Arithmetic, Packed, Workspace};
 use spar_training::model::params::Precision;
 use spar_training::model::{LlamaConfig, Params};
-use spar_training::stages::sample::instance;
+use spar_training::stages::prompts::instance;
 use spar_training::world::Split;
 
 /// The reply's log-probabilities are those that training computes.

@@ -354,7 +354,7 @@ fn compare(kind: Kind, strategy: Strategy, scripts: usize) -> BTreeMap<String, u
     counts
 }
 
-/// By how many nodes a depth-first search of the reference exceeds its budget at most.
+/// The largest number of nodes by which a depth-first search of the reference exceeds its budget.
 fn most_beyond_budget(kind: Kind) -> usize {
     let beyond = |seed| {
         let (world, config) = scripted(kind, Strategy::Dfs, seed);

@@ -7,7 +7,7 @@ use super::reading::{QUOTED, Reading, Sentence};
 pub(super) struct List {
     /// The words in their original spelling.
     pub(super) items: Vec<String>,
-    /// Where the list ends in its sentence. If the items are lines of their own, it is the end of the sentence.
+    /// The end of the list in its sentence. If the items are lines of their own, it is the end of the sentence.
     pub(super) end: usize,
 }
 

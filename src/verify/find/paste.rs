@@ -136,7 +136,7 @@ pattern!(
     ]
 );
 
-/// Where an unmarked pasted passage starts in the prepared `text`. It is assumed to extend to the end of the turn, since nothing marks its
+/// The start of an unmarked pasted passage in the prepared `text`. It is assumed to extend to the end of the turn, since nothing marks its
 /// end. `is_set_apart` receives the first character after a marker.
 pub(super) fn unmarked(text: &str, is_set_apart: impl Fn(char) -> bool) -> Option<usize> {
     let colon = MARKER.find_iter(text).find_map(|marker| {

@@ -88,7 +88,7 @@ fn labelled(reading: &Reading<'_>, finds: &mut Finds) {
             .or_else(|| counts.iter().filter(near).find(of_sections))
             .or_else(|| counts.iter().find(near));
         let number = match (counted, label.named) {
-            // As in `exactly 3 sections, marked SECTION 1, SECTION 2 and so on`.
+            // This is the case in `exactly 3 sections, marked SECTION 1, SECTION 2 and so on`.
             (Some(count), named @ 2..) if count.sentence == index && count.number > named => count.number,
             (_, named @ 2..) => named,
             (Some(count), _) => count.number,

@@ -84,7 +84,7 @@ pattern!(
     ]
 );
 pattern!(HOW, [r"(?:[,;:(–—-] ?|\b(?:in|using|within)) ?$"]);
-// Matches somebody else who answers: `a bot that answers …`, but not `you are a bot that …`.
+// Matches another person or program that answers: `a bot that answers …`, but not `you are a bot that …`.
 pattern!(
     OTHER_BOT,
     [
@@ -221,7 +221,7 @@ impl<'a> Spot<'a> {
         self.is_asked_of_text() && !THAT.is_match(self.scope_by_comma())
     }
 
-    /// Like [`Spot::is_asked`], for things that a story or song may contain as well: in `a song about a cat that contains …` the song
+    /// Whether [`Spot::is_asked`] holds for things that a story or song may contain as well: in `a song about a cat that contains …` the song
     /// contains it.
     pub(super) fn is_asked_of_text(&self) -> bool {
         !self.is_hypothetical() && !self.is_exempt() && !self.is_reported() && self.is_request()

@@ -1,4 +1,4 @@
-//! `build`: drafts and trees become preference pairs for the actor and turns for the refiner.
+//! `build`: turns drafts and trees into preference pairs for the actor and chat turns for the refiner.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -24,13 +24,13 @@ use crate::records::{BadLines, ChatLine, Draft, PairLine, Sampled, Searched, rea
 /// Settings that decide the stage's output, in addition to its inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings<'a> {
-    /// Decides every draw.
+    /// Seed of all random draws.
     pub seed: u64,
-    /// What becomes data.
+    /// Which results become training data.
     pub build: &'a Build,
 }
 
-/// Files of the stage.
+/// The files of the stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
     /// The file of judged drafts.
@@ -39,14 +39,14 @@ pub struct Files<'a> {
     pub trees: &'a Path,
     /// The refiner's directory, for its templates.
     pub refiner: &'a Path,
-    /// Gets `dpo.jsonl`, `kept.jsonl`, `sft.jsonl` and `dataset_info.json`.
+    /// The directory for `dpo.jsonl`, `kept.jsonl`, `sft.jsonl` and `dataset_info.json`.
     pub out: &'a Path,
 }
 
 /// Runs the stage.
 ///
 /// # Errors
-/// A file's or a line's.
+/// Fails if a file or one of its lines cannot be used.
 pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -> Result<Record> {
     let inputs = [("samples", files.samples), ("trees", files.trees), ("refiner", files.refiner)];
     let running = match Stage::begin(&files.out.join("build.stage.json"), "build", settings, &inputs)? {
@@ -69,11 +69,11 @@ pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -
     running.finish(&counts, Vec::new(), &[("dpo", &dpo), ("kept", &kept_file), ("sft", &sft)])
 }
 
-/// Copies the searches that a server has kept into `out`, as `trees.jsonl` next to an empty `samples.jsonl`, and gives both paths.
-/// Two searches with the same question and draft count once.
+/// Copies the searches that a server has recorded into `out`, as `trees.jsonl` next to an empty `samples.jsonl`, and returns both paths.
+/// Two searches with the same prompt and draft count once.
 ///
 /// # Errors
-/// A file's or a line's, or there is none.
+/// Fails if a file or one of its lines cannot be used, or if there are no searches.
 pub fn collect_traffic(traffic: &Path, out: &Path) -> Result<(PathBuf, PathBuf)> {
     std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let mut files = Vec::new();
@@ -86,7 +86,7 @@ pub fn collect_traffic(traffic: &Path, out: &Path) -> Result<(PathBuf, PathBuf)>
     files.sort();
     let (mut seen, mut trees) = (HashSet::new(), Vec::new());
     for file in files {
-        // A server that was killed may have left half a line.
+        // A server that was killed may have left an incomplete line.
         let lines = read(&file, BadLines::Skip, |tree: Searched| {
             ensure!(tree.best < tree.nodes.len(), "`best` is {}, there are {} nodes", tree.best, tree.nodes.len());
             Ok(tree)
@@ -138,7 +138,7 @@ fn refined(tree: &Searched) -> Option<(PairLine, Votes)> {
     (tree.accepted && best.depth > 0).then(|| (pair(), best.votes))
 }
 
-/// Another accepted draft, at random, over the draft that the tree starts from.
+/// Pairs of another accepted draft, chosen at random, and the draft from which the tree starts.
 fn independent(seed: u64, samples: &[Sampled], trees: &[Searched]) -> Vec<(PairLine, Votes)> {
     let mut samples = samples.iter().enumerate();
     let of = |tree: &Searched| {
@@ -151,7 +151,7 @@ fn independent(seed: u64, samples: &[Sampled], trees: &[Searched]) -> Vec<(PairL
     trees.iter().filter_map(of).collect()
 }
 
-/// Drafts that every vote accepts, one of a prompt: what the actor does right and should keep doing.
+/// Drafts that every vote accepts, one per prompt. They show what the actor does right and should keep doing.
 fn kept(settings: &Settings<'_>, samples: &[Sampled], most: usize) -> Vec<ChatLine> {
     let pick = |line: &Sampled| {
         let mut drafts = line.drafts.iter().filter(|draft| draft.accepted && !draft.cut);
@@ -165,7 +165,7 @@ fn kept(settings: &Settings<'_>, samples: &[Sampled], most: usize) -> Vec<ChatLi
     lines
 }
 
-/// Leaves out the pairs with the largest difference in length of the heavier sign until the mean is within `drift`.
+/// Drops the pairs with the largest difference in length of the dominant sign until the mean is within `drift`.
 fn balance(pairs: &mut Vec<PairLine>, drift: f64) {
     let difference = |pair: &PairLine| {
         let length = |text: &str| text.chars().count() as f64;
@@ -195,8 +195,8 @@ fn balance(pairs: &mut Vec<PairLine>, drift: f64) {
     });
 }
 
-/// Refinement turns that led to an accepted node, and critiques that agree with the votes: at most one of each kind for a
-/// prompt, at most as many of a kind as the recipe says.
+/// Refinement turns that led to an accepted node, and critiques that agree with the votes. There is at most one of each kind per prompt,
+/// and at most as many of a kind as the recipe allows.
 fn turns(
     settings: &Settings<'_>,
     samples: &[Sampled],
@@ -255,7 +255,7 @@ fn turns(
     (lines, counts)
 }
 
-/// What LLaMA-Factory asks of a folder of data.
+/// The description that LLaMA-Factory requires in a data directory.
 fn dataset_info() -> serde_json::Value {
     json!({
         "spar_dpo": {
@@ -273,7 +273,7 @@ fn dataset_info() -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{Asked, Grown};
+    use crate::records::{Asked, TreeNode};
 
     fn asked(i: usize) -> Asked {
         Asked { key: json!(i), prompt: format!("prompt {i}"), instruction_id_list: Vec::new(), kwargs: Vec::new() }
@@ -292,10 +292,10 @@ mod tests {
         }
     }
 
-    fn node(parent: Option<usize>, response: &str, yes: usize, no: usize) -> Grown {
+    fn node(parent: Option<usize>, response: &str, yes: usize, no: usize) -> TreeNode {
         let Draft { response, votes, value, accepted, critique, right, .. } = draft(response, yes, no);
         let depth = parent.map_or(0, |_| 1);
-        Grown { parent, depth, response, reflection: "fix".into(), critique, votes, value, accepted, right }
+        TreeNode { parent, depth, response, reflection: "fix".into(), critique, votes, value, accepted, right }
     }
 
     fn data() -> (Vec<Sampled>, Vec<Searched>) {

@@ -1,52 +1,28 @@
-//! What models really say: an actor's responses, and a refiner's critiques and refinements of them.
-
-use std::collections::HashSet;
-use std::path::Path;
+//! Real outputs of models: an actor's responses, and a refiner's refinements of them.
 
 use anyhow::Result;
 use futures::{StreamExt, stream};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use spar::chat::Message;
 use spar::engine::{Engine, EngineError, Purpose, Request, Sampling, derive_seed};
 use spar::search::{self, Models, SearchConfig, Task};
 
-use super::write_lines;
-use crate::world::{self, Instance, Split};
+use super::prompts::instance;
+use crate::world::Split;
 
-/// Instance `index` of a split: the same one for the same seed, whenever it is asked for.
-#[must_use]
-pub fn instance(split: Split, seed: u64, index: u64) -> Instance {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(index);
-    world::draw(split, &mut rng)
-}
-
-/// Writes prompts `0..count` of a split in IFEval's JSONL format, each prompt once.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write_prompts(split: Split, seed: u64, count: u64, out: &Path) -> Result<()> {
-    let mut seen = HashSet::new();
-    let fresh = |instance: &Instance| seen.insert(instance.prompt.clone());
-    let records = (0..).map(|i| instance(split, seed, i)).filter(fresh).take(usize::try_from(count)?).enumerate();
-    write_lines(out, &records.map(|(key, instance)| instance.record(key)).collect::<Vec<_>>())
-}
-
-/// A response to a training instance, by its index.
+/// A response to a training instance, which is identified by its index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     /// The instance is `instance(Split::Train, seed, index)`.
     pub index: u64,
-    /// What a model said.
+    /// The model's response.
     pub response: String,
 }
 
-/// Responses of `engine` to instances `0..prompts`, `per_prompt` each; `parallel` prompts at a time.
+/// Responses of `engine` to instances `0..prompts`, `per_prompt` for each, with `parallel` prompts at a time.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn responses(
     engine: &dyn Engine,
     seed: u64,
@@ -74,11 +50,11 @@ pub async fn responses(
     Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// What the refiner makes of `failing` after one critique of its own; replies without the markers, and critiques that leave no room
-/// for one, are left out.
+/// The refiner's refinements of `failing`, each after one critique of its own. Replies without markers are dropped, and so are critiques
+/// that leave no room for a reply.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn refinements(
     models: Models<'_>,
     config: &SearchConfig,

@@ -1,4 +1,4 @@
-//! `sample`: prompts become drafts of the actor, each judged by votes of the refiner.
+//! `sample`: samples drafts of the actor for prompts, each judged by votes of the refiner.
 
 use std::path::Path;
 
@@ -18,33 +18,33 @@ use crate::records::{Asked, BadLines, Draft, Sampled, read_prompts};
 /// Settings that decide the stage's output, in addition to its inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings<'a> {
-    /// Decides every draw.
+    /// Seed of all random draws.
     pub seed: u64,
     /// Settings of the drafts.
     pub sample: &'a Sample,
     /// Settings of the votes.
     pub search: &'a Search,
-    /// What happens to a bad line.
+    /// How lines that cannot be used are handled.
     pub bad_lines: BadLines,
 }
 
-/// Files of the stage.
+/// The files of the stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
-    /// Prompts, one a line.
+    /// The prompts, one per line.
     pub prompts: &'a Path,
     /// The actor's directory.
     pub actor: &'a Path,
     /// The refiner's directory.
     pub refiner: &'a Path,
-    /// Judged drafts, one prompt a line.
+    /// The judged drafts, one prompt per line.
     pub out: &'a Path,
 }
 
-/// Runs the stage. Lines appear as they are made; a killed stage resumes after the last.
+/// Runs the stage. Lines are written as soon as they are finished; a killed stage resumes after the last one.
 ///
 /// # Errors
-/// A file, a line or a model call fails.
+/// Fails if a file, a line or a model call fails.
 pub async fn sample(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
     let inputs = [("prompts", files.prompts), ("actor", files.actor), ("refiner", files.refiner)];
     let running = match Stage::begin(&files.out.with_extension("stage.json"), "sample", settings, &inputs)? {
@@ -55,13 +55,13 @@ pub async fn sample(settings: &Settings<'_>, files: Files<'_>) -> Result<Record>
     let journal = Journal::open(files.out)?;
     let engines = Engines::open(files.actor, files.refiner)?;
     let config = SearchConfig { votes: settings.sample.votes, ..settings.search.config() };
-    let line = |i, asked| one(engines.models(), settings, &config, i, asked);
+    let line = |i, asked| sample_prompt(engines.models(), settings, &config, i, asked);
     journal.fill("sampling", &prompts.items, settings.sample.parallel, line).await?;
     let counts = counts(files.out)?;
     running.finish(&counts, prompts.skipped, &[("samples", files.out)])
 }
 
-async fn one(
+async fn sample_prompt(
     models: Models<'_>,
     settings: &Settings<'_>,
     config: &SearchConfig,
@@ -83,7 +83,7 @@ async fn one(
     let mut drafts: Vec<Draft> = Vec::with_capacity(per_prompt);
     let replies = futures::future::try_join_all(replies.into_iter().map(|reply| reply.complete()));
     for (i, reply) in replies.await.with_context(context)?.into_iter().enumerate() {
-        // Identical drafts are judged once, and drafts that were cut off or leave no room for a critique not at all.
+        // Identical drafts are judged once. Drafts that were cut off or leave no room for a critique are not judged.
         let twin = drafts.iter().find(|draft| draft.response == reply.text).cloned();
         let cut = reply.finish == FinishReason::Length;
         let draft = match twin {
@@ -115,12 +115,12 @@ fn judged(response: String, judgement: Judgement, checks: &[Check]) -> Draft {
     }
 }
 
-/// What the rules say of a response, where there are rules.
+/// Whether a response follows the rules, if there are rules.
 pub(super) fn right(checks: &[Check], response: &str) -> Option<bool> {
     (!checks.is_empty()).then(|| checks.iter().all(|check| check.strict(response)))
 }
 
-/// A search's task that starts from a given draft.
+/// The task of a search that starts from a given draft.
 pub(super) fn task(messages: &[Message], seed: u64, checks: &[Check]) -> Task {
     Task {
         sampling: Sampling { seed, ..Sampling::default() },

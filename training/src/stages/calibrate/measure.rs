@@ -1,4 +1,4 @@
-//! Responses with their truth, and what a model's verdicts of them are.
+//! Responses with their truth, and the verdicts of a model on them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,9 +18,9 @@ use super::fit::Case;
 use crate::records::{BadLines, read};
 use crate::stages::engines::bar;
 
-/// Temperatures of sampled responses, in turn.
+/// Temperatures of sampled responses, used in turn.
 const TEMPERATURES: [f32; 2] = [0.7, 1.0];
-/// Stands for the log-probability of a label that has none.
+/// The value used for the log-probability of a label that has none.
 const LEAST: f64 = -50.0;
 
 /// A response to a prompt.
@@ -28,7 +28,7 @@ const LEAST: f64 = -50.0;
 pub struct Answer {
     /// The prompt's position.
     pub prompt: usize,
-    /// What was said.
+    /// The text of the response.
     pub response: String,
     /// Whether every rule holds strictly.
     pub right: bool,
@@ -56,11 +56,11 @@ pub struct Measured {
     pub generated: usize,
     /// Prompt tokens of the verdicts.
     pub read: usize,
-    /// Time for all of them.
+    /// Time for all verdicts together.
     pub time: Duration,
 }
 
-/// One verdict as it was read.
+/// A single verdict.
 struct Reading {
     yes: f64,
     no: f64,
@@ -68,10 +68,10 @@ struct Reading {
     read: usize,
 }
 
-/// Reads responses; a prompt may have several.
+/// Reads responses. A prompt may have several.
 ///
 /// # Errors
-/// The file, and the line of a response without its prompt.
+/// Fails if the file cannot be read, and names the line of a response without its prompt.
 pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<Vec<Answer>> {
     let positions: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.prompt.trim(), i)).collect();
     let join = |line: Response| {
@@ -85,10 +85,10 @@ pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<Vec<Answer>> {
     Ok(read(path, BadLines::Stop, join)?.items)
 }
 
-/// A greedy response to every prompt and `samples` drawn ones, those of one prompt each once.
+/// Makes a greedy response to every prompt and `samples` sampled ones. Equal responses to a prompt are kept once.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) -> Result<Vec<Answer>> {
     let bar = bar("answering", prompts.len(), 0);
     let one = |(i, prompt): (usize, &Prompt)| {
@@ -119,10 +119,10 @@ pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) ->
     Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// Verdicts without a critique.
+/// Reads verdicts without a critique.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn scores(
     engine: &dyn Engine,
     templates: &Templates,
@@ -137,10 +137,10 @@ pub async fn scores(
     measured(prompts, answers, parallel, &bar, of).await
 }
 
-/// Verdicts after one written critique each.
+/// Reads verdicts after writing one critique for each.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn critiques(
     engine: &dyn Engine,
     templates: &Templates,

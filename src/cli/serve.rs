@@ -37,7 +37,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         println!("health on http://{address}");
     }
     let reload = entrance.tls().cloned().map(|tls| move || tls.refresh());
-    let stop = Stop::watch(settings.http.shutdown_grace, reload).context("signals cannot be taken")?;
+    let stop = Stop::watch(settings.http.shutdown_grace, reload).context("the signal handlers cannot be installed")?;
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     let ended = runtime.block_on(async {
         // The address is bound before the models are loaded, so that a conflict shows immediately; until then connections are refused.

@@ -52,7 +52,7 @@ impl Stop {
             // A server that is still loading has no running requests.
             let grace = if serving.load(Ordering::Acquire) { grace } else { Duration::ZERO };
             tokio::select! {
-                () = sleep(grace + PATIENCE) => tracing::warn!("some work does not end; the process ends without waiting for it"),
+                () = sleep(grace + PATIENCE) => tracing::warn!("some work is still running; the process ends without waiting for it"),
                 _ = terminate.recv() => tracing::warn!("a second signal: the process ends at once"),
                 _ = interrupt.recv() => tracing::warn!("a second signal: the process ends at once"),
             }

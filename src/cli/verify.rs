@@ -36,7 +36,7 @@ fn scores(args: &VerifyArgs) -> anyhow::Result<String> {
     let joined = join(&prompts, &responses)?;
     for &position in &joined.reworded {
         let key = &prompts.items[position].key;
-        eprintln!("note: prompt {key} reads differently in the two files; its response was found by its position");
+        eprintln!("note: prompt {key} differs between the two files; its response was joined by position");
     }
     let (mut results, mut missing) = (Vec::new(), Vec::new());
     for (prompt, response) in prompts.items.iter().zip(joined.responses) {

@@ -28,7 +28,7 @@ impl<T> Default for Pages<T> {
 impl<T: Pod> Pages<T> {
     /// Makes `items` items of zeros.
     pub fn zeros(items: usize) -> Self {
-        let layout = Layout::array::<T>(items).expect("what is kept is smaller than the memory");
+        let layout = Layout::array::<T>(items).expect("items in memory fit into the address space");
         let map = || MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
         let map = (layout.size() > 0).then(map);
         #[cfg(target_os = "linux")]

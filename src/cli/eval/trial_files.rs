@@ -44,7 +44,7 @@ impl TrialFiles {
     pub fn open(out: &Path, settings: &Value) -> anyhow::Result<Self> {
         let (trials, responses) = (out.join("trials"), out.join("responses"));
         for folder in [&trials, &responses] {
-            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
         let path = out.join(SETTINGS);
         if path.exists() {

@@ -71,7 +71,7 @@ impl Kernels {
             return Ok(());
         }
         let tensor = args.iter().find_map(|arg| if let Arg::Tensor(tensor) = arg { Some(*tensor) } else { None });
-        let Some(tensor) = tensor else { bail!("{function} has nothing to work on") };
+        let Some(tensor) = tensor else { bail!("{function} has no tensor argument") };
         let device = tensor.device().as_cuda_device()?;
         let loaded = device.get_or_load_custom_func(function, self.name, self.ptx()?)?;
         if shared > DEFAULT_SHARED_BYTES {
@@ -115,7 +115,7 @@ impl Kernels {
         };
         #[expect(
             unsafe_code,
-            reason = "kernels take addresses; what is freed is freed after them in the stream's order"
+            reason = "kernels take addresses; memory is freed after them in the stream's order"
         )]
         // SAFETY: arguments have the kernel's types; tensors are alive, and memory that is freed later is freed after the kernel.
         unsafe {
@@ -171,7 +171,7 @@ fn pool(device: &Device) -> Result<driver::CUmemoryPool> {
     let context = device.as_cuda_device()?.cuda_stream().context().clone();
     context.bind_to_thread().w()?;
     let mut pool = std::ptr::null_mut();
-    #[expect(unsafe_code, reason = "the driver is asked for its pool")]
+    #[expect(unsafe_code, reason = "the driver writes the address of its pool")]
     // SAFETY: the pointer is to a variable of the type that the driver writes.
     unsafe {
         driver::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()).result().w()?
@@ -240,7 +240,7 @@ pub fn add_product(c: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
 
 fn multiply(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32) -> Result<()> {
     let rank = a.rank();
-    let ([.., m, k], [.., inner, n]) = (a.dims(), b.dims()) else { bail!("products are of matrices") };
+    let ([.., m, k], [.., inner, n]) = (a.dims(), b.dims()) else { bail!("products need matrices") };
     let (m, k, n) = (*m, *k, *n);
     let batch = &a.dims()[..rank - 2];
     let fits = b.rank() == rank && b.dims()[..rank - 2] == *batch && *inner == k && a.dtype() == b.dtype();

@@ -123,7 +123,7 @@ impl BlockPanels {
             Values::Nibbles(lines, table) => {
                 let (byte, shift) = (column % (WIDTH / 2), column / (WIDTH / 2) * 4);
                 for (line, &value) in lines[line..].iter_mut().zip(values) {
-                    let place = table.iter().position(|&x| x == f32::from(value)).expect("values are of the table");
+                    let place = table.iter().position(|&x| x == f32::from(value)).expect("every value is in the table");
                     line.0[byte] |= (place as u8) << shift;
                 }
             }

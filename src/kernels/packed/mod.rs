@@ -156,7 +156,7 @@ impl Packed {
     pub fn of_parts(parts: &[Matrix<'_>], inner: usize) -> Self {
         let groups: Vec<&[Matrix<'_>]> = parts.chunk_by(|a, b| a.kept() == b.kept()).collect();
         let rows = |group: &[Matrix<'_>]| group.iter().map(|part| part.rows(inner)).sum::<usize>();
-        let (_, others) = groups.split_last().expect("there is something to pack");
+        let (_, others) = groups.split_last().expect("at least one matrix is packed");
         if others.iter().any(|group| !rows(group).is_multiple_of(WIDTH)) {
             let numbers: Vec<Vec<f32>> = parts.iter().map(|part| part.numbers(inner)).collect();
             let numbers: Vec<&[f32]> = numbers.iter().map(Vec::as_slice).collect();

@@ -86,10 +86,7 @@ impl Preference {
             "label_smoothing must be at least 0 and below 0.5, got {}",
             self.label_smoothing
         );
-        ensure!(
-            self.label_smoothing == 0.0 || self.form == Form::Sigmoid,
-            "label_smoothing needs form = \"sigmoid\""
-        );
+        ensure!(self.label_smoothing == 0.0 || self.form == Form::Sigmoid, "label_smoothing needs form = \"sigmoid\"");
         Ok(())
     }
 

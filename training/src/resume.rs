@@ -52,7 +52,8 @@ pub fn load(path: &Path, run: &str, params: &mut Params, optimizer: &mut Optimiz
     let (_, header) = SafeTensors::read_metadata(&data).with_context(|| format!("{} is damaged", path.display()))?;
     let file = SafeTensors::deserialize(&data)?;
     let place = header.metadata().as_ref().and_then(|metadata| metadata.get("place"));
-    let place: Place = serde_json::from_str(place.with_context(|| format!("{} does not state its progress", path.display()))?)?;
+    let place: Place =
+        serde_json::from_str(place.with_context(|| format!("{} does not state its progress", path.display()))?)?;
     ensure!(
         place.run == run,
         "{} belongs to another run: remove it to start again\n  that run: {}\n  this run: {run}",

@@ -113,10 +113,7 @@ impl Kernels {
             block_dim: (THREADS as u32, 1, 1),
             shared_mem_bytes: shared as u32,
         };
-        #[expect(
-            unsafe_code,
-            reason = "kernels take addresses; memory is freed after them in the stream's order"
-        )]
+        #[expect(unsafe_code, reason = "kernels take addresses; memory is freed after them in the stream's order")]
         // SAFETY: arguments have the kernel's types; tensors are alive, and memory that is freed later is freed after the kernel.
         unsafe {
             builder.launch(config).w()?;

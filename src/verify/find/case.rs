@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use super::keywords::times_of;
 use super::number::value;
 use super::pattern::pattern;
 use super::quantity::{Bounds, Relation, quantity, relation, relation_after};
 use super::reading::{Reading, Sentence};
 use super::spot::Spot;
+use super::times::times_of;
 use super::{Find, Finds};
 
 const CAPITAL: &str = "change_case:english_capital";

@@ -5,12 +5,13 @@ use std::ops::Range;
 use serde_json::json;
 
 use super::list::{self, Noun};
-use super::number::{NUMBER, value};
+use super::number::value;
 use super::part::PARTS;
 use super::pattern::pattern;
-use super::quantity::{AT_LEAST, AT_MOST, Bounds, EXACTLY, LESS_THAN, MORE_THAN, relation, relation_after};
+use super::quantity::Bounds;
 use super::reading::{Reading, Sentence};
 use super::spot::Spot;
+use super::times::{TIMES, negated_bounds, times_of};
 use super::{Find, Finds};
 
 const USE: &str = concat!(
@@ -61,26 +62,6 @@ pattern!(
 );
 pattern!(IS_NOT, [r"\b(?:not|never|cannot)\b|n't\b"]);
 
-const TIMES: &str = r"(?:at least|at most|more than|less than|fewer than|no more than|exactly|up to|only)? ?(?:once|twice|thrice|\w+ times)";
-static COUNTED: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    let relations = [
-        EXACTLY,
-        AT_LEAST,
-        MORE_THAN,
-        AT_MOST,
-        LESS_THAN,
-        "no fewer than|no less than|no more than|not more than|not less than",
-    ]
-    .join("|");
-    let pattern = format!(
-        r"^,?(?: (?:a total of|for|exactly|in it|in total))*(?: ?(?P<pre>{relations}|about|around|approximately|roughly))?(?: of)?(?: a total of)? ?\b(?:(?P<once>once|twice|thrice|one time)|(?P<low>{NUMBER})(?: ?(?P<after>\+|plus|or more|or less|or fewer)| ?(?:to|-|or|and) ?(?P<high>{NUMBER}))? ?(?:different |separate )?(?:times?|occurrences|instances|mentions))\b(?:,? ?(?P<post>or more|or less|or fewer|or twice|at least|at most|max(?:imum)?|minimum|min|only|exactly|tops|total)\b)?"
-    );
-    super::pattern::compile(&pattern)
-});
-pattern!(
-    BETWEEN,
-    [r"^,?(?: for)? ?(?:between|from) (?P<low>", NUMBER, r") (?:and|to) (?P<high>", NUMBER, r") times\b"]
-);
 // Matches the text between a word and its count, as in `the word sea should appear in your response`.
 pattern!(
     GAP,
@@ -358,63 +339,11 @@ pattern!(JOINED, [r"\b(?:and|or),? (?:the )?$"]);
 pattern!(OR, [r"\bor,? (?:the )?$"]);
 pattern!(USE_VERB, [r"\b", USE, r"\b"]);
 
-/// The bounds under a negation, such as `not more than twice`.
-fn negated_bounds(bounds: Bounds) -> Option<Bounds> {
-    match bounds {
-        Bounds { least: Some(least), limit: None } if least > 0 => Some(Bounds { least: None, limit: Some(least) }),
-        Bounds { least: None, limit: Some(limit) } => Some(Bounds { least: Some(limit), limit: None }),
-        _ => None,
-    }
-}
-
 fn push_times(word: &str, bounds: Bounds, range: &Range<usize>, finds: &mut Finds) {
     for (relation, frequency) in bounds.relations() {
         let kwargs = json!({"keyword": word, "frequency": frequency, "relation": relation});
         finds.push(Find::new("keywords:frequency", kwargs, range.clone()));
     }
-}
-
-/// The bounds stated at the start of `text`, such as `at least 3 times`, and their length. `Some((None, _))` is a count that cannot be
-/// expressed as bounds.
-pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
-    if let Some(between) = BETWEEN.captures(text) {
-        let bounds = Bounds::between(value(&between["low"])?, value(&between["high"])?);
-        return Some((Some(bounds), between.get(0)?.end()));
-    }
-    let counted = COUNTED.captures(text)?;
-    let end = counted.get(0)?.end();
-    let group = |name: &str| counted.name(name).map_or("", |found| found.as_str());
-    let low = match group("once") {
-        "once" | "one time" => 1,
-        "twice" => 2,
-        "thrice" => 3,
-        _ => value(group("low"))?,
-    };
-    if let Some(high) = counted.name("high") {
-        let high = value(high.as_str())?;
-        return Some(((low < high).then(|| Bounds::between(low, high)), end));
-    }
-    let pre = group("pre");
-    let before = match pre {
-        "no more than" | "not more than" => Some(super::quantity::Relation::AtMost),
-        "no less than" | "no fewer than" | "not less than" => Some(super::quantity::Relation::AtLeast),
-        _ => relation(pre),
-    };
-    let after = [group("after"), group("post")].into_iter().find_map(|after| match after {
-        "only" | "exactly" | "total" => Some(super::quantity::Relation::Exactly),
-        _ => relation_after(after),
-    });
-    if group("post") == "or twice" {
-        return Some((Some(Bounds::between(1, 2)), end));
-    }
-    let bounds = match (before, after) {
-        (None, None) => Some(Bounds::between(low, low)),
-        (Some(super::quantity::Relation::Exactly), None) => Some(Bounds::between(low, low)),
-        (Some(super::quantity::Relation::About), _) => None,
-        (_, Some(after)) => Some(after.bounds(low)),
-        (Some(before), None) => Some(before.bounds(low)),
-    };
-    Some((bounds, end))
 }
 
 /// Whether the text after a word places it in a part of the answer.

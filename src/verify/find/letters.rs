@@ -2,12 +2,13 @@
 
 use serde_json::json;
 
-use super::keywords::{is_placed, times_of};
+use super::keywords::is_placed;
 use super::number::value;
 use super::pattern::pattern;
 use super::quantity::{Bounds, quantity, relation, relation_after};
 use super::reading::{QUOTED, Reading, Sentence};
 use super::spot::Spot;
+use super::times::times_of;
 use super::{Find, Finds};
 
 const ID: &str = "keywords:letter_frequency";

@@ -30,6 +30,7 @@ mod startend;
 mod tallies;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::ops::Range;
 

@@ -111,8 +111,7 @@ fn rounds(html: &mut String, report: &Report) -> Result<()> {
 }
 
 fn decision(html: &mut String, gate: &Decision) -> Result<()> {
-    let verdict =
-        |accepted: bool| if accepted { "<b class=yes>accepted</b>" } else { "<b class=no>rejected</b>" };
+    let verdict = |accepted: bool| if accepted { "<b class=yes>accepted</b>" } else { "<b class=no>rejected</b>" };
     let compared = |c: &Comparison| format!("{:.3} → {:.3}, difference {}", c.before, c.after, c.difference);
     if let Some(actor) = &gate.actor {
         write!(html, "<p>Actor, greedy: {}: {}.</p>", compared(actor), verdict(gate.actor_accepted))?;

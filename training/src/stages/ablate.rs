@@ -138,7 +138,10 @@ fn variant(shared: &Table, changes: &Table, seed: u64) -> Result<Iterate> {
     overlay(&mut section, changes);
     section.insert("seed".into(), toml::Value::Integer(i64::try_from(seed)?));
     let recipe: Iterate = toml::Value::Table(section).try_into()?;
-    ensure!(recipe.prompts.held_out.is_some(), "variants are compared on held-out prompts: set iterate.prompts.held_out");
+    ensure!(
+        recipe.prompts.held_out.is_some(),
+        "variants are compared on held-out prompts: set iterate.prompts.held_out"
+    );
     recipe.check()?;
     Ok(recipe)
 }

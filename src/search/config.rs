@@ -1,4 +1,4 @@
-//! What a search will do: every setting, its range and its default.
+//! The settings of a search, with their ranges and defaults.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -1,9 +1,10 @@
 //! The trainer's command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use serde::de::DeserializeOwned;
 use spar::engine::model_dir::ModelDir;
 use spar::prompts::Templates;
 use spar::search::Models;
@@ -15,6 +16,7 @@ use spar_training::records::BadLines;
 use spar_training::stages::manifest::Record;
 use spar_training::stages::{self, calibrate, eval, judge_eval};
 use spar_training::tokenizer;
+use spar_training::trainer::TrainReport;
 use spar_training::world::Split;
 
 #[global_allocator]
@@ -253,17 +255,11 @@ async fn main() -> Result<()> {
             tokenizer::save(&made, recipe.context, &out)
         }
         Command::Sft { recipe } => {
-            let text = std::fs::read_to_string(&recipe).with_context(|| format!("reading {}", recipe.display()))?;
-            let recipe = toml::from_str(&text).with_context(|| format!("in the recipe {}", recipe.display()))?;
-            let report = stages::sft::sft(&recipe)?;
-            println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
+            show_training(&stages::sft::sft(&read_recipe(&recipe)?)?);
             Ok(())
         }
         Command::Dpo { recipe } => {
-            let text = std::fs::read_to_string(&recipe).with_context(|| format!("reading {}", recipe.display()))?;
-            let recipe = toml::from_str(&text).with_context(|| format!("in the recipe {}", recipe.display()))?;
-            let report = stages::dpo::dpo(&recipe)?;
-            println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
+            show_training(&stages::dpo::dpo(&read_recipe(&recipe)?)?);
             Ok(())
         }
         Command::Sample { recipe, prompts, out } => {
@@ -366,6 +362,17 @@ async fn main() -> Result<()> {
             out.map_or(Ok(()), |path| stages::write_json(&path, &report))
         }
     }
+}
+
+/// Reads a recipe that consists of one stage's settings.
+fn read_recipe<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in the recipe {}", path.display()))
+}
+
+/// Prints the summary of a training run.
+fn show_training(report: &TrainReport) {
+    println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
 }
 
 /// Prints the counts and the skipped lines of a stage.

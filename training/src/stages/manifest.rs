@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::write_json;
+use super::{read_json, write_json};
 
 /// Files of a model or adapter directory that determine its results.
 const MODEL: [&str; 9] = [
@@ -75,9 +75,7 @@ impl Stage {
             ..Record::default()
         };
         if path.exists() {
-            let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-            let recorded: Record =
-                serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+            let recorded: Record = read_json(path)?;
             let same = recorded.stage == record.stage
                 && recorded.settings == record.settings
                 && recorded.inputs == record.inputs;

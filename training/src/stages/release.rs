@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use spar::search::Models;
 use spar::verify::data::read_prompts;
 
 use super::bootstrap::load;
 use super::eval::{self, Options, Report};
-use super::{prompts, write_json};
+use super::manifest::digest;
+use super::{prompts, read_json, write_json};
 use crate::recipe::Bootstrap;
 use crate::trainer::TrainReport;
 use crate::world::Split;
@@ -81,9 +81,7 @@ pub async fn release(recipe: &Bootstrap, out: &Path) -> Result<()> {
     println!("{scores}");
     let mut training = BTreeMap::new();
     for stage in ["actor", "refiner-first", "refiner"] {
-        let path = out.join(stage).join("report.json");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let report: TrainReport = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+        let report: TrainReport = read_json(&out.join(stage).join("report.json"))?;
         training.insert(stage.to_owned(), report);
     }
     let manifest = Manifest {
@@ -107,9 +105,4 @@ pub async fn release(recipe: &Bootstrap, out: &Path) -> Result<()> {
 
 fn lines(path: &Path) -> Result<usize> {
     Ok(std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?.lines().count())
-}
-
-fn digest(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect())
 }

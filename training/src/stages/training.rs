@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::manifest::{Record, Stage};
-use super::{read_lines, write_json, write_lines};
+use super::{read_json, read_lines, write_json, write_lines};
 use crate::chats::Chats;
 use crate::gradient::Computing;
 use crate::loss::{Pair, Preference};
@@ -65,8 +65,7 @@ pub(super) fn fit(
     let running = match Stage::begin(&record, task.stage, &settings(task), &inputs)? {
         Stage::Finished(_) => {
             remove_resume_file(out)?;
-            let text = std::fs::read_to_string(&report).with_context(|| format!("reading {}", report.display()))?;
-            return serde_json::from_str(&text).with_context(|| format!("reading {}", report.display()));
+            return read_json(&report);
         }
         Stage::Running(running) => running,
     };
@@ -166,7 +165,5 @@ fn refer(config: &TrainConfig, llama: &LlamaConfig, base: &Path, pairs: &mut [Pa
 /// # Errors
 /// Fails if the record cannot be read.
 pub fn record(out: &Path, stage: &str) -> Result<Record> {
-    let path = out.join(format!("{stage}.stage.json"));
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
+    read_json(&out.join(format!("{stage}.stage.json")))
 }

@@ -258,7 +258,7 @@ impl Search<'_> {
                 Step::Exhausted => return StopReason::Exhausted,
                 Step::Settle(nodes) => self.settle(growth, &nodes).await,
                 Step::Expand { parent, children } => self.expand(growth, parent, children).await,
-                Step::Draft(drafts) => self.draft_anew(growth, drafts).await,
+                Step::Draft(drafts) => self.draft_again(growth, drafts).await,
             };
             if let Err(spent) = done {
                 return spent.into();
@@ -302,7 +302,7 @@ impl Search<'_> {
     }
 
     /// Makes further drafts and adds them to the tree.
-    async fn draft_anew(&self, growth: &mut Growth, drafts: usize) -> Result<(), Spent> {
+    async fn draft_again(&self, growth: &mut Growth, drafts: usize) -> Result<(), Spent> {
         let (seed, tried) = (growth.origins[0].seed, growth.tree.redrafted);
         let made = self.drafts(drafts, Draw::Draft.seed(seed, tried)).await;
         growth.tree.redrafted += made.as_ref().map_or(drafts, |made| made.len().max(1));

@@ -223,7 +223,7 @@ mod tests {
             ("eager stops at a right draft", drafts, BestOfN, Eager, 16, Step::Accept),
             ("paper makes all drafts", drafts, BestOfN, Paper, 4, Step::Draft(2)),
             ("auto refines the draft", fresh, Auto, Eager, 16, expand(0, 1)),
-            ("auto refines again what was not mended", one, Auto, Eager, 16, expand(0, 1)),
+            ("auto refines a response again that was not fixed", one, Auto, Eager, 16, expand(0, 1)),
             ("auto goes on from progress", &[(None, 0.0, 1), (r, 0.2, 0)], Auto, Eager, 16, expand(1, 1)),
             ("auto drafts anew without progress", &[(None, 0.2, 2), (r, 0.2, 0)], Auto, Eager, 16, Step::Draft(1)),
             (

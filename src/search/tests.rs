@@ -180,7 +180,7 @@ async fn paper_does_not_repeat_a_request_that_is_at_fault_itself() {
 }
 
 #[tokio::test]
-async fn paper_judges_a_copy_of_an_undecided_text_anew() {
+async fn paper_judges_a_copy_of_an_undecided_text_again() {
     // The first three rounds of votes on the only refinement have no verdict.
     for (mode, expected) in [(Mode::Paper, (true, 5 + 15 + 5)), (Mode::Eager, (false, 3 + 15))] {
         let rounds = Mutex::new(0);

@@ -165,12 +165,12 @@ impl GradientWorkers {
                 if !trained.data.is_empty() {
                     model.take(trained)?;
                 }
-                let of_unit = |unit: &Unit| {
+                let score_unit = |unit: &Unit| {
                     model.forward(&unit.batch, None)?;
                     let log_probs = model.log_probs(&unit.batch)?;
                     Ok(unit.pairs.iter().map(|pair| sums(pair, &log_probs)).collect())
                 };
-                return units.iter().map(of_unit).collect();
+                return units.iter().map(score_unit).collect();
             }
         };
         let next = AtomicUsize::new(0);

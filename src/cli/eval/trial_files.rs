@@ -75,16 +75,16 @@ impl TrialFiles {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let complete = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
         let mut trials = vec![None; cases];
-        for (number, line) in whole.lines().enumerate() {
+        for (number, line) in complete.lines().enumerate() {
             let at = || format!("{}:{}", path.display(), number + 1);
             let Line { index, trial } = serde_json::from_str(line).with_context(at)?;
             *trials.get_mut(index).with_context(|| format!("{}: there is no prompt {index}", at()))? = Some(trial);
         }
         let file = OpenOptions::new().create(true).append(true).open(&path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        file.set_len(whole.len() as u64).with_context(|| format!("cannot shorten {}", path.display()))?;
+        file.set_len(complete.len() as u64).with_context(|| format!("cannot shorten {}", path.display()))?;
         Ok(RunFile { path, file, trials })
     }
 

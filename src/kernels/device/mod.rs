@@ -275,7 +275,7 @@ fn multiply(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32) -> Result<()> {
     let ((way_a, lead_a, step_a), (way_b, lead_b, step_b)) = (way(a)?, way(b)?);
     let (at_a, at_b, at_c) = (address(a, device)?, address(b, device)?, address(c, device)?);
     let (kind_a, kind_c) = (kind(a)?, kind(c)?);
-    let one = 1f32;
+    let alpha = 1f32;
     let blas = device.cublas_handle();
     #[expect(unsafe_code, reason = "cuBLAS takes addresses; sizes and strides are the tensors'")]
     // SAFETY: shapes were compared above, and in the stream's order the tensors are alive until after the product.
@@ -287,7 +287,7 @@ fn multiply(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32) -> Result<()> {
             n as i32,
             m as i32,
             k as i32,
-            std::ptr::from_ref(&one).cast(),
+            std::ptr::from_ref(&alpha).cast(),
             at_b as *const _,
             kind_a,
             lead_b,

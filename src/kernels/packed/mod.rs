@@ -180,8 +180,8 @@ impl Packed {
                 (format, None) => {
                     let numbers: Vec<Vec<f32>> = group.iter().map(|part| part.numbers(inner)).collect();
                     let numbers: Vec<&[f32]> = numbers.iter().map(Vec::as_slice).collect();
-                    let whole = Self::new(&numbers, inner, format.unwrap_or(Format::F32));
-                    let section = whole.sections.into_iter().next();
+                    let single = Self::new(&numbers, inner, format.unwrap_or(Format::F32));
+                    let section = single.sections.into_iter().next();
                     section.expect("a packed matrix of numbers has one section").panels
                 }
             };

@@ -75,8 +75,8 @@ pub async fn ablate(recipe: &Path, out: &Path) -> Result<Vec<Row>> {
     for (name, changes) in &variants {
         let mut outcomes = Vec::new();
         for &seed in &file.ablate.seeds {
-            let of = |changes| variant(&file.iterate, changes, seed).with_context(|| format!("variant {name}"));
-            let (base, recipe) = (of(&Table::new())?, of(changes)?);
+            let with = |changes| variant(&file.iterate, changes, seed).with_context(|| format!("variant {name}"));
+            let (base, recipe) = (with(&Table::new())?, with(changes)?);
             let folder = |name: &str| out.join(name).join(format!("seed-{seed}"));
             share_first_round((&base, &folder("spar")), (&recipe, &folder(name)))?;
             outcomes.push(run(&recipe, &folder(name)).await.with_context(|| format!("{name}, seed {seed}"))?);
@@ -158,8 +158,8 @@ fn overlay(table: &mut Table, changes: &Table) {
 }
 
 fn row(name: &str, outcomes: &[Outcome], base: &[Outcome]) -> Row {
-    let all = |outcomes: &[Outcome], of: fn(&Scores) -> &Vec<f64>| -> Vec<f64> {
-        outcomes.iter().flat_map(|outcome| of(&outcome.scores).clone()).collect()
+    let all = |outcomes: &[Outcome], values: fn(&Scores) -> &Vec<f64>| -> Vec<f64> {
+        outcomes.iter().flat_map(|outcome| values(&outcome.scores).clone()).collect()
     };
     let greedy = all(outcomes, |scores| &scores.greedy);
     let pairs: Vec<u64> = outcomes.iter().map(|outcome| outcome.pairs).collect();

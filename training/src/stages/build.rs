@@ -56,8 +56,8 @@ pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -
     let samples: Vec<Sampled> = read(files.samples, BadLines::Stop, Ok)?.items;
     let trees: Vec<Searched> = read(files.trees, BadLines::Stop, Ok)?.items;
     let (pairs, mut counts) = pairs(settings, &samples, &trees);
-    let (turns, of_turns) = turns(settings, &samples, &trees, templates);
-    counts.extend(of_turns);
+    let (turns, turn_counts) = turns(settings, &samples, &trees, templates);
+    counts.extend(turn_counts);
     let kept = kept(settings, &samples, pairs.len());
     counts.push(("kept", kept.len()));
     let [dpo, kept_file, sft] = ["dpo.jsonl", "kept.jsonl", "sft.jsonl"].map(|name| files.out.join(name));
@@ -141,14 +141,14 @@ fn refined(tree: &Searched) -> Option<(PairLine, Votes)> {
 /// Pairs of another accepted draft, chosen at random, and the draft from which the tree starts.
 fn independent(seed: u64, samples: &[Sampled], trees: &[Searched]) -> Vec<(PairLine, Votes)> {
     let mut samples = samples.iter().enumerate();
-    let of = |tree: &Searched| {
+    let pair = |tree: &Searched| {
         let (i, line) = samples.find(|(_, line)| line.asked == tree.asked)?;
         let accepted: Vec<&Draft> = line.drafts.iter().filter(|draft| draft.accepted && !draft.cut).collect();
         let count = u64::try_from(accepted.len()).ok().filter(|&count| count > 0)?;
         let chosen = accepted[usize::try_from(derive_seed(!seed, i as u64) % count).ok()?];
         Some((PairLine::new(&tree.asked.prompt, &chosen.response, &tree.nodes[0].response), chosen.votes))
     };
-    trees.iter().filter_map(of).collect()
+    trees.iter().filter_map(pair).collect()
 }
 
 /// Drafts that every vote accepts, one per prompt. They show what the actor does right and should keep doing.
@@ -221,7 +221,7 @@ fn turns(
         accepted == accepts
             && value.is_some_and(|value| (if accepts { value } else { 1.0 - value }) >= build.agreement.max(0.5))
     };
-    let of_tree = |accepts: bool| {
+    let tree_critiques = |accepts: bool| {
         let pick = move |tree: &Searched| {
             let mut nodes = tree.nodes.iter().skip(1);
             let node = nodes.find(|node| agreed(accepts, node.accepted, node.value))?;
@@ -229,7 +229,7 @@ fn turns(
         };
         trees.iter().filter_map(pick).collect::<Vec<_>>()
     };
-    let of_draft = |accepts: bool| {
+    let draft_critiques = |accepts: bool| {
         let pick = move |line: &Sampled| {
             let draft = line.drafts.iter().find(|draft| agreed(accepts, draft.accepted, draft.value))?;
             Some(critique(&line.asked.prompt, &draft.response, &draft.critique))
@@ -238,10 +238,10 @@ fn turns(
     };
     let kinds = [
         ("refinements", trees.iter().filter_map(refinement).collect(), build.refinements),
-        ("tree critiques, yes", of_tree(true), build.tree_positive),
-        ("tree critiques, no", of_tree(false), build.tree_negative),
-        ("draft critiques, yes", of_draft(true), build.draft_positive),
-        ("draft critiques, no", of_draft(false), build.draft_negative),
+        ("tree critiques, yes", tree_critiques(true), build.tree_positive),
+        ("tree critiques, no", tree_critiques(false), build.tree_negative),
+        ("draft critiques, yes", draft_critiques(true), build.draft_positive),
+        ("draft critiques, no", draft_critiques(false), build.draft_negative),
     ];
     let (mut lines, mut counts) = (Vec::new(), Counts::new());
     for (stream, (kind, mut found, most)) in kinds.into_iter().enumerate() {

@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_worse_is_not_taken_over() {
+    fn what_is_worse_is_not_accepted() {
         let old = scores([1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0], 8);
         let gate = Gate::default();
         let cases = [

@@ -209,31 +209,31 @@ impl Run<'_> {
             current.refiner = trained.refiner.unwrap_or(current.refiner.clone());
             return Ok(None);
         }
-        let (mut of_actor, mut actor_accepted) = (None, false);
+        let (mut actor_comparison, mut actor_accepted) = (None, false);
         if let Some(actor) = trained.actor {
             let next = Current { actor, ..current.clone() };
             let after = self.validate(&next, &format!("iter-{t}/actor")).await?;
             let (found, holds) = gate::actor(&recipe.gate, before, &after);
-            (of_actor, actor_accepted) = (Some(found), holds);
+            (actor_comparison, actor_accepted) = (Some(found), holds);
             if holds {
                 (*current, *before) = (next, after);
             }
         }
-        let (mut of_refiner, mut of_judge, mut refiner_accepted) = (None, None, false);
+        let (mut refiner_comparison, mut judge_scores, mut refiner_accepted) = (None, None, false);
         if let Some(refiner) = trained.refiner {
             let next = Current { refiner, ..current.clone() };
             let after = self.validate(&next, &format!("iter-{t}/refiner")).await?;
             let (found, judge, holds) = gate::refiner(&recipe.gate, before, &after);
-            (of_refiner, of_judge, refiner_accepted) = (Some(found), Some(judge), holds);
+            (refiner_comparison, judge_scores, refiner_accepted) = (Some(found), Some(judge), holds);
             if holds {
                 (*current, *before) = (next, after);
             }
         }
         Ok(Some(Decision {
-            actor: of_actor,
+            actor: actor_comparison,
             actor_accepted,
-            refiner: of_refiner,
-            judge: of_judge,
+            refiner: refiner_comparison,
+            judge: judge_scores,
             refiner_accepted,
             scores: before.summary(),
         }))

@@ -36,11 +36,11 @@ impl Journal {
             std::fs::rename(path, &partial).with_context(|| format!("cannot write {}", partial.display()))?;
         }
         let written = std::fs::read(&partial).unwrap_or_default();
-        let whole = written.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        let done = written[..whole].iter().filter(|&&byte| byte == b'\n').count();
+        let complete = written.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let done = written[..complete].iter().filter(|&&byte| byte == b'\n').count();
         let writing = || format!("cannot write {}", partial.display());
         let mut file = File::options().create(true).truncate(false).write(true).open(&partial).with_context(writing)?;
-        file.set_len(whole as u64).with_context(writing)?;
+        file.set_len(complete as u64).with_context(writing)?;
         file.seek(SeekFrom::End(0)).with_context(writing)?;
         Ok(Self { path: path.into(), file: BufWriter::new(file), partial, done, pending: 0 })
     }

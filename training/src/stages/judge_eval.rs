@@ -156,15 +156,15 @@ pub fn read_labels(path: &Path) -> Result<Vec<Labelled>> {
     let labelled: Vec<Vec<Labelled>> = if text.trim_start().starts_with('[') {
         let items: Vec<Value> = serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?;
         let place = |i: usize| format!("{}: item {}", path.display(), i + 1);
-        items.iter().enumerate().map(|(i, item)| of_item(item).with_context(|| place(i))).collect::<Result<_>>()?
+        items.iter().enumerate().map(|(i, item)| read_item(item).with_context(|| place(i))).collect::<Result<_>>()?
     } else {
-        read(path, BadLines::Stop, |item: Value| of_item(&item))?.items
+        read(path, BadLines::Stop, |item: Value| read_item(&item))?.items
     };
     ensure!(!labelled.is_empty(), "{}: no labels", path.display());
     Ok(labelled.concat())
 }
 
-fn of_item(item: &Value) -> Result<Vec<Labelled>> {
+fn read_item(item: &Value) -> Result<Vec<Labelled>> {
     let text = |name: &str| {
         let value = item[name].as_str().with_context(|| format!("`{name}` must be a text, got {}", item[name]))?;
         Ok::<_, anyhow::Error>(value.to_owned())
@@ -174,11 +174,11 @@ fn of_item(item: &Value) -> Result<Vec<Labelled>> {
             Some(label @ (1 | 2)) => label,
             _ => bail!("`label` must be 1 or 2, got {}", item["label"]),
         };
-        let of = |number: u64| {
+        let labelled = |number: u64| {
             let response = text(&format!("output_{number}"))?;
             Ok::<_, anyhow::Error>(Labelled { prompt: text("input")?, response, right: number == better })
         };
-        return Ok(vec![of(1)?, of(2)?]);
+        return Ok(vec![labelled(1)?, labelled(2)?]);
     }
     let right =
         item["label"].as_bool().with_context(|| format!("`label` must be true or false, got {}", item["label"]))?;
@@ -193,7 +193,7 @@ pub async fn label_by_rules(prompts: &Path, actor: &dyn Engine, options: &Option
     let Options { seed, max_tokens, .. } = *options;
     let mut asked = read_prompts(prompts, BadLines::Stop)?.items;
     asked.truncate(options.count.unwrap_or(usize::MAX));
-    let one = |(i, asked): (usize, &Asked)| {
+    let label = |(i, asked): (usize, &Asked)| {
         let asked = asked.clone();
         async move {
             let checks = asked.checks()?;
@@ -213,7 +213,7 @@ pub async fn label_by_rules(prompts: &Path, actor: &dyn Engine, options: &Option
         }
     };
     let all: Vec<Result<Vec<Labelled>>> =
-        stream::iter(asked.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+        stream::iter(asked.iter().enumerate()).map(label).buffered(options.parallel).collect().await;
     Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
@@ -227,7 +227,7 @@ pub async fn judge_eval(
     labelled: &[Labelled],
     options: &Options,
 ) -> Result<Vec<Quality>> {
-    let one = |(i, item): (usize, &Labelled)| {
+    let judge_item = |(i, item): (usize, &Labelled)| {
         let request = Request {
             samples: options.votes,
             sampling: Sampling {
@@ -249,7 +249,7 @@ pub async fn judge_eval(
     };
     let began = Instant::now();
     let asked: Vec<Result<Vec<Vote>>> =
-        stream::iter(labelled.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+        stream::iter(labelled.iter().enumerate()).map(judge_item).buffered(options.parallel).collect().await;
     let asked: Vec<Vec<Vote>> = asked.into_iter().collect::<Result<_>>()?;
     let milliseconds = began.elapsed().as_secs_f64() * 1e3 / labelled.len().max(1) as f64;
     let truths: Vec<bool> = labelled.iter().map(|item| item.right).collect();
@@ -283,7 +283,7 @@ pub async fn probability_eval(
         judge_temperature: options.temperature,
         ..SearchConfig::default()
     };
-    let one = |(i, item): (usize, &Labelled)| {
+    let judge_item = |(i, item): (usize, &Labelled)| {
         let sampling = Sampling { seed: derive_seed(options.seed, i as u64), ..Sampling::default() };
         let task = Task { sampling, ..Task::chat(vec![Message::user(&item.prompt)]) };
         let (config, response) = (&config, item.response.clone());
@@ -296,7 +296,7 @@ pub async fn probability_eval(
     };
     let began = Instant::now();
     let judged: Vec<Result<_, EngineError>> =
-        stream::iter(labelled.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+        stream::iter(labelled.iter().enumerate()).map(judge_item).buffered(options.parallel).collect().await;
     let judged: Vec<(search::Judgement, search::ByPurpose)> = judged.into_iter().collect::<Result<_, _>>()?;
     let n = labelled.len().max(1) as f64;
     let cost = Cost {

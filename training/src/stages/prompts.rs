@@ -54,11 +54,13 @@ pub fn write(recipe: &Iterate, part: Part, out: &Path) -> Result<()> {
     if out.exists() {
         return Ok(());
     }
-    let of = &recipe.prompts;
+    let settings = &recipe.prompts;
     let (source, skip, count, seed) = match part {
-        Part::Round(t) => (Some(&of.train), (t - 1) * of.per_iteration, of.per_iteration, recipe.seed),
-        Part::Validation => (Some(&of.validation), 0, recipe.gate.prompts, VALIDATION_SEED),
-        Part::HeldOut => (of.held_out.as_ref(), 0, of.held_out_count, HELD_OUT_SEED),
+        Part::Round(t) => {
+            (Some(&settings.train), (t - 1) * settings.per_iteration, settings.per_iteration, recipe.seed)
+        }
+        Part::Validation => (Some(&settings.validation), 0, recipe.gate.prompts, VALIDATION_SEED),
+        Part::HeldOut => (settings.held_out.as_ref(), 0, settings.held_out_count, HELD_OUT_SEED),
     };
     let prompts: Vec<Asked> = match source {
         None => Vec::new(),

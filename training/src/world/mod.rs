@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drill_asks_for_many_words_of_which_about_half_are_there() {
+    fn a_drill_asks_for_many_words_and_about_half_occur() {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         let (mut found, mut asked) = (0, 0);
         for _ in 0..300 {

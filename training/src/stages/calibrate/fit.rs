@@ -59,11 +59,11 @@ impl Regression {
 
     /// The loss Σ ln(1 + exp(z)) - t z with z = x · features.
     fn loss(&self, x: [f64; 2]) -> f64 {
-        let of = |&(f, target): &([f64; 2], f64)| {
+        let loss = |&(f, target): &([f64; 2], f64)| {
             let z = x[0] * f[0] + x[1] * f[1];
             z.max(0.0) + (-z.abs()).exp().ln_1p() - target * z
         };
-        self.rows.iter().map(of).sum()
+        self.rows.iter().map(loss).sum()
     }
 
     /// The gradient and the Hessian, `[xx, xy, yy]`, which a small ridge keeps invertible.

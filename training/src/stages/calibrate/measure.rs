@@ -91,7 +91,7 @@ pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<Vec<Answer>> {
 /// Returns the error of the first failing call.
 pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) -> Result<Vec<Answer>> {
     let bar = bar("answering", prompts.len(), 0);
-    let one = |(i, prompt): (usize, &Prompt)| {
+    let answer = |(i, prompt): (usize, &Prompt)| {
         let bar = bar.clone();
         let request = Request::chat(Purpose::Answer, vec![Message::user(&prompt.prompt)]);
         let request = Request { max_tokens: Some(options.max_tokens), ..request };
@@ -114,7 +114,7 @@ pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) ->
         }
     };
     let all: Vec<Result<Vec<Answer>>> =
-        stream::iter(prompts.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+        stream::iter(prompts.iter().enumerate()).map(answer).buffered(options.parallel).collect().await;
     bar.finish_and_clear();
     Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
@@ -131,10 +131,10 @@ pub async fn scores(
     parallel: usize,
 ) -> Result<Measured> {
     let bar = bar("scoring", answers.len(), 0);
-    let of = async |_: usize, conversation: &[Message], response: &str| {
+    let read_verdict = async |_: usize, conversation: &[Message], response: &str| {
         verdict(engine, templates.score(conversation, response, &[])).await
     };
-    measured(prompts, answers, parallel, &bar, of).await
+    measured(prompts, answers, parallel, &bar, read_verdict).await
 }
 
 /// Reads verdicts after writing one critique for each.
@@ -150,7 +150,7 @@ pub async fn critiques(
 ) -> Result<Measured> {
     let bar = bar("critiques", answers.len(), 0);
     let SearchConfig { judge_temperature: temperature, judge_tokens, .. } = SearchConfig::default();
-    let of = async |index: usize, conversation: &[Message], response: &str| {
+    let read_verdict = async |index: usize, conversation: &[Message], response: &str| {
         let sampling = Sampling { temperature, seed: derive_seed(!options.seed, index as u64), ..Sampling::default() };
         let room = judge_tokens.min(room_for_critique(response));
         let request = critique_request(templates, conversation, response, sampling, room);
@@ -158,7 +158,7 @@ pub async fn critiques(
         let question = templates.verdict_of(conversation, response, &critique.text);
         Ok(Reading { generated: critique.tokens, ..verdict(engine, question).await? })
     };
-    measured(prompts, answers, options.parallel, &bar, of).await
+    measured(prompts, answers, options.parallel, &bar, read_verdict).await
 }
 
 async fn verdict(engine: &dyn Engine, question: Question) -> Result<Reading, EngineError> {
@@ -183,14 +183,14 @@ async fn measured(
     answers: &[Answer],
     parallel: usize,
     bar: &ProgressBar,
-    of: impl AsyncFn(usize, &[Message], &str) -> Result<Reading, EngineError>,
+    read_verdict: impl AsyncFn(usize, &[Message], &str) -> Result<Reading, EngineError>,
 ) -> Result<Measured> {
     let began = Instant::now();
-    let of = &of;
+    let read_verdict = &read_verdict;
     let readings: Vec<Result<Reading, EngineError>> = stream::iter(answers.iter().enumerate())
         .map(|(index, answer)| async move {
             let conversation = [Message::user(&prompts[answer.prompt].prompt)];
-            let reading = of(index, &conversation, &answer.response).await;
+            let reading = read_verdict(index, &conversation, &answer.response).await;
             bar.inc(1);
             reading
         })

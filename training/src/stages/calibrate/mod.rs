@@ -236,9 +236,9 @@ impl Halves {
         });
         let temperatures = if enough { fit::temperatures(&fitted) } else { before };
         let judged = |temperatures: Temperatures| {
-            let of =
+            let judge =
                 |case: &Case| Judged { probability: temperatures.probability(case.yes, case.no), right: case.right };
-            held_out.iter().map(of).collect::<Vec<_>>()
+            held_out.iter().map(judge).collect::<Vec<_>>()
         };
         let after = judged(temperatures);
         let count = (measured.cases.len() + measured.unreadable).max(1) as f64;

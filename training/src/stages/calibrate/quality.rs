@@ -73,7 +73,7 @@ impl Quality {
 #[must_use]
 pub fn bins(judged: &[Judged]) -> Vec<Bin> {
     let bin_of = |case: &Judged| ((case.probability * BINS as f64) as usize).min(BINS - 1);
-    let of = |index: usize| {
+    let bin = |index: usize| {
         let inside: Vec<&Judged> = judged.iter().filter(|case| bin_of(case) == index).collect();
         let n = inside.len();
         let mean = |sum: f64| sum / n as f64;
@@ -83,7 +83,7 @@ pub fn bins(judged: &[Judged]) -> Vec<Bin> {
             right: mean(inside.iter().filter(|case| case.right).count() as f64),
         })
     };
-    (0..BINS).filter_map(of).collect()
+    (0..BINS).filter_map(bin).collect()
 }
 
 /// The mean distance between the probability and the share of right responses over all bins, weighted by their size.

@@ -59,10 +59,11 @@ unsafe impl Send for Work {}
 struct Pace {
     /// Pieces of work since the last decision.
     pieces: u32,
-    /// Their time, and what the caller alone would have needed.
+    /// The time that they took.
     together: Duration,
+    /// The time that the caller would have needed alone.
     alone: Duration,
-    /// Until when the caller works alone.
+    /// The time until which the caller works alone.
     until: Option<Instant>,
     /// How long it did so the last time; zero where the team has since proved faster.
     pause: Duration,

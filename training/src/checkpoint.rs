@@ -15,9 +15,9 @@ pub enum Configuration<'a> {
     Of(&'a Path),
     /// It is written for a new model, whose texts begin and end with `end`.
     New {
-        /// The shape.
+        /// The model's shape.
         config: &'a DenseConfig,
-        /// The token.
+        /// The token that begins and ends texts.
         end: Option<u32>,
     },
 }

@@ -7,8 +7,8 @@ use super::super::tests::{content, engine, engine_with, forms, greedy, mixed, ru
 use super::super::{NativeConfig, NativeEngine};
 use super::*;
 use crate::chat::Message;
-use crate::engine::model_dir::ModelDir;
 use crate::engine::labels::points::TokenizedQuestion;
+use crate::engine::model_dir::ModelDir;
 use crate::engine::{Engine, FinishReason, Input, Label, LabelSupport, Question, Request, Sampling, derive_seed};
 use crate::testing::TinyModel;
 

@@ -363,7 +363,7 @@ fn bad_directories_give_one_line_and_no_connection() {
         (|dir| std::fs::remove_file(dir.join("config.json")).unwrap(), "config.json"),
         (|dir| std::fs::remove_file(dir.join("tokenizer.json")).unwrap(), "tokenizer.json"),
         (|dir| std::fs::remove_file(dir.join("model.safetensors")).unwrap(), "model.safetensors"),
-        (|dir| write_json(dir, "tokenizer_config.json", &json!({ "eos_token": "<|end|>" })), "template"),
+        (|dir| write_json(dir, "tokenizer_config.json", &json!({ "eos_token": "<|end|>" })), "loaded"),
         (
             |dir| {
                 let model = TinyModel::default();

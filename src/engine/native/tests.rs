@@ -644,7 +644,9 @@ pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn searches_leave_room_for_plain_requests() {
-    let engine = engine(NativeConfig { max_replies: 8, ..two_threads() });
+    // Replies that do not reach the end of the context while the test runs.
+    let model = TinyModel { context: 1 << 14, ..TinyModel::default() };
+    let engine = engine_with(&model, NativeConfig { max_replies: 8, ..two_threads() });
     let searching = Origin { waits: Waits::Search, ..Origin::default() };
     let draft = |samples| Request { samples, origin: searching, ..greedy("hello", usize::MAX) };
     let running = engine.start(draft(7)).await.unwrap();

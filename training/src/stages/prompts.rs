@@ -1,4 +1,5 @@
-//! `prompts`: writes prompts of the seeded world. Also writes the prompts of a run: for every round the next ones of a file or of the seeded world, and fixed ones for validation.
+//! `prompts`: writes prompts of the seeded world. Also writes the prompts of a run: for every round the next ones of a file or of the
+//! seeded world, and fixed ones for validation.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `spar serve`: settings, models, a socket, and a few lines that say how to talk to it.
+//! `spar serve`: checks settings, loads models, opens the socket, and prints how to use the server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::http::{AppState, Served, Traffic};
 use crate::swap::{self, Started};
 use crate::telemetry::{self, metrics};
 
-/// Serves until SIGTERM or SIGINT. `changed` are the settings that are not the defaults.
+/// Serves until SIGTERM or SIGINT. `changed` are the settings that differ from the defaults.
 ///
 /// # Errors
-/// Settings, models or the socket cannot be used.
+/// Fails if settings, models or the socket cannot be used.
 pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     let [api_keys, admin_key] = ["SPAR_API_KEYS", "SPAR_ADMIN_KEY"].map(|name| std::env::var(name).ok());
     let secrets = Secrets { api_keys: api_keys.as_deref(), admin_key: admin_key.as_deref() };
@@ -28,7 +28,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     telemetry::start(&settings.http)?;
     hub::find(&mut settings.engine)?;
     let metrics = metrics::install();
-    println!("{}", told(&settings, changed));
+    println!("{}", startup_message(&settings, changed));
     if let Some(warning) = settings.warning() {
         tracing::warn!("{warning}");
     }
@@ -37,10 +37,10 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         println!("health on http://{address}");
     }
     let reload = entrance.tls().cloned().map(|tls| move || tls.refresh());
-    let stop = Stop::watch(settings.http.shutdown_grace, reload).context("signals cannot be taken")?;
+    let stop = Stop::watch(settings.http.shutdown_grace, reload).context("the signal handlers cannot be installed")?;
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     let ended = runtime.block_on(async {
-        // Taken before the models are loaded, so that a conflict shows at once; connections are refused until they are loaded.
+        // The address is bound before the models are loaded, so that a conflict shows immediately; until then connections are refused.
         let address = settings.address();
         let socket = bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
@@ -49,7 +49,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
             () = stop.asked() => return Ok(()),
         };
         let Started { name, generations, origins, swapper, files: _files } = started;
-        println!("{}", loaded(&generations.pin(), &origins));
+        println!("{}", models_message(&generations.pin(), &origins));
         let served = Served::new(name, generations);
         let mut state = AppState::new(settings, served, metrics);
         state.swapper = swapper;
@@ -61,25 +61,25 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         println!("{}", welcome(&format!("{scheme}://{}", listener.local_addr()?), &state.served.name));
         entrance.serve(listener, state, stop.asked()).await.context("the server failed")
     });
-    // Threads that block are not waited for.
+    // Threads that still block are not waited for.
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended
 }
 
-/// Connections that wait to be accepted.
+/// The number of connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Takes the address; connections are refused until the socket listens.
+/// Binds the address. Connections are refused until the socket listens.
 fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Connections of a server before this one may still linger on it.
+    // Connections of an earlier server may still linger on the address.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
 }
 
-/// The settings that are not defaults, secrets hidden.
-fn told(settings: &Settings, changed: &[String]) -> String {
+/// The settings that differ from the defaults, with secrets hidden.
+fn startup_message(settings: &Settings, changed: &[String]) -> String {
     let keys = match settings.api_keys.len() {
         0 => "none, everybody may call".to_owned(),
         count => format!("{count} (hidden)"),
@@ -100,8 +100,8 @@ fn told(settings: &Settings, changed: &[String]) -> String {
     )
 }
 
-/// What computes the answers, and why; a generation that has both roles is one line.
-fn loaded(live: &Pinned, origins: &[Origin; 2]) -> String {
+/// Describes which engine runs each model, and why. A generation with both roles gets one line.
+fn models_message(live: &Pinned, origins: &[Origin; 2]) -> String {
     let [actor, refiner] = origins;
     if Arc::ptr_eq(&live.actor, &live.refiner) {
         return format!("actor and refiner {}: {actor}", live.actor.id);

@@ -1,3 +1,4 @@
+pub(super) mod configurations;
 mod speculation;
 
 use std::sync::atomic::Ordering;
@@ -187,7 +188,7 @@ fn all_logits(engine: &NativeEngine, tokens: &[u32]) -> Vec<Vec<f32>> {
     let rows = (0..count).map(|position| model::Row { sequence: 0, position }).collect();
     let mut batch = model::Batch { rows, groups: vec![], wanted: (0..count).collect() };
     model.forward(&mut scratch, &pool, &mut [sequence], &mut batch).unwrap();
-    scratch.logits.chunks_exact(model.vocabulary).map(<[f32]>::to_vec).collect()
+    scratch.logits.chunks_exact(model.config.vocabulary).map(<[f32]>::to_vec).collect()
 }
 
 #[tokio::test]
@@ -432,10 +433,10 @@ async fn what_is_not_supported_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path(), &TinyModel::default());
     let mut config = TinyModel::default().config();
-    config["rope_scaling"] = serde_json::json!({ "type": "yarn", "factor": 2.0 });
+    config["architectures"] = serde_json::json!(["SomethingElse"]);
     testing::write_json(dir.path(), "config.json", &config);
     let error = NativeEngine::load(ModelDir::open(dir.path()).unwrap(), two_threads()).err().unwrap();
-    assert!(error.to_string().contains("`yarn`"), "{error}");
+    assert!(error.to_string().contains("SomethingElse"), "{error}");
 }
 
 /// Pairs of rank 3 on the named modules of the default tiny model.

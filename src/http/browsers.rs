@@ -11,11 +11,15 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 /// its own with every request.
 const REQUEST_HEADERS: &[&str] = &[
     "accept",
+    "anthropic-beta",
+    "anthropic-dangerous-direct-browser-access",
+    "anthropic-version",
     "authorization",
     "content-type",
     "openai-organization",
     "openai-project",
     "user-agent",
+    "x-api-key",
     "x-request-id",
     "x-stainless-arch",
     "x-stainless-async",

@@ -10,6 +10,7 @@ mod chat;
 mod checks;
 mod completions;
 mod constraint;
+mod conversation;
 mod draws;
 pub mod echo;
 mod envelope;
@@ -21,15 +22,20 @@ pub mod job;
 mod judge_canary;
 mod keys;
 pub mod limits;
+mod messages;
+mod metadata;
 pub mod models;
 mod named;
+mod names;
 mod observe;
 mod on_behalf;
 pub mod openapi;
 pub mod plan;
 mod playground;
 mod refused;
+mod responses;
 pub mod rules;
+mod said;
 mod searches;
 pub mod serve;
 mod stream;
@@ -154,8 +160,11 @@ fn keyed_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(chat::chat))
         .routes(routes!(checks::checks))
         .routes(routes!(completions::complete))
+        .routes(routes!(messages::answer))
+        .routes(routes!(messages::count_tokens))
         .routes(routes!(models::list))
         .routes(routes!(models::one))
+        .routes(routes!(responses::respond))
         .routes(routes!(searches::search))
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::detokenize));
@@ -202,6 +211,7 @@ pub fn router(state: Shared) -> Router {
         .layer(cors)
         .layer(from_fn(browsers::unframed))
         .layer(from_fn_with_state(hosts, hosts::check))
+        .layer(from_fn(messages::envelope::in_own_envelope))
         .layer(from_fn(observe::observe))
         .with_state(state)
 }

@@ -3,8 +3,10 @@
 mod bounded_list;
 mod checks;
 mod completions;
+mod json_text;
 mod one_or_many;
 mod response;
+pub mod responses;
 mod search;
 mod small_value;
 mod tools;
@@ -17,13 +19,16 @@ use utoipa::ToSchema;
 
 use crate::chat::TemplateKwargs;
 
-use one_or_many::{text_or_list, text_or_texts};
+use one_or_many::text_or_texts;
 
+pub(crate) use bounded_list::maybe_functions;
 pub use checks::*;
 pub use completions::*;
-pub(crate) use one_or_many::Entry;
+pub(crate) use json_text::JsonText;
+pub(crate) use one_or_many::{Entry, text_or_list};
 pub use response::*;
 pub use search::*;
+pub(crate) use small_value::{maybe_map, maybe_small_map, maybe_small_value, maybe_value};
 pub use tools::*;
 
 /// The body of `POST /v1/chat/completions`. Unknown fields are ignored, unless ignoring them would change the answer.

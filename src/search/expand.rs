@@ -248,7 +248,9 @@ impl Search<'_> {
             }
         };
         let mut response = refinement.response;
-        if let Some(end) = self.task.stop.iter().filter_map(|stop| response.find(stop.as_str())).min() {
+        let found = |(index, stop): (usize, &String)| Some((response.find(stop.as_str())?, index));
+        let stopped = self.task.stop.iter().enumerate().filter_map(found).min();
+        if let Some((end, _)) = stopped {
             response.truncate(end);
         }
         let (start, end) = (refinement.offset, refinement.offset + response.len());
@@ -265,7 +267,11 @@ impl Search<'_> {
         }
         let logprobs = spoken.logprobs_within(start, end);
         let (reflection, reasoning) = (refinement.reflection, spoken.reasoning.text);
-        let finish = if form == Form::Rewritten && cut { FinishReason::Length } else { FinishReason::Stop };
+        let finish = match stopped {
+            Some((_, index)) => FinishReason::StopString(index),
+            None if form == Form::Rewritten && cut => FinishReason::Length,
+            None => FinishReason::Stop,
+        };
         Some(Candidate { response, reflection, tokens, finish, logprobs, reasoning })
     }
 }

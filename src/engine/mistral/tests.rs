@@ -173,7 +173,7 @@ async fn replies_end_before_a_stop_string_and_carry_logprobs() {
     let stop: String = free.text[middle..].chars().take(2).collect();
     let stopped = engine.generate(Request { stop: vec![stop.clone()], ..ask("stop here") }).await.unwrap();
     assert_eq!(stopped.text, free.text[..free.text.find(&stop).unwrap()]);
-    assert_eq!(stopped.finish, FinishReason::Stop);
+    assert_eq!(stopped.finish, FinishReason::StopString(0));
 }
 
 #[tokio::test]

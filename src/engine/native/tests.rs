@@ -400,7 +400,7 @@ async fn replies_end_at_eos_and_stop_strings() {
     let stop = free.text.chars().rev().find(|c| c.is_ascii()).unwrap().to_string();
     let stopped = run(&engine, Request { stop: vec![stop.clone()], ..greedy("hello", 30) }).await.remove(0);
     assert_eq!(stopped.text, free.text[..free.text.find(&stop).unwrap()]);
-    assert_eq!(stopped.finish, FinishReason::Stop);
+    assert_eq!(stopped.finish, FinishReason::StopString(0));
     let mut request = greedy("hello", 30);
     request.sampling = Sampling { logit_bias: vec![(testing::EOS, 100.0)], temperature: 0.0, ..Sampling::default() };
     let ended = run(&engine, request).await.remove(0);

@@ -169,7 +169,7 @@ pub struct Ping {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum BlockDelta {
-    /// Text continues.
+    /// A text block continues.
     TextDelta {
         /// The new text.
         text: String,
@@ -179,7 +179,7 @@ pub enum BlockDelta {
         /// The input as JSON.
         partial_json: String,
     },
-    /// Thinking continues.
+    /// A thinking block continues.
     ThinkingDelta {
         /// The new text.
         thinking: String,

@@ -309,9 +309,14 @@ async fn a_prompt_beyond_the_context_is_refused_by_every_engine() {
         }
         let text = json!({"prompt": "the river waits. ".repeat(1_000)});
         for fields in [json!({}), json!({"stream": true}), json!({"echo": true, "max_tokens": 0})] {
-            let error =
-                json_of(server.post("/v1/completions", &with(text.clone(), fields)), StatusCode::BAD_REQUEST).await;
-            assert_eq!(error["error"]["code"], "context_length_exceeded");
+            let asked = with(text.clone(), fields.clone());
+            let error = json_of(server.post("/v1/completions", &asked), StatusCode::BAD_REQUEST).await;
+            // mistral.rs scores no given text, whatever its length.
+            let unscored = error["error"]["param"] == "echo" && error["error"]["code"] == "invalid_value";
+            if fields.get("echo").is_some() && unscored {
+                continue;
+            }
+            assert_eq!(error["error"]["code"], "context_length_exceeded", "{error}");
             assert_eq!(error["error"]["param"], "prompt");
         }
     }

@@ -11,7 +11,7 @@ use super::hub;
 use super::stop::Stop;
 use crate::config::{Secrets, ServeArgs, Settings};
 use crate::engine::generation::Pinned;
-use crate::engine::load::Origin;
+use crate::engine::load::{Origin, serves_embedded};
 use crate::http::serve::Entrance;
 use crate::http::{AppState, Served, Traffic};
 use crate::swap::{self, Started};
@@ -58,7 +58,13 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         let listener = socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
         stop.serving();
         let scheme = if entrance.tls().is_some() { "https" } else { "http" };
-        println!("{}", welcome(&format!("{scheme}://{}", listener.local_addr()?), &state.served.name));
+        let about = Welcome {
+            url: &format!("{scheme}://{}", listener.local_addr()?),
+            model: &state.served.name,
+            embedded: serves_embedded(&state.settings.engine),
+            keyed: !state.settings.api_keys.is_empty(),
+        };
+        println!("{}", welcome(&about));
         entrance.serve(listener, state, stop.asked()).await.context("the server failed")
     });
     // Threads that still block are not waited for.
@@ -109,13 +115,50 @@ fn models_message(live: &Pinned, origins: &[Origin; 2]) -> String {
     format!("actor {}: {actor}\nrefiner {}: {refiner}", live.actor.id, live.refiner.id)
 }
 
-fn welcome(url: &str, model: &str) -> String {
+/// What the first lines to copy depend on.
+struct Welcome<'a> {
+    url: &'a str,
+    model: &'a str,
+    /// Whether this is the embedded model, whose answers to the seed are known.
+    embedded: bool,
+    /// Whether callers must show a key.
+    keyed: bool,
+}
+
+/// The address, and one request plainly and searched. With this seed the embedded model's draft forgets the lantern.
+fn welcome(about: &Welcome<'_>) -> String {
+    let Welcome { url, model, embedded, keyed } = about;
+    let key = if *keyed { "  -H \"authorization: Bearer $SPAR_API_KEY\" \\\n" } else { "" };
+    let keys = if *keyed { "\n# SPAR_API_KEY holds one of the keys of this server" } else { "" };
     let curl = |extra: &str| {
         format!(
-            "curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n  -d '{{\"model\": \"{model}\", \
-             {extra}\"messages\": [{{\"role\": \"user\", \"content\": \"Write about what the river does. Use at least 12 words. Do not use any commas. Include the word lantern somewhere.\"}}]}}'"
+            "curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n{key}  -d '{{\"model\": \"{model}\", \
+             {extra}\"seed\": 2, \"messages\": [{{\"role\": \"user\", \"content\": \"Write about what the river does. Use at least 12 words. Do not use any commas. Include the word lantern somewhere.\"}}]}}'"
         )
     };
     let (plain, searched) = (curl(""), curl("\"search_budget\": 8, "));
-    format!("serving {model} on {url}\n\n# plain\n{plain}\n\n# with search\n{searched}\n")
+    let [forgets, mends] =
+        if *embedded { [": the lantern is missing", ": the same draft, judged and mended"] } else { [""; 2] };
+    format!(
+        "serving {model} on {url}\n\n# in a browser\n{url}/\n{keys}\n# plain{forgets}\n{plain}\n\n# with \
+         search{mends}\n{searched}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_to_copy_show_a_key_where_callers_must() {
+        let url = "http://127.0.0.1:8080";
+        let text = |keyed, embedded| welcome(&Welcome { url, model: "some", embedded, keyed });
+        let open = text(false, false);
+        assert!(!open.contains("authorization") && !open.contains("lantern is missing"), "{open}");
+        assert_eq!(open.matches("curl http://127.0.0.1:8080/v1/chat/completions").count(), 2, "{open}");
+        assert_eq!(open.matches("\"seed\": 2").count(), 2, "both lines draft the same: {open}");
+        let keyed = text(true, true);
+        assert_eq!(keyed.matches("-H \"authorization: Bearer $SPAR_API_KEY\"").count(), 2, "{keyed}");
+        assert!(keyed.contains("# plain: the lantern is missing"), "{keyed}");
+    }
 }

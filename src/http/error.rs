@@ -10,6 +10,9 @@ use super::limits::whole_seconds;
 use crate::engine::EngineError;
 use crate::openai::{ErrorBody, ErrorDetail};
 
+/// The status of an answer without a body, where the caller already has the file.
+pub const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;
+
 /// Why a request is not answered. The message says what to do.
 #[derive(Clone, Debug, thiserror::Error, PartialEq)]
 pub enum ApiError {

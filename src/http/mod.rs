@@ -30,8 +30,8 @@ mod names;
 mod observe;
 mod on_behalf;
 pub mod openapi;
+mod page;
 pub mod plan;
-mod playground;
 mod refused;
 mod responses;
 pub mod rules;
@@ -201,7 +201,8 @@ pub fn router(state: Shared) -> Router {
     let hosts = Arc::new(Hosts::new(http));
     let body_timeout = http.connections.body_timeout;
     router
-        .route("/", get(playground::page))
+        .route("/", get(page::index))
+        .route("/page/{file}", get(page::file))
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
         .method_not_allowed_fallback(|uri: Uri| async move { ApiError::WrongMethod(uri.path().to_owned()) })

@@ -20,6 +20,7 @@ mod life;
 mod messages;
 mod metrics;
 mod openapi;
+mod page;
 mod reasoning;
 mod responses;
 mod search;

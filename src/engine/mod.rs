@@ -247,8 +247,10 @@ pub struct TokenLogprobs {
 /// Why a reply ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// End of sequence, a stop string, or a complete grammar.
+    /// End of sequence, a complete grammar, or a stop string of an engine that does not say which one.
     Stop,
+    /// The stop string of this index in [`Request::stop`].
+    StopString(usize),
     /// `max_tokens` or the context was used up.
     Length,
 }

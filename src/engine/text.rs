@@ -187,6 +187,16 @@ impl ReplyRules {
     }
 }
 
+/// A stop string within the text that is held.
+struct FoundStop {
+    /// The byte after it.
+    end: usize,
+    /// Its first byte.
+    at: usize,
+    /// Its place in the list of stop strings.
+    index: usize,
+}
+
 /// Turns one reply's tokens into chunks.
 pub struct ReplyText {
     pieces: Arc<Pieces>,
@@ -201,8 +211,7 @@ pub struct ReplyText {
 
 impl ReplyText {
     /// A reply without tokens yet.
-    pub fn new(pieces: Arc<Pieces>, mut rules: ReplyRules) -> Self {
-        rules.stop.retain(|stop| !stop.is_empty());
+    pub fn new(pieces: Arc<Pieces>, rules: ReplyRules) -> Self {
         let at_start = pieces.strips_first_space && !rules.continues_text;
         Self { pieces, rules, tokens: 0, at_start, partial: Vec::new(), held: String::new() }
     }
@@ -222,10 +231,10 @@ impl ReplyText {
         }
         if stops {
             self.end(&mut chunk, FinishReason::Stop);
-        } else if let Some(end) = self.find_stop() {
-            self.held.truncate(end);
+        } else if let Some(found) = self.find_stop() {
+            self.held.truncate(if self.rules.stop_shown { found.end } else { found.at });
             self.partial.clear();
-            self.end(&mut chunk, FinishReason::Stop);
+            self.end(&mut chunk, FinishReason::StopString(found.index));
         } else if self.tokens >= self.rules.max_tokens {
             self.end(&mut chunk, FinishReason::Length);
         } else {
@@ -276,30 +285,28 @@ impl ReplyText {
         self.partial.drain(..whole);
     }
 
-    /// Where the text ends because of the stop string that is complete first; of those that end together, the longest.
-    fn find_stop(&self) -> Option<usize> {
-        if self.is_too_short() {
-            return None;
-        }
-        let found = self.rules.stop.iter().filter_map(|stop| self.held.find(stop).map(|at| (at + stop.len(), at)));
-        found.min().map(|(end, at)| if self.rules.stop_shown { end } else { at })
+    /// The stop string that is complete first; of those that end together, the longest. None ends a reply that is too short.
+    fn find_stop(&self) -> Option<FoundStop> {
+        let find = |(index, stop): (usize, &String)| {
+            let at = self.held.find(stop)?;
+            Some(FoundStop { end: at + stop.len(), at, index })
+        };
+        self.stops().filter_map(find).min_by_key(|found| (found.end, found.at))
     }
 
-    /// Whether the reply may not end at a stop string yet.
-    fn is_too_short(&self) -> bool {
-        self.rules.min_tokens > 0 && self.tokens <= self.rules.min_tokens
+    /// The stop strings with their indices, but for empty ones; none while the reply may not end at any of them.
+    fn stops(&self) -> impl Iterator<Item = (usize, &String)> {
+        let too_short = self.rules.min_tokens > 0 && self.tokens <= self.rules.min_tokens;
+        self.rules.stop.iter().enumerate().filter(move |(_, stop)| !too_short && !stop.is_empty())
     }
 
     /// Bytes at the end of the held text that may begin a stop string.
     fn undecided(&self) -> usize {
-        if self.is_too_short() {
-            return 0;
-        }
-        let longest = |stop: &String| {
+        let longest = |(_, stop): (usize, &String)| {
             let most = self.held.len().min(stop.len() - 1);
             (1..=most).rev().find(|&n| self.held.as_bytes().ends_with(&stop.as_bytes()[..n])).unwrap_or(0)
         };
-        self.rules.stop.iter().map(longest).max().unwrap_or(0)
+        self.stops().map(longest).max().unwrap_or(0)
     }
 
     fn named(&self, drawn: &Drawn) -> Option<TokenLogprobs> {
@@ -397,26 +404,27 @@ mod tests {
     #[test]
     fn stop_strings_never_leak() {
         let tokenizer = testing::tokenizer();
-        let table: [(&[&str], &str, &[&str], bool); 8] = [
-            (&["END"], "aENDb", &["a", "", "", ""], true),
-            (&["END"], "aENeb", &["a", "", "", "ENe", "b"], false),
-            (&["aab"], "aaab", &["", "", "a", ""], true),
-            (&["b", "abc"], "abc", &["", "a"], true),
-            (&["xabc", "bc"], "xabc", &["", "", "", ""], true),
-            (&["", "é"], "aé", &["a", "", ""], true),
-            (&["ab"], "a", &["", "a"], false),
-            (&["\n\n"], "x\ny\n\nz", &["x", "", "\ny", "", ""], true),
+        let table: [(&[&str], &str, &[&str], Option<usize>); 8] = [
+            (&["END"], "aENDb", &["a", "", "", ""], Some(0)),
+            (&["END"], "aENeb", &["a", "", "", "ENe", "b"], None),
+            (&["aab"], "aaab", &["", "", "a", ""], Some(0)),
+            (&["b", "abc"], "abc", &["", "a"], Some(0)),
+            (&["bc", "xabc"], "xabc", &["", "", "", ""], Some(1)),
+            (&["", "é"], "aé", &["a", "", ""], Some(1)),
+            (&["ab"], "a", &["", "a"], None),
+            (&["\n\n"], "x\ny\n\nz", &["x", "", "\ny", "", ""], Some(0)),
         ];
         for (stop, text, expected, stopped) in table {
             let mut ids = bytes(&tokenizer, text);
             ids.push(testing::EOS);
             let out = chunks(reply(&tokenizer, stop, usize::MAX), &ids);
             let mut seen = texts(&out);
-            if !stopped && seen.len() > expected.len() {
+            if stopped.is_none() && seen.len() > expected.len() {
                 assert_eq!(seen.pop(), Some(""));
             }
             assert_eq!(seen, expected, "{stop:?} {text}");
-            assert_eq!(out.last().unwrap().finish, Some(FinishReason::Stop));
+            let finish = stopped.map_or(FinishReason::Stop, FinishReason::StopString);
+            assert_eq!(out.last().unwrap().finish, Some(finish), "{stop:?} {text}");
         }
     }
 

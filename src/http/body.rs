@@ -6,10 +6,12 @@ use axum::http::{HeaderMap, header};
 use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
 
 use super::error::ApiError;
-use super::refused::{IN_CHATS, IN_COMPLETIONS, IN_TOKENIZE, NOTHING, Refusal, Refused};
+use super::refused::{IN_CHATS, IN_COMPLETIONS, IN_MESSAGES, IN_RESPONSES, IN_TOKENIZE, NOTHING, Refusal, Refused};
+use crate::anthropic::{CountTokensRequest, MessagesRequest};
+use crate::openai::responses::ResponsesRequest;
 use crate::openai::{
-    ChatRequest, ChecksRequest, CompletionRequest, DecisionRequest, DetokenizeRequest, EmbeddingRequest, ScoreRequest,
-    TokenizeRequest,
+    ChatRequest, ChecksRequest, CompletionRequest, DecisionRequest, DetokenizeRequest, DrawingFields, EmbeddingRequest,
+    ScoreRequest, TokenizeRequest,
 };
 
 /// A body of JSON as a type.
@@ -86,6 +88,32 @@ impl FromBody for CompletionRequest {
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         let (drawing, fine, guided) = (typed(bytes)?, typed(bytes)?, typed(bytes)?);
         Ok(Self { drawing, fine, guided, ..typed(bytes)? })
+    }
+}
+
+impl FromBody for ResponsesRequest {
+    const REFUSED: &'static [&'static [Refused]] = IN_RESPONSES;
+
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        let drawing: DrawingFields = typed(bytes)?;
+        Ok(Self { drawing, ..typed(bytes)? })
+    }
+}
+
+impl FromBody for MessagesRequest {
+    const REFUSED: &'static [&'static [Refused]] = IN_MESSAGES;
+
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        let drawing: DrawingFields = typed(bytes)?;
+        Ok(Self { drawing, prompt: typed(bytes)?, ..typed(bytes)? })
+    }
+}
+
+impl FromBody for CountTokensRequest {
+    const REFUSED: &'static [&'static [Refused]] = IN_MESSAGES;
+
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        Ok(Self { prompt: typed(bytes)?, ..typed(bytes)? })
     }
 }
 

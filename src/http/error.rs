@@ -10,6 +10,9 @@ use super::limits::whole_seconds;
 use crate::engine::EngineError;
 use crate::openai::{ErrorBody, ErrorDetail};
 
+/// The status of an answer without a body, where the caller already has the file.
+pub const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;
+
 /// Why a request is not answered. The message says what to do.
 #[derive(Clone, Debug, thiserror::Error, PartialEq)]
 pub enum ApiError {
@@ -235,6 +238,30 @@ impl ApiError {
         }
     }
 
+    /// The class of the error in Anthropic's words.
+    pub fn anthropic_class(&self) -> &'static str {
+        match self.status() {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::REQUEST_TIMEOUT => "timeout_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            status if status.is_server_error() => "api_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// The code of a response that this error ends, of those that the Responses API knows.
+    pub fn code_of_response(&self) -> &'static str {
+        match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
+            StatusCode::BAD_REQUEST => "invalid_prompt",
+            _ => "server_error",
+        }
+    }
+
     /// The error in OpenAI's envelope.
     pub fn body(&self) -> ErrorBody {
         let (code, param) = match self {
@@ -310,6 +337,8 @@ impl IntoResponse for ApiError {
         }
         let status = self.status();
         let mut response = (status, Json(self.body())).into_response();
+        // For routes that have another envelope.
+        response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, seconds.into());

@@ -12,13 +12,13 @@ use crate::http::error::ApiError;
 use crate::openai::{ChatRequest, CompletionRequest, DrawingFields, FineFields, JudgeState};
 
 use super::constraint;
-pub(super) use super::conversation::{conversation, template};
 use super::draws::{logit_bias, stop};
 use super::echo::Echo;
 use super::fine;
 use super::keys::checked_salt;
 use super::plan::{Asked, SearchPlan};
 use super::rules::Rules;
+pub(super) use super::turns::{conversation, template};
 
 /// Beyond these a penalty leaves nothing of the model's own scores, or makes them infinite.
 const REPEATED: RangeInclusive<f64> = 0.01..=10.0;

@@ -26,15 +26,20 @@ mod judge_canary;
 mod key_usage;
 mod keys;
 pub mod limits;
+mod messages;
+mod metadata;
 pub mod models;
 mod named;
+mod names;
 mod observe;
 mod on_behalf;
 pub mod openapi;
+mod page;
 pub mod plan;
-mod playground;
 mod refused;
+mod responses;
 pub mod rules;
+mod said;
 mod score;
 mod searches;
 pub mod serve;
@@ -42,6 +47,7 @@ mod stream;
 mod tokens;
 mod tools;
 mod traffic;
+mod turns;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -164,8 +170,11 @@ fn keyed_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(embeddings::embed))
         .routes(routes!(score::score))
         .routes(routes!(decisions::decide))
+        .routes(routes!(messages::answer))
+        .routes(routes!(messages::count_tokens))
         .routes(routes!(models::list))
         .routes(routes!(models::one))
+        .routes(routes!(responses::respond))
         .routes(routes!(searches::search))
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::detokenize));
@@ -203,7 +212,8 @@ pub fn router(state: Shared) -> Router {
     let hosts = Arc::new(Hosts::new(http));
     let body_timeout = http.connections.body_timeout;
     router
-        .route("/", get(playground::page))
+        .route("/", get(page::index))
+        .route("/page/{file}", get(page::file))
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
         .method_not_allowed_fallback(|uri: Uri| async move { ApiError::WrongMethod(uri.path().to_owned()) })
@@ -213,6 +223,7 @@ pub fn router(state: Shared) -> Router {
         .layer(cors)
         .layer(from_fn(browsers::unframed))
         .layer(from_fn_with_state(hosts, hosts::check))
+        .layer(from_fn(messages::envelope::in_own_envelope))
         .layer(from_fn(observe::observe))
         .with_state(state)
 }

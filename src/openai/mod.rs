@@ -7,10 +7,12 @@ mod decisions;
 mod embeddings;
 mod fine;
 mod guided;
+mod json_text;
 mod key_usage;
 mod one_or_many;
 mod prompt;
 mod response;
+pub mod responses;
 mod scores;
 mod search;
 mod small_value;
@@ -25,21 +27,25 @@ use utoipa::ToSchema;
 
 use crate::chat::TemplateKwargs;
 
-use one_or_many::{text_or_list, text_or_texts};
+use one_or_many::text_or_texts;
 
+pub(crate) use bounded_list::maybe_functions;
 pub use checks::*;
 pub use completions::*;
 pub use decisions::*;
 pub use embeddings::*;
 pub use fine::*;
 pub use guided::*;
+pub(crate) use json_text::JsonText;
 pub use key_usage::*;
-pub(crate) use one_or_many::Entry;
+pub(crate) use one_or_many::{Entry, text_or_list};
 pub use prompt::*;
 pub use response::*;
 pub use scores::*;
 pub use search::*;
+pub(crate) use small_value::{maybe_map, maybe_small_map, maybe_small_value, maybe_value};
 pub use tools::*;
+pub(crate) use whole_number::{maybe as maybe_whole, required as whole};
 
 /// The body of `POST /v1/chat/completions`. Unknown fields are ignored, unless ignoring them would change the answer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]

@@ -84,7 +84,7 @@ pub enum Finish {
 impl From<FinishReason> for Finish {
     fn from(reason: FinishReason) -> Self {
         match reason {
-            FinishReason::Stop => Self::Stop,
+            FinishReason::Stop | FinishReason::StopString(_) => Self::Stop,
             FinishReason::Length => Self::Length,
         }
     }

@@ -220,6 +220,8 @@ pub struct SearchReport {
     pub depth: usize,
     /// Judged refinements; the draft is not counted.
     pub nodes: usize,
+    /// The node of the tree that is the answer.
+    pub best: usize,
     /// Why the search ended: accepted, budget, tokens, calls, deadline, exhausted, error, judge_unreadable (no verdict could
     /// be read from the model) or unjudged (the deadline left room for the draft only).
     #[schema(value_type = String)]
@@ -315,6 +317,13 @@ pub struct TreeNode {
     /// Instructions that are known to fail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<String>,
+    /// Whether the response keeps each rule of the search, in the order of the report's `checks`; empty where it was not
+    /// judged, and in mode `paper`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<bool>,
+    /// The probability of each item of the report's `checklist`, as far as the model was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<f64>,
     /// The response, in a full trace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -352,6 +361,8 @@ impl TreeNode {
             accepted: node.accepted,
             votes: node.votes.into(),
             failed: node.failed.clone(),
+            holds: Vec::new(),
+            items: node.items.clone(),
             text: None,
             critique: None,
         }
@@ -361,6 +372,17 @@ impl TreeNode {
     pub fn full(id: NodeId, node: &Node) -> Self {
         let texts = (Some(node.response.clone()), Some(node.critique.clone()));
         Self { text: texts.0, critique: texts.1, ..Self::summary(id, node) }
+    }
+
+    /// The node with the result of each of the search's rules, if it was judged. In mode `paper` nodes do not say which
+    /// instructions failed.
+    #[must_use]
+    pub fn marked(self, rules: &[PlannedCheck], mode: Mode) -> Self {
+        if self.value.is_none() || mode == Mode::Paper {
+            return self;
+        }
+        let holds = rules.iter().map(|rule| !self.failed.contains(&rule.check.describe())).collect();
+        Self { holds, ..self }
     }
 }
 
@@ -395,6 +417,7 @@ impl SearchReport {
             item: item.clone(),
             probability: best.and_then(|node| node.items.get(index).copied()),
         };
+        let tree = shown(&outcome.tree, &about, trace);
         Self {
             id: about.id,
             strategy: about.strategy,
@@ -405,6 +428,7 @@ impl SearchReport {
             root_value: nodes.first().and_then(|node| node.value),
             depth: best.map_or(0, |node| node.depth),
             nodes: outcome.tree.judged(),
+            best: outcome.best.0,
             stop_reason: outcome.stop,
             checks: about.checks.iter().map(check).collect(),
             checklist: outcome.checklist.iter().enumerate().map(item).collect(),
@@ -413,18 +437,19 @@ impl SearchReport {
             generation: about.generation,
             elapsed_ms: u64::try_from(outcome.elapsed.as_millis()).unwrap_or(u64::MAX),
             templates: (trace == Trace::Full).then(|| outcome.templates.clone()),
-            tree: shown(&outcome.tree, trace),
+            tree,
         }
     }
 }
 
-fn shown(tree: &Tree, trace: Trace) -> Option<Vec<TreeNode>> {
+fn shown(tree: &Tree, about: &About<'_>, trace: Trace) -> Option<Vec<TreeNode>> {
     let show = match trace {
         Trace::None => return None,
         Trace::Summary => TreeNode::summary,
         Trace::Full => TreeNode::full,
     };
-    Some(tree.nodes.iter().enumerate().map(|(index, node)| show(NodeId(index), node)).collect())
+    let marked = |(index, node)| show(NodeId(index), node).marked(about.checks, about.mode);
+    Some(tree.nodes.iter().enumerate().map(marked).collect())
 }
 
 /// The step that a progress chunk reports.

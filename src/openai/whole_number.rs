@@ -46,8 +46,16 @@ impl Visitor<'_> for WholeOnly {
 ///
 /// # Errors
 /// It is something else.
-pub(super) fn maybe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+pub(crate) fn maybe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     Ok(Option::<Whole>::deserialize(deserializer)?.map(|whole| whole.0))
+}
+
+/// Reads a whole number.
+///
+/// # Errors
+/// It is something else.
+pub(crate) fn required<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    Whole::deserialize(deserializer).map(|whole| whole.0)
 }
 
 /// An id of a token, as one of a list.

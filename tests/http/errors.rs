@@ -2,6 +2,7 @@
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use spar::config::EngineKind;
 use spar::engine::EngineError;
 use spar::engine::fake::FakeEngine;
 
@@ -344,9 +345,14 @@ async fn a_prompt_beyond_the_context_is_refused_by_every_engine() {
         }
         let text = json!({"prompt": "the river waits. ".repeat(1_000)});
         for fields in [json!({}), json!({"stream": true}), json!({"echo": true, "max_tokens": 0})] {
-            let error =
-                json_of(server.post("/v1/completions", &with(text.clone(), fields)), StatusCode::BAD_REQUEST).await;
-            assert_eq!(error["error"]["code"], "context_length_exceeded");
+            let asked = with(text.clone(), fields.clone());
+            let error = json_of(server.post("/v1/completions", &asked), StatusCode::BAD_REQUEST).await;
+            // mistral.rs scores no given text, whatever its length.
+            if fields.get("echo").is_some() && server.under != Under::Engine(EngineKind::Native) {
+                assert_eq!(error["error"]["param"], "echo");
+                continue;
+            }
+            assert_eq!(error["error"]["code"], "context_length_exceeded", "{error}");
             assert_eq!(error["error"]["param"], "prompt");
         }
     }

@@ -27,45 +27,35 @@ pub(super) struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles `chat_template.jinja`, or `chat_template` of `tokenizer_config.json`. Also returns the
+    /// Compiles `chat_template.jinja`, or `chat_template` of `tokenizer_config.json`; base models have neither. Also returns the
     /// end-of-sequence token that `tokenizer_config.json` names.
     pub(super) fn open(
         dir: &Path,
         config: &ModelConfig,
         tokenizer: &Tokenizer,
-    ) -> Result<(Self, Option<u32>), ModelError> {
+    ) -> Result<(Option<Self>, Option<u32>), ModelError> {
         let config_file = dir.join("tokenizer_config.json");
         let settings = if config_file.is_file() { read_json(&config_file)? } else { Value::Null };
         let file = dir.join(FILE);
         let (file, source) = if file.is_file() {
             let source = files::read_text(&file, files::SMALL);
             let source = source.map_err(|e| ModelError::Broken { file: file.clone(), reason: e.to_string() })?;
-            (file, source)
-        } else if let Some(source) = default_template(&settings["chat_template"]) {
-            (config_file, source)
+            (file, Some(source))
         } else {
-            let remedy = "a chat needs a template, here or as `chat_template` in tokenizer_config.json".into();
-            return Err(ModelError::Missing { file, remedy });
+            (config_file, default_template(&settings["chat_template"]))
         };
         Self::compile(file, source, &settings, config, tokenizer)
     }
 
-    /// Compiles a template, which `file` holds. `settings` are those of `tokenizer_config.json`, of which the end-of-sequence
+    /// Compiles a template, if `file` holds one. `settings` are those of `tokenizer_config.json`, of which the end-of-sequence
     /// token is returned.
     pub(super) fn compile(
         file: PathBuf,
-        source: String,
+        source: Option<String>,
         settings: &Value,
         config: &ModelConfig,
         tokenizer: &Tokenizer,
-    ) -> Result<(Self, Option<u32>), ModelError> {
-        let mut jinja = Jinja::new(UndefinedBehavior::Lenient);
-        let environment = jinja.environment();
-        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", |format: String| strftime(&format, now()));
-        jinja.add(NAME, &source).map_err(|e| ModelError::Broken { file, reason: e.to_string() })?;
+    ) -> Result<(Option<Self>, Option<u32>), ModelError> {
         let named = |key: &str, id: Option<u32>| {
             let name = settings[key].as_str().or(settings[key]["content"].as_str()).map(Into::into);
             name.or_else(|| tokenizer.id_to_token(id?)).unwrap_or_default()
@@ -73,7 +63,15 @@ impl ChatTemplate {
         let bos = named("bos_token", config.bos);
         let eos = named("eos_token", config.eos.first().copied());
         let eos_id = tokenizer.token_to_id(&eos);
-        Ok((Self { jinja, source, bos, eos }, eos_id))
+        let Some(source) = source else { return Ok((None, eos_id)) };
+        let mut jinja = Jinja::new(UndefinedBehavior::Lenient);
+        let environment = jinja.environment();
+        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", |format: String| strftime(&format, now()));
+        jinja.add(NAME, &source).map_err(|e| ModelError::Broken { file, reason: e.to_string() })?;
+        Ok((Some(Self { jinja, source, bos, eos }), eos_id))
     }
 
     /// Whether the template's source holds `text`.

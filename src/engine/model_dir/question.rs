@@ -1,10 +1,49 @@
 //! The tokens of a question and of the labels that may answer it.
 
+use std::sync::Arc;
+
 use super::{ModelDir, Source, empty_prompt};
+use crate::engine::blocking::blocking;
 use crate::engine::labels::points::{TokenizedQuestion, common_beginning};
-use crate::engine::{EngineError, Input, Label, Question, Spelling};
+use crate::engine::{EngineError, Input, Label, LabelRequest, Question, Spelling};
+
+/// Checks that every token has a row of its own in the model.
+///
+/// # Errors
+/// [`EngineError::Invalid`] names the first token that has none.
+pub(crate) fn check_vocabulary(tokens: &[u32], vocabulary: usize) -> Result<(), EngineError> {
+    match tokens.iter().find(|&&id| id as usize >= vocabulary) {
+        Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
+        None => Ok(()),
+    }
+}
 
 impl ModelDir {
+    /// The tokens of all questions of a request with their labels, for a model of `limit` positions and `vocabulary` rows. Long
+    /// texts are tokenized on a blocking thread.
+    ///
+    /// # Errors
+    /// See [`ModelDir::tokenize`]; [`EngineError::PromptTooLong`] where a question with its longest label does not fit.
+    pub(crate) async fn tokenize_labels(
+        self: &Arc<Self>,
+        request: &LabelRequest,
+        limit: usize,
+        vocabulary: usize,
+    ) -> Result<Vec<TokenizedQuestion>, EngineError> {
+        let bytes = request.questions.iter().map(|question| question.input.bytes() + question.reply.len()).sum();
+        let (dir, questions, labels) = (Arc::clone(self), request.questions.clone(), request.labels.clone());
+        let tokenized = move |question: &Question| {
+            let question = dir.tokenize(question, &labels)?;
+            check_vocabulary(&question.tokens, vocabulary)?;
+            let spellings = || question.labels.iter().flatten();
+            spellings().try_for_each(|spelling| check_vocabulary(spelling, vocabulary))?;
+            // The last token of a label is not computed.
+            let tokens = question.tokens.len() + spellings().map(|spelling| spelling.len() - 1).max().unwrap_or(0);
+            if tokens >= limit { Err(EngineError::PromptTooLong { tokens, limit }) } else { Ok(question) }
+        };
+        blocking(bytes, move || questions.iter().map(tokenized).collect()).await
+    }
+
     /// The tokens of a question, and of each label those that follow it.
     ///
     /// A label's tokens are what the tokenizer makes of the whole text, so that they are the ones that the model knows. It

@@ -1,4 +1,4 @@
-//! Our own engine for dense models of the Llama family, on the CPU or with tensors on a device, made for trees of short
+//! Our own engine for dense models of the Llama family and its relatives, on the CPU or with tensors on a device, made for trees of short
 //! replies: mixed lengths run in one batch, siblings share their prompt's keys and values, later prompts reuse earlier
 //! ones', and on the CPU a reply is bit-identical alone and in any batch.
 //!
@@ -35,6 +35,7 @@ mod job;
 mod labels;
 mod lookup;
 mod model;
+mod residual;
 mod runtime;
 mod scheduler;
 mod sequence;
@@ -66,7 +67,7 @@ use self::variant::Variant;
 use super::blocking::{SHORT, blocking};
 use super::counters::EngineCounters;
 use super::grammar::ModelGrammars;
-use super::model_dir::{ModelDir, ModelError};
+use super::model_dir::{ModelDir, ModelError, check_vocabulary};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
@@ -79,7 +80,7 @@ use super::{
 use crate::chat::Chat;
 use crate::kernels::packed::Format;
 use crate::memory;
-use crate::weights::{DenseConfig, LowRanks, ModelConfig, RopeScaling};
+use crate::weights::{DenseConfig, LowRanks, ModelConfig, known_families};
 
 /// What computes the forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,16 +166,13 @@ impl NativeEngine {
     /// # Errors
     /// A sentence that says what it does not compute.
     pub fn computes(config: &ModelConfig) -> Result<&DenseConfig, String> {
-        let dense = config.dense.as_ref().ok_or_else(|| {
+        config.dense.as_ref().ok_or_else(|| {
             format!(
-                "the native engine computes Llama, Mistral, Qwen2 and Qwen3, not {}; a build with mistral.rs knows more",
+                "the native engine computes {}, not {}; a build with mistral.rs knows more",
+                known_families(),
                 config.architecture
             )
-        })?;
-        match &dense.rope_scaling {
-            RopeScaling::Other(kind) => Err(format!("rope scaling `{kind}` is not computed by the native engine")),
-            _ => Ok(dense),
-        }
+        })
     }
 
     /// Reads the weights into memory and starts the threads.
@@ -184,7 +182,7 @@ impl NativeEngine {
     pub fn load(dir: ModelDir, config: NativeConfig) -> Result<Self, ModelError> {
         let unsupported = |reason: String| ModelError::Unsupported { dir: dir.path.clone(), reason };
         let dense = Self::computes(&dir.config).map_err(unsupported)?;
-        let model = Compute::load(&dir.config, dense, &dir.weights, &config).map_err(|error| match error {
+        let model = Compute::load(dense, &dir.weights, &config).map_err(|error| match error {
             LoadError::Model(error) => error,
             #[cfg(feature = "tensors")]
             LoadError::Device(reason) => unsupported(reason),
@@ -421,14 +419,6 @@ enum Work {
     Scored(Scoring),
     /// It becomes a vector.
     Pooled(Pooled),
-}
-
-/// Every token must have a row of its own in the model.
-fn check_vocabulary(tokens: &[u32], vocabulary: usize) -> Result<(), EngineError> {
-    match tokens.iter().find(|&&id| id as usize >= vocabulary) {
-        Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
-        None => Ok(()),
-    }
 }
 
 /// The chunks up to the last one; an error if they break off because the engine's threads are lost.

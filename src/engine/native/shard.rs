@@ -113,8 +113,8 @@ impl Shard {
             sequence.computed += advance;
         }
         let mut begun = Vec::new();
-        let together = self.draw_together(model.vocabulary);
-        for (row, logits) in self.batch.rows.iter().zip(self.scratch.logits.chunks_exact_mut(model.vocabulary)) {
+        let together = self.draw_together(model.config.vocabulary);
+        for (row, logits) in self.batch.rows.iter().zip(self.scratch.logits.chunks_exact_mut(model.config.vocabulary)) {
             let Row { sequence, position } = *row;
             let sequence = &mut self.sequences[sequence];
             if (together && sequence.goes_on) || position >= sequence.computed {

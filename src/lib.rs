@@ -2,10 +2,11 @@
 //!
 //! The map: [`chat`] and `openai` hold the words everyone shares; [`engine`] is the seam to a model; [`prompts`] is what a
 //! judge and a refiner are told and how their answers are read; `jinja` renders templates within limits; [`search`] spends the budget; [`verify`] checks rules;
-//! `http` serves it all.
+//! `http` serves it all; [`causes`] writes an error for a person.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 
+pub mod causes;
 pub mod chat;
 #[cfg(feature = "server")]
 pub mod cli;

@@ -4,6 +4,7 @@ mod admission;
 mod chat;
 mod checks;
 mod clients;
+mod command;
 mod completions;
 mod connections;
 mod constraints;

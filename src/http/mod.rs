@@ -1,5 +1,6 @@
 //! The HTTP server: its routes and what they share.
 
+mod account;
 mod admin;
 mod admit;
 pub mod answer;

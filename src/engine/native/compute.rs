@@ -16,7 +16,7 @@ use crate::weights::{DenseConfig, LowRanks, ModelConfig, ModelError, Weights};
 pub(super) struct Compute {
     pub(super) config: DenseConfig,
     pub(super) vocabulary: usize,
-    context: usize,
+    pub(super) context: usize,
     form: Form,
 }
 

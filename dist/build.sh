@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes a release for x86-64 Linux of a built server: archive, Debian package, Python wheel, installer and checksums, in dist/out or FOLDER.
 #   cargo build --release --locked && SPAR=target/release/spar dist/build.sh [FOLDER]
-# The Debian package is for Debian 12, Ubuntu 22.04 and newer. The same binary and version give the same files byte for byte. dist/check.sh installs and tries them. Needs binutils, dpkg-deb and python3.
+# The Debian package is for Debian 12, Ubuntu 22.04 and newer. The same binary and version give the same files byte for byte. dist/check.sh
+# installs and tries them. Needs binutils, dpkg-deb and python3.
 #
 # The packages are called spar-llm: `spar` is another program's name on PyPI and on crates.io. The command is `spar` everywhere.
 #

@@ -42,7 +42,8 @@ while True:
         if time.monotonic() > end:
             sys.exit(f"the server is not ready: {error}")
         time.sleep(0.2)
-body = {"model": "spar-tiny", "search_budget": 2, "seed": 1,
+# By rules, with time for a machine that is busy.
+body = {"model": "spar-tiny", "search_budget": 2, "seed": 1, "search": {"judge": "rules", "deadline_ms": 120000},
         "messages": [{"role": "user", "content": "Write about what the river does. Use the word lantern somewhere."}]}
 request = urllib.request.Request(base + "/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
 answer = json.load(opener.open(request, timeout=patience))

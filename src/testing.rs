@@ -1,15 +1,13 @@
 //! Small model directories for tests: random weights, byte tokenizers, a chat template.
 
 pub mod gguf;
-
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use crate::engine::derive_seed;
-use crate::weights::adapter::{Adapter, AdapterConfig, Targets};
+use crate::weights::adapter::{Adapter, AdapterConfig, Patterns, Targets};
 use crate::weights::{Digests, LowRank, LowRanks, ModelConfig};
 
 /// The beginning-of-sequence token of [`tokenizer`].
@@ -182,7 +180,7 @@ pub fn write_weights(file: &Path, model: &TinyModel, tensors: &[(String, Vec<usi
 /// When the directory holds no model whose linear modules are known.
 pub fn random_adapter(base: &Path, size: f32, seed: u64) -> Adapter {
     let config = ModelConfig::open(base).expect("the base has a config");
-    let linears = config.dense.as_ref().expect("the base is of a known family").linears(config.vocabulary);
+    let linears = config.dense.as_ref().expect("the base is of a known family").linears();
     let config = AdapterConfig {
         r: 2,
         lora_alpha: 4.0,
@@ -190,8 +188,8 @@ pub fn random_adapter(base: &Path, size: f32, seed: u64) -> Adapter {
         target_modules: Targets::Names(vec!["q_proj".into(), "up_proj".into()]),
         exclude_modules: None,
         layers_to_transform: None,
-        rank_pattern: BTreeMap::from([("up_proj".into(), 1)]),
-        alpha_pattern: BTreeMap::new(),
+        rank_pattern: Patterns(vec![("up_proj".into(), 1)]),
+        alpha_pattern: Patterns::default(),
         base_model_name_or_path: None,
     };
     let random = |key: u64, count: usize| -> Vec<f32> {

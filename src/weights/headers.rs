@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
+use super::config::INSTEAD;
 use super::{INDEX, ModelConfig, ModelError, SINGLE, Weights, digest, files, gguf, read_index};
 
 /// Bytes of a header at most: a thousand layers in one file need about one million.
@@ -70,22 +71,47 @@ fn agree(dir: &Path, config: &ModelConfig, promised: &BTreeMap<String, Promised>
     check_layers(dir, config, promised.len())?;
     for (tensor, shape) in config.tensors() {
         let Some(found) = promised.get(&tensor) else {
-            let hint = if tensor == "lm_head.weight" { " (or set tie_word_embeddings in config.json)" } else { "" };
             let file = promised.values().next().map_or_else(|| dir.join(SINGLE), |other| other.file.clone());
-            let reason = format!("it is missing; export the checkpoint again{hint}");
+            let reason = missing(promised, &tensor);
             return Err(ModelError::Tensor { file, tensor, reason });
         };
         let wrong = |reason: String| ModelError::Tensor { file: found.file.clone(), tensor: tensor.clone(), reason };
+        if let Some(reason) = unread(found.dtype) {
+            return Err(wrong(reason));
+        }
         if found.shape != shape {
             let found = &found.shape;
             let reason = format!("its shape is {found:?}, config.json asks for {shape:?}; one of the two is wrong");
             return Err(wrong(reason));
         }
-        if !matches!(found.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(wrong(format!("its type is {:?}; convert it to F32, F16 or BF16", found.dtype)));
-        }
     }
     Ok(())
+}
+
+/// Why the tensor `name` cannot be read, where there is none of this name, and what to do.
+pub(super) fn missing<T>(tensors: &BTreeMap<String, T>, name: &str) -> String {
+    if let Some(found) = quantized_in_place_of(tensors, name) {
+        return format!("the file holds `{found}` instead: it is quantized, {INSTEAD}");
+    }
+    let hint = if name == "lm_head.weight" { " (or set tie_word_embeddings in config.json)" } else { "" };
+    format!("it is missing; export the checkpoint again{hint}")
+}
+
+/// Why a tensor of this type is not read, and what to do; `None` for a type that is.
+pub(super) fn unread(dtype: Dtype) -> Option<String> {
+    match dtype {
+        Dtype::F32 | Dtype::F16 | Dtype::BF16 => None,
+        Dtype::F64 => Some("its type is F64; convert it to F32, F16 or BF16".into()),
+        other => Some(format!("its type is {other:?}: it is quantized, {INSTEAD}")),
+    }
+}
+
+/// What a quantized checkpoint holds where others have the tensor `name`.
+fn quantized_in_place_of<'a, T>(tensors: &'a BTreeMap<String, T>, name: &str) -> Option<&'a str> {
+    let module = name.strip_suffix("weight")?;
+    let found = tensors.range(module.to_owned()..).next().map(|(name, _)| name.as_str())?;
+    let kind = found.strip_prefix(module)?;
+    ["qweight", "qzeros", "scales", "g_idx", "weight_packed", "weight_scale", "SCB"].contains(&kind).then_some(found)
 }
 
 /// No more layers than tensors: the names of more would fill the memory.

@@ -21,7 +21,9 @@ use safetensors::{Dtype, SafeTensors};
 
 use adapter::Linears;
 pub(crate) use config::read_json;
-pub use config::{Architecture, DenseConfig, ModelConfig, RopeScaling};
+pub use config::{
+    Activation, Architecture, DenseConfig, ModelConfig, Norms, Part, QkNorm, Rope, RopeScaling, Scales, known_families,
+};
 pub use digest::Digests;
 pub use error::ModelError;
 use gguf::kind::{Blocks, Kind};
@@ -170,27 +172,57 @@ impl Weights {
     /// expected, and the files are whole already.
     ///
     /// # Errors
-    /// The first tensor that is missing or wrong.
+    /// The first tensor that is missing or wrong, or that the configuration does not speak of although it changes the result.
     pub fn check(&self, config: &ModelConfig) -> Result<(), ModelError> {
         let main = self.main_file();
         headers::check_layers(main.parent().unwrap_or(Path::new("")), config, self.tensors.len())?;
-        for (name, shape) in config.tensors() {
+        let expected = config.tensors();
+        for (name, shape) in &expected {
+            let (name, shape) = (name.clone(), shape.clone());
             let Some(at) = self.tensors.get(&name) else {
-                let hint = if name == "lm_head.weight" { " (or set tie_word_embeddings in config.json)" } else { "" };
-                let reason = format!("it is missing; export the checkpoint again{hint}");
+                let reason = headers::missing(&self.tensors, &name);
                 return Err(ModelError::Tensor { file: self.main_file(), tensor: name, reason });
             };
             let wrong =
                 |reason| ModelError::Tensor { file: self.files[at.file].0.clone(), tensor: name.clone(), reason };
+            if let Some(reason) = at.kind.foreign().and_then(headers::unread) {
+                return Err(wrong(reason));
+            }
             if at.shape != shape {
                 let found = &at.shape;
                 return Err(wrong(format!(
                     "its shape is {found:?}, config.json asks for {shape:?}; one of the two is wrong"
                 )));
             }
-            if let Some(other) = at.kind.foreign() {
-                return Err(wrong(format!("its type is {other:?}; convert it to F32, F16 or BF16")));
-            }
+        }
+        match &config.dense {
+            Some(dense) => self.check_unspoken(dense, &expected),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses biases and norms of layers that the configuration does not speak of, and a head next to the embedding that is said to
+    /// be both: leaving them out would be wrong without a word.
+    fn check_unspoken(&self, dense: &DenseConfig, expected: &[(String, Vec<usize>)]) -> Result<(), ModelError> {
+        let names: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        let changes = |name: &str| name.ends_with(".bias") || name.ends_with("norm.weight");
+        let unspoken = |name: &&String| {
+            let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
+            let ours = layer.and_then(|layer| layer.parse().ok()).is_some_and(|layer: usize| layer < dense.layers);
+            ours && changes(name) && !names.contains(name.as_str())
+        };
+        let wrong = |name: &str, reason: &str| {
+            let file = self.tensors.get(name).map_or_else(|| self.main_file(), |at| self.files[at.file].0.clone());
+            Err(ModelError::Tensor { file, tensor: name.into(), reason: reason.into() })
+        };
+        if let Some(name) = self.tensors.keys().find(unspoken) {
+            return wrong(name, "config.json says nothing of it, so it would be left out; one of the two is wrong");
+        }
+        let (head, embedding) = ("lm_head.weight", "model.embed_tokens.weight");
+        if dense.tied && self.tensors.contains_key(head) && self.raw(head)? != self.raw(embedding)? {
+            let reason =
+                "it differs from the embedding, but config.json ties the two; set tie_word_embeddings to false";
+            return wrong(head, reason);
         }
         Ok(())
     }
@@ -516,6 +548,71 @@ mod tests {
         for (change, expected) in table {
             let message = refusal(change);
             assert!(expected.iter().all(|part| message.contains(part)), "{message} lacks one of {expected:?}");
+        }
+    }
+
+    type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+    /// Writes the model's tensors with others beside them or in their place.
+    fn with_tensors(dir: &Path, model: &TinyModel, change: impl Fn(&mut Tensors)) {
+        let bytes = |values: Vec<f32>| values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+        let stored = |(name, shape): (String, Vec<usize>)| {
+            let data = bytes(model.values(&name, &shape));
+            (name, (Dtype::F32, shape, data))
+        };
+        let mut tensors = model.tensors().into_iter().map(stored).collect();
+        change(&mut tensors);
+        let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+            (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
+        });
+        safetensors::serialize_to_file(views, None, &dir.join(SINGLE)).unwrap();
+    }
+
+    #[test]
+    fn tensors_that_change_the_result_without_a_word_are_refused() {
+        let bias = || (Dtype::F32, vec![32], vec![0; 128]);
+        let message = refusal(|dir, model| {
+            with_tensors(dir, model, |tensors| {
+                tensors.insert("model.layers.0.self_attn.q_proj.bias".into(), bias());
+            });
+        });
+        assert!(message.contains("q_proj.bias") && message.contains("says nothing of it"), "{message}");
+        let message = refusal(|dir, model| {
+            let tied = TinyModel { tied: true, ..model.clone() };
+            write_json(dir, "config.json", &tied.config());
+            with_tensors(dir, model, |_| ());
+        });
+        assert!(message.contains("lm_head.weight") && message.contains("tie_word_embeddings to false"), "{message}");
+        let dir = tempfile::tempdir().unwrap();
+        let model = TinyModel { tied: true, ..TinyModel::default() };
+        write_model(dir.path(), &model);
+        with_tensors(dir.path(), &model, |tensors| {
+            let embedding = tensors["model.embed_tokens.weight"].clone();
+            tensors.insert("lm_head.weight".into(), embedding);
+            // Older files hold the rotary frequencies, too, and layers that are not used.
+            tensors.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), bias());
+            tensors.insert("model.layers.7.self_attn.q_proj.bias".into(), bias());
+        });
+        open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn quantized_tensors_are_refused_with_what_to_use_instead() {
+        const NAME: &str = "model.layers.0.mlp.up_proj";
+        let packed = refusal(|dir, model| {
+            with_tensors(dir, model, |tensors| {
+                tensors.remove(&format!("{NAME}.weight"));
+                tensors.insert(format!("{NAME}.qweight"), (Dtype::I32, vec![4], vec![0; 16]));
+            });
+        });
+        assert!(packed.contains(&format!("`{NAME}.qweight` instead")) && packed.contains("quantized"), "{packed}");
+        for (dtype, name) in [(Dtype::U8, "U8"), (Dtype::F8_E4M3, "F8_E4M3"), (Dtype::I8, "I8")] {
+            let message = refusal(|dir, model| {
+                with_tensors(dir, model, |tensors| {
+                    tensors.insert(format!("{NAME}.weight"), (dtype, vec![48, 32], vec![0; 48 * 32]));
+                });
+            });
+            assert!(message.contains(&format!("{name}: it is quantized")) && message.contains("q8"), "{message}");
         }
     }
 

@@ -15,7 +15,8 @@ use spar_training::loss::{Pair, Preference};
 use spar_training::model::cpu::{Arithmetic, Keep, Weights};
 use spar_training::model::device::{DeviceModel, cuda};
 use spar_training::model::params::{Kind, Layout};
-use spar_training::model::{LlamaConfig, LoraConfig, Params};
+use spar_training::model::shape::{tiny, with_heads};
+use spar_training::model::{DenseConfig, LoraConfig, Params};
 use spar_training::optimizer::{Optimizer, OptimizerConfig, Rule, Update, norm};
 use spar_training::tokens::{Example, PairExample, Unit, pair_units, units};
 
@@ -31,7 +32,7 @@ fn main() -> Result<()> {
     let keep = if argument(8, "everything") == "streams" { Keep::Streams } else { Keep::Everything };
     let peak: f64 = argument(9, "989").parse()?;
     let config = config(&shape)?;
-    ensure!(length <= config.max_position_embeddings, "{length} tokens are too long");
+    ensure!(length <= config.context, "{length} tokens are too long");
     let full = kind == "full";
     let mut lora = LoraConfig { rank, alpha: 2.0 * rank as f64, ..LoraConfig::default() };
     let modules = argument(10, "");
@@ -66,7 +67,7 @@ fn main() -> Result<()> {
     let mut optimizer = Optimizer::new(settings, &adapter.as_ref().unwrap_or(&base).layout);
     let mut gradients = GradientWorkers::on_device(model);
 
-    let vocab = config.vocab_size;
+    let vocab = config.vocabulary;
     let text =
         |salt: usize| -> Vec<u32> { (0..length).map(|i| ((i * 7919 + salt * i * 31 + salt) % vocab) as u32).collect() };
     let unit = |n: usize| -> Vec<Unit> {
@@ -75,7 +76,11 @@ fn main() -> Result<()> {
                 let pair = |p: usize| {
                     let chosen = text(2 * (n * sequences + p));
                     let rejected = [&chosen[..length / 2], &text(2 * (n * sequences + p) + 1)[length / 2..]].concat();
-                    PairExample { tokens: Pair { chosen, rejected }, told: length / 2, reference: Pair::default() }
+                    PairExample {
+                        tokens: Pair { chosen, rejected },
+                        prompt_tokens: length / 2,
+                        reference: Pair::default(),
+                    }
                 };
                 pair_units(&(0..sequences / 2).map(pair).collect::<Vec<_>>(), usize::MAX)
             }
@@ -113,7 +118,7 @@ fn main() -> Result<()> {
 }
 
 /// Operations that a unit's gradient needs.
-fn flops(config: &LlamaConfig, unit: &Unit, full: bool) -> f64 {
+fn flops(config: &DenseConfig, unit: &Unit, full: bool) -> f64 {
     let layout = Layout::new(config);
     let of_layers: usize =
         layout.entries.iter().filter(|entry| entry.kind == Kind::Matrix).map(|entry| entry.range.len()).sum();
@@ -125,27 +130,20 @@ fn flops(config: &LlamaConfig, unit: &Unit, full: bool) -> f64 {
     };
     let seen: f64 = unit.batch.sequences().flat_map(|span| span.runs()).map(seen).sum();
     // Scores and sums of values forward; four products backward.
-    let attention = 12.0 * seen * (config.num_hidden_layers * config.hidden_size) as f64;
+    let attention = 12.0 * seen * (config.layers * config.hidden) as f64;
     2.0 * passes * products + attention
 }
 
-fn config(shape: &str) -> Result<LlamaConfig> {
+fn config(shape: &str) -> Result<DenseConfig> {
     let [hidden, inner, layers, heads, kv_heads] = match shape {
         "8b" => [4096, 14_336, 32, 32, 8],
         "1b" => [2048, 8192, 16, 32, 8],
         "tiny" => [64, 96, 2, 4, 2],
         other => bail!("there is no shape {other}"),
     };
-    Ok(LlamaConfig {
-        vocab_size: if shape == "tiny" { 500 } else { 128_256 },
-        hidden_size: hidden,
-        intermediate_size: inner,
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        num_key_value_heads: kv_heads,
-        max_position_embeddings: 8192,
-        rope_theta: 500_000.0,
-        tie_word_embeddings: false,
-        ..LlamaConfig::tiny(1)
-    })
+    let vocabulary = if shape == "tiny" { 500 } else { 128_256 };
+    let config = DenseConfig { hidden, intermediate: inner, layers, context: 8192, tied: false, ..tiny(vocabulary) };
+    let mut config = with_heads(config, heads, kv_heads, hidden / heads);
+    config.rope.theta = 500_000.0;
+    Ok(config)
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use spar_training::gradient::{Computing, GradientWorkers};
 use spar_training::loss::{Pair, Preference};
 use spar_training::model::cpu::{Arithmetic, Keep, Weights};
-use spar_training::model::{LlamaConfig, LoraConfig, Params};
+use spar_training::model::{LoraConfig, Params, shape};
 use spar_training::optimizer::{Optimizer, OptimizerConfig, Rule, Update, norm};
 use spar_training::tokens::{PairExample, pair_units, pair_units_in_order};
 
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     let keep = if argument(4, "everything") == "streams" { Keep::Streams } else { Keep::Everything };
     let (workers, unit_tokens) = (argument(5, "2").parse()?, argument(6, "1024").parse()?);
     let directory = argument(1, "");
-    let config = LlamaConfig::load(Path::new(&directory))?;
+    let config = shape::load(Path::new(&directory))?;
     let mut base = Params::load(&config, Path::new(&directory))?;
     let text = std::fs::read_to_string(argument(2, "")).context("cannot read the pairs")?;
     let lines: Vec<Line> = serde_json::from_str(&text)?;
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
                 chosen: [line.prompt_ids.clone(), line.chosen_ids].concat(),
                 rejected: [line.prompt_ids.clone(), line.rejected_ids].concat(),
             },
-            told: line.prompt_ids.len(),
+            prompt_tokens: line.prompt_ids.len(),
             reference: Pair::default(),
         })
         .collect();

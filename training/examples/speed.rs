@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use spar_training::gradient::{Computing, GradientWorkers};
 use spar_training::loss::Preference;
 use spar_training::model::cpu::{Arithmetic, Keep};
-use spar_training::model::{LlamaConfig, Params};
+use spar_training::model::{Params, shape};
 use spar_training::optimizer::{Optimizer, OptimizerConfig, Rule, Update, norm};
 use spar_training::tokens::{Example, units};
 
@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     let rule = if argument(4, "adamw") == "muon" { Rule::Muon } else { Rule::AdamW };
     let (workers, unit_tokens) = (argument(5, "2").parse()?, argument(6, "1024").parse()?);
 
-    let config = LlamaConfig::load(Path::new(&directory))?;
+    let config = shape::load(Path::new(&directory))?;
     let mut params = Params::load(&config, Path::new(&directory))?;
     let text = std::fs::read_to_string(&batch).with_context(|| format!("cannot read {batch}"))?;
     let sequences: Vec<Vec<u32>> = serde_json::from_str(&text)?;

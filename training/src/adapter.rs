@@ -7,7 +7,7 @@ use spar::weights::LowRank;
 use spar::weights::adapter::{Adapter, AdapterConfig, Linears, Targets};
 
 use crate::model::lora::Module;
-use crate::model::{LlamaConfig, LoraConfig, Params};
+use crate::model::{DenseConfig, LoraConfig, Params};
 
 const PREFIX: &str = "base_model.model.";
 
@@ -41,8 +41,8 @@ pub fn save(directory: &Path, lora: &LoraConfig, adapter: &Params) -> Result<()>
 ///
 /// # Errors
 /// When the files are damaged, or the adapter is of another shape than the settings say.
-pub fn load(directory: &Path, lora: &LoraConfig, config: &LlamaConfig) -> Result<Params> {
-    let linears: Linears = (0..config.num_hidden_layers)
+pub fn load(directory: &Path, lora: &LoraConfig, config: &DenseConfig) -> Result<Params> {
+    let linears: Linears = (0..config.layers)
         .flat_map(|layer| Module::ALL.map(|m| (format!("model.layers.{layer}.{}", m.path()), m.shape(config))))
         .collect();
     let (found, _) = Adapter::open(directory, &linears)?;
@@ -72,10 +72,11 @@ pub fn load(directory: &Path, lora: &LoraConfig, config: &LlamaConfig) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::shape::tiny;
 
     #[test]
     fn what_is_written_is_read() {
-        let config = LlamaConfig { num_hidden_layers: 2, ..LlamaConfig::tiny(50) };
+        let config = DenseConfig { layers: 2, ..tiny(50) };
         let lora = LoraConfig { rank: 3, targets: vec![Module::Query, Module::Down], ..LoraConfig::default() };
         let mut adapter = lora.fresh(&config, 5);
         adapter.data.iter_mut().enumerate().for_each(|(i, x)| *x += i as f32 * 1e-4);

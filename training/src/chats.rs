@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use spar::chat::Message;
+use anyhow::{Context, Result, bail, ensure};
+use spar::chat::{Message, Role};
 use spar::engine::Input;
 use spar::engine::model_dir::ModelDir;
 
@@ -44,13 +44,22 @@ impl Chats {
         self.model.config.context
     }
 
-    /// The tokens of `answer` after `turns`, with the token that ends the turn.
+    /// The tokens of `answer` after `turns`, with the token that ends the turn. A base model without a chat template learns to continue
+    /// the text of a single prompt.
     ///
     /// # Errors
-    /// When the template refuses the turns, or the tokens exceed `longest`.
+    /// When the template refuses the turns or there is none for them, or the tokens exceed `longest`.
     pub fn answered(&self, turns: &[Message], answer: &str, longest: usize) -> Result<Answered> {
-        // An answer to learn from holds no reasoning, so its prompt must not ask for any.
-        let mut tokens = self.model.encode(&Input::chat_without_thinking(turns.to_vec()))?;
+        let input = match turns {
+            // An answer to learn from holds no reasoning, so its prompt must not ask for any.
+            _ if self.model.chats() => Input::chat_without_thinking(turns.to_vec()),
+            [prompt] if prompt.role == Role::User => Input::Text(prompt.content.clone()),
+            _ => bail!(
+                "the base has no chat template, so it can learn single prompts and the texts that follow them only; \
+                 put a template into chat_template.jinja in its directory"
+            ),
+        };
+        let mut tokens = self.model.encode(&input)?;
         let told = tokens.len();
         let encoding = self.model.tokenizer.encode_fast(answer, false).map_err(|e| anyhow::anyhow!("{e}"))?;
         tokens.extend(encoding.get_ids());
@@ -62,7 +71,10 @@ impl Chats {
 
 /// The token that the template puts after an assistant's turn if a reply ends with it, or else the first that ends replies.
 fn end_of_turn(model: &ModelDir) -> Result<u32> {
-    let rendered = model.render(&vec![Message::user("question"), Message::assistant(ANSWER)].into())?;
+    let rendered = match model.chats() {
+        true => model.render(&vec![Message::user("question"), Message::assistant(ANSWER)].into())?,
+        false => String::new(),
+    };
     let after = rendered.rfind(ANSWER).map_or("", |at| &rendered[at + ANSWER.len()..]);
     let encoding = model.tokenizer.encode_fast(after.trim_start(), false).map_err(|e| anyhow::anyhow!("{e}"))?;
     let first = encoding.get_ids().first().copied().filter(|id| model.config.eos.contains(id));
@@ -84,5 +96,21 @@ mod tests {
         let told = chats.model.tokenizer.decode(&answered.tokens[..answered.told], false).unwrap();
         assert!(told.ends_with("<|assistant|>"));
         assert!(chats.answered(&turns, "The river waits.", 5).unwrap_err().to_string().contains("at most 5"));
+    }
+
+    #[test]
+    fn a_base_model_learns_to_continue_single_prompts() {
+        let embedded = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/spar-tiny/actor"));
+        let directory = tempfile::tempdir().unwrap();
+        for file in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::copy(embedded.join(file), directory.path().join(file)).unwrap();
+        }
+        let chats = Chats::open(directory.path()).unwrap();
+        let answered = chats.answered(&[Message::user("The river")], " waits.", 100).unwrap();
+        let text = chats.model.tokenizer.decode(&answered.tokens, false).unwrap();
+        assert_eq!(text, "The river waits.<|end|>");
+        let turns = [Message::user("a"), Message::assistant("b"), Message::user("c")];
+        let error = chats.answered(&turns, "d", 100).unwrap_err().to_string();
+        assert!(error.contains("no chat template"), "{error}");
     }
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use spar::prompts::TemplateText;
 
 use crate::conversation::Weights;
-use crate::model::config::{LlamaConfig, TokenIds};
+use crate::model::DenseConfig;
+use crate::model::shape::{tiny, with_heads};
 use crate::trainer::TrainConfig;
 
 /// The recipe of `spar-train bootstrap`.
@@ -172,24 +173,26 @@ impl Bootstrap {
     ///
     /// # Errors
     /// When the shape is not one that both engines run.
-    pub fn config(&self, shape: &Shape, vocabulary: usize, end: u32) -> Result<LlamaConfig> {
+    pub fn config(&self, shape: &Shape, vocabulary: usize) -> Result<DenseConfig> {
         ensure!(
             shape.kv_heads < shape.heads,
             "kv_heads must be below heads, got {} and {}",
             shape.kv_heads,
             shape.heads
         );
-        Ok(LlamaConfig {
-            hidden_size: shape.hidden_size,
-            intermediate_size: shape.intermediate_size,
-            num_hidden_layers: shape.layers,
-            num_attention_heads: shape.heads,
-            num_key_value_heads: shape.kv_heads,
-            max_position_embeddings: self.context,
-            bos_token_id: Some(end),
-            eos_token_id: Some(TokenIds::One(end)),
-            pad_token_id: Some(end),
-            ..LlamaConfig::tiny(vocabulary)
-        })
+        ensure!(
+            shape.hidden_size.is_multiple_of(2 * shape.heads),
+            "{} heads of an even size do not divide a width of {}",
+            shape.heads,
+            shape.hidden_size
+        );
+        let config = DenseConfig {
+            hidden: shape.hidden_size,
+            intermediate: shape.intermediate_size,
+            layers: shape.layers,
+            context: self.context,
+            ..tiny(vocabulary)
+        };
+        Ok(with_heads(config, shape.heads, shape.kv_heads, shape.hidden_size / shape.heads))
     }
 }

@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 use spar::engine::derive_seed;
 
 pub use self::config::{Processor, TrainConfig};
+use crate::checkpoint::Configuration;
 use crate::gradient::{Computing, GradientWorkers, StepLoss};
 use crate::loss::{Preference, PreferenceMetrics};
 use crate::model::cpu::{Keep, Weights};
 use crate::model::device::{self, DeviceModel};
 use crate::model::params::Layout;
-use crate::model::{LlamaConfig, LoraConfig, Params};
+use crate::model::{DenseConfig, LoraConfig, Params, shape};
 use crate::optimizer::{Optimizer, Update, norm};
 use crate::resume::{self, Place};
 use crate::tokens::{Example, Unit, units};
@@ -28,8 +29,11 @@ use crate::{adapter, checkpoint, curve};
 /// The first weights.
 #[derive(Clone, Debug)]
 pub enum Init {
-    /// Random, by the run's seed.
-    Fresh,
+    /// Random, by the run's seed; texts of the new model begin and end with `end`.
+    Fresh {
+        /// The token that begins and ends texts.
+        end: Option<u32>,
+    },
     /// Those of a model directory of the same shape.
     From(PathBuf),
 }
@@ -77,7 +81,7 @@ pub struct TrainReport {
 #[derive(Clone, Debug)]
 pub struct Learning<'a> {
     /// The model's shape.
-    pub llama: &'a LlamaConfig,
+    pub llama: &'a DenseConfig,
     /// Where it starts.
     pub init: Init,
     /// What pairs are compared by.
@@ -94,7 +98,7 @@ pub struct Learning<'a> {
 /// When files cannot be read or written, `data` fails, an example does not fit the model, or the loss is not finite.
 pub fn train(
     config: &TrainConfig,
-    llama: &LlamaConfig,
+    llama: &DenseConfig,
     init: Init,
     data: &mut dyn FnMut(u64) -> Result<Vec<Example>>,
 ) -> Result<TrainReport> {
@@ -112,11 +116,11 @@ pub fn learn(
     learning: Learning<'_>,
     data: &mut dyn FnMut(u64) -> Result<Vec<Unit>>,
 ) -> Result<TrainReport> {
-    learning.llama.check()?;
+    shape::check(learning.llama)?;
     learning.preference.check()?;
     config.lora.as_ref().map_or(Ok(()), LoraConfig::check)?;
     std::fs::create_dir_all(&config.out_dir).with_context(|| format!("cannot create {}", config.out_dir.display()))?;
-    let llama = learning.llama;
+    let (config_of_model, init) = (learning.llama, learning.init.clone());
     let mut run = Run::start(config, learning)?;
     let mut next = if run.place.step < config.steps { data(run.place.step)? } else { Vec::new() };
     let mut saved = run.place.step;
@@ -135,7 +139,13 @@ pub fn learn(
     run.bar.finish();
     match &config.lora {
         Some(lora) => adapter::save(&config.out_dir, lora, &run.params)?,
-        None => checkpoint::export(&config.out_dir, llama, &run.params, config.precision)?,
+        None => {
+            let configuration = match &init {
+                Init::Fresh { end } => Configuration::New { config: config_of_model, end: *end },
+                Init::From(base) => Configuration::Of(base),
+            };
+            checkpoint::export(&config.out_dir, configuration, &run.params, config.precision)?;
+        }
     }
     Ok(run.report())
 }
@@ -166,7 +176,7 @@ impl<'a> Run<'a> {
         };
         let frozen = config.device != Processor::Cpu && config.lora.is_some();
         let (model, workers) = match init {
-            Init::Fresh => {
+            Init::Fresh { .. } => {
                 let model = Params::random(llama, config.seed);
                 let workers = match config.device {
                     Processor::Cpu => GradientWorkers::new(llama, computing),
@@ -200,7 +210,7 @@ impl<'a> Run<'a> {
         // What does not change the result may change between two parts of a run.
         let free = TrainConfig { keep: Keep::Everything, workers: 0, checkpoint_every: 0, ..config.clone() };
         let fixed = TrainConfig { out_dir: PathBuf::new(), ..free };
-        let description = serde_json::to_string(&(llama, fixed, preference))?;
+        let description = serde_json::to_string(&(format!("{llama:?}"), fixed, preference))?;
         let path = config.out_dir.join("resume.safetensors");
         let place = if path.exists() {
             resume::load(&path, &description, &mut params, &mut optimizer)?

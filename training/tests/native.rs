@@ -8,15 +8,17 @@ use spar::chat::Message;
 use spar::engine::model_dir::ModelDir;
 use spar::engine::native::{NativeConfig, NativeEngine};
 use spar::engine::{Completion, Engine, Input, Purpose, Request, Sampling};
-use spar_training::checkpoint::export;
+use spar::weights::QkNorm;
+use spar_training::checkpoint::{Configuration, export};
 use spar_training::model::cpu::{Arithmetic, Packed, Workspace};
 use spar_training::model::params::Precision;
-use spar_training::model::{LlamaConfig, Params};
-use spar_training::stages::sample::instance;
+use spar_training::model::shape::with_heads;
+use spar_training::model::{DenseConfig, Params, shape};
+use spar_training::stages::prompts::instance;
 use spar_training::world::Split;
 
 /// The reply's log-probabilities are those that training computes.
-fn same_logprobs(config: &LlamaConfig, params: &Params, prompt: &[u32], reply: &Completion) {
+fn same_logprobs(config: &DenseConfig, params: &Params, prompt: &[u32], reply: &Completion) {
     let said: Vec<u32> = reply.logprobs.iter().map(|t| t.token.id).collect();
     let mut batch = Packed::default();
     batch.push(&[prompt, &said].concat());
@@ -31,7 +33,7 @@ fn same_logprobs(config: &LlamaConfig, params: &Params, prompt: &[u32], reply: &
 #[tokio::test]
 async fn the_trained_network_gives_the_served_logprobs() {
     let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/spar-tiny/actor"));
-    let config = LlamaConfig::load(directory).unwrap();
+    let config = shape::load(directory).unwrap();
     let params = Params::load(&config, directory).unwrap();
     let engine = NativeEngine::load(ModelDir::open(directory).unwrap(), NativeConfig::default()).unwrap();
     for index in 0..50 {
@@ -51,24 +53,21 @@ async fn the_trained_network_gives_the_served_logprobs() {
 #[tokio::test]
 async fn biases_and_norms_of_heads_are_served_as_they_are_trained() {
     let embedded = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/spar-tiny/actor"));
-    let llama = LlamaConfig { hidden_size: 64, num_attention_heads: 4, ..LlamaConfig::load(embedded).unwrap() };
-    let of = |name: &str, architecture: &str| LlamaConfig {
-        model_type: name.into(),
-        architectures: vec![architecture.into()],
-        ..llama.clone()
-    };
-    let qwen3 = LlamaConfig { head_dim: Some(24), ..of("qwen3", "Qwen3ForCausalLM") };
-    for config in [of("qwen2", "Qwen2ForCausalLM"), qwen3] {
+    let llama = with_heads(DenseConfig { hidden: 64, ..shape::load(embedded).unwrap() }, 4, 1, 16);
+    let qwen2 = DenseConfig { qkv_bias: true, ..llama.clone() };
+    let qwen3 = DenseConfig { qk_norm: QkNorm::Heads, ..with_heads(llama, 4, 1, 24) };
+    for config in [qwen2, qwen3] {
         let directory = tempfile::tempdir().unwrap();
         let mut params = Params::random(&config, 3);
         for entry in params.layout.clone().entries.iter().filter(|entry| entry.shape.len() == 1) {
             params.data[entry.range.clone()].iter_mut().enumerate().for_each(|(i, x)| *x += (i % 5) as f32 * 0.2 - 0.4);
         }
-        export(directory.path(), &config, &params, Precision::F32).unwrap();
+        export(directory.path(), Configuration::New { config: &config, end: Some(0) }, &params, Precision::F32)
+            .unwrap();
         for file in ["tokenizer.json", "tokenizer_config.json"] {
             std::fs::copy(embedded.join(file), directory.path().join(file)).unwrap();
         }
-        let read = LlamaConfig::load(directory.path()).unwrap();
+        let read = shape::load(directory.path()).unwrap();
         assert_eq!(Params::load(&read, directory.path()).unwrap().data, params.data);
         let engine = NativeEngine::load(ModelDir::open(directory.path()).unwrap(), NativeConfig::default()).unwrap();
         let request = Request {

@@ -9,7 +9,7 @@ use spar_training::adapter;
 use spar_training::gradient::{Computing, GradientWorkers};
 use spar_training::loss::{Pair, Preference, PreferenceMetrics};
 use spar_training::model::cpu::{Arithmetic, Keep, Packed, Weights, Workspace};
-use spar_training::model::{LlamaConfig, LoraConfig, Params};
+use spar_training::model::{DenseConfig, LoraConfig, Params, shape};
 use spar_training::optimizer::{OptimizerConfig, Rule};
 use spar_training::schedule::Schedule;
 use spar_training::tokens::{Example, PairExample, Unit, pair_units, pair_units_in_order, units};
@@ -31,12 +31,12 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 /// The pairs with their log-probabilities under the first weights.
-fn pairs(values: &Value, llama: &LlamaConfig) -> Vec<PairExample> {
+fn pairs(values: &Value, llama: &DenseConfig) -> Vec<PairExample> {
     let pair = |pair: &Value| {
         let told = ids(&pair["prompt_ids"]);
         let whole = |reply: &str| [told.clone(), ids(&pair[reply])].concat();
         let tokens = Pair { chosen: whole("chosen_ids"), rejected: whole("rejected_ids") };
-        PairExample { tokens, told: told.len(), reference: Pair::default() }
+        PairExample { tokens, prompt_tokens: told.len(), reference: Pair::default() }
     };
     let mut pairs: Vec<PairExample> = values["pairs"].as_array().unwrap().iter().map(pair).collect();
     let params = Params::load(llama, &golden().join("model")).unwrap();
@@ -48,7 +48,7 @@ fn pairs(values: &Value, llama: &LlamaConfig) -> Vec<PairExample> {
 }
 
 fn run(values: &Value, lr: f64, lora: Option<LoraConfig>, out: &Path) -> Vec<StepMetrics> {
-    let llama = LlamaConfig::load(&golden().join("model")).unwrap();
+    let llama = shape::load(&golden().join("model")).unwrap();
     let pairs = pairs(values, &llama);
     let config = TrainConfig {
         steps: (pairs.len() / PER_STEP) as u64,
@@ -99,7 +99,7 @@ fn compare(name: &str, steps: &[StepMetrics], golden: &Value) {
     println!("{name}: at most {worst:.1e} apart");
 }
 
-fn logits(llama: &LlamaConfig, lora: &LoraConfig, adapter: &Params, probe: &[u32]) -> Vec<f32> {
+fn logits(llama: &DenseConfig, lora: &LoraConfig, adapter: &Params, probe: &[u32]) -> Vec<f32> {
     let base = Params::load(llama, &golden().join("model")).unwrap();
     let weights = Weights { base: &base, adapter: Some(adapter), dropout: None };
     let mut workspace = Workspace::with(llama, Arithmetic::F32, Some(lora), Keep::Everything);
@@ -126,7 +126,7 @@ fn dpo_of_all_weights_follows_trl() {
 #[test]
 fn dpo_of_an_adapter_follows_trl_and_pefts_adapter_gives_its_logits() {
     let values = values();
-    let llama = LlamaConfig::load(&golden().join("model")).unwrap();
+    let llama = shape::load(&golden().join("model")).unwrap();
     let lora = LoraConfig { rank: 4, alpha: 8.0, from: Some(golden().join("adapter-start")), ..LoraConfig::default() };
     let temporary = tempfile::tempdir().unwrap();
     let out = std::env::var("PARITY_OUT").map_or(temporary.path().to_path_buf(), PathBuf::from);
@@ -142,7 +142,7 @@ fn dpo_of_an_adapter_follows_trl_and_pefts_adapter_gives_its_logits() {
     let difference = apart(&found, &values["adapter_logits"]);
     println!("logits with ours after the same steps: {difference:.1e} apart");
     assert!(difference < 10.0 * BAR, "{difference}");
-    let rows: Vec<&[f32]> = found.chunks(llama.vocab_size).collect();
+    let rows: Vec<&[f32]> = found.chunks(llama.vocabulary).collect();
     std::fs::write(out.join("logits.json"), serde_json::to_string(&rows).unwrap()).unwrap();
 }
 
@@ -150,14 +150,14 @@ fn dpo_of_an_adapter_follows_trl_and_pefts_adapter_gives_its_logits() {
 #[test]
 fn kept_replies_add_their_weighted_likelihood_to_a_step_of_pairs() {
     let values = values();
-    let llama = LlamaConfig::load(&golden().join("model")).unwrap();
+    let llama = shape::load(&golden().join("model")).unwrap();
     let pairs = pairs(&values, &llama);
     let params = Params::load(&llama, &golden().join("model")).unwrap();
     let kept: Vec<Example> = pairs[2..5]
         .iter()
         .map(|pair| {
             let tokens = pair.tokens.chosen.clone();
-            let weights = (0..tokens.len()).map(|i| if i < pair.told { 0.0 } else { 1.0 }).collect();
+            let weights = (0..tokens.len()).map(|i| if i < pair.prompt_tokens { 0.0 } else { 1.0 }).collect();
             Example { tokens, weights }
         })
         .collect();

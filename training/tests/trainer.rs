@@ -5,22 +5,15 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use spar_training::model::LlamaConfig;
+use spar_training::model::DenseConfig;
 use spar_training::model::cpu::Arithmetic::{Bf16, F32};
+use spar_training::model::shape::{tiny, with_heads};
 use spar_training::optimizer::{OptimizerConfig, Rule};
 use spar_training::tokens::Example;
 use spar_training::trainer::{Init, StepMetrics, TrainConfig, TrainReport, train};
 
-fn llama() -> LlamaConfig {
-    LlamaConfig {
-        hidden_size: 32,
-        intermediate_size: 48,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        max_position_embeddings: 64,
-        ..LlamaConfig::tiny(50)
-    }
+fn llama() -> DenseConfig {
+    with_heads(DenseConfig { hidden: 32, intermediate: 48, layers: 2, context: 64, ..tiny(50) }, 4, 2, 8)
 }
 
 fn config(out_dir: &Path, steps: u64) -> TrainConfig {
@@ -45,7 +38,7 @@ fn batch(step: u64) -> Vec<Example> {
 }
 
 fn run(config: &TrainConfig, data: impl Fn(u64) -> Result<Vec<Example>>) -> Result<TrainReport> {
-    train(config, &llama(), Init::Fresh, &mut |step| data(step))
+    train(config, &llama(), Init::Fresh { end: None }, &mut |step| data(step))
 }
 
 fn curve(directory: &Path) -> Vec<(u64, f64, f64)> {

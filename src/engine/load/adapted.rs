@@ -17,7 +17,7 @@ use crate::weights::{Digests, LowRanks, ModelConfig, ModelError, Weights};
 /// Names the file, and the field or tensor.
 pub(crate) fn open(model: &Path, config: &ModelConfig, adapter: &Path) -> Result<(Adapter, Digests), ModelError> {
     let linears = match &config.dense {
-        Some(dense) => dense.linears(config.vocabulary),
+        Some(dense) => dense.linears(),
         None => Weights::open(model)?.linears(),
     };
     Adapter::open(adapter, &linears)

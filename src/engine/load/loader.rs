@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::adapted;
 use super::choice::{Choice, Runs, choose};
-use super::{LoadError, Model, Named, Origin, chosen, must_be_built};
+use super::{LoadError, Model, Named, Origin, chosen, may_run, must_be_built};
 use crate::config::EngineArgs;
 use crate::engine::caches;
 use crate::engine::generation::Generation;
@@ -97,6 +97,7 @@ impl<'a> Loader<'a> {
         let config = ModelConfig::open(model)?;
         let choice = choose(self.args.engine, &config);
         must_be_built(&choice, model)?;
+        may_run(choice.runs, model, &config)?;
         let wrong = |error| LoadError::Adapter(flag, error);
         let (adapter, source) = self.checked(model, &config, directory).map_err(wrong)?;
         let model = match choice.runs {

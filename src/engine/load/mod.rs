@@ -2,6 +2,7 @@
 
 mod adapted;
 mod choice;
+mod ignored;
 mod loader;
 
 use std::fmt;
@@ -27,8 +28,8 @@ use super::{Engine, EngineError, Input, Purpose, Request};
 use crate::config::{EngineArgs, EngineKind, SiblingsBy, UpstreamArgs};
 use crate::prompts::{TemplateError, Templates};
 use crate::telemetry::metrics;
-use crate::weights::gguf;
 use crate::weights::store::Store;
+use crate::weights::{ModelConfig, gguf};
 
 /// What is served.
 pub struct Loaded {
@@ -181,6 +182,11 @@ pub fn served_name(args: &EngineArgs) -> Option<String> {
     args.served_name.clone().or_else(usual)
 }
 
+/// Whether these settings ask for the embedded model.
+pub fn serves_embedded(args: &EngineArgs) -> bool {
+    args.model.is_none() && !matches!(args.engine, EngineKind::Fake | EngineKind::Upstream)
+}
+
 fn directories(args: &EngineArgs) -> Result<Configured, LoadError> {
     let (embedded, actor, refiner) = match &args.model {
         Some(model) => (None, model.clone(), args.refiner.clone()),
@@ -220,6 +226,7 @@ fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadEr
         );
         return Err(ModelError::Unsupported { dir: directory.path, reason }.into());
     }
+    may_run(choice.runs, &directory.path, &directory.config)?;
     let (name, why) = (choice.runs.name(), &choice.why);
     tracing::info!(model = %directory.path.display(), engine = name, why, "the engine is chosen");
     let templates = Arc::clone(&directory.templates);
@@ -246,6 +253,19 @@ fn must_be_built(choice: &Choice, model: &Path) -> Result<(), LoadError> {
 
 fn not_built(choice: &Choice, model: &Path) -> LoadError {
     LoadError::NotBuilt { model: model.into(), why: choice.why.clone() }
+}
+
+/// Checks that an engine computes what a configuration asks for.
+///
+/// # Errors
+/// Names what would be left out.
+pub(crate) fn may_run(runs: Runs, directory: &Path, config: &ModelConfig) -> Result<(), ModelError> {
+    match runs {
+        Runs::Native => Ok(()),
+        Runs::Mistral => {
+            ignored::check(config).map_err(|reason| ModelError::Unsupported { dir: directory.into(), reason })
+        }
+    }
 }
 
 fn native(args: &EngineArgs, directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
@@ -311,6 +331,7 @@ fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
         let asked = match &request.input {
             Input::Chat(turns) => turns.last().map(|turn| turn.content.as_str()).unwrap_or_default(),
             Input::Text(text) => text,
+            Input::Tokens(_) => "",
         };
         Ok(match request.purpose {
             Purpose::Answer => format!("Echo: {asked}"),

@@ -7,7 +7,7 @@ use minijinja::{Error, ErrorKind, UndefinedBehavior, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use crate::chat::{Chat, Message, RESERVED, Role, TemplateKwargs};
+use crate::chat::{Chat, Ending, Message, RESERVED, Role, TemplateKwargs};
 use crate::engine::EngineError;
 use crate::engine::tools::{as_plain_turns, as_template_turns};
 use crate::jinja::Jinja;
@@ -15,6 +15,8 @@ use crate::weights::{ModelConfig, ModelError, files, read_json};
 
 const FILE: &str = "chat_template.jinja";
 const NAME: &str = "chat";
+/// Marks the end of a content that is continued. No conversation holds it: it has a character for private use.
+const CONTINUED: &str = "\u{F8FF}continued here\u{F8FF}";
 
 pub(super) struct ChatTemplate {
     jinja: Jinja,
@@ -25,45 +27,35 @@ pub(super) struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles `chat_template.jinja`, or `chat_template` of `tokenizer_config.json`. Also returns the
+    /// Compiles `chat_template.jinja`, or `chat_template` of `tokenizer_config.json`; base models have neither. Also returns the
     /// end-of-sequence token that `tokenizer_config.json` names.
     pub(super) fn open(
         dir: &Path,
         config: &ModelConfig,
         tokenizer: &Tokenizer,
-    ) -> Result<(Self, Option<u32>), ModelError> {
+    ) -> Result<(Option<Self>, Option<u32>), ModelError> {
         let config_file = dir.join("tokenizer_config.json");
         let settings = if config_file.is_file() { read_json(&config_file)? } else { Value::Null };
         let file = dir.join(FILE);
         let (file, source) = if file.is_file() {
             let source = files::read_text(&file, files::SMALL);
             let source = source.map_err(|e| ModelError::Broken { file: file.clone(), reason: e.to_string() })?;
-            (file, source)
-        } else if let Some(source) = default_template(&settings["chat_template"]) {
-            (config_file, source)
+            (file, Some(source))
         } else {
-            let remedy = "a chat needs a template, here or as `chat_template` in tokenizer_config.json".into();
-            return Err(ModelError::Missing { file, remedy });
+            (config_file, default_template(&settings["chat_template"]))
         };
         Self::compile(file, source, &settings, config, tokenizer)
     }
 
-    /// Compiles a template, which `file` holds. `settings` are those of `tokenizer_config.json`, of which the end-of-sequence
+    /// Compiles a template, if `file` holds one. `settings` are those of `tokenizer_config.json`, of which the end-of-sequence
     /// token is returned.
     pub(super) fn compile(
         file: PathBuf,
-        source: String,
+        source: Option<String>,
         settings: &Value,
         config: &ModelConfig,
         tokenizer: &Tokenizer,
-    ) -> Result<(Self, Option<u32>), ModelError> {
-        let mut jinja = Jinja::new(UndefinedBehavior::Lenient);
-        let environment = jinja.environment();
-        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", |format: String| strftime(&format, now()));
-        jinja.add(NAME, &source).map_err(|e| ModelError::Broken { file, reason: e.to_string() })?;
+    ) -> Result<(Option<Self>, Option<u32>), ModelError> {
         let named = |key: &str, id: Option<u32>| {
             let name = settings[key].as_str().or(settings[key]["content"].as_str()).map(Into::into);
             name.or_else(|| tokenizer.id_to_token(id?)).unwrap_or_default()
@@ -71,7 +63,15 @@ impl ChatTemplate {
         let bos = named("bos_token", config.bos);
         let eos = named("eos_token", config.eos.first().copied());
         let eos_id = tokenizer.token_to_id(&eos);
-        Ok((Self { jinja, source, bos, eos }, eos_id))
+        let Some(source) = source else { return Ok((None, eos_id)) };
+        let mut jinja = Jinja::new(UndefinedBehavior::Lenient);
+        let environment = jinja.environment();
+        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", |format: String| strftime(&format, now()));
+        jinja.add(NAME, &source).map_err(|e| ModelError::Broken { file, reason: e.to_string() })?;
+        Ok((Some(Self { jinja, source, bos, eos }), eos_id))
     }
 
     /// Whether the template's source holds `text`.
@@ -86,9 +86,27 @@ impl ChatTemplate {
 
     /// The prompt of a chat. Its options, and `defaults` below them, are variables; those of every template come last.
     pub(super) fn render(&self, chat: &Chat, defaults: &TemplateKwargs) -> Result<String, EngineError> {
+        if chat.options.ending != Ending::WithinLast {
+            return self.whole(chat, defaults);
+        }
+        // A mark at the end of the last content says where the template has put that end.
+        let mut marked = chat.clone();
+        let content = marked.messages.last_mut().map(|last| &mut last.content);
+        let content = content.ok_or_else(|| EngineError::Prompt("there is no message to continue".into()))?;
+        content.push_str(CONTINUED);
+        let mut prompt = self.whole(&marked, defaults)?;
+        let end = prompt.rfind(CONTINUED).ok_or_else(|| {
+            EngineError::Prompt("the model's chat template does not show the message that is to be continued".into())
+        })?;
+        prompt.truncate(end);
+        Ok(prompt)
+    }
+
+    fn whole(&self, chat: &Chat, defaults: &TemplateKwargs) -> Result<String, EngineError> {
         let mut values = chat.options.variables(defaults);
         RESERVED.iter().for_each(|name| drop(values.remove(*name)));
-        values.insert("add_generation_prompt".into(), true.into());
+        let speaks = chat.options.ending == Ending::BeforeReply;
+        values.insert("add_generation_prompt".into(), speaks.into());
         values.insert("bos_token".into(), self.bos.as_str().into());
         values.insert("eos_token".into(), self.eos.as_str().into());
         let tools = &chat.options.tools;

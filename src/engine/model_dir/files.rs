@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::chat_template::ChatTemplate;
@@ -61,20 +60,17 @@ impl Files {
         }
     }
 
-    /// The chat template, and the end-of-sequence token that its settings name.
+    /// The chat template, where there is one, and the end-of-sequence token that its settings name.
     pub(super) fn chat_template(
         &self,
         config: &ModelConfig,
         tokenizer: &Tokenizer,
-    ) -> Result<(ChatTemplate, Option<u32>), ModelError> {
+    ) -> Result<(Option<ChatTemplate>, Option<u32>), ModelError> {
         match self {
             Self::Directory(directory) => ChatTemplate::open(directory, config, tokenizer),
             Self::Gguf(file, gguf) => {
                 let settings = gguf.tokenizer_config_json()?;
-                let Value::String(source) = settings["chat_template"].clone() else {
-                    let reason = "`tokenizer.chat_template` is missing, so there is no way to write a chat".into();
-                    return Err(ModelError::Broken { file: file.clone(), reason });
-                };
+                let source = settings["chat_template"].as_str().map(Into::into);
                 ChatTemplate::compile(file.clone(), source, &settings, config, tokenizer)
             }
         }

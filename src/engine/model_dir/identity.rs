@@ -30,7 +30,7 @@ impl ModelDir {
             rendered.push('\0');
         }
         // A template can treat other conversations in another way, so its text counts as well.
-        rendered += self.chat_template.source();
+        rendered += self.chat_template.as_ref().map_or("", |template| template.source());
         Identity {
             tokenizer: self.vocabulary.digest().to_owned(),
             chat_template: sha256(rendered),

@@ -16,6 +16,7 @@ use tokenizers::Tokenizer;
 use self::chat_template::ChatTemplate;
 use self::files::Files;
 pub use self::identity::Identity;
+pub(crate) use self::question::check_vocabulary;
 use self::vocabulary::Vocabulary;
 use super::reasoning::{Form, Splitter};
 use super::text::Pieces;
@@ -28,6 +29,9 @@ use crate::weights::{ModelConfig, Weights, gguf};
 
 /// Tokens at the end of a prompt that hold a mark and the white space after it, in any tokenizer.
 const MARK_TOKENS: usize = 48;
+
+/// Tokens at most that a tokenizer may have beyond the rows of the embedding.
+const MOST_ADDED: usize = 256;
 
 /// An opened model: everything but the computation.
 pub struct ModelDir {
@@ -50,7 +54,8 @@ pub struct ModelDir {
     pub tool_format: Format,
     /// Variables of the chat template where a chat does not set them; none after opening.
     pub template_kwargs: TemplateKwargs,
-    chat_template: ChatTemplate,
+    /// Base models have none.
+    chat_template: Option<ChatTemplate>,
     vocabulary: Arc<Vocabulary>,
 }
 
@@ -66,10 +71,14 @@ impl ModelDir {
         let vocabulary = files.vocabulary()?;
         let (tokenizer, pieces) = (Arc::clone(&vocabulary.tokenizer), Arc::clone(&vocabulary.pieces));
         let broken = |file: &str, reason| ModelError::Broken { file: files.file(file), reason };
-        if pieces.len() > config.vocabulary {
-            let (tokens, rows) = (pieces.len(), config.vocabulary);
+        let (tokens, rows) = (pieces.len(), config.vocabulary);
+        // A few tokens may have been added for training, such as one that pads; a prompt that holds one is refused.
+        if tokens > rows + MOST_ADDED {
             let reason = format!("it has {tokens} tokens, config.json's vocab_size is {rows}: they are of two models");
             return Err(broken("tokenizer.json", reason));
+        }
+        if tokens > rows {
+            tracing::warn!(model = %path.display(), tokens, rows, "the tokenizer has tokens that the model does not know");
         }
         let (chat_template, eos) = files.chat_template(&config, &tokenizer)?;
         if let Some(eos) = eos.filter(|eos| !config.eos.contains(eos)) {
@@ -79,9 +88,9 @@ impl ModelDir {
             return Err(broken("config.json", "`eos_token_id` is missing, so no reply would end; add it".into()));
         }
         let templates = files.templates()?;
-        let reasoning = Form::find(|mark| chat_template.mentions(mark))
-            .or_else(|| Form::find(|mark| tokenizer.token_to_id(mark).is_some()));
-        let mentioned = |mark: &str| chat_template.mentions(mark) || tokenizer.token_to_id(mark).is_some();
+        let in_template = |mark: &str| chat_template.as_ref().is_some_and(|template| template.mentions(mark));
+        let reasoning = Form::find(in_template).or_else(|| Form::find(|mark| tokenizer.token_to_id(mark).is_some()));
+        let mentioned = |mark: &str| in_template(mark) || tokenizer.token_to_id(mark).is_some();
         let tool_format = Format::find(mentioned);
         let weights = files.weights()?;
         weights.check(&config)?;
@@ -106,12 +115,18 @@ impl ModelDir {
         ModelInfo { name, context: self.config.context, vocabulary: self.config.vocabulary }
     }
 
+    /// Whether the model has a chat template: base models have none, and answer no chats.
+    pub fn chats(&self) -> bool {
+        self.chat_template.is_some()
+    }
+
     /// The text that the model is given for a chat, ending where the assistant begins to speak.
     ///
     /// # Errors
-    /// [`EngineError::Prompt`] with the template's reason.
+    /// [`EngineError::Prompt`] with the template's reason, or because there is no template.
     pub fn render(&self, chat: &Chat) -> Result<String, EngineError> {
-        let prompt = self.chat_template.render(chat, &self.template_kwargs)?;
+        let Some(template) = &self.chat_template else { return Err(EngineError::Prompt(NO_TEMPLATE.into())) };
+        let prompt = template.render(chat, &self.template_kwargs)?;
         Ok(match self.reasoning {
             Some(form) if chat.options.thinking == Thinking::Off => form.close(prompt),
             _ => prompt,
@@ -138,7 +153,33 @@ impl ModelDir {
         match input {
             Input::Chat(chat) => self.prompt(&self.render(chat)?, Source::Rendered),
             Input::Text(text) => self.prompt(text, Source::Raw),
+            Input::Tokens(ids) if ids.is_empty() => Err(empty_prompt()),
+            Input::Tokens(ids) => Ok(ids.clone()),
         }
+    }
+
+    /// The last tokens of a prompt, as many as `tail` says; `None` is all of them. Of a text that cannot fit, only the end
+    /// that may fit is tokenized.
+    ///
+    /// # Errors
+    /// As [`ModelDir::encode`].
+    pub fn encode_end(&self, input: &Input, tail: Option<usize>) -> Result<Vec<u32>, EngineError> {
+        let Some(tail) = tail else { return self.encode(input) };
+        let end = |text: &str| match self.most_bytes() {
+            Some(most) => {
+                let from = text.len().saturating_sub(most);
+                let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(from);
+                text[from..].to_owned()
+            }
+            None => text.to_owned(),
+        };
+        let mut ids = match input {
+            Input::Chat(chat) => self.prompt(&end(&self.render(chat)?), Source::Rendered)?,
+            Input::Text(text) => self.prompt(&end(text), Source::Raw)?,
+            Input::Tokens(_) => self.encode(input)?,
+        };
+        ids.drain(..ids.len().saturating_sub(tail));
+        Ok(ids)
     }
 
     /// Bytes of text that fit into the context at most; `None` where there is no bound.
@@ -161,8 +202,15 @@ impl ModelDir {
         {
             ids.remove(0);
         }
+        if let Some(&unknown) = ids.iter().find(|&&id| id as usize >= self.config.vocabulary) {
+            let name = self.tokenizer.id_to_token(unknown).unwrap_or_default();
+            return Err(EngineError::Prompt(format!(
+                "the prompt holds the token `{name}` ({unknown}), which the model does not know: its vocabulary has {} tokens",
+                self.config.vocabulary
+            )));
+        }
         if ids.is_empty() {
-            return Err(EngineError::Prompt("the prompt is empty; there is nothing to continue".into()));
+            return Err(empty_prompt());
         }
         Ok(ids)
     }
@@ -174,6 +222,12 @@ impl ModelDir {
             .map_err(|e| EngineError::Prompt(format!("the prompt cannot be tokenized: {e}")))
     }
 }
+
+fn empty_prompt() -> EngineError {
+    EngineError::Prompt("the prompt is empty; there is nothing to continue".into())
+}
+const NO_TEMPLATE: &str = "the model has no chat template, so it answers no chats; send its prompt to /v1/completions, or put a \
+     template into chat_template.jinja in its directory";
 
 /// What a text is to the tokenizer.
 #[derive(Clone, Copy)]
@@ -346,12 +400,40 @@ mod tests {
     }
 
     #[test]
+    fn a_base_model_without_a_template_reads_texts_and_no_chats() {
+        let (_dir, model) =
+            written(|dir| write_json(dir, "tokenizer_config.json", &json!({ "eos_token": "<|user|>" })));
+        let model = model.unwrap();
+        assert!(!model.chats() && model.encode(&Input::Text("hello".into())).is_ok());
+        assert_eq!(model.config.eos, [1, 2], "the file is read all the same");
+        let error = model.encode(&Input::chat(vec![Message::user("hello")])).unwrap_err();
+        assert!(matches!(&error, EngineError::Prompt(reason) if reason.contains("no chat template")), "{error}");
+        model.identity();
+    }
+
+    #[test]
+    fn a_token_without_a_row_is_refused_in_prompts_only() {
+        let (_dir, model) = written(|dir| {
+            write_model(dir, &TinyModel { vocabulary: 278, ..TinyModel::default() });
+            let mut tokenizer = testing::tokenizer();
+            tokenizer.add_special_tokens(&[AddedToken::from("[PAD]", true)]);
+            tokenizer.save(dir.join("tokenizer.json"), false).unwrap();
+        });
+        let model = model.unwrap();
+        assert_eq!((model.pieces.len(), model.config.vocabulary), (279, 278));
+        assert!(model.encode(&Input::Text("hello".into())).is_ok());
+        for input in [Input::Text("a [PAD]".into()), Input::chat(vec![Message::user("[PAD] b")])] {
+            let error = model.encode(&input).unwrap_err();
+            assert!(matches!(&error, EngineError::Prompt(reason) if reason.contains("`[PAD]` (278)")), "{error}");
+        }
+    }
+
+    #[test]
     fn every_defect_has_its_line() {
-        let table: [Case<'_>; 9] = [
+        let table: [Case<'_>; 8] = [
             (&|dir| std::fs::remove_file(dir.join("config.json")).unwrap(), &["config.json", "does not exist"]),
             (&|dir| std::fs::remove_file(dir.join("tokenizer.json")).unwrap(), &["tokenizer.json", "does not exist"]),
             (&|dir| std::fs::write(dir.join("tokenizer.json"), "{}").unwrap(), &["tokenizer.json"]),
-            (&|dir| write_json(dir, "tokenizer_config.json", &json!({})), &["chat_template.jinja", "does not exist"]),
             (&|dir| write_template(dir, "{% if %}"), &["chat_template.jinja", "line 1"]),
             (&|dir| write_json(dir, "spar.json", &json!({ "version": 1 })), &["spar.json"]),
             (&|dir| std::fs::remove_file(dir.join("model.safetensors")).unwrap(), &["model.safetensors"]),

@@ -1,7 +1,7 @@
 //! An adapter as the forward pass applies it: low-rank pairs next to the fused matrices that they change.
 
 use crate::kernels::packed::{Format, Packed, Workspace};
-use crate::weights::{DenseConfig, LowRank, LowRanks};
+use crate::weights::{DenseConfig, LowRank, LowRanks, Part};
 
 /// The changes of every layer, in the form that computes them; the other form's are empty.
 #[derive(Default)]
@@ -68,9 +68,9 @@ pub(super) fn layers<D>(
     mut make: impl FnMut(Stacked<'_>) -> Result<D, String>,
 ) -> Result<Vec<LayerAdapter<D>>, String> {
     let c = config;
-    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+    let (q, _) = c.widths();
     let mut used = 0;
-    let mut delta = |layer: usize, parts: &[(&str, usize)], inner: usize| {
+    let mut delta = |layer: usize, parts: &[Part], inner: usize| {
         let named = parts.iter().map(|&(name, outer)| (format!("model.layers.{layer}.{name}"), outer));
         let found: Vec<_> = named.map(|(name, outer)| (modules.get(&name), name, outer)).collect();
         for (pair, name, outer) in &found {
@@ -84,42 +84,37 @@ pub(super) fn layers<D>(
     };
     let mut layers = Vec::with_capacity(c.layers);
     for layer in 0..c.layers {
-        let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
-        let gate_up = [("mlp.gate_proj", c.intermediate), ("mlp.up_proj", c.intermediate)];
         layers.push(LayerAdapter {
-            qkv: delta(layer, &qkv, c.hidden)?,
+            qkv: delta(layer, &c.qkv(), c.hidden)?,
             output: delta(layer, &[("self_attn.o_proj", c.hidden)], q)?,
-            gate_up: delta(layer, &gate_up, c.hidden)?,
+            gate_up: delta(layer, &c.gate_up(), c.hidden)?,
             down: delta(layer, &[("mlp.down_proj", c.hidden)], c.intermediate)?,
         });
     }
     if used < modules.len() {
+        let last = ["self_attn.o_proj", "mlp.down_proj"];
+        let modules_of_layer: Vec<&str> =
+            c.qkv().into_iter().chain(c.gate_up()).map(|(name, _)| name).chain(last).collect();
         let adapted = |name: &str| {
             let Some((layer, module)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
                 return false;
             };
-            layer.parse().is_ok_and(|layer: usize| layer < c.layers) && MODULES.contains(&module)
+            layer.parse().is_ok_and(|layer: usize| layer < c.layers) && modules_of_layer.contains(&module)
         };
         let unknown = modules.keys().find(|name| !adapted(name)).map_or("", String::as_str);
         return Err(format!(
             "the adapter changes `{unknown}`, which is none of the projections of the model's {} layers; train it \
                  on {}",
             c.layers,
-            MODULES.map(|module| module.rsplit('.').next().unwrap_or(module)).join(", ")
+            modules_of_layer
+                .iter()
+                .map(|module| module.rsplit('.').next().unwrap_or(module))
+                .collect::<Vec<_>>()
+                .join(", ")
         ));
     }
     Ok(layers)
 }
-
-const MODULES: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
 
 fn fits(pair: &LowRank, outer: usize, inner: usize) -> Result<(), String> {
     let LowRank { a, b, rank, .. } = pair;

@@ -24,6 +24,15 @@ pub(super) struct Heads {
     pub(super) shape: Shape,
     /// Keys that a position sees, itself included, where not all.
     pub(super) window: Option<usize>,
+    pub(super) scoring: Scoring,
+}
+
+/// What becomes of products of queries and keys before their softmax.
+#[derive(Clone, Copy)]
+pub(super) struct Scoring {
+    pub(super) scale: f32,
+    /// Scores are `cap · tanh(score / cap)`.
+    pub(super) cap: Option<f32>,
 }
 
 /// Buffers of the computation, one for each key head that is computed at a time.
@@ -61,7 +70,7 @@ impl View<'_> {
 }
 
 impl Attention {
-    /// `out = softmax(q · kᵀ / √head_dim) · v` for each query head of each row. `q` has `stride` elements per row, of which
+    /// `out = softmax(scale · q · kᵀ) · v`, with capped scores where there is a cap, for each query head of each row. `q` has `stride` elements per row, of which
     /// the first are the queries, `(heads, head_dim)`; `out` is `(rows, heads, head_dim)`. A team shares the key heads.
     ///
     /// Every sum runs over positions in order, block by block, so the result does not depend on who shares the blocks.
@@ -131,7 +140,7 @@ impl Part {
 
     /// Appends the results of neighbours, whose `group` query heads each are in `queries`.
     fn attend_neighbours(&mut self, heads: Heads, head: usize, views: &[View<'_>], group: usize) {
-        let Heads { layer, shape, .. } = heads;
+        let Heads { layer, shape, scoring, .. } = heads;
         let size = shape.head_dim;
         let start = views.iter().map(|view| view.seen.0 / BLOCK).min().unwrap_or(0);
         let end = views.iter().map(|view| view.seen.1.div_ceil(BLOCK)).max().unwrap_or(0);
@@ -156,7 +165,6 @@ impl Part {
                 multiply_panels(q, block.keys(shape, layer, head), size, out);
             });
         }
-        let scale = (size as f32).sqrt().recip();
         sums.clear();
         sums.resize(views.len() * group * size, 0.0);
         totals.clear();
@@ -167,6 +175,13 @@ impl Part {
             scores[..seen.start].fill(0.0);
             scores[seen.end..].fill(0.0);
             let seen = &mut scores[seen];
+            let scale = match scoring.cap {
+                Some(cap) => {
+                    seen.iter_mut().for_each(|score| *score = cap * (*score * scoring.scale / cap).tanh());
+                    1.0
+                }
+                None => scoring.scale,
+            };
             let peak = max(seen);
             exp_scaled(seen, peak, scale);
             *total = sum(seen) as f32;
@@ -237,7 +252,7 @@ mod tests {
             }
             let rows = [positions - 2, positions - 1].map(|position| Row { sequence: 0, position });
             let mut out = vec![0.0; 2 * 3 * 64];
-            let heads = Heads { layer: 0, shape, window: None };
+            let heads = Heads { layer: 0, shape, window: None, scoring: Scoring { scale: 0.125, cap: None } };
             Attention::default().attend(heads, &[sequence], &rows, (&numbers(2 * 192, 3), 192), &mut out, None);
             out
         };

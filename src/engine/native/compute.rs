@@ -10,13 +10,11 @@ use super::sequence::Sequence;
 use super::tensors::TensorModel;
 use super::{NativeConfig, Processor};
 use crate::engine::counters::EngineCounters;
-use crate::weights::{DenseConfig, LowRanks, ModelConfig, ModelError, Weights};
+use crate::weights::{DenseConfig, LowRanks, ModelError, Weights};
 
 /// A model in the form that computes it.
 pub(super) struct Compute {
     pub(super) config: DenseConfig,
-    pub(super) vocabulary: usize,
-    pub(super) context: usize,
     form: Form,
 }
 
@@ -31,18 +29,13 @@ impl Compute {
     ///
     /// # Errors
     /// A tensor is damaged, or in one sentence why the device cannot have it.
-    pub(super) fn load(
-        config: &ModelConfig,
-        dense: &DenseConfig,
-        weights: &Weights,
-        native: &NativeConfig,
-    ) -> Result<Self, LoadError> {
+    pub(super) fn load(dense: &DenseConfig, weights: &Weights, native: &NativeConfig) -> Result<Self, LoadError> {
         let form = match native.processor {
-            Processor::Cpu => Form::Cpu(Box::new(Model::load(config, dense, weights, native.weights)?)),
+            Processor::Cpu => Form::Cpu(Box::new(Model::load(dense, weights, native.weights)?)),
             #[cfg(feature = "tensors")]
-            other => Form::Tensors(Box::new(TensorModel::load(config, dense, weights, native.weights, other)?)),
+            other => Form::Tensors(Box::new(TensorModel::load(dense, weights, native.weights, other)?)),
         };
-        Ok(Self { config: dense.clone(), vocabulary: config.vocabulary, context: config.context, form })
+        Ok(Self { config: dense.clone(), form })
     }
 
     /// Whether all rows of a step are computed elsewhere, for one thread that waits.
@@ -83,7 +76,11 @@ impl Compute {
         match self.on_device() {
             false => BlockPool::new(self.block_shape(), counters),
             // One block for the last position's, and one while a shared block is copied.
-            true => BlockPool::limited(self.block_shape(), kept.max(self.context / super::blocks::BLOCK + 2), counters),
+            true => BlockPool::limited(
+                self.block_shape(),
+                kept.max(self.config.context / super::blocks::BLOCK + 2),
+                counters,
+            ),
         }
     }
 

@@ -6,41 +6,48 @@ use std::sync::Arc;
 use safetensors::Dtype;
 
 use super::adapter::{Adapter, Delta, LayerAdapter};
-use super::attention::{Attention, Heads};
+use super::attention::{Attention, Heads, Scoring};
 use super::blocks::Shape;
+use super::residual::{LastProduct, Stream, norm_or_copy, scale};
 use super::sequence::Sequence;
 use super::turns::Turns;
 use crate::kernels::packed::{Format, Matrix, Packed, Workspace};
 use crate::kernels::pages::Buffer;
-use crate::kernels::{rms_norm, rotate, silu_times};
-use crate::weights::{DenseConfig, ModelConfig, ModelError, RopeScaling, Weights};
+use crate::kernels::{gelu_times, rms_norm, rotate, silu_times};
+use crate::weights::{Activation, DenseConfig, ModelError, Part, QkNorm, Rope, Weights};
 
 /// Weights, fused and packed, in the checkpoint's own type or a smaller one; norms and biases in `f32`.
 pub(super) struct Model {
     pub(super) config: DenseConfig,
-    pub(super) vocabulary: usize,
     /// Where it is not the head: a column per token, as the head has.
     embedding: Option<Packed>,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     head: Packed,
-    turns: Turns,
 }
 
 struct Layer {
-    attention_norm: Vec<f32>,
+    attention_norm: Option<Vec<f32>>,
     /// Queries, keys and values side by side.
     qkv: Linear,
-    /// Norms of each query and key head.
+    /// Norms of queries and keys: of each head, or of all together.
     qk_norm: Option<(Vec<f32>, Vec<f32>)>,
+    /// The rotary positions, where the layer has any, shared by the layers that turn alike.
+    turns: Option<Arc<Turns>>,
+    /// Keys that a query sees, where not all.
+    window: Option<usize>,
     output: Linear,
-    mlp_norm: Vec<f32>,
+    /// The norm of what attention adds to the residual stream, where there is one.
+    output_norm: Option<Vec<f32>>,
+    mlp_norm: Option<Vec<f32>>,
     /// Gate and up side by side.
     gate_up: Linear,
     down: Linear,
+    /// The norm of what the feed-forward layer adds to the residual stream, where there is one.
+    down_norm: Option<Vec<f32>>,
 }
 
-struct Linear {
+pub(super) struct Linear {
     weight: Packed,
     bias: Option<Vec<f32>>,
 }
@@ -91,7 +98,7 @@ impl Batch {
     }
 
     /// Adds what adapters change in the matrix `which` of a layer.
-    fn adapt(
+    pub(super) fn adapt(
         &self,
         layer: usize,
         which: fn(&LayerAdapter) -> Option<&Delta>,
@@ -120,8 +127,10 @@ pub(super) struct Scratch {
     gate_up: Buffer<f32>,
     activated: Buffer<f32>,
     attention: Attention,
-    /// A head before its norm.
-    head: Vec<f32>,
+    /// What attention or the feed-forward layer adds to the residual stream, where it is not added at once.
+    addition: Buffer<f32>,
+    /// Queries and keys before their norms.
+    raw: Vec<f32>,
     /// `(rows of a group, ranks)`.
     low: Vec<f32>,
     pub(super) workspace: Workspace,
@@ -134,12 +143,7 @@ pub(super) struct Scratch {
 
 impl Model {
     /// Reads the weights; the matrices are kept as the checkpoint has them, or in `format` if that is smaller.
-    pub(super) fn load(
-        config: &ModelConfig,
-        dense: &DenseConfig,
-        weights: &Weights,
-        format: Format,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn load(dense: &DenseConfig, weights: &Weights, format: Format) -> Result<Self, ModelError> {
         let packed = |name: &str| packed(weights, &[name], dense.hidden, format);
         let embedding = packed("model.embed_tokens.weight")?;
         let (embedding, head) = match dense.tied {
@@ -148,13 +152,22 @@ impl Model {
         };
         // The file's pages and the copy of a large model are never in memory together as a whole.
         weights.rest();
-        let layer = |layer| Layer::load(layer, dense, weights, format).inspect(|_| weights.rest());
+        let mut tables: Vec<(&Rope, Arc<Turns>)> = Vec::new();
+        let layer = |layer| {
+            let turns = dense.layer_rope(layer).map(|rope| match tables.iter().find(|(known, _)| *known == rope) {
+                Some((_, turns)) => Arc::clone(turns),
+                None => {
+                    let turns = Arc::new(Turns::of(rope, dense.context));
+                    tables.push((rope, Arc::clone(&turns)));
+                    turns
+                }
+            });
+            Layer::load(layer, dense, weights, (format, turns)).inspect(|_| weights.rest())
+        };
         Ok(Self {
             layers: (0..dense.layers).map(layer).collect::<Result<_, _>>()?,
-            norm: weights.read("model.norm.weight")?,
-            turns: Turns::new(dense.head_dim / 2, config.context, turns(dense)),
+            norm: dense.norm_weights(weights.read("model.norm.weight")?),
             config: dense.clone(),
-            vocabulary: config.vocabulary,
             embedding,
             head,
         })
@@ -181,6 +194,7 @@ impl Model {
         let embedding = self.embedding.as_ref().unwrap_or(&self.head);
         for (row, x) in batch.rows.iter().zip(scratch.x.chunks_exact_mut(hidden)) {
             embedding.column(sequences[row.sequence].tokens[row.position] as usize, x);
+            scale(x, self.config.scales.embedding);
         }
         for index in 0..self.layers.len() {
             self.project(index, scratch, sequences, batch);
@@ -199,22 +213,31 @@ impl Model {
         let Scratch { x, normed, logits, workspace, .. } = scratch;
         normed.resize(x.len());
         rms_norm(normed, x, &self.norm, self.config.norm_eps);
-        logits.resize(batch.rows.len() * self.vocabulary, 0.0);
+        let kept = batch.pool(sequences, normed, hidden);
+        normed.resize(kept * hidden);
+        if kept == 0 {
+            logits.clear();
+            return;
+        }
+        logits.resize(batch.rows.len() * self.config.vocabulary, 0.0);
         self.head.multiply(normed, logits, workspace);
+        scale(logits, self.config.scales.logits);
+        if let Some(cap) = self.config.logit_cap {
+            logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+        }
     }
 
     /// Queries, keys and values of a layer; the latter two go to the sequences' blocks.
     fn project(&self, index: usize, scratch: &mut Scratch, sequences: &mut [Sequence], batch: &Batch) {
-        let Scratch { x, normed, qkv, low, head, workspace, .. } = scratch;
+        let Scratch { x, normed, qkv, low, raw, workspace, .. } = scratch;
         let (c, layer) = (&self.config, &self.layers[index]);
-        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        normed.resize(x.len());
+        let (q, kv) = c.widths();
         qkv.resize(batch.rows.len() * (q + 2 * kv));
-        rms_norm(normed, x, &layer.attention_norm, c.norm_eps);
+        norm_or_copy(normed, x, layer.attention_norm.as_deref(), c.norm_eps);
         layer.qkv.apply(normed, qkv, workspace);
         batch.adapt(index, |layer| layer.qkv.as_ref(), normed, qkv, low, workspace);
         for (row, qkv) in batch.rows.iter().zip(qkv.chunks_exact_mut(q + 2 * kv)) {
-            self.position(layer, &mut qkv[..q + kv], row.position, head);
+            self.position(layer, &mut qkv[..q + kv], row.position, raw);
             let (keys, values) = qkv[q..].split_at(kv);
             sequences[row.sequence].write(self.block_shape(), index, row.position, keys, values);
         }
@@ -222,49 +245,62 @@ impl Model {
 
     /// The rest of a layer: attention and feed-forward, added to the residual stream.
     fn mix(&self, index: usize, scratch: &mut Scratch, sequences: &[Sequence], batch: &Batch) {
-        let Scratch { x, normed, qkv, attended, gate_up, activated, attention, low, workspace, .. } = scratch;
+        let Scratch { x, normed, qkv, attended, gate_up, activated, attention, addition, low, workspace, .. } = scratch;
         let (c, layer) = (&self.config, &self.layers[index]);
         let rows = batch.rows.len();
         attended.resize(rows * c.heads * c.head_dim);
-        let heads = Heads { layer: index, shape: self.block_shape(), window: c.sliding_window };
+        let scoring = Scoring { scale: c.score_scale(), cap: c.score_cap };
+        let heads = Heads { layer: index, shape: self.block_shape(), window: layer.window, scoring };
         let queries = (&qkv[..], layer.qkv.weight.columns());
         attention.attend(heads, sequences, &batch.rows, queries, attended, workspace.team.as_deref());
-        layer.output.add(attended, x, workspace);
-        batch.adapt(index, |layer| layer.output.as_ref(), attended, x, low, workspace);
-        normed.resize(x.len());
-        rms_norm(normed, x, &layer.mlp_norm, c.norm_eps);
+        let mut stream = Stream { x, normed, addition, low, workspace };
+        let output =
+            LastProduct { linear: &layer.output, norm: layer.output_norm.as_deref(), adapter: |l| l.output.as_ref() };
+        output.add(c, index, batch, attended, &mut stream);
+        norm_or_copy(stream.normed, stream.x, layer.mlp_norm.as_deref(), c.norm_eps);
         gate_up.resize(rows * 2 * c.intermediate);
-        layer.gate_up.apply(normed, gate_up, workspace);
-        batch.adapt(index, |layer| layer.gate_up.as_ref(), normed, gate_up, low, workspace);
+        layer.gate_up.apply(stream.normed, gate_up, stream.workspace);
+        batch.adapt(index, |layer| layer.gate_up.as_ref(), stream.normed, gate_up, stream.low, stream.workspace);
         activated.resize(rows * c.intermediate);
         for (both, out) in gate_up.chunks_exact(2 * c.intermediate).zip(activated.chunks_exact_mut(c.intermediate)) {
             let (gate, up) = both.split_at(c.intermediate);
-            silu_times(out, gate, up);
+            match c.activation {
+                Activation::Silu => silu_times(out, gate, up),
+                Activation::GeluTanh => gelu_times(out, gate, up),
+            }
         }
-        layer.down.add(activated, x, workspace);
-        batch.adapt(index, |layer| layer.down.as_ref(), activated, x, low, workspace);
+        let down = LastProduct { linear: &layer.down, norm: layer.down_norm.as_deref(), adapter: |l| l.down.as_ref() };
+        down.add(c, index, batch, activated, &mut stream);
     }
 
     /// Norms, where the family has them, and rotation of query and key heads.
     fn position(&self, layer: &Layer, heads: &mut [f32], position: usize, raw: &mut Vec<f32>) {
-        let half = self.config.head_dim / 2;
-        let turns = self.turns.at(position);
-        for (index, head) in heads.chunks_exact_mut(2 * half).enumerate() {
-            if let Some((queries, keys)) = &layer.qk_norm {
-                let weight = if index < self.config.heads { queries } else { keys };
-                raw.clear();
-                raw.extend_from_slice(head);
-                rms_norm(head, raw, weight, self.config.norm_eps);
+        if let Some((queries, keys)) = &layer.qk_norm {
+            raw.clear();
+            raw.extend_from_slice(heads);
+            let (q, _) = self.config.widths();
+            rms_norm(&mut heads[..q], &raw[..q], queries, self.config.norm_eps);
+            rms_norm(&mut heads[q..], &raw[q..], keys, self.config.norm_eps);
+        }
+        if let Some(turns) = &layer.turns {
+            let turns = turns.at(position);
+            for head in heads.chunks_exact_mut(self.config.head_dim) {
+                rotate(&mut head[..2 * turns.len()], turns);
             }
-            rotate(head, turns);
         }
     }
 }
 
 impl Layer {
-    fn load(layer: usize, c: &DenseConfig, weights: &Weights, format: Format) -> Result<Self, ModelError> {
+    fn load(
+        layer: usize,
+        c: &DenseConfig,
+        weights: &Weights,
+        (format, turns): (Format, Option<Arc<Turns>>),
+    ) -> Result<Self, ModelError> {
         let read = |name: &str| weights.read(&format!("model.layers.{layer}.{name}.weight"));
-        let linear = |names: &[&str], inner: usize, biased: bool| -> Result<Linear, ModelError> {
+        let linear = |parts: &[Part], inner: usize, biased: bool| -> Result<Linear, ModelError> {
+            let names: Vec<&str> = parts.iter().map(|&(name, _)| name).collect();
             let full: Vec<String> = names.iter().map(|name| format!("model.layers.{layer}.{name}.weight")).collect();
             let full: Vec<&str> = full.iter().map(String::as_str).collect();
             let biases = || -> Result<Vec<f32>, ModelError> {
@@ -275,15 +311,21 @@ impl Layer {
             let bias = biased.then(biases).transpose()?;
             Ok(Linear { weight: packed(weights, &full, inner, format)?, bias })
         };
-        let qk_norm = || Ok((read("self_attn.q_norm")?, read("self_attn.k_norm")?));
+        let norm = |name: &str| read(name).map(|stored| c.norm_weights(stored));
+        let qk_norm = || Ok((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?));
+        let [attention_norm, output_norm, mlp_norm, down_norm] = c.norm_names().map(|name| name.map(norm).transpose());
         Ok(Self {
-            attention_norm: read("input_layernorm")?,
-            qkv: linear(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], c.hidden, c.qkv_bias)?,
-            qk_norm: c.qk_norm.then(qk_norm).transpose()?,
-            output: linear(&["self_attn.o_proj"], c.heads * c.head_dim, c.output_bias)?,
-            mlp_norm: read("post_attention_layernorm")?,
-            gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"], c.hidden, c.mlp_bias)?,
-            down: linear(&["mlp.down_proj"], c.intermediate, c.mlp_bias)?,
+            attention_norm: attention_norm?,
+            qkv: linear(&c.qkv(), c.hidden, c.qkv_bias)?,
+            qk_norm: (c.qk_norm != QkNorm::None).then(qk_norm).transpose()?,
+            turns,
+            window: c.window(layer),
+            output: linear(&[("self_attn.o_proj", c.hidden)], c.heads * c.head_dim, c.output_bias)?,
+            output_norm: output_norm?,
+            mlp_norm: mlp_norm?,
+            gate_up: linear(&c.gate_up(), c.hidden, c.mlp_bias)?,
+            down: linear(&[("mlp.down_proj", c.hidden)], c.intermediate, c.mlp_bias)?,
+            down_norm: down_norm?,
         })
     }
 }
@@ -322,12 +364,12 @@ fn own_format(weights: &Weights, names: &[&str]) -> Format {
 }
 
 impl Linear {
-    fn apply(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
+    pub(super) fn apply(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
         self.weight.multiply(a, out, workspace);
         self.add_bias(out);
     }
 
-    fn add(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
+    pub(super) fn add(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
         self.weight.multiply_add(a, out, workspace);
         self.add_bias(out);
     }
@@ -338,29 +380,5 @@ impl Linear {
                 row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
             }
         }
-    }
-}
-
-/// What makes cosine and sine of positions' angles, `(positions, head_dim / 2)`, in `f32` as `transformers` computes them.
-pub(super) fn turns(config: &DenseConfig) -> impl Fn(Range<usize>) -> Vec<(f32, f32)> + Send + Sync + use<> {
-    let half = config.head_dim / 2;
-    let frequency = |i: usize| {
-        let plain = config.rope_theta.powf(-(i as f64) / half as f64);
-        let scaled = match &config.rope_scaling {
-            RopeScaling::Linear(factor) => plain / factor,
-            RopeScaling::Factors(factors) => plain / f64::from(factors[i]),
-            &RopeScaling::Llama3 { factor, low, high, original_context } => {
-                let turns = original_context * plain / std::f64::consts::TAU;
-                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                plain * kept + plain / factor * (1.0 - kept)
-            }
-            RopeScaling::None | RopeScaling::Other(_) => plain,
-        };
-        scaled as f32
-    };
-    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-    move |positions| {
-        let angles = positions.flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
-        angles.map(|angle| (angle.cos(), angle.sin())).collect()
     }
 }

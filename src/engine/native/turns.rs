@@ -4,6 +4,8 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use crate::weights::Rope;
+
 /// Positions of a piece.
 const PIECE: usize = 4096;
 
@@ -21,8 +23,14 @@ pub(super) struct Turns {
 }
 
 impl Turns {
+    /// The angles that a configuration asks for, for as many positions as `context` has.
+    pub(super) fn of(rope: &Rope, context: usize) -> Self {
+        let rope = rope.clone();
+        Self::new(rope.dims / 2, context, move |positions| rope.turns(positions))
+    }
+
     /// Takes the number of pairs of elements, the number of positions, and the function that computes the angles.
-    pub(super) fn new(
+    fn new(
         pairs: usize,
         context: usize,
         make: impl Fn(Range<usize>) -> Vec<(f32, f32)> + Send + Sync + 'static,

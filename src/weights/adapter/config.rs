@@ -1,10 +1,10 @@
 //! `adapter_config.json` of a PEFT LoRA adapter: what it changes, by how much, and what of PEFT is not honoured.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use regex::Regex;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{ModelError, files};
@@ -32,13 +32,45 @@ pub struct AdapterConfig {
     pub layers_to_transform: Option<Layers>,
     /// Rank by module, as suffixes or regular expressions.
     #[serde(default)]
-    pub rank_pattern: BTreeMap<String, usize>,
+    pub rank_pattern: Patterns<usize>,
     /// Numerator of the scale by module.
     #[serde(default)]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    pub alpha_pattern: Patterns<f64>,
     /// Where the base came from; for people.
     #[serde(default)]
     pub base_model_name_or_path: Option<String>,
+}
+
+/// Values by pattern, in the order of the file: the first pattern that matches a module decides, as in PEFT.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patterns<T>(pub Vec<(String, T)>);
+
+impl<T> Default for Patterns<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Serialize> Serialize for Patterns<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(pattern, value)| (pattern, value)))
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Patterns<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Map::deserialize(deserializer)?;
+        let value = |(pattern, value)| Ok((pattern, serde_json::from_value(value).map_err(D::Error::custom)?));
+        Ok(Self(fields.into_iter().map(value).collect::<Result<_, D::Error>>()?))
+    }
+}
+
+impl<T: Copy> Patterns<T> {
+    /// The value of the first pattern that matches the end of `module`, from the beginning or a dot on.
+    fn value(&self, module: &str) -> Option<T> {
+        let matches = |pattern: &str| ending(pattern).is_ok_and(|regex| regex.is_match(module));
+        self.0.iter().find(|(pattern, _)| matches(pattern)).map(|&(_, value)| value)
+    }
 }
 
 /// Modules by their last names, or by a regular expression for their whole names.
@@ -134,10 +166,10 @@ impl AdapterConfig {
             }
         }
         let config: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
-        if config.r == 0 || config.rank_pattern.values().any(|&rank| rank == 0) {
+        if config.r == 0 || config.rank_pattern.0.iter().any(|&(_, rank)| rank == 0) {
             return Err("`r` must be at least 1".into());
         }
-        if !config.lora_alpha.is_finite() || !config.alpha_pattern.values().all(|alpha| alpha.is_finite()) {
+        if !config.lora_alpha.is_finite() || !config.alpha_pattern.0.iter().all(|(_, alpha)| alpha.is_finite()) {
             return Err("`lora_alpha` must be a finite number".into());
         }
         for targets in [Some(&config.target_modules), config.exclude_modules.as_ref()].into_iter().flatten() {
@@ -145,7 +177,8 @@ impl AdapterConfig {
                 whole(pattern)?;
             }
         }
-        for pattern in config.rank_pattern.keys().chain(config.alpha_pattern.keys()) {
+        let ranks = config.rank_pattern.0.iter().map(|(pattern, _)| pattern);
+        for pattern in ranks.chain(config.alpha_pattern.0.iter().map(|(pattern, _)| pattern)) {
             ending(pattern)?;
         }
         Ok(config)
@@ -168,12 +201,12 @@ impl AdapterConfig {
 
     /// The rank at `module`.
     pub fn rank(&self, module: &str) -> usize {
-        pattern_value(&self.rank_pattern, module).unwrap_or(self.r)
+        self.rank_pattern.value(module).unwrap_or(self.r)
     }
 
     /// What multiplies `B · A` at `module`.
     pub fn scale(&self, module: &str) -> f32 {
-        let alpha = pattern_value(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
+        let alpha = self.alpha_pattern.value(module).unwrap_or(self.lora_alpha);
         let rank = self.rank(module) as f64;
         (alpha / if self.use_rslora { rank.sqrt() } else { rank }) as f32
     }
@@ -201,12 +234,6 @@ impl Targets {
             Self::Pattern(pattern) => whole(pattern).is_ok_and(|regex| regex.is_match(module)),
         }
     }
-}
-
-/// The value of the first pattern that matches the end of `module`, from the beginning or a dot on.
-fn pattern_value<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T> {
-    let matches = |pattern: &str| ending(pattern).is_ok_and(|regex| regex.is_match(module));
-    patterns.iter().find(|(pattern, _)| matches(pattern)).map(|(_, &value)| value)
 }
 
 fn whole(pattern: &str) -> Result<Regex, String> {
@@ -259,6 +286,24 @@ mod tests {
             let config = parsed(fields.clone()).unwrap();
             let found = (config.targets(Q0), config.targets(UP1), config.rank(UP1), config.scale(UP1));
             assert_eq!(found, expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn the_first_pattern_of_the_file_decides() {
+        let both = |first: &str, second: &str| {
+            let text = format!(
+                r#"{{"alpha_pattern":{{"{first}":4.0,"{second}":8.0}},"rank_pattern":{{"{first}":2,"{second}":4}}}}"#
+            );
+            parsed(serde_json::from_str(&text).unwrap()).unwrap()
+        };
+        // The general one first, the special one first, and in an order that is not alphabetical.
+        for (first, second) in
+            [("up_proj", r"layers\\.1\\.mlp\\.up_proj"), (r"mlp\\..*", "up_proj"), ("up_proj", "mlp.up_proj")]
+        {
+            let config = both(first, second);
+            assert_eq!((config.rank(UP1), config.scale(UP1)), (2, 2.0), "{first} {second}");
+            assert_eq!(AdapterConfig::parse(config.to_json()).unwrap(), config, "the order is written, too");
         }
     }
 

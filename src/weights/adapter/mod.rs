@@ -9,7 +9,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 
-pub use self::config::{AdapterConfig, Layers, Targets};
+pub use self::config::{AdapterConfig, Layers, Patterns, Targets};
 pub(crate) use self::merge::encode;
 pub use self::merge::merge;
 use super::digest::{Digests, FileDigest};
@@ -65,6 +65,17 @@ impl Adapter {
         let mut adapter = Self { config, pairs: LowRanks::new(), base_sha256 };
         let wrong = |tensor: String, reason: String| ModelError::Tensor { file: file.clone(), tensor, reason };
         for name in tensors.names() {
+            if let Some(module) = copied_module(name) {
+                let copy = tensors.tensor(name).map_err(|e| wrong(name.to_owned(), e.to_string()))?;
+                match base.get(module) {
+                    Some(shape) if copy.shape() == shape => continue,
+                    _ => {
+                        let reason =
+                            "it copies a module that the base does not have in this shape; it is of another base";
+                        return Err(wrong(name.to_owned(), reason.into()));
+                    }
+                }
+            }
             let module = module_of(name).map_err(|reason| wrong(name.to_owned(), reason))?;
             if !base.contains_key(module) {
                 return Err(wrong(name.to_owned(), "the base has no linear module of this name".into()));
@@ -196,6 +207,11 @@ impl LowRank {
 
 fn tensor_name(module: &str, side: &str) -> String {
     format!("{PREFIX}{module}.lora_{side}.weight")
+}
+
+/// The module of which a tensor is the base's own weight: PEFT writes a copy of a head next to the adapter on it.
+fn copied_module(tensor: &str) -> Option<&str> {
+    tensor.strip_prefix(PREFIX)?.strip_suffix(".base_layer.weight")
 }
 
 fn module_of(tensor: &str) -> Result<&str, String> {

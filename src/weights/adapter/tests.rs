@@ -12,8 +12,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/peft");
 const Q0: &str = "model.layers.0.self_attn.q_proj";
 
 fn linears(dir: &Path) -> Linears {
-    let config = ModelConfig::open(dir).unwrap();
-    config.dense.unwrap().linears(config.vocabulary)
+    ModelConfig::open(dir).unwrap().dense.unwrap().linears()
 }
 
 fn model() -> tempfile::TempDir {
@@ -99,6 +98,38 @@ fn merging_is_pefts() {
         }
         assert_eq!(changed, adapter.pairs.len(), "{name}");
     }
+}
+
+/// PEFT writes a copy of the head next to an adapter on it, which is no part of the adapter.
+#[test]
+fn an_adapter_on_the_head_is_merged_and_the_heads_copy_is_left_out() {
+    let base = model();
+    let linears = linears(base.path());
+    let [outer, inner] = linears["lm_head"];
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["lm_head"] });
+    write_json(dir.path(), config::FILE, &config);
+    let write = |rows: usize| {
+        let numbers = |count: usize| (0..count).flat_map(|i| (i as f32 * 0.01).to_le_bytes()).collect::<Vec<u8>>();
+        let tensors = [("lora_A", [2, inner]), ("lora_B", [outer, 2]), ("base_layer", [rows, inner])];
+        let data = tensors.map(|(name, [a, b])| (format!("{PREFIX}lm_head.{name}.weight"), vec![a, b], numbers(a * b)));
+        let views = data
+            .iter()
+            .map(|(name, shape, data)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+        safetensors::serialize_to_file(views, None, &dir.path().join(WEIGHTS)).unwrap();
+    };
+    write(outer);
+    let (adapter, _) = Adapter::open(dir.path(), &linears).unwrap();
+    assert_eq!(adapter.pairs.keys().collect::<Vec<_>>(), ["lm_head"]);
+    let out = tempfile::tempdir().unwrap();
+    merge(base.path(), &adapter, out.path()).unwrap();
+    let [before, after] = [&base, &out].map(|dir| Weights::open(dir.path()).unwrap().read("lm_head.weight").unwrap());
+    let pair = &adapter.pairs["lm_head"];
+    let expected = before[inner + 1] + pair.b[2] * pair.a[1] + pair.b[3] * pair.a[inner + 1];
+    assert!((after[inner + 1] - expected).abs() < 1e-5 && before != after);
+    write(outer + 1);
+    let message = Adapter::open(dir.path(), &linears).unwrap_err().to_string();
+    assert!(message.contains("lm_head.base_layer") && message.contains("another base"), "{message}");
 }
 
 fn rewrite(dir: &Path, change: impl Fn(&str, &mut Vec<usize>, &mut Vec<u8>, &mut Dtype) -> Option<String>) {

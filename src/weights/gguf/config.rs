@@ -34,9 +34,10 @@ impl Gguf {
         let mut config = ModelConfig::from_json(&self.path, &root, &generation)?;
         let name = self.architecture()?;
         if let (Some(dense), Some(factors)) = (&mut config.dense, self.factors(&name)?)
-            && dense.rope_scaling == RopeScaling::None
+            && dense.rope.scaling == RopeScaling::None
         {
-            dense.rope_scaling = RopeScaling::Factors(factors);
+            let factors = factors.into_iter().map(f64::from).collect();
+            dense.rope.scaling = RopeScaling::Factors { factors, attention_factor: 1.0 };
         }
         Ok(config)
     }
@@ -179,14 +180,29 @@ impl Gguf {
             let original = self.positive(&key("original_context_length"))?;
             scaling["original_max_position_embeddings"] = json!(original.unwrap_or(context));
         }
-        for (theirs, ours) in
-            [("attn_factor", "attention_factor"), ("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")]
-        {
+        if kind == "yarn" {
+            self.yarn(&key, factor, &mut scaling)?;
+        }
+        Ok(Some(scaling))
+    }
+
+    /// The settings of YaRN that a file may hold beside the factor. llama.cpp multiplies the attention factor of a file by the one
+    /// that follows from the factor, which `transformers` takes only where a configuration has none.
+    fn yarn(&self, key: &dyn Fn(&str) -> String, factor: f64, scaling: &mut Json) -> Result<(), ModelError> {
+        if let Some(share) = self.float(&key("yarn_ext_factor"))?.filter(|share| ![1.0, -1.0].contains(share)) {
+            return Err(self.wrong(format!("`{}` is {share}; only 1 is computed", key("yarn_ext_factor"))));
+        }
+        for suffix in ["attn_factor", "yarn_attn_factor"] {
+            if let Some(given) = self.float(&key(suffix))? {
+                scaling["attention_factor"] = json!(given * (1.0 + 0.1 * factor.max(1.0).ln()));
+            }
+        }
+        for (theirs, ours) in [("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")] {
             if let Some(number) = self.float(&key(theirs))? {
                 scaling[ours] = json!(number);
             }
         }
-        Ok(Some(scaling))
+        Ok(())
     }
 
     /// Divisors of the rotary frequencies, one for each pair of a head.

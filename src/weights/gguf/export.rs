@@ -45,7 +45,7 @@ impl Gguf {
     pub fn export(self, to: &Path) -> Result<(), ModelError> {
         let failed = |file: &Path, reason: String| ModelError::Broken { file: file.into(), reason };
         let (config, generation) = self.config_json()?;
-        if let Some(RopeScaling::Factors(_)) = self.config()?.dense.map(|dense| dense.rope_scaling) {
+        if let Some(RopeScaling::Factors { .. }) = self.config()?.dense.map(|dense| dense.rope.scaling) {
             return Err(self.wrong("config.json has no words for the factors in `rope_freqs.weight`"));
         }
         let files = [

@@ -93,13 +93,45 @@ fn positions_turn_as_the_file_says() {
     };
     let linear =
         vec![("llama.rope.scaling.type", Meta::Text("linear".into())), ("llama.rope.scaling.factor", Meta::F32(4.0))];
-    assert_eq!(config(&set(linear)).rope_scaling, RopeScaling::Linear(4.0));
-    assert_eq!(config(&set(vec![("llama.rope.scale_linear", Meta::F32(2.0))])).rope_scaling, RopeScaling::Linear(2.0));
-    assert_eq!(config(&set(vec![("llama.rope.freq_base", Meta::F32(500.0))])).rope_theta, 500.0);
+    assert_eq!(config(&set(linear)).rope.scaling, RopeScaling::Linear(4.0));
+    assert_eq!(config(&set(vec![("llama.rope.scale_linear", Meta::F32(2.0))])).rope.scaling, RopeScaling::Linear(2.0));
+    assert_eq!(config(&set(vec![("llama.rope.freq_base", Meta::F32(500.0))])).rope.theta, 500.0);
     let window = config(&set(vec![("llama.attention.sliding_window", Meta::U32(64))]));
     assert_eq!(window.sliding_window, Some(64));
     let factors = config(&|file| file.tensors.push(factors(32, 2.0)));
-    assert_eq!(factors.rope_scaling, RopeScaling::Factors(vec![2.0; 32]));
+    assert_eq!(factors.rope.scaling, RopeScaling::Factors { factors: vec![2.0; 32], attention_factor: 1.0 });
+}
+
+/// llama.cpp multiplies a file's attention factor by the one that follows from the factor of the frequencies.
+#[test]
+fn yarn_is_read_as_llama_cpp_computes_it() {
+    let open = |more: &[(&'static str, Meta)]| {
+        let (mut file, _) = GgufFile::model(&tiny("llama"), 8);
+        let yarn = [
+            ("llama.rope.scaling.type", Meta::Text("yarn".into())),
+            ("llama.rope.scaling.factor", Meta::F32(4.0)),
+            ("llama.rope.scaling.original_context_length", Meta::U32(64)),
+        ];
+        yarn.iter().chain(more).for_each(|(key, value)| file.set(key, value.clone()));
+        let (_dir, path) = written(&file);
+        ModelConfig::open(&path)
+    };
+    let usual = f64::from(1.0 + 0.1 * 4f32.ln());
+    for (more, expected) in [
+        (vec![], usual),
+        (vec![("llama.rope.scaling.attn_factor", Meta::F32(1.0))], usual),
+        (vec![("llama.rope.scaling.yarn_attn_factor", Meta::F32(0.5))], usual / 2.0),
+        (vec![("llama.rope.scaling.yarn_ext_factor", Meta::F32(1.0))], usual),
+    ] {
+        let found = open(&more).unwrap().dense.unwrap().rope;
+        let RopeScaling::Yarn { factor, attention_factor, .. } = found.scaling else { panic!("{found:?}") };
+        assert!(factor == 4.0 && (attention_factor - expected).abs() < 1e-6, "{more:?}: {found:?}");
+    }
+    let betas = [("llama.rope.scaling.yarn_beta_fast", 16.0), ("llama.rope.scaling.yarn_beta_slow", 2.0)];
+    let betas = betas.map(|(key, beta)| (key, Meta::F32(beta)));
+    assert_ne!(open(&betas).unwrap().dense, open(&[]).unwrap().dense);
+    let error = open(&[("llama.rope.scaling.yarn_ext_factor", Meta::F32(0.5))]).unwrap_err().to_string();
+    assert!(error.contains("`llama.rope.scaling.yarn_ext_factor` is 0.5"), "{error}");
 }
 
 /// The factors that llama.cpp's converter writes for Llama 3.1 and 3.2 are read as the scaling that they are made of.
@@ -123,7 +155,7 @@ fn llama_3_is_recognized() {
         block.bytes = (0..32).flat_map(|pair| (of_pair(pair) as f32).to_le_bytes()).collect();
         file.tensors.push(block);
         let (_dir, path) = written(&file);
-        let found = ModelConfig::open(&path).unwrap().dense.unwrap().rope_scaling;
+        let found = ModelConfig::open(&path).unwrap().dense.unwrap().rope.scaling;
         assert_eq!(found, RopeScaling::Llama3 { factor, low: 1.0, high: 4.0, original_context: 8192.0 });
     }
 }

@@ -320,7 +320,7 @@ fn weights(world: &World, source: &Value) -> (PathBuf, Option<Adapter>) {
     let named = |field: &str| source[field].as_str().map(|path| world.path(path));
     let model = named("model_path").unwrap();
     let config = ModelConfig::open(&model).unwrap();
-    let linears = config.dense.as_ref().unwrap().linears(config.vocabulary);
+    let linears = config.dense.as_ref().unwrap().linears();
     let adapter = named("adapter_path").map(|adapter| Adapter::open(&adapter, &linears).unwrap().0);
     (model, adapter)
 }

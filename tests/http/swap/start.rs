@@ -68,7 +68,7 @@ async fn one_role_with_an_adapter_leaves_the_other_bare() {
     let started = World::of_one_base(&flags).await;
     let dir = started.path("refiner");
     let config = ModelConfig::open(&dir).unwrap();
-    let linears = config.dense.as_ref().unwrap().linears(config.vocabulary);
+    let linears = config.dense.as_ref().unwrap().linears();
     let (draft, _) = Adapter::open(&started.path("draft"), &linears).unwrap();
     let expected = greedy((&dir, Some(&draft)), Purpose::Answer, vec![Message::user(FINGERPRINT)], TOKENS).await;
     assert_eq!(started.fingerprint().await, ("g-1".into(), expected));
@@ -196,7 +196,7 @@ async fn adapters_are_put_on_the_embedded_model_without_an_admin_key() {
     let adapted = Server::started(&adapted, None).await;
     let says = async |server: &Server| server.answer(&fingerprint()).await["choices"][0]["message"]["content"].clone();
     let config = ModelConfig::open(&shipped.join("actor")).unwrap();
-    let linears = config.dense.as_ref().unwrap().linears(config.vocabulary);
+    let linears = config.dense.as_ref().unwrap().linears();
     let (adapter, _) = Adapter::open(&adapters.join("embedded"), &linears).unwrap();
     let turns = vec![Message::user(FINGERPRINT)];
     let expected = greedy((&shipped.join("actor"), Some(&adapter)), Purpose::Answer, turns, TOKENS).await;

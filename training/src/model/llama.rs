@@ -6,7 +6,9 @@ use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
-use super::{LlamaConfig, Params};
+use spar::weights::QkNorm;
+
+use super::{DenseConfig, Params};
 
 /// A low-rank addition to a weight: `W + scale · B · A`.
 #[derive(Clone, Debug)]
@@ -63,12 +65,14 @@ pub struct Layer {
     pub inner_norm: Tensor,
     /// Norms of heads of queries and of keys, `(head_dim,)` each.
     pub head_norms: Option<(Tensor, Tensor)>,
+    /// Whether queries and keys have rotary positions.
+    pub rotates: bool,
 }
 
 /// A differentiable Llama.
 #[derive(Clone, Debug)]
 pub struct Llama {
-    config: LlamaConfig,
+    config: DenseConfig,
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Tensor,
@@ -93,7 +97,7 @@ impl Llama {
     ///
     /// # Errors
     /// When a tensor is missing.
-    pub fn new(config: &LlamaConfig, tensors: &HashMap<String, Var>) -> Result<Self> {
+    pub fn new(config: &DenseConfig, tensors: &HashMap<String, Var>) -> Result<Self> {
         let tensor = |name: &str| match tensors.get(name) {
             Some(var) => Ok(var.as_tensor().clone()),
             None => candle_core::bail!("{name} is missing"),
@@ -116,14 +120,15 @@ impl Llama {
                 down: linear("mlp.down_proj")?,
                 input_norm: norm("input_layernorm")?,
                 inner_norm: norm("post_attention_layernorm")?,
-                head_norms: config.has_head_norms().then(head_norms).transpose()?,
+                head_norms: (config.qk_norm == QkNorm::Heads).then(head_norms).transpose()?,
+                rotates: config.layer_rope(i).is_some(),
             })
         };
-        let head = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        let head = if config.tied { "model.embed_tokens" } else { "lm_head" };
         Ok(Self {
             config: config.clone(),
             embedding: tensor("model.embed_tokens.weight")?,
-            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
             norm: tensor("model.norm.weight")?,
             head: linear(head)?,
         })
@@ -169,14 +174,14 @@ impl Llama {
     fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let wide = x.to_dtype(DType::F32)?;
         let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
-        let normed = wide.broadcast_div(&(mean + self.config.rms_norm_eps)?.sqrt()?)?;
+        let normed = wide.broadcast_div(&(mean + f64::from(self.config.norm_eps))?.sqrt()?)?;
         normed.to_dtype(x.dtype())?.broadcast_mul(weight)
     }
 
     fn attention(&self, layer: &Layer, x: &Tensor, positions: &Positions) -> Result<Tensor> {
         let (batch, time, _) = x.dims3()?;
-        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
-        let dim = self.config.head_dim();
+        let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
+        let dim = self.config.head_dim;
         let split = |x: Tensor, heads| x.reshape((batch, time, heads, dim))?.transpose(1, 2)?.contiguous();
         let repeat = |x: Tensor| {
             let shape = (batch, kv_heads, heads / kv_heads, time, dim);
@@ -186,7 +191,10 @@ impl Llama {
         if let Some((of_queries, of_keys)) = &layer.head_norms {
             (query, key) = (self.rms_norm(&query, of_queries)?, self.rms_norm(&key, of_keys)?);
         }
-        let (query, key) = (positions.rotate(&query)?, repeat(positions.rotate(&key)?)?);
+        if layer.rotates {
+            (query, key) = (positions.rotate(&query)?, positions.rotate(&key)?);
+        }
+        let key = repeat(key)?;
         let value = repeat(split(layer.value.forward(x)?, kv_heads)?)?;
         let scores = (query.matmul(&key.t()?.contiguous()?)? / (dim as f64).sqrt())?.to_dtype(DType::F32)?;
         let scores = scores.broadcast_add(&positions.mask)?;
@@ -197,15 +205,17 @@ impl Llama {
     }
 
     fn positions(&self, time: usize, like: &Tensor) -> Result<Positions> {
-        let (dim, device) = (self.config.head_dim(), like.device());
-        let frequencies = self.config.frequencies().map_err(|error| candle_core::Error::Msg(error.to_string()))?;
-        let angles: Vec<f32> = (0..time).flat_map(|t| frequencies.iter().map(move |f| t as f32 * f)).collect();
-        let angles = Tensor::from_vec(angles, (time, dim / 2), device)?;
+        let (dim, device) = (self.config.head_dim, like.device());
+        let turns = self.config.rope.turns(0..time);
+        let table = |part: fn(&(f32, f32)) -> f32| {
+            let values: Vec<f32> = turns.iter().map(part).collect();
+            Tensor::from_vec(values, (time, dim / 2), device)?.to_dtype(like.dtype())
+        };
         let hidden = |t: usize| (0..time).map(move |j| if j > t { f32::NEG_INFINITY } else { 0.0 });
         let mask: Vec<f32> = (0..time).flat_map(hidden).collect();
         Ok(Positions {
-            cos: angles.cos()?.to_dtype(like.dtype())?,
-            sin: angles.sin()?.to_dtype(like.dtype())?,
+            cos: table(|turn| turn.0)?,
+            sin: table(|turn| turn.1)?,
             mask: Tensor::from_vec(mask, (time, time), device)?,
         })
     }

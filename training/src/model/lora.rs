@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::LlamaConfig;
+use super::DenseConfig;
 use super::params::{Entry, Kind, Layout, Params, uniform};
 
 /// A product of a layer, by PEFT's name for it.
@@ -55,8 +55,8 @@ impl Module {
 
     /// Rows and columns of its weight.
     #[must_use]
-    pub fn shape(self, config: &LlamaConfig) -> [usize; 2] {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    pub fn shape(self, config: &DenseConfig) -> [usize; 2] {
+        let (hidden, inner) = (config.hidden, config.intermediate);
         let (q, kv) = config.widths();
         match self {
             Self::Query => [q, hidden],
@@ -126,11 +126,11 @@ impl LoraConfig {
 
     /// The factors' names, as PEFT has them in its file, and places: by layer, by module, `A` before `B`.
     #[must_use]
-    pub fn layout(&self, config: &LlamaConfig) -> Layout {
+    pub fn layout(&self, config: &DenseConfig) -> Layout {
         let mut entries: Vec<Entry> = Vec::new();
         let mut layers = Vec::new();
         let mut end = 0;
-        for layer in 0..config.num_hidden_layers {
+        for layer in 0..config.layers {
             let start = end;
             for module in Module::ALL.into_iter().filter(|&module| self.has(module)) {
                 let [out, input] = module.shape(config);
@@ -148,7 +148,7 @@ impl LoraConfig {
 
     /// A fresh adapter, which changes nothing yet: `A` uniform within `1 / sqrt(in)` as in PEFT, `B` zero.
     #[must_use]
-    pub fn fresh(&self, config: &LlamaConfig, seed: u64) -> Params {
+    pub fn fresh(&self, config: &DenseConfig, seed: u64) -> Params {
         let layout = self.layout(config);
         let mut data = vec![0.0; layout.len()];
         for (stream, entry) in layout.entries.iter().enumerate().filter(|(_, e)| e.name.contains("lora_A")) {
@@ -162,10 +162,11 @@ impl LoraConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::shape::tiny;
 
     #[test]
     fn a_fresh_adapter_has_no_say_and_pefts_names() {
-        let config = LlamaConfig { num_hidden_layers: 2, ..LlamaConfig::tiny(50) };
+        let config = DenseConfig { layers: 2, ..tiny(50) };
         let lora = LoraConfig { rank: 4, targets: vec![Module::Down, Module::Query], ..LoraConfig::default() };
         let adapter = lora.fresh(&config, 1);
         let names: Vec<_> = adapter.layout.entries.iter().map(|e| (e.name.as_str(), e.shape.as_slice())).collect();

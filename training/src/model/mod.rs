@@ -1,13 +1,13 @@
 //! A Llama with its gradient: [`cpu`] is the fast form for a CPU, [`device`] the one for CUDA, and [`llama`] the same network for
 //! candle's own gradients, which both are compared with.
 
-pub mod config;
 pub mod cpu;
 pub mod device;
 pub mod llama;
 pub mod lora;
 pub mod params;
+pub mod shape;
 
-pub use config::LlamaConfig;
 pub use lora::LoraConfig;
 pub use params::Params;
+pub use spar::weights::DenseConfig;

@@ -10,9 +10,9 @@ use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use spar::weights::Weights;
+use spar::weights::{QkNorm, Weights};
 
-use super::LlamaConfig;
+use super::DenseConfig;
 
 /// What a tensor is for; the optimizer treats the kinds differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,8 @@ pub struct Layout {
 impl Layout {
     /// The layout of a model.
     #[must_use]
-    pub fn new(config: &LlamaConfig) -> Self {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    pub fn new(config: &DenseConfig) -> Self {
+        let (hidden, inner) = (config.hidden, config.intermediate);
         let (q, kv) = config.widths();
         let mut entries: Vec<Entry> = Vec::new();
         let mut add = |name: String, shape: &[usize], kind| {
@@ -69,9 +69,9 @@ impl Layout {
             entries.push(Entry { name, shape: shape.to_vec(), kind, range: range.clone() });
             range
         };
-        let embedding = add("model.embed_tokens.weight".into(), &[config.vocab_size, hidden], Kind::Embedding);
+        let embedding = add("model.embed_tokens.weight".into(), &[config.vocabulary, hidden], Kind::Embedding);
         let mut layers = Vec::new();
-        for i in 0..config.num_hidden_layers {
+        for i in 0..config.layers {
             let mut add = |name: &str, shape: &[usize], kind| {
                 let what = if kind == Kind::Bias { "bias" } else { "weight" };
                 add(format!("model.layers.{i}.{name}.{what}"), shape, kind)
@@ -85,22 +85,22 @@ impl Layout {
             add("mlp.down_proj", &[hidden, inner], Kind::Matrix);
             add("input_layernorm", &[hidden], Kind::Norm);
             let mut end = add("post_attention_layernorm", &[hidden], Kind::Norm).end;
-            if config.has_biases() {
+            if config.qkv_bias {
                 add("self_attn.q_proj", &[q], Kind::Bias);
                 add("self_attn.k_proj", &[kv], Kind::Bias);
                 end = add("self_attn.v_proj", &[kv], Kind::Bias).end;
             }
-            if config.has_head_norms() {
-                add("self_attn.q_norm", &[config.head_dim()], Kind::Norm);
-                end = add("self_attn.k_norm", &[config.head_dim()], Kind::Norm).end;
+            if config.qk_norm == QkNorm::Heads {
+                add("self_attn.q_norm", &[config.head_dim], Kind::Norm);
+                end = add("self_attn.k_norm", &[config.head_dim], Kind::Norm).end;
             }
             layers.push(start..end);
         }
         let norm = add("model.norm.weight".into(), &[hidden], Kind::Norm);
-        let head = if config.tie_word_embeddings {
+        let head = if config.tied {
             embedding.clone()
         } else {
-            add("lm_head.weight".into(), &[config.vocab_size, hidden], Kind::Embedding)
+            add("lm_head.weight".into(), &[config.vocabulary, hidden], Kind::Embedding)
         };
         Self { entries, embedding, layers, norm, head }
     }
@@ -164,10 +164,10 @@ impl Params {
     /// Random weights. Embeddings have deviation 0.02, matrices `0.5 / sqrt(in)`, those that write to the residual stream
     /// `1 / sqrt(2 · layers)` of that, so that the stream's variance does not grow with depth; norms are 1, biases 0.
     #[must_use]
-    pub fn random(config: &LlamaConfig, seed: u64) -> Self {
+    pub fn random(config: &DenseConfig, seed: u64) -> Self {
         let layout = Layout::new(config);
         let mut data = vec![1.0; layout.len()];
-        let depth = 1.0 / (2.0 * config.num_hidden_layers as f32).sqrt();
+        let depth = 1.0 / (2.0 * config.layers as f32).sqrt();
         for (stream, entry) in layout.entries.iter().enumerate() {
             let deviation = match entry.kind {
                 Kind::Norm => continue,
@@ -196,7 +196,7 @@ impl Params {
     ///
     /// # Errors
     /// When a file is missing or damaged, or lacks a tensor of the right shape.
-    pub fn load(config: &LlamaConfig, directory: &Path) -> Result<Self> {
+    pub fn load(config: &DenseConfig, directory: &Path) -> Result<Self> {
         let weights = Weights::open(directory)?;
         let layout = Layout::new(config);
         let mut data = Vec::with_capacity(layout.len());
@@ -252,10 +252,11 @@ fn normal(rng: &mut ChaCha8Rng) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::shape::tiny;
 
     #[test]
     fn weights_survive_a_file_in_every_precision() {
-        let config = LlamaConfig { num_hidden_layers: 1, tie_word_embeddings: false, ..LlamaConfig::tiny(50) };
+        let config = DenseConfig { layers: 1, tied: false, ..tiny(50) };
         let params = Params::random(&config, 3);
         let directory = tempfile::tempdir().unwrap();
         for (precision, tolerance) in [(Precision::F32, 0.0), (Precision::F16, 1e-3), (Precision::Bf16, 8e-3)] {
@@ -270,18 +271,18 @@ mod tests {
     #[test]
     fn a_file_of_another_shape_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let params = Params::random(&LlamaConfig::tiny(50), 3);
+        let params = Params::random(&tiny(50), 3);
         params.save(&directory.path().join("model.safetensors"), Precision::F32).unwrap();
-        let message = Params::load(&LlamaConfig::tiny(51), directory.path()).unwrap_err().to_string();
+        let message = Params::load(&tiny(51), directory.path()).unwrap_err().to_string();
         assert!(message.contains("model.embed_tokens.weight has shape [50, 192]"), "{message}");
-        let untied = LlamaConfig { tie_word_embeddings: false, ..LlamaConfig::tiny(50) };
+        let untied = DenseConfig { tied: false, ..tiny(50) };
         let message = Params::load(&untied, directory.path()).unwrap_err().to_string();
         assert!(message.contains("lacks lm_head.weight"), "{message}");
     }
 
     #[test]
     fn one_seed_gives_one_model() {
-        let config = LlamaConfig::tiny(50);
+        let config = tiny(50);
         assert_eq!(Params::random(&config, 1).data, Params::random(&config, 1).data);
         assert_ne!(Params::random(&config, 1).data, Params::random(&config, 2).data);
     }

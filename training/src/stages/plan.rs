@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 use serde::Serialize;
+use spar::weights::QkNorm;
 
-use crate::model::LlamaConfig;
 use crate::model::cpu::{Arithmetic, Keep};
 use crate::model::device::LOGITS;
 use crate::model::params::Layout;
+use crate::model::{DenseConfig, shape};
 use crate::optimizer::Rule;
 use crate::recipe::iterate::Iterate;
 use crate::trainer::{Processor, TrainConfig};
@@ -51,8 +52,8 @@ impl Plan {
 /// # Errors
 /// When a model's configuration cannot be read.
 pub fn plan(recipe: &Iterate) -> Result<Vec<Plan>> {
-    let actor = LlamaConfig::load(&recipe.actor)?;
-    let refiner = LlamaConfig::load(&recipe.refiner)?;
+    let actor = shape::load(&recipe.actor)?;
+    let refiner = shape::load(&recipe.refiner)?;
     Ok(vec![
         of("actor, DPO", &actor, &recipe.dpo.train, recipe.dpo.tokens_per_step),
         of("refiner, RFT", &refiner, &recipe.sft.train, recipe.sft.tokens_per_step),
@@ -61,7 +62,7 @@ pub fn plan(recipe: &Iterate) -> Result<Vec<Plan>> {
 
 /// The plan of one training.
 #[must_use]
-pub fn of(role: &'static str, llama: &LlamaConfig, train: &TrainConfig, tokens_per_step: usize) -> Plan {
+pub fn of(role: &'static str, llama: &DenseConfig, train: &TrainConfig, tokens_per_step: usize) -> Plan {
     const F32: usize = 4;
     let layout = Layout::new(llama);
     let parameters = layout.len();
@@ -78,23 +79,23 @@ pub fn of(role: &'static str, llama: &LlamaConfig, train: &TrainConfig, tokens_p
     let workers = if on_device { 1 } else { train.threads() };
     let element = if on_device && train.arithmetic == Arithmetic::Bf16 { 2 } else { F32 };
     let rows = train.unit_tokens.min(tokens_per_step).max(1);
-    let (hidden, inner, layers) = (llama.hidden_size, llama.intermediate_size, llama.num_hidden_layers);
+    let (hidden, inner, layers) = (llama.hidden, llama.intermediate, llama.layers);
     let (q, kv) = llama.widths();
     let qkv = q + 2 * kv;
-    let length = rows.min(llama.max_position_embeddings);
+    let length = rows.min(llama.context);
     let rank = train.lora.as_ref().map_or(0, |lora| lora.rank * lora.targets.len());
     // Normed inputs, queries, keys and values, before their norms too, attended, middle, gates and ups, and their product.
-    let head_norms = if llama.has_head_norms() { q + kv } else { 0 };
+    let head_norms = if llama.qk_norm == QkNorm::Heads { q + kv } else { 0 };
     let layer = rows * (2 * hidden + qkv + head_norms + q + hidden + 3 * inner + rank);
     // Half of a square of probabilities per head, which a device computes again.
-    let squares = llama.num_attention_heads * (rows / length).max(1) * length * (length + 1) / 2;
+    let squares = llama.heads * (rows / length).max(1) * length * (length + 1) / 2;
     let layer = layer + if on_device { 0 } else { squares };
     let kept = if train.keep == Keep::Everything { layers } else { 1 };
-    let logits = if on_device { LOGITS.min(rows * llama.vocab_size) } else { 128 * (llama.vocab_size + 2 * hidden) };
+    let logits = if on_device { LOGITS.min(rows * llama.vocabulary) } else { 128 * (llama.vocabulary + 2 * hidden) };
     let shared = rows * (qkv + hidden + 2 * inner) + logits;
     let activations = workers * (kept * layer + (layers + 1) * rows * hidden + shared);
     // 2 operations a weight and token forward, as many for the inputs' gradients, and as many for the weights' that are trained.
-    let products = (parameters - if llama.tie_word_embeddings { 0 } else { layout.embedding.len() }) as f64;
+    let products = (parameters - if llama.tied { 0 } else { layout.embedding.len() }) as f64;
     let passes = if train.lora.is_some() { 4.0 } else { 6.0 } + if kept < layers { 2.0 } else { 0.0 };
     let attention = (layers * 2 * length * q) as f64;
     Plan {
@@ -136,18 +137,11 @@ impl std::fmt::Display for Plan {
 mod tests {
     use super::*;
     use crate::model::LoraConfig;
+    use crate::model::shape::{tiny, with_heads};
 
     #[test]
     fn adapters_and_recomputing_need_less() {
-        let llama = LlamaConfig {
-            vocab_size: 32_000,
-            hidden_size: 768,
-            intermediate_size: 2048,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            num_key_value_heads: 4,
-            ..LlamaConfig::tiny(32_000)
-        };
+        let llama = DenseConfig { hidden: 768, intermediate: 2048, layers: 12, ..with_heads(tiny(32_000), 12, 4, 64) };
         let train = TrainConfig { workers: 2, ..TrainConfig::default() };
         let full = of("full", &llama, &train, 4096);
         let lora = TrainConfig { lora: Some(LoraConfig { rank: 8, ..LoraConfig::default() }), ..train.clone() };
@@ -163,16 +157,13 @@ mod tests {
     /// What `bench/cuda.md` measured: 4 sequences of 2,048 tokens, everything kept.
     #[test]
     fn a_device_needs_about_what_was_measured() {
-        let llama = LlamaConfig {
-            vocab_size: 128_256,
-            hidden_size: 4096,
-            intermediate_size: 14_336,
-            num_hidden_layers: 32,
-            num_attention_heads: 32,
-            num_key_value_heads: 8,
-            max_position_embeddings: 8192,
-            tie_word_embeddings: false,
-            ..LlamaConfig::tiny(128_256)
+        let llama = DenseConfig {
+            hidden: 4096,
+            intermediate: 14_336,
+            layers: 32,
+            context: 8192,
+            tied: false,
+            ..with_heads(tiny(128_256), 32, 8, 128)
         };
         let train = TrainConfig {
             lora: Some(LoraConfig { rank: 16, ..LoraConfig::default() }),

@@ -9,7 +9,7 @@ use crate::gradient::{Computing, GradientWorkers};
 use crate::model::cpu::{Arithmetic, Keep};
 use crate::model::device::{self, DeviceModel};
 use crate::model::params::Precision;
-use crate::model::{LlamaConfig, LoraConfig};
+use crate::model::{DenseConfig, LoraConfig};
 use crate::optimizer::OptimizerConfig;
 use crate::schedule::Schedule;
 
@@ -96,7 +96,7 @@ impl TrainConfig {
     ///
     /// # Errors
     /// There is no such device, or it has no room for the model.
-    pub fn workers(&self, llama: &LlamaConfig, computing: Computing<'_>, directory: &Path) -> Result<GradientWorkers> {
+    pub fn workers(&self, llama: &DenseConfig, computing: Computing<'_>, directory: &Path) -> Result<GradientWorkers> {
         Ok(match self.device {
             Processor::Cpu => GradientWorkers::new(llama, computing),
             Processor::Cuda => {

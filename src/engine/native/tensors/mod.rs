@@ -19,7 +19,8 @@ pub(super) use self::cache::Cache;
 use self::clusters::{Reach, slot};
 use self::layers::{Layer, Norm, Turns, linear_tensor};
 pub(super) use self::low::Changes;
-use self::plan::Plan;
+use self::ops::cap;
+use self::plan::Plans;
 use super::Processor;
 use super::adapter::Adapter;
 use super::blocks::{BLOCK, BlockPool, Shape};
@@ -27,24 +28,24 @@ use super::compute::LoadError;
 use super::model::{self, Batch, Scratch};
 use super::sequence::Sequence;
 use crate::kernels::packed::Format;
-use crate::weights::{DenseConfig, LowRanks, ModelConfig, Weights};
+use crate::weights::{DenseConfig, LowRanks, Rope, Weights};
 
 /// Weights on a device: matrices in the checkpoint's type where the device multiplies it, else in `f32`. The residual stream,
 /// norms, scores and logits are `f32`.
 pub(super) struct TensorModel {
     /// The type of matrices, keys and values.
     dtype: DType,
-    reach: Reach,
+    config: DenseConfig,
+    /// What rows see, for each window that some layer has.
+    reaches: Vec<Reach>,
     /// `(vocabulary, hidden)`.
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Norm,
     /// `(vocabulary, hidden)`, in `f32` because logits in fewer bits are too coarse to draw from.
     head: Tensor,
-    config: DenseConfig,
-    context: usize,
-    /// `(positions, head_dim / 2)`, for as many positions as were needed.
-    turns: Mutex<Turns>,
+    /// Each way in which some layer turns, with its angles of as many positions as were needed, `(positions, pairs)`.
+    turns: Vec<(Rope, Mutex<Turns>)>,
     /// Last, so that what is above is gone before.
     device: DeviceLease,
 }
@@ -93,7 +94,6 @@ impl TensorModel {
     /// # Errors
     /// A tensor is damaged, the device cannot be used or has no room, or `format` is not computed there.
     pub(super) fn load(
-        config: &ModelConfig,
         dense: &DenseConfig,
         weights: &Weights,
         format: Format,
@@ -106,35 +106,36 @@ impl TensorModel {
         let device = DeviceLease(open(processor).map_err(LoadError::Device)?);
         // Nothing is cached while weights are loaded: freed conversion buffers would fragment the pool around them.
         device.keep(0);
-        Self::read(config, dense, weights, &device)
+        Self::read(dense, weights, &device)
     }
 
-    fn read(
-        config: &ModelConfig,
-        dense: &DenseConfig,
-        weights: &Weights,
-        device: &Device,
-    ) -> std::result::Result<Self, LoadError> {
-        let dtype = if device.is_cpu() { DType::F32 } else { stored(config, weights) };
+    fn read(dense: &DenseConfig, weights: &Weights, device: &Device) -> std::result::Result<Self, LoadError> {
+        let dtype = if device.is_cpu() { DType::F32 } else { stored(dense, weights) };
         let matrix = |name: &str| linear_tensor(weights, &[name.to_owned()], dense.hidden, dtype, device);
         let embedding = matrix("model.embed_tokens.weight")?;
         let head = if dense.tied { embedding.clone() } else { matrix("lm_head.weight")? };
-        let layer = |index| Layer::load(index, dense, weights, dtype, device);
+        let (mut ropes, mut windows) = (Vec::new(), Vec::new());
+        let layer = |index| {
+            let turns = dense.layer_rope(index).map(|rope| place_of(&mut ropes, rope));
+            let reach = place_of(&mut windows, dense.window(index));
+            Layer::load((index, turns, reach), dense, weights, dtype, device)
+        };
         let layers = (0..dense.layers).map(layer).collect::<std::result::Result<_, _>>()?;
+        let turns = |rope: &Rope| {
+            let turns = Turns::new(rope, dense.context.min(POSITIONS), device)?;
+            Ok::<_, candle_core::Error>((rope.clone(), Mutex::new(turns)))
+        };
+        let turns = ropes.into_iter().map(turns).collect::<Result<_>>()?;
+        let reach = |window| Reach { heads: dense.heads, kv_width: dense.kv_heads * dense.head_dim, window };
         Ok(Self {
             dtype,
-            reach: Reach {
-                heads: dense.heads,
-                kv_width: dense.kv_heads * dense.head_dim,
-                window: dense.sliding_window,
-            },
+            reaches: windows.into_iter().map(reach).collect(),
             embedding,
             layers,
-            norm: Norm::load(weights, "model.norm.weight", dense.norm_eps, device)?,
+            norm: Norm::load(weights, "model.norm.weight", dense, device)?,
             head: head.to_dtype(DType::F32)?,
+            turns,
             config: dense.clone(),
-            context: config.context,
-            turns: Mutex::new(table(dense, config.context.min(POSITIONS), device)?),
             device: DeviceLease(device.clone()),
         })
     }
@@ -149,7 +150,8 @@ impl TensorModel {
 
     /// A cache of this many blocks.
     pub(super) fn cache(&self, blocks: usize) -> std::result::Result<Cache, String> {
-        let shape = Shape { layers: self.layers.len(), heads: self.config.kv_heads, head_dim: self.config.head_dim };
+        let c = &self.config;
+        let shape = Shape { layers: c.layers, heads: c.kv_heads, head_dim: c.head_dim };
         let cache = Cache::new(shape, blocks, self.dtype, &self.device);
         let bytes = blocks * self.block_bytes(shape);
         let cache = cache.map_err(|error| {
@@ -188,10 +190,10 @@ impl TensorModel {
     }
 
     /// The angles of positions up to `last` at least.
-    fn turns_to(&self, last: usize) -> Result<Turns> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        if last >= turns.cos.dims()[0] {
-            *turns = table(&self.config, (last + 1).next_power_of_two().min(self.context), &self.device)?;
+    fn turns_to(&self, (rope, turns): &(Rope, Mutex<Turns>), last: usize) -> Result<Turns> {
+        let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if last >= turns.positions()? {
+            *turns = Turns::new(rope, (last + 1).next_power_of_two().min(self.config.context), &self.device)?;
         }
         Ok(turns.clone())
     }
@@ -202,12 +204,16 @@ impl TensorModel {
         };
         let tokens = column(&|row| sequences[row.sequence].tokens[row.position])?;
         let last = batch.rows.iter().map(|row| row.position).max().unwrap_or(0);
-        let turns = self.turns_to(last)?.at(&column(&|row| row.position as u32)?)?;
+        let positions = column(&|row| row.position as u32)?;
+        let turns = self.turns.iter().map(|turns| self.turns_to(turns, last)?.at(&positions));
+        let turns: Vec<Turns> = turns.collect::<Result<_>>()?;
         let places = cache.places(column(&|row| slot(&sequences[row.sequence], row.position))?)?;
-        let mut x = self.embedding.index_select(&tokens, 0)?.to_dtype(DType::F32)?;
-        let mut plan = Plan::new(&batch.rows, sequences, &self.reach, &self.device)?;
+        let mut x =
+            scaled(self.embedding.index_select(&tokens, 0)?.to_dtype(DType::F32)?, self.config.scales.embedding)?;
+        let mut plans = Plans::new(&self.reaches);
         for (index, layer) in self.layers.iter().enumerate() {
-            let mut queries = layer.project(index, &x, &turns, batch, (cache, &places))?;
+            let turns = layer.turns.map(|place| &turns[place]);
+            let mut queries = layer.project(index, &x, turns, batch, (cache, &places))?;
             if index + 1 == self.layers.len() && batch.wanted.len() < batch.rows.len() {
                 // Nothing more is asked of other rows: their keys and values are all that is left of them.
                 let wanted: Vec<u32> = batch.wanted.iter().map(|&row| row as u32).collect();
@@ -217,22 +223,28 @@ impl TensorModel {
                 }
                 let wanted = Tensor::from_vec(wanted, batch.rows.len(), &self.device)?;
                 (x, queries) = (x.index_select(&wanted, 0)?, queries.index_select(&wanted, 0)?);
-                plan = Plan::new(&batch.rows, sequences, &self.reach, &self.device)?;
+                plans = Plans::new(&self.reaches);
             }
-            let attended = plan.attend(cache, index, &queries)?;
+            let plan = plans.of(layer.reach, &batch.rows, sequences, &self.device)?;
+            let attended = plan.attend(cache, index, &queries, self.config.score_cap)?;
             x = layer.mix(index, x, &attended, batch)?;
         }
-        self.norm.apply(&x, DType::F32)?.matmul(&self.head.t()?)?.flatten_all()?.to_vec1()
+        let logits = self.norm.apply(&x, DType::F32)?.matmul(&self.head.t()?)?;
+        let logits = scaled(logits, self.config.scales.logits)?;
+        cap(logits, self.config.logit_cap)?.flatten_all()?.to_vec1()
     }
 }
 
-/// The angles of so many positions.
-fn table(config: &DenseConfig, positions: usize, device: &Device) -> Result<Turns> {
-    let pairs = model::turns(config)(0..positions);
-    let part = |part: fn(&(f32, f32)) -> f32| {
-        Tensor::from_vec(pairs.iter().map(part).collect::<Vec<f32>>(), (positions, config.head_dim / 2), device)
-    };
-    Ok(Turns { cos: part(|turn| turn.0)?, sin: part(|turn| turn.1)? })
+/// The place of a thing among known ones, to which it is added if it is new.
+fn place_of<T: PartialEq>(known: &mut Vec<T>, thing: T) -> usize {
+    known.iter().position(|other| *other == thing).unwrap_or_else(|| {
+        known.push(thing);
+        known.len() - 1
+    })
+}
+
+fn scaled(x: Tensor, factor: f32) -> Result<Tensor> {
+    if factor == 1.0 { Ok(x) } else { x * f64::from(factor) }
 }
 
 impl Drop for TensorModel {
@@ -269,8 +281,8 @@ fn name(device: &Device) -> &'static str {
 }
 
 /// The type that all of the model's matrices are stored in, if it is a short one; else `f32`.
-fn stored(config: &ModelConfig, weights: &Weights) -> DType {
-    let matrices = config.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
+fn stored(dense: &DenseConfig, weights: &Weights) -> DType {
+    let matrices = dense.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
     let mut types = matrices.map(|(name, _)| weights.dtype(&name));
     match types.next().flatten() {
         Some(Dtype::BF16) if types.all(|other| other == Some(Dtype::BF16)) => DType::BF16,

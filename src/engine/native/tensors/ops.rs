@@ -125,6 +125,20 @@ pub(super) fn swiglu(x: &Tensor, dtype: DType) -> Result<Tensor> {
     (x.narrow(1, 0, width)?.silu()? * x.narrow(1, width, width)?)?.to_dtype(dtype)
 }
 
+/// `gelu(gate) · up` with the approximation by `tanh`, of rows as [`swiglu`] takes them.
+pub(super) fn geglu(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    let width = x.dim(1)? / 2;
+    (x.narrow(1, 0, width)?.gelu()? * x.narrow(1, width, width)?)?.to_dtype(dtype)
+}
+
+/// `cap · tanh(x / cap)`, where there is a cap.
+pub(super) fn cap(x: Tensor, cap: Option<f32>) -> Result<Tensor> {
+    match cap.map(f64::from) {
+        Some(cap) => (x / cap)?.tanh()? * cap,
+        None => Ok(x),
+    }
+}
+
 /// Where [`place`] puts keys and values: those of a layer, `(kv_heads, slots, size)`, and rows' slots.
 #[cfg(feature = "cuda")]
 pub(super) struct Room<'a> {

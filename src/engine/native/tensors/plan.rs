@@ -6,10 +6,31 @@ use super::super::model::Row;
 use super::super::sequence::Sequence;
 use super::cache::Cache;
 use super::clusters::{Cluster, Reach};
-use super::ops::{scores, weigh};
+use super::ops::{cap, scores, weigh};
 
 /// Keys of a bin are a multiple of this.
 const ALIGNED: usize = 8;
+
+/// How a step's rows attend in layers of each reach, laid out when the first of them comes.
+pub(super) struct Plans<'a> {
+    reaches: &'a [Reach],
+    plans: Vec<Option<Plan>>,
+}
+
+impl<'a> Plans<'a> {
+    pub(super) fn new(reaches: &'a [Reach]) -> Self {
+        Self { reaches, plans: reaches.iter().map(|_| None).collect() }
+    }
+
+    /// That of layers with the reach `index`, for rows that stay the same from call to call.
+    pub(super) fn of(&mut self, index: usize, rows: &[Row], sequences: &[Sequence], device: &Device) -> Result<&Plan> {
+        let plan = match self.plans[index].take() {
+            Some(plan) => plan,
+            None => Plan::new(rows, sequences, &self.reaches[index], device)?,
+        };
+        Ok(self.plans[index].insert(plan))
+    }
+}
 
 /// How a step's rows attend.
 pub(super) struct Plan {
@@ -33,7 +54,7 @@ struct Bin {
 
 impl Plan {
     /// Lays out rows, at least one.
-    pub(super) fn new(rows: &[Row], sequences: &[Sequence], reach: &Reach, device: &Device) -> Result<Self> {
+    fn new(rows: &[Row], sequences: &[Sequence], reach: &Reach, device: &Device) -> Result<Self> {
         let clusters = reach.clusters(rows, sequences);
         let mut order = vec![0u32; rows.len()];
         let mut before = 0;
@@ -72,11 +93,17 @@ impl Plan {
         Ok(Self { bins, order: indices(order, before, device)? })
     }
 
-    /// `softmax(q · kᵀ) · v` for each query head of each row: queries, which are scaled, are `(rows, heads, head_dim)`, the result
-    /// `(rows, heads × head_dim)`, both in the cache's type.
-    pub(super) fn attend(&self, cache: &Cache, layer: usize, queries: &Tensor) -> Result<Tensor> {
+    /// `softmax(q · kᵀ) · v`, with capped scores where there is a cap, for each query head of each row: queries, which are scaled, are
+    /// `(rows, heads, head_dim)`, the result `(rows, heads × head_dim)`, both in the cache's type.
+    pub(super) fn attend(
+        &self,
+        cache: &Cache,
+        layer: usize,
+        queries: &Tensor,
+        score_cap: Option<f32>,
+    ) -> Result<Tensor> {
         let results: Vec<Tensor> =
-            self.bins.iter().map(|bin| bin.attend(cache, layer, queries)).collect::<Result<_>>()?;
+            self.bins.iter().map(|bin| bin.attend(cache, layer, queries, score_cap)).collect::<Result<_>>()?;
         match (&self.order, results.as_slice()) {
             (None, [all]) => Ok(all.clone()),
             (Some(order), _) => Tensor::cat(&results, 0)?.index_select(order, 0),
@@ -86,7 +113,7 @@ impl Plan {
 }
 
 impl Bin {
-    fn attend(&self, cache: &Cache, layer: usize, queries: &Tensor) -> Result<Tensor> {
+    fn attend(&self, cache: &Cache, layer: usize, queries: &Tensor, score_cap: Option<f32>) -> Result<Tensor> {
         let &Self { clusters, height, width, .. } = self;
         let (keys, values) = cache.read(layer, &self.slots)?;
         let (kv_heads, _, size) = keys.dims3()?;
@@ -100,7 +127,8 @@ impl Bin {
         // A key head's queries of a cluster lie below one another: (kv_heads, clusters, height × group, size).
         let queries = queries.reshape((clusters, height, kv_heads, group, size))?.permute((2, 0, 1, 3, 4))?;
         let queries = queries.contiguous()?.reshape((kv_heads, clusters, height * group, size))?;
-        let weights = weigh(&scores(&queries, &keys)?, &self.mask, values.dtype())?;
+        let scores = cap(scores(&queries, &keys)?, score_cap)?;
+        let weights = weigh(&scores, &self.mask, values.dtype())?;
         let results = weights.matmul(&values)?.reshape((kv_heads, clusters, height, group, size))?;
         results.permute((1, 2, 0, 3, 4))?.contiguous()?.reshape((clusters * height, kv_heads * group * size))
     }

@@ -4,6 +4,7 @@ use futures::future::join_all;
 
 use super::super::blocks::BLOCK;
 use super::super::model::Row;
+use super::super::tests::configurations::directory;
 use super::super::tests::{engine_with, greedy, leave_after, mixed, run, sequence, until, with_adapters};
 use super::super::{NativeConfig, NativeEngine, Processor};
 use super::clusters::{Cluster, Reach, slot};
@@ -101,6 +102,19 @@ async fn every_architecture_in_company_is_that_of_the_cpu_form() {
         let load = |config| vec![NativeEngine::load(ModelDir::open(dir.path()).unwrap(), config).unwrap()];
         let small = NativeConfig { cache_bytes: 100_000, step_rows: 64, ..NativeConfig::default() };
         in_company(&load(alone()), &load(tensors(small)), 8).await;
+    }
+}
+
+/// Layers that see windows and layers that see everything, those that turn and those that do not, norms, caps and scales.
+#[tokio::test]
+async fn relatives_of_llama_in_company_are_those_of_the_cpu_form() {
+    let golden = include_str!("../../../../tests/golden/configurations.json");
+    let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
+    for name in ["qwen 3, window by layer", "smollm 3", "gemma 2"] {
+        let dir = directory(&golden[name]["config"]);
+        let load = |config| vec![NativeEngine::load(ModelDir::open(dir.path()).unwrap(), config).unwrap()];
+        let small = NativeConfig { cache_bytes: 100_000, step_rows: 64, ..NativeConfig::default() };
+        in_company(&load(alone()), &load(tensors(small)), 6).await;
     }
 }
 

@@ -8,7 +8,7 @@ use spar::kernels::Matrix;
 use super::batch::{Fork, Packed, Span};
 use super::product::Products;
 use super::vector::{dot, exp_sum, max, scale};
-use crate::model::LlamaConfig;
+use crate::model::DenseConfig;
 
 /// Queries of one block. Smaller blocks waste less above the diagonal, larger ones make better products.
 const BLOCK: usize = 64;
@@ -113,13 +113,13 @@ impl Heads {
 }
 
 impl Attention {
-    pub fn new(config: &LlamaConfig) -> Self {
-        let group = config.num_attention_heads / config.num_key_value_heads;
-        let dim = config.head_dim();
+    pub fn new(config: &DenseConfig) -> Self {
+        let group = config.heads / config.kv_heads;
+        let dim = config.head_dim;
         let block = group * BLOCK;
         let buffer = |len| vec![0.0; len];
         Self {
-            heads: Heads { dim, kv_heads: config.num_key_value_heads, group },
+            heads: Heads { dim, kv_heads: config.kv_heads, group },
             queries: buffer(block * dim),
             outputs: buffer(block * dim),
             scores: Vec::new(),

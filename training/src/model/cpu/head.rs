@@ -5,7 +5,7 @@ use super::linear::Size;
 use super::norm;
 use super::product::{Arithmetic, Products};
 use super::vector::{exp_sum, max, scale};
-use crate::model::LlamaConfig;
+use crate::model::DenseConfig;
 
 /// Rows at a time: their logits and the head's weights stay in the cache.
 const CHUNK: usize = 128;
@@ -32,13 +32,13 @@ pub struct HeadParts<S> {
 }
 
 impl Head {
-    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic) -> Self {
-        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+    pub fn new(config: &DenseConfig, arithmetic: Arithmetic) -> Self {
+        let (hidden, vocab) = (config.hidden, config.vocabulary);
         let buffer = |columns: usize| vec![0.0; CHUNK * columns];
         Self {
             size: Size { input: hidden, output: vocab },
             products: Products::new(arithmetic),
-            eps: config.rms_norm_eps as f32,
+            eps: config.norm_eps,
             normed: buffer(hidden),
             r: buffer(1),
             logits: buffer(vocab),

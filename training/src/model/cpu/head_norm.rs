@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::norm;
-use crate::model::LlamaConfig;
+use crate::model::DenseConfig;
 
 /// Sizes, and a buffer.
 #[derive(Debug)]
@@ -27,10 +27,10 @@ pub struct Raw {
 }
 
 impl HeadNorms {
-    pub fn new(config: &LlamaConfig) -> Self {
+    pub fn new(config: &DenseConfig) -> Self {
         let (q, kv) = config.widths();
         let parts = [0..q, q..q + kv];
-        Self { dim: config.head_dim(), width: q + 2 * kv, parts, eps: config.rms_norm_eps as f32, dy: Vec::new() }
+        Self { dim: config.head_dim, width: q + 2 * kv, parts, eps: config.norm_eps, dy: Vec::new() }
     }
 
     /// Normalises queries and keys where they are, by their weights `(dim,)`.

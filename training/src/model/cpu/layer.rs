@@ -1,5 +1,7 @@
 //! One layer: attention and feed-forward, each with a norm before it and added to the residual stream.
 
+use spar::weights::QkNorm;
+
 use super::attention::Attention;
 use super::batch::{Packed, Span};
 use super::head_norm::{HeadNorms, Raw};
@@ -8,7 +10,7 @@ use super::low_rank::{BackStep, Kept, LayerFactors, LowRank, Place};
 use super::product::{Arithmetic, Products};
 use super::rope::Rope;
 use super::{norm, swiglu};
-use crate::model::LlamaConfig;
+use crate::model::DenseConfig;
 use crate::model::lora::{LoraConfig, Module};
 
 /// The tensors of a layer in the order of the flat vector: weights (`S = &[f32]`) or gradients (`S = &mut [f32]`).
@@ -39,6 +41,8 @@ pub struct LayerWeights<'a> {
     pub low: LayerFactors<&'a [f32]>,
     /// Decides what the adapter's dropout leaves out.
     pub dropout: Option<u64>,
+    /// Whether queries and keys have rotary positions.
+    pub rotates: bool,
 }
 
 /// Where a layer's gradient goes: training an adapter leaves the base as it is.
@@ -91,19 +95,19 @@ pub struct Layer {
 }
 
 impl Layer {
-    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic, lora: &LoraConfig) -> Self {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    pub fn new(config: &DenseConfig, arithmetic: Arithmetic, lora: &LoraConfig) -> Self {
+        let (hidden, inner) = (config.hidden, config.intermediate);
         let (q, kv) = config.widths();
         Self {
             qkv: Size { input: hidden, output: q + 2 * kv },
             output: Size { input: q, output: hidden },
             gate_up: Size { input: hidden, output: 2 * inner },
             down: Size { input: inner, output: hidden },
-            eps: config.rms_norm_eps as f32,
+            eps: config.norm_eps,
             rope: Rope::new(config),
-            biases: config.has_biases(),
-            head_norms: config.has_head_norms().then(|| HeadNorms::new(config)),
-            head_dim: config.head_dim(),
+            biases: config.qkv_bias,
+            head_norms: (config.qk_norm == QkNorm::Heads).then(|| HeadNorms::new(config)),
+            head_dim: config.head_dim,
             attention: Attention::new(config),
             low_rank: LowRank::new(config, lora),
             products: Products::new(arithmetic),
@@ -168,7 +172,7 @@ impl Layer {
         batch: &Packed,
         kept: Option<&[usize]>,
     ) {
-        let LayerWeights { base, low, dropout } = weights;
+        let LayerWeights { base, low, dropout, rotates } = weights;
         let mut low = Place { factors: low, kept: &mut a.low, seed: *dropout };
         let rows = batch.rows();
         a.input_r.resize(rows, 0.0);
@@ -181,7 +185,7 @@ impl Layer {
         if let Some(norms) = &self.head_norms {
             norms.forward(&mut a.raw, &mut a.qkv, base.head_norms);
         }
-        for (rows, position) in batch.sequences().flat_map(Span::runs) {
+        for (rows, position) in batch.sequences().flat_map(Span::runs).filter(|_| *rotates) {
             self.rope.forward(&mut a.qkv[rows.start * self.qkv.output..rows.end * self.qkv.output], position);
         }
         a.probabilities.resize(self.attention.probabilities(batch), 0.0);
@@ -223,7 +227,7 @@ impl Layer {
         weights: &LayerWeights<'_>,
         batch: &Packed,
     ) {
-        let LayerWeights { base, low, dropout } = weights;
+        let LayerWeights { base, low, dropout, rotates } = weights;
         let low = Place { factors: low, kept: &mut a.low, seed: *dropout };
         let (mut full, mut lows) = match gradient {
             LayerGradient::Base(parts) => (Some(parts), [const { None }; 7]),
@@ -261,7 +265,7 @@ impl Layer {
             spread_rows(d, kept, batch.rows(), self.output.output);
         }
         self.attention.backward(products, &mut self.dqkv, &self.dnormed, &a.probabilities, &a.qkv, batch);
-        for (rows, position) in batch.sequences().flat_map(Span::runs) {
+        for (rows, position) in batch.sequences().flat_map(Span::runs).filter(|_| *rotates) {
             self.rope.backward(&mut self.dqkv[rows.start * self.qkv.output..rows.end * self.qkv.output], position);
         }
         if let Some(norms) = &mut self.head_norms {

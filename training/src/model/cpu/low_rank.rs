@@ -5,7 +5,7 @@ use spar::kernels::Matrix;
 
 use super::product::Products;
 use super::vector::{add, scale};
-use crate::model::LlamaConfig;
+use crate::model::DenseConfig;
 use crate::model::lora::{LoraConfig, Module};
 
 /// The factors of one product: weights or gradients.
@@ -71,7 +71,7 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    pub fn new(config: &LlamaConfig, lora: &LoraConfig) -> Self {
+    pub fn new(config: &DenseConfig, lora: &LoraConfig) -> Self {
         let shapes = Module::ALL.map(|module| module.shape(config));
         let out = |module: Module| shapes[module as usize][0];
         let columns = Module::ALL.map(|module| {

@@ -27,7 +27,7 @@ use layer::{Activations, Layer, LayerGradient, LayerWeights};
 pub use product::{Arithmetic, Products};
 
 use super::params::Layout;
-use super::{LlamaConfig, LoraConfig, Params};
+use super::{DenseConfig, LoraConfig, Params};
 use spar::engine::derive_seed;
 
 /// What a model computes with.
@@ -62,6 +62,8 @@ pub enum Keep {
 #[derive(Debug)]
 pub struct Workspace {
     layout: Arc<Layout>,
+    /// Layers without rotary positions.
+    unrotated: Vec<usize>,
     hidden: usize,
     vocab: usize,
     longest: usize,
@@ -78,21 +80,22 @@ pub struct Workspace {
 impl Workspace {
     /// For models of this shape.
     #[must_use]
-    pub fn new(config: &LlamaConfig, arithmetic: Arithmetic) -> Self {
+    pub fn new(config: &DenseConfig, arithmetic: Arithmetic) -> Self {
         Self::with(config, arithmetic, None, Keep::Everything)
     }
 
     /// For models of this shape with an adapter, or that keep less.
     #[must_use]
-    pub fn with(config: &LlamaConfig, arithmetic: Arithmetic, lora: Option<&LoraConfig>, keep: Keep) -> Self {
-        let layers = config.num_hidden_layers;
+    pub fn with(config: &DenseConfig, arithmetic: Arithmetic, lora: Option<&LoraConfig>, keep: Keep) -> Self {
+        let layers = config.layers;
         let none = LoraConfig { targets: Vec::new(), ..LoraConfig::default() };
         let kept = if keep == Keep::Everything { layers } else { 1 };
         Self {
             layout: Arc::new(Layout::new(config)),
-            hidden: config.hidden_size,
-            vocab: config.vocab_size,
-            longest: config.max_position_embeddings,
+            unrotated: config.unrotated.clone(),
+            hidden: config.hidden,
+            vocab: config.vocabulary,
+            longest: config.context,
             layer: Layer::new(config, arithmetic, lora.unwrap_or(&none)),
             head: Head::new(config, arithmetic),
             adapter: lora.map(|lora| Arc::new(lora.layout(config))),
@@ -140,6 +143,7 @@ impl Workspace {
             base: self.layer.weights(&weights.base.data[self.layout.layers[i].clone()]),
             low,
             dropout: weights.dropout.map(|seed| derive_seed(seed, i as u64)),
+            rotates: !self.unrotated.contains(&i),
         }
     }
 

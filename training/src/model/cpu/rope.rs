@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::model::LlamaConfig;
+use crate::model::DenseConfig;
 
 /// Cosines and sines of every position, and where the rotated heads are in a row.
 #[derive(Debug)]
@@ -16,20 +16,12 @@ pub struct Rope {
 
 impl Rope {
     /// For rows of query, key and value; the first two are rotated.
-    pub fn new(config: &LlamaConfig) -> Self {
-        let dim = config.head_dim();
+    pub fn new(config: &DenseConfig) -> Self {
+        let dim = config.head_dim;
         let half = dim / 2;
-        let frequencies = config.frequencies().expect("a checked configuration");
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for position in 0..config.max_position_embeddings {
-            for frequency in &frequencies {
-                let angle = position as f32 * frequency;
-                cos.push(angle.cos());
-                sin.push(angle.sin());
-            }
-        }
-        let rotated = (config.num_attention_heads + config.num_key_value_heads) * dim;
-        Self { half, width: rotated + config.num_key_value_heads * dim, rotated: 0..rotated, cos, sin }
+        let (cos, sin) = config.rope.turns(0..config.context).into_iter().unzip();
+        let rotated = (config.heads + config.kv_heads) * dim;
+        Self { half, width: rotated + config.kv_heads * dim, rotated: 0..rotated, cos, sin }
     }
 
     /// Rotates neighbouring rows, the first of which is at `position`.

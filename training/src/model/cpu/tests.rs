@@ -6,24 +6,23 @@ use super::*;
 use crate::model::llama::{Llama, Lora, variables};
 use crate::model::lora::Module;
 use crate::model::params::Kind;
+use crate::model::shape::{tiny, with_heads};
+use spar::weights::{QkNorm, Rope, RopeScaling};
 
 /// A small model with grouped heads of odd sizes.
-pub(crate) fn config(tied: bool) -> LlamaConfig {
-    LlamaConfig {
-        hidden_size: 48,
-        intermediate_size: 40,
-        num_hidden_layers: 2,
-        num_attention_heads: 6,
-        num_key_value_heads: 2,
-        tie_word_embeddings: tied,
-        ..LlamaConfig::tiny(61)
-    }
+pub(crate) fn config(tied: bool) -> DenseConfig {
+    with_heads(DenseConfig { hidden: 48, intermediate: 40, layers: 2, tied, ..tiny(61) }, 6, 2, 8)
 }
 
-/// Models with biases, and with heads that are normalised and wider than the stream.
-pub(crate) fn qwens() -> [LlamaConfig; 2] {
-    let of = |name: &str| LlamaConfig { model_type: name.into(), ..config(true) };
-    [of("qwen2"), LlamaConfig { head_dim: Some(12), ..of("qwen3") }]
+/// Models with biases, with heads that are normalised and wider than the stream, with a layer that has no rotary positions, and with
+/// scaled ones.
+pub(crate) fn relatives() -> [DenseConfig; 4] {
+    let qwen2 = DenseConfig { qkv_bias: true, ..config(true) };
+    let qwen3 = DenseConfig { qk_norm: QkNorm::Heads, ..with_heads(config(true), 6, 2, 12) };
+    let smollm3 = DenseConfig { unrotated: vec![1], ..config(true) };
+    let scaling = RopeScaling::Yarn { factor: 4.0, ramp: (0.0, 2.0), attention_factor: 1.2 };
+    let yarn = DenseConfig { rope: Rope { scaling, ..config(true).rope }, ..config(true) };
+    [qwen2, qwen3, smollm3, yarn]
 }
 
 /// Sequences shorter than, equal to and longer than a block of queries, in one batch.
@@ -38,7 +37,7 @@ fn packed(sequences: &[Vec<u32>]) -> Packed {
 }
 
 /// Norms away from 1 and biases from 0, so that a forgotten one shows.
-pub(crate) fn params(config: &LlamaConfig) -> Params {
+pub(crate) fn params(config: &DenseConfig) -> Params {
     let mut params = Params::random(config, 5);
     let noise = Params::random(config, 6);
     for (i, (x, n)) in params.data.iter_mut().zip(&noise.data).enumerate() {
@@ -52,8 +51,7 @@ pub(crate) fn params(config: &LlamaConfig) -> Params {
 
 #[test]
 fn log_probs_and_every_gradient_equal_candles() {
-    let [qwen2, qwen3] = qwens();
-    for config in [config(true), config(false), qwen2, qwen3] {
+    for config in [config(true), config(false)].into_iter().chain(relatives()) {
         let (params, sequences) = (params(&config), sequences());
         let all = packed(&sequences);
         // Some rows are not asked about; of those that are, some have no say and some a negative one.
@@ -161,7 +159,7 @@ fn two_texts_with_a_common_beginning_are_computed_as_if_alone() {
     }
 }
 
-fn adapter(config: &LlamaConfig, lora: &LoraConfig) -> Params {
+fn adapter(config: &DenseConfig, lora: &LoraConfig) -> Params {
     let mut adapter = lora.fresh(config, 3);
     let other = lora.fresh(config, 4).data;
     // B away from zero, so that A has a gradient.
@@ -173,10 +171,15 @@ fn adapter(config: &LlamaConfig, lora: &LoraConfig) -> Params {
 fn an_adapter_computes_what_merged_weights_do_and_its_gradient_follows_theirs() {
     let batch = packed(&sequences());
     let coefficients: Vec<f32> = (0..batch.rows()).map(|row| (row % 7) as f32 * 0.01 - 0.02).collect();
-    let ([qwen2, qwen3], all) = (qwens(), Module::ALL.to_vec());
-    for (config, targets) in
-        [(config(true), all.clone()), (config(true), vec![Module::Value]), (qwen2, all.clone()), (qwen3, all)]
-    {
+    let ([qwen2, qwen3, smollm3, yarn], all) = (relatives(), Module::ALL.to_vec());
+    for (config, targets) in [
+        (config(true), all.clone()),
+        (config(true), vec![Module::Value]),
+        (qwen2, all.clone()),
+        (qwen3, all.clone()),
+        (smollm3, all.clone()),
+        (yarn, all),
+    ] {
         let base = params(&config);
         let lora = LoraConfig { rank: 3, alpha: 4.0, targets, ..LoraConfig::default() };
         let adapter = adapter(&config, &lora);
@@ -275,7 +278,7 @@ fn what_is_computed_again_is_the_same_and_dropout_has_its_gradient() {
 
 #[test]
 fn what_the_model_cannot_read_is_an_error() {
-    let config = LlamaConfig { max_position_embeddings: 8, ..config(true) };
+    let config = DenseConfig { context: 8, ..config(true) };
     let (params, mut workspace) = (params(&config), Workspace::new(&config, Arithmetic::F32));
     for (tokens, expected) in [(vec![0; 10], "9 tokens exceeds 8"), (vec![1, 61], "token 61 is not in")] {
         let message = workspace.forward(&params, &packed(&[tokens])).unwrap_err().to_string();

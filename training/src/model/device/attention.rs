@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 #[cfg(feature = "cuda")]
 use super::fused::Parts;
 use super::ops::{Sight, attend, attend_backward, swap};
-use crate::model::LlamaConfig;
+use crate::model::DenseConfig;
 use crate::model::cpu::{Packed, Span};
 
 /// Keys are filled up to a multiple of this, so that matrix units can work on rows of scores.
@@ -51,9 +51,9 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    pub(super) fn new(config: &LlamaConfig) -> Self {
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        Self { heads, kv_heads, dim: config.head_dim() }
+    pub(super) fn new(config: &DenseConfig) -> Self {
+        let (heads, kv_heads) = (config.heads, config.kv_heads);
+        Self { heads, kv_heads, dim: config.head_dim }
     }
 
     /// What to do for a batch in this type on this device.

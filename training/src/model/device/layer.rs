@@ -1,12 +1,13 @@
 //! One layer: attention and feed-forward, each with a norm before it and added to the residual stream.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::attention::{Attended, Attention, Plan};
 use super::linear::{Kept, Linear, Slot, backward, forward};
 use super::ops::{Angles, norm, norm_backward, norm_weight_gradient, rotate, swiglu, swiglu_backward};
 use crate::model::lora::Module;
 use spar::engine::derive_seed;
+use spar::weights::Rope;
 
 #[derive(Debug)]
 pub(super) struct Layer {
@@ -17,6 +18,8 @@ pub(super) struct Layer {
     /// Norms of heads of queries and of keys, `(head_dim)` each.
     pub(super) head_norms: Option<[Slot; 2]>,
     pub(super) attention: Attention,
+    /// Whether queries and keys have rotary positions.
+    pub(super) rotates: bool,
     pub(super) eps: f64,
 }
 
@@ -92,7 +95,9 @@ impl Layer {
             raw = Some([q, k]);
             [q, k] = normed;
         }
-        let (q, k) = (rotate(&q, &batch.angles, 1.0)?, rotate(&k, &batch.angles, 1.0)?);
+        if self.rotates {
+            (q, k) = (rotate(&q, &batch.angles, 1.0)?, rotate(&k, &batch.angles, 1.0)?);
+        }
         let attended = self.attention.forward(&q, &k, &v, &batch.plan)?;
         let (mut asked, mut x) = (attended.out.clone(), x.clone());
         if let Some(rows) = batch.asked.as_ref().filter(|_| last) {
@@ -138,8 +143,10 @@ impl Layer {
             };
             (d, dattended) = (spread(&d)?, spread(&dattended)?);
         }
-        let (dq, dk, dv) = self.attention.backward(&dattended, [&a.q, &a.k, &a.v], &a.attended, &batch.plan)?;
-        let (mut dq, mut dk) = (rotate(&dq, &batch.angles, -1.0)?, rotate(&dk, &batch.angles, -1.0)?);
+        let (mut dq, mut dk, dv) = self.attention.backward(&dattended, [&a.q, &a.k, &a.v], &a.attended, &batch.plan)?;
+        if self.rotates {
+            (dq, dk) = (rotate(&dq, &batch.angles, -1.0)?, rotate(&dk, &batch.angles, -1.0)?);
+        }
         if let (Some(norms), Some(raw)) = (&mut self.head_norms, &a.raw) {
             for ((d, raw), norm) in [&mut dq, &mut dk].into_iter().zip(raw).zip(norms) {
                 let (dy, x) = (of_heads(d, &norm.value)?, of_heads(raw, &norm.value)?);
@@ -177,12 +184,14 @@ fn of_heads(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 /// Cosines and sines at positions, `(rows, head_dim / 2)` each in `f32`, on the device of `like`.
-pub(super) fn angles(frequencies: &[f32], positions: &[usize], like: &Tensor) -> Result<Angles> {
+pub(super) fn angles(rope: &Rope, positions: &[usize], like: &Tensor) -> Result<Angles> {
+    let (frequencies, factor) = (rope.frequencies(), rope.attention_factor());
     let shape = (positions.len(), frequencies.len());
     let angle = |&position: &usize| frequencies.iter().map(move |frequency| position as f32 * frequency);
     let angles: Vec<f32> = positions.iter().flat_map(angle).collect();
     let table = |of: fn(f32) -> f32| {
-        Tensor::from_vec(angles.iter().map(|&angle| of(angle)).collect(), shape, like.device())?.to_dtype(DType::F32)
+        let values: Vec<f32> = angles.iter().map(|&angle| of(angle) * factor).collect();
+        Tensor::from_vec(values, shape, like.device())
     };
     Ok(Angles { cos: table(f32::cos)?, sin: table(f32::sin)? })
 }

@@ -30,16 +30,15 @@ use linear::{Linear, Low, Slot};
 use super::cpu::{Arithmetic, Keep, Packed, Span};
 use super::lora::Module;
 use super::params::{Entry, Layout};
-use super::{LlamaConfig, Params};
+use super::{DenseConfig, Params};
 use crate::gradient::Computing;
 use spar::engine::derive_seed;
-use spar::weights::Weights;
+use spar::weights::{QkNorm, Weights};
 
 /// A model on a device, what is trained of it, and what it remembers of the last forward pass.
 #[derive(Debug)]
 pub struct DeviceModel {
-    config: LlamaConfig,
-    frequencies: Vec<f32>,
+    config: DenseConfig,
     dtype: DType,
     device: Device,
     embedding: Slot,
@@ -83,7 +82,7 @@ impl DeviceModel {
     /// # Errors
     /// `read` fails, or the device has no room.
     pub fn new(
-        config: &LlamaConfig,
+        config: &DenseConfig,
         computing: Computing<'_>,
         device: &Device,
         read: &dyn Fn(&Entry) -> Result<Tensor>,
@@ -109,7 +108,7 @@ impl DeviceModel {
                     let (a, b) = (zeros((lora.rank, input))?, zeros((out, lora.rank))?);
                     Ok(Low { a, b, scale: f64::from(lora.scale()), dropout: lora.dropout })
                 });
-                let biased = config.has_biases() && matches!(module, Module::Query | Module::Key | Module::Value);
+                let biased = config.qkv_bias && matches!(module, Module::Query | Module::Key | Module::Value);
                 let bias = biased.then(|| read(&format!("model.layers.{i}.{}.bias", module.path()))).transpose()?;
                 Ok(Linear { weight, bias, low: low.transpose()? })
             });
@@ -120,20 +119,20 @@ impl DeviceModel {
                 products: products.try_into().map_err(|_| anyhow::anyhow!("seven products"))?,
                 input_norm: read(&format!("model.layers.{i}.input_layernorm.weight"))?,
                 inner_norm: read(&format!("model.layers.{i}.post_attention_layernorm.weight"))?,
-                head_norms: config.has_head_norms().then(head_norms).transpose()?,
+                head_norms: (config.qk_norm == QkNorm::Heads).then(head_norms).transpose()?,
                 attention,
-                eps: config.rms_norm_eps,
+                rotates: config.layer_rope(i).is_some(),
+                eps: f64::from(config.norm_eps),
             })
         };
         Ok(Self {
             config: config.clone(),
-            frequencies: config.frequencies()?,
             dtype,
             device: device.clone(),
             embedding: read("model.embed_tokens.weight")?,
-            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
             norm: read("model.norm.weight")?,
-            head: (!config.tie_word_embeddings).then(|| read("lm_head.weight")).transpose()?,
+            head: (!config.tied).then(|| read("lm_head.weight")).transpose()?,
             adapter: lora.is_some(),
             layout: Arc::new(lora.map_or(base, |lora| lora.layout(config))),
             keep,
@@ -149,7 +148,7 @@ impl DeviceModel {
     ///
     /// # Errors
     /// When a tensor is missing, damaged or of another shape, or the device has no room.
-    pub fn open(config: &LlamaConfig, computing: Computing<'_>, device: &Device, directory: &Path) -> Result<Self> {
+    pub fn open(config: &DenseConfig, computing: Computing<'_>, device: &Device, directory: &Path) -> Result<Self> {
         let files = Weights::open(directory)?;
         Self::new(config, computing, device, &|entry| {
             let (name, expected) = (&entry.name, &entry.shape);
@@ -173,7 +172,7 @@ impl DeviceModel {
     /// # Errors
     /// The device has no room.
     pub fn from_params(
-        config: &LlamaConfig,
+        config: &DenseConfig,
         computing: Computing<'_>,
         device: &Device,
         params: &Params,
@@ -219,7 +218,7 @@ impl DeviceModel {
     /// # Errors
     /// When a sequence is longer than the model's positions, a token is not in its vocabulary, or the device has no room.
     pub fn forward(&mut self, batch: &Packed, dropout: Option<u64>) -> Result<()> {
-        batch.check(self.config.max_position_embeddings, self.config.vocab_size)?;
+        batch.check(self.config.context, self.config.vocabulary)?;
         self.dropout = dropout;
         let mut positions = vec![0; batch.rows()];
         for (rows, first) in batch.sequences().flat_map(Span::runs) {
@@ -231,7 +230,7 @@ impl DeviceModel {
         let mut x = self.embedding.value.index_select(&tokens, 0)?;
         let of_batch = Batch {
             plan: Attention::new(&self.config).plan(batch, self.dtype, &self.device)?,
-            angles: angles(&self.frequencies, &positions, &x)?,
+            angles: angles(&self.config.rope, &positions, &x)?,
             asked,
             rows: batch.rows(),
         };
@@ -345,7 +344,7 @@ impl DeviceModel {
 
     fn head(&mut self) -> Head<'_> {
         let head = self.head.as_mut().unwrap_or(&mut self.embedding);
-        Head { norm: &mut self.norm, head, eps: self.config.rms_norm_eps }
+        Head { norm: &mut self.norm, head, eps: f64::from(self.config.norm_eps) }
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::Device;
 
 use super::*;
 use crate::model::LoraConfig;
-use crate::model::cpu::tests::{config, params, qwens};
+use crate::model::cpu::tests::{config, params, relatives};
 use crate::model::cpu::{self, Workspace};
 
 fn device() -> Device {
@@ -41,7 +41,7 @@ fn same(found: &[f32], expected: &[f32], what: &str, tolerance: f32) {
 
 /// Log-probabilities and the gradient on the CPU and on the device.
 fn both(
-    config: &LlamaConfig,
+    config: &DenseConfig,
     weights: cpu::Weights<'_>,
     lora: Option<&LoraConfig>,
     arithmetic: Arithmetic,
@@ -78,9 +78,9 @@ fn both(
 
 #[test]
 fn whole_models_have_the_cpus_gradient() {
-    let [qwen2, qwen3] = qwens();
     let llamas = [(config(true), Keep::Everything), (config(false), Keep::Streams)];
-    for (config, keep) in llamas.into_iter().chain([(qwen2, Keep::Everything), (qwen3, Keep::Streams)]) {
+    let relatives = relatives().into_iter().zip([Keep::Everything, Keep::Streams].into_iter().cycle());
+    for (config, keep) in llamas.into_iter().chain(relatives) {
         let params = params(&config);
         let [(_, expected), (_, found)] = both(&config, (&params).into(), None, Arithmetic::F32, keep);
         for entry in &params.layout.entries {
@@ -91,13 +91,14 @@ fn whole_models_have_the_cpus_gradient() {
 
 #[test]
 fn adapters_have_the_cpus_gradient_and_its_dropout() {
-    let ([qwen2, qwen3], all) = (qwens(), Module::ALL.to_vec());
+    let ([qwen2, qwen3, smollm3, _], all) = (relatives(), Module::ALL.to_vec());
     for (config, targets, dropout, keep) in [
         (config(true), all.clone(), 0.0, Keep::Streams),
         (config(true), all.clone(), 0.3, Keep::Streams),
         (config(true), vec![Module::Value], 0.3, Keep::Everything),
         (qwen2, all.clone(), 0.0, Keep::Everything),
-        (qwen3, all, 0.3, Keep::Streams),
+        (qwen3, all.clone(), 0.3, Keep::Streams),
+        (smollm3, all, 0.0, Keep::Everything),
     ] {
         let base = params(&config);
         let lora = LoraConfig { rank: 3, alpha: 4.0, targets, dropout, ..LoraConfig::default() };
@@ -117,7 +118,8 @@ fn adapters_have_the_cpus_gradient_and_its_dropout() {
 fn bf16_points_the_same_way() {
     assert!(device().is_cuda(), "there is no GPU");
     for head_dim in [16, 64, 128] {
-        let config = LlamaConfig { hidden_size: 6 * head_dim, intermediate_size: 128, ..config(false) };
+        let config = DenseConfig { hidden: 6 * head_dim, intermediate: 128, ..config(false) };
+        let config = crate::model::shape::with_heads(config, 6, 2, head_dim);
         let params = Params::random(&config, 5);
         let [(expected, theirs), (found, ours)] =
             both(&config, (&params).into(), None, Arithmetic::Bf16, Keep::Everything);

@@ -13,12 +13,14 @@ pub use blocks::*;
 use crate::chat::TemplateKwargs;
 use crate::openai::{
     DrawingFields, SearchOptions, maybe_functions, maybe_map, maybe_small_map, maybe_small_value, maybe_value,
+    maybe_whole, whole,
 };
 
 /// The body of `POST /v1/messages`. Unknown fields are ignored, unless ignoring them would change the answer.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct MessagesRequest {
     /// Tokens of the answer at most, those of thinking included.
+    #[serde(deserialize_with = "whole")]
     #[schema(minimum = 1)]
     pub max_tokens: i64,
     /// What leads to the answer.
@@ -32,6 +34,7 @@ pub struct MessagesRequest {
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Map<String, Value>>,
     /// Judged refinements that the answer may cost; 0 or absent is plain decoding.
+    #[serde(default, deserialize_with = "maybe_whole")]
     #[schema(minimum = 0)]
     pub search_budget: Option<i64>,
     /// How the search goes about it; alone, it turns the search on with the server's default budget.
@@ -122,6 +125,7 @@ pub struct ThinkingSettings {
     #[schema(pattern = "^(enabled|disabled|adaptive)$")]
     pub kind: String,
     /// How many tokens the model should think at most; only `max_tokens` limits it here.
+    #[serde(default, deserialize_with = "maybe_whole")]
     pub budget_tokens: Option<i64>,
     /// `omitted` leaves the text of the thinking out of the answer; `summarized` shows all of it, as an absent value does.
     #[schema(pattern = "^(summarized|omitted)$")]

@@ -6,6 +6,7 @@ pub(crate) mod caches;
 pub mod counters;
 #[cfg(feature = "server")]
 pub mod embedded;
+pub mod embedding;
 pub mod fake;
 pub mod generation;
 pub mod grammar;
@@ -22,6 +23,7 @@ pub mod origin;
 pub mod reasoning;
 pub mod sampling;
 pub mod text;
+pub mod token_rules;
 pub mod tools;
 #[cfg(feature = "upstream")]
 pub mod upstream;
@@ -33,10 +35,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::StreamExt;
 
-use crate::chat::{Chat, Message, Thinking};
-pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question};
+use crate::chat::{Chat, Ending, Message, Thinking};
+pub use embedding::{EmbedRequest, Embeddings};
+pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question, Spelling};
 pub use origin::{Namespace, Origin, Waits};
 use reasoning::{Chunks, Reasoning};
+pub use token_rules::{TokenRules, WireSeed};
 
 /// What a call is for; engines schedule by it, metrics label by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,8 +74,12 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// Fixes the draw: sibling `i` uses stream `i` of it.
     pub seed: u64,
+    /// The seed that another server is given, where one draws the reply.
+    pub wire_seed: WireSeed,
     /// Keep going after the end-of-sequence token.
     pub ignore_eos: bool,
+    /// Rules on single tokens.
+    pub rules: TokenRules,
 }
 
 impl Default for Sampling {
@@ -86,7 +94,9 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
             seed: 0,
+            wire_seed: WireSeed::Derived,
             ignore_eos: false,
+            rules: TokenRules::default(),
         }
     }
 }
@@ -116,6 +126,8 @@ pub enum Input {
     Chat(Chat),
     /// Taken as it is, special tokens included.
     Text(String),
+    /// The ids of its tokens, taken as they are.
+    Tokens(Vec<u32>),
 }
 
 impl Input {
@@ -136,6 +148,15 @@ impl Input {
         match self {
             Self::Chat(chat) => chat.messages.iter().map(Message::bytes).sum(),
             Self::Text(text) => text.len(),
+            Self::Tokens(ids) => size_of_val(ids.as_slice()),
+        }
+    }
+
+    /// Whether the reply continues it as one text, rather than answering it.
+    pub fn is_continued(&self) -> bool {
+        match self {
+            Self::Chat(chat) => chat.options.ending == Ending::WithinLast,
+            Self::Text(_) | Self::Tokens(_) => true,
         }
     }
 }
@@ -329,6 +350,8 @@ pub struct ScoredToken {
     pub id: u32,
     /// The token's bytes.
     pub bytes: Vec<u8>,
+    /// Its place among all tokens by their probability, 1 for the likeliest; `None` for the first.
+    pub rank: Option<usize>,
     /// What the model expected after the tokens before it; `None` for the first.
     pub logprobs: Option<TokenLogprobs>,
 }
@@ -423,6 +446,11 @@ pub trait Engine: Send + Sync {
         self.constrains()
     }
 
+    /// Whether [`Sampling::rules`], and chats that do not end where the assistant begins to speak, are honoured.
+    fn keeps_token_rules(&self) -> bool {
+        false
+    }
+
     /// Whether the engine gives log-probabilities of a given text: [`Engine::score`].
     fn scores(&self) -> bool {
         false
@@ -440,6 +468,19 @@ pub trait Engine: Send + Sync {
     /// As [`Engine::start`]; [`EngineError::Unsupported`] for questions beyond [`Engine::label_support`].
     async fn read_labels(&self, _request: LabelRequest) -> Result<LabelScores, EngineError> {
         Err(EngineError::Unsupported("this model's engine does not give probabilities of given answers".into()))
+    }
+
+    /// Whether [`Engine::embed`] gives vectors.
+    fn embeds(&self) -> bool {
+        false
+    }
+
+    /// A vector for each of a few texts, without generating anything. Dropping the future cancels the computation.
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; [`EngineError::Unsupported`] where the engine gives no vectors.
+    async fn embed(&self, _request: EmbedRequest) -> Result<Embeddings, EngineError> {
+        Err(EngineError::Unsupported("this model's engine gives no embeddings".into()))
     }
 
     /// Whether the engine can work now. The answer comes within a second and may be a few seconds old.

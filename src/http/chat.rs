@@ -20,7 +20,7 @@ use crate::engine::tools::{Piece, Reader, read};
 use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 use crate::openai::{
     AnswerMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta, ErrorBody,
-    Finish, SearchReport, ToolCallDelta, Usage,
+    Finish, SearchReport, ToolCallDelta, Usage, prompt_logprobs,
 };
 
 /// Answers a conversation; with `search_budget`, `search` or a `:search` model the best answer of a search.
@@ -68,7 +68,7 @@ struct Head {
 
 impl Head {
     fn new(about: About) -> Self {
-        let id = format!("chatcmpl-{}", uuid::Uuid::new_v4().simple());
+        let id = models::answer_id("chatcmpl", about.id.as_deref());
         Self { id, created: models::now(), about }
     }
 
@@ -88,11 +88,12 @@ struct Growing {
 
 async fn whole(head: Head, mut parts: Parts) -> Result<ChatResponse, ApiError> {
     let mut choices: Vec<Growing> = std::iter::repeat_with(Growing::default).take(head.about.choices).collect();
-    let mut done = None;
+    let (mut done, mut prompt) = (None, None);
     while let Some(part) = parts.next().await {
         match part? {
-            // Chats are not echoed.
-            Part::Alive | Part::Progress(_) | Part::Echo { .. } => {}
+            Part::Alive | Part::Progress(_) => {}
+            // All choices answer the same prompt.
+            Part::Echo { tokens, .. } => prompt = Some(tokens),
             Part::Delta { choice, text, reasoning, logprobs } => {
                 choices[choice].text.push_str(&text);
                 choices[choice].reasoning.push_str(&reasoning);
@@ -122,6 +123,7 @@ async fn whole(head: Head, mut parts: Parts) -> Result<ChatResponse, ApiError> {
         }
     };
     let choices = choices.into_iter().enumerate().map(choice).collect();
+    let prompt_logprobs = head.about.prompt_logprobs.zip(prompt).map(|(top, tokens)| prompt_logprobs(&tokens, top));
     let (search, searches) = reports(searches);
     Ok(ChatResponse {
         id: head.id,
@@ -131,6 +133,7 @@ async fn whole(head: Head, mut parts: Parts) -> Result<ChatResponse, ApiError> {
         system_fingerprint: head.about.fingerprint,
         choices,
         usage,
+        prompt_logprobs,
         search,
         searches,
     })

@@ -11,6 +11,7 @@ use futures::stream::BoxStream;
 use super::admit::{Arrival, fits};
 use super::answer::{self, Hold, Part, SearchWork};
 use super::body::FromBody;
+use super::echo;
 use super::error::ApiError;
 use super::job::{ChatJob, Delivery};
 use super::keys::Tenant;
@@ -21,7 +22,7 @@ use super::{AppState, Shared, models};
 use crate::chat::{Chat, Message, Role};
 use crate::engine::generation::Pinned;
 use crate::engine::tools::Offer;
-use crate::engine::{Input, Origin, Purpose, Request, Sampling};
+use crate::engine::{Input, Origin, Purpose, Request, Sampling, WireSeed};
 use crate::openai::{ChatRequest, GenerationIds};
 use crate::search::Task;
 
@@ -80,6 +81,10 @@ pub struct About {
     pub sampling: Sampling,
     /// How the answer is delivered.
     pub delivery: Delivery,
+    /// The end of the answer's id, where the caller chose it.
+    pub id: Option<String>,
+    /// Alternatives for each of the prompt's tokens, where they are asked for.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl About {
@@ -94,6 +99,8 @@ impl About {
             stop: job.drawing.stop.clone(),
             sampling: job.drawing.sampling.clone(),
             delivery: job.drawing.delivery,
+            id: job.drawing.id.clone(),
+            prompt_logprobs: job.drawing.prompt_logprobs,
         }
     }
 }
@@ -157,7 +164,10 @@ fn answered(state: &AppState, hold: Hold, job: ChatJob) -> Parts {
             let work = SearchWork { plan, task: task(job, checks), choices, heartbeat, kept, traffic };
             answer::searched(hold, work).boxed()
         }
-        None => answer::plain(hold, vec![request(job)], None).boxed(),
+        None => {
+            let scoring = echo::scoring(None, job.drawing.prompt_logprobs);
+            answer::plain(hold, vec![request(job)], scoring).boxed()
+        }
     }
 }
 
@@ -173,6 +183,9 @@ pub(super) fn made(
     let searches = asked.search_budget.map_or(asked.search.is_some() || alias, |budget| budget > 0);
     tenant.cap_budget(&mut asked, searches, state.settings.search.search_budget)?;
     let job = ChatJob::from_wire(asked, rules, &state.limits(pinned))?;
+    if job.drawing.sampling.rules.prompt_tail.is_some() {
+        return Ok(job);
+    }
     // What templates always show: an assistant's turns may lose their reasoning.
     let shown = job.messages.iter().filter(|message| message.role != Role::Assistant);
     fits(pinned.actor.engine.as_ref(), shown.map(|message| message.content.len()).sum())?;
@@ -205,7 +218,8 @@ fn task(job: ChatJob, checks: Vec<crate::verify::Check>) -> Task {
         messages: job.messages,
         // A search makes many replies, so each of them thinks only where the request says so.
         template: job.template.thinking_only_if_asked(),
-        sampling: job.drawing.sampling,
+        // Its calls have seeds of their own.
+        sampling: Sampling { wire_seed: WireSeed::Derived, ..job.drawing.sampling },
         max_tokens: job.max_tokens,
         stop: job.drawing.stop,
         logprobs: job.logprobs,

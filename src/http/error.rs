@@ -105,6 +105,9 @@ pub enum ApiError {
     /// The body is not declared as JSON.
     #[error("send the body as JSON, with the header `content-type: application/json`")]
     NotJson,
+    /// The body is compressed, or coded in another way.
+    #[error("a body with `content-encoding: {0}` is not taken; send it as it is, without that header")]
+    Encoded(String),
     /// Too many requests wait already, of this key or of all.
     #[error("{waiting} requests are waiting already; try again after {} s", whole_seconds(*retry_after))]
     QueueFull {
@@ -180,7 +183,7 @@ impl ApiError {
             Self::Deadline | Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotJson | Self::Encoded(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::QueueFull { .. } | Self::TokensSpent { .. } | Self::SwapBusy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::TooManyConnections(_)
             | Self::Loading
@@ -284,6 +287,7 @@ impl ApiError {
             Self::WrongHost(_) => ("host_not_allowed", None),
             Self::BodyTooLarge(_) => ("body_too_large", None),
             Self::NotJson => ("unsupported_media_type", None),
+            Self::Encoded(_) => ("unsupported_content_encoding", None),
             Self::QueueFull { .. } => ("queue_full", None),
             Self::TokensSpent { .. } => ("tokens_per_minute", None),
             Self::TooManyConnections(_) => ("too_many_connections", None),
@@ -338,6 +342,9 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Self::Encoded(_) = &self {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

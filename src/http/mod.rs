@@ -1,5 +1,6 @@
 //! The HTTP server: its routes and what they share.
 
+mod account;
 mod admin;
 mod admit;
 pub mod answer;
@@ -11,15 +12,19 @@ mod checks;
 mod completions;
 mod constraint;
 mod conversation;
+mod decisions;
 mod draws;
 pub mod echo;
+mod embeddings;
 mod envelope;
 pub mod error;
+mod fine;
 mod glance;
 mod health;
 mod hosts;
 pub mod job;
 mod judge_canary;
+mod key_usage;
 mod keys;
 pub mod limits;
 mod messages;
@@ -36,12 +41,14 @@ mod refused;
 mod responses;
 pub mod rules;
 mod said;
+mod score;
 mod searches;
 pub mod serve;
 mod stream;
 mod tokens;
 mod tools;
 mod traffic;
+mod turns;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -145,8 +152,9 @@ impl AppState {
     fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
         let actor = pinned.actor.engine.as_ref();
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
+        let token_rules = actor.keeps_token_rules() && pinned.refiner.engine.keeps_token_rules();
         let (name, judge, tool_format) = (&self.served.name, self.judge.state(), actor.tool_format());
-        Limits { model, name, constrains, scores, tool_format, judge, settings: &self.settings }
+        Limits { model, name, constrains, scores, token_rules, tool_format, judge, settings: &self.settings }
     }
 }
 
@@ -160,6 +168,9 @@ fn keyed_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(chat::chat))
         .routes(routes!(checks::checks))
         .routes(routes!(completions::complete))
+        .routes(routes!(embeddings::embed))
+        .routes(routes!(score::score))
+        .routes(routes!(decisions::decide))
         .routes(routes!(messages::answer))
         .routes(routes!(messages::count_tokens))
         .routes(routes!(models::list))
@@ -175,6 +186,7 @@ fn admin_routes() -> OpenApiRouter<Shared> {
     let routes = OpenApiRouter::default()
         .routes(routes!(admin::generations, admin::publish))
         .routes(routes!(admin::rollback))
+        .routes(routes!(key_usage::keys))
         .routes(routes!(admin::load_lora))
         .routes(routes!(admin::unload_lora))
         .routes(routes!(admin::update_weights));

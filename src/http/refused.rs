@@ -59,21 +59,12 @@ fn is_no_text(value: &Glance) -> bool {
 
 /// Fields that both kinds of completions refuse.
 const REFUSED: &[Refused] = &[
-    unless_empty("allowed_token_ids"),
-    unless_empty("bad_words"),
-    unless_empty("guided_choice"),
-    unless_empty("guided_grammar"),
-    unless_empty("guided_json"),
-    unless_empty("guided_regex"),
-    unless_empty("include_stop_str_in_output"),
+    unless_empty("guided_whitespace_pattern"),
     Refused { name: "length_penalty", harmless: is_one },
     unless_empty("logits_processors"),
-    Refused { name: "min_tokens", harmless: is_zero },
-    unless_empty("prompt_logprobs"),
     Refused { name: "skip_special_tokens", harmless: is_true },
     Refused { name: "spaces_between_special_tokens", harmless: is_true },
-    unless_empty("stop_token_ids"),
-    unless_empty("truncate_prompt_tokens"),
+    unless_empty("structural_tag"),
     unless_empty("use_beam_search"),
 ];
 
@@ -84,8 +75,6 @@ const REFUSED_IN_CHATS: &[Refused] = &[
     Refused { name: "modalities", harmless: is_text_only },
     unless_empty("audio"),
     unless_empty("web_search_options"),
-    Refused { name: "add_generation_prompt", harmless: is_true },
-    unless_empty("continue_final_message"),
     unless_empty("chat_template"),
     unless_empty("documents"),
 ];
@@ -95,16 +84,9 @@ const REFUSED_IN_COMPLETIONS: &[Refused] = &[
     Refused { name: "suffix", harmless: is_no_text },
     Refused { name: "search_budget", harmless: is_zero },
     unless_empty("search"),
-    unless_empty("response_format"),
-    unless_empty("structured_outputs"),
 ];
 
-const REFUSED_IN_TOKENIZE: &[Refused] = &[
-    Refused { name: "add_generation_prompt", harmless: is_true },
-    unless_empty("continue_final_message"),
-    unless_empty("chat_template"),
-    unless_empty("tools"),
-];
+const REFUSED_IN_TOKENIZE: &[Refused] = &[unless_empty("chat_template"), unless_empty("tools")];
 
 /// Fields of completions that the other APIs have no words for.
 const REFUSED_IN_TRANSLATIONS: &[Refused] = &[

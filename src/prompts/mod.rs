@@ -1,6 +1,7 @@
 //! The texts that ask a judge and a refiner, and the parsing of their answers. Together they form one contract.
 
 mod constraint;
+pub mod decide;
 pub mod evolve;
 mod parse;
 mod verdict;
@@ -147,8 +148,8 @@ impl Templates {
         if let Some(fault) = text.calibration.as_ref().and_then(Calibration::fault) {
             return Err(fail(fault));
         }
-        let built_in = (evolve::TEMPLATE.0, evolve::TEMPLATE.1.into());
-        for (name, source) in sources.into_iter().chain(optional).chain([built_in]) {
+        let built_in = [evolve::TEMPLATE, decide::TEMPLATE].map(|(name, text)| (name, text.into()));
+        for (name, source) in sources.into_iter().chain(optional).chain(built_in) {
             jinja.add(name, &source).map_err(|e| fail(format!("{name}: {e}")))?;
         }
         let templates = Self { text, jinja };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Facts, Templates};
 use crate::chat::{Chat, Message};
-use crate::engine::{Input, Label, Question};
+use crate::engine::{Input, Label, Question, Spelling};
 
 /// The lowest sum of the probabilities of Yes and No at which a verdict counts as readable.
 pub const READABLE: f64 = 0.02;
@@ -86,7 +86,7 @@ pub fn verdict_labels() -> Vec<Label> {
             let words = [word.to_owned(), lower, upper];
             let spaced = words.clone().map(|word| format!(" {word}"));
             let bold = format!("**{word}");
-            Label { spellings: words.into_iter().chain(spaced).chain([bold]).collect() }
+            Label { spellings: words.into_iter().chain(spaced).chain([bold]).map(Spelling::from).collect() }
         })
         .into()
 }

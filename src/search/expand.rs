@@ -9,6 +9,7 @@ use crate::chat::Chat;
 use crate::engine::grammar;
 use crate::engine::{
     Completion, Constraint, EngineError, FinishReason, Input, Origin, Purpose, Request, Sampling, TokenLogprobs,
+    TokenRules,
 };
 use crate::prompts::Refinement;
 use crate::verify::{Check, guide};
@@ -185,6 +186,7 @@ impl Search<'_> {
             // The repetition penalty is left out: it counts the prompt, which contains the response that should be kept.
             frequency_penalty: self.task.sampling.frequency_penalty,
             presence_penalty: self.task.sampling.presence_penalty,
+            rules: TokenRules { bad_words: self.task.sampling.rules.bad_words.clone(), ..TokenRules::default() },
             ..Sampling::default()
         }
     }
@@ -255,8 +257,11 @@ impl Search<'_> {
         }
         let (start, end) = (refinement.offset, refinement.offset + response.len());
         let tokens = spoken.tokens_within(start, end);
-        // An engine without grammars may have written anything.
-        let free = self.task.constraint.as_ref().filter(|_| !self.models.refiner.constrains());
+        // An engine that does not constrain may have said anything, and a reflection is not held to a whole grammar.
+        let held = |asked: &&Constraint| {
+            self.models.refiner.constrains() && !(form == Form::Reflected && matches!(asked, Constraint::Lark(_)))
+        };
+        let free = self.task.constraint.as_ref().filter(|asked| !held(asked));
         if let Some(constraint) = free
             && !grammar::matches(constraint, &response).await.unwrap_or(false)
         {

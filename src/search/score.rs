@@ -195,6 +195,8 @@ impl Search<'_> {
         let mut turns = match &question.input {
             Input::Chat(chat) => chat.messages.clone(),
             Input::Text(text) => vec![Message::user(text)],
+            // A search asks in words.
+            Input::Tokens(_) => Vec::new(),
         };
         if !question.reply.is_empty() {
             turns.extend(self.models.templates.ask_verdict(&question.reply));

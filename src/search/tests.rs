@@ -31,6 +31,7 @@ fn said(request: &Request) -> &str {
     match &request.input {
         Input::Chat(messages) => &messages[0].content,
         Input::Text(text) => text,
+        Input::Tokens(_) => "",
     }
 }
 

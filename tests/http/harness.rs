@@ -352,6 +352,7 @@ pub fn asked(request: &Request) -> String {
     match &request.input {
         Input::Chat(turns) => turns.last().map(|turn| turn.content.clone()).unwrap_or_default(),
         Input::Text(text) => text.clone(),
+        Input::Tokens(ids) => format!("{ids:?}"),
     }
 }
 

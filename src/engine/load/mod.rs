@@ -331,6 +331,7 @@ fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
         let asked = match &request.input {
             Input::Chat(turns) => turns.last().map(|turn| turn.content.as_str()).unwrap_or_default(),
             Input::Text(text) => text,
+            Input::Tokens(_) => "",
         };
         Ok(match request.purpose {
             Purpose::Answer => format!("Echo: {asked}"),

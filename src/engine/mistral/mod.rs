@@ -54,8 +54,8 @@ use super::sampling::Sampler;
 use super::text::ReplyRules;
 use super::tools::Format as ToolFormat;
 use super::{
-    Chunk, Engine, EngineError, FinishReason, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose,
-    Reply, Request,
+    Chunk, Engine, EngineError, FinishReason, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply,
+    Request,
 };
 use crate::chat::Chat;
 
@@ -196,7 +196,8 @@ impl Engine for MistralEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
         let input = request.constrained_input().into_owned();
         let dir = Arc::clone(&self.dir);
-        let prompt: Arc<[u32]> = blocking(input.bytes(), move || dir.encode(&input)).await?.into();
+        let tail = request.sampling.rules.prompt_tail;
+        let prompt: Arc<[u32]> = blocking(input.bytes(), move || dir.encode_end(&input, tail)).await?.into();
         let splitter = self.dir.splitter(&request, &prompt);
         let limit = self.info.context;
         let room = limit.saturating_sub(prompt.len());
@@ -208,13 +209,9 @@ impl Engine for MistralEngine {
             Some(constraint) => self.grammars.matchers(constraint, request.samples).await?,
             None => Vec::new(),
         };
-        let rules = ReplyRules {
-            eos: if request.sampling.ignore_eos { Vec::new() } else { self.shared.ends.clone() },
-            stop: request.stop.clone(),
-            max_tokens,
-            continues_text: matches!(request.input, Input::Text(_)),
-        };
-        let sampling = self.sampling(&request);
+        let rules = ReplyRules::of(&request, &self.shared.ends, max_tokens);
+        let sampler = Sampler::new(&self.sampling(&request), 0, &prompt, request.logprobs);
+        let sampler = sampler.ruled(&rules.ends(), &self.shared.pieces);
         let (mut replies, mut jobs) = (Vec::new(), Vec::new());
         for index in 0..request.samples {
             let (chunks, mut receiver) = unbounded_channel();
@@ -234,7 +231,7 @@ impl Engine for MistralEngine {
                 most_tokens: max_tokens,
                 work: Work::Reply(Box::new(ReplyWork {
                     rules: rules.clone(),
-                    sampler: Sampler::new(&sampling, index, &prompt, request.logprobs),
+                    sampler: sampler.sibling(index),
                     grammar: grammars.pop(),
                     chunks,
                 })),
@@ -267,6 +264,10 @@ impl Engine for MistralEngine {
     }
 
     fn constrains(&self) -> bool {
+        true
+    }
+
+    fn keeps_token_rules(&self) -> bool {
         true
     }
 

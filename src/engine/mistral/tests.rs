@@ -13,7 +13,7 @@ use serde_json::json;
 use super::*;
 use crate::chat::Message;
 use crate::engine::native::{NativeConfig, NativeEngine};
-use crate::engine::{Completion, Constraint, Label, Origin, Purpose, Question, Sampling, derive_seed};
+use crate::engine::{Completion, Constraint, Input, Label, Origin, Purpose, Question, Sampling, derive_seed};
 use crate::testing::{TinyModel, write_json, write_model, write_weights};
 
 fn directory(model: &TinyModel) -> tempfile::TempDir {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{ModelDir, Source};
+use super::{ModelDir, Source, empty_prompt};
 use crate::engine::blocking::blocking;
 use crate::engine::labels::points::{TokenizedQuestion, common_beginning};
-use crate::engine::{EngineError, Input, Label, LabelRequest, Question};
+use crate::engine::{EngineError, Input, Label, LabelRequest, Question, Spelling};
 
 /// Checks that every token has a row of its own in the model.
 ///
@@ -57,17 +57,32 @@ impl ModelDir {
         let (mut text, form) = match &question.input {
             Input::Chat(messages) => (self.render(messages)?, Source::Rendered),
             Input::Text(text) => (text.clone(), Source::Raw),
+            Input::Tokens(_) => (String::new(), Source::Rendered),
         };
         text.push_str(&question.reply);
-        let asked = self.prompt(&text, form)?;
-        let last = self.last_special(&text, &asked);
-        let whole = |spelling: &String| -> Result<Vec<u32>, EngineError> {
-            let tokens = match last {
-                Some(Place { byte, token }) => {
+        // Ids stay as they are: nothing of what follows them is merged with them.
+        let given = match &question.input {
+            Input::Tokens(ids) => Some([ids.as_slice(), &self.tokens(&text, form)?].concat()),
+            Input::Chat(_) | Input::Text(_) => None,
+        };
+        let asked = match &given {
+            Some(ids) if ids.is_empty() => return Err(empty_prompt()),
+            Some(ids) => ids.clone(),
+            None => self.prompt(&text, form)?,
+        };
+        let last = if given.is_none() { self.last_special(&text, &asked) } else { None };
+        let whole = |spelling: &Spelling| -> Result<Vec<u32>, EngineError> {
+            let spelling = match spelling {
+                Spelling::Token(id) => return Ok([asked.as_slice(), &[*id]].concat()),
+                Spelling::Text(spelling) => spelling,
+            };
+            let tokens = match (&given, last) {
+                (Some(ids), _) => [ids.as_slice(), &self.tokens(spelling, Source::Rendered)?].concat(),
+                (None, Some(Place { byte, token })) => {
                     let rest = self.tokens(&format!("{}{spelling}", &text[byte..]), Source::Rendered)?;
                     [&asked[..token], &rest].concat()
                 }
-                None => self.prompt(&format!("{text}{spelling}"), form)?,
+                (None, None) => self.prompt(&format!("{text}{spelling}"), form)?,
             };
             match common_beginning(&asked, &tokens) == tokens.len() {
                 true => Err(EngineError::Invalid(format!("the label {spelling:?} adds no token to the question"))),
@@ -106,6 +121,7 @@ impl ModelDir {
 }
 
 /// A place in a text and among its tokens.
+#[derive(Clone, Copy)]
 struct Place {
     byte: usize,
     token: usize,

@@ -172,6 +172,7 @@ pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Seque
         kept: vec![],
         replies: vec![],
         scoring: None,
+        pooled: None,
         reading: None,
         lookup: None,
         goes_on: false,

@@ -12,7 +12,7 @@ pub use answer::*;
 pub use events::*;
 pub use items::*;
 
-use super::{DrawingFields, SearchOptions, StructuredOutputs, bounded_list, small_value};
+use super::{DrawingFields, SearchOptions, StructuredOutputs, bounded_list, small_value, whole_number};
 use crate::chat::TemplateKwargs;
 
 /// The body of `POST /v1/responses`. The server keeps no responses, so that every request holds its whole conversation.
@@ -24,6 +24,7 @@ pub struct ResponsesRequest {
     /// The system's message in front of the conversation.
     pub instructions: Option<String>,
     /// Tokens of the answer at most, those of reasoning included; absent: what is left of the context.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 1)]
     pub max_output_tokens: Option<i64>,
     /// What the text of the answer must be.
@@ -41,6 +42,7 @@ pub struct ResponsesRequest {
     /// OpenAI's are taken, and add nothing.
     pub include: Option<Vec<String>>,
     /// Likeliest alternatives per token; above 0 the answer shows log-probabilities.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
     /// Pairs that the answer repeats. `search_budget` and `search` may stand here as text, for clients that cannot add fields.
@@ -61,6 +63,7 @@ pub struct ResponsesRequest {
     /// What the answer must match, where `text.format` cannot say it; the field is vLLM's.
     pub structured_outputs: Option<StructuredOutputs>,
     /// Judged refinements that the answer may cost; 0 or absent is plain decoding.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 0)]
     pub search_budget: Option<i64>,
     /// How the search goes about it; alone, it turns the search on with the server's default budget.

@@ -174,7 +174,7 @@ pub fn silu_times(out: &mut [f32], gate: &[f32], up: &[f32]) {
 
 /// `out = gelu(gate) * up`, where `gelu(x) = x / (1 + exp(-2u))` with `u = √(2/π) (x + 0.044715 x³)`: the approximation with `tanh`.
 pub fn gelu_times(out: &mut [f32], gate: &[f32], up: &[f32]) {
-    /// `-2 √(2/π)`.
+    /// This is the number `-2 √(2/π)`.
     const FACTOR: f32 = -1.595_769_2;
     widest().dispatch(
         #[inline(always)]

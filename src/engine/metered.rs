@@ -73,6 +73,10 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.render(chat)
     }
 
+    fn sampling(&self) -> &super::Sampling {
+        self.0.sampling()
+    }
+
     fn tool_format(&self) -> ToolFormat {
         self.0.tool_format()
     }

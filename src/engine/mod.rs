@@ -28,6 +28,7 @@ pub mod upstream;
 pub mod writer;
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -74,20 +75,29 @@ pub struct Sampling {
     pub ignore_eos: bool,
 }
 
+/// The model's plain distribution.
+static PLAIN: Sampling = Sampling {
+    temperature: 1.0,
+    top_p: 1.0,
+    top_k: None,
+    min_p: 0.0,
+    frequency_penalty: 0.0,
+    presence_penalty: 0.0,
+    repetition_penalty: 1.0,
+    logit_bias: Vec::new(),
+    seed: 0,
+    ignore_eos: false,
+};
+
+impl Sampling {
+    /// What the penalty on repetition may be: beyond these numbers it leaves nothing of the model's own scores, or makes them
+    /// infinite.
+    pub const REPETITION_PENALTY: RangeInclusive<f64> = 0.01..=10.0;
+}
+
 impl Default for Sampling {
     fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: None,
-            min_p: 0.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            repetition_penalty: 1.0,
-            logit_bias: Vec::new(),
-            seed: 0,
-            ignore_eos: false,
-        }
+        PLAIN.clone()
     }
 }
 
@@ -404,6 +414,11 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Prompt`] where the template refuses the chat, [`EngineError::Unsupported`] where the engine has none.
     fn render(&self, _chat: &Chat) -> Result<String, EngineError> {
         Err(EngineError::Unsupported("this model's engine has no chat template".into()))
+    }
+
+    /// How tokens are drawn where a request does not say.
+    fn sampling(&self) -> &Sampling {
+        &PLAIN
     }
 
     /// How the model writes calls of functions.

@@ -140,7 +140,8 @@ impl AppState {
         let actor = pinned.actor.engine.as_ref();
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
         let (name, judge, tool_format) = (&self.served.name, self.judge.state(), actor.tool_format());
-        Limits { model, name, constrains, scores, tool_format, judge, settings: &self.settings }
+        let sampling = actor.sampling();
+        Limits { model, name, constrains, scores, sampling, tool_format, judge, settings: &self.settings }
     }
 }
 

@@ -124,6 +124,10 @@ impl Engine for OnBehalf<'_> {
         self.engine.render(chat)
     }
 
+    fn sampling(&self) -> &crate::engine::Sampling {
+        self.engine.sampling()
+    }
+
     fn tool_format(&self) -> tools::Format {
         self.engine.tool_format()
     }

@@ -18,6 +18,7 @@ mod hub;
 mod keys;
 mod life;
 mod metrics;
+mod models;
 mod openapi;
 mod reasoning;
 mod search;

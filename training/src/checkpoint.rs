@@ -15,9 +15,9 @@ pub enum Configuration<'a> {
     Of(&'a Path),
     /// It is written for a new model, whose texts begin and end with `end`.
     New {
-        /// The shape.
+        /// The shape of the model.
         config: &'a DenseConfig,
-        /// The token.
+        /// The token's id, where there is one.
         end: Option<u32>,
     },
 }

@@ -362,6 +362,10 @@ impl Engine for NativeEngine {
         self.dir.render(chat)
     }
 
+    fn sampling(&self) -> &super::Sampling {
+        &self.dir.sampling
+    }
+
     fn tool_format(&self) -> ToolFormat {
         self.dir.tool_format
     }

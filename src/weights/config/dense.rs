@@ -21,9 +21,9 @@ pub struct DenseConfig {
     pub hidden: usize,
     /// Width of the feed-forward layer.
     pub intermediate: usize,
-    /// Layers.
+    /// Number of layers.
     pub layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
     /// Key and value heads; a divisor of `heads`.
     pub kv_heads: usize,
@@ -31,7 +31,7 @@ pub struct DenseConfig {
     pub head_dim: usize,
     /// Added to the mean square in every norm.
     pub norm_eps: f32,
-    /// Rotary positions.
+    /// The rotary positions of its layers.
     pub rope: Rope,
     /// Rotary positions of layers with a window, where they have their own.
     pub local_rope: Option<Rope>,

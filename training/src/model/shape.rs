@@ -58,7 +58,7 @@ pub fn tiny(vocabulary: usize) -> DenseConfig {
     DenseConfig { vocabulary, ..DenseConfig::default() }
 }
 
-/// The same model with other heads.
+/// Changes the number of heads and their size.
 #[must_use]
 pub fn with_heads(config: DenseConfig, heads: usize, kv_heads: usize, head_dim: usize) -> DenseConfig {
     let rope = Rope { dims: head_dim, ..config.rope };

@@ -1,4 +1,4 @@
-//! What the search itself costs: whole searches on an engine that answers at once.
+//! Measures the search itself: whole searches on an engine that answers immediately.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::executor::block_on;
@@ -15,7 +15,7 @@ fn task(seed: u64) -> Task {
     Task { sampling, ..Task::chat(vec![Message::user("Name five rivers in one sentence without a comma.")]) }
 }
 
-/// Never right, and never twice the same.
+/// An engine whose answers are never right and never repeat.
 fn engine() -> FakeEngine {
     FakeEngine::new(|request, index| {
         Ok(match request.purpose {
@@ -53,14 +53,14 @@ fn controller(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Resident memory of this process in MiB, where the system tells.
+/// Resident memory of this process in MiB, if the system reports it.
 fn resident() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
 }
 
-/// Not a time: wave after wave of 1,000 searches side by side, and the memory after each.
+/// Measures memory, not time: prints the resident memory after each wave of 1,000 concurrent searches.
 fn memory(_: &mut Criterion) {
     let (engine, templates) = (engine(), Templates::general());
     let models = Models { actor: &engine, refiner: &engine, templates: &templates };

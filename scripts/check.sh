@@ -36,7 +36,7 @@ except() { # folder to look through, files or folders to leave out
 
 inner_layers() {
     absent 'search, prompts, verify and chat know no HTTP, metrics, command line or model runtime' \
-        '\b(axum|hyper|tower|tower_http|reqwest|utoipa|clap|metrics|mistralrs|candle_core|candle_nn)::|crate::(http|cli|config|telemetry|openai)\b' \
+        '\b(axum|hyper|tower|tower_http|reqwest|utoipa|clap|metrics|mistralrs|candle_core|candle_nn)::|crate::(http|cli|config|telemetry|openai|anthropic)\b' \
         src/search src/prompts src/verify src/chat.rs
 }
 one_runtime_folder() {

@@ -10,6 +10,9 @@ Comments: the first paragraph of a doc comment is what rustdoc, `--help` and the
 is refused where it begins with a word that continues something else ("Of the draw.", "The same by seed.", "As the file has it."),
 or has fewer than three words. Shapes of tensors, such as `(rows, columns)`, may stand alone. Descriptions of the API document, some of
 which are no doc comments, are checked in the same way.
+
+Words: every sentence of every comment has a main clause ("As [`judge`]." and "Where the list ends." have none), and it uses the
+field's terms instead of the words listed in HOUSE_WORDS; CONTRIBUTING.md has the whole glossary. The rooms in UNREVISED are exempt.
 """
 
 import json
@@ -25,8 +28,37 @@ CONTINUES = (
     "Until|Against|Through|Into|To|Like|Than|All of|None of|The same|Their|Theirs"
 )
 FRAGMENT = re.compile(rf"(?:{CONTINUES})\b")
+# A sentence that begins with one of these words and has no comma is a subordinate clause without a main clause.
+SUBORDINATE = re.compile(r"(?:As|When|Where|If|Unless|While|Since|Because|Although|So that|Whose)\b[^,;:]*$")
+# Words of this project that a reader would have to decode, and the field's term. Only words that have no other use here.
+HOUSE_WORDS = {
+    r"told": "flushed, notified, reported, stated",
+    r"look(?:s|ed|ing)? out for": "spin",
+    r"(?:goes|go|going|went) on": "resumes, continues",
+    r"asked for ahead": "prefetched",
+    r"(?:is|are|was|were) (?:not )?there(?: yet)?[.,;:]": "exists, is loaded",
+    r"(?:is|are|was|were) gone": "is dropped",
+    r"tak(?:e|es|en|ing) over": "accepted, reused",
+    r"beside": "next to, with, during",
+    r"by turns": "interleaved",
+    r"so many(?! other)": "`n`",
+    r"of ours|of theirs": "custom",
+    r"mend(?:s|ed|ing)?": "fix",
+    r"nobody|somebody|whoever": "the caller, nothing, no one that has a name",
+    r"what (?:it|they) comes? to": "the result",
+    r"(?<=, )of which": "two sentences",
+    r"anew": "again",
+}
+# Rooms whose comments are not revised yet: paths from the root, folders end in a slash. Remove an entry when its room is revised.
+UNREVISED = (
+    "openapi/openapi.json", "src/chat.rs", "src/config/", "src/engine/", "src/http/", "src/hub/", "src/jinja/", "src/kernels/team.rs",
+    "src/lib.rs", "src/main.rs", "src/memory.rs", "src/openai/", "src/swap/", "src/telemetry/", "src/testing.rs", "src/testing/",
+    "src/weights/", "training/src/adapter.rs", "training/src/chats.rs", "training/src/checkpoint.rs", "training/src/model/",
+    "training/src/recipe.rs", "training/src/stages/plan.rs", "training/src/trainer.rs", "training/src/trainer/",
+)
 SHAPE = re.compile(r"`\([^`]*\)`\.?")
 DOC = re.compile(r"\s*(///|//!)(?!/) ?(.*)")
+COMMENT = re.compile(r"\s*(///|//!|//)(?![/!]) ?(.*)")
 LINK = re.compile(r"\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 
 
@@ -113,6 +145,38 @@ def fragments():
                 yield f"{place}: a doc comment has at least three words: {text}"
 
 
+def comment_blocks(path):
+    """Line and text of every run of comment lines of one kind, with headings and blank lines as paragraph breaks."""
+    start, kind, text = 0, "", []
+    for number, line in enumerate([*path.read_text("utf-8").split("\n"), ""], 1):
+        comment = COMMENT.fullmatch(line)
+        if text and (not comment or comment.group(1) != kind):
+            yield start, "\n".join(text)
+            text = []
+        if comment:
+            if not text:
+                start, kind = number, comment.group(1)
+            text.append("" if comment.group(2).startswith("#") else comment.group(2))
+
+
+def decoded():
+    """Every sentence of a comment, or of the API document, that has no main clause or uses a word of this project's own."""
+    folders = (ROOT / "src", ROOT / "training/src", ROOT / "benches")
+    texts = [(f"{path.relative_to(ROOT)}", line, text) for path in files(".rs", *folders) for line, text in comment_blocks(path)]
+    document = json.loads((ROOT / "openapi/openapi.json").read_text("utf-8"))
+    texts += [("openapi/openapi.json", place, text) for place, text in described(document) if "/responses/" not in place]
+    for name, line, text in texts:
+        if any(name == room or room.endswith("/") and name.startswith(room) for room in UNREVISED):
+            continue
+        for paragraph in re.split(r"\n\s*\n", re.sub(r"`[^`]*`", "`code`", text)):
+            for sentence in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())):
+                if SUBORDINATE.match(sentence):
+                    yield f"{name}:{line}: a sentence has a main clause: {sentence}"
+                for word, instead in HOUSE_WORDS.items():
+                    if found := re.search(rf"\b(?:{word})", sentence, re.I):
+                        yield f"{name}:{line}: instead of \"{found.group()}\" write {instead}: {sentence}"
+
+
 def long_pages():
     """Every page that is longer than a newcomer reads at once."""
     for name, most in (("README.md", 150), ("ARCHITECTURE.md", 150)):
@@ -120,7 +184,7 @@ def long_pages():
             yield f"{name}: it has {lines} lines and may have {most}; move what changes often to docs/ or into module docs"
 
 
-CHECKS = {"links": broken_links, "comments": fragments, "lengths": long_pages}
+CHECKS = {"links": broken_links, "comments": fragments, "words": decoded, "lengths": long_pages}
 
 
 def main(names):

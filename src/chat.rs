@@ -164,6 +164,20 @@ pub struct TemplateOptions {
     pub tools: Vec<Value>,
     /// OpenAI's fields on how they may be used, `tool_choice` and `parallel_tool_calls`, for an upstream: templates have none.
     pub tool_fields: Map<String, Value>,
+    /// Where the prompt ends.
+    pub ending: Ending,
+}
+
+/// Where the prompt of a chat ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// Where the assistant begins to speak.
+    #[default]
+    BeforeReply,
+    /// After the last turn.
+    AfterLast,
+    /// Within the last turn, after its content: the reply continues it.
+    WithinLast,
 }
 
 /// Whether a reply may begin with reasoning.

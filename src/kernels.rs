@@ -1,4 +1,4 @@
-//! Arithmetic on `f32` slices that the tree engine and the trainer share.
+//! Arithmetic on `f32` slices, shared by the tree engine and the trainer.
 
 #[cfg(feature = "cuda")]
 pub mod device;
@@ -22,7 +22,7 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows one after another.
+    /// A matrix whose rows follow one another.
     pub fn row_major(data: &'a [f32], rows: usize, columns: usize) -> Self {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
@@ -47,7 +47,7 @@ impl<'a> Matrix<'a> {
 /// `out = keep * out + a · b`, on the calling thread; `out` is row-major `(a.rows, b.columns)`.
 ///
 /// # Panics
-/// When shapes disagree or a slice is too short.
+/// Panics if shapes disagree or a slice is too short.
 pub fn matmul(out: &mut [f32], keep: f32, a: Matrix<'_>, b: Matrix<'_>) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert_eq!(k, b.rows, "inner sizes differ");
@@ -61,7 +61,7 @@ pub fn matmul(out: &mut [f32], keep: f32, a: Matrix<'_>, b: Matrix<'_>) {
     }
     assert!(a.last() < a.data.len() && b.last() < b.data.len(), "operand too short");
     #[expect(unsafe_code, reason = "gemm takes raw pointers; the bounds of all three operands are asserted above")]
-    // SAFETY: every index that gemm touches is at most `last()`, which is within the slice; strides are in elements.
+    // SAFETY: every index that gemm accesses is at most `last()`, which is within the slice; strides are in elements.
     unsafe {
         gemm::gemm(
             m,
@@ -87,18 +87,18 @@ pub fn matmul(out: &mut [f32], keep: f32, a: Matrix<'_>, b: Matrix<'_>) {
     }
 }
 
-/// Lanes of the loops below: wide enough for the compiler to use full vectors, and the order of every sum.
+/// Lanes of the loops below. They are wide enough for full vectors, and they fix the order of every sum.
 const LANES: usize = 16;
 
-/// Natural exponential, to about 2 units in the last place; 0 below -87 and the largest finite power above 88.
+/// Natural exponential, accurate to about 2 units in the last place. It is 0 below -87, and constant above 88, where it stays finite.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    // 1.5 · 2^23: adding it rounds to an integer and leaves that integer in the low bits.
+    // 1.5 · 2^23: adding this rounds to an integer and leaves that integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.0, 88.0);
     let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    // Cody and Waite: ln 2 in two parts keeps the remainder exact.
+    // As in Cody and Waite, ln 2 in two parts keeps the remainder exact.
     let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, clamped));
     let mut p = 1.0 / 5040.0f32;
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
@@ -120,7 +120,7 @@ pub fn exp_scaled(xs: &mut [f32], peak: f32, scale: f32) {
     );
 }
 
-/// Runs loops with the widest vectors that the processor has, for which the compiler makes a copy of them. Results are the same.
+/// Runs loops with the widest vectors of the processor; the compiler makes a copy of the loop for each width. Results are the same.
 #[inline(always)]
 fn widest() -> pulp::Arch {
     pulp::Arch::new()
@@ -129,7 +129,7 @@ fn widest() -> pulp::Arch {
 /// `out = x / sqrt(mean(x²) + eps) * weight`, row by row of `weight.len()` elements.
 ///
 /// # Panics
-/// When `out` is shorter than `x`.
+/// Panics if `out` is shorter than `x`.
 pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
         let scale = (dot(x, x) / weight.len() as f32 + eps).sqrt().recip();
@@ -139,7 +139,7 @@ pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     }
 }
 
-/// `out += x`, as far as both go.
+/// Computes `out += x` over the shorter of the two lengths.
 pub fn add(out: &mut [f32], x: &[f32]) {
     let ((out, out_rest), (x, x_rest)) = (out.as_chunks_mut::<LANES>(), x.as_chunks::<LANES>());
     for (out, x) in out.iter_mut().zip(x) {
@@ -148,7 +148,7 @@ pub fn add(out: &mut [f32], x: &[f32]) {
     out_rest.iter_mut().zip(x_rest).for_each(|(out, x)| *out += x);
 }
 
-/// The sum of products; its order depends on the length only.
+/// The dot product. The order of the sum depends on the length only.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
@@ -174,7 +174,7 @@ pub fn silu_times(out: &mut [f32], gate: &[f32], up: &[f32]) {
 
 /// `out = gelu(gate) * up`, where `gelu(x) = x / (1 + exp(-2u))` with `u = √(2/π) (x + 0.044715 x³)`: the approximation with `tanh`.
 pub fn gelu_times(out: &mut [f32], gate: &[f32], up: &[f32]) {
-    /// This is the number `-2 √(2/π)`.
+    /// The factor `-2 √(2/π)`.
     const FACTOR: f32 = -1.595_769_2;
     widest().dispatch(
         #[inline(always)]
@@ -187,8 +187,8 @@ pub fn gelu_times(out: &mut [f32], gate: &[f32], up: &[f32]) {
     );
 }
 
-/// Rotates a head: element `i` of the first half pairs with element `i` of the second, as Hugging Face lays heads out.
-/// `turns` holds the cosine and sine of each pair's angle.
+/// Rotates a head: element `i` of the first half pairs with element `i` of the second, as in Hugging Face's layout. `turns` contains the
+/// cosine and sine of each pair's angle.
 pub fn rotate(head: &mut [f32], turns: &[(f32, f32)]) {
     let (first, second) = head.split_at_mut(turns.len());
     for ((x, y), &(cos, sin)) in first.iter_mut().zip(second).zip(turns) {
@@ -196,7 +196,7 @@ pub fn rotate(head: &mut [f32], turns: &[(f32, f32)]) {
     }
 }
 
-/// The largest element; negative infinity of none. NaNs are passed over.
+/// The largest element, or negative infinity if there is none. NaNs are skipped.
 pub fn max(xs: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = xs.as_chunks::<LANES>();

@@ -1,11 +1,13 @@
 //! `spar`: an OpenAI-compatible inference server that can spend test-time compute on judge-and-refine tree search.
 //!
-//! The map: [`chat`] and `openai` hold the words everyone shares; [`engine`] is the seam to a model; [`prompts`] is what a
+//! The map: [`chat`], `openai` and `anthropic` hold the words everyone shares; [`engine`] is the seam to a model; [`prompts`] is what a
 //! judge and a refiner are told and how their answers are read; `jinja` renders templates within limits; [`search`] spends the budget; [`verify`] checks rules;
 //! `http` serves it all.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 
+#[cfg(feature = "server")]
+pub mod anthropic;
 pub mod chat;
 #[cfg(feature = "server")]
 pub mod cli;

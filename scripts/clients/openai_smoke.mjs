@@ -77,7 +77,7 @@ async function searchedWithEvents() {
     search = chunk.search ?? search;
     text += chunk.choices.map((choice) => choice.delta.content ?? "").join("");
   }
-  assert.equal(events[0], "root_judged");
+  assert.equal(events[0], "drafted");
   assert.equal(events.at(-1), "stopped");
   assert.ok(search && text.length > 0);
   return events.join(" ");

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Talks to a running server with the unmodified `openai` package: whole, streamed, searched, with events, hanging up.
 
-usage: openai_smoke.py [BASE_URL]      (default http://127.0.0.1:8080/v1; needs `pip install openai`)
+usage: openai_smoke.py [URL]      (default http://127.0.0.1:8080; needs `pip install openai`)
 Exits with 1 at the first broken promise.
 """
 
@@ -13,7 +13,7 @@ import urllib.request
 import openai
 from openai import OpenAI
 
-EVENTS = {"root_judged", "node_added", "accepted", "stopped"}
+EVENTS = {"drafted", "judging", "root_judged", "node_added", "accepted", "stopped"}
 QUESTION = [{"role": "user", "content": "Write about the river. Use at least 12 words. Do not use any commas. Include the word lantern."}]
 
 
@@ -67,7 +67,7 @@ def searched_with_events(client, model):
             events.append(extra["search_event"])
         search = extra.get("search", search)
         text += "".join(choice.delta.content or "" for choice in chunk.choices)
-    assert events[0] == "root_judged" and events[-1] == "stopped", events
+    assert events[0] == "drafted" and events[-1] == "stopped", events
     assert search is not None
     return {"text": text, "events": events}
 
@@ -135,7 +135,7 @@ def disconnected(base_url, client, model):
 
 
 def main():
-    base_url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080/v1"
+    base_url = (sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080").rstrip("/").removesuffix("/v1") + "/v1"
     client = OpenAI(base_url=base_url, api_key="none", max_retries=0)
     model = client.models.list().data[0].id
     print(f"openai {openai.__version__}, model {model}")

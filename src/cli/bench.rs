@@ -1,4 +1,4 @@
-//! `spar bench`: loads a running server with plain and searching clients and says what a plain one feels.
+//! `spar bench`: loads a running server with plain and searching clients, and reports the latency of both.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,28 +12,28 @@ use serde_json::{Value, json};
 
 use crate::verify::data::read_prompts;
 
-/// Whom to load, and with what.
+/// The server to load, and the load.
 #[derive(clap::Args, Clone, Debug)]
 pub struct BenchArgs {
-    /// A running server; a key is taken from SPAR_API_KEY
+    /// URL of a running server; SPAR_API_KEY is sent as its key
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: String,
-    /// Clients that ask plainly and read the stream, one request after the other
+    /// Clients that send plain requests and read the stream, one request after the other
     #[arg(long, value_name = "N", default_value_t = 1)]
     clients: usize,
-    /// Clients that search all the while
+    /// Clients that search continuously
     #[arg(long, value_name = "N", default_value_t = 0)]
     searches: usize,
-    /// Node budget of their searches
+    /// Node budget of the searching clients
     #[arg(long, value_name = "N", default_value_t = 16)]
     budget: usize,
     /// Seconds of load
     #[arg(long, value_name = "N", default_value_t = 10)]
     seconds: u64,
-    /// Tokens of an answer at most; absent: what is left of the context
+    /// Maximum tokens of an answer; default: the rest of the context
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Prompts in the JSONL format of IFEval and IFBench, asked in turn; absent: one short question
+    /// Prompts in the JSONL format of IFEval and IFBench, used in turn; default: one short question
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Print JSON instead of a table
@@ -41,7 +41,7 @@ pub struct BenchArgs {
     json: bool,
 }
 
-/// What one kind of client saw.
+/// The measurements of one kind of client.
 #[derive(Default)]
 struct Seen {
     requests: usize,
@@ -89,10 +89,10 @@ struct Load<'a> {
     until: Instant,
 }
 
-/// Loads, and prints what was seen.
+/// Loads the server and prints the measurements.
 ///
 /// # Errors
-/// The server cannot be reached, or refuses.
+/// Fails if the server cannot be reached or refuses a request.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     ensure!(args.clients + args.searches >= 1, "--clients and --searches are both 0: there is nothing to do");
     ensure!((1..=600).contains(&args.seconds), "--seconds must be between 1 and 600, got {}", args.seconds);
@@ -149,7 +149,7 @@ async fn load(args: &BenchArgs, prompts: Vec<String>) -> anyhow::Result<Value> {
 }
 
 impl Load<'_> {
-    /// Asks until the time is up; the last answer is read to its end, and counted only if it began in time.
+    /// Sends requests until the time is up. The last answer is read to its end.
     async fn client(&self, number: usize, budget: Option<usize>) -> anyhow::Result<Seen> {
         let mut seen = Seen::default();
         let mut turn = number;
@@ -165,7 +165,7 @@ impl Load<'_> {
                 body["search_budget"] = json!(budget);
             }
             self.answer(&body, &mut seen).await?;
-            // Clients walk through the prompts at different places.
+            // Clients walk through the prompts from different places.
             turn += 1 + self.args.clients + self.args.searches;
         }
         Ok(seen)

@@ -1,4 +1,4 @@
-//! `spar checks`: how well the checks that are found in prompts agree with those that the file states.
+//! `spar checks`: measures how well the checks that are found in prompts agree with those that the file states.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::verify::data::read_prompts;
 use crate::verify::find::measure::Agreement;
 
-/// What to compare, and how to say it.
+/// The file to compare, and the output format.
 #[derive(clap::Args, Debug)]
 pub struct ChecksArgs {
     /// Prompts in IFEval's JSONL format: key, prompt, instruction_id_list, kwargs
@@ -20,7 +20,7 @@ pub struct ChecksArgs {
 /// Prints the agreement to standard output.
 ///
 /// # Errors
-/// The file cannot be used, or standard output is closed.
+/// Fails if the file cannot be used or standard output is closed.
 pub fn run(args: &ChecksArgs) -> anyhow::Result<()> {
     let text = agreement(args)?;
     std::io::stdout().write_all(text.as_bytes())?;
@@ -28,7 +28,7 @@ pub fn run(args: &ChecksArgs) -> anyhow::Result<()> {
 }
 
 fn agreement(args: &ChecksArgs) -> anyhow::Result<String> {
-    let agreement = Agreement::of(&read_prompts(&args.prompts)?.items);
+    let agreement = Agreement::measure(&read_prompts(&args.prompts)?.items);
     Ok(if args.json { format!("{}\n", serde_json::to_string(&agreement)?) } else { agreement.to_string() })
 }
 

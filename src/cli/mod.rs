@@ -22,7 +22,7 @@ pub struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     serve: ServeArgs,
-    /// Settings that are not the defaults, to be said at the start.
+    /// Settings that differ from the defaults, to be printed at startup.
     #[arg(skip)]
     changed: Vec<String>,
 }
@@ -48,24 +48,24 @@ enum Command {
 }
 
 impl Cli {
-    /// What was typed; ends the process where it cannot be read, or asks for help.
+    /// Parses the command line. Ends the process if it is invalid or asks for help.
     pub fn typed() -> Self {
         let command = Self::command();
         let matches = command.clone().get_matches();
         let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-        let of = |name: &str| command.find_subcommand(name);
+        let subcommand = |name: &str| command.find_subcommand(name);
         let (command, matches) = match matches.subcommand() {
-            Some((name, matches)) => (of(name).unwrap_or(&command), matches),
+            Some((name, matches)) => (subcommand(name).unwrap_or(&command), matches),
             None => (&command, &matches),
         };
         cli.changed = settings::changed(command, matches);
         cli
     }
 
-    /// Does what was asked.
+    /// Runs the command.
     ///
     /// # Errors
-    /// The message for the person who typed the command.
+    /// Returns the message for the user.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             None => serve::run(self.serve, &self.changed),

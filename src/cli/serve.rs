@@ -1,4 +1,4 @@
-//! `spar serve`: settings, models, a socket, and a few lines that say how to talk to it.
+//! `spar serve`: checks settings, loads models, opens the socket, and prints how to use the server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use super::hub;
 use super::stop::Stop;
 use crate::config::{Secrets, ServeArgs, Settings};
 use crate::engine::generation::Pinned;
-use crate::engine::load::Origin;
+use crate::engine::load::{Origin, serves_embedded};
 use crate::http::serve::Entrance;
 use crate::http::{AppState, Served, Traffic};
 use crate::swap::{self, Started};
 use crate::telemetry::{self, metrics};
 
-/// Serves until SIGTERM or SIGINT. `changed` are the settings that are not the defaults.
+/// Serves until SIGTERM or SIGINT. `changed` are the settings that differ from the defaults.
 ///
 /// # Errors
-/// Settings, models or the socket cannot be used.
+/// Fails if settings, models or the socket cannot be used.
 pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     let [api_keys, admin_key] = ["SPAR_API_KEYS", "SPAR_ADMIN_KEY"].map(|name| std::env::var(name).ok());
     let secrets = Secrets { api_keys: api_keys.as_deref(), admin_key: admin_key.as_deref() };
@@ -28,7 +28,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     telemetry::start(&settings.http)?;
     hub::find(&mut settings.engine)?;
     let metrics = metrics::install();
-    println!("{}", told(&settings, changed));
+    println!("{}", startup_message(&settings, changed));
     if let Some(warning) = settings.warning() {
         tracing::warn!("{warning}");
     }
@@ -37,10 +37,10 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         println!("health on http://{address}");
     }
     let reload = entrance.tls().cloned().map(|tls| move || tls.refresh());
-    let stop = Stop::watch(settings.http.shutdown_grace, reload).context("signals cannot be taken")?;
+    let stop = Stop::watch(settings.http.shutdown_grace, reload).context("the signal handlers cannot be installed")?;
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     let ended = runtime.block_on(async {
-        // Taken before the models are loaded, so that a conflict shows at once; connections are refused until they are loaded.
+        // The address is bound before the models are loaded, so that a conflict shows immediately; until then connections are refused.
         let address = settings.address();
         let socket = bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
@@ -49,7 +49,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
             () = stop.asked() => return Ok(()),
         };
         let Started { name, generations, origins, swapper, files: _files } = started;
-        println!("{}", loaded(&generations.pin(), &origins));
+        println!("{}", models_message(&generations.pin(), &origins));
         let served = Served::new(name, generations);
         let mut state = AppState::new(settings, served, metrics);
         state.swapper = swapper;
@@ -58,28 +58,34 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         let listener = socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
         stop.serving();
         let scheme = if entrance.tls().is_some() { "https" } else { "http" };
-        println!("{}", welcome(&format!("{scheme}://{}", listener.local_addr()?), &state.served.name));
+        let about = Welcome {
+            url: &format!("{scheme}://{}", listener.local_addr()?),
+            model: &state.served.name,
+            embedded: serves_embedded(&state.settings.engine),
+            keyed: !state.settings.api_keys.is_empty(),
+        };
+        println!("{}", welcome(&about));
         entrance.serve(listener, state, stop.asked()).await.context("the server failed")
     });
-    // Threads that block are not waited for.
+    // Threads that still block are not waited for.
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended
 }
 
-/// Connections that wait to be accepted.
+/// The number of connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Takes the address; connections are refused until the socket listens.
+/// Binds the address. Connections are refused until the socket listens.
 fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Connections of a server before this one may still linger on it.
+    // Connections of an earlier server may still linger on the address.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
 }
 
-/// The settings that are not defaults, secrets hidden.
-fn told(settings: &Settings, changed: &[String]) -> String {
+/// The settings that differ from the defaults, with secrets hidden.
+fn startup_message(settings: &Settings, changed: &[String]) -> String {
     let keys = match settings.api_keys.len() {
         0 => "none, everybody may call".to_owned(),
         count => format!("{count} (hidden)"),
@@ -100,8 +106,8 @@ fn told(settings: &Settings, changed: &[String]) -> String {
     )
 }
 
-/// What computes the answers, and why; a generation that has both roles is one line.
-fn loaded(live: &Pinned, origins: &[Origin; 2]) -> String {
+/// Describes which engine runs each model, and why. A generation with both roles gets one line.
+fn models_message(live: &Pinned, origins: &[Origin; 2]) -> String {
     let [actor, refiner] = origins;
     if Arc::ptr_eq(&live.actor, &live.refiner) {
         return format!("actor and refiner {}: {actor}", live.actor.id);
@@ -109,13 +115,50 @@ fn loaded(live: &Pinned, origins: &[Origin; 2]) -> String {
     format!("actor {}: {actor}\nrefiner {}: {refiner}", live.actor.id, live.refiner.id)
 }
 
-fn welcome(url: &str, model: &str) -> String {
+/// What the first lines to copy depend on.
+struct Welcome<'a> {
+    url: &'a str,
+    model: &'a str,
+    /// Whether this is the embedded model, whose answers to the seed are known.
+    embedded: bool,
+    /// Whether callers must show a key.
+    keyed: bool,
+}
+
+/// The address, and one request plainly and searched. With this seed the embedded model's draft forgets the lantern.
+fn welcome(about: &Welcome<'_>) -> String {
+    let Welcome { url, model, embedded, keyed } = about;
+    let key = if *keyed { "  -H \"authorization: Bearer $SPAR_API_KEY\" \\\n" } else { "" };
+    let keys = if *keyed { "\n# SPAR_API_KEY holds one of the keys of this server" } else { "" };
     let curl = |extra: &str| {
         format!(
-            "curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n  -d '{{\"model\": \"{model}\", \
-             {extra}\"messages\": [{{\"role\": \"user\", \"content\": \"Write about what the river does. Use at least 12 words. Do not use any commas. Include the word lantern somewhere.\"}}]}}'"
+            "curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n{key}  -d '{{\"model\": \"{model}\", \
+             {extra}\"seed\": 2, \"messages\": [{{\"role\": \"user\", \"content\": \"Write about what the river does. Use at least 12 words. Do not use any commas. Include the word lantern somewhere.\"}}]}}'"
         )
     };
     let (plain, searched) = (curl(""), curl("\"search_budget\": 8, "));
-    format!("serving {model} on {url}\n\n# plain\n{plain}\n\n# with search\n{searched}\n")
+    let [forgets, mends] =
+        if *embedded { [": the lantern is missing", ": the same draft, judged and mended"] } else { [""; 2] };
+    format!(
+        "serving {model} on {url}\n\n# in a browser\n{url}/\n{keys}\n# plain{forgets}\n{plain}\n\n# with \
+         search{mends}\n{searched}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_to_copy_show_a_key_where_callers_must() {
+        let url = "http://127.0.0.1:8080";
+        let text = |keyed, embedded| welcome(&Welcome { url, model: "some", embedded, keyed });
+        let open = text(false, false);
+        assert!(!open.contains("authorization") && !open.contains("lantern is missing"), "{open}");
+        assert_eq!(open.matches("curl http://127.0.0.1:8080/v1/chat/completions").count(), 2, "{open}");
+        assert_eq!(open.matches("\"seed\": 2").count(), 2, "both lines draft the same: {open}");
+        let keyed = text(true, true);
+        assert_eq!(keyed.matches("-H \"authorization: Bearer $SPAR_API_KEY\"").count(), 2, "{keyed}");
+        assert!(keyed.contains("# plain: the lantern is missing"), "{keyed}");
+    }
 }

@@ -1,12 +1,12 @@
-//! What a person changed: the settings that are not their defaults, as flags.
+//! Collects the settings that differ from their defaults, as flags.
 
 use std::ffi::OsStr;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
-/// Every setting of `command` that was given and is not its default, as `--flag value`, with the variable's name where it came
-/// from the environment.
+/// Every setting of `command` that was given and differs from its default, as `--flag value`. If it came from the environment, the name of
+/// the variable is added.
 pub(super) fn changed(command: &Command, matches: &ArgMatches) -> Vec<String> {
     command.get_arguments().filter_map(|argument| line(argument, matches)).collect()
 }
@@ -24,7 +24,7 @@ fn line(argument: &Arg, matches: &ArgMatches) -> Option<String> {
     Some(format!("--{flag} {}{from}", shown.join(",")))
 }
 
-/// A URL without the name and password that may be in it; anything else as it is.
+/// Removes a user name and password from a URL; any other value is unchanged.
 fn without_login(value: &str) -> String {
     let Some((scheme, rest)) = value.split_once("://") else { return value.into() };
     let host = rest.find('/').unwrap_or(rest.len());
@@ -56,7 +56,7 @@ mod tests {
             ),
         ];
         for (flags, expected) in table {
-            // What the environment of the tests sets is not theirs.
+            // Settings in the environment of the tests are ignored.
             let command = Cli::command().mut_args(|argument| argument.env(Resettable::Reset));
             let matches = command.clone().get_matches_from([&["spar"], flags].concat());
             assert_eq!(changed(&command, &matches), expected, "{flags:?}");

@@ -1,4 +1,4 @@
-//! Signals: the first one asks the server to end, and the process ends soon after, whatever still runs in it.
+//! Handles signals: the first one asks the server to end, and the process ends soon after, even if work is still running.
 
 use std::io;
 use std::process;
@@ -12,22 +12,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// Time between the last moment at which a request may end and the end of the process.
+/// Time between the end of the grace period for requests and the end of the process.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether the process is to end.
+/// Whether the process should end.
 pub(super) struct Stop {
     asked: CancellationToken,
     serving: Arc<AtomicBool>,
 }
 
 impl Stop {
-    /// Takes SIGTERM and SIGINT from here on, and SIGHUP if there is something to reload. This also works for a process with the id 1,
-    /// to which the kernel does not deliver signals without a handler. A thread of its own listens, so that nothing which keeps the
-    /// other threads busy keeps the process alive: `grace` after the first signal, and a little time, the process ends.
+    /// Handles SIGTERM and SIGINT from now on, and SIGHUP if there is something to reload. This also works for the process with id 1, to
+    /// which the kernel delivers no signals without a handler. A separate thread waits for signals, so that busy threads cannot keep the
+    /// process alive: it ends shortly after `grace` has passed since the first signal.
     ///
     /// # Errors
-    /// The signals cannot be taken, or the thread cannot be started.
+    /// Fails if the handlers cannot be installed or the thread cannot be started.
     pub fn watch(grace: Duration, reload: Option<impl Fn() + Send + 'static>) -> io::Result<Self> {
         let stop = Self { asked: CancellationToken::new(), serving: Arc::default() };
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -49,10 +49,10 @@ impl Stop {
                 }
             }
             asked.cancel();
-            // A server that is still loading has no requests to wait for.
+            // A server that is still loading has no running requests.
             let grace = if serving.load(Ordering::Acquire) { grace } else { Duration::ZERO };
             tokio::select! {
-                () = sleep(grace + PATIENCE) => tracing::warn!("some work does not end; the process ends without waiting for it"),
+                () = sleep(grace + PATIENCE) => tracing::warn!("some work is still running; the process ends without waiting for it"),
                 _ = terminate.recv() => tracing::warn!("a second signal: the process ends at once"),
                 _ = interrupt.recv() => tracing::warn!("a second signal: the process ends at once"),
             }
@@ -67,7 +67,7 @@ impl Stop {
         self.asked.clone().cancelled_owned()
     }
 
-    /// Running requests have their grace from here on.
+    /// Gives running requests their grace period from now on.
     pub fn serving(&self) {
         self.serving.store(true, Ordering::Release);
     }

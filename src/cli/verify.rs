@@ -1,4 +1,4 @@
-//! `spar verify`: IFEval's or IFBench's scores of a file of responses.
+//! `spar verify`: scores a file of responses by the rules of IFEval or IFBench.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use crate::verify::data::{join, read_prompts, read_responses};
 use crate::verify::score::{Report, Verdicts};
 
-/// What to score, and how to say it.
+/// The files to score, and the output format.
 #[derive(clap::Args, Debug)]
 pub struct VerifyArgs {
     /// Prompts in the JSONL format of IFEval and IFBench: key, prompt, instruction_id_list, kwargs
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
-    /// Responses as JSONL: prompt, response. Prompts without one are counted, and not scored
+    /// Responses as JSONL: prompt, response; prompts without a response are counted but not scored
     #[arg(long, value_name = "FILE")]
     responses: PathBuf,
     /// Print JSON with every verdict instead of a table
@@ -23,7 +23,7 @@ pub struct VerifyArgs {
 /// Prints the scores to standard output.
 ///
 /// # Errors
-/// A file cannot be used, or standard output is closed.
+/// Fails if a file cannot be used or standard output is closed.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     let text = scores(args)?;
     std::io::stdout().write_all(text.as_bytes())?;
@@ -36,12 +36,12 @@ fn scores(args: &VerifyArgs) -> anyhow::Result<String> {
     let joined = join(&prompts, &responses)?;
     for &position in &joined.reworded {
         let key = &prompts.items[position].key;
-        eprintln!("note: prompt {key} reads differently in the two files; its response was found by its position");
+        eprintln!("note: prompt {key} differs between the two files; its response was joined by position");
     }
     let (mut results, mut missing) = (Vec::new(), Vec::new());
     for (prompt, response) in prompts.items.iter().zip(joined.responses) {
         match response {
-            Some(response) => results.push(Verdicts::of(prompt, response)),
+            Some(response) => results.push(Verdicts::check(prompt, response)),
             None => missing.push(prompt.key.clone()),
         }
     }

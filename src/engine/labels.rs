@@ -17,8 +17,29 @@ pub struct Question {
 /// An answer in all spellings that count as it, such as `Yes`, ` Yes` and `yes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
-    /// Texts whose probabilities are added; two that become the same tokens count once.
-    pub spellings: Vec<String>,
+    /// What has probabilities that are added; two that become the same tokens count once.
+    pub spellings: Vec<Spelling>,
+}
+
+/// One way to give an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spelling {
+    /// A text.
+    Text(String),
+    /// One token, which follows the question's last token as it is.
+    Token(u32),
+}
+
+impl From<String> for Spelling {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Spelling {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
 }
 
 /// Questions that are answered by the same labels. Their prompts usually share most of their tokens, which are then

@@ -10,8 +10,8 @@ use futures::Stream;
 
 use super::tools::Format as ToolFormat;
 use super::{
-    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
-    Request, ScoredToken,
+    Chunk, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo,
+    Origin, Purpose, Reply, Request, ScoredToken,
 };
 use crate::chat::Chat;
 use crate::telemetry::metrics;
@@ -57,6 +57,17 @@ impl<E: Engine> Engine for Metered<E> {
         Ok(scores)
     }
 
+    fn embeds(&self) -> bool {
+        self.0.embeds()
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
+        let _timed = Timed { purpose: Purpose::Answer, started: Instant::now() };
+        let found = self.0.embed(request).await.inspect_err(metrics::call_failed)?;
+        metrics::tokens_sent(Purpose::Answer, found.prompt_tokens);
+        Ok(found)
+    }
+
     fn info(&self) -> &ModelInfo {
         self.0.info()
     }
@@ -73,8 +84,8 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.render(chat)
     }
 
-    fn sampling(&self) -> &super::Sampling {
-        self.0.sampling()
+    fn default_sampling(&self) -> &super::Sampling {
+        self.0.default_sampling()
     }
 
     fn tool_format(&self) -> ToolFormat {
@@ -87,6 +98,10 @@ impl<E: Engine> Engine for Metered<E> {
 
     fn constrains_json(&self) -> bool {
         self.0.constrains_json()
+    }
+
+    fn keeps_token_rules(&self) -> bool {
+        self.0.keeps_token_rules()
     }
 
     fn scores(&self) -> bool {

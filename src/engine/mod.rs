@@ -6,6 +6,7 @@ pub(crate) mod caches;
 pub mod counters;
 #[cfg(feature = "server")]
 pub mod embedded;
+pub mod embedding;
 pub mod fake;
 pub mod generation;
 pub mod grammar;
@@ -22,6 +23,7 @@ pub mod origin;
 pub mod reasoning;
 pub mod sampling;
 pub mod text;
+pub mod token_rules;
 pub mod tools;
 #[cfg(feature = "upstream")]
 pub mod upstream;
@@ -29,15 +31,17 @@ pub mod writer;
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use futures::StreamExt;
 
-use crate::chat::{Chat, Message, Thinking};
-pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question};
+use crate::chat::{Chat, Ending, Message, Thinking};
+pub use embedding::{EmbedRequest, Embeddings};
+pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question, Spelling};
 pub use origin::{Namespace, Origin, Waits};
 use reasoning::{Chunks, Reasoning};
+pub use token_rules::{TokenRules, WireSeed};
 
 /// What a call is for; engines schedule by it, metrics label by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,23 +75,16 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// Fixes the draw: sibling `i` uses stream `i` of it.
     pub seed: u64,
+    /// The seed that another server is given, where one draws the reply.
+    pub wire_seed: WireSeed,
     /// Keep going after the end-of-sequence token.
     pub ignore_eos: bool,
+    /// Rules on single tokens.
+    pub rules: TokenRules,
 }
 
 /// The model's plain distribution.
-static PLAIN: Sampling = Sampling {
-    temperature: 1.0,
-    top_p: 1.0,
-    top_k: None,
-    min_p: 0.0,
-    frequency_penalty: 0.0,
-    presence_penalty: 0.0,
-    repetition_penalty: 1.0,
-    logit_bias: Vec::new(),
-    seed: 0,
-    ignore_eos: false,
-};
+static PLAIN: LazyLock<Sampling> = LazyLock::new(Sampling::default);
 
 impl Sampling {
     /// What the penalty on repetition may be: beyond these numbers it leaves nothing of the model's own scores, or makes them
@@ -97,7 +94,20 @@ impl Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        PLAIN.clone()
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: None,
+            min_p: 0.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+            wire_seed: WireSeed::Derived,
+            ignore_eos: false,
+            rules: TokenRules::default(),
+        }
     }
 }
 
@@ -126,6 +136,8 @@ pub enum Input {
     Chat(Chat),
     /// Taken as it is, special tokens included.
     Text(String),
+    /// The ids of its tokens, taken as they are.
+    Tokens(Vec<u32>),
 }
 
 impl Input {
@@ -146,6 +158,15 @@ impl Input {
         match self {
             Self::Chat(chat) => chat.messages.iter().map(Message::bytes).sum(),
             Self::Text(text) => text.len(),
+            Self::Tokens(ids) => size_of_val(ids.as_slice()),
+        }
+    }
+
+    /// Whether the reply continues it as one text, rather than answering it.
+    pub fn is_continued(&self) -> bool {
+        match self {
+            Self::Chat(chat) => chat.options.ending == Ending::WithinLast,
+            Self::Text(_) | Self::Tokens(_) => true,
         }
     }
 }
@@ -236,8 +257,10 @@ pub struct TokenLogprobs {
 /// Why a reply ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// End of sequence, a stop string, or a complete grammar.
+    /// End of sequence, a complete grammar, or a stop string of an engine that does not say which one.
     Stop,
+    /// The stop string of this index in [`Request::stop`].
+    StopString(usize),
     /// `max_tokens` or the context was used up.
     Length,
 }
@@ -337,6 +360,8 @@ pub struct ScoredToken {
     pub id: u32,
     /// The token's bytes.
     pub bytes: Vec<u8>,
+    /// Its place among all tokens by their probability, 1 for the likeliest; `None` for the first.
+    pub rank: Option<usize>,
     /// What the model expected after the tokens before it; `None` for the first.
     pub logprobs: Option<TokenLogprobs>,
 }
@@ -417,7 +442,7 @@ pub trait Engine: Send + Sync {
     }
 
     /// How tokens are drawn where a request does not say.
-    fn sampling(&self) -> &Sampling {
+    fn default_sampling(&self) -> &Sampling {
         &PLAIN
     }
 
@@ -434,6 +459,11 @@ pub trait Engine: Send + Sync {
     /// Whether at least a JSON schema of an [`Purpose::Answer`] is honoured.
     fn constrains_json(&self) -> bool {
         self.constrains()
+    }
+
+    /// Whether [`Sampling::rules`], and chats that do not end where the assistant begins to speak, are honoured.
+    fn keeps_token_rules(&self) -> bool {
+        false
     }
 
     /// Whether the engine gives log-probabilities of a given text: [`Engine::score`].
@@ -453,6 +483,19 @@ pub trait Engine: Send + Sync {
     /// As [`Engine::start`]; [`EngineError::Unsupported`] for questions beyond [`Engine::label_support`].
     async fn read_labels(&self, _request: LabelRequest) -> Result<LabelScores, EngineError> {
         Err(EngineError::Unsupported("this model's engine does not give probabilities of given answers".into()))
+    }
+
+    /// Whether [`Engine::embed`] gives vectors.
+    fn embeds(&self) -> bool {
+        false
+    }
+
+    /// A vector for each of a few texts, without generating anything. Dropping the future cancels the computation.
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; [`EngineError::Unsupported`] where the engine gives no vectors.
+    async fn embed(&self, _request: EmbedRequest) -> Result<Embeddings, EngineError> {
+        Err(EngineError::Unsupported("this model's engine gives no embeddings".into()))
     }
 
     /// Whether the engine can work now. The answer comes within a second and may be a few seconds old.

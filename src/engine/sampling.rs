@@ -1,8 +1,11 @@
 //! Draws tokens from logits: bias, penalties, filters and a random stream that depends on seed and position only.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::grammar::Matcher;
+use super::text::Pieces;
+use super::token_rules::{Ban, keep};
 use super::{EngineError, Sampling, derive_seed};
 use crate::kernels;
 
@@ -22,6 +25,8 @@ pub struct DrawnLogprobs {
     pub drawn: f32,
     /// The likeliest tokens, best first; of equals, the lower id first.
     pub top: Vec<(u32, f32)>,
+    /// The place of the drawn token among all, 1 for the likeliest.
+    pub rank: usize,
 }
 
 impl DrawnLogprobs {
@@ -43,6 +48,8 @@ pub struct Sampler {
     candidates: Vec<(u32, f32)>,
     /// The logits before a choice that may be refused.
     unchanged: Vec<f32>,
+    /// What must not be drawn.
+    ban: Option<Box<Ban>>,
 }
 
 impl Sampler {
@@ -60,7 +67,26 @@ impl Sampler {
             counts: HashMap::new(),
             candidates: Vec::new(),
             unchanged: Vec::new(),
+            ban: None,
         }
+    }
+
+    /// Keeps the request's rules on tokens, where replies end by the tokens `ends`.
+    #[must_use]
+    pub fn ruled(mut self, ends: &[u32], pieces: &Arc<Pieces>) -> Self {
+        self.ban = Ban::new(&self.sampling.rules, ends, pieces).map(Box::new);
+        self
+    }
+
+    /// Whether rules may leave no token at all.
+    pub fn is_ruled(&self) -> bool {
+        self.ban.is_some()
+    }
+
+    /// The sampler of another sibling with the same rules, before its first token.
+    #[must_use]
+    pub fn sibling(&self, index: usize) -> Self {
+        Self { stream: derive_seed(self.sampling.seed, index as u64), ..self.clone() }
     }
 
     /// Draws the next token; `logits` (vocabulary) is scratch afterwards. `None` when no token has a finite score.
@@ -99,7 +125,7 @@ impl Sampler {
         if allowed.iter().all(|&word| word == 0) {
             return Err(EngineError::Constraint("no token of the model goes on with a text that matches".into()));
         }
-        mask(logits, &allowed);
+        keep(logits, &allowed);
         let Some(id) = self.choose(logits, derive_seed(seed, 0)) else { return Ok(None) };
         let complete = grammar.accept(id)?;
         let complete = complete.ok_or_else(|| EngineError::Constraint("it refuses a token that it allowed".into()))?;
@@ -133,6 +159,9 @@ impl Sampler {
     /// Notes that `id` is the token of this position.
     fn take(&mut self, id: u32, raw: Option<Raw>) -> Drawn {
         self.position += 1;
+        if let Some(ban) = &mut self.ban {
+            ban.take(id);
+        }
         if self.penalizes() {
             *self.counts.entry(id).or_insert(0) += 1;
         }
@@ -169,6 +198,9 @@ impl Sampler {
         for (&id, &count) in &self.counts {
             change(id, &|x| x - s.frequency_penalty * count as f32 - s.presence_penalty);
         }
+        if let Some(ban) = &self.ban {
+            ban.apply(logits);
+        }
     }
 
     /// `peak` is the largest logit.
@@ -194,15 +226,6 @@ impl Sampler {
         self.candidates.retain(|&(_, w)| w >= floor);
         let total: f64 = self.candidates.iter().map(|&(_, w)| f64::from(w)).sum();
         pick(self.candidates.iter().copied(), uniform * total)
-    }
-}
-
-/// Takes away what is not allowed: token `t` is bit `t % 32` of word `t / 32`.
-fn mask(logits: &mut [f32], allowed: &[u32]) {
-    for (id, logit) in logits.iter_mut().enumerate() {
-        if allowed.get(id / 32).is_none_or(|word| word >> (id % 32) & 1 == 0) {
-            *logit = f32::NEG_INFINITY;
-        }
     }
 }
 
@@ -290,7 +313,9 @@ impl Raw {
 
     fn logprobs(self, id: u32) -> DrawnLogprobs {
         let top = self.top.into_iter().map(|(id, x)| (id, x - self.log_total)).collect();
-        DrawnLogprobs { drawn: self.logits[id as usize] - self.log_total, top }
+        let drawn = self.logits[id as usize];
+        let rank = 1 + self.logits.iter().filter(|&&other| other > drawn).count();
+        DrawnLogprobs { drawn: drawn - self.log_total, top, rank }
     }
 }
 

@@ -1,13 +1,13 @@
 //! Tokens become text: whole characters only, no special tokens, and stop strings that never leak.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokenizers::Tokenizer;
 
 use super::reasoning::Form;
 use super::sampling::Drawn;
 use super::tools::format::Format;
-use super::{Chunk, FinishReason, TokenLogprobs, TokenProb};
+use super::{Chunk, FinishReason, Request, TokenLogprobs, TokenProb, TokenRules};
 
 /// Ids that a small vocabulary may leave out.
 const SPARSE: usize = 1 << 16;
@@ -18,6 +18,8 @@ pub struct Pieces {
     special: Vec<bool>,
     /// The decoder drops the space that the first word of a text begins with.
     strips_first_space: bool,
+    /// The tokens of text in the order of their bytes, once that is needed.
+    ordered: OnceLock<Vec<u32>>,
 }
 
 impl Pieces {
@@ -70,7 +72,7 @@ impl Pieces {
             }
             .into_boxed_slice();
         }
-        Ok(Self { bytes, special, strips_first_space })
+        Ok(Self { bytes, special, strips_first_space, ordered: OnceLock::new() })
     }
 
     /// The token's bytes; none for an id outside the vocabulary. A special token has its name's.
@@ -92,6 +94,18 @@ impl Pieces {
             }
         }
         held.iter().all(|held| *held)
+    }
+
+    /// The tokens of text whose bytes begin with `beginning`.
+    pub fn beginning_with(&self, beginning: &[u8]) -> &[u32] {
+        let ordered = self.ordered.get_or_init(|| {
+            let mut ids: Vec<u32> = (0..self.bytes.len() as u32).filter(|&id| !self.is_special(id)).collect();
+            ids.sort_unstable_by_key(|&id| self.bytes(id));
+            ids
+        });
+        let from = ordered.partition_point(|&id| self.bytes(id) < beginning);
+        let count = ordered[from..].partition_point(|&id| self.bytes(id).starts_with(beginning));
+        &ordered[from..from + count]
     }
 
     /// Whether the token is left out of text. Marks of reasoning and of calls never are: the text could not be read without them.
@@ -140,10 +154,47 @@ pub struct ReplyRules {
     pub eos: Vec<u32>,
     /// Strings before which the text ends; empty ones are passed over.
     pub stop: Vec<String>,
+    /// Further tokens that end the reply.
+    pub stop_tokens: Vec<u32>,
+    /// Whether what ends the reply, a stop string or one of `stop_tokens`, is a part of its text.
+    pub stop_shown: bool,
+    /// Tokens before which no stop string ends the reply; its sampler keeps it from ending by a token.
+    pub min_tokens: usize,
     /// Tokens at most, at least 1.
     pub max_tokens: usize,
     /// The text continues raw text, so a first space belongs to it.
     pub continues_text: bool,
+}
+
+impl ReplyRules {
+    /// What `request` asks for, of a model whose replies end by the tokens `eos`.
+    pub fn of(request: &Request, eos: &[u32], max_tokens: usize) -> Self {
+        let TokenRules { stop_tokens, min_tokens, stop_shown, .. } = &request.sampling.rules;
+        Self {
+            eos: if request.sampling.ignore_eos { Vec::new() } else { eos.to_vec() },
+            stop: request.stop.clone(),
+            stop_tokens: stop_tokens.clone(),
+            stop_shown: *stop_shown,
+            min_tokens: *min_tokens,
+            max_tokens,
+            continues_text: request.input.is_continued(),
+        }
+    }
+
+    /// All tokens that end the reply.
+    pub fn ends(&self) -> Vec<u32> {
+        [self.eos.as_slice(), &self.stop_tokens].concat()
+    }
+}
+
+/// A stop string within the text that is held.
+struct FoundStop {
+    /// The byte after it.
+    end: usize,
+    /// Its first byte.
+    at: usize,
+    /// Its place in the list of stop strings.
+    index: usize,
 }
 
 /// Turns one reply's tokens into chunks.
@@ -160,8 +211,7 @@ pub struct ReplyText {
 
 impl ReplyText {
     /// A reply without tokens yet.
-    pub fn new(pieces: Arc<Pieces>, mut rules: ReplyRules) -> Self {
-        rules.stop.retain(|stop| !stop.is_empty());
+    pub fn new(pieces: Arc<Pieces>, rules: ReplyRules) -> Self {
         let at_start = pieces.strips_first_space && !rules.continues_text;
         Self { pieces, rules, tokens: 0, at_start, partial: Vec::new(), held: String::new() }
     }
@@ -175,13 +225,16 @@ impl ReplyText {
             self.end(&mut chunk, FinishReason::Stop);
             return chunk;
         }
-        if !self.pieces.is_special(drawn.id) {
+        let stops = self.rules.stop_tokens.contains(&drawn.id);
+        if !self.pieces.is_special(drawn.id) && (!stops || self.rules.stop_shown) {
             self.append(drawn.id);
         }
-        if let Some(at) = self.find_stop() {
-            self.held.truncate(at);
-            self.partial.clear();
+        if stops {
             self.end(&mut chunk, FinishReason::Stop);
+        } else if let Some(found) = self.find_stop() {
+            self.held.truncate(if self.rules.stop_shown { found.end } else { found.at });
+            self.partial.clear();
+            self.end(&mut chunk, FinishReason::StopString(found.index));
         } else if self.tokens >= self.rules.max_tokens {
             self.end(&mut chunk, FinishReason::Length);
         } else {
@@ -232,19 +285,28 @@ impl ReplyText {
         self.partial.drain(..whole);
     }
 
-    /// Where the stop string begins that is complete first; of those that end together, the longest.
-    fn find_stop(&self) -> Option<usize> {
-        let found = self.rules.stop.iter().filter_map(|stop| self.held.find(stop).map(|at| (at + stop.len(), at)));
-        found.min().map(|(_, at)| at)
+    /// The stop string that is complete first; of those that end together, the longest. None ends a reply that is too short.
+    fn find_stop(&self) -> Option<FoundStop> {
+        let find = |(index, stop): (usize, &String)| {
+            let at = self.held.find(stop)?;
+            Some(FoundStop { end: at + stop.len(), at, index })
+        };
+        self.stops().filter_map(find).min_by_key(|found| (found.end, found.at))
+    }
+
+    /// The stop strings with their indices, but for empty ones; none while the reply may not end at any of them.
+    fn stops(&self) -> impl Iterator<Item = (usize, &String)> {
+        let too_short = self.rules.min_tokens > 0 && self.tokens <= self.rules.min_tokens;
+        self.rules.stop.iter().enumerate().filter(move |(_, stop)| !too_short && !stop.is_empty())
     }
 
     /// Bytes at the end of the held text that may begin a stop string.
     fn undecided(&self) -> usize {
-        let longest = |stop: &String| {
+        let longest = |(_, stop): (usize, &String)| {
             let most = self.held.len().min(stop.len() - 1);
             (1..=most).rev().find(|&n| self.held.as_bytes().ends_with(&stop.as_bytes()[..n])).unwrap_or(0)
         };
-        self.rules.stop.iter().map(longest).max().unwrap_or(0)
+        self.stops().map(longest).max().unwrap_or(0)
     }
 
     fn named(&self, drawn: &Drawn) -> Option<TokenLogprobs> {
@@ -268,7 +330,7 @@ mod tests {
     fn reply(tokenizer: &Tokenizer, stop: &[&str], max_tokens: usize) -> ReplyText {
         let stop = stop.iter().map(|s| (*s).into()).collect();
         let pieces = Arc::new(Pieces::new(tokenizer).unwrap());
-        ReplyText::new(pieces, ReplyRules { eos: vec![testing::EOS], stop, max_tokens, continues_text: false })
+        ReplyText::new(pieces, ReplyRules { eos: vec![testing::EOS], stop, max_tokens, ..ReplyRules::default() })
     }
 
     fn chunks(mut reply: ReplyText, ids: &[u32]) -> Vec<Chunk> {
@@ -342,26 +404,28 @@ mod tests {
     #[test]
     fn stop_strings_never_leak() {
         let tokenizer = testing::tokenizer();
-        let table: [(&[&str], &str, &[&str], bool); 8] = [
-            (&["END"], "aENDb", &["a", "", "", ""], true),
-            (&["END"], "aENeb", &["a", "", "", "ENe", "b"], false),
-            (&["aab"], "aaab", &["", "", "a", ""], true),
-            (&["b", "abc"], "abc", &["", "a"], true),
-            (&["xabc", "bc"], "xabc", &["", "", "", ""], true),
-            (&["", "é"], "aé", &["a", "", ""], true),
-            (&["ab"], "a", &["", "a"], false),
-            (&["\n\n"], "x\ny\n\nz", &["x", "", "\ny", "", ""], true),
+        type Row<'a> = (&'a [&'a str], &'a str, &'a [&'a str], Option<usize>);
+        let table: [Row<'_>; 8] = [
+            (&["END"], "aENDb", &["a", "", "", ""], Some(0)),
+            (&["END"], "aENeb", &["a", "", "", "ENe", "b"], None),
+            (&["aab"], "aaab", &["", "", "a", ""], Some(0)),
+            (&["b", "abc"], "abc", &["", "a"], Some(0)),
+            (&["bc", "xabc"], "xabc", &["", "", "", ""], Some(1)),
+            (&["", "é"], "aé", &["a", "", ""], Some(1)),
+            (&["ab"], "a", &["", "a"], None),
+            (&["\n\n"], "x\ny\n\nz", &["x", "", "\ny", "", ""], Some(0)),
         ];
         for (stop, text, expected, stopped) in table {
             let mut ids = bytes(&tokenizer, text);
             ids.push(testing::EOS);
             let out = chunks(reply(&tokenizer, stop, usize::MAX), &ids);
             let mut seen = texts(&out);
-            if !stopped && seen.len() > expected.len() {
+            if stopped.is_none() && seen.len() > expected.len() {
                 assert_eq!(seen.pop(), Some(""));
             }
             assert_eq!(seen, expected, "{stop:?} {text}");
-            assert_eq!(out.last().unwrap().finish, Some(FinishReason::Stop));
+            let finish = stopped.map_or(FinishReason::Stop, FinishReason::StopString);
+            assert_eq!(out.last().unwrap().finish, Some(finish), "{stop:?} {text}");
         }
     }
 
@@ -382,7 +446,8 @@ mod tests {
     fn logprobs_carry_bytes() {
         let tokenizer = testing::tokenizer();
         let crab = bytes(&tokenizer, "🦀")[0];
-        let logprobs = Some(crate::engine::sampling::DrawnLogprobs { drawn: -0.5, top: vec![(testing::EOS, -0.25)] });
+        let logprobs =
+            Some(crate::engine::sampling::DrawnLogprobs { drawn: -0.5, top: vec![(testing::EOS, -0.25)], rank: 2 });
         let chunk = reply(&tokenizer, &[], 9).push(Drawn { id: crab, logprobs });
         assert_eq!(chunk.logprobs[0].token, TokenProb { id: crab, bytes: vec![0xF0], logprob: -0.5 });
         assert_eq!(chunk.logprobs[0].top[0].bytes, b"<|end|>");

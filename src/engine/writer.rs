@@ -33,9 +33,7 @@ impl Writer {
             None => self.sampler.sample(logits).map(|drawn| (drawn, false)),
             Some(grammar) => self.sampler.sample_matching(logits, grammar)?,
         };
-        let (drawn, complete) = drawn.ok_or_else(|| {
-            EngineError::Crashed("no token that may come next has a finite score; the checkpoint may be damaged".into())
-        })?;
+        let (drawn, complete) = drawn.ok_or_else(|| self.nothing_left())?;
         let id = drawn.id;
         let mut chunk = self.text.push(drawn);
         if complete && chunk.finish.is_none() {
@@ -44,5 +42,14 @@ impl Writer {
             chunk.finish = rest.finish;
         }
         Ok((id, chunk))
+    }
+
+    /// Why no token may come next.
+    fn nothing_left(&self) -> EngineError {
+        if self.sampler.is_ruled() {
+            let rules = "`allowed_token_ids`, `bad_words` and `min_tokens`";
+            return EngineError::Invalid(format!("{rules} leave no token that may come next; ask for less"));
+        }
+        EngineError::Crashed("no token that may come next has a finite score; the checkpoint may be damaged".into())
     }
 }

@@ -1,4 +1,4 @@
-//! The judge's verdicts against the rules', and how often one refinement fixes a response.
+//! Compares the judge's verdicts with the rules, and measures how often one refinement fixes a response.
 
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -8,25 +8,25 @@ use crate::engine::{EngineError, Purpose, Request, Sampling, derive_seed};
 use crate::search::{self, Judgement, Models, SearchConfig};
 use crate::verify::data::Prompt;
 
-/// How a judge's majority compares with the truth.
+/// Compares a judge's decisions with the truth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JudgeScore {
-    /// Right responses that it accepts.
+    /// Right responses that the judge accepts.
     pub true_yes: usize,
-    /// Wrong responses that it accepts.
+    /// Wrong responses that the judge accepts.
     pub false_yes: usize,
-    /// Wrong responses that it refuses.
+    /// Wrong responses that the judge rejects.
     pub true_no: usize,
-    /// Right responses that it refuses.
+    /// Right responses that the judge rejects.
     pub false_no: usize,
-    /// Responses without a majority; count as wrong on their side.
+    /// Undecided verdicts on right responses, which count as errors.
     pub undecided_yes: usize,
-    /// Undecided verdicts on wrong responses.
+    /// Undecided verdicts on wrong responses, which count as errors.
     pub undecided_no: usize,
 }
 
 impl JudgeScore {
-    /// Mean of the accuracies on right and on wrong responses.
+    /// The mean of the accuracies on right and on wrong responses.
     pub fn balanced_accuracy(&self) -> f64 {
         let share = |good: usize, bad: usize| good as f64 / (good + bad).max(1) as f64;
         let right = share(self.true_yes, self.false_no + self.undecided_yes);
@@ -62,10 +62,10 @@ async fn judge(
     search::judge(models, config, &task, response).await
 }
 
-/// Scores the judge on `responses`: its decisions against the rules.
+/// Scores the judge on `responses` by comparing its decisions with the rules.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn score_judge(
     models: Models<'_>,
     config: &SearchConfig,
@@ -85,11 +85,11 @@ pub async fn score_judge(
     Ok(score)
 }
 
-/// Refines each failing response once, after the refiner's own critique; the score is 1 where the result follows every
-/// instruction. Critiques that wrongly accept count 0.
+/// Refines each failing response once, after the refiner's own critique. The score is 1 if the result follows every instruction. A critique
+/// that wrongly accepts scores 0.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn refine_once(
     models: Models<'_>,
     config: &SearchConfig,

@@ -1,5 +1,5 @@
-//! The result of an evaluation: a point per strategy and budget, each next to greedy decoding, and strategies next to best-of-N
-//! with as many tokens.
+//! The result of an evaluation: a point per strategy and budget, each compared with greedy decoding, and strategies compared with best-of-N
+//! at the same number of tokens.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,49 +10,49 @@ use super::Trial;
 use super::stats::{Estimate, estimate, paired, ratio};
 use crate::search::Strategy;
 
-/// Every case of one strategy at one budget, in the cases' order.
+/// All cases of one strategy at one budget, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     /// The strategy; `None` is greedy, plain decoding.
     pub strategy: Option<Strategy>,
-    /// Nodes at most; 0 for plain decoding.
+    /// The node budget; 0 for plain decoding.
     pub budget: usize,
     /// One trial per case.
     pub trials: Vec<Trial>,
 }
 
-/// One strategy at one budget.
+/// The results of one strategy at one budget.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// The strategy; `null` is plain decoding.
     pub strategy: Option<Strategy>,
-    /// Nodes at most.
+    /// The node budget.
     pub budget: usize,
-    /// Prompts whose instructions are all followed strictly. Prompts with an instruction that cannot be checked are left out.
+    /// Share of prompts whose instructions are all followed strictly. Prompts with an instruction that cannot be checked are excluded.
     pub prompt_strict: Estimate,
-    /// Prompts followed by the loose reading of their rules.
+    /// Share of prompts whose instructions are all followed by the loose check.
     pub prompt_loose: Estimate,
-    /// Instructions that are followed strictly; intervals resample prompts.
+    /// Share of instructions that are followed strictly; intervals resample prompts.
     pub instruction_strict: Estimate,
-    /// Instructions followed by the loose reading of their rules.
+    /// Share of instructions that are followed by the loose check.
     pub instruction_loose: Estimate,
-    /// `prompt_strict` minus greedy's on the same prompts; `null` for greedy itself.
+    /// `prompt_strict` minus that of greedy decoding on the same prompts; `null` for greedy itself.
     pub gain: Option<Estimate>,
     /// Generated tokens per prompt.
     pub tokens: f64,
-    /// Prompt tokens of all calls per prompt, each sibling's own; `null` where a server does not report them.
+    /// Prompt tokens of all calls per prompt, counted for each sibling; `null` if a server does not report them.
     pub prompt_tokens: Option<f64>,
     /// Model calls per prompt.
     pub calls: f64,
-    /// Seconds per prompt, while others ran at the same time.
+    /// Seconds per prompt, with other prompts running concurrently.
     pub seconds: f64,
-    /// Refinements from the draft to the answer.
+    /// Mean number of refinements from the draft to the answer.
     pub depth: f64,
     /// Mean number of judged refinements.
     pub nodes: f64,
-    /// Prompts whose answer the search accepted.
+    /// Share of prompts whose answer the search accepted.
     pub accepted: f64,
-    /// Searches by the reason of their end.
+    /// Number of searches by stop reason.
     pub stops: BTreeMap<String, usize>,
 }
 
@@ -63,27 +63,27 @@ pub struct Comparison {
     pub strategy: Strategy,
     /// The strategy's node budget.
     pub budget: usize,
-    /// Best-of-N's budget: the smallest that was tried with at least as many tokens, or the largest if none has.
+    /// Best-of-N's budget: the smallest measured one with at least as many tokens, or the largest if none has.
     pub best_of_n: usize,
-    /// Tokens per prompt of both.
+    /// Tokens per prompt of the strategy and of best-of-N.
     pub tokens: (f64, f64),
     /// The score of best-of-N.
     pub score: Estimate,
-    /// The strategy's score minus best-of-N's on the same prompts.
+    /// The strategy's score minus that of best-of-N on the same prompts.
     pub difference: Estimate,
 }
 
 /// All results of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Greedy first, then by strategy and budget.
+    /// Greedy first, then sorted by strategy and budget.
     pub points: Vec<Point>,
-    /// Where best-of-N was among the strategies.
+    /// Comparisons with best-of-N, if that is among the strategies.
     pub equal_tokens: Vec<Comparison>,
 }
 
 impl Report {
-    /// Adds up `runs`, the plain one first.
+    /// Summarises `runs`. The plain run comes first.
     pub fn new(runs: &[Run]) -> Self {
         let greedy = runs.iter().find(|run| run.strategy.is_none());
         Self { points: runs.iter().map(|run| point(run, greedy)).collect(), equal_tokens: equal_tokens(runs) }
@@ -92,22 +92,22 @@ impl Report {
 
 /// Trials compared with best-of-N on the same prompts.
 #[derive(Clone, Debug, PartialEq)]
-pub struct BesideDrafts {
-    /// Best-of-N's budget: the smallest with at least as many tokens, or the largest if none has.
+pub struct DraftComparison {
+    /// Best-of-N's budget: the smallest measured one with at least as many tokens, or the largest if none has.
     pub best_of_n: usize,
-    /// Tokens per prompt of both.
+    /// Tokens per prompt of the trials and of best-of-N.
     pub tokens: (f64, f64),
     /// The score of best-of-N.
     pub score: Estimate,
-    /// The trials' score minus best-of-N's.
+    /// The score of the trials minus that of best-of-N.
     pub difference: Estimate,
 }
 
-/// Compares `trials` with best-of-N, tried at `budgets` from the smallest on; `None` where it was tried at none.
-pub fn beside_drafts(trials: &[Trial], budgets: &[(usize, &[Trial])]) -> Option<BesideDrafts> {
+/// Compares `trials` with best-of-N, measured at `budgets` in ascending order; `None` if there are none.
+pub fn compare_with_drafts(trials: &[Trial], budgets: &[(usize, &[Trial])]) -> Option<DraftComparison> {
     let spent = tokens(trials);
     let (best_of_n, drafts) = budgets.iter().find(|(_, drafts)| tokens(drafts) >= spent).or(budgets.last())?;
-    Some(BesideDrafts {
+    Some(DraftComparison {
         best_of_n: *best_of_n,
         tokens: (spent, tokens(drafts)),
         score: estimate(&scores(drafts)),
@@ -115,7 +115,7 @@ pub fn beside_drafts(trials: &[Trial], budgets: &[(usize, &[Trial])]) -> Option<
     })
 }
 
-/// The score of each trial whose prompt is checked as a whole.
+/// The score of each trial whose instructions could all be checked.
 pub fn scores(trials: &[Trial]) -> Vec<f64> {
     trials.iter().filter(|trial| trial.unchecked == 0).map(Trial::score).collect()
 }
@@ -177,23 +177,23 @@ fn equal_tokens(runs: &[Run]) -> Vec<Comparison> {
     drafts.sort_by_key(|(budget, _)| *budget);
     let compare = |run: &Run| {
         let strategy = run.strategy.filter(|strategy| *strategy != Strategy::BestOfN)?;
-        let BesideDrafts { best_of_n, tokens, score, difference } = beside_drafts(&run.trials, &drafts)?;
+        let DraftComparison { best_of_n, tokens, score, difference } = compare_with_drafts(&run.trials, &drafts)?;
         Some(Comparison { strategy, budget: run.budget, best_of_n, tokens, score, difference })
     };
     runs.iter().filter_map(compare).collect()
 }
 
-/// The name of a value in JSON.
+/// The JSON name of a value.
 fn name_of(value: impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// A strategy's name in tables and files; plain decoding is `greedy`.
+/// A strategy's name in tables and files, which is `greedy` for plain decoding.
 pub fn strategy_name(strategy: Option<Strategy>) -> String {
     strategy.map_or_else(|| "greedy".to_owned(), name_of)
 }
 
-/// Tables for people.
+/// Tables for human readers.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (prompts, whole) =
@@ -244,7 +244,7 @@ impl fmt::Display for Report {
             )?;
         }
         if !self.equal_tokens.is_empty() {
-            writeln!(f, "\nbeside best-of-N with at least as many tokens\n")?;
+            writeln!(f, "\ncompared with best-of-N at the same or a larger number of tokens\n")?;
             writeln!(
                 f,
                 "{:<12} {:>6} {:>9}  {:<20}  {:<22} {:>15}",

@@ -1,4 +1,4 @@
-//! Means with intervals.
+//! Computes means with intervals.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -9,23 +9,22 @@ use serde::{Deserialize, Serialize};
 pub struct Estimate {
     /// The sample's mean.
     pub mean: f64,
-    /// 2.5th percentile of resampled means.
+    /// The 2.5th percentile of resampled means.
     pub low: f64,
-    /// The 97.5th percentile.
+    /// The 97.5th percentile of resampled means.
     pub high: f64,
     /// The sample's size.
     pub n: usize,
 }
 
-/// Mean of `values` with a 95 % interval from 2,000 resamples (Efron's percentile method), always the same for the same
-/// values.
+/// The mean of `values` with a 95 % interval from 2,000 resamples (Efron's percentile method). It is deterministic.
 pub fn estimate(values: &[f64]) -> Estimate {
     let ones: Vec<(f64, f64)> = values.iter().map(|value| (*value, 1.0)).collect();
     ratio(&ones)
 }
 
-/// The sum of the first numbers over the sum of the second ones, such as right instructions over all instructions by prompt, with
-/// an interval from resampled pairs.
+/// The sum of the first numbers over the sum of the second, such as right instructions over all instructions by prompt, with an interval
+/// from resampled pairs.
 pub fn ratio(pairs: &[(f64, f64)]) -> Estimate {
     const RESAMPLES: usize = 2_000;
     let n = pairs.len();
@@ -46,13 +45,13 @@ pub fn ratio(pairs: &[(f64, f64)]) -> Estimate {
 /// The mean of `a - b` over pairs.
 ///
 /// # Panics
-/// When the lengths differ.
+/// Panics if the lengths differ.
 pub fn paired(a: &[f64], b: &[f64]) -> Estimate {
     assert_eq!(a.len(), b.len(), "pairs need two values each");
     estimate(&a.iter().zip(b).map(|(x, y)| x - y).collect::<Vec<_>>())
 }
 
-/// Mean over runs, such as seeds, with a 95 % interval of Student's distribution; `None` for one run.
+/// The mean over runs, such as seeds, with a 95 % interval of Student's distribution; `None` for fewer than two runs.
 pub fn over_runs(values: &[f64]) -> Option<Estimate> {
     let n = values.len();
     if n < 2 {
@@ -64,8 +63,8 @@ pub fn over_runs(values: &[f64]) -> Option<Estimate> {
     Some(Estimate { mean, low: mean - half, high: mean + half, n })
 }
 
-/// The 97.5th percentile of Student's distribution: from its table, then by its expansion about the normal one (Abramowitz and Stegun,
-/// 26.7.5).
+/// The 97.5th percentile of Student's distribution, from a table and beyond it from the expansion about the normal distribution (Abramowitz
+/// and Stegun, 26.7.5).
 fn student(freedom: usize) -> f64 {
     const TABLE: [f64; 10] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
     let z = 1.959_964_f64;
@@ -103,7 +102,7 @@ mod tests {
         let e = over_runs(&[1.0, 2.0, 3.0]).unwrap();
         assert!((e.mean - 2.0).abs() < 1e-12 && (e.high - 2.0 - 4.303 / 3f64.sqrt()).abs() < 1e-9, "{e}");
         assert_eq!(over_runs(&[1.0]), None);
-        // From a printed table.
+        // The values are from a printed table.
         for (freedom, expected) in [(11, 2.201), (20, 2.086), (60, 2.000)] {
             assert!((student(freedom) - expected).abs() < 3e-3, "{freedom}: {}", student(freedom));
         }

@@ -1,4 +1,4 @@
-//! Trials on a scripted engine, and what they add up to.
+//! Tests trials on a scripted engine, and their summary.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,7 +18,7 @@ fn cases(count: usize) -> Vec<Prompt> {
     (0..count).map(case).collect()
 }
 
-/// Every other draft has a comma; refinements have none; the judge knows.
+/// An engine in which every other draft has a comma, refinements have none, and the judge is always correct.
 fn engine() -> FakeEngine {
     FakeEngine::new(|request, _| {
         let crate::engine::Input::Chat(turns) = &request.input else { unreachable!() };
@@ -64,9 +64,9 @@ async fn trials_are_in_order_and_add_up() {
     assert_eq!(report.points[0].gain, None);
     assert_eq!((report.points[1].prompt_strict.mean, report.points[1].gain.unwrap().mean), (1.0, 0.5));
     assert_eq!((report.points[1].depth, report.points[1].stops["accepted"]), (0.5, 10));
-    // Only the larger best-of-N has as many tokens.
-    let [beside] = &report.equal_tokens[..] else { panic!("{report:?}") };
-    assert_eq!((beside.best_of_n, beside.difference.mean), (8, 0.0));
+    // Only the larger best-of-N generates as many tokens.
+    let [comparison] = &report.equal_tokens[..] else { panic!("{report:?}") };
+    assert_eq!((comparison.best_of_n, comparison.difference.mean), (8, 0.0));
     let table = report.to_string();
     assert!(table.contains("10 prompts") && table.contains("+0.500 ["), "{table}");
 }
@@ -77,7 +77,8 @@ fn prompts_that_are_not_checked_as_a_whole_are_in_no_score_by_prompt() {
     cases[0].unchecked.push("words:start_verb".into());
     cases[1].checks.clear();
     cases[1].unchecked.push("words:start_verb".into());
-    let trials = |texts: [&str; 4]| cases.iter().zip(texts).map(|(case, text)| Trial::of(case, text.into())).collect();
+    let trials =
+        |texts: [&str; 4]| cases.iter().zip(texts).map(|(case, text)| Trial::check(case, text.into())).collect();
     let report = Report::new(&[
         Run { strategy: None, budget: 0, trials: trials(["a, b", "a, b", "a, b", "a b"]) },
         Run { strategy: Some(Strategy::Bfs), budget: 1, trials: trials(["a, b", "a b", "a b", "a b"]) },
@@ -94,7 +95,7 @@ fn prompts_that_are_not_checked_as_a_whole_are_in_no_score_by_prompt() {
 }
 
 #[tokio::test]
-async fn the_judge_is_scored_and_one_refinement_mends() {
+async fn the_judge_is_scored_and_one_refinement_is_scored() {
     let cases = cases(4);
     let (engine, templates) = (engine(), Templates::general());
     let models = Models { actor: &engine, refiner: &engine, templates: &templates };
@@ -102,7 +103,7 @@ async fn the_judge_is_scored_and_one_refinement_mends() {
     let score = score_judge(models, &SearchConfig::by_votes(), &responses, 0, 2).await.unwrap();
     assert_eq!((score.true_no, score.false_yes, score.true_yes, score.false_no), (1, 1, 2, 0));
     assert_eq!(score.balanced_accuracy(), 0.75);
-    let mended = refine_once(models, &SearchConfig::by_votes(), &responses[..3], 0, 2).await.unwrap();
-    // The second and the third are wrongly accepted, so nothing is refined.
-    assert_eq!(mended, [1.0, 0.0, 0.0]);
+    let fixed = refine_once(models, &SearchConfig::by_votes(), &responses[..3], 0, 2).await.unwrap();
+    // The second and the third are wrongly accepted, so they are not refined.
+    assert_eq!(fixed, [1.0, 0.0, 0.0]);
 }

@@ -387,7 +387,7 @@ async fn read<T: serde::de::DeserializeOwned>(
 ) -> Result<T, ApiError> {
     let max_body = state.settings.http.max_body;
     body::announced(headers, max_body)?;
-    body::typed(&body::read(body, max_body).await?)
+    body::typed(body::without_mark(&body::read(body, max_body).await?))
 }
 
 fn simple(scope: Scope, weights: Weights) -> Order {

@@ -331,7 +331,7 @@ async fn one_search(
             metrics::vote_cast(verdict);
         }
         if work.plan.events == Events::Progress {
-            send(outbox, Ok(Part::Progress(progress_fields(choice, progress, work.plan.trace))));
+            send(outbox, Ok(Part::Progress(progress_fields(choice, progress, &work.plan))));
         }
     };
     let limit = Instant::now() + deadline + DRAFT_GRACE;
@@ -378,7 +378,7 @@ fn show_best(choice: usize, mut outcome: Outcome, outbox: &Outbox) {
     send(outbox, Ok(Part::Finished { choice, reason: outcome.finish }));
 }
 
-fn progress_fields(choice: usize, progress: Progress<'_>, trace: Trace) -> ProgressFields {
+fn progress_fields(choice: usize, progress: Progress<'_>, plan: &SearchPlan) -> ProgressFields {
     let event = |search_event| ProgressFields {
         search_event,
         search_choice: choice,
@@ -387,8 +387,8 @@ fn progress_fields(choice: usize, progress: Progress<'_>, trace: Trace) -> Progr
         search_stop_reason: None,
     };
     let at = |search_event, id, node| {
-        let shown = if trace == Trace::Full { TreeNode::full(id, node) } else { TreeNode::summary(id, node) };
-        ProgressFields { search_node: Some(shown), ..event(search_event) }
+        let shown = if plan.trace == Trace::Full { TreeNode::full(id, node) } else { TreeNode::summary(id, node) };
+        ProgressFields { search_node: Some(shown.marked(&plan.checks, plan.config.mode)), ..event(search_event) }
     };
     match progress {
         Progress::Drafted(node) => {

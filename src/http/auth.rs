@@ -50,11 +50,14 @@ pub async fn require_admin(
     }
 }
 
-/// The key that a request shows. The name of the scheme has no case.
+/// The header in which Anthropic's clients show their key.
+const X_API_KEY: &str = "x-api-key";
+
+/// The key that a request shows: as a bearer token, or else in `x-api-key`. The name of the scheme has no case.
 fn shown(request: &Request) -> &str {
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let (scheme, key) = header.unwrap_or_default().split_once(' ').unwrap_or_default();
-    if scheme.eq_ignore_ascii_case("bearer") { key.trim() } else { "" }
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (scheme, key) = header(header::AUTHORIZATION.as_str()).split_once(' ').unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("bearer") { key.trim() } else { header(X_API_KEY).trim() }
 }
 
 /// Compares digests, so that the time tells neither the key's length nor where it differs.
@@ -82,6 +85,9 @@ mod tests {
         for (header, expected) in table {
             let request = Request::builder().header(header::AUTHORIZATION, header).body(Body::empty()).unwrap();
             assert_eq!(shown(&request), expected, "{header:?}");
+            let request = Request::builder().header(header::AUTHORIZATION, header).header(X_API_KEY, " beta");
+            let expected = if expected.is_empty() { "beta" } else { expected };
+            assert_eq!(shown(&request.body(Body::empty()).unwrap()), expected, "{header:?}");
         }
         assert!(is(&"alpha".into(), "alpha") && !is(&"alpha".into(), "alph"));
     }

@@ -6,8 +6,13 @@ use axum::http::{HeaderMap, header};
 use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
 
 use super::error::ApiError;
-use super::refused::{IN_CHATS, IN_COMPLETIONS, IN_TOKENIZE, NOTHING, Refusal, Refused};
-use crate::openai::{ChatRequest, ChecksRequest, CompletionRequest, DetokenizeRequest, DrawingFields, TokenizeRequest};
+use super::refused::{IN_CHATS, IN_COMPLETIONS, IN_MESSAGES, IN_RESPONSES, IN_TOKENIZE, NOTHING, Refusal, Refused};
+use crate::anthropic::{CountTokensRequest, MessagesRequest};
+use crate::openai::responses::ResponsesRequest;
+use crate::openai::{
+    ChatRequest, ChecksRequest, CompletionRequest, DecisionRequest, DetokenizeRequest, DrawingFields, EmbeddingRequest,
+    ScoreRequest, TokenizeRequest,
+};
 
 /// A body of JSON as a type.
 pub trait FromBody: Sized {
@@ -26,6 +31,7 @@ pub trait FromBody: Sized {
 /// # Errors
 /// It is not JSON or not an object, asks for something that is not served, or a field is at fault.
 pub fn parse<T: FromBody>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = without_mark(bytes);
     // An object must be one: a list would be read as the values of the fields.
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         let message = match serde_json::from_slice::<IgnoredAny>(bytes) {
@@ -36,6 +42,11 @@ pub fn parse<T: FromBody>(bytes: &[u8]) -> Result<T, ApiError> {
     }
     refuse(bytes, Refusal(T::REFUSED))?;
     T::fields(bytes)
+}
+
+/// A body without the byte order mark that some clients begin it with.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(bytes)
 }
 
 fn refuse(bytes: &[u8], refusal: Refusal) -> Result<(), ApiError> {
@@ -66,8 +77,8 @@ impl FromBody for ChatRequest {
     const REFUSED: &'static [&'static [Refused]] = IN_CHATS;
 
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
-        let drawing: DrawingFields = typed(bytes)?;
-        Ok(Self { drawing, ..typed(bytes)? })
+        let (drawing, fine, guided) = (typed(bytes)?, typed(bytes)?, typed(bytes)?);
+        Ok(Self { drawing, fine, guided, ..typed(bytes)? })
     }
 }
 
@@ -75,8 +86,34 @@ impl FromBody for CompletionRequest {
     const REFUSED: &'static [&'static [Refused]] = IN_COMPLETIONS;
 
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        let (drawing, fine, guided) = (typed(bytes)?, typed(bytes)?, typed(bytes)?);
+        Ok(Self { drawing, fine, guided, ..typed(bytes)? })
+    }
+}
+
+impl FromBody for ResponsesRequest {
+    const REFUSED: &'static [&'static [Refused]] = IN_RESPONSES;
+
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         let drawing: DrawingFields = typed(bytes)?;
         Ok(Self { drawing, ..typed(bytes)? })
+    }
+}
+
+impl FromBody for MessagesRequest {
+    const REFUSED: &'static [&'static [Refused]] = IN_MESSAGES;
+
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        let drawing: DrawingFields = typed(bytes)?;
+        Ok(Self { drawing, prompt: typed(bytes)?, ..typed(bytes)? })
+    }
+}
+
+impl FromBody for CountTokensRequest {
+    const REFUSED: &'static [&'static [Refused]] = IN_MESSAGES;
+
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        Ok(Self { prompt: typed(bytes)?, ..typed(bytes)? })
     }
 }
 
@@ -94,6 +131,24 @@ impl FromBody for DetokenizeRequest {
     }
 }
 
+impl FromBody for EmbeddingRequest {
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        typed(bytes)
+    }
+}
+
+impl FromBody for DecisionRequest {
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        typed(bytes)
+    }
+}
+
+impl FromBody for ScoreRequest {
+    fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
+        typed(bytes)
+    }
+}
+
 impl FromBody for ChecksRequest {
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         typed(bytes)
@@ -103,12 +158,16 @@ impl FromBody for ChecksRequest {
 /// Bytes that a body will have at most.
 ///
 /// # Errors
-/// It is not declared as JSON, or says that it is larger than `max_body`.
+/// It is not declared as JSON, is compressed, or says that it is larger than `max_body`.
 pub fn announced(headers: &HeaderMap, max_body: usize) -> Result<usize, ApiError> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if essence != "application/json" && !essence.ends_with("+json") {
         return Err(ApiError::NotJson);
+    }
+    let codings = headers.get_all(header::CONTENT_ENCODING).into_iter().map(|value| value.to_str().unwrap_or("?"));
+    if let Some(coding) = codings.map(str::trim).find(|coding| !coding.eq_ignore_ascii_case("identity")) {
+        return Err(ApiError::Encoded(coding.chars().take(40).collect()));
     }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     match length {

@@ -5,32 +5,7 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::time::Duration;
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
-
-/// The headers that clients in browsers send. A wildcard does not cover `authorization`, so all are named; OpenAI's client sends those of
-/// its own with every request.
-const REQUEST_HEADERS: &[&str] = &[
-    "accept",
-    "authorization",
-    "content-type",
-    "openai-organization",
-    "openai-project",
-    "user-agent",
-    "x-request-id",
-    "x-stainless-arch",
-    "x-stainless-async",
-    "x-stainless-custom-poll-interval",
-    "x-stainless-helper-method",
-    "x-stainless-lang",
-    "x-stainless-os",
-    "x-stainless-package-version",
-    "x-stainless-poll-helper",
-    "x-stainless-read-timeout",
-    "x-stainless-retry-count",
-    "x-stainless-runtime",
-    "x-stainless-runtime-version",
-    "x-stainless-timeout",
-];
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 /// The response headers that scripts may read.
 const RESPONSE_HEADERS: &[&str] = &["retry-after", "x-request-id", "x-spar-generation"];
@@ -40,7 +15,8 @@ pub fn cors(origins: &[String]) -> CorsLayer {
     let names = |all: &[&'static str]| all.iter().copied().map(HeaderName::from_static).collect::<Vec<_>>();
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::HEAD, Method::POST])
-        .allow_headers(names(REQUEST_HEADERS))
+        // Those that the browser asks for: a wildcard does not cover `authorization`, and clients have headers of their own.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(names(RESPONSE_HEADERS))
         .max_age(Duration::from_secs(600));
     if origins.iter().any(|origin| origin == "*") {

@@ -1,34 +1,27 @@
-//! `POST /v1/chat/completions`: pinned models, job, permit, answer, whole or as events.
+//! `POST /v1/chat/completions`: an answer in OpenAI's first form, whole or as chunks.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 
-use super::admit::{Arrival, fits};
-use super::answer::{self, Hold, Part, SearchWork};
+use super::answer::Part;
+use super::conversation::{About, Begun, Call, Parts, Translated, begin};
 use super::error::ApiError;
-use super::job::{ChatJob, Delivery};
-use super::keys::{Caller, Tenant};
-use super::limits::Ask;
-use super::models;
-use super::rules::Rules;
+use super::job::Delivery;
+use super::keys::Caller;
 use super::stream::{comment, event, events};
-use super::{AppState, Shared, tools};
-use crate::chat::{Chat, Message, Role};
-use crate::engine::generation::Pinned;
-use crate::engine::tools::{Offer, Piece, Reader, read};
-use crate::engine::{EngineError, FinishReason, Input, Origin, Purpose, Request, TokenLogprobs};
+use super::{Shared, models, tools};
+use crate::engine::tools::{Piece, Reader, read};
+use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 use crate::openai::{
     AnswerMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta, ErrorBody,
-    Finish, SearchReport, ToolCallDelta, Usage,
+    Finish, SearchReport, ToolCallDelta, Usage, prompt_logprobs,
 };
-use crate::search::Task;
 
 /// Answers a conversation; with `search_budget`, `search` or a `:search` model the best answer of a search.
 #[utoipa::path(
@@ -46,112 +39,21 @@ pub async fn chat(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let arrival = Arrival::read(&state, Arc::clone(&tenant), &headers, body).await?;
-    let clock = arrival.clock;
-    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
-    let generations = models::ids(&pinned);
-    let ready = arrival.made(Ok::<ChatRequest, ApiError>).await?;
-    let rules = clock.bound(Rules::of(&ready.job, &state.settings.search)).await?;
-    let make = {
-        let (state, tenant, pinned) = (Arc::clone(&state), Arc::clone(&tenant), pinned.clone());
-        move |asked| made(&state, &tenant, &pinned, asked, rules)
-    };
-    let ready = ready.then(make).await?;
-    let (ask, bytes) = (ask(&ready.job), ready.job.messages.iter().map(Message::bytes).sum());
-    let (job, permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
-    let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
-    let head = Head::new(&job, &hold);
-    let delivery = job.drawing.delivery;
-    let constrained_by = job.constraint.as_ref().map_or("response_format", |asked| asked.param);
-    let mut response = match job.search.clone() {
-        Some(plan) => {
-            let choices = job.drawing.choices;
-            let checks = plan.checks.iter().map(|planned| planned.check.clone()).collect();
-            let (kept, traffic) = (state.kept.of(hold.behalf.tenant.id), state.traffic.clone());
-            let heartbeat = state.settings.http.heartbeat;
-            let work = SearchWork { plan, task: task(job, checks), choices, heartbeat, kept, traffic };
-            let parts = answer::searched(hold, work);
-            deliver(head, parts.map(move |part| blamed(part, constrained_by)), delivery).await?
-        }
-        None => {
-            let parts = answer::plain(hold, vec![request(job)], None);
-            deliver(head, parts.map(move |part| blamed(part, constrained_by)), delivery).await?
-        }
-    };
+    let caller = Call { state: &state, tenant, headers: &headers, body };
+    let begun = begin(caller, &[], |chat: ChatRequest| Ok(Translated { chat, rest: (), bytes: 0 })).await?;
+    let Begun { about, parts, .. } = begun;
+    let generations = about.generations.clone();
+    let mut response = deliver(Head::new(about), parts).await?;
     models::show_generations(&mut response, &generations);
     Ok(response)
 }
 
-/// Checks a request of this caller.
-fn made(
-    state: &AppState,
-    tenant: &Tenant,
-    pinned: &Pinned,
-    mut asked: ChatRequest,
-    rules: Rules,
-) -> Result<ChatJob, ApiError> {
-    let alias = asked.drawing.model.as_deref().is_some_and(|name| name.ends_with(":search"));
-    let searches = asked.search_budget.map_or(asked.search.is_some() || alias, |budget| budget > 0);
-    tenant.cap_budget(&mut asked, searches, state.settings.search.search_budget)?;
-    let job = ChatJob::from_wire(asked, rules, &state.limits(pinned))?;
-    // What templates always show: an assistant's turns may lose their reasoning.
-    let shown = job.messages.iter().filter(|message| message.role != Role::Assistant);
-    fits(pinned.actor.engine.as_ref(), shown.map(|message| message.content.len()).sum())?;
-    Ok(job)
-}
-
-fn ask(job: &ChatJob) -> Ask {
-    match &job.search {
-        Some(plan) => Ask::search(job.drawing.choices, plan.config.budget),
-        None => Ask::plain(job.drawing.choices),
-    }
-}
-
-/// A part of an answer whose constraint comes from the field `param`.
-fn blamed(part: Result<Part, ApiError>, param: &str) -> Result<Part, ApiError> {
-    part.map_err(|error| error.of_constraint(param))
-}
-
-fn request(job: ChatJob) -> Request {
-    Request {
-        purpose: Purpose::Answer,
-        input: Input::Chat(Chat { messages: job.messages, options: job.template }),
-        sampling: job.drawing.sampling,
-        samples: job.drawing.choices,
-        max_tokens: job.max_tokens,
-        stop: job.drawing.stop,
-        logprobs: job.logprobs,
-        constraint: job.constraint.map(|asked| asked.constraint),
-        origin: Origin::default(),
-    }
-}
-
-fn task(job: ChatJob, checks: Vec<crate::verify::Check>) -> Task {
-    Task {
-        messages: job.messages,
-        // A search makes many replies, so each of them thinks only where the request says so.
-        template: job.template.thinking_only_if_asked(),
-        sampling: job.drawing.sampling,
-        max_tokens: job.max_tokens,
-        stop: job.drawing.stop,
-        logprobs: job.logprobs,
-        constraint: job.constraint.map(|asked| asked.constraint),
-        checks,
-        offer: job.offer,
-    }
-}
-
-async fn deliver(
-    head: Head,
-    parts: impl Stream<Item = Result<Part, ApiError>> + Send + 'static,
-    delivery: Delivery,
-) -> Result<Response, ApiError> {
-    match delivery {
+async fn deliver(head: Head, parts: Parts) -> Result<Response, ApiError> {
+    match head.about.delivery {
         Delivery::Whole => Ok(Json(whole(head, parts).await?).into_response()),
         Delivery::Stream | Delivery::StreamWithUsage => {
             let (begun, readers) = (Vec::new(), HashMap::new());
-            let mut chunks = Chunks { head, readers, begun, finished: None, delivery };
+            let mut chunks = Chunks { head, readers, begun, finished: None };
             events(parts, move |part| chunks.show(part)).await
         }
     }
@@ -161,28 +63,17 @@ async fn deliver(
 struct Head {
     id: String,
     created: u64,
-    model: String,
-    fingerprint: String,
-    choices: usize,
-    logprobs: bool,
-    offer: Option<Arc<Offer>>,
+    about: About,
 }
 
 impl Head {
-    fn new(job: &ChatJob, hold: &Hold) -> Self {
-        Self {
-            id: format!("chatcmpl-{}", uuid::Uuid::new_v4().simple()),
-            created: super::models::now(),
-            model: job.drawing.model.clone(),
-            fingerprint: super::models::fingerprint(&hold.pinned),
-            choices: job.drawing.choices,
-            logprobs: job.logprobs.is_some(),
-            offer: job.offer.clone(),
-        }
+    fn new(about: About) -> Self {
+        let id = models::answer_id("chatcmpl", about.id.as_deref());
+        Self { id, created: models::now(), about }
     }
 
     fn logprobs(&self, tokens: &[TokenLogprobs]) -> Option<ChatLogprobs> {
-        (self.logprobs && !tokens.is_empty()).then(|| ChatLogprobs::new(tokens))
+        (self.about.logprobs && !tokens.is_empty()).then(|| ChatLogprobs::new(tokens))
     }
 }
 
@@ -195,17 +86,14 @@ struct Growing {
     finish: Option<FinishReason>,
 }
 
-async fn whole(
-    head: Head,
-    parts: impl Stream<Item = Result<Part, ApiError>> + Send + 'static,
-) -> Result<ChatResponse, ApiError> {
-    let mut choices: Vec<Growing> = std::iter::repeat_with(Growing::default).take(head.choices).collect();
-    let mut done = None;
-    let mut parts = Box::pin(parts);
+async fn whole(head: Head, mut parts: Parts) -> Result<ChatResponse, ApiError> {
+    let mut choices: Vec<Growing> = std::iter::repeat_with(Growing::default).take(head.about.choices).collect();
+    let (mut done, mut prompt) = (None, None);
     while let Some(part) = parts.next().await {
         match part? {
-            // Chats are not echoed.
-            Part::Alive | Part::Progress(_) | Part::Echo { .. } => {}
+            Part::Alive | Part::Progress(_) => {}
+            // All choices answer the same prompt.
+            Part::Echo { tokens, .. } => prompt = Some(tokens),
             Part::Delta { choice, text, reasoning, logprobs } => {
                 choices[choice].text.push_str(&text);
                 choices[choice].reasoning.push_str(&reasoning);
@@ -217,7 +105,7 @@ async fn whole(
     }
     let (usage, searches) = done.ok_or_else(|| EngineError::Crashed("the answer has no end".into()))?;
     let choice = |(index, grown): (usize, Growing)| {
-        let (text, calls) = match &head.offer {
+        let (text, calls) = match &head.about.offer {
             Some(offer) => read(offer, &grown.text),
             None => (grown.text, Vec::new()),
         };
@@ -235,15 +123,17 @@ async fn whole(
         }
     };
     let choices = choices.into_iter().enumerate().map(choice).collect();
+    let prompt_logprobs = head.about.prompt_logprobs.zip(prompt).map(|(top, tokens)| prompt_logprobs(&tokens, top));
     let (search, searches) = reports(searches);
     Ok(ChatResponse {
         id: head.id,
         object: "chat.completion",
         created: head.created,
-        model: head.model,
-        system_fingerprint: head.fingerprint,
+        model: head.about.model,
+        system_fingerprint: head.about.fingerprint,
         choices,
         usage,
+        prompt_logprobs,
         search,
         searches,
     })
@@ -257,7 +147,7 @@ fn reports(searches: Vec<SearchReport>) -> (Option<SearchReport>, Option<Vec<Sea
 /// Why an answer with so many calls ended. One that was cut off says so, whatever it calls.
 fn finish(reason: FinishReason, calls: usize) -> Finish {
     match reason {
-        FinishReason::Stop if calls > 0 => Finish::ToolCalls,
+        FinishReason::Stop | FinishReason::StopString(_) if calls > 0 => Finish::ToolCalls,
         reason => reason.into(),
     }
 }
@@ -271,7 +161,6 @@ struct Chunks {
     begun: Vec<usize>,
     /// The last choice's finish, held back until it is known whether the searches go with it.
     finished: Option<ChunkChoice>,
-    delivery: Delivery,
 }
 
 impl Chunks {
@@ -315,7 +204,7 @@ impl Chunks {
         let (search, searches) = reports(searches);
         let last = self.finished.take();
         let finish = self.chunk(last.into_iter().collect());
-        if self.delivery == Delivery::StreamWithUsage {
+        if self.head.about.delivery == Delivery::StreamWithUsage {
             event(&finish) + &event(&ChatChunk { usage: Some(usage), search, searches, ..self.chunk(Vec::new()) })
         } else {
             event(&ChatChunk { search, searches, ..finish })
@@ -323,7 +212,7 @@ impl Chunks {
     }
 
     fn reader(&mut self, choice: usize) -> Option<&mut Reader> {
-        let offer = self.head.offer.as_ref()?;
+        let offer = self.head.about.offer.as_ref()?;
         Some(self.readers.entry(choice).or_insert_with(|| Reader::new(offer)))
     }
 
@@ -364,8 +253,8 @@ impl Chunks {
             id: self.head.id.clone(),
             object: "chat.completion.chunk",
             created: self.head.created,
-            model: self.head.model.clone(),
-            system_fingerprint: self.head.fingerprint.clone(),
+            model: self.head.about.model.clone(),
+            system_fingerprint: self.head.about.fingerprint.clone(),
             choices,
             usage: None,
             search: None,

@@ -12,15 +12,17 @@ use futures::{StreamExt, TryStreamExt};
 use super::Shared;
 use super::admit::{Arrival, fits};
 use super::answer::{self, Hold, Part};
-use super::echo;
+use super::echo::{self, Echo};
 use super::error::ApiError;
 use super::job::{CompletionJob, Delivery};
 use super::keys::Caller;
 use super::limits::Ask;
 use super::models;
 use super::stream::{event, events};
-use crate::engine::{Input, Origin, Purpose, Request, ScoredToken, TokenLogprobs};
-use crate::openai::{CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, ErrorBody, Usage};
+use crate::engine::{Engine, Input, Origin, Purpose, Request, ScoredToken, TokenLogprobs};
+use crate::openai::{
+    CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, ErrorBody, Usage, prompt_logprobs,
+};
 
 /// Continues a text.
 #[utoipa::path(
@@ -46,31 +48,46 @@ pub async fn complete(
         let (state, pinned) = (Arc::clone(&state), pinned.clone());
         move |asked| {
             let job = CompletionJob::from_wire(asked, &state.limits(&pinned))?;
-            let fit = |prompt: &String| fits(pinned.actor.engine.as_ref(), prompt.len());
-            job.prompts.iter().try_for_each(fit).map_err(|error| error.about("prompt"))?;
-            Ok(job)
+            let engine = pinned.actor.engine.as_ref();
+            if job.drawing.sampling.rules.prompt_tail.is_none() {
+                let fit = |prompt: &Input| match prompt {
+                    Input::Text(text) => fits(engine, text.len()),
+                    Input::Chat(_) | Input::Tokens(_) => Ok(()),
+                };
+                job.prompts.iter().try_for_each(fit).map_err(|error| error.about("prompt"))?;
+            }
+            let texts = match job.echo {
+                Some(_) => job.prompts.iter().map(|prompt| text_of(prompt, engine)).collect::<Result<_, _>>()?,
+                None => vec![String::new(); job.prompts.len()],
+            };
+            Ok((job, texts))
         }
     };
     let ready = arrival.made(make).await?;
-    let ask = Ask::plain(ready.job.prompts.len() * ready.job.drawing.choices);
-    let bytes = ready.job.prompts.iter().map(String::len).sum();
-    let (job, permit) = ready.enter(&state.gate, ask, bytes).await?;
+    let job = &ready.job.0;
+    let ask = Ask::plain(job.prompts.len() * job.drawing.choices);
+    let bytes = job.prompts.iter().map(Input::bytes).sum();
+    let ((job, texts), permit) = ready.enter(&state.gate, ask, bytes).await?;
     let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
     let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
     let delivery = job.drawing.delivery;
     let count = job.prompts.len() * job.drawing.choices;
     let mut growing = Growing {
         head: Head {
-            id: format!("cmpl-{}", uuid::Uuid::new_v4().simple()),
+            id: models::answer_id("cmpl", job.drawing.id.as_deref()),
             created: super::models::now(),
             model: job.drawing.model.clone(),
             fingerprint: super::models::fingerprint(&hold.pinned),
         },
         offsets: vec![0; count],
-        prompts: job.prompts.clone(),
+        prompts: texts,
+        echo: job.echo,
+        prompt_logprobs: job.drawing.prompt_logprobs,
     };
-    let echo = job.echo;
-    let parts = answer::plain(hold, requests(job), echo).map_err(|error| error.about("prompt"));
+    let scoring = echo::scoring(job.echo, job.drawing.prompt_logprobs);
+    let constrained_by = job.constraint.as_ref().map_or("structured_outputs", |asked| asked.param);
+    let blamed = move |error: ApiError| error.about("prompt").of_constraint(constrained_by);
+    let parts = answer::plain(hold, requests(job), scoring).map_err(blamed);
     if delivery != Delivery::Whole {
         let mut response = events(parts, move |part| growing.show(part, delivery)).await?;
         models::show_generations(&mut response, &generations);
@@ -96,18 +113,31 @@ pub async fn complete(
 }
 
 fn requests(job: CompletionJob) -> Vec<Request> {
-    let request = |text| Request {
+    let constraint = job.constraint.map(|asked| asked.constraint);
+    let request = |input| Request {
         purpose: Purpose::Answer,
-        input: Input::Text(text),
+        input,
         sampling: job.drawing.sampling.clone(),
         samples: job.drawing.choices,
         max_tokens: Some(job.max_tokens),
         stop: job.drawing.stop.clone(),
         logprobs: job.logprobs,
-        constraint: None,
+        constraint: constraint.clone(),
         origin: Origin::default(),
     };
     job.prompts.into_iter().map(request).collect()
+}
+
+/// A prompt as an echo shows it.
+fn text_of(prompt: &Input, engine: &dyn Engine) -> Result<String, ApiError> {
+    let ids = match prompt {
+        Input::Text(text) => return Ok(text.clone()),
+        Input::Tokens(ids) => ids,
+        Input::Chat(_) => return Ok(String::new()),
+    };
+    let refuse = |reason: &str| ApiError::invalid("echo", format!("`echo` cannot show these token ids: {reason}"));
+    let tokenizer = engine.tokenizer().ok_or_else(|| refuse("this model's engine has no tokenizer"))?;
+    tokenizer.decode(ids, false).map_err(|error| refuse(&error.to_string()))
 }
 
 struct Head {
@@ -122,8 +152,12 @@ struct Growing {
     head: Head,
     /// Characters of each choice so far.
     offsets: Vec<usize>,
-    /// The texts that are continued, each by as many choices as the others.
+    /// The texts that are continued, each by as many choices as the others; empty where none is shown.
     prompts: Vec<String>,
+    /// How they are shown.
+    echo: Option<Echo>,
+    /// Alternatives for each of their tokens, where they are asked for.
+    prompt_logprobs: Option<usize>,
 }
 
 impl Growing {
@@ -153,7 +187,12 @@ impl Growing {
     fn echo(&mut self, index: usize, tokens: &[ScoredToken]) -> CompletionChoice {
         let prompt = &self.prompts[index * self.prompts.len() / self.offsets.len()];
         self.offsets[index] = prompt.chars().count();
-        CompletionChoice { index, text: prompt.clone(), logprobs: echo::logprobs(prompt, tokens), finish_reason: None }
+        let logprobs = match self.echo {
+            Some(Echo::Scored(top) | Echo::Alone(top)) => echo::logprobs(prompt, tokens, top),
+            Some(Echo::Text) | None => None,
+        };
+        let prompt_logprobs = self.prompt_logprobs.map(|top| prompt_logprobs(tokens, top));
+        CompletionChoice { index, text: prompt.clone(), logprobs, finish_reason: None, prompt_logprobs }
     }
 
     fn step(&mut self, index: usize, text: String, tokens: &[TokenLogprobs]) -> CompletionChoice {
@@ -165,7 +204,7 @@ impl Growing {
             offset += String::from_utf8_lossy(&token.token.bytes).chars().count();
         }
         let logprobs = (!tokens.is_empty()).then_some(logprobs);
-        CompletionChoice { index, text, logprobs, finish_reason: None }
+        CompletionChoice { index, text, logprobs, finish_reason: None, prompt_logprobs: None }
     }
 
     fn response(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> CompletionResponse {
@@ -183,6 +222,7 @@ impl Growing {
 
 fn extend(choice: &mut CompletionChoice, step: CompletionChoice) {
     choice.text.push_str(&step.text);
+    choice.prompt_logprobs = choice.prompt_logprobs.take().or(step.prompt_logprobs);
     match (&mut choice.logprobs, step.logprobs) {
         (Some(all), Some(new)) => {
             all.tokens.extend(new.tokens);

@@ -5,6 +5,8 @@ use super::error::ApiError;
 use super::job::within;
 use crate::openai::{DrawingFields, Stop};
 
+/// Stop strings of one request. OpenAI takes 4, and other servers as many as are sent.
+const STOPS: usize = 64;
 /// Bytes of one stop string.
 const STOP_BYTES: usize = 1024;
 /// Tokens of one `logit_bias`.
@@ -20,8 +22,8 @@ pub fn stop(stop: Option<&Stop>) -> Result<Vec<String>, ApiError> {
         Some(Stop::One(one)) => vec![one.clone()],
         Some(Stop::Many(many)) => many.clone(),
     };
-    if strings.len() > 4 || strings.iter().any(String::is_empty) {
-        let message = format!("`stop` must be between 1 and 4 strings, none of them empty, got {}", strings.len());
+    if strings.len() > STOPS || strings.iter().any(String::is_empty) {
+        let message = format!("`stop` must be at most {STOPS} strings, none of them empty, got {}", strings.len());
         return Err(ApiError::invalid("stop", message));
     }
     if let Some(long) = strings.iter().map(String::len).find(|bytes| *bytes > STOP_BYTES) {

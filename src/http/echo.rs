@@ -29,18 +29,34 @@ impl Echo {
     /// The error of the first prompt that cannot be scored.
     pub async fn tokens(self, engine: &dyn Engine, requests: &[Request]) -> Result<Vec<PromptTokens>, ApiError> {
         let (Self::Scored(top) | Self::Alone(top)) = self else { return Ok(vec![Arc::default(); requests.len()]) };
-        let scored = requests.iter().map(|request| engine.score(request.input.clone(), top, request.origin));
+        let scored =
+            requests.iter().map(|request| engine.score(request.constrained_input().into_owned(), top, request.origin));
         Ok(future::try_join_all(scored).await?.into_iter().map(Arc::from).collect())
     }
 }
 
-/// The logprobs of a prompt's tokens, with offsets into its text; `None` where they are not scored.
-pub fn logprobs(prompt: &str, tokens: &[ScoredToken]) -> Option<CompletionLogprobs> {
+/// What a prompt is scored for: its echo, and `prompt_logprobs` with this many alternatives for each token.
+pub fn scoring(echo: Option<Echo>, prompt_logprobs: Option<usize>) -> Option<Echo> {
+    let Some(top) = prompt_logprobs else { return echo };
+    Some(match echo {
+        None | Some(Echo::Text) => Echo::Scored(top),
+        Some(Echo::Scored(shown)) => Echo::Scored(shown.max(top)),
+        Some(Echo::Alone(shown)) => Echo::Alone(shown.max(top)),
+    })
+}
+
+/// The logprobs of a prompt's tokens with the `top` likeliest alternatives, and with offsets into its text; `None` where they
+/// are not scored.
+pub fn logprobs(prompt: &str, tokens: &[ScoredToken], top: usize) -> Option<CompletionLogprobs> {
     let mut shown = CompletionLogprobs::default();
     let mut rest = prompt.as_bytes();
     let mut offset = 0;
     for token in tokens {
-        shown.push(&token.bytes, token.logprobs.as_ref(), offset);
+        let logprobs = token.logprobs.clone().map(|mut logprobs| {
+            logprobs.top.truncate(top);
+            logprobs
+        });
+        shown.push(&token.bytes, logprobs.as_ref(), offset);
         let length = length_in(rest, &token.bytes);
         let (passed, left) = rest.split_at(length);
         offset += passed.iter().filter(|&&byte| begins_a_character(byte)).count();
@@ -69,8 +85,8 @@ mod tests {
     #[test]
     fn offsets_are_characters_of_the_text() {
         let offsets = |prompt: &str, tokens: &[&[u8]]| {
-            let token = |bytes: &&[u8]| ScoredToken { id: 0, bytes: bytes.to_vec(), logprobs: None };
-            logprobs(prompt, &tokens.iter().map(token).collect::<Vec<_>>()).map(|shown| shown.text_offset)
+            let token = |bytes: &&[u8]| ScoredToken { id: 0, bytes: bytes.to_vec(), rank: None, logprobs: None };
+            logprobs(prompt, &tokens.iter().map(token).collect::<Vec<_>>(), 0).map(|shown| shown.text_offset)
         };
         type Case<'a> = (&'a str, &'a [&'a [u8]], &'a [usize]);
         let table: [Case<'_>; 5] = [

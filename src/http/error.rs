@@ -10,6 +10,9 @@ use super::limits::whole_seconds;
 use crate::engine::EngineError;
 use crate::openai::{ErrorBody, ErrorDetail};
 
+/// The status of an answer without a body, where the caller already has the file.
+pub const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;
+
 /// Why a request is not answered. The message says what to do.
 #[derive(Clone, Debug, thiserror::Error, PartialEq)]
 pub enum ApiError {
@@ -102,6 +105,9 @@ pub enum ApiError {
     /// The body is not declared as JSON.
     #[error("send the body as JSON, with the header `content-type: application/json`")]
     NotJson,
+    /// The body is compressed, or coded in another way.
+    #[error("a body with `content-encoding: {0}` is not taken; send it as it is, without that header")]
+    Encoded(String),
     /// Too many requests wait already, of this key or of all.
     #[error("{waiting} requests are waiting already; try again after {} s", whole_seconds(*retry_after))]
     QueueFull {
@@ -177,7 +183,7 @@ impl ApiError {
             Self::Deadline | Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotJson | Self::Encoded(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::QueueFull { .. } | Self::TokensSpent { .. } | Self::SwapBusy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::TooManyConnections(_)
             | Self::Loading
@@ -232,6 +238,30 @@ impl ApiError {
         }
     }
 
+    /// The class of the error in Anthropic's words.
+    pub fn anthropic_class(&self) -> &'static str {
+        match self.status() {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::REQUEST_TIMEOUT => "timeout_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            status if status.is_server_error() => "api_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// The code of a response that this error ends, of those that the Responses API knows.
+    pub fn code_of_response(&self) -> &'static str {
+        match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
+            StatusCode::BAD_REQUEST => "invalid_prompt",
+            _ => "server_error",
+        }
+    }
+
     /// The error in OpenAI's envelope.
     pub fn body(&self) -> ErrorBody {
         let (code, param) = match self {
@@ -257,6 +287,7 @@ impl ApiError {
             Self::WrongHost(_) => ("host_not_allowed", None),
             Self::BodyTooLarge(_) => ("body_too_large", None),
             Self::NotJson => ("unsupported_media_type", None),
+            Self::Encoded(_) => ("unsupported_content_encoding", None),
             Self::QueueFull { .. } => ("queue_full", None),
             Self::TokensSpent { .. } => ("tokens_per_minute", None),
             Self::TooManyConnections(_) => ("too_many_connections", None),
@@ -306,9 +337,14 @@ impl IntoResponse for ApiError {
         }
         let status = self.status();
         let mut response = (status, Json(self.body())).into_response();
+        // For routes that have another envelope.
+        response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Self::Encoded(_) = &self {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -15,6 +15,7 @@ use super::judge_canary::try_judge;
 use super::{AppState, Shared, models};
 use crate::chat::Message;
 use crate::engine::generation::registry::Ids;
+use crate::engine::load::serves_embedded;
 use crate::engine::{Engine, EngineError, Purpose, Request, Sampling};
 use crate::openai::{ErrorBody, GenerationIds, JudgeState};
 use crate::telemetry::metrics;
@@ -40,6 +41,8 @@ pub struct Version {
     pub features: &'static str,
     /// The served model.
     pub model: String,
+    /// Whether this is the model inside of the program, a demonstration that knows one small invented world only.
+    pub embedded: bool,
     /// The live weights.
     pub generation: GenerationIds,
 }
@@ -88,6 +91,7 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
         version: env!("CARGO_PKG_VERSION"),
         features: metrics::features(),
         model: state.served.name.clone(),
+        embedded: serves_embedded(&state.settings.engine),
         generation: models::ids(&state.served.pin()),
     })
 }

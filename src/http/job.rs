@@ -4,19 +4,21 @@ use std::ops::RangeInclusive;
 
 use std::sync::Arc;
 
-use crate::chat::{Effort, Message, RESERVED, Role, TemplateKwargs, TemplateOptions, ToolCall};
+use crate::chat::{Message, Role, TemplateOptions};
 use crate::config::Settings;
 use crate::engine::tools::{self, Offer, Tool};
-use crate::engine::{Engine, ModelInfo, Sampling};
+use crate::engine::{Engine, EngineError, Input, ModelInfo, Sampling, TokenRules, WireSeed};
 use crate::http::error::ApiError;
-use crate::openai::{ChatMessage, ChatRequest, CompletionRequest, Content, DrawingFields, JudgeState, Prompt};
+use crate::openai::{ChatRequest, CompletionRequest, DrawingFields, FineFields, JudgeState};
 
 use super::constraint;
 use super::draws::{logit_bias, stop};
 use super::echo::Echo;
+use super::fine;
 use super::keys::checked_salt;
 use super::plan::{Asked, SearchPlan};
 use super::rules::Rules;
+pub(super) use super::turns::{conversation, template};
 
 /// What a request is checked against.
 #[derive(Clone, Copy)]
@@ -31,6 +33,8 @@ pub struct Limits<'a> {
     pub scores: bool,
     /// How tokens are drawn where a request does not say.
     pub sampling: &'a Sampling,
+    /// Whether the models of both roles keep rules on tokens.
+    pub token_rules: bool,
     /// How the model writes calls of functions.
     pub tool_format: tools::Format,
     /// What is known of the judge.
@@ -89,6 +93,10 @@ pub struct Drawing {
     pub delivery: Delivery,
     /// What keeps its prefixes apart from those of the same caller's other requests.
     pub salt: Option<String>,
+    /// The end of the answer's id, where the caller chose it.
+    pub id: Option<String>,
+    /// Alternatives for each of the prompt's tokens, where they are asked for.
+    pub prompt_logprobs: Option<usize>,
 }
 
 /// A checked chat completion.
@@ -115,8 +123,8 @@ pub struct ChatJob {
 /// A checked text completion.
 #[derive(Clone, Debug)]
 pub struct CompletionJob {
-    /// The texts to continue.
-    pub prompts: Vec<String>,
+    /// What is continued: texts, or token ids.
+    pub prompts: Vec<Input>,
     /// How replies are drawn.
     pub drawing: Drawing,
     /// Tokens of a continuation at most.
@@ -125,6 +133,8 @@ pub struct CompletionJob {
     pub logprobs: Option<usize>,
     /// Where each text is shown in front of its continuations.
     pub echo: Option<Echo>,
+    /// What the continuations must match, and which field says so.
+    pub constraint: Option<constraint::Asked>,
 }
 
 impl ChatJob {
@@ -136,6 +146,9 @@ impl ChatJob {
         let drawing = Drawing::from_wire(&body.drawing, limits)?;
         let messages = conversation(&body.messages)?;
         let mut template = template(body.chat_template_kwargs.as_ref(), body.reasoning_effort.as_deref())?;
+        let (add_generation_prompt, continue_final_message) = (body.add_generation_prompt, body.continue_final_message);
+        let end = fine::PromptEnd { add_generation_prompt, continue_final_message };
+        template.ending = fine::ending(end, limits.token_rules)?;
         let offer = super::tools::from_wire(&body, limits.tool_format)?;
         if let Some(offer) = &offer {
             template.tools = offer.tools.iter().map(Tool::to_wire).collect();
@@ -151,6 +164,7 @@ impl ChatJob {
             (Some(old), None) => Some(count("max_tokens", old)?),
             (None, None) => None,
         };
+        let drawing = drawing.ruled(&body.fine, limits, max_tokens.and_then(|most| i64::try_from(most).ok()))?;
         let constraint = constraint::from_wire(&body, limits.constrains)?;
         let matched = constraint.as_ref().map(|asked| &asked.constraint);
         let asked = Asked { rules, drawing: &drawing, constraint: matched };
@@ -159,6 +173,9 @@ impl ChatJob {
         if search.is_some() && !messages.last().is_some_and(answered) {
             let message = "a search needs a conversation that ends in a `user` or `tool` message";
             return Err(ApiError::invalid("messages", message));
+        }
+        if search.is_some() {
+            fine::refuse_in_search(&body)?;
         }
         let constraint = match &offer {
             Some(offer) if limits.constrains == Constrains::Everything => {
@@ -185,10 +202,15 @@ impl CompletionJob {
                 "text completions are never searched; use the name without `:search`",
             ));
         }
-        let texts = match body.prompt {
-            Prompt::One(text) => vec![text],
-            Prompt::Many(texts) => texts,
+        let drawing = drawing.ruled(&body.fine, limits, body.max_tokens)?;
+        // OpenAI's text completions know no constraint, so only servers that know vLLM's fields are sent one.
+        let constrains = match limits.constrains {
+            Constrains::Json if !limits.token_rules => Constrains::Nothing,
+            constrains => constrains,
         };
+        let constraint = constraint::from_wire(&body, constrains)?;
+        let prompts = Vec::from(body.prompt);
+        check_prompts(&prompts, "prompt", &drawing.sampling.rules, limits.model)?;
         let logprobs = body.logprobs.map(|top| within("logprobs", top, 0..=20)).transpose()?.map(size);
         let echo = match (body.echo.unwrap_or(false), body.max_tokens) {
             (true, Some(0)) => Some(Echo::Alone(logprobs.unwrap_or(0))),
@@ -203,19 +225,23 @@ impl CompletionJob {
                            model's does not; serve it with `--engine native`, or leave them out";
             return Err(ApiError::invalid("echo", message));
         }
+        if drawing.sampling.rules.prompt_tail.is_some() && echo.is_some() {
+            let message = "`echo` shows a whole prompt; leave out `truncate_prompt_tokens`, or `echo`";
+            return Err(ApiError::invalid("truncate_prompt_tokens", message));
+        }
         // Absent: OpenAI's default, and vLLM's.
         let max_tokens = match body.max_tokens {
             Some(max) if !matches!(echo, Some(Echo::Alone(_))) => count("max_tokens", max)?,
             Some(_) => 0,
             None => 16,
         };
-        let answers = texts.len().saturating_mul(drawing.choices);
+        let answers = prompts.len().saturating_mul(drawing.choices);
         let most = limits.settings.http.max_choices;
-        if texts.is_empty() || answers > most {
+        if prompts.is_empty() || answers > most {
             let message = format!("`prompt` times `n` must be between 1 and {most} answers, got {answers}");
             return Err(ApiError::invalid("prompt", message));
         }
-        Ok(Self { prompts: texts, drawing, max_tokens, logprobs, echo })
+        Ok(Self { prompts, drawing, max_tokens, logprobs, echo, constraint })
     }
 }
 
@@ -249,7 +275,9 @@ impl Drawing {
             )?,
             logit_bias: logit_bias(fields, limits.model.vocabulary)?,
             seed: fields.seed.map_or_else(rand::random, i64::cast_unsigned),
+            wire_seed: fields.seed.map_or(WireSeed::Absent, WireSeed::Given),
             ignore_eos: fields.ignore_eos.unwrap_or(d.ignore_eos),
+            rules: TokenRules::default(),
         };
         Ok(Self {
             model,
@@ -259,8 +287,42 @@ impl Drawing {
             stop: stop(fields.stop.as_ref())?,
             delivery,
             salt: fields.cache_salt.as_deref().map(checked_salt).transpose()?,
+            id: None,
+            prompt_logprobs: None,
         })
     }
+
+    /// With vLLM's fields for single tokens and for prompts; a reply has `max_tokens` at most.
+    fn ruled(mut self, fields: &FineFields, limits: &Limits<'_>, max_tokens: Option<i64>) -> Result<Self, ApiError> {
+        self.sampling.rules = fine::token_rules(fields, limits, max_tokens)?;
+        self.prompt_logprobs = fine::prompt_logprobs(fields, limits, self.delivery != Delivery::Whole)?;
+        self.id = fine::request_id(fields)?;
+        Ok(self)
+    }
+}
+
+/// Refuses token ids of the field `param` that are not in the vocabulary, and more of them than leave room in the context.
+///
+/// # Errors
+/// Names the field.
+pub(super) fn check_prompts(
+    prompts: &[Input],
+    param: &'static str,
+    rules: &TokenRules,
+    model: &ModelInfo,
+) -> Result<(), ApiError> {
+    let lists = prompts.iter().filter_map(|prompt| match prompt {
+        Input::Tokens(ids) => Some(ids),
+        Input::Chat(_) | Input::Text(_) => None,
+    });
+    for ids in lists {
+        fine::known_ids(param, ids, model.vocabulary)?;
+        let (tokens, limit) = (ids.len(), model.context);
+        if tokens >= limit && rules.prompt_tail.is_none() {
+            return Err(ApiError::from(EngineError::PromptTooLong { tokens, limit }).about(param));
+        }
+    }
+    Ok(())
 }
 
 /// The name to answer with, and whether it is the search alias.
@@ -321,78 +383,4 @@ fn logprobs(body: &ChatRequest) -> Result<Option<usize>, ApiError> {
         (false, Some(1..)) => Err(ApiError::invalid("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
         (false, _) => Ok(None),
     }
-}
-
-/// The variables of a chat's template, from the request's fields.
-pub(super) fn template(kwargs: Option<&TemplateKwargs>, effort: Option<&str>) -> Result<TemplateOptions, ApiError> {
-    let kwargs = kwargs.cloned().unwrap_or_default();
-    if let Some(name) = kwargs.keys().find(|name| RESERVED.contains(&name.as_str())) {
-        let param = format!("chat_template_kwargs.{name}");
-        let message = format!("`{param}` is set by the server for every chat; leave it out");
-        return Err(ApiError::invalid(&param, message));
-    }
-    let known = |word: &str| Effort::ALL.into_iter().find(|effort| effort.name() == word);
-    let effort = effort.map(|word| {
-        known(word).ok_or_else(|| {
-            let words = Effort::ALL.map(Effort::name).join(", ");
-            let message = format!("`reasoning_effort` must be one of {words}, got {word:?}");
-            ApiError::invalid("reasoning_effort", message)
-        })
-    });
-    Ok(TemplateOptions::new(kwargs, effort.transpose()?))
-}
-
-pub(super) fn conversation(messages: &[ChatMessage]) -> Result<Vec<Message>, ApiError> {
-    if messages.is_empty() {
-        return Err(ApiError::invalid("messages", "`messages` must hold at least one message"));
-    }
-    messages.iter().enumerate().map(|(index, message)| turn(index, message)).collect()
-}
-
-fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
-    let role = match message.role.as_str() {
-        "system" | "developer" => Role::System,
-        "user" => Role::User,
-        "assistant" => Role::Assistant,
-        "tool" | "function" => Role::Tool,
-        other => {
-            let param = format!("messages[{index}].role");
-            let text = format!("`{param}` must be system, developer, user, assistant or tool, got {other:?}");
-            return Err(ApiError::invalid(param, text));
-        }
-    };
-    let content = match &message.content {
-        Some(Content::Text(text)) => text.clone(),
-        Some(Content::Parts(parts)) => {
-            let mut texts = Vec::with_capacity(parts.len());
-            for (at, part) in parts.iter().enumerate() {
-                let param = format!("messages[{index}].content[{at}]");
-                match (part.kind.as_str(), &part.text) {
-                    ("text", Some(text)) => texts.push(text.as_str()),
-                    ("text", None) => return Err(ApiError::invalid(&param, format!("`{param}.text` is missing"))),
-                    (kind, _) => {
-                        let text = format!("`{param}` is of type {kind:?}; only text is served here");
-                        return Err(ApiError::invalid(&param, text));
-                    }
-                }
-            }
-            texts.join("\n")
-        }
-        None if role == Role::Assistant && message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()) => {
-            String::new()
-        }
-        None => {
-            let param = format!("messages[{index}].content");
-            return Err(ApiError::invalid(&param, format!("`{param}` must be a string or a list of text parts")));
-        }
-    };
-    let reasoning = message.reasoning_content.clone().filter(|_| role == Role::Assistant);
-    let calls = message.tool_calls.iter().flatten().map(ToolCall::from);
-    Ok(Message {
-        reasoning,
-        tool_calls: calls.filter(|_| role == Role::Assistant).collect(),
-        tool_call_id: message.tool_call_id.clone().filter(|_| role == Role::Tool),
-        name: message.name.clone().filter(|_| role == Role::Tool),
-        ..Message::new(role, content)
-    })
 }

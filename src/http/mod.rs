@@ -10,32 +10,44 @@ mod chat;
 mod checks;
 mod completions;
 mod constraint;
+mod conversation;
+mod decisions;
 mod draws;
 pub mod echo;
+mod embeddings;
 mod envelope;
 pub mod error;
+mod fine;
 mod glance;
 mod health;
 mod hosts;
 pub mod job;
 mod judge_canary;
+mod key_usage;
 mod keys;
 pub mod limits;
+mod messages;
+mod metadata;
 pub mod models;
 mod named;
+mod names;
 mod observe;
 mod on_behalf;
 pub mod openapi;
+mod page;
 pub mod plan;
-mod playground;
 mod refused;
+mod responses;
 pub mod rules;
+mod said;
+mod score;
 mod searches;
 pub mod serve;
 mod stream;
 mod tokens;
 mod tools;
 mod traffic;
+mod turns;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -139,9 +151,11 @@ impl AppState {
     fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
         let actor = pinned.actor.engine.as_ref();
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
+        let token_rules = actor.keeps_token_rules() && pinned.refiner.engine.keeps_token_rules();
         let (name, judge, tool_format) = (&self.served.name, self.judge.state(), actor.tool_format());
-        let sampling = actor.sampling();
-        Limits { model, name, constrains, scores, sampling, tool_format, judge, settings: &self.settings }
+        let sampling = actor.default_sampling();
+        let settings = &self.settings;
+        Limits { model, name, constrains, scores, sampling, token_rules, tool_format, judge, settings }
     }
 }
 
@@ -155,8 +169,14 @@ fn keyed_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(chat::chat))
         .routes(routes!(checks::checks))
         .routes(routes!(completions::complete))
+        .routes(routes!(embeddings::embed))
+        .routes(routes!(score::score))
+        .routes(routes!(decisions::decide))
+        .routes(routes!(messages::answer))
+        .routes(routes!(messages::count_tokens))
         .routes(routes!(models::list))
         .routes(routes!(models::one))
+        .routes(routes!(responses::respond))
         .routes(routes!(searches::search))
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::detokenize));
@@ -167,6 +187,7 @@ fn admin_routes() -> OpenApiRouter<Shared> {
     let routes = OpenApiRouter::default()
         .routes(routes!(admin::generations, admin::publish))
         .routes(routes!(admin::rollback))
+        .routes(routes!(key_usage::keys))
         .routes(routes!(admin::load_lora))
         .routes(routes!(admin::unload_lora))
         .routes(routes!(admin::update_weights));
@@ -193,7 +214,8 @@ pub fn router(state: Shared) -> Router {
     let hosts = Arc::new(Hosts::new(http));
     let body_timeout = http.connections.body_timeout;
     router
-        .route("/", get(playground::page))
+        .route("/", get(page::index))
+        .route("/page/{file}", get(page::file))
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
         .method_not_allowed_fallback(|uri: Uri| async move { ApiError::WrongMethod(uri.path().to_owned()) })
@@ -203,6 +225,7 @@ pub fn router(state: Shared) -> Router {
         .layer(cors)
         .layer(from_fn(browsers::unframed))
         .layer(from_fn_with_state(hosts, hosts::check))
+        .layer(from_fn(messages::envelope::in_own_envelope))
         .layer(from_fn(observe::observe))
         .with_state(state)
 }

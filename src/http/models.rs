@@ -13,6 +13,7 @@ use super::error::ApiError;
 use super::job::resolve;
 use super::named::Named;
 use crate::engine::generation::{Generations, Pinned};
+use crate::engine::{Engine, LabelSupport};
 use crate::openai::{ErrorBody, GenerationIds, ModelCard, ModelList};
 use crate::search::Models;
 
@@ -68,20 +69,50 @@ pub fn show_generations(response: &mut Response, ids: &GenerationIds) {
     }
 }
 
+/// The id of an answer: its kind, and what the caller chose or a new number.
+pub fn answer_id(kind: &str, chosen: Option<&str>) -> String {
+    match chosen {
+        Some(chosen) => format!("{kind}-{chosen}"),
+        None => format!("{kind}-{}", uuid::Uuid::new_v4().simple()),
+    }
+}
+
 /// Seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// What a model is good for.
+fn capabilities(engine: &dyn Engine) -> Vec<&'static str> {
+    [
+        ("completion", true),
+        ("chat", true),
+        ("tools", true),
+        ("structured_outputs", engine.constrains_json()),
+        ("prompt_logprobs", engine.scores()),
+        ("score", engine.label_support() != LabelSupport::Nothing),
+        ("embedding", engine.embeds()),
+    ]
+    .into_iter()
+    .filter_map(|(name, able)| able.then_some(name))
+    .collect()
+}
+
 fn card(served: &Served, id: &str, parent: Option<&str>) -> ModelCard {
+    let pinned = served.pin();
+    let engine = pinned.actor.engine.as_ref();
     ModelCard {
         id: id.to_owned(),
         object: "model",
         created: served.since,
         owned_by: "spar",
-        max_model_len: served.pin().actor.engine.info().context,
+        max_model_len: engine.info().context,
         root: parent.unwrap_or(id).to_owned(),
         parent: parent.map(str::to_owned),
+        capabilities: match parent {
+            None => capabilities(engine),
+            Some(_) => vec!["chat", "tools", "search"],
+        },
     }
 }
 

@@ -13,7 +13,8 @@ use crate::engine::generation::Pinned;
 use crate::engine::native::NativeEngine;
 use crate::engine::tools;
 use crate::engine::{
-    Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Reply, Request, ScoredToken,
+    EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin,
+    Reply, Request, ScoredToken,
 };
 use crate::prompts::Templates;
 use crate::search::Models;
@@ -108,6 +109,16 @@ impl Engine for OnBehalf<'_> {
         Ok(scores)
     }
 
+    fn embeds(&self) -> bool {
+        self.engine.embeds()
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
+        let found = self.engine.embed(EmbedRequest { origin: self.behalf.origin, ..request }).await?;
+        self.sent(found.prompt_tokens);
+        Ok(found)
+    }
+
     fn info(&self) -> &ModelInfo {
         self.engine.info()
     }
@@ -124,8 +135,8 @@ impl Engine for OnBehalf<'_> {
         self.engine.render(chat)
     }
 
-    fn sampling(&self) -> &crate::engine::Sampling {
-        self.engine.sampling()
+    fn default_sampling(&self) -> &crate::engine::Sampling {
+        self.engine.default_sampling()
     }
 
     fn tool_format(&self) -> tools::Format {
@@ -138,6 +149,10 @@ impl Engine for OnBehalf<'_> {
 
     fn constrains_json(&self) -> bool {
         self.engine.constrains_json()
+    }
+
+    fn keeps_token_rules(&self) -> bool {
+        self.engine.keeps_token_rules()
     }
 
     fn scores(&self) -> bool {

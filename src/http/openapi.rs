@@ -11,6 +11,8 @@ use utoipa::openapi::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
+use super::messages::envelope::covers;
+use crate::anthropic::MessagesPrompt;
 use crate::openai::DrawingFields;
 
 /// Title, tags and licence; paths come from the routes themselves.
@@ -19,12 +21,12 @@ use crate::openai::DrawingFields;
     info(
         title = "spar",
         description = "OpenAI-compatible inference with judge-and-refine tree search: add `search_budget` to a chat \
-                       completion.\n\nEvery error of every route is an `ErrorBody`: `code` is for programs, `param` names \
+                       completion.\n\nEvery error of every route is an `ErrorBody`, or a `MessagesErrorBody` under `/v1/messages`: `code` is for programs, `param` names \
                        the field that is at fault, and `message` says what to do. A path that is not served is answered \
                        with 404 and `route_not_found`."
     ),
-    // Part of two bodies, of which it is read on its own.
-    components(schemas(DrawingFields)),
+    // Parts of several bodies, of which they are read on their own.
+    components(schemas(DrawingFields, MessagesPrompt)),
     tags(
         (name = "completions", description = "Answers, plain and searched"),
         (name = "search", description = "What searches did"),
@@ -61,6 +63,7 @@ where
     S: Send + Sync + Clone + 'static,
 {
     let api = router.get_openapi_mut();
+    let mut shared = Vec::new();
     for (path, item) in &mut api.paths.paths {
         for operation in operations(item) {
             operation.security = security(access);
@@ -69,13 +72,15 @@ where
             }
             let facts = Facts { access, body: operation.request_body.is_some(), named: path.contains('{') };
             for error in ERRORS.iter().filter(|error| (error.occurs)(facts)) {
-                let shared = RefOr::Ref(Ref::from_response_name(error.name));
-                operation.responses.responses.entry(error.status.into()).or_insert(shared);
+                let (name, response) = error.in_envelope(Envelope::of(path));
+                let reference = RefOr::Ref(Ref::from_response_name(&name));
+                operation.responses.responses.entry(error.status.into()).or_insert(reference);
+                shared.push((name, RefOr::T(response)));
             }
         }
     }
     let components = api.components.get_or_insert_with(Components::new);
-    components.responses.extend(ERRORS.iter().map(|error| (error.name.to_owned(), RefOr::T(error.response()))));
+    components.responses.extend(shared);
     components.security_schemes.extend(schemes().map(|(name, scheme)| (name.to_owned(), scheme)));
     if let Some(RefOr::T(order)) = components.schemas.remove("SwapRequest") {
         let either = name_one_of(order, &["model_path", "adapter_path"]);
@@ -98,7 +103,12 @@ fn schemes() -> [(&'static str, SecurityScheme); 2] {
         SecurityScheme::Http(scheme)
     };
     [
-        (API_KEY, bearer("A key of `--api-keys-file` or SPAR_API_KEYS. A server without keys answers everybody.")),
+        (
+            API_KEY,
+            bearer(
+                "A key of `--api-keys-file` or SPAR_API_KEYS; the header `x-api-key` may hold it instead. A server without keys answers everybody.",
+            ),
+        ),
         (ADMIN_KEY, bearer("The key of `--admin-key-file` or SPAR_ADMIN_KEY. Without it these routes answer 403.")),
     ]
 }
@@ -215,9 +225,32 @@ const ERRORS: &[Error] = &[
     },
 ];
 
+/// The envelope that an error is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Envelope {
+    /// OpenAI's, of all routes but Anthropic's.
+    OpenAi,
+    /// Anthropic's, of its own routes.
+    Anthropic,
+}
+
+impl Envelope {
+    fn of(path: &str) -> Self {
+        if covers(path) { Self::Anthropic } else { Self::OpenAi }
+    }
+}
+
 impl Error {
-    fn response(&self) -> Response {
-        let schema = RefOr::<Schema>::Ref(Ref::from_schema_name("ErrorBody"));
+    /// The error's name among the shared responses, and what it says.
+    fn in_envelope(&self, envelope: Envelope) -> (String, Response) {
+        match envelope {
+            Envelope::OpenAi => (self.name.to_owned(), self.response("ErrorBody")),
+            Envelope::Anthropic => (format!("Messages{}", self.name), self.response("MessagesErrorBody")),
+        }
+    }
+
+    fn response(&self, body: &str) -> Response {
+        let schema = RefOr::<Schema>::Ref(Ref::from_schema_name(body));
         let content = ContentBuilder::new().schema(Some(schema)).build();
         let response = ResponseBuilder::new().description(self.description).content("application/json", content);
         let Some((name, says)) = self.header else { return response.build() };

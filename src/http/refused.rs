@@ -25,6 +25,10 @@ fn is_empty(value: &Glance) -> bool {
     matches!(value, Glance::Null | Glance::Bool(false) | Glance::Empty)
 }
 
+fn is_null(value: &Glance) -> bool {
+    matches!(value, Glance::Null)
+}
+
 fn is_zero(value: &Glance) -> bool {
     matches!(value, Glance::Null) || *value == Glance::Number(0.0)
 }
@@ -55,21 +59,12 @@ fn is_no_text(value: &Glance) -> bool {
 
 /// Fields that both kinds of completions refuse.
 const REFUSED: &[Refused] = &[
-    unless_empty("allowed_token_ids"),
-    unless_empty("bad_words"),
-    unless_empty("guided_choice"),
-    unless_empty("guided_grammar"),
-    unless_empty("guided_json"),
-    unless_empty("guided_regex"),
-    unless_empty("include_stop_str_in_output"),
+    unless_empty("guided_whitespace_pattern"),
     Refused { name: "length_penalty", harmless: is_one },
     unless_empty("logits_processors"),
-    Refused { name: "min_tokens", harmless: is_zero },
-    unless_empty("prompt_logprobs"),
     Refused { name: "skip_special_tokens", harmless: is_true },
     Refused { name: "spaces_between_special_tokens", harmless: is_true },
-    unless_empty("stop_token_ids"),
-    unless_empty("truncate_prompt_tokens"),
+    unless_empty("structural_tag"),
     unless_empty("use_beam_search"),
 ];
 
@@ -80,8 +75,6 @@ const REFUSED_IN_CHATS: &[Refused] = &[
     Refused { name: "modalities", harmless: is_text_only },
     unless_empty("audio"),
     unless_empty("web_search_options"),
-    Refused { name: "add_generation_prompt", harmless: is_true },
-    unless_empty("continue_final_message"),
     unless_empty("chat_template"),
     unless_empty("documents"),
 ];
@@ -91,17 +84,60 @@ const REFUSED_IN_COMPLETIONS: &[Refused] = &[
     Refused { name: "suffix", harmless: is_no_text },
     Refused { name: "search_budget", harmless: is_zero },
     unless_empty("search"),
+];
+
+const REFUSED_IN_TOKENIZE: &[Refused] = &[unless_empty("chat_template"), unless_empty("tools")];
+
+/// Fields of completions that the other APIs have no words for.
+const REFUSED_IN_TRANSLATIONS: &[Refused] = &[
+    Refused { name: "add_generation_prompt", harmless: is_true },
+    unless_empty("allowed_token_ids"),
+    unless_empty("bad_words"),
+    unless_empty("continue_final_message"),
+    unless_empty("ebnf"),
+    unless_empty("echo"),
+    unless_empty("grammar"),
+    unless_empty("guided_choice"),
+    unless_empty("guided_grammar"),
+    unless_empty("guided_json"),
+    unless_empty("guided_regex"),
+    unless_empty("include_stop_str_in_output"),
+    unless_empty("json_schema"),
+    Refused { name: "min_tokens", harmless: is_zero },
+    unless_empty("modalities"),
+    unless_empty("prompt_logprobs"),
+    unless_empty("regex"),
+    unless_empty("stop_token_ids"),
+    unless_empty("truncate_prompt_tokens"),
+];
+
+const REFUSED_IN_RESPONSES: &[Refused] = &[
+    unless_empty("background"),
+    unless_empty("conversation"),
+    unless_empty("prompt"),
+    unless_empty("messages"),
+    unless_empty("max_tokens"),
+    unless_empty("max_completion_tokens"),
+    unless_empty("response_format"),
+    unless_empty("logprobs"),
+    Refused { name: "reasoning_effort", harmless: is_null },
+];
+
+const REFUSED_IN_MESSAGES: &[Refused] = &[
+    unless_empty("container"),
+    unless_empty("mcp_servers"),
+    unless_empty("max_completion_tokens"),
     unless_empty("response_format"),
     unless_empty("structured_outputs"),
+    Refused { name: "parallel_tool_calls", harmless: is_true },
+    unless_empty("logprobs"),
+    Refused { name: "reasoning_effort", harmless: is_null },
 ];
 
-const REFUSED_IN_TOKENIZE: &[Refused] = &[
-    Refused { name: "add_generation_prompt", harmless: is_true },
-    unless_empty("continue_final_message"),
-    unless_empty("chat_template"),
-    unless_empty("tools"),
-];
-
+/// What a response must not ask for.
+pub const IN_RESPONSES: &[&[Refused]] = &[REFUSED_IN_RESPONSES, REFUSED_IN_TRANSLATIONS, REFUSED];
+/// What a message must not ask for.
+pub const IN_MESSAGES: &[&[Refused]] = &[REFUSED_IN_MESSAGES, REFUSED_IN_TRANSLATIONS, REFUSED];
 /// What a tokenization must not ask for.
 pub const IN_TOKENIZE: &[&[Refused]] = &[REFUSED_IN_TOKENIZE];
 /// What a chat completion must not ask for.

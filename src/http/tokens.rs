@@ -11,6 +11,7 @@ use tokenizers::Tokenizer;
 
 use super::admit::Arrival;
 use super::error::ApiError;
+use super::fine::{PromptEnd, ending};
 use super::job::{conversation, resolve, template};
 use super::keys::Caller;
 use super::limits::Ask;
@@ -35,11 +36,14 @@ enum Source {
 }
 
 impl Source {
-    fn of(asked: &mut TokenizeRequest) -> Result<Self, ApiError> {
+    /// What is asked for, of an engine that may honour where a conversation's prompt ends.
+    fn of(asked: &mut TokenizeRequest, honoured: bool) -> Result<Self, ApiError> {
         match (asked.prompt.take(), asked.messages.take()) {
             (Some(text), None) => Ok(Self::Text(text)),
             (None, Some(messages)) => {
-                let options = template(asked.chat_template_kwargs.as_ref(), None)?;
+                let mut options = template(asked.chat_template_kwargs.as_ref(), None)?;
+                let TokenizeRequest { add_generation_prompt, continue_final_message, .. } = *asked;
+                options.ending = ending(PromptEnd { add_generation_prompt, continue_final_message }, honoured)?;
                 Ok(Self::Chat(Chat { messages: conversation(&messages)?, options }))
             }
             (Some(_), Some(_)) => Err(ApiError::invalid("messages", "send `prompt` or `messages`, not both")),
@@ -71,7 +75,8 @@ pub async fn tokenize(
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let arrival = Arrival::read(&state, tenant, &headers, body).await?;
     let clock = arrival.clock;
-    let make = |mut asked: TokenizeRequest| Ok((Source::of(&mut asked)?, asked));
+    let honoured = state.served.pin().actor.engine.keeps_token_rules();
+    let make = move |mut asked: TokenizeRequest| Ok((Source::of(&mut asked, honoured)?, asked));
     let ready = arrival.made(make).await?;
     let bytes = ready.job.0.bytes();
     let ((source, asked), _permit) = ready.enter(&state.gate, Ask::plain(1), bytes).await?;

@@ -1,5 +1,5 @@
-//! Memory straight from the operating system, which has it back when it is dropped. An allocator keeps what is freed in pieces
-//! among what lives; weights and caches of many megabytes that come and go must not stay behind like that.
+//! Memory directly from the operating system, to which it returns when it is dropped. An allocator would keep freed memory fragmented
+//! between live objects, which large weights and caches that are loaded and dropped must avoid.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::marker::PhantomData;
@@ -8,13 +8,13 @@ use std::ops::{Deref, DerefMut};
 use bytemuck::Pod;
 use memmap2::MmapMut;
 
-/// Bytes from which on the memory lies in large pages, where the system has them: their size on x86-64 and most ARM systems.
+/// The size in bytes from which on large pages are requested. It is the size of a large page on x86-64 and most ARM systems.
 #[cfg(target_os = "linux")]
 const LARGE: usize = 2 << 20;
 
-/// Items in pages of their own, zeros at first. `T`'s alignment is at most a page's.
+/// Items in their own pages, initially zeros. The alignment of `T` is at most a page's.
 pub struct Pages<T> {
-    /// None where there is no item.
+    /// `None` if there are no items.
     map: Option<MmapMut>,
     items: PhantomData<T>,
 }
@@ -26,14 +26,14 @@ impl<T> Default for Pages<T> {
 }
 
 impl<T: Pod> Pages<T> {
-    /// So many items of zeros.
+    /// Makes `items` items of zeros.
     pub fn zeros(items: usize) -> Self {
-        let layout = Layout::array::<T>(items).expect("what is kept is smaller than the memory");
+        let layout = Layout::array::<T>(items).expect("items in memory fit into the address space");
         let map = || MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
         let map = (layout.size() > 0).then(map);
         #[cfg(target_os = "linux")]
         if let Some(map) = map.as_ref().filter(|map| map.len() >= LARGE) {
-            // A refusal costs a little speed at most.
+            // A refusal only costs a little speed.
             drop(map.advise(memmap2::Advice::HugePage));
         }
         Self { map, items: PhantomData }
@@ -54,7 +54,7 @@ impl<T: Pod> DerefMut for Pages<T> {
     }
 }
 
-/// Items that are written anew from use to use, in pages that are only replaced by more of them.
+/// Items that are rewritten for each use. The pages are only replaced by larger ones.
 pub struct Buffer<T> {
     pages: Pages<T>,
     len: usize,
@@ -67,19 +67,19 @@ impl<T> Default for Buffer<T> {
 }
 
 impl<T: Pod> Buffer<T> {
-    /// Makes it this long, with anything in it.
+    /// Sets the length. The contents are unspecified.
     pub fn resize(&mut self, len: usize) {
         if len > self.pages.len() {
-            // What is not touched takes no memory.
+            // Pages that are never touched take no memory.
             self.pages = Pages::zeros(len.next_power_of_two());
         }
         self.len = len;
     }
 
-    /// Leaves the rows numbered `kept`, in order, of a matrix with this many columns.
+    /// Keeps only the rows numbered `kept`, in order, of a matrix with `columns` columns.
     ///
     /// # Panics
-    /// When a row is not there.
+    /// Panics if a row does not exist.
     pub fn keep_rows(&mut self, columns: usize, kept: &[usize]) {
         for (to, &from) in kept.iter().enumerate() {
             self.copy_within(from * columns..(from + 1) * columns, to * columns);
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn items_are_zeros_and_keep_what_is_written() {
-        // The second is in large pages.
+        // The second size is in large pages.
         for items in [100, 20_000] {
             let mut pages = Pages::<Line>::zeros(items);
             assert!(pages.len() == items && pages.iter().all(|line| *line == Line::ZERO));

@@ -1,5 +1,5 @@
 //! A fork-join thread pool. Idle workers spin for a moment before they park, since waking a thread takes as long as a small
-//! product.
+//! product. Where other processes keep the cores busy, work is done by the caller alone: see [`Pace`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,23 +7,24 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{hint, io, thread};
 
-/// How long a thread spins before it parks: what lies between the products of a step takes less.
-const LOOKOUT: Duration = Duration::from_micros(100);
+/// How long a thread spins before it parks. The time between two products of one decoding step is shorter.
+const SPIN: Duration = Duration::from_micros(100);
 
-/// Threads that wait for parts of work. They end when it is dropped.
+/// Worker threads that share the parts of one piece of work with the caller. They end when the team is dropped.
 pub struct Team {
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
     members: usize,
 }
 
-struct Desk {
+struct Shared {
     state: Mutex<State>,
-    /// Pieces of work that were given out, the end of the team among them; and the last of them that is done. Both change
-    /// under the lock only.
-    given: AtomicU64,
-    done: AtomicU64,
-    /// Rung for members that sleep when something is given out, and for the caller when it is done.
+    /// The number of the newest piece of work (the end of the team counts as one), and of the last piece that is finished. Both
+    /// change under the lock only.
+    newest: AtomicU64,
+    finished: AtomicU64,
+    /// Wakes parked workers when there is new work.
     begin: Condvar,
+    /// Wakes the caller when its work is finished.
     end: Condvar,
 }
 
@@ -33,10 +34,11 @@ struct State {
     next: usize,
     parts: usize,
     running: usize,
-    /// Members that sleep.
-    asleep: usize,
+    /// Workers that are parked.
+    parked: usize,
     panicked: bool,
     closed: bool,
+    pace: Pace,
 }
 
 /// A borrowed function; [`Team::run`] keeps it alive until the last part is done.
@@ -44,54 +46,112 @@ struct State {
 struct Work(*const (dyn Fn(usize) + Sync));
 
 #[expect(unsafe_code, reason = "a pointer to a function that may be called from any thread")]
-// SAFETY: what it points to is `Sync`, and `Team::run` does not return while a thread may still use it.
+// SAFETY: the function is `Sync`, and `Team::run` does not return while a thread may still use it.
 unsafe impl Send for Work {}
 
-/// Looks out for something a moment long. Whether it came.
-fn look_out(came: impl Fn() -> bool) -> bool {
+/// Decides whether the caller works alone for a while.
+///
+/// A worker that the operating system preempts in the middle of its part holds up the whole piece of work for a time slice, which
+/// is many times longer than a small product. On a machine whose cores are busy with other processes a team is then slower than
+/// one thread. So the time of each piece of work is compared with the time that the caller would have needed alone, and where the
+/// team has lost [`Pace::LOSS`], the caller works alone for a while before the team is tried again.
+#[derive(Default)]
+struct Pace {
+    /// Pieces of work since the last decision.
+    pieces: u32,
+    /// The time that they took.
+    together: Duration,
+    /// The time that the caller would have needed alone.
+    alone: Duration,
+    /// The time until which the caller works alone.
+    until: Option<Instant>,
+    /// How long it did so the last time; zero where the team has since proved faster.
+    pause: Duration,
+}
+
+impl Pace {
+    /// Lost time after which the caller works alone.
+    const LOSS: Duration = Duration::from_millis(8);
+    /// The first time alone. It doubles each time that the team is tried in vain, up to the longest.
+    const SHORTEST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(2);
+    /// Pieces of work after which the comparison starts anew.
+    const PIECES: u32 = 512;
+
+    fn works_alone(&mut self, now: Instant) -> bool {
+        if self.until.is_some_and(|until| now >= until) {
+            self.until = None;
+        }
+        self.until.is_some()
+    }
+
+    /// Records a piece of work of `parts` parts, `own` of them done by the caller in `busy`, which took `elapsed` in total.
+    fn record(&mut self, now: Instant, parts: usize, own: usize, busy: Duration, elapsed: Duration) {
+        if own == 0 {
+            return;
+        }
+        self.pieces += 1;
+        self.together += elapsed;
+        self.alone += busy.mul_f64(parts as f64 / own as f64);
+        let slower = self.together > self.alone + Self::LOSS;
+        if slower {
+            self.pause = (self.pause * 2).clamp(Self::SHORTEST, Self::LONGEST);
+            self.until = Some(now + self.pause);
+        } else if self.pieces < Self::PIECES {
+            return;
+        } else if self.together < self.alone {
+            self.pause = Duration::ZERO;
+        }
+        (self.pieces, self.together, self.alone) = (0, Duration::ZERO, Duration::ZERO);
+    }
+}
+
+/// Spins for at most [`SPIN`]. Returns whether the condition became true.
+fn spin_until(condition: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
     loop {
         for _ in 0..64 {
-            if came() {
+            if condition() {
                 return true;
             }
             hint::spin_loop();
         }
-        if begun.elapsed() > LOOKOUT {
+        if begun.elapsed() > SPIN {
             return false;
         }
     }
 }
 
-impl Desk {
+impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn help(&self) {
+    /// A worker's loop.
+    fn work(&self) {
         loop {
             let mut state = self.state();
             if state.closed {
                 return;
             }
-            let given = self.given.load(Ordering::Acquire);
-            let more = || self.given.load(Ordering::Acquire) != given;
+            let newest = self.newest.load(Ordering::Acquire);
+            let more = || self.newest.load(Ordering::Acquire) != newest;
             while let (now, true) = self.part(state) {
                 state = now;
             }
-            if look_out(more) {
+            if spin_until(more) {
                 continue;
             }
             let mut state = self.state();
-            state.asleep += 1;
+            state.parked += 1;
             while !more() {
                 state = self.begin.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            state.asleep -= 1;
+            state.parked -= 1;
         }
     }
 
-    /// Does one part, if any is left.
+    /// Does one part, if any is left. Returns whether it did.
     fn part<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, bool) {
         let Some(work) = state.work.filter(|_| state.next < state.parts) else { return (state, false) };
         let part = state.next;
@@ -99,40 +159,40 @@ impl Desk {
         state.running += 1;
         drop(state);
         #[expect(unsafe_code, reason = "the function is borrowed for as long as the work runs")]
-        // SAFETY: `running` was raised while the work was there, and `Team::run` returns only when it is 0 again.
+        // SAFETY: `running` was raised while the work was set, and `Team::run` returns only when it is 0 again.
         let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*work.0)(part) }));
         let mut state = self.state();
         state.running -= 1;
         state.panicked |= result.is_err();
         if state.running == 0 && state.next >= state.parts {
-            self.done.store(self.given.load(Ordering::Relaxed), Ordering::Release);
+            self.finished.store(self.newest.load(Ordering::Relaxed), Ordering::Release);
             self.end.notify_all();
         }
         (state, true)
     }
 
-    /// Tells members that there is something new.
-    fn give(&self, state: &State) {
-        self.given.fetch_add(1, Ordering::Release);
-        if state.asleep > 0 {
+    /// Announces new work to the workers.
+    fn announce(&self, state: &State) {
+        self.newest.fetch_add(1, Ordering::Release);
+        if state.parked > 0 {
             self.begin.notify_all();
         }
     }
 }
 
 impl Team {
-    /// A team of this many members; the first is the caller of [`Team::run`].
+    /// A team of this many members; the caller of [`Team::run`] is the first of them.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub fn new(members: usize) -> io::Result<Self> {
         let [begin, end] = [const { Condvar::new() }; 2];
-        let [given, done] = [const { AtomicU64::new(0) }; 2];
-        let desk = Arc::new(Desk { state: Mutex::default(), given, done, begin, end });
-        let team = Self { desk, members: members.max(1) };
+        let [newest, finished] = [const { AtomicU64::new(0) }; 2];
+        let shared = Arc::new(Shared { state: Mutex::default(), newest, finished, begin, end });
+        let team = Self { shared, members: members.max(1) };
         for _ in 1..members {
-            let desk = team.desk.clone();
-            thread::Builder::new().name("spar-team".into()).spawn(move || desk.help())?;
+            let shared = team.shared.clone();
+            thread::Builder::new().name("spar-team".into()).spawn(move || shared.work())?;
         }
         Ok(team)
     }
@@ -150,25 +210,35 @@ impl Team {
         if parts == 0 {
             return;
         }
-        #[expect(unsafe_code, reason = "threads that were there before take a borrowed function")]
-        // SAFETY: only the lifetime changes. The work is taken back below, when it runs nowhere any more; nothing in between
+        let begun = Instant::now();
+        let shared = &*self.shared;
+        let mut state = shared.state();
+        if self.members == 1 || state.pace.works_alone(begun) {
+            drop(state);
+            return (0..parts).for_each(f);
+        }
+        #[expect(unsafe_code, reason = "threads that exist already take a borrowed function")]
+        // SAFETY: only the lifetime changes. The work is taken back below, when no thread runs it any more; nothing in between
         // returns or unwinds, since a panic of a part is caught.
         let work = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(f) };
-        let desk = &*self.desk;
-        let mut state = desk.state();
         (state.work, state.next, state.parts, state.panicked) = (Some(Work(work)), 0, parts, false);
-        desk.give(&state);
-        let given = desk.given.load(Ordering::Relaxed);
-        while let (now, true) = desk.part(state) {
+        shared.announce(&state);
+        let newest = shared.newest.load(Ordering::Relaxed);
+        let mut own = 0;
+        while let (now, true) = shared.part(state) {
             state = now;
+            own += 1;
         }
-        let done = || desk.done.load(Ordering::Acquire) == given;
-        look_out(done);
-        let mut state = desk.state();
-        while !done() {
-            state = desk.end.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let busy = begun.elapsed();
+        let finished = || shared.finished.load(Ordering::Acquire) == newest;
+        spin_until(finished);
+        let mut state = shared.state();
+        while !finished() {
+            state = shared.end.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.work = None;
+        let now = Instant::now();
+        state.pace.record(now, parts, own, busy, now - begun);
         let panicked = state.panicked;
         drop(state);
         assert!(!panicked, "a part of the work panicked");
@@ -177,9 +247,9 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        let mut state = self.desk.state();
+        let mut state = self.shared.state();
         state.closed = true;
-        self.desk.give(&state);
+        self.shared.announce(&state);
     }
 }
 
@@ -200,6 +270,54 @@ mod tests {
         let panicked = catch_unwind(AssertUnwindSafe(|| team.run(4, &|part| assert!(part != 2))));
         assert!(panicked.is_err());
         team.run(2, &|_| ());
+    }
+
+    #[test]
+    fn a_team_that_is_slower_than_its_caller_pauses_and_is_tried_again() {
+        let milliseconds = Duration::from_millis;
+        let (mut pace, begun) = (Pace::default(), Instant::now());
+        // Each half takes 1 ms; alone it would be 2 ms.
+        for _ in 0..Pace::PIECES {
+            pace.record(begun, 2, 1, milliseconds(1), Duration::from_micros(1100));
+            assert!(!pace.works_alone(begun));
+        }
+        // The other half is held up for 4 ms: 5 ms instead of 2 ms, so the third one has lost 9 ms.
+        let mut now = begun;
+        for pause in [100, 200, 400, 800, 1600, 2000, 2000] {
+            for piece in 0..3 {
+                assert!(!pace.works_alone(now), "piece {piece} before a pause of {pause} ms");
+                pace.record(now, 2, 1, milliseconds(1), milliseconds(5));
+            }
+            assert!(pace.works_alone(now + milliseconds(pause - 1)));
+            now += milliseconds(pause);
+            assert!(!pace.works_alone(now));
+        }
+        // A team that is faster again forgets the pauses. Work that the caller did in full is no loss.
+        for _ in 0..Pace::PIECES {
+            pace.record(now, 2, 1, milliseconds(1), milliseconds(1));
+        }
+        for _ in 0..100 {
+            pace.record(now, 2, 2, milliseconds(2), milliseconds(2));
+            pace.record(now, 2, 0, milliseconds(0), milliseconds(9));
+        }
+        assert!(!pace.works_alone(now));
+        for _ in 0..3 {
+            pace.record(now, 2, 1, milliseconds(1), milliseconds(5));
+        }
+        assert!(pace.works_alone(now + milliseconds(99)) && !pace.works_alone(now + milliseconds(100)));
+    }
+
+    #[test]
+    fn a_caller_that_works_alone_does_every_part() {
+        let team = Team::new(2).unwrap();
+        team.shared.state().pace.until = Some(Instant::now() + Duration::from_secs(60));
+        let caller = thread::current().id();
+        let count = AtomicUsize::new(0);
+        team.run(9, &|_| {
+            assert_eq!(thread::current().id(), caller);
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 9);
     }
 
     /// What a piece of work costs in addition to its parts, after a pause as between products and after a longer one.

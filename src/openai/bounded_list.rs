@@ -39,7 +39,7 @@ const FUNCTIONS: usize = 128;
 ///
 /// # Errors
 /// As [`entries`].
-pub(super) fn maybe_functions<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+pub fn maybe_functions<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

@@ -2,47 +2,45 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::one_or_many::text_or_texts;
-use super::{ChatMessage, DrawingFields, Finish, Usage, small_value};
+use super::{
+    ChatMessage, DrawingFields, FineFields, Finish, GuidedFields, Prompt, PromptLogprob, PromptLogprobs,
+    ResponseFormat, StructuredOutputs, Usage, small_value, whole_number,
+};
 use crate::chat::TemplateKwargs;
 use crate::engine::TokenLogprobs;
 
 /// The body of `POST /v1/completions`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CompletionRequest {
-    /// The text to continue, or several.
+    /// The text to continue, or several; each as text or as its tokens' ids.
     pub prompt: Prompt,
     /// Tokens of a continuation at most; absent: 16. With `echo` 0 continues nothing.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 0)]
     pub max_tokens: Option<i64>,
     /// Show the prompt in front of its continuations, with `logprobs` also of its tokens.
     pub echo: Option<bool>,
     /// Alternatives per token.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 0, maximum = 20)]
     pub logprobs: Option<i64>,
+    /// What the continuation must be: text, any JSON object, or JSON of a schema.
+    pub response_format: Option<ResponseFormat>,
+    /// What the continuation must match, where `response_format` cannot say it; the field is vLLM's.
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// Other servers' fields for the same.
+    #[serde(flatten, skip_deserializing)]
+    pub guided: GuidedFields,
+    /// vLLM's fields for single tokens and for prompts.
+    #[serde(flatten, skip_deserializing)]
+    pub fine: FineFields,
     /// How tokens are drawn.
     // Read on its own, as a chat's are.
     #[serde(flatten, skip_deserializing)]
     pub drawing: DrawingFields,
-}
-
-/// One text or several.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum Prompt {
-    /// A single prompt.
-    One(String),
-    /// Several; the continuations of the first come first.
-    Many(Vec<String>),
-}
-
-impl<'de> Deserialize<'de> for Prompt {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text_or_texts(deserializer, Self::One, Self::Many)
-    }
 }
 
 /// Text completions; in a stream also the shape of every chunk.
@@ -76,6 +74,10 @@ pub struct CompletionChoice {
     pub logprobs: Option<CompletionLogprobs>,
     /// Why it ended.
     pub finish_reason: Option<Finish>,
+    /// What the model expected in place of each of the prompt's tokens, where `prompt_logprobs` asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptLogprob>>>>)]
+    pub prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// Logprobs in the older shape.
@@ -126,6 +128,11 @@ pub struct TokenizeRequest {
     #[serde(default, deserialize_with = "small_value::maybe_map")]
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<TemplateKwargs>,
+    /// Whether the rendered conversation ends where the assistant begins to speak; absent: it does, unless
+    /// `continue_final_message` is set.
+    pub add_generation_prompt: Option<bool>,
+    /// Whether the rendered conversation ends within its last message, which is to be continued.
+    pub continue_final_message: Option<bool>,
     /// Add what the tokenizer adds around a text; absent: true for a text, false for a conversation, whose template adds it.
     pub add_special_tokens: Option<bool>,
     /// Whether the answer also has the tokens' texts.
@@ -151,6 +158,7 @@ pub struct DetokenizeRequest {
     /// A served model's name; absent: the served model.
     pub model: Option<String>,
     /// The tokens' ids.
+    #[serde(deserialize_with = "whole_number::token_ids")]
     pub tokens: Vec<u32>,
 }
 

@@ -3,11 +3,21 @@
 mod bounded_list;
 mod checks;
 mod completions;
+mod decisions;
+mod embeddings;
+mod fine;
+mod guided;
+mod json_text;
+mod key_usage;
 mod one_or_many;
+mod prompt;
 mod response;
+pub mod responses;
+mod scores;
 mod search;
 mod small_value;
 mod tools;
+mod whole_number;
 
 use std::collections::BTreeMap;
 
@@ -17,14 +27,25 @@ use utoipa::ToSchema;
 
 use crate::chat::TemplateKwargs;
 
-use one_or_many::{text_or_list, text_or_texts};
+use one_or_many::text_or_texts;
 
+pub(crate) use bounded_list::maybe_functions;
 pub use checks::*;
 pub use completions::*;
-pub(crate) use one_or_many::Entry;
+pub use decisions::*;
+pub use embeddings::*;
+pub use fine::*;
+pub use guided::*;
+pub(crate) use json_text::JsonText;
+pub use key_usage::*;
+pub(crate) use one_or_many::{Entry, text_or_list};
+pub use prompt::*;
 pub use response::*;
+pub use scores::*;
 pub use search::*;
+pub(crate) use small_value::{maybe_map, maybe_small_map, maybe_small_value, maybe_value};
 pub use tools::*;
+pub(crate) use whole_number::{maybe as maybe_whole, required as whole};
 
 /// The body of `POST /v1/chat/completions`. Unknown fields are ignored, unless ignoring them would change the answer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -32,14 +53,17 @@ pub struct ChatRequest {
     /// The conversation, oldest turn first.
     pub messages: Vec<ChatMessage>,
     /// Older name of `max_completion_tokens`.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 1)]
     pub max_tokens: Option<i64>,
     /// Tokens of the answer at most; absent: what is left of the context.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 1)]
     pub max_completion_tokens: Option<i64>,
     /// Give every token's natural-log probability.
     pub logprobs: Option<bool>,
     /// Likeliest alternatives per token; needs `logprobs`.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
     /// Variables of the model's chat template, as in vLLM; `{"enable_thinking": false}` turns the reasoning of many models off.
@@ -54,7 +78,11 @@ pub struct ChatRequest {
     pub response_format: Option<ResponseFormat>,
     /// What the answer must match, where `response_format` cannot say it; the field is vLLM's.
     pub structured_outputs: Option<StructuredOutputs>,
+    /// Other servers' fields for the same.
+    #[serde(flatten, skip_deserializing)]
+    pub guided: GuidedFields,
     /// Judged refinements that the answer may cost; 0 or absent is plain decoding.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 0)]
     pub search_budget: Option<i64>,
     /// How the search goes about it; alone, it turns the search on with the server's default budget.
@@ -66,6 +94,14 @@ pub struct ChatRequest {
     pub tool_choice: Option<ToolChoice>,
     /// Whether one answer may hold several calls; absent: it may.
     pub parallel_tool_calls: Option<bool>,
+    /// Whether the prompt ends where the assistant begins to speak, as in vLLM; absent: it does, unless
+    /// `continue_final_message` is set.
+    pub add_generation_prompt: Option<bool>,
+    /// Continues the last message instead of answering it, as in vLLM: the reply is what follows its content.
+    pub continue_final_message: Option<bool>,
+    /// vLLM's fields for single tokens and for prompts.
+    #[serde(flatten, skip_deserializing)]
+    pub fine: FineFields,
     /// How tokens are drawn.
     // Read on its own: to read flattened fields, serde would collect every unknown field of the body first.
     #[serde(flatten, skip_deserializing)]
@@ -85,6 +121,7 @@ pub struct DrawingFields {
     #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f64>,
     /// The k likeliest tokens; -1 or 0: all; absent: as the model's generation_config.json says, else all.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = -1)]
     pub top_k: Option<i64>,
     /// Tokens with at least this share of the likeliest one's probability; absent: as the model's generation_config.json
@@ -104,11 +141,13 @@ pub struct DrawingFields {
     /// Token id to what is added to its logit, -100 to 100; at most 4096 tokens.
     pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Answers to give.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 1)]
     pub n: Option<i64>,
     /// Fixes the draw, and a whole search.
+    #[serde(default, deserialize_with = "whole_number::maybe")]
     pub seed: Option<i64>,
-    /// Where an answer ends; never part of it. At most 4 strings of at most 1024 bytes.
+    /// Where an answer ends; not part of it. At most 64 strings of at most 1024 bytes.
     pub stop: Option<Stop>,
     /// Keep going after the end-of-sequence token.
     pub ignore_eos: Option<bool>,
@@ -175,7 +214,7 @@ pub struct ContentPart {
 pub enum Stop {
     /// A single stop string.
     One(String),
-    /// 1 to 4.
+    /// Up to 64 of them.
     Many(Vec<String>),
 }
 
@@ -201,13 +240,19 @@ pub struct ResponseFormat {
     pub kind: String,
     /// The schema of `json_schema`.
     pub json_schema: Option<JsonSchemaFormat>,
+    /// The schema of `json_object`, as llama.cpp and others take it; absent: any JSON object. Within the limits of
+    /// `structured_outputs.json`.
+    #[serde(default, deserialize_with = "small_value::maybe_value")]
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Value>,
 }
 
 /// What the answer must match: exactly one of these.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StructuredOutputs {
-    /// A JSON schema of at most 256 KiB, with numbers between -(2^53 - 1) and 2^53 - 1.
+    /// A JSON schema of at most 256 KiB, with numbers between -(2^53 - 1) and 2^53 - 1; an object, or its text. A `format`
+    /// that is not known is an annotation.
     #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub json: Option<Value>,
@@ -215,6 +260,12 @@ pub struct StructuredOutputs {
     pub regex: Option<String>,
     /// One of these texts: at most 4000, of at most 64 KiB together.
     pub choice: Option<Vec<String>>,
+    /// A grammar for the whole answer in GBNF, the notation of llama.cpp and XGrammar, of at most 64 KiB.
+    pub grammar: Option<String>,
+    /// `true`: any JSON object.
+    pub json_object: Option<bool>,
+    /// `true`: the JSON of `json` and `json_object` holds no white space between its parts.
+    pub disable_any_whitespace: Option<bool>,
 }
 
 /// A named JSON schema.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 ///
 /// # Errors
 /// The deserializer's; `expected` says what should have been there.
-pub(super) fn text_or_list<'de, D, L, T>(
+pub fn text_or_list<'de, D, L, T>(
     deserializer: D,
     expected: &'static str,
     text: fn(String) -> T,

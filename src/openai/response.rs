@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::prompt::{PromptLogprob, PromptLogprobs};
 use super::search::{SearchEvent, SearchReport, TreeNode};
 use super::tools::{ToolCallDelta, ToolCallEntry};
 use crate::engine::{FinishReason, TokenLogprobs, TokenProb};
@@ -25,6 +26,10 @@ pub struct ChatResponse {
     pub choices: Vec<ChatChoice>,
     /// Tokens of the whole request.
     pub usage: Usage,
+    /// What the model expected in place of each of the prompt's tokens, where `prompt_logprobs` asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptLogprob>>>>)]
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// The search; of the first choice where `n` is above 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,
@@ -79,7 +84,7 @@ pub enum Finish {
 impl From<FinishReason> for Finish {
     fn from(reason: FinishReason) -> Self {
         match reason {
-            FinishReason::Stop => Self::Stop,
+            FinishReason::Stop | FinishReason::StopString(_) => Self::Stop,
             FinishReason::Length => Self::Length,
         }
     }
@@ -288,6 +293,9 @@ pub struct ModelCard {
     pub root: String,
     /// The model behind a `:search` alias.
     pub parent: Option<String>,
+    /// What the name is good for: `completion`, `chat`, `tools`, `structured_outputs` (JSON schemas at least), `prompt_logprobs`,
+    /// `score`, `embedding`; a `:search` alias is good for `chat`, `tools` and `search`.
+    pub capabilities: Vec<&'static str>,
 }
 
 /// What is known of the judge.

@@ -30,7 +30,7 @@ pub(super) fn small_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ma
 ///
 /// # Errors
 /// It is no object, or too large.
-pub(super) fn maybe_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Map<String, Value>>, D::Error> {
+pub fn maybe_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Map<String, Value>>, D::Error> {
     struct Wrapped(Map<String, Value>);
     impl<'de> Deserialize<'de> for Wrapped {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -40,11 +40,25 @@ pub(super) fn maybe_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
     Ok(Option::<Wrapped>::deserialize(deserializer)?.map(|wrapped| wrapped.0))
 }
 
+/// Reads a small object, or nothing.
+///
+/// # Errors
+/// It is no object, or too large.
+pub fn maybe_small_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Map<String, Value>>, D::Error> {
+    struct Wrapped(Map<String, Value>);
+    impl<'de> Deserialize<'de> for Wrapped {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            map(deserializer, FEW).map(Wrapped)
+        }
+    }
+    Ok(Option::<Wrapped>::deserialize(deserializer)?.map(|wrapped| wrapped.0))
+}
+
 /// Reads any value of a bounded size, or nothing.
 ///
 /// # Errors
 /// It is too large.
-pub(super) fn maybe_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+pub fn maybe_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     value(deserializer, MOST)
 }
 
@@ -52,7 +66,7 @@ pub(super) fn maybe_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
 ///
 /// # Errors
 /// It is too large.
-pub(super) fn maybe_small_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+pub fn maybe_small_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     value(deserializer, FEW * 2)
 }
 

@@ -1,28 +1,28 @@
-//! The judge's and the refiner's answers as grammars, for engines that constrain decoding.
+//! Grammars for the answers of judge and refiner, for engines that constrain decoding.
 
 use super::Templates;
 use crate::engine::Constraint;
 use crate::engine::grammar::{lark_regex, lark_schema};
 
-/// Everything up to and including `marker`, which may not occur earlier.
+/// A grammar rule for all text up to and including `marker`, which must not occur earlier.
 fn up_to(rule: &str, marker: &str) -> String {
     format!("{rule}[lazy]: /(.|\\n)*/ {}\n", quoted(marker))
 }
 
-/// A Lark string literal; JSON's escapes are Lark's.
+/// Quotes `text` as a Lark string literal, whose escapes are those of JSON.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
 impl Templates {
-    /// A critique that ends in a readable verdict.
+    /// The grammar of a critique that ends in a readable verdict.
     pub fn verdict_constraint(&self) -> Constraint {
         let head = up_to("head", &self.text.verdict);
         Constraint::Lark(format!("start: head VERDICT\n{head}VERDICT: \":\"? \" \"? (\"Yes\" | \"No\")\n"))
     }
 
-    /// A reflection and then the markers around a response, which matches `response` where that is stated.
-    /// `None` where the response's own constraint is a whole grammar, which cannot be nested.
+    /// The grammar of a reflection, followed by a response between the markers that matches `response` if that is given. Returns `None` if
+    /// the response's own constraint is a whole grammar, which cannot be nested.
     pub fn refinement_constraint(&self, response: Option<&Constraint>) -> Option<Constraint> {
         let head = up_to("head", &self.text.start);
         let end = quoted(&self.text.end);
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
     use crate::engine::grammar::{Grammars, TokenText};
 
-    /// How many bytes of `text` are allowed, and whether the reply is complete after them.
+    /// Checks how many bytes of `text` are allowed, and whether the reply is complete after them.
     fn check(constraint: &Constraint, text: &str, expected: (usize, bool)) {
         let vocabulary = (0..=255u8).map(|byte| TokenText::Bytes(vec![byte]));
         let grammars = Grammars::new(vocabulary.chain([TokenText::Special("<end>".into())]), &[256]).unwrap();

@@ -1,14 +1,14 @@
-//! Harder prompts from given ones: a model is asked to add constraints from a taxonomy.
+//! Makes prompts harder: a model is asked to add constraints from a taxonomy.
 
 use minijinja::context;
 
 use super::{TemplateError, Templates};
 use crate::chat::Message;
 
-/// The question's template and its name.
+/// The name and the text of the question's template.
 pub(super) const TEMPLATE: (&str, &str) = ("evolve", include_str!("../../prompts/evolve.txt"));
 
-/// Kinds of constraints, each as what a model is asked to add.
+/// Kinds of constraints, each with the description of what a model should add.
 pub const TAXONOMY: [(&str, &str); 6] = [
     (
         "content",
@@ -25,7 +25,7 @@ impl Templates {
     /// The conversation that asks for a harder version of `prompt`, with constraints of these kinds of [`TAXONOMY`].
     ///
     /// # Errors
-    /// When the template cannot be rendered.
+    /// Fails if the template cannot be rendered.
     pub fn evolve(&self, prompt: &str, kinds: &[usize]) -> Result<Vec<Message>, TemplateError> {
         let constraints: Vec<&str> = kinds.iter().filter_map(|&kind| TAXONOMY.get(kind)).map(|kind| kind.1).collect();
         let (start, end) = (&self.text.start, &self.text.end);

@@ -1,6 +1,7 @@
-//! The texts that ask a judge and a refiner, and how their answers are read: together they are one contract.
+//! The texts that ask a judge and a refiner, and the parsing of their answers. Together they form one contract.
 
 mod constraint;
+pub mod decide;
 pub mod evolve;
 mod parse;
 mod verdict;
@@ -22,29 +23,28 @@ pub use verdict::{Calibration, READABLE, Temperatures, verdict_labels};
 pub enum Verdict {
     /// The response follows every instruction.
     Yes,
-    /// It misses at least one.
+    /// The response misses at least one instruction.
     No,
 }
 
 /// A parsed answer of the refiner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refinement {
-    /// What it says it will change.
+    /// What the refiner says it will change.
     pub reflection: String,
     /// The corrected response, never empty.
     pub response: String,
-    /// Where the corrected response begins in the reply, in bytes.
+    /// The byte offset in the reply at which the corrected response begins.
     pub offset: usize,
 }
 
-/// The texts as a checkpoint's `spar.json` carries them. Templates are minijinja over `messages` (the conversation so
-/// far), `prompt` (its last user turn), `response`, in `refine` also `critique`, and the markers `verdict`, `start`, `end`.
-/// A line that holds only a block tag leaves no trace. The optional texts belong to searches that read verdicts as
-/// probabilities; a checkpoint that was not trained on them leaves them out.
+/// The texts of a checkpoint's `spar.json`. Templates are minijinja over `messages` (the conversation so far), `prompt` (its last user
+/// turn), `response`, in `refine` also `critique`, and the markers `verdict`, `start`, `end`. A line with only a block tag leaves no blank
+/// line. The optional texts serve searches that read verdicts as probabilities; a checkpoint that was not trained on them omits them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TemplateText {
-    /// Recorded in traces; changes with any of the texts.
+    /// The version that traces record. It changes with any of the texts.
     pub version: String,
     /// The user turn that asks for a critique.
     pub judge: String,
@@ -56,19 +56,19 @@ pub struct TemplateText {
     pub start: String,
     /// Follows the refined response.
     pub end: String,
-    /// The user turn that follows the response in the conversation itself and asks for Yes or No without a critique;
-    /// over `checked`, the instructions that rules have checked already. Absent: the judge's turn is answered with the
-    /// verdict at once.
+    /// The user turn that follows the response in the conversation itself and asks for Yes or No without a critique. Its variable `checked`
+    /// lists the instructions that rules have checked already. If it is absent, the model answers the judge's turn directly with the
+    /// verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
-    /// The question for a verdict at once, about the single instruction `item`.
+    /// The question of `score` about the single instruction `item`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
-    /// The user turn that asks for the conversation's separate instructions as a JSON array. Absent: there is no checklist.
+    /// The user turn that asks for the conversation's separate instructions as a JSON array. If it is absent, there is no checklist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checklist: Option<String>,
-    /// The user turn that follows the response in the conversation itself, names the instructions in `failed`, and asks
-    /// for the corrected response alone. Absent: refinements always begin with a critique and use `refine`.
+    /// The user turn that follows the response in the conversation itself, names the instructions in `failed`, and asks for the corrected
+    /// response alone. If it is absent, refinements always begin with a critique and use `refine`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<String>,
     /// How this model's verdicts become probabilities.
@@ -88,7 +88,7 @@ pub struct Templates {
 #[derive(Debug, thiserror::Error)]
 #[error("prompt templates in {path}: {reason}")]
 pub struct TemplateError {
-    /// The file, or `built in`.
+    /// The path of the file, or `built in`.
     pub path: String,
     /// What is wrong, and where.
     pub reason: String,
@@ -96,7 +96,7 @@ pub struct TemplateError {
 
 const GENERAL_JUDGE: &str = include_str!("../../prompts/judge.txt");
 const GENERAL_REFINE: &str = include_str!("../../prompts/refine.txt");
-/// Names of the general texts inside every environment: what is rendered where a checkpoint's own text raises an error.
+/// Names of the general texts in every environment. They are rendered if a checkpoint's own text raises an error.
 const FALLBACK: [(&str, &str); 2] = [("judge", "general judge"), ("refine", "general refine")];
 const GENERAL_SCORE: &str = include_str!("../../prompts/score.txt");
 const GENERAL_ITEM: &str = include_str!("../../prompts/item.txt");
@@ -122,11 +122,11 @@ impl Templates {
         Self::new(text, "built in").expect("a test compiles the built-in templates")
     }
 
-    /// Compiles `text` and renders it for a few conversations: the judge's turn must hold the prompt and the response,
-    /// and neither may name an unknown variable.
+    /// Compiles `text` and renders it for a few conversations. The judge's turn must contain the prompt and the response, and no template
+    /// may name an unknown variable.
     ///
     /// # Errors
-    /// Names `path` and what is wrong.
+    /// The error names `path` and the problem.
     pub fn new(text: TemplateText, path: &str) -> Result<Self, TemplateError> {
         let fail = |reason: String| TemplateError { path: path.into(), reason };
         for (name, marker) in [("verdict", &text.verdict), ("start", &text.start), ("end", &text.end)] {
@@ -148,8 +148,8 @@ impl Templates {
         if let Some(fault) = text.calibration.as_ref().and_then(Calibration::fault) {
             return Err(fail(fault));
         }
-        let built_in = (evolve::TEMPLATE.0, evolve::TEMPLATE.1.into());
-        for (name, source) in sources.into_iter().chain(optional).chain([built_in]) {
+        let built_in = [evolve::TEMPLATE, decide::TEMPLATE].map(|(name, text)| (name, text.into()));
+        for (name, source) in sources.into_iter().chain(optional).chain(built_in) {
             jinja.add(name, &source).map_err(|e| fail(format!("{name}: {e}")))?;
         }
         let templates = Self { text, jinja };
@@ -157,10 +157,10 @@ impl Templates {
         Ok(templates)
     }
 
-    /// Reads a file in the form of `spar.json`.
+    /// Reads a file in the format of `spar.json`.
     ///
     /// # Errors
-    /// Names the file and what is wrong.
+    /// The error names the file and the problem.
     pub fn from_file(path: &Path) -> Result<Self, TemplateError> {
         let fail = |reason: String| TemplateError { path: path.display().to_string(), reason };
         let bytes = files::read(path, files::SMALL).map_err(|e| fail(e.to_string()))?;
@@ -188,8 +188,8 @@ impl Templates {
         format!("{reflection}{gap}{start}\n{response}\n{end}")
     }
 
-    /// A critique in the judge's own form that says which rules a response breaks; `failed` holds what they ask for.
-    /// `spoken` is what the model said of the response, if it was asked.
+    /// A critique in the judge's own format that names the broken rules. `failed` describes each of them; `spoken` is the model's critique,
+    /// if it was asked for one.
     pub fn rule_critique(&self, failed: &[String], spoken: Option<&str>) -> String {
         let mut critique = match spoken.map(|text| self.without_verdict(text)) {
             Some(text) if !text.is_empty() => format!("{text}\n\n"),
@@ -206,8 +206,8 @@ impl Templates {
         format!("{critique}{}: No", self.text.verdict)
     }
 
-    /// Renders one of [`FALLBACK`]'s templates. A text that raises an error for this conversation is replaced by the
-    /// general one with the same markers, so that the answer can still be read.
+    /// Renders one of [`FALLBACK`]'s templates. If it raises an error for this conversation, the general template with the same markers is
+    /// rendered instead, so that the answer can still be read.
     fn render(&self, which: usize, facts: &Facts<'_>) -> String {
         let (name, general) = FALLBACK[which];
         self.try_render(name, facts).unwrap_or_else(|error| {
@@ -216,7 +216,7 @@ impl Templates {
         })
     }
 
-    /// Renders a text that a checkpoint may leave out; one that raises an error for this conversation counts as left out.
+    /// Renders an optional text. A text that raises an error for this conversation counts as absent.
     fn optional(&self, name: &str, facts: &Facts<'_>) -> Option<String> {
         if !self.jinja.has(name) {
             return None;
@@ -243,7 +243,7 @@ impl Templates {
         let several =
             vec![system, Message::user("earlier"), Message::assistant("the-reply"), Message::user("the-prompt")];
         let rules = ["the-rule".to_owned()];
-        // Every template with what its rendered turn must hold.
+        // Every template, with the strings that its rendered turn must contain.
         let judged: &[&str] = &["the-prompt", "the-response"];
         let templates: [(&str, &[&str]); 6] = [
             ("judge", judged),
@@ -276,7 +276,7 @@ impl Templates {
     }
 }
 
-/// What a template may say.
+/// The variables of a template.
 #[derive(Clone, Copy)]
 struct Facts<'a> {
     messages: &'a [Message],

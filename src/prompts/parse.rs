@@ -1,11 +1,10 @@
-//! Reading the judge's verdict and the refiner's response out of any text.
+//! Parses the judge's verdict and the refiner's response out of any text.
 
 use super::{Refinement, Templates, Verdict};
 
 impl Templates {
-    /// The first Yes or No after the last verdict marker; `None` is an invalid vote. The last marker counts since a
-    /// critique may quote the marker before it decides. Yes and No are whole words in this spelling: `Nothing` is
-    /// neither.
+    /// The first Yes or No after the last verdict marker; `None` is an invalid vote. The last marker counts because a critique may quote
+    /// the marker before it decides. Yes and No must be whole words with this spelling, so `Nothing` is neither.
     pub fn parse_verdict(&self, critique: &str) -> Option<Verdict> {
         let marker = critique.rfind(self.text.verdict.as_str())?;
         let after = &critique[marker + self.text.verdict.len()..];
@@ -16,8 +15,8 @@ impl Templates {
         })
     }
 
-    /// The text between the last start marker that has an end marker after it and the first such end marker, trimmed;
-    /// `None` if they are not there or hold nothing. The last pair counts since a reflection may quote the markers.
+    /// The trimmed text between the last start marker that is followed by an end marker and the first such end marker. Returns `None` if
+    /// there is no such pair or if the text is empty. The last pair counts because a reflection may quote the markers.
     pub fn parse_refinement(&self, reply: &str) -> Option<Refinement> {
         let (start, end) = (self.text.start.as_str(), self.text.end.as_str());
         let open = reply[..reply.rfind(end)?].rfind(start)?;

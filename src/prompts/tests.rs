@@ -1,4 +1,4 @@
-//! Tables of ugly inputs, and what the general templates render.
+//! Tests of parsers with malformed inputs, and of what the general templates render.
 
 use proptest::prelude::*;
 

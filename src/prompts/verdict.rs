@@ -1,16 +1,16 @@
-//! Verdicts that are read as the probability of a word, and rewrites without a critique: what the model is asked, and how
-//! log-probabilities become the probability of Yes.
+//! Verdicts that are read as the probability of a word, and rewrites without a critique: the questions for the model, and the conversion of
+//! log-probabilities into the probability of Yes.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Facts, Templates};
 use crate::chat::{Chat, Message};
-use crate::engine::{Input, Label, Question};
+use crate::engine::{Input, Label, Question, Spelling};
 
-/// The least probability of Yes and No together at which a verdict counts as read.
+/// The lowest sum of the probabilities of Yes and No at which a verdict counts as readable.
 pub const READABLE: f64 = 0.02;
 
-/// How log-probabilities of Yes and No become a probability, and how far the result is trusted.
+/// Converts log-probabilities of Yes and No into a probability, and states how far the result is trusted.
 ///
 /// The probability is `sigmoid(ln P(Yes) / yes - ln P(No) / no)` with a temperature for each label, one pair for verdicts
 /// without a critique and one for verdicts after a critique.
@@ -46,7 +46,7 @@ impl Default for Temperatures {
 }
 
 impl Default for Calibration {
-    /// Careful values for a model that was never measured: it must be fairly sure to decide without a critique.
+    /// Cautious values for a model without a measured calibration: it must be fairly certain to decide without a critique.
     fn default() -> Self {
         Self { score: Temperatures::default(), critique: Temperatures::default(), low: 0.2, high: 0.8 }
     }
@@ -61,7 +61,7 @@ impl Temperatures {
 }
 
 impl Calibration {
-    /// Says what is wrong with the numbers, if anything.
+    /// Describes the first invalid number, if there is one.
     pub(super) fn fault(&self) -> Option<String> {
         let Self { score, critique, low, high } = *self;
         let all = [
@@ -78,7 +78,7 @@ impl Calibration {
     }
 }
 
-/// Yes and No in every spelling that counts, in this order.
+/// The labels Yes and No, in this order, each with every accepted spelling.
 pub fn verdict_labels() -> Vec<Label> {
     ["Yes", "No"]
         .map(|word| {
@@ -86,18 +86,18 @@ pub fn verdict_labels() -> Vec<Label> {
             let words = [word.to_owned(), lower, upper];
             let spaced = words.clone().map(|word| format!(" {word}"));
             let bold = format!("**{word}");
-            Label { spellings: words.into_iter().chain(spaced).chain([bold]).collect() }
+            Label { spellings: words.into_iter().chain(spaced).chain([bold]).map(Spelling::from).collect() }
         })
         .into()
 }
 
 impl Templates {
-    /// Whether the whole response can be asked about without a critique in a form that this checkpoint was made for.
+    /// Whether the checkpoint has a question for a verdict without a critique.
     pub fn scores(&self) -> bool {
         self.text.score.is_some()
     }
 
-    /// Asks whether `response` follows the whole conversation, apart from what was `checked` already.
+    /// Asks whether `response` follows the whole conversation, apart from the instructions that are already `checked`.
     pub fn score(&self, conversation: &[Message], response: &str, checked: &[String]) -> Question {
         let facts = Facts { response, checked, ..Facts::new(conversation) };
         match self.optional("score", &facts) {
@@ -109,13 +109,13 @@ impl Templates {
         }
     }
 
-    /// Asks whether `response` follows the one instruction `item`; `None` where the checkpoint has no such text.
+    /// Asks whether `response` follows the single instruction `item`; `None` if the checkpoint has no text for this question.
     pub fn score_item(&self, conversation: &[Message], response: &str, item: &str) -> Option<Question> {
         let turn = self.optional("item", &Facts { response, item, ..Facts::new(conversation) })?;
         Some(asked(after(conversation, response, turn), String::new()))
     }
 
-    /// Asks for the verdict that follows `critique`, which is cut before the marker of its verdict if it has one.
+    /// Asks for the verdict that follows `critique`. A verdict that the critique already has is cut off.
     pub fn verdict_of(&self, conversation: &[Message], response: &str, critique: &str) -> Question {
         let critique = self.without_verdict(critique);
         let gap = if critique.is_empty() { "" } else { "\n" };
@@ -123,39 +123,39 @@ impl Templates {
         asked(self.judge(conversation, response), reply)
     }
 
-    /// The turns that ask for the verdict of a critique that has ended, for engines that cannot continue a reply.
+    /// The turns that ask for the verdict of a finished critique, for engines that cannot continue a reply.
     pub fn ask_verdict(&self, critique: &str) -> [Message; 2] {
         let ask = "So what is your verdict? Answer with one word: Yes if every instruction is followed, or No.";
         [Message::assistant(critique.trim_end_matches(':').trim_end()), Message::user(ask)]
     }
 
-    /// A critique that ends in the verdict that was read for it.
+    /// A critique that ends in the given verdict.
     pub fn with_verdict(&self, critique: &str, accepted: bool) -> String {
         let critique = self.without_verdict(critique);
         let gap = if critique.is_empty() { "" } else { "\n" };
         format!("{critique}{gap}{}: {}", self.text.verdict, if accepted { "Yes" } else { "No" })
     }
 
-    /// Asks for the conversation's separate instructions as a JSON array; `None` where the checkpoint has no such text.
+    /// Asks for the conversation's separate instructions as a JSON array; `None` if the checkpoint has no text for this question.
     pub fn checklist(&self, conversation: &[Message]) -> Option<Vec<Message>> {
         let turn = self.optional("checklist", &Facts::new(conversation))?;
         Some(vec![Message::user(turn)])
     }
 
-    /// Asks for `response` again so that it follows the instructions `failed`; the reply is the response and nothing else.
-    /// `None` where the checkpoint has no such text.
+    /// Asks for a version of `response` that follows the instructions `failed`, without anything else around it. Returns `None` if the
+    /// checkpoint has no text for this request.
     pub fn rewrite(&self, conversation: &[Message], response: &str, failed: &[String]) -> Option<Vec<Message>> {
         let turn = self.optional("rewrite", &Facts { response, failed, ..Facts::new(conversation) })?;
         Some(after(conversation, response, turn))
     }
 }
 
-/// A question whose answer begins with the verdict, not with reasoning.
+/// A question that the model answers directly with the verdict, without reasoning.
 fn asked(turns: Vec<Message>, reply: String) -> Question {
     Question { input: Input::Chat(Chat::without_thinking(turns)), reply }
 }
 
-/// The conversation with its answer and one more user turn.
+/// The conversation followed by its answer and one more user turn.
 fn after(conversation: &[Message], response: &str, turn: String) -> Vec<Message> {
     let mut turns = conversation.to_vec();
     turns.push(Message::assistant(response));
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn temperatures_move_and_sharpen_the_probability() {
         let (yes, no) = (0.6_f64.ln(), 0.2_f64.ln());
-        // Temperatures of yes and no → probability.
+        // Each row: the temperatures of yes and no, and the probability.
         for ((t_yes, t_no), expected) in [((1.0, 1.0), 0.75), ((0.5, 0.5), 0.9), ((1.0, 1e9), 0.375)] {
             let found = Temperatures { yes: t_yes, no: t_no }.probability(yes, no);
             assert!((found - expected).abs() < 1e-9, "{t_yes} {t_no}: {found}");

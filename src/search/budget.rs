@@ -27,12 +27,12 @@ impl ByPurpose {
         self.answer + self.judge + self.refine + self.score
     }
 
-    /// Everything but `score`: of tokens, those that were generated.
+    /// Counts of the purposes that generate text, which is all but `score`.
     pub fn generated(self) -> usize {
         self.answer + self.judge + self.refine
     }
 
-    fn of(&mut self, purpose: Purpose) -> &mut usize {
+    fn count_mut(&mut self, purpose: Purpose) -> &mut usize {
         match purpose {
             Purpose::Answer => &mut self.answer,
             Purpose::Judge => &mut self.judge,
@@ -48,7 +48,7 @@ pub(super) enum Spent {
     Tokens,
 }
 
-/// What a search has used.
+/// What a search has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Used {
     pub calls: ByPurpose,
@@ -66,7 +66,7 @@ pub(super) struct Ledger {
     max_tokens: usize,
     parallel: usize,
     used: Mutex<Used>,
-    /// A call ended: what it did not generate is free again.
+    /// Notified when a call ends, since the tokens that it did not generate are free again.
     freed: Notify,
 }
 
@@ -81,16 +81,16 @@ impl Ledger {
         }
     }
 
-    /// Enters a draft that was made outside of the search.
-    pub fn enter(&self, draft: &crate::engine::Completion) {
+    /// Counts a draft that was made outside of the search.
+    pub fn count_draft(&self, draft: &crate::engine::Completion) {
         let mut used = self.lock();
         used.calls.answer += 1;
         used.tokens.answer += draft.tokens;
         used.prompt_tokens.answer += draft.prompt_tokens;
     }
 
-    /// Reserves up to `calls` sibling calls of up to `tokens` tokens each, at least one call. Waits while a running call
-    /// may give back what is missing; a single call may get fewer tokens than asked for, namely all that are left.
+    /// Reserves up to `calls` sibling calls of up to `tokens` tokens each, at least one call. Waits while a running call may still give
+    /// back what is missing. A single call may get fewer tokens than it asks for, namely all that are left.
     pub async fn reserve(&self, purpose: Purpose, calls: usize, tokens: usize) -> Result<Permit<'_>, Spent> {
         loop {
             let freed = self.freed.notified();
@@ -124,14 +124,14 @@ impl Ledger {
             calls = (free / tokens.max(1)).max(1);
         }
         let tokens = tokens.min(free);
-        *used.calls.of(purpose) += calls;
+        *used.calls.count_mut(purpose) += calls;
         used.running += calls;
         used.reserved = used.reserved.saturating_add(calls.saturating_mul(tokens));
         Ok(Some(Permit { ledger: self, purpose, calls, tokens, left: calls.saturating_mul(tokens).into() }))
     }
 
     /// Counts a call that reads `questions` verdicts.
-    pub fn begin_reading(&self, questions: usize) -> Result<(), Spent> {
+    pub fn count_reading(&self, questions: usize) -> Result<(), Spent> {
         let mut used = self.lock();
         if used.calls.total() >= self.max_calls {
             return Err(Spent::Calls);
@@ -140,8 +140,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Counts the prompt tokens of verdicts that were read.
-    pub fn was_read(&self, prompt_tokens: usize) {
+    /// Counts the prompt tokens of verdicts that were read as probabilities.
+    pub fn count_read_tokens(&self, prompt_tokens: usize) {
         self.lock().tokens.score += prompt_tokens;
     }
 
@@ -154,7 +154,7 @@ impl Ledger {
     }
 }
 
-/// The right to make `calls` sibling calls of `tokens` tokens each; what they do not use goes back when it is dropped.
+/// The right to make `calls` sibling calls of `tokens` tokens each. Dropping the permit returns the tokens that were not used.
 pub(super) struct Permit<'a> {
     ledger: &'a Ledger,
     purpose: Purpose,
@@ -164,19 +164,19 @@ pub(super) struct Permit<'a> {
 }
 
 impl Permit<'_> {
-    /// Counts generated tokens, at most what was reserved.
+    /// Counts generated tokens, but no more than were reserved.
     pub fn spend(&self, tokens: usize) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = tokens.min(*left);
         *left -= tokens;
         let mut used = self.ledger.lock();
         used.reserved = used.reserved.saturating_sub(tokens);
-        *used.tokens.of(self.purpose) += tokens;
+        *used.tokens.count_mut(self.purpose) += tokens;
     }
 
     /// Counts a prompt that was sent.
-    pub fn sent(&self, prompt_tokens: usize) {
-        *self.ledger.lock().prompt_tokens.of(self.purpose) += prompt_tokens;
+    pub fn count_prompt(&self, prompt_tokens: usize) {
+        *self.ledger.lock().prompt_tokens.count_mut(self.purpose) += prompt_tokens;
     }
 }
 

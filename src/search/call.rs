@@ -15,7 +15,7 @@ use crate::engine::{
     derive_seed,
 };
 
-/// What all steps of one search share.
+/// Data that all steps of one search share.
 #[derive(Clone, Copy)]
 pub(super) struct Search<'a> {
     pub models: Models<'a>,
@@ -27,9 +27,9 @@ pub(super) struct Search<'a> {
 /// Why a step could not be finished.
 #[derive(Debug)]
 pub(super) enum Halt {
-    /// A budget does not allow another call: the search ends.
+    /// A budget does not allow another call, so the search ends.
     Spent(Spent),
-    /// The call failed: the branch ends.
+    /// The call failed, so the branch ends.
     Failed(EngineError),
 }
 
@@ -40,7 +40,7 @@ impl From<Spent> for Halt {
 }
 
 impl Halt {
-    /// Where nothing at all can be made, a spent budget is the request's fault.
+    /// Turns the cause into the request's error, for a search that can return nothing at all.
     pub fn without_room_for(self, what: &str) -> EngineError {
         match self {
             Halt::Failed(error) => error,
@@ -49,8 +49,8 @@ impl Halt {
     }
 }
 
-/// Independent draws below one seed. A node's draws depend on its path from the root alone, so two strategies that
-/// reach the same node see the same text, and a larger budget extends the tree of a smaller one.
+/// Independent random draws that all derive from one seed. A node's draws depend only on its path from the root. Two strategies that reach
+/// the same node therefore see the same text, and a larger budget extends the tree of a smaller one.
 #[derive(Clone, Copy)]
 pub(super) enum Draw {
     Draft,
@@ -69,42 +69,46 @@ impl Draw {
 
 /// A finished reply.
 #[derive(Debug)]
-pub(super) struct Spoken {
+pub(super) struct FinishedReply {
     pub text: String,
     pub tokens: usize,
     pub prompt_tokens: usize,
     pub cached_tokens: usize,
     pub finish: FinishReason,
     pub logprobs: Vec<TokenLogprobs>,
-    /// Whether it was cut off because it repeated itself.
+    /// Whether the reply was cut off because it repeated itself.
     pub looped: bool,
-    /// What was thought before the text; its tokens are among `tokens`.
+    /// The reasoning before the text. Its tokens are included in `tokens`.
     pub reasoning: Reasoning,
-    /// The end of each chunk's text, in bytes, and its number of tokens.
+    /// For each chunk, the byte offset at which its text ends and its number of tokens.
     ends: Vec<(usize, usize)>,
 }
 
 impl Search<'_> {
-    /// Whether a failed call is made again: in `paper` mode, as in the reference, unless the request itself is at fault.
-    /// The next try has a seed of its own, so that a search stays a function of its seed.
+    /// Whether a failed call is repeated. `paper` mode does so, like the reference, unless the request itself is at fault. The next attempt
+    /// has its own seed, so a search stays a function of its seed.
     pub fn tries_again(&self, error: &EngineError) -> bool {
         self.config.mode == Mode::Paper
             && matches!(error, EngineError::Unavailable(_) | EngineError::Crashed(_) | EngineError::Upstream(_))
     }
 
-    /// Starts `request.samples` siblings, or as many as the budgets allow (at least one), and waits for all of them.
-    /// There is at least one reply; one that fails is an error of its own.
-    pub async fn call(&self, engine: &dyn Engine, request: Request) -> Result<Vec<Result<Spoken, EngineError>>, Halt> {
+    /// Starts `request.samples` sibling replies, or as many as the budgets allow but at least one, and waits for all of them. Returns at
+    /// least one reply; a reply that fails is an error in its place.
+    pub async fn call(
+        &self,
+        engine: &dyn Engine,
+        request: Request,
+    ) -> Result<Vec<Result<FinishedReply, EngineError>>, Halt> {
         self.call_until(engine, request, None).await
     }
 
-    /// Calls like [`Search::call`], but replies that still run at `until` are cut off there, once they have said something.
+    /// Calls like [`Search::call`], but cuts off replies that still run at `until`, once they have at least one token.
     pub async fn call_until(
         &self,
         engine: &dyn Engine,
         request: Request,
         until: Option<Instant>,
-    ) -> Result<Vec<Result<Spoken, EngineError>>, Halt> {
+    ) -> Result<Vec<Result<FinishedReply, EngineError>>, Halt> {
         let purpose = request.purpose;
         let wanted = request.max_tokens.unwrap_or(engine.info().context);
         let permit = self.session.ledger.reserve(purpose, request.samples, wanted).await?;
@@ -125,10 +129,10 @@ impl Search<'_> {
     /// Reads verdicts as probabilities.
     pub async fn read(&self, request: LabelRequest) -> Result<LabelScores, Halt> {
         let questions = request.questions.len();
-        self.session.ledger.begin_reading(questions)?;
+        self.session.ledger.count_reading(questions)?;
         let span = tracing::debug_span!("read_labels", questions);
         let scores = self.models.refiner.read_labels(request).instrument(span).await.map_err(Halt::Failed)?;
-        self.session.ledger.was_read(scores.prompt_tokens);
+        self.session.ledger.count_read_tokens(scores.prompt_tokens);
         Ok(scores)
     }
 
@@ -137,10 +141,10 @@ impl Search<'_> {
         mut reply: Reply,
         permit: &Permit<'_>,
         until: Option<Instant>,
-    ) -> Result<Spoken, EngineError> {
-        permit.sent(reply.prompt_tokens);
+    ) -> Result<FinishedReply, EngineError> {
+        permit.count_prompt(reply.prompt_tokens);
         let began = Instant::now();
-        let mut spoken = Spoken {
+        let mut spoken = FinishedReply {
             text: String::new(),
             tokens: 0,
             prompt_tokens: reply.prompt_tokens,
@@ -166,7 +170,7 @@ impl Search<'_> {
             let chunk = chunk?;
             permit.spend(chunk.tokens);
             if let Some(PromptTokens { sent, cached }) = chunk.prompt {
-                permit.sent(sent.saturating_sub(spoken.prompt_tokens));
+                permit.count_prompt(sent.saturating_sub(spoken.prompt_tokens));
                 (spoken.prompt_tokens, spoken.cached_tokens) = (sent, cached);
             }
             spoken.tokens += chunk.tokens;
@@ -191,8 +195,8 @@ impl Search<'_> {
     }
 }
 
-impl Spoken {
-    /// How many tokens lie, even in part, in the bytes `start..end` of the text.
+impl FinishedReply {
+    /// The number of tokens that lie, even partly, in the bytes `start..end` of the text.
     pub fn tokens_within(&self, start: usize, end: usize) -> usize {
         let mut begin = 0;
         let mut tokens = 0;
@@ -205,7 +209,7 @@ impl Spoken {
         tokens
     }
 
-    /// The logprobs of these tokens; their bytes add up to the text.
+    /// The logprobs of the tokens in the bytes `start..end`. The bytes of all tokens add up to the text.
     pub fn logprobs_within(&mut self, start: usize, end: usize) -> Vec<TokenLogprobs> {
         let mut begin = 0;
         let mut within = std::mem::take(&mut self.logprobs);

@@ -1,34 +1,34 @@
-//! The list of a conversation's separate instructions: how it is asked for, and which lists are good enough to be used.
+//! The list of a conversation's separate instructions: how the model is asked for it, and which lists are good enough to use.
 
 use serde_json::{Value, json};
 
 use crate::chat::{Message, Role};
 use crate::engine::Constraint;
 
-/// Items at most.
-const ITEMS: usize = 12;
-/// Characters of one item at most.
-const ITEM: usize = 200;
-/// Tokens of the list at most.
-pub(super) const ROOM: usize = 384;
-/// The share of an item's words that another text holds from which on it says the same.
-const SAME: f64 = 0.8;
+/// The maximum number of items.
+const MAX_ITEMS: usize = 12;
+/// The maximum number of characters in one item.
+const MAX_ITEM_CHARS: usize = 200;
+/// The maximum number of tokens in the list.
+pub(super) const MAX_TOKENS: usize = 384;
+/// Two texts count as equal if one contains at least this share of the other's words.
+const SAME_SHARE: f64 = 0.8;
 
-/// What the list must match on engines that constrain.
+/// The grammar for the list, on engines that can constrain.
 pub(super) fn constraint() -> Constraint {
-    let item = json!({"type": "string", "minLength": 3, "maxLength": ITEM});
-    Constraint::JsonSchema(json!({"type": "array", "items": item, "minItems": 1, "maxItems": ITEMS}))
+    let item = json!({"type": "string", "minLength": 3, "maxLength": MAX_ITEM_CHARS});
+    Constraint::JsonSchema(json!({"type": "array", "items": item, "minItems": 1, "maxItems": MAX_ITEMS}))
 }
 
-/// The items of a model's list that `checked` does not cover; none where the list cannot be used: it is no JSON array of
-/// strings, or a single item, or an item that repeats most of the prompt. Then the whole prompt is the only item.
+/// Returns the items of a model's list that `checked` does not cover. Returns none if the list is unusable: no JSON array of strings, a
+/// single item, or an item that repeats most of the prompt. The whole prompt is then the only item.
 pub(super) fn read(text: &str, conversation: &[Message], checked: &[String]) -> Vec<String> {
     let Some(items) = array(text) else { return Vec::new() };
     let prompt =
         conversation.iter().rev().find(|turn| turn.role == Role::User).map_or("", |turn| turn.content.as_str());
     let mut list: Vec<String> = Vec::new();
     for item in items.iter().map(|item| item.trim()) {
-        let long = item.chars().count() > ITEM;
+        let long = item.chars().count() > MAX_ITEM_CHARS;
         if long || item.is_empty() || (words(prompt).len() > 12 && covers(item, prompt)) {
             return Vec::new();
         }
@@ -36,7 +36,7 @@ pub(super) fn read(text: &str, conversation: &[Message], checked: &[String]) -> 
             list.push(item.to_owned());
         }
     }
-    if !(2..=ITEMS).contains(&list.len()) {
+    if !(2..=MAX_ITEMS).contains(&list.len()) {
         return Vec::new();
     }
     list.retain(|item| !checked.iter().any(|rule| covers(item, rule)));
@@ -55,11 +55,11 @@ fn words(text: &str) -> Vec<String> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
 }
 
-/// Whether `text` holds most of the words of `part`.
+/// Whether `text` contains most of the words of `part`.
 fn covers(text: &str, part: &str) -> bool {
     let (text, part) = (words(text), words(part));
     let found = part.iter().filter(|word| text.contains(word)).count();
-    !part.is_empty() && found as f64 >= SAME * part.len() as f64
+    !part.is_empty() && found as f64 >= SAME_SHARE * part.len() as f64
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The time of one search: its deadline, and how long its steps take by what was measured so far.
+//! The clock of one search: its deadline, and an estimate of how long a step takes from the speed so far.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::SearchConfig;
 
-/// The share of a deadline that is kept for judging a draft that has not ended.
-const FOR_JUDGING: u32 = 10;
-/// The most time that is kept for it.
-const MOST_FOR_JUDGING: Duration = Duration::from_secs(2);
+/// The divisor that gives the part of a deadline reserved for judging an unfinished draft.
+const JUDGING_SHARE: u32 = 10;
+/// The longest time that is reserved for judging.
+const MAX_JUDGING_TIME: Duration = Duration::from_secs(2);
 
-/// When a search began, when it must end, and how fast its model is.
+/// The start and the deadline of a search, and the speed of its model.
 pub(super) struct Clock {
     pub started: Instant,
     pub deadline: Option<Instant>,
@@ -23,7 +23,7 @@ pub(super) struct Clock {
 struct Speed {
     tokens: usize,
     generating: Duration,
-    /// The last judgement.
+    /// How long the last judgement took.
     judging: Duration,
 }
 
@@ -34,21 +34,21 @@ impl Clock {
         Self { started, deadline, speed: Mutex::default() }
     }
 
-    /// When a draft is cut off so that it can still be judged.
+    /// The time at which a draft is cut off, so that enough time is left to judge it.
     pub fn draft_until(&self) -> Option<Instant> {
         let deadline = self.deadline?;
         let all = deadline - self.started;
-        Some(deadline - (all / FOR_JUDGING).min(MOST_FOR_JUDGING))
+        Some(deadline - (all / JUDGING_SHARE).min(MAX_JUDGING_TIME))
     }
 
-    /// A reply of `tokens` took `time`.
+    /// Records that a reply of `tokens` took `time`.
     pub fn generated(&self, tokens: usize, time: Duration) {
         let mut speed = self.speed();
         speed.tokens += tokens;
         speed.generating += time;
     }
 
-    /// A judgement took `time`.
+    /// Records that a judgement took `time`.
     pub fn judged(&self, time: Duration) {
         self.speed().judging = time;
     }
@@ -81,7 +81,7 @@ mod tests {
         clock.generated(100, Duration::from_secs(4));
         clock.judged(Duration::from_secs(1));
         tokio::time::advance(Duration::from_secs(5)).await;
-        // 0.04 s per token and 1 s for the judgement; 5 s are left.
+        // A token takes 0.04 s and the judgement 1 s; 5 s are left.
         for (tokens, expected) in [(100, false), (101, true)] {
             assert_eq!(clock.is_too_late_for(tokens), expected, "{tokens}");
         }

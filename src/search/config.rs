@@ -1,4 +1,4 @@
-//! What a search will do: every setting, its range and its default.
+//! The settings of a search, with their ranges and defaults.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// Refines the best answer while that makes progress, and drafts anew after two refinements without any.
+    /// Refines the best answer while that makes progress. After two refinements without progress it makes a new draft.
     #[default]
     Auto,
-    /// Level by level, the best `keep` of each.
+    /// Searches level by level and refines the best `keep` nodes of each.
     Bfs,
-    /// Depth first: the best child is refined before its siblings.
+    /// Searches depth first: the best child is refined before its siblings.
     Dfs,
-    /// Independent drafts, judged.
+    /// Makes independent drafts and judges them.
     BestOfN,
-    /// One refinement of the last, again and again; its length is bounded by the budget, not by `depth`.
+    /// Refines the last response repeatedly. The length of the chain is limited by the budget, not by `depth`.
     RefineChain,
 }
 
@@ -26,12 +26,12 @@ pub enum Strategy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Makes the paper's decisions with fewer calls: votes stop when the outcome is certain, and the first accepted node ends the
-    /// search in the middle of its level.
+    /// Makes the paper's decisions with fewer calls: voting stops when the outcome is certain, and the first accepted node ends the search
+    /// even in the middle of a level.
     #[default]
     Eager,
-    /// The published reference's decisions but for a short list in `docs/paper-mode.md`: all votes, whole levels, later
-    /// nodes preferred on equal values, failed calls made again.
+    /// Makes the published reference's decisions, except for a short list in `docs/paper-mode.md`: all votes are cast, whole levels are
+    /// searched, later nodes win ties, and failed calls are repeated.
     Paper,
 }
 
@@ -42,9 +42,9 @@ pub enum Judge {
     /// The refiner judges.
     #[default]
     Model,
-    /// The task's checks: the value is the share that holds, and only a response that passes all of them is accepted.
+    /// The task's checks judge: the value is the share that holds, and only a response that passes all of them is accepted.
     Rules,
-    /// Rules decide about their own instructions and the refiner about the rest. It is asked once every rule holds.
+    /// Rules decide about their own instructions and the refiner about the rest. The refiner is asked once every rule holds.
     Both,
 }
 
@@ -52,20 +52,20 @@ pub enum Judge {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judging {
-    /// Critiques are written and their verdicts counted, as in the paper.
+    /// Writes critiques and counts their verdicts, as in the paper.
     Votes,
-    /// The probability of Yes is read without a critique.
+    /// Reads the probability of Yes without a critique.
     #[default]
     Score,
-    /// The probability of Yes is read without a critique and decides where it is clear. Inside the uncertain band of the
-    /// model's calibration critiques are written, and the probability of Yes is read after each.
+    /// Reads the probability of Yes without a critique, which decides where it is clear. Inside the uncertain band of the model's
+    /// calibration, critiques are written and the probability of Yes is read after each.
     Cascade,
 }
 
-/// What the search will do; every field is checked and within the server's caps.
+/// The checked settings of a search; every field is within the server's caps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SearchConfig {
-    /// Judged refinements at most, at least 1. A child that cannot be judged is not counted.
+    /// Maximum number of judged refinements, at least 1. A child that cannot be judged is not counted.
     pub budget: usize,
     /// Which node is refined next.
     pub strategy: Strategy,
@@ -73,55 +73,54 @@ pub struct SearchConfig {
     pub mode: Mode,
     /// The judge: the model, rules or both.
     pub judge: Judge,
-    /// How the refiner judges. `None` chooses by the model: `cascade` if it has a calibration or
-    /// templates of its own without a question for a verdict at once, else `score`. `paper` mode
-    /// counts votes.
+    /// How the refiner judges. `None` lets the model decide: `cascade` if it has a calibration, or templates of its own without a question
+    /// for an immediate verdict; otherwise `score`. `paper` mode always counts votes.
     pub judging: Option<Judging>,
-    /// Whether the conversation's instructions are listed first and asked about one by one.
+    /// Whether the conversation's instructions are listed first and then judged one by one.
     pub checklist: bool,
-    /// Whether refinements are decoded so that they follow the rules whose texts have a pattern.
+    /// Whether refinements are decoded under a grammar of those rules whose texts have a pattern.
     pub guided: bool,
     /// Children per node, in [`SearchConfig::BRANCH`].
     pub branch: usize,
-    /// Nodes of a level that are refined, in [`SearchConfig::KEEP`].
+    /// Number of nodes of a level that are refined, in [`SearchConfig::KEEP`].
     pub keep: usize,
-    /// Refinements from the root to a leaf at most, in [`SearchConfig::DEPTH`].
+    /// Maximum number of refinements from the root to a leaf, in [`SearchConfig::DEPTH`].
     pub depth: usize,
     /// Votes per judgement, in [`SearchConfig::VOTES`].
     pub votes: usize,
-    /// A node with a value above this is accepted, 0 ≤ threshold < 1.
+    /// A node with a value above this is accepted; 0 ≤ threshold < 1.
     pub threshold: f64,
-    /// Generated by the whole search at most.
+    /// Maximum number of tokens that the whole search generates.
     pub max_tokens: Option<usize>,
-    /// Model calls at most.
+    /// Maximum number of model calls.
     pub max_calls: Option<usize>,
     /// Time after which the search ends with the best answer so far.
     pub deadline: Option<Duration>,
-    /// Model calls of one search at a time; a group of siblings is one prompt and is never split.
+    /// Model calls of one search that run at a time. A group of siblings shares one prompt and is never split.
     pub parallel: usize,
-    /// Tokens of one critique at most; in `eager` mode a short response gets less room.
+    /// Maximum number of tokens of one critique. In `eager` mode a short response gets less room.
     pub judge_tokens: usize,
-    /// Tokens of one refinement at most; in `eager` mode the room follows from the response that is refined.
+    /// Maximum number of tokens of one refinement. In `eager` mode the room depends on the response that is refined.
     pub refine_tokens: usize,
     /// Temperature of votes.
     pub judge_temperature: f32,
-    /// Temperature of refinements, and of best-of-N's further drafts where the draft is greedy.
+    /// Temperature of refinements, and of the further drafts of best-of-N if the draft is greedy.
     pub refine_temperature: f32,
 }
 
 impl SearchConfig {
-    /// Children per node.
+    /// The range of children per node.
     pub const BRANCH: RangeInclusive<usize> = 1..=8;
-    /// Nodes of a level that are refined.
+    /// The range of nodes of a level that are refined.
     pub const KEEP: RangeInclusive<usize> = 1..=8;
-    /// Refinements from the root to a leaf.
+    /// The range of refinements from the root to a leaf.
     pub const DEPTH: RangeInclusive<usize> = 1..=16;
-    /// Votes per judgement.
+    /// The range of votes per judgement.
     pub const VOTES: RangeInclusive<usize> = 1..=15;
 }
 
 impl SearchConfig {
-    /// The paper's search: breadth first, judged by votes. The trainer's stages use it, since they learn from critiques.
+    /// The paper's search: breadth first, judged by votes. The trainer's stages use it because they learn from critiques.
     pub fn by_votes() -> Self {
         let judging = Some(Judging::Votes);
         Self { strategy: Strategy::Bfs, judging, judge_tokens: 1024, ..Self::default() }

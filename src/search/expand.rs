@@ -1,6 +1,6 @@
-//! Making candidates: refinements of a node, or further drafts.
+//! Makes candidates: refinements of a node, or further drafts.
 
-use super::call::{Draw, Halt, Search, Spoken};
+use super::call::{Draw, FinishedReply, Halt, Search};
 use super::config::{Judge, Mode, Strategy};
 use super::score::tokens_of;
 use super::session::Guidance;
@@ -9,33 +9,34 @@ use crate::chat::Chat;
 use crate::engine::grammar;
 use crate::engine::{
     Completion, Constraint, EngineError, FinishReason, Input, Origin, Purpose, Request, Sampling, TokenLogprobs,
+    TokenRules,
 };
 use crate::prompts::Refinement;
 use crate::verify::{Check, guide};
 
-/// Draws per child before it is given up, as in the reference: three times three. In `paper` mode, again as in the
-/// reference, a draw whose call fails is one of them; in `eager` mode it ends the child, or the group where its request fails.
+/// Draws per child before it is given up: three times three, as in the reference. In `paper` mode a failed call counts as a draw, as in the
+/// reference. In `eager` mode it ends the child, or the whole group if their shared request fails.
 const DRAWS: usize = 9;
-/// Draws of a refinement at most in `eager` mode. The strategy `auto` counts every draw as a try of its own.
+/// Maximum number of draws per refinement in `eager` mode. The strategy `auto` counts every draw as an attempt of its own.
 const EAGER_DRAWS: usize = 3;
-/// Tokens for what a refiner says before the response.
+/// Tokens for the refiner's reflection before the response.
 const REFLECTION_ROOM: usize = 192;
-/// Tokens of a refinement in addition to those of the response that it refines.
+/// Tokens of a refinement in addition to those of the response it refines.
 const SPARE_ROOM: usize = 64;
 
-/// Tokens that a word of a refinement takes at most, as a rule: what its rules ask for has to come within its room.
+/// Tokens that a word of a refinement usually takes at most. It bounds the words after which a rule's pattern must have matched.
 const TOKENS_PER_WORD: usize = 2;
 
-/// How a refinement is asked for, and how the reply is read.
+/// The form in which a refinement is requested and its reply is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// A critique first, then a reflection and the response between markers.
+    /// A reflection on a critique, then the response between markers.
     Reflected,
-    /// The response alone, where it is known which instructions fail or the refiner cannot write the other form.
+    /// The response alone. Used if the failed instructions are known, or if the refiner cannot write the other form.
     Rewritten,
 }
 
-/// The response that is refined, and how it was said.
+/// The response to refine, with the length and the end of its reply.
 #[derive(Clone, Copy)]
 pub(super) struct Refined<'a> {
     pub node: &'a Node,
@@ -47,13 +48,13 @@ pub(super) struct Refined<'a> {
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub response: String,
-    /// What the refiner said before it.
+    /// What the refiner wrote before the response.
     pub reflection: String,
-    /// Tokens of the response itself.
+    /// Tokens of the response alone.
     pub tokens: usize,
     pub finish: FinishReason,
     pub logprobs: Vec<TokenLogprobs>,
-    /// What the model thought before the response.
+    /// The model's reasoning before the response.
     pub reasoning: String,
 }
 
@@ -70,11 +71,11 @@ impl From<Completion> for Candidate {
     }
 }
 
-/// Candidates in their order; `None` where no reply could be read.
+/// Candidates in the order of their draws; `None` if no reply could be read.
 pub(super) type Candidates = Vec<Result<Option<Candidate>, EngineError>>;
 
 impl Search<'_> {
-    /// `children` refinements of one response. The replies are read in the order of their draws: each child takes the first
+    /// Makes `children` refinements of one response. The replies are read in the order of their draws, and each child takes the first
     /// readable one that is left, exactly as if the children were made one after the other.
     pub async fn refinements(&self, refined: Refined<'_>, children: usize, seed: u64) -> Result<Candidates, Halt> {
         let draws = match (self.config.mode, self.config.strategy) {
@@ -92,7 +93,7 @@ impl Search<'_> {
             let request = Request { samples: children - found.len(), ..request };
             let replies = match self.call(self.models.refiner, request).await {
                 Err(Halt::Failed(error)) if self.tries_again(&error) => vec![Err(error)],
-                // Patterns of many rules may be too large together, or there may be no place to compile them now.
+                // The patterns of many rules may be too large together, or no slot to compile them may be free.
                 Err(Halt::Failed(EngineError::Constraint(_) | EngineError::Unavailable(_)))
                     if self.guide(room).is_some() =>
                 {
@@ -103,7 +104,7 @@ impl Search<'_> {
             };
             for reply in replies {
                 drawn += 1;
-                // Patterns of many rules may also be too costly to follow.
+                // The patterns of many rules may also be too expensive to follow while decoding.
                 let read = match reply {
                     Err(EngineError::Constraint(_)) if form == Form::Rewritten && self.guide(room).is_some() => {
                         self.session.give_up_guide();
@@ -129,7 +130,7 @@ impl Search<'_> {
         Ok(found)
     }
 
-    /// Whether `node` can be refined only after a critique that is not written yet.
+    /// Whether `node` can only be refined after a critique that has not been written yet.
     pub fn needs_critique(&self, node: &Node) -> bool {
         self.form(node) == Form::Reflected && node.critique.is_empty() && self.config.mode == Mode::Eager
     }
@@ -140,8 +141,7 @@ impl Search<'_> {
         if rewrites && known { Form::Rewritten } else { Form::Reflected }
     }
 
-    /// Room for a refinement: about as much as the response took, and more where an instruction that fails asks for it.
-    /// `paper` mode has a fixed room.
+    /// Room for a refinement: about the length of the response, or more if an instruction asks for more. `paper` mode has a fixed room.
     fn refinement_room(&self, Refined { node, tokens, .. }: Refined<'_>) -> usize {
         if self.config.mode == Mode::Paper {
             return self.config.refine_tokens;
@@ -153,7 +153,8 @@ impl Search<'_> {
         (asked.max(length + length / 4) + SPARE_ROOM + reflection).min(self.config.refine_tokens).min(most)
     }
 
-    /// `count` further drafts; a greedy task's drafts are drawn at the refiner's temperature, or they would be equal.
+    /// Makes `count` further drafts. The drafts of a greedy task are sampled at the refiner's temperature, since they would be equal
+    /// otherwise.
     pub async fn drafts(&self, count: usize, seed: u64) -> Result<Candidates, Halt> {
         let mut sampling = Sampling { seed, ..self.task.sampling.clone() };
         if sampling.temperature == 0.0 {
@@ -163,7 +164,7 @@ impl Search<'_> {
         Ok(replies.into_iter().map(|reply| reply.map(|spoken| Some(Completion::from(spoken).into()))).collect())
     }
 
-    /// A request for `samples` drafts.
+    /// Builds a request for `samples` drafts.
     pub fn draft_request(&self, sampling: Sampling, samples: usize) -> Request {
         Request {
             purpose: Purpose::Answer,
@@ -182,9 +183,10 @@ impl Search<'_> {
         Sampling {
             temperature: self.config.refine_temperature,
             logit_bias: self.task.sampling.logit_bias.clone(),
-            // Not the repetition penalty: it counts the prompt, which holds the response that is to be kept.
+            // The repetition penalty is left out: it counts the prompt, which contains the response that should be kept.
             frequency_penalty: self.task.sampling.frequency_penalty,
             presence_penalty: self.task.sampling.presence_penalty,
+            rules: TokenRules { bad_words: self.task.sampling.rules.bad_words.clone(), ..TokenRules::default() },
             ..Sampling::default()
         }
     }
@@ -199,7 +201,7 @@ impl Search<'_> {
         let (messages, constraint) = match rewritten {
             Some(messages) => {
                 let plain = self.task.offer.as_ref().is_some_and(|offer| offer.is_plain_answer(&node.response));
-                // An answer that calls nothing is refined as one.
+                // An answer without calls is refined into an answer without calls.
                 let guide = || self.guide(room);
                 let constraint = if plain { guide().or_else(|| asked.cloned()) } else { asked.cloned().or_else(guide) };
                 (messages, constraint)
@@ -221,8 +223,7 @@ impl Search<'_> {
         }
     }
 
-    /// What a response must look like to follow the rules, as far as they have patterns: a refinement is held to it, since
-    /// it is known what the draft missed.
+    /// The grammar of the rules that have patterns. A refinement is decoded under it, since the refiner knows what the draft missed.
     fn guide(&self, room: usize) -> Option<Constraint> {
         let guided = self.config.guided && self.config.judge != Judge::Model;
         let words = match self.session.guidance() {
@@ -233,10 +234,10 @@ impl Search<'_> {
         guided.then(|| guide(&self.task.checks, words)).flatten().map(Constraint::Lark)
     }
 
-    /// The refined response, ended at the task's stop strings; `None` if there is none, if it loops or is cut off, if it is
-    /// longer than an answer may be, or if it does not match what an answer must. `before` says how the response that it
-    /// refines ended: where the limit of an answer cut that off, it may cut off the refinement, too.
-    async fn read_refinement(&self, form: Form, mut spoken: Spoken, before: FinishReason) -> Option<Candidate> {
+    /// The refined response, cut at the task's stop strings. Returns `None` if there is no response, if it loops, is cut off, is longer
+    /// than an answer may be, or does not match the task's constraint. `before` is the finish reason of the refined response: if the limit
+    /// of an answer cut off that response, it may cut off the refinement as well.
+    async fn read_refinement(&self, form: Form, mut spoken: FinishedReply, before: FinishReason) -> Option<Candidate> {
         let cut = spoken.finish == FinishReason::Length;
         let at_limit = self.task.max_tokens.is_some_and(|most| spoken.tokens >= most);
         let refinement = match form {
@@ -249,13 +250,18 @@ impl Search<'_> {
             }
         };
         let mut response = refinement.response;
-        if let Some(end) = self.task.stop.iter().filter_map(|stop| response.find(stop.as_str())).min() {
+        let found = |(index, stop): (usize, &String)| Some((response.find(stop.as_str())?, index));
+        let stopped = self.task.stop.iter().enumerate().filter_map(found).min();
+        if let Some((end, _)) = stopped {
             response.truncate(end);
         }
         let (start, end) = (refinement.offset, refinement.offset + response.len());
         let tokens = spoken.tokens_within(start, end);
-        // An engine that does not constrain may have said anything.
-        let free = self.task.constraint.as_ref().filter(|_| !self.models.refiner.constrains());
+        // An engine that does not constrain may have said anything, and a reflection is not held to a whole grammar.
+        let held = |asked: &&Constraint| {
+            self.models.refiner.constrains() && !(form == Form::Reflected && matches!(asked, Constraint::Lark(_)))
+        };
+        let free = self.task.constraint.as_ref().filter(|asked| !held(asked));
         if let Some(constraint) = free
             && !grammar::matches(constraint, &response).await.unwrap_or(false)
         {
@@ -266,13 +272,17 @@ impl Search<'_> {
         }
         let logprobs = spoken.logprobs_within(start, end);
         let (reflection, reasoning) = (refinement.reflection, spoken.reasoning.text);
-        let finish = if form == Form::Rewritten && cut { FinishReason::Length } else { FinishReason::Stop };
+        let finish = match stopped {
+            Some((_, index)) => FinishReason::StopString(index),
+            None if form == Form::Rewritten && cut => FinishReason::Length,
+            None => FinishReason::Stop,
+        };
         Some(Candidate { response, reflection, tokens, finish, logprobs, reasoning })
     }
 }
 
-impl From<Spoken> for Completion {
-    fn from(spoken: Spoken) -> Self {
+impl From<FinishedReply> for Completion {
+    fn from(spoken: FinishedReply) -> Self {
         Self {
             text: spoken.text,
             reasoning: spoken.reasoning,

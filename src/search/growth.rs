@@ -1,4 +1,4 @@
-//! What a search has found so far: its tree, and what else is known of its nodes.
+//! What a search has found so far: its tree and further data about its nodes.
 
 use std::collections::HashMap;
 
@@ -9,13 +9,13 @@ use super::judge::Judgement;
 use super::tree::{Node, NodeId, ROOT, Tree, Votes};
 use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 
-/// What a search has found so far; it outlives a search that is cut off.
+/// The results of a running search. They are still available if the search is cut off.
 #[derive(Default)]
 pub(super) struct Growth {
     pub tree: Tree,
-    /// What every node's draws start from, and how it was said.
+    /// The seed of every node's draws, and how its response was generated.
     pub origins: Vec<Origin>,
-    /// Identical texts are judged once.
+    /// Judgements by response, so that identical texts are judged once.
     pub judged: HashMap<String, Judgement>,
     pub votes_saved: usize,
     pub root_is_judged: bool,
@@ -52,7 +52,7 @@ impl Growth {
         Some(judgement)
     }
 
-    /// The complete votes on a node, and on every node with the same text; `None` where they could not be had.
+    /// Stores the complete votes on a node, and on every node with the same text. `None` means that the votes could not be obtained.
     pub fn settle(&mut self, id: NodeId, votes: Option<Votes>) {
         let response = self.tree[id].response.clone();
         if votes.is_some() {
@@ -70,7 +70,7 @@ impl Growth {
         }
     }
 
-    /// Failed candidates become `None`, and are remembered.
+    /// Replaces failed candidates by `None` and records that a call failed.
     pub fn usable(&mut self, made: Result<Candidates, Halt>) -> Result<Vec<Option<Candidate>>, Spent> {
         let made = match made {
             Ok(made) => made,

@@ -9,28 +9,28 @@ use super::votes::first_votes;
 use crate::engine::{Constraint, EngineError, LabelSupport, grammar};
 use crate::verify::Check;
 
-/// What is found of one response.
+/// The result of judging one response.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Judgement {
-    /// The share of instructions that hold, where an instruction that the refiner judges counts with its probability. By
-    /// votes alone: yes votes / valid votes. `None` where no verdict could be read.
+    /// The share of instructions that hold; an instruction that the refiner judges counts with its probability. If votes alone judge, yes
+    /// votes / valid votes. `None` if no verdict could be read.
     pub value: Option<f64>,
-    /// The refiner's probability that the response follows what it was asked about: of several items the lowest.
+    /// The refiner's probability that the response is right. With several items it is the lowest.
     pub probability: Option<f64>,
-    /// The refiner's probability of each item of the checklist, in its order; empty where they were not asked.
+    /// The refiner's probability for each item of the checklist, in order; empty if the items were not asked about.
     pub items: Vec<f64>,
-    /// The last round of votes; where rules alone judge, the instructions that hold and that fail.
+    /// The last round of votes. If rules alone judge, the number of instructions that hold and that fail.
     pub votes: Votes,
     /// Whether the response passes.
     pub accepted: bool,
-    /// Instructions that hold: rules, items of the checklist, or the whole prompt as one.
+    /// Number of instructions that hold: rules, items of the checklist, or the whole prompt as one instruction.
     pub held: usize,
-    /// Instructions that are known to fail, each as one clause.
+    /// The instructions that are known to fail, one clause each.
     pub failed: Vec<String>,
-    /// The first critique that agrees with the decision, which is the majority's at a threshold of one half. Undecided:
-    /// the last round's first that says no, or else its first. Empty where the verdict was read without one.
+    /// The first critique that agrees with the decision. If the vote is undecided: the first of the last round that says no, or else the
+    /// first of all. Empty if the verdict was read without a critique.
     pub critique: String,
-    /// Votes that were not asked for, since they could not change the decision.
+    /// Votes that were skipped because they could not change the decision.
     pub unasked: usize,
 }
 
@@ -45,7 +45,7 @@ impl Search<'_> {
 
     async fn rules_then_model(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
         let failed = match self.config.judge {
-            // A call that cannot be made is wrong, whoever judges.
+            // A malformed call is wrong, even if only the model judges.
             Judge::Model => self.broken_call(response).await.into_iter().collect(),
             Judge::Rules | Judge::Both => self.failed_rules(response).await,
         };
@@ -55,8 +55,8 @@ impl Search<'_> {
         }
         if !failed.is_empty() {
             return match self.config.mode {
-                Mode::Paper => self.overruled(&failed, response, seed).await,
-                // The response fails whatever the refiner says of the rest.
+                Mode::Paper => self.judge_by_failed_rules(&failed, response, seed).await,
+                // The response fails whatever the refiner would say about the rest.
                 Mode::Eager => Ok(self.by_rules(failed, 1)),
             };
         }
@@ -72,28 +72,28 @@ impl Search<'_> {
         Ok(self.with_rules(judgement))
     }
 
-    /// Whether the refiner is not asked any more because its verdicts could not be read, and there are rules to go by.
+    /// Whether the refiner is no longer asked because its verdicts could not be read, while there are rules to judge by.
     fn rules_decide_alone(&self) -> bool {
         self.config.mode == Mode::Eager && self.session.is_unreadable() && self.rules() > 0
     }
 
-    /// How the refiner judges here: `paper` counts votes, and so does everything where no label can be read.
+    /// How the refiner judges in this search. `paper` mode counts votes, and so does every search whose model cannot read labels.
     pub fn judging(&self) -> Judging {
         if self.config.mode == Mode::Paper {
             return Judging::Votes;
         }
         let templates = self.models.templates;
-        // A checkpoint without a question of its own was not made to decide without a critique.
+        // A checkpoint without a question for an immediate verdict was not trained to decide without a critique.
         let critical = templates.text.calibration.is_some() || !templates.scores();
         let wanted = self.config.judging.unwrap_or(if critical { Judging::Cascade } else { Judging::Score });
         match self.models.refiner.label_support() {
-            // Sampled answers of one word stand in for probabilities, if the checkpoint has the question for them.
+            // Sampled one-word answers replace probabilities if the checkpoint has the question for them.
             LabelSupport::Nothing | LabelSupport::Prompts if !templates.scores() => Judging::Votes,
             _ => wanted,
         }
     }
 
-    /// How many replies one judgement runs side by side.
+    /// How many replies one judgement runs concurrently.
     pub fn judged_side_by_side(&self) -> usize {
         match (self.config.judge, self.judging()) {
             (Judge::Rules, _) | (_, Judging::Score | Judging::Cascade) => 1,
@@ -107,14 +107,13 @@ impl Search<'_> {
         (!faults.is_empty()).then(|| faults.join("; "))
     }
 
-    /// How many rules the task has. A JSON schema counts as one, and so do functions that may be called.
+    /// The number of rules of the task. A JSON schema counts as one, and so do the functions that may be called.
     pub fn rules(&self) -> usize {
         let schema = matches!(self.task.constraint, Some(Constraint::JsonSchema(_)));
         self.task.checks.len() + usize::from(schema) + usize::from(self.task.offer.is_some())
     }
 
-    /// What the rules that `response` breaks ask for. A JSON schema counts as a rule: decoding follows it, but a reply may be
-    /// cut off.
+    /// Describes the rules that `response` breaks. A JSON schema counts as a rule: decoding follows it, but a reply may be cut off.
     async fn failed_rules(&self, response: &str) -> Vec<String> {
         let failed = self.task.checks.iter().filter(|check| !check.strict(response)).map(Check::describe);
         let schema = self.task.constraint.as_ref().filter(|c| matches!(c, Constraint::JsonSchema(_)));
@@ -122,7 +121,7 @@ impl Search<'_> {
             None => false,
             Some(schema) => match grammar::matches(schema, response).await {
                 Ok(matches) => !matches,
-                // The engine followed it, so where it cannot be checked now it is taken to hold.
+                // Decoding followed the schema, so if it cannot be checked now, it is assumed to hold.
                 Err(error) => !matches!(error, EngineError::Unavailable(_)),
             },
         };
@@ -130,7 +129,7 @@ impl Search<'_> {
         failed.chain(broken.then(|| rule.into())).chain(self.broken_call(response).await).collect()
     }
 
-    /// The judgement of rules, next to which `unasked` instructions of the refiner count as failing.
+    /// The judgement by rules alone; `unasked` instructions of the refiner count as failing.
     fn by_rules(&self, failed: Vec<String>, unasked: usize) -> Judgement {
         let held = self.rules() - failed.len();
         let all = self.rules() + unasked;
@@ -156,9 +155,9 @@ impl Search<'_> {
         Judgement { value, held: rules + judgement.held, ..judgement }
     }
 
-    /// A failed rule decides alone. The model is still asked once, for what it says of the response.
-    async fn overruled(&self, failed: &[String], response: &str, seed: u64) -> Result<Judgement, Halt> {
-        let spoken = self.one_critique(response, seed).await?;
+    /// A failed rule decides alone. The model is still asked once, for its critique.
+    async fn judge_by_failed_rules(&self, failed: &[String], response: &str, seed: u64) -> Result<Judgement, Halt> {
+        let spoken = self.write_critique(response, seed).await?;
         let critique = self.models.templates.rule_critique(failed, spoken.as_deref());
         Ok(Judgement { value: Some(0.0), votes: Votes { no: 1, ..Votes::default() }, critique, ..Judgement::default() })
     }

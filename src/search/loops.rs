@@ -1,15 +1,15 @@
-//! Seeing that a text repeats itself: the same words again and again until the room is used up.
+//! Detects that a text repeats itself, with the same words again and again until its room is used up.
 
-/// Repetitions of a passage before a text counts as looping.
+/// Number of repetitions after which a text counts as looping.
 const REPEATS: usize = 6;
-/// Bytes that the repetitions cover at least, so that a refrain or a row of dashes is not one.
+/// Bytes that the repetitions must cover, so that a refrain or a row of dashes does not count.
 const COVERED: usize = 400;
-/// Bytes of the end of a text that are looked at: longer passages are not seen to repeat.
+/// Number of bytes at the end of a text that are searched. Longer passages are not recognised.
 const WINDOW: usize = 4096;
-/// Bytes of new text between two looks.
+/// Bytes of new text between two checks.
 const STRIDE: usize = 64;
 
-/// Watches a growing text.
+/// Watches a growing text for loops.
 #[derive(Debug, Default)]
 pub(super) struct LoopWatch {
     looked: usize,
@@ -26,8 +26,8 @@ impl LoopWatch {
     }
 }
 
-/// Whether the end of `text` is one passage repeated at least [`REPEATS`] times over at least [`COVERED`] bytes. Digits
-/// count as equal, so that a list whose numbers alone change is a loop as well.
+/// Whether the end of `text` is one passage repeated at least [`REPEATS`] times over at least [`COVERED`] bytes. All digits count as equal,
+/// so a list in which only the numbers change is a loop as well.
 pub(super) fn loops(text: &str) -> bool {
     let bytes = text.as_bytes();
     let end: Vec<u8> = bytes[bytes.len().saturating_sub(WINDOW)..].iter().rev().map(|&byte| plain(byte)).collect();

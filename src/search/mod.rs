@@ -1,16 +1,17 @@
 //! SPaR's judge-and-refine tree search (arXiv 2412.11605): draft, judge, refine what was judged wrong.
 //!
-//! One loop: a strategy chooses a step from the tree, the step is done, its result joins the tree. Everything is one
-//! future: dropping it cancels every call. The answer depends on the task's seed and on what the models say, not on the
-//! order in which they say it: siblings are judged in their order, and the first accepted one wins even if a later one
-//! is ready before it. Only a token or time budget that runs out in the middle depends on timing.
+//! The search is one loop: a strategy chooses a step from the tree, the step runs, and its result joins the tree. Everything is one future,
+//! and dropping it cancels every call. The answer depends on the task's seed and on the model's replies, not on their timing: siblings are
+//! judged in order, and the first accepted one wins even if a later one is ready before it. Only a token or time budget that runs out in
+//! the middle depends on timing.
 //!
-//! The draft is judged in both modes. The reference starts from a response that has already failed; a draft that passes
-//! is therefore the answer in `paper` mode too, and one whose votes stay tied is refined from its first negative
-//! critique and has no value. `docs/paper-mode.md` lists what else `paper` mode does otherwise than the reference.
+//! The draft is judged in both modes, while the reference starts from a response that has already failed. A draft that passes is therefore
+//! the answer in `paper` mode too. A draft whose votes stay tied is refined from its first negative critique and has no value.
+//! `docs/paper-mode.md` lists the other differences between `paper` mode and the reference.
 
 mod budget;
 mod call;
+mod candidates;
 mod checklist;
 mod clock;
 mod config;
@@ -25,10 +26,8 @@ mod strategy;
 mod tree;
 mod votes;
 
-use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
 use tokio::time::timeout_at;
 
 use crate::chat::{Message, TemplateOptions};
@@ -40,8 +39,9 @@ use crate::verify::Check;
 pub use budget::ByPurpose;
 use budget::Spent;
 use call::{Draw, Halt, Search};
+use candidates::Place;
 pub use config::{Judge, Judging, Mode, SearchConfig, Strategy};
-use expand::{Candidates, Refined};
+use expand::Refined;
 use growth::{Growth, Origin};
 pub use judge::Judgement;
 pub use outcome::{Outcome, Progress, StopReason};
@@ -50,31 +50,31 @@ use session::Session;
 use strategy::Step;
 pub use tree::{Node, NodeId, ROOT, Tree, Votes};
 
-/// What is searched for.
+/// The question that a search answers, with its limits and rules.
 #[derive(Clone, Debug)]
 pub struct Task {
     /// The conversation, ending in a user turn.
     pub messages: Vec<Message>,
-    /// Variables of a draft's chat template.
+    /// Variables of the draft's chat template.
     pub template: TemplateOptions,
-    /// How the draft is drawn; its seed fixes the whole search.
+    /// How the draft is sampled. The seed determines the whole search.
     pub sampling: Sampling,
-    /// Tokens of one draft at most.
+    /// Maximum number of tokens of one draft.
     pub max_tokens: Option<usize>,
-    /// Where a draft ends.
+    /// Strings that end a draft.
     pub stop: Vec<String>,
-    /// Alternatives per token of the draft.
+    /// Number of alternatives per token whose logprobs are returned.
     pub logprobs: Option<usize>,
-    /// What a draft and a refined response must match.
+    /// A constraint that drafts and refined responses must match.
     pub constraint: Option<Constraint>,
-    /// Rules that a response must follow, found in the conversation or named.
+    /// Rules that a response must follow, found in the conversation or given by name.
     pub checks: Vec<Check>,
     /// Functions that a response may call.
     pub offer: Option<Arc<Offer>>,
 }
 
 impl Task {
-    /// An answer to `messages` from the model's plain distribution, without limits or rules.
+    /// A task that answers `messages` from the model's plain distribution, without limits or rules.
     pub fn chat(messages: Vec<Message>) -> Self {
         Self {
             messages,
@@ -93,20 +93,20 @@ impl Task {
 /// The models of one search, pinned from its start to its end.
 #[derive(Clone, Copy)]
 pub struct Models<'a> {
-    /// The engine that drafts.
+    /// The model that drafts.
     pub actor: &'a dyn Engine,
-    /// Judges and refines.
+    /// The model that judges and refines.
     pub refiner: &'a dyn Engine,
     /// The refiner's templates.
     pub templates: &'a Templates,
 }
 
-/// Drafts an answer to `task` and searches from it. Dropping the future cancels every call. The deadline counts from
-/// here. A draft that would leave no time to judge it is cut off and is the answer as far as it got; only one that has
-/// not begun is waited for, since without it there is no answer. A caller who would rather have none drops the future.
+/// Drafts an answer to `task` and searches from it. Dropping the future cancels every call. The deadline counts from the call of this
+/// function. A draft that would leave no time to judge it is cut off, and its text so far is the answer. A draft without any token is
+/// waited for even beyond the deadline, since there is no answer without it; a caller who prefers no answer drops the future.
 ///
 /// # Errors
-/// Only when no draft could be made; later failures end the search with [`StopReason::Error`].
+/// Fails only if no draft could be made. Later failures end the search with [`StopReason::Error`].
 pub async fn answer(
     models: Models<'_>,
     config: &SearchConfig,
@@ -131,11 +131,11 @@ pub async fn refine(
     observe: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Outcome {
     let session = Session::start(config, observe);
-    session.ledger.enter(&draft);
+    session.ledger.count_draft(&draft);
     run(Search { models, config, task, session: &session }, draft, None).await
 }
 
-/// Searches from a draft that was judged before: the trainer's entrance. The reference's search starts like this.
+/// Searches from a draft that was judged before, as the reference does. The trainer uses it.
 pub async fn refine_judged(
     models: Models<'_>,
     config: &SearchConfig,
@@ -145,14 +145,14 @@ pub async fn refine_judged(
     observe: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Outcome {
     let session = Session::start(config, observe);
-    session.ledger.enter(&draft);
+    session.ledger.count_draft(&draft);
     run(Search { models, config, task, session: &session }, draft, Some(judgement)).await
 }
 
 /// Judges one response as a search with this configuration would judge its draft.
 ///
 /// # Errors
-/// The engine's error, or [`EngineError::Invalid`] where the budgets leave no room for the votes.
+/// Returns the engine's error, or [`EngineError::Invalid`] if the budgets leave no room for the votes.
 pub async fn judge(
     models: Models<'_>,
     config: &SearchConfig,
@@ -165,7 +165,7 @@ pub async fn judge(
 /// Judges like [`judge`], and also returns the tokens that the judgement took.
 ///
 /// # Errors
-/// As [`judge`].
+/// Fails like [`judge`].
 pub async fn judge_counted(
     models: Models<'_>,
     config: &SearchConfig,
@@ -258,7 +258,7 @@ impl Search<'_> {
                 Step::Exhausted => return StopReason::Exhausted,
                 Step::Settle(nodes) => self.settle(growth, &nodes).await,
                 Step::Expand { parent, children } => self.expand(growth, parent, children).await,
-                Step::Draft(drafts) => self.draft_anew(growth, drafts).await,
+                Step::Draft(drafts) => self.draft_again(growth, drafts).await,
             };
             if let Err(spent) = done {
                 return spent.into();
@@ -266,8 +266,8 @@ impl Search<'_> {
         }
     }
 
-    /// Whether a reply as long as the one before it, and its judgement, cannot end before the deadline. `paper` mode runs
-    /// into its deadline.
+    /// Whether a reply as long as the one before it, and its judgement, would end after the deadline. `paper` mode does not check this and
+    /// runs into its deadline.
     fn ends_too_late(&self, growth: &Growth, step: &Step) -> bool {
         let tokens = match step {
             Step::Expand { parent, .. } => growth.origins[parent.0].tokens,
@@ -277,12 +277,12 @@ impl Search<'_> {
         self.config.mode == Mode::Eager && self.session.clock.is_too_late_for(tokens)
     }
 
-    /// Refines `parent` into `children` candidates from one prompt.
+    /// Refines `parent` into `children` candidates with one prompt.
     async fn expand(&self, growth: &mut Growth, parent: NodeId, children: usize) -> Result<(), Spent> {
         let (seed, tried) = (growth.origins[parent.0].seed, growth.tree[parent].tried);
         growth.tree[parent].tried += children;
         if self.needs_critique(&growth.tree[parent]) {
-            match self.one_critique(&growth.tree[parent].response, Draw::Critique.seed(seed, 0)).await {
+            match self.write_critique(&growth.tree[parent].response, Draw::Critique.seed(seed, 0)).await {
                 Ok(critique) => {
                     let critique = critique.unwrap_or_default();
                     growth.tree[parent].critique = self.models.templates.with_verdict(&critique, false);
@@ -294,135 +294,20 @@ impl Search<'_> {
                 }
             }
         }
-        let of = Place { parent: Some(parent), seed, tried };
+        let place = Place { parent: Some(parent), seed, tried };
         let Origin { tokens, finish, .. } = growth.origins[parent.0];
         let refined = Refined { node: &growth.tree[parent], tokens, finish };
         let made = self.refinements(refined, children, Draw::Refinement.seed(seed, tried)).await;
-        self.add_candidates(growth, made, of).await
+        self.add_candidates(growth, made, place).await
     }
 
-    /// Makes further drafts.
-    async fn draft_anew(&self, growth: &mut Growth, drafts: usize) -> Result<(), Spent> {
+    /// Makes further drafts and adds them to the tree.
+    async fn draft_again(&self, growth: &mut Growth, drafts: usize) -> Result<(), Spent> {
         let (seed, tried) = (growth.origins[0].seed, growth.tree.redrafted);
         let made = self.drafts(drafts, Draw::Draft.seed(seed, tried)).await;
         growth.tree.redrafted += made.as_ref().map_or(drafts, |made| made.len().max(1));
         self.add_candidates(growth, made, Place { parent: None, seed, tried }).await
     }
-
-    /// Judges candidates side by side; they join the tree in their order.
-    async fn add_candidates(
-        &self,
-        growth: &mut Growth,
-        made: Result<Candidates, Halt>,
-        of: Place,
-    ) -> Result<(), Spent> {
-        let Place { parent, seed, tried } = of;
-        let made = growth.usable(made)?;
-        // Identical texts are judged once. In `paper` mode, as in the reference, one that stayed undecided is judged anew.
-        let paper = self.config.mode == Mode::Paper;
-        let mut seeds = HashMap::<String, Vec<u64>>::new();
-        let mut candidates = Vec::new();
-        for (slot, candidate) in made.into_iter().enumerate() {
-            let Some(candidate) = candidate else { continue };
-            // A refinement that only repeats its parent is no step, and neither is a further draft that repeats an earlier
-            // answer, unless drafts are all that is asked for.
-            let repeats = match parent {
-                Some(parent) => growth.tree[parent].response.trim() == candidate.response.trim(),
-                None => self.config.strategy == Strategy::Auto && growth.judged.contains_key(&candidate.response),
-            };
-            if !paper && repeats {
-                continue;
-            }
-            let seed = Draw::Child.seed(seed, tried + slot);
-            let copies = seeds.entry(candidate.response.clone()).or_default();
-            if paper || copies.is_empty() {
-                copies.push(seed);
-            }
-            candidates.push((candidate, seed));
-        }
-        let known = |text: &str| growth.judged.get(text).is_some_and(|known| known.value.is_some() || !paper);
-        seeds.retain(|text, _| !known(text));
-        let side_by_side = (self.config.parallel / self.judged_side_by_side()).max(1);
-        let mut rulings = stream::iter(candidates)
-            .map(|(candidate, seed)| {
-                let seeds = seeds.remove(&candidate.response).unwrap_or_default();
-                async move {
-                    let rulings = self.judge_copies(&candidate.response, seeds).await;
-                    (candidate, seed, rulings)
-                }
-            })
-            .buffered(side_by_side);
-        let mut waiting = HashMap::new();
-        while let Some((candidate, seed, made)) = rulings.next().await {
-            if !made.is_empty() {
-                waiting.insert(candidate.response.clone(), made);
-            }
-            let judgement = match waiting.get_mut(&candidate.response).and_then(VecDeque::pop_front) {
-                Some(Ok(judgement)) => growth.remember(&candidate.response, judgement),
-                Some(Err(Halt::Spent(spent))) => return Err(spent),
-                Some(Err(Halt::Failed(error))) => {
-                    growth.fail(error);
-                    continue;
-                }
-                None => growth.judged.get(&candidate.response).cloned(),
-            };
-            // Undecidable children are discarded, in `eager` mode also copies of ones whose judge failed.
-            let Some(judgement) = judgement.filter(|judgement| judgement.value.is_some()) else { continue };
-            let id = growth.add(parent, candidate, judgement, seed);
-            (self.session.observe)(Progress::NodeAdded(id, &growth.tree[id]));
-            if self.config.mode == Mode::Eager && growth.tree[id].accepted {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Judges a text with one seed after the other until it is decided: the rulings of its first copies among siblings.
-    async fn judge_copies(&self, response: &str, seeds: Vec<u64>) -> VecDeque<Result<Judgement, Halt>> {
-        let mut rulings = VecDeque::new();
-        for seed in seeds {
-            let ruling = self.judge(response, seed).await;
-            let last = match &ruling {
-                Ok(judgement) => judgement.value.is_some(),
-                Err(Halt::Spent(_)) => true,
-                Err(Halt::Failed(_)) => false,
-            };
-            rulings.push_back(ruling);
-            if last {
-                break;
-            }
-        }
-        rulings
-    }
-
-    /// Asks for the votes that were saved on `nodes`.
-    async fn settle(&self, growth: &mut Growth, nodes: &[NodeId]) -> Result<(), Spent> {
-        let mut texts = HashSet::new();
-        let first: Vec<_> = nodes.iter().copied().filter(|id| texts.insert(&growth.tree[*id].response)).collect();
-        let votes: Vec<_> = stream::iter(first)
-            .map(async |id| (id, self.settle_node(&growth.tree[id], growth.origins[id.0].seed).await))
-            .buffered(self.config.parallel.max(1))
-            .collect()
-            .await;
-        for (id, votes) in votes {
-            match votes {
-                Ok(votes) => growth.settle(id, Some(votes)),
-                Err(Halt::Spent(spent)) => return Err(spent),
-                Err(Halt::Failed(error)) => {
-                    growth.fail(error);
-                    growth.settle(id, None);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Where candidates join the tree, and which draws were made there before.
-struct Place {
-    parent: Option<NodeId>,
-    seed: u64,
-    tried: usize,
 }
 
 #[cfg(test)]

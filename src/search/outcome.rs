@@ -28,9 +28,9 @@ pub enum StopReason {
     Exhausted,
     /// A judge or refine call failed.
     Error,
-    /// No verdict could be read from the judge, and there were no rules to go by.
+    /// No verdict could be read from the judge, and there were no rules to judge by.
     JudgeUnreadable,
-    /// The deadline left room for the draft only; it was not judged.
+    /// The deadline left room only for the draft, which was not judged.
     Unjudged,
 }
 
@@ -41,7 +41,7 @@ pub struct Outcome {
     pub tree: Tree,
     /// The node whose response is the answer.
     pub best: NodeId,
-    /// Whether it was accepted.
+    /// Whether the answer was accepted.
     pub accepted: bool,
     /// Why the search ended.
     pub stop: StopReason,
@@ -51,23 +51,23 @@ pub struct Outcome {
     pub tokens: ByPurpose,
     /// Prompt tokens sent.
     pub prompt_tokens: ByPurpose,
-    /// Tokens of the answer itself, without a reflection around it.
+    /// Tokens of the answer alone, without the reflection around it.
     pub answer_tokens: usize,
     /// Prompt tokens of the draft.
     pub draft_prompt_tokens: usize,
-    /// How many of these were reused rather than computed.
+    /// Prompt tokens of the draft that came from the prefix cache.
     pub draft_cached_tokens: usize,
     /// How the refiner judged.
     pub judging: Judging,
-    /// The items of the checklist; empty where the whole prompt was judged at once.
+    /// The items of the checklist; empty if the whole prompt was judged at once.
     pub checklist: Vec<String>,
-    /// Votes not asked for, since the majority could not change any more.
+    /// Votes that were skipped because the majority could no longer change.
     pub votes_saved: usize,
-    /// How the reply that holds the answer ended.
+    /// How the reply that contains the answer ended.
     pub finish: FinishReason,
-    /// Log-probabilities of the answer's tokens, where they were asked for.
+    /// Log-probabilities of the answer's tokens, if they were requested.
     pub logprobs: Vec<TokenLogprobs>,
-    /// What the model thought before the answer; it was not judged.
+    /// The model's reasoning before the answer, which was not judged.
     pub reasoning: String,
     /// The version of the templates that judged and refined.
     pub templates: String,
@@ -80,8 +80,8 @@ pub struct Outcome {
 pub enum Progress<'a> {
     /// The draft was made.
     Drafted(&'a Node),
-    /// A vote was cast, or a verdict read after a critique; `None` is one that cannot be read. With it come the votes of
-    /// its judgement so far.
+    /// A vote was cast, or a verdict was read after a critique. Carries the verdict (`None` if it could not be read) and the votes of this
+    /// judgement so far.
     Voted(Option<Verdict>, Votes),
     /// The draft was judged.
     RootJudged(&'a Node),

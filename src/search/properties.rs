@@ -1,4 +1,4 @@
-//! Promises that hold for every script, on thousands of random ones: one run is one seed.
+//! Properties of every search, tested on thousands of random scripts. Each run is determined by one seed.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -29,30 +29,30 @@ pub(super) static TEMPLATES: LazyLock<Templates> = LazyLock::new(|| {
     Templates::new(text, "test").unwrap()
 });
 
-/// The first draft of every world. A refinement equals it only where the world wants copies of it.
+/// The first draft of every world. A refinement equals it only in worlds with copies of it.
 const DRAFT: &str = "r0";
 
 /// How a random world answers. Chances are in percent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct World {
     pub seed: u64,
-    /// Different responses; few make copies likely.
+    /// The number of different responses. A low number makes copies likely.
     pub texts: u64,
-    /// A response is good.
+    /// The chance that a response is good.
     pub good: u64,
-    /// A vote is wrong.
+    /// The chance that a vote is wrong.
     pub noise: u64,
-    /// A vote has no verdict.
+    /// The chance that a vote has no verdict.
     pub invalid: u64,
-    /// A refinement has no markers.
+    /// The chance that a refinement has no markers.
     pub unread: u64,
-    /// A refinement repeats the draft.
+    /// The chance that a refinement repeats the draft.
     pub root_copies: u64,
-    /// A reply quotes markers, is cut off, is empty, or has words that look like verdicts.
+    /// The chance that a reply quotes markers, is cut off, is empty, or contains words that look like verdicts.
     pub odd: u64,
-    /// A call fails, unless it is the draft's.
+    /// The chance that a call fails, except for the draft's call.
     pub broken: u64,
-    /// The judge always fails on a response, unless it is the draft.
+    /// The chance that the judge always fails on a response, except for the draft.
     pub cursed: u64,
 }
 
@@ -67,7 +67,7 @@ impl World {
         self.dice(what) % 100 < percent
     }
 
-    /// The draft is never cursed: a search ends where its draft cannot be judged.
+    /// The draft is never cursed: a search whose draft cannot be judged ends at once.
     fn is_cursed(&self, text: &str) -> bool {
         self.chance(self.cursed, ("cursed", text)) && text != DRAFT
     }
@@ -76,7 +76,7 @@ impl World {
         format!("t{}", self.dice(what) % self.texts)
     }
 
-    /// Draw `draw` of a prompt; `said` is what the prompt is about.
+    /// The reply number `draw` to a prompt about `said`.
     pub fn say(&self, purpose: Purpose, said: &[String], draw: u64) -> Result<String, EngineError> {
         if purpose == Purpose::Answer {
             return Ok(if draw == 0 { DRAFT.into() } else { self.text((purpose, draw)) });
@@ -123,17 +123,17 @@ impl World {
     }
 }
 
-/// What a request is about: the response, and in refinements its critique.
+/// The subject of a request: the response, and for refinements also its critique.
 fn about(request: &Request) -> Vec<String> {
     let Input::Chat(turns) = &request.input else { return Vec::new() };
     let response = turns[0].content.split_once('\n').map(|(_, response)| response.to_owned());
     response.into_iter().chain(turns.get(1).map(|turn| turn.content.clone())).collect()
 }
 
-/// Samples taken of every prompt.
+/// The number of samples drawn for every prompt.
 pub(super) type Draws = HashMap<(Purpose, Vec<String>), u64>;
 
-/// The n-th reply to a prompt is the n-th draw of it that `say` knows: what is drawn does not depend on how calls are grouped.
+/// An engine whose n-th reply to a prompt is the n-th draw of `say`, however the calls are grouped.
 fn drawing(
     say: impl Fn(Purpose, &[String], u64) -> Result<String, EngineError> + Send + Sync + 'static,
 ) -> (FakeEngine, Arc<Mutex<Draws>>) {
@@ -153,7 +153,7 @@ fn counting(world: World) -> FakeEngine {
     drawing(move |purpose, said, draw| world.say(purpose, said, draw)).0
 }
 
-/// What a search decides and asks for, and its outcome.
+/// Runs a search and returns its decisions, its requests and its outcome.
 pub(super) fn decisions(
     say: impl Fn(Purpose, &[String], u64) -> Result<String, EngineError> + Send + Sync + 'static,
     config: &SearchConfig,
@@ -165,7 +165,7 @@ pub(super) fn decisions(
     (Decisions { nodes, answer: outcome.best.0, accepted: outcome.accepted, draws }, outcome)
 }
 
-/// A reply is a function of the prompt, the seed and the sibling's index, as from a real engine that runs alone.
+/// An engine whose reply depends on the prompt, the seed and the sibling's index, like a real engine that runs alone.
 fn seeded(world: World) -> FakeEngine {
     FakeEngine::new(move |request, index| {
         world.say(request.purpose, &about(request), request.sampling.seed ^ index as u64)
@@ -270,9 +270,8 @@ proptest! {
     fn eager_accepts_where_paper_accepts_for_no_more_calls(
         world in worlds(), config in configs(), strategy in any_strategy(),
     ) {
-        // Elsewhere the modes differ by design: `paper` narrows wide levels, judges undecided texts anew, and counts a
-        // refinement that repeats its parent; it also draws an unreadable
-        // refinement more often, and goes on where the first judgement has no valid vote.
+        // Elsewhere the modes differ by design: `paper` narrows wide levels, judges undecided texts again, counts a refinement that repeats
+        // its parent, draws an unreadable refinement more often, and continues if the first judgement has no valid vote.
         let config = SearchConfig { strategy, keep: config.keep.min(config.branch), ..config };
         let world = World { texts: 1 << 40, root_copies: 0, unread: 0, invalid: 0, ..world };
         let eager = run(&counting(world), &config);
@@ -354,7 +353,7 @@ proptest! {
         let outcome = paused(async { answer(models(&engine), &config, &task(), &|_| {}).await.unwrap() });
         prop_assert!(outcome.elapsed <= deadline + Duration::from_millis(1), "{:?}", outcome.elapsed);
         if outcome.stop == StopReason::Deadline {
-            // A step that could not end in time is not begun.
+            // A step that could not end in time is not started.
             let unused = deadline.saturating_sub(outcome.elapsed);
             prop_assert!(unused.is_zero() || outcome.tree.judged() == 0 || unused < outcome.elapsed, "{unused:?}");
         }
@@ -366,8 +365,8 @@ fn paused<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
 }
 
-/// Mean completions of a search from a draft that fails, where each refinement is right with `chance` percent. The judge
-/// knows, but each vote errs with 10 %.
+/// Mean completions of a search from a draft that fails, where each refinement is right with `chance` percent. Each vote of the judge is
+/// wrong with a chance of 10 %.
 fn mean_completions(chance: u64, mode: Mode, strategy: Strategy) -> f64 {
     const RUNS: u64 = 1_000;
     let config = SearchConfig { mode, strategy, ..super::tests::classic() };

@@ -1,5 +1,5 @@
-//! The published search once more, as plainly as it can be written: one call after the other, with its own rules. What
-//! `paper` mode does otherwise (`docs/paper-mode.md`) is a switch.
+//! A second implementation of the published search, as simple as possible, which makes one call after the other. Each deviation of `paper`
+//! mode (`docs/paper-mode.md`) is a switch.
 
 mod cases;
 
@@ -10,18 +10,18 @@ use super::*;
 use crate::engine::Purpose;
 use crate::prompts::Verdict;
 
-/// Which of the listed deviations are switched on; without any the rules are the reference's.
+/// The deviations that are switched on. Without any, the rules are those of the reference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Deviations {
-    /// A depth-first search ends with its budget, instead of making one child of each kept node that is still to come.
+    /// A depth-first search ends when its budget is spent, instead of making one more child of each kept node that is left.
     pub dfs_stops_at_budget: bool,
-    /// The draft's value is its votes', not 0, where nothing is accepted.
+    /// If nothing is accepted, the draft's value comes from its votes instead of being 0.
     pub root_value: bool,
     /// A refinement that equals the draft keeps the draft's verdict.
     pub root_cache: bool,
-    /// A verdict is a whole word after the last marker.
+    /// A verdict must be a whole word after the last marker.
     pub verdicts: bool,
-    /// A refinement lies between the last pair of markers and is not empty.
+    /// A refinement must lie between the last pair of markers and must not be empty.
     pub envelopes: bool,
 }
 
@@ -31,32 +31,32 @@ impl Deviations {
         Self { dfs_stops_at_budget: true, root_value: true, root_cache: true, verdicts: true, envelopes: true };
 }
 
-/// What a prompt's n-th draw is, or why it fails: the world of a script.
+/// Returns the n-th draw of a prompt, or why it fails. It defines the world of a script.
 pub(super) type Say<'a> = &'a dyn Fn(Purpose, &[String], u64) -> Result<String, EngineError>;
 
-/// What a search decided and what it asked for.
+/// The decisions and the requests of a search.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Decisions {
     pub nodes: Vec<Shape>,
     pub answer: usize,
     pub accepted: bool,
-    /// Samples taken of every prompt.
+    /// The number of samples drawn for every prompt.
     pub draws: Draws,
 }
 
 impl Decisions {
-    /// Samples taken for a purpose.
+    /// The number of samples drawn for a purpose.
     pub fn drawn(&self, purpose: Purpose) -> usize {
         self.draws.iter().filter(|((of, _), _)| *of == purpose).map(|(_, count)| *count as usize).sum()
     }
 
-    /// Whether the draft was judged and failed: the reference's script searches from no other.
+    /// Whether the draft was judged and failed, which the reference's script requires.
     pub fn root_failed(&self) -> bool {
         self.nodes[0].4.is_some_and(|value| value <= 0.5)
     }
 }
 
-/// Searches as the reference does, but for `deviations`.
+/// Searches like the reference, except for `deviations`.
 pub(super) fn search(say: Say<'_>, config: &SearchConfig, deviations: Deviations) -> Decisions {
     let mut this =
         Reference { say, config, deviations, draws: Draws::new(), verdicts: HashMap::new(), nodes: Vec::new() };
@@ -99,8 +99,8 @@ struct Spot {
 }
 
 impl Reference<'_> {
-    /// One call for `samples` replies, of which none arrives where one fails. Where the first fails, the scripted engine
-    /// does not begin the others.
+    /// Makes one call for `samples` replies. If one reply fails, none is returned. If the first fails, the scripted engine does not start
+    /// the others.
     fn ask(&mut self, purpose: Purpose, about: &[String], samples: usize) -> Option<Vec<String>> {
         let drawn = self.draws.entry((purpose, about.to_vec())).or_default();
         let mut replies = Vec::new();
@@ -115,8 +115,8 @@ impl Reference<'_> {
         replies.into_iter().collect()
     }
 
-    /// Value and critique, within three tries; a call that fails, a tie, and a round without a valid vote are one each.
-    /// What stays undecided is not cached.
+    /// Value and critique, found within three attempts. A failed call, a tie, and a round without a valid vote each count as one attempt.
+    /// An undecided result is not cached.
     fn judge(&mut self, text: &str) -> Option<(f64, String)> {
         if let Some(known) = self.verdicts.get(text) {
             return Some(known.clone());
@@ -141,8 +141,8 @@ impl Reference<'_> {
         if self.deviations.verdicts { TEMPLATES.parse_verdict(vote) } else { published_verdict(vote) }
     }
 
-    /// A refined text, within three times three draws. A draw that cannot be read, or whose call fails, is repeated by the
-    /// inner loop; one that reads as empty ends the inner loop.
+    /// A refined text, found within three times three draws. The inner loop repeats a draw that is unreadable or whose call fails, and ends
+    /// at a draw that reads as empty.
     fn refinement(&mut self, parent: usize) -> Option<String> {
         let about = [self.nodes[parent].text.clone(), self.nodes[parent].critique.clone()];
         for _ in 0..3 {
@@ -170,7 +170,7 @@ impl Reference<'_> {
         self.nodes.len() > self.config.budget
     }
 
-    /// Up to `branch` children. The budget is looked at after each child that joins the tree.
+    /// Makes up to `branch` children. The budget is checked after each child that joins the tree.
     fn children(&mut self, parent: usize) -> Vec<usize> {
         let mut made = Vec::new();
         for _ in 0..self.config.branch {
@@ -186,7 +186,7 @@ impl Reference<'_> {
         made
     }
 
-    /// Highest first, equal values in their order.
+    /// Sorts by descending value; equal values keep their order.
     fn sorted(&self, mut ids: Vec<usize>) -> Vec<usize> {
         ids.sort_by(|a, b| self.nodes[*b].value.partial_cmp(&self.nodes[*a].value).expect("values are numbers"));
         ids
@@ -233,7 +233,7 @@ impl Reference<'_> {
         made.into_iter().take(self.keep()).find_map(|child| self.dfs(child))
     }
 
-    /// The node with the highest value at or below `node`; on equal values the later, deeper one.
+    /// The node with the highest value at or below `node`; with equal values the later, deeper one.
     fn highest(&self, node: usize) -> (usize, f64) {
         let real = node > 0 || self.deviations.root_value;
         let mut best = (node, self.nodes[node].value.filter(|_| real).unwrap_or(0.0));
@@ -256,7 +256,7 @@ fn published_verdict(vote: &str) -> Option<Verdict> {
     }
 }
 
-/// What lies between the first start marker and the next one, up to an end marker if there is one.
+/// The text between the first start marker and the next one, up to an end marker if there is one.
 fn published_refinement(reply: &str) -> Option<String> {
     let after = reply.split("[[start]]").nth(1)?;
     Some(after.split("[[end]]").next().unwrap_or_default().trim().to_owned())

@@ -1,7 +1,7 @@
-//! Judging by probabilities: the refiner is asked for Yes or No and the answer's probability is read. Critiques are
-//! written where that is uncertain, or where something has to be refined.
+//! Judging by probabilities: the refiner is asked for Yes or No, and the probability of the answer is read. Critiques are written if that
+//! probability is uncertain, or if something has to be refined.
 
-use super::call::{Draw, Halt, Search, Spoken};
+use super::call::{Draw, FinishedReply, Halt, Search};
 use super::checklist;
 use super::config::Judging;
 use super::judge::Judgement;
@@ -12,16 +12,16 @@ use crate::engine::{
 };
 use crate::prompts::{READABLE, Temperatures, Templates, Verdict, verdict_labels};
 
-/// How far from one half the probability after one critique must be to decide, and the mean after several.
+/// The distance from one half at which the probability after one critique decides; `CLEAR` is the same for the mean of several.
 const CLEAR_AT_ONCE: f64 = 0.3;
 const CLEAR: f64 = 0.2;
-/// Tokens of a critique in addition to two for each of the response.
+/// Tokens of a critique in addition to two for each token of the response.
 const CRITIQUE_ROOM: usize = 160;
 /// Tokens of a one-word answer, with room for a line break or a quotation mark before it.
 const WORD_ROOM: usize = 4;
 
 impl Search<'_> {
-    /// Judges by the probability of Yes, about the items of the checklist one by one or about the whole prompt.
+    /// Judges by the probability of Yes, either for each item of the checklist or for the whole prompt.
     pub async fn by_score(&self, response: &str, seed: u64) -> Result<Judgement, Halt> {
         let items = self.checklist().await?;
         if self.judging() == Judging::Cascade && self.never_decides_at_once() {
@@ -34,14 +34,14 @@ impl Search<'_> {
             return Ok(Judgement::default());
         };
         let lowest = found.iter().copied().fold(1.0, f64::min);
-        if let Some(judgement) = self.clear(&found, lowest, items) {
+        if let Some(judgement) = self.clear_judgement(&found, lowest, items) {
             return Ok(judgement);
         }
         self.by_critiques(response, Some(lowest), seed).await
     }
 
-    /// Whether a critique is written whatever the score says: the calibration's band holds every probability, or the
-    /// checkpoint has neither a calibration nor a question for a verdict without a critique.
+    /// Whether a critique is always written, whatever the score says: the calibration's band covers every probability, or the checkpoint
+    /// has neither a calibration nor a question for an immediate verdict.
     fn never_decides_at_once(&self) -> bool {
         match &self.models.templates.text.calibration {
             Some(calibration) => calibration.low <= 0.0 && calibration.high >= 1.0,
@@ -59,7 +59,7 @@ impl Search<'_> {
         }
     }
 
-    /// What rules check already, for the refiner to leave out.
+    /// The instructions that rules check already and the refiner leaves out.
     fn checked(&self) -> Vec<String> {
         match self.config.judge {
             super::Judge::Both => self.task.checks.iter().map(crate::verify::Check::describe).collect(),
@@ -67,10 +67,9 @@ impl Search<'_> {
         }
     }
 
-    /// The judgement where the probabilities decide by themselves: always in `score`, outside of the uncertain band in
-    /// `cascade`. The value is the mean over items, so that it rises with each that is fixed; the decision is the
-    /// lowest's, since one failed instruction fails the response.
-    fn clear(&self, found: &[f64], lowest: f64, items: &[String]) -> Option<Judgement> {
+    /// The judgement if the probabilities alone decide: always in `score`, and outside of the uncertain band in `cascade`. The value is the
+    /// mean over items, so it rises with each item that is fixed. The lowest item decides, since one failed instruction fails the response.
+    fn clear_judgement(&self, found: &[f64], lowest: f64, items: &[String]) -> Option<Judgement> {
         let calibration = self.calibration();
         let cascade = self.judging() == Judging::Cascade;
         if cascade && (calibration.low..calibration.high).contains(&lowest) {
@@ -89,21 +88,21 @@ impl Search<'_> {
         })
     }
 
-    /// Writes critiques one after the other, up to the number of votes, and reads the probability of Yes after each, until
-    /// their mean is clear of the uncertain band.
+    /// Writes critiques one after the other, up to the number of votes, and reads the probability of Yes after each, until their mean lies
+    /// outside of the uncertain band.
     async fn by_critiques(&self, response: &str, before: Option<f64>, seed: u64) -> Result<Judgement, Halt> {
         let calibration = self.calibration();
         let (mut sum, mut votes) = (0.0, Votes::default());
         let (mut first_yes, mut first_no) = (None, None);
         for draw in 0..self.config.votes {
-            let Some(critique) = self.one_critique(response, Draw::Vote.seed(seed, draw)).await? else { continue };
+            let Some(critique) = self.write_critique(response, Draw::Vote.seed(seed, draw)).await? else { continue };
             let question = self.models.templates.verdict_of(&self.task.messages, response, &critique);
             let seed = Draw::Settle.seed(seed, draw);
             let found = self.probabilities(&[question], calibration.critique, seed).await?;
             let probability = found.map(|found| found[0]);
             let verdict = probability.map(|p| if p > 0.5 { Verdict::Yes } else { Verdict::No });
             votes.add(verdict);
-            self.cast(votes, verdict);
+            self.report_vote(votes, verdict);
             let Some(probability) = probability else { continue };
             sum += probability;
             let first = if probability > 0.5 { &mut first_yes } else { &mut first_no };
@@ -133,7 +132,7 @@ impl Search<'_> {
         })
     }
 
-    /// The calibrated probability of Yes for each question; `None` where no verdict can be read from the model.
+    /// The calibrated probability of Yes for each question; `None` if no verdict can be read from the model.
     async fn probabilities(
         &self,
         questions: &[Question],
@@ -143,14 +142,14 @@ impl Search<'_> {
         let support = self.models.refiner.label_support();
         let begun = questions.iter().any(|question| !question.reply.is_empty());
         if support == LabelSupport::Nothing || (begun && support < LabelSupport::Replies) {
-            return self.sampled(questions, seed).await;
+            return self.sampled_probabilities(questions, seed).await;
         }
         let labels = verdict_labels();
         let request =
             LabelRequest { purpose: Purpose::Judge, questions: questions.to_vec(), labels, origin: Origin::default() };
         let scores = match self.read(request).await {
-            // The engine has learned by this call that it cannot.
-            Err(Halt::Failed(EngineError::Unsupported(_))) => return self.sampled(questions, seed).await,
+            // This call has shown that the engine cannot read labels.
+            Err(Halt::Failed(EngineError::Unsupported(_))) => return self.sampled_probabilities(questions, seed).await,
             scores => scores?,
         };
         let mut found = Vec::with_capacity(questions.len());
@@ -165,9 +164,8 @@ impl Search<'_> {
         Ok(Some(found))
     }
 
-    /// The share of Yes in as many sampled one-word answers as there are votes: what is left where no probability can be
-    /// read.
-    async fn sampled(&self, questions: &[Question], seed: u64) -> Result<Option<Vec<f64>>, Halt> {
+    /// The share of Yes among sampled one-word answers, one per vote. Used if no probability can be read.
+    async fn sampled_probabilities(&self, questions: &[Question], seed: u64) -> Result<Option<Vec<f64>>, Halt> {
         let mut found = Vec::with_capacity(questions.len());
         for (index, question) in questions.iter().enumerate() {
             let request = Request {
@@ -181,7 +179,7 @@ impl Search<'_> {
             for reply in self.call(self.models.refiner, request).await? {
                 let verdict = reply.ok().and_then(|spoken| first_word_verdict(&spoken.text));
                 votes.add(verdict);
-                self.cast(votes, verdict);
+                self.report_vote(votes, verdict);
             }
             match votes.value() {
                 Some(share) => found.push(share),
@@ -191,11 +189,14 @@ impl Search<'_> {
         Ok(Some(found))
     }
 
-    /// A question as a conversation: a reply that has begun becomes a turn of its own, after which the verdict is asked for.
+    /// Turns a question into a conversation. A reply that has begun becomes a turn of its own, followed by a turn that asks for the
+    /// verdict.
     fn spoken_question(&self, question: &Question) -> Vec<Message> {
         let mut turns = match &question.input {
             Input::Chat(chat) => chat.messages.clone(),
             Input::Text(text) => vec![Message::user(text)],
+            // A search asks in words.
+            Input::Tokens(_) => Vec::new(),
         };
         if !question.reply.is_empty() {
             turns.extend(self.models.templates.ask_verdict(&question.reply));
@@ -203,15 +204,15 @@ impl Search<'_> {
         turns
     }
 
-    /// Whether a critique that ends without a verdict is asked for it: in `eager` mode, of engines whose answer can then be
-    /// read for certain.
+    /// Whether the judge is asked for the verdict of a critique that ends without one. True in `eager` mode, if the engine's answer can be
+    /// read reliably.
     pub fn closes_critiques(&self) -> bool {
         let refiner = self.models.refiner;
         let certain = refiner.constrains() || refiner.label_support() > LabelSupport::Nothing;
         certain && self.config.mode == super::Mode::Eager
     }
 
-    /// The verdict of a critique that ended without one; `None` where it cannot be read even when asked for.
+    /// The verdict of a critique that ended without one; `None` if the answer to that question cannot be read either.
     pub async fn closing_verdict(&self, response: &str, critique: &str) -> Result<Option<Verdict>, Halt> {
         let question = self.models.templates.verdict_of(&self.task.messages, response, critique);
         let found = if self.models.refiner.label_support() == LabelSupport::Replies {
@@ -230,17 +231,17 @@ impl Search<'_> {
         Ok(found.map(|found| if found[0] > 0.5 { Verdict::Yes } else { Verdict::No }))
     }
 
-    /// A critique of `response`, cut before its verdict; `None` if there is none or its call failed.
-    pub async fn one_critique(&self, response: &str, seed: u64) -> Result<Option<String>, Halt> {
+    /// Writes a critique of `response`, without its verdict. Returns `None` if there is none or if its call failed.
+    pub async fn write_critique(&self, response: &str, seed: u64) -> Result<Option<String>, Halt> {
         let (refiner, templates) = (self.models.refiner, self.models.templates);
         let room = self.critique_room(response);
         let sampling = Sampling { temperature: self.config.judge_temperature, seed, ..Sampling::default() };
         let request = critique_request(templates, &self.task.messages, response, sampling, room);
-        let spoken: Option<Spoken> = self.call(refiner, request).await?.into_iter().next().and_then(Result::ok);
+        let spoken: Option<FinishedReply> = self.call(refiner, request).await?.into_iter().next().and_then(Result::ok);
         Ok(spoken.map(|spoken| templates.without_verdict(&spoken.text).to_owned()))
     }
 
-    /// Room for a critique: a short response needs no long one. Where votes are counted the room is fixed.
+    /// Room for a critique, which is less for a short response. If votes are counted, the room is fixed.
     pub fn critique_room(&self, response: &str) -> usize {
         match self.judging() {
             Judging::Votes => self.config.judge_tokens,
@@ -248,7 +249,7 @@ impl Search<'_> {
         }
     }
 
-    /// The items of the checklist that rules do not decide; empty where the whole prompt is the only one.
+    /// The items of the checklist that rules do not decide; empty if the whole prompt is the only item.
     async fn checklist(&self) -> Result<&[String], Halt> {
         if !self.config.checklist {
             return Ok(&[]);
@@ -265,7 +266,7 @@ impl Search<'_> {
         let Some(turns) = self.models.templates.checklist(&self.task.messages) else { return Ok(Vec::new()) };
         let request = Request {
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-            max_tokens: Some(checklist::ROOM),
+            max_tokens: Some(checklist::MAX_TOKENS),
             constraint: refiner.constrains().then(checklist::constraint),
             ..Request::chat(Purpose::Judge, turns)
         };
@@ -279,7 +280,7 @@ impl Search<'_> {
     }
 }
 
-/// Asks for one critique of `response`, which ends before its verdict.
+/// Builds a request for one critique of `response`, which ends before its verdict.
 pub fn critique_request(
     templates: &Templates,
     conversation: &[Message],
@@ -295,12 +296,12 @@ pub fn critique_request(
     }
 }
 
-/// The tokens that a critique of `response` needs at most where its verdict is read as a probability.
+/// Maximum tokens of a critique of `response` whose verdict is read as a probability.
 pub fn room_for_critique(response: &str) -> usize {
     CRITIQUE_ROOM + 2 * tokens_of(response)
 }
 
-/// A rough number of tokens: texts have about one for every four bytes, and never fewer than one a word.
+/// A rough number of tokens: about one for every four bytes, and at least one per word.
 pub(super) fn tokens_of(text: &str) -> usize {
     (text.len() / 4).max(text.split_whitespace().count())
 }

@@ -1,4 +1,4 @@
-//! Behaviour of searches that judge by probabilities, find rules and spend by difficulty, on a scripted engine.
+//! Tests of searches that judge by probabilities, find rules and adapt their cost to the difficulty, on a scripted engine.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use crate::engine::fake::FakeEngine;
 use crate::engine::{FinishReason, Input, LabelRequest, Purpose, Request};
 use crate::prompts::{Calibration, TemplateText};
 
-/// Log-probabilities of Yes and No.
+/// Log-probabilities of Yes and No for a probability of Yes.
 fn belief(yes: f64) -> Vec<f32> {
     vec![(yes * 0.9).ln() as f32, ((1.0 - yes) * 0.9).ln() as f32]
 }
 
-/// The response that a question is about: the last assistant turn of the conversation itself, or what the judge's turn holds.
+/// The response that a question is about: the last assistant turn of the conversation itself, or the text in the judge's turn.
 fn asked_about(request: &LabelRequest, index: usize) -> String {
     let Input::Chat(turns) = &request.questions[index].input else { panic!() };
     match turns.len() {
@@ -23,7 +23,7 @@ fn asked_about(request: &LabelRequest, index: usize) -> String {
     }
 }
 
-/// Drafts and refinements number themselves; critiques say `Hm.`
+/// An engine that numbers its drafts and refinements and answers every judge with `Hm.`
 fn numbered() -> FakeEngine {
     let made = Mutex::new((0, 0));
     FakeEngine::new(move |request, _| {
@@ -76,7 +76,7 @@ async fn a_cascade_writes_critiques_where_the_score_is_uncertain_and_reads_their
     let calibration = Calibration { low: 0.3, high: 0.7, ..Calibration::default() };
     let text = TemplateText { calibration: Some(calibration), ..general };
     let templates = Templates::new(text, "test").unwrap();
-    // Probability before and after a critique of the draft → calls of each kind, accepted.
+    // Each row: the probability before and after a critique of the draft, the calls of each kind, and whether it is accepted.
     for (before, after, expected) in [
         (0.9, 0.0, ((0, 1), true)),
         (0.5, 0.9, ((1, 2), true)),
@@ -96,7 +96,7 @@ async fn a_cascade_writes_critiques_where_the_score_is_uncertain_and_reads_their
 
 #[tokio::test]
 async fn rules_decide_first_and_the_answer_that_keeps_more_of_them_wins() {
-    // The draft breaks both rules, the first refinement one; nothing is ever accepted.
+    // The draft breaks both rules and the first refinement breaks one; nothing is ever accepted.
     let made = Mutex::new(0);
     let engine = FakeEngine::new(move |request, _| {
         let mut made = made.lock().unwrap();
@@ -111,7 +111,7 @@ async fn rules_decide_first_and_the_answer_that_keeps_more_of_them_wins() {
     let config = SearchConfig { judge: Judge::Both, budget: 4, ..SearchConfig::default() };
     let outcome = search_with(&engine, &config, &task).await;
     assert_eq!((outcome.tree[outcome.best].response.as_str(), outcome.accepted), ("one TWO", false));
-    // Two refinements of the best so far, a new draft, which only repeats the first, and further refinements of the best.
+    // The calls are two refinements of the best so far, a new draft that only repeats the first, and further refinements of the best.
     assert_eq!(outcome.calls, ByPurpose { answer: 2, judge: 0, refine: 4, score: 0 });
     assert_eq!(outcome.stop, StopReason::Budget);
 }
@@ -208,7 +208,7 @@ async fn without_probabilities_one_word_answers_are_sampled() {
         Ok(match request.purpose {
             Purpose::Answer => "d1".into(),
             Purpose::Refine => "[[start]]r1[[end]]".into(),
-            // Asked for a critique, or for one word about `r1` or the draft.
+            // The request asks for a critique, or for one word about `r1` or the draft.
             Purpose::Judge if turns.len() == 1 => "It is wrong.".into(),
             Purpose::Judge if turns[turns.len() - 2].content == "r1" => "Yes".into(),
             Purpose::Judge => if index == 0 { "Yes." } else { "no" }.into(),
@@ -274,7 +274,7 @@ async fn a_draft_that_the_deadline_cuts_off_is_judged_and_returned() {
     assert_eq!(outcome.finish, FinishReason::Length);
     assert!(outcome.elapsed <= Duration::from_secs(2) && engine.replies.running() == 0);
 
-    // Critiques do not fit, so nothing is judged, and the votes that were cast are kept.
+    // Critiques do not fit into the time, so nothing is judged. The votes that were cast are kept.
     let votes = SearchConfig { judging: Some(Judging::Votes), ..config };
     let outcome = search_with(&engine, &votes, &task()).await;
     assert_eq!((outcome.stop, outcome.tree[ROOT].value), (StopReason::Unjudged, None));

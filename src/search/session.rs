@@ -1,4 +1,4 @@
-//! What one search knows of itself while it runs: its budgets, its time, its votes, and whether its judge can be read.
+//! The state of one running search apart from its tree: its budgets, its clock, its votes, and whether its judge can be read.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,30 +9,30 @@ use super::clock::Clock;
 use super::outcome::Progress;
 use super::tree::Votes;
 
-/// How refinements are held to the patterns of rules.
+/// How strictly refinements follow the patterns of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Guidance {
-    /// What the rules ask for has to come within the refinement's room.
+    /// A required text must appear within the refinement's room.
     Bounded,
-    /// It may come at any place.
+    /// A required text may appear at any place.
     Unbounded,
     /// Refinements are not guided.
     None,
 }
 
-/// One search's state that is not its tree.
+/// State of one search that is not its tree.
 pub(super) struct Session<'a> {
     pub ledger: Ledger,
     pub clock: Clock,
-    /// The conversation's instructions, once they are listed.
+    /// The conversation's instructions, set once they are listed.
     pub checklist: OnceLock<Vec<String>>,
-    /// Hears of every step.
+    /// Called for every step of the search.
     pub observe: &'a (dyn Fn(Progress<'_>) + Sync),
     votes: Mutex<Votes>,
     read: AtomicBool,
     unreadable: AtomicBool,
     guide: AtomicU8,
-    /// Whether a refinement after a reflection was asked for, and whether one could be read.
+    /// Whether a refinement with a reflection was requested, and whether any could be read.
     reflected: AtomicBool,
     reflection_read: AtomicBool,
 }
@@ -53,8 +53,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Keeps the votes of the judgement that runs, for a search that ends in the middle of it.
-    pub fn counted(&self, votes: Votes) {
+    /// Stores the votes of the running judgement, for a search that ends in the middle of it.
+    pub fn keep_votes(&self, votes: Votes) {
         *self.votes() = votes;
     }
 
@@ -63,33 +63,34 @@ impl<'a> Session<'a> {
         *self.votes()
     }
 
-    /// A verdict was read from the refiner.
+    /// Records that a verdict was read from the refiner.
     pub fn found_readable(&self) {
         self.read.store(true, Ordering::Relaxed);
     }
 
-    /// No verdict could be read from the refiner's first judgement. Once one was read, a later failure is only its own.
+    /// Records that no verdict could be read from the refiner's first judgement. Once a verdict was read, a later failure has no effect
+    /// here.
     pub fn found_unreadable(&self) {
         self.unreadable.fetch_or(!self.read.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// A refinement was asked for in the form of a reflection and a response between markers.
+    /// Records that a refinement was requested as a reflection and a response between markers, and whether it could be read.
     pub fn tried_reflection(&self, was_read: bool) {
         self.reflected.store(true, Ordering::Relaxed);
         self.reflection_read.fetch_or(was_read, Ordering::Relaxed);
     }
 
-    /// Whether the refiner has not once kept to that form.
+    /// Whether the refiner was asked for that form and has never followed it.
     pub fn reflections_fail(&self) -> bool {
         self.reflected.load(Ordering::Relaxed) && !self.reflection_read.load(Ordering::Relaxed)
     }
 
-    /// The rules' patterns cost the engine too much: cheaper ones are next, and then none.
+    /// Switches to cheaper patterns, and at the next call to none, because the rules' patterns cost the engine too much.
     pub fn give_up_guide(&self) {
         self.guide.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How the rules' patterns are used now.
+    /// How the rules' patterns are used at present.
     pub fn guidance(&self) -> Guidance {
         match self.guide.load(Ordering::Relaxed) {
             0 => Guidance::Bounded,

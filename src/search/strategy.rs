@@ -1,20 +1,20 @@
-//! What to do next, as a pure function of the tree.
+//! Chooses the next step as a pure function of the tree.
 //!
-//! A step names one node and how many children to try: they share a prompt, so they reach the engine as one group.
+//! A step names one node and the number of children to try. The children share a prompt, so they reach the engine as one group.
 
 use super::config::{Mode, SearchConfig, Strategy};
 use super::tree::{NodeId, ROOT, Tree};
 
-/// The next thing to do.
+/// The next step of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Refine a node this many times.
+    /// Refine a node into this many children.
     Expand { parent: NodeId, children: usize },
     /// Make this many drafts.
     Draft(usize),
-    /// Ask for the votes that were saved on these nodes: their order decides what is refined next.
+    /// Ask for the votes that were skipped on these nodes, since their order decides which node is refined next.
     Settle(Vec<NodeId>),
-    /// A node is the answer.
+    /// Return an accepted node as the answer.
     Accept,
     /// The budget of nodes is spent.
     Spent,
@@ -22,8 +22,8 @@ pub(super) enum Step {
     Exhausted,
 }
 
-/// Chooses the next step. `paper` tests a level (of BFS) or the children of a node (of DFS) once they are complete, or
-/// once the budget is spent; `eager` tests after every node.
+/// Chooses the next step. `paper` tests a level (in BFS) or the children of a node (in DFS) once they are complete or the budget is spent;
+/// `eager` tests after every node.
 pub(super) fn next(tree: &Tree, config: &SearchConfig) -> Step {
     let spent = tree.judged() >= config.budget;
     if (spent || config.mode == Mode::Eager || tree[ROOT].accepted) && tree.accepted().is_some() {
@@ -57,14 +57,14 @@ fn bfs(tree: &Tree, config: &SearchConfig) -> Step {
         if let Some(settle) = unsettled(tree, &made) {
             return settle;
         }
-        // The reference never keeps more of a level than a node has children.
+        // The reference never keeps more nodes of a level than a node has children.
         let keep = if config.mode == Mode::Paper { config.keep.min(config.branch) } else { config.keep };
         level = highest(tree, made, keep);
     }
     Step::Exhausted
 }
 
-/// `None` when the subtree of `node` is finished.
+/// The next step in the subtree of `node`; `None` if the subtree is finished.
 fn dfs(tree: &Tree, config: &SearchConfig, node: NodeId, depth: usize) -> Option<Step> {
     if depth == config.depth {
         return None;
@@ -85,11 +85,11 @@ fn dfs(tree: &Tree, config: &SearchConfig, node: NodeId, depth: usize) -> Option
     highest(tree, children.clone(), config.keep).into_iter().find_map(|child| dfs(tree, config, child, depth + 1))
 }
 
-/// Refinements of one answer without progress before a new draft is made.
+/// Number of refinements of one answer without progress before a new draft is made.
 const PATIENCE: usize = 2;
 
-/// Refines the best answer since the last draft. One that has been refined [`PATIENCE`] times without a better one is
-/// given up for a new draft, which is then refined in turn. At most [`PATIENCE`] tries may leave no node behind.
+/// Refines the best answer since the last draft. An answer that was refined [`PATIENCE`] times without a better result is given up for a
+/// new draft, which is refined in turn. At most [`PATIENCE`] attempts may fail to add a node.
 fn auto(tree: &Tree, config: &SearchConfig) -> Step {
     let tries = tree.redrafted + tree.nodes.iter().map(|node| node.tried).sum::<usize>();
     if tries >= config.budget + PATIENCE {
@@ -103,7 +103,7 @@ fn auto(tree: &Tree, config: &SearchConfig) -> Step {
             best = id;
         }
     }
-    // A new draft that only repeats an earlier answer leaves no node: the best is refined further instead.
+    // A new draft that only repeats an earlier answer adds no node; the best answer is refined further instead.
     let drafts = tree.nodes.iter().filter(|node| node.parent.is_none()).count();
     let repeated = (tree.redrafted + 1).saturating_sub(drafts);
     if tree[best].tried < PATIENCE * (1 + repeated) {
@@ -122,7 +122,7 @@ fn best_of_n(tree: &Tree, config: &SearchConfig) -> Step {
     if tree.accepted().is_some() { Step::Accept } else { Step::Exhausted }
 }
 
-/// A refinement that cannot be read or judged is tried again, `branch` times per node.
+/// Refines the last node. A refinement that cannot be read or judged is attempted again, up to `branch` times per node.
 fn refine_chain(tree: &Tree, config: &SearchConfig) -> Step {
     if tree.accepted().is_some() {
         return Step::Accept;
@@ -131,8 +131,8 @@ fn refine_chain(tree: &Tree, config: &SearchConfig) -> Step {
     if tree[last].tried < config.branch { Step::Expand { parent: last, children: 1 } } else { Step::Exhausted }
 }
 
-/// The step that refines `parent`. In eager mode the very first child goes alone: where refinement works, it ends the search;
-/// where it fails, the rest of the siblings go as one group.
+/// The step that refines `parent`. In eager mode the very first child is made alone: if refinement works, it ends the search; otherwise the
+/// other siblings follow as one group.
 fn expand(tree: &Tree, config: &SearchConfig, parent: NodeId) -> Step {
     let left = config.budget - tree.judged();
     let children = if first_of_all(tree, config) { 1 } else { config.branch - tree[parent].tried };
@@ -143,7 +143,7 @@ fn first_of_all(tree: &Tree, config: &SearchConfig) -> bool {
     config.mode == Mode::Eager && tree[ROOT].tried == 0
 }
 
-/// The nodes whose place among `siblings` depends on votes that were not asked for.
+/// The nodes whose rank among `siblings` depends on votes that were skipped.
 fn unsettled(tree: &Tree, siblings: &[NodeId]) -> Option<Step> {
     let touches = |a: NodeId, b: NodeId| {
         let ((low_a, high_a), (low_b, high_b)) = (tree[a].bounds(), tree[b].bounds());
@@ -157,7 +157,7 @@ fn unsettled(tree: &Tree, siblings: &[NodeId]) -> Option<Step> {
     (!open.is_empty()).then_some(Step::Settle(open))
 }
 
-/// The best `keep`, highest first; equal values keep their order.
+/// The best `keep` nodes, highest first; equal values keep their order.
 fn highest(tree: &Tree, mut ids: Vec<NodeId>, keep: usize) -> Vec<NodeId> {
     ids.sort_by(|a, b| tree[*b].rank().total_cmp(&tree[*a].rank()));
     ids.truncate(keep);
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use crate::search::tree::{Node, Votes};
 
-    /// `(parent, value, tried)` per node; a value above one half is accepted.
+    /// Builds a tree from `(parent, value, tried)` per node; a value above one half is accepted.
     fn tree(nodes: &[(Option<usize>, f64, usize)]) -> Tree {
         let mut tree = Tree::default();
         for &(parent, value, tried) in nodes {
@@ -178,7 +178,7 @@ mod tests {
             let (accepted, held) = (value > 0.5, (value * 10.0) as usize);
             tree.push(Node { parent, depth, value: Some(value), tried, accepted, held, ..Node::default() });
         }
-        // Best-of-N's tables say on the root how many drafts were asked for after it.
+        // In tables of best-of-N, the root's `tried` is the number of further drafts.
         if tree.nodes.iter().all(|node| node.parent.is_none()) {
             tree.redrafted = tree[ROOT].tried;
         }
@@ -223,7 +223,7 @@ mod tests {
             ("eager stops at a right draft", drafts, BestOfN, Eager, 16, Step::Accept),
             ("paper makes all drafts", drafts, BestOfN, Paper, 4, Step::Draft(2)),
             ("auto refines the draft", fresh, Auto, Eager, 16, expand(0, 1)),
-            ("auto refines again what was not mended", one, Auto, Eager, 16, expand(0, 1)),
+            ("auto refines a response again that was not fixed", one, Auto, Eager, 16, expand(0, 1)),
             ("auto goes on from progress", &[(None, 0.0, 1), (r, 0.2, 0)], Auto, Eager, 16, expand(1, 1)),
             ("auto drafts anew without progress", &[(None, 0.2, 2), (r, 0.2, 0)], Auto, Eager, 16, Step::Draft(1)),
             (

@@ -1,4 +1,4 @@
-//! Behaviour of whole searches on a scripted engine.
+//! Tests of whole searches on a scripted engine.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub(super) fn task() -> Task {
     Task { sampling, ..Task::chat(vec![Message::user("Say something right.")]) }
 }
 
-/// Drafts say `wrong`; refinements say `right`; the judge knows.
+/// An engine whose drafts are `wrong`, whose refinements are `right`, and whose judge is always correct.
 fn honest() -> FakeEngine {
     FakeEngine::new(|request, _| {
         Ok(match request.purpose {
@@ -26,11 +26,12 @@ fn honest() -> FakeEngine {
     })
 }
 
-/// The first turn of a request: the judge's turn holds the response between its tags.
+/// The first turn of a request. The judge's turn contains the response between its tags.
 fn said(request: &Request) -> &str {
     match &request.input {
         Input::Chat(messages) => &messages[0].content,
         Input::Text(text) => text,
+        Input::Tokens(_) => "",
     }
 }
 
@@ -51,7 +52,7 @@ fn paper() -> SearchConfig {
     SearchConfig { mode: Mode::Paper, ..classic() }
 }
 
-/// Breadth first and by votes.
+/// The classic configuration: breadth first, judged by votes.
 pub(super) fn classic() -> SearchConfig {
     SearchConfig::by_votes()
 }
@@ -82,11 +83,11 @@ async fn paper_asks_for_every_vote_of_a_whole_level() {
     let outcome = search_with(&honest(), &config, &task()).await;
     assert!(outcome.accepted);
     assert_eq!(outcome.tree.judged(), 3);
-    // The three refinements are one text, which is judged once.
+    // The three refinements are equal texts, which are judged once.
     assert_eq!(outcome.calls, ByPurpose { answer: 1, judge: 10, refine: 3, score: 0 });
 }
 
-/// Refinements number themselves; the judge follows `right`, and fails on `broken_at`.
+/// An engine that numbers its refinements. Its judge accepts the responses in `right`, and its call fails on those in `broken_at`.
 fn numbered(right: &'static [&'static str], broken_at: &'static [&'static str]) -> FakeEngine {
     let made = Mutex::new(0);
     FakeEngine::new(move |request, _| match request.purpose {
@@ -108,7 +109,7 @@ fn responses(outcome: &Outcome) -> Vec<&str> {
     outcome.tree.nodes.iter().map(|node| node.response.as_str()).collect()
 }
 
-/// The refinement calls that make nothing of the second child in `paper` mode.
+/// The refinement calls in `paper` mode that fail to produce the second child.
 const NINE_DRAWS: &[&str] =
     &["refine 2", "refine 3", "refine 4", "refine 5", "refine 6", "refine 7", "refine 8", "refine 9", "refine 10"];
 
@@ -180,8 +181,8 @@ async fn paper_does_not_repeat_a_request_that_is_at_fault_itself() {
 }
 
 #[tokio::test]
-async fn paper_judges_a_copy_of_an_undecided_text_anew() {
-    // The first three rounds of votes for the only refinement have no verdict.
+async fn paper_judges_a_copy_of_an_undecided_text_again() {
+    // The first three rounds of votes on the only refinement have no verdict.
     for (mode, expected) in [(Mode::Paper, (true, 5 + 15 + 5)), (Mode::Eager, (false, 3 + 15))] {
         let rounds = Mutex::new(0);
         let engine = FakeEngine::new(move |request, index| {
@@ -226,7 +227,7 @@ async fn nothing_accepted_is_the_earliest_in_eager_and_the_last_walked_in_paper(
     let shape = SearchConfig { branch: 2, keep: 1, depth: 2, ..classic() };
     let eager = search_with(&numbered(&[], &[]), &shape, &task()).await;
     assert_eq!((eager.best, eager.stop), (ROOT, StopReason::Exhausted));
-    // The walk goes root, r1, its children r3 and r4, and last r2.
+    // The walk visits the root, r1, its children r3 and r4, and finally r2.
     let paper = search_with(&numbered(&[], &[]), &SearchConfig { mode: Mode::Paper, ..shape }, &task()).await;
     assert_eq!(paper.tree[paper.best].response, "r2");
 }
@@ -269,7 +270,7 @@ async fn rules_decide_alone_and_overrule_the_model() {
     let script = |request: &Request, _: usize| {
         Ok(match request.purpose {
             Purpose::Answer => "one, two".into(),
-            // What fails is known, so the response alone is asked for.
+            // The failed instruction is known, so only the response is requested.
             Purpose::Refine => "one two".into(),
             Purpose::Judge => verdict(true),
         })
@@ -287,7 +288,7 @@ async fn rules_decide_alone_and_overrule_the_model() {
         (root.value, root.accepted, root.failed.as_slice()),
         (Some(1.0 / 3.0), false, &["use no commas".into()][..])
     );
-    // The model is not asked about a response that a rule rejects; then the fewest votes that decide.
+    // The model is not asked about a response that a rule rejects. Afterwards the fewest votes that decide are requested.
     assert_eq!((outcome.accepted, outcome.calls.judge), (true, 3));
 
     let paper = SearchConfig { mode: Mode::Paper, ..both };
@@ -391,7 +392,7 @@ async fn a_judged_draft_is_not_judged_again() {
 }
 
 #[tokio::test]
-async fn progress_is_told_in_order() {
+async fn progress_is_reported_in_order() {
     let events = Mutex::new(Vec::new());
     let engine = numbered(&["r2"], &[]);
     let templates = Templates::general();

@@ -1,4 +1,4 @@
-//! The tree of judged responses, and which of them is the answer.
+//! The tree of judged responses, and the choice of the answer among them.
 
 use std::ops::{Index, IndexMut};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Mode, SearchConfig, Strategy};
 
-/// A node's place in [`Tree::nodes`].
+/// A node's index in [`Tree::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NodeId(pub usize);
@@ -17,20 +17,20 @@ pub const ROOT: NodeId = NodeId(0);
 /// A judged response.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Node {
-    /// `None` for the draft (and for every draft of best-of-N).
+    /// The refined node; `None` for the first and every further draft.
     pub parent: Option<NodeId>,
     /// Refinements since the draft.
     pub depth: usize,
     /// The response's text.
     pub response: String,
-    /// What the refiner said before this response; empty for drafts.
+    /// What the refiner wrote before this response; empty for drafts.
     #[serde(skip)]
     pub reflection: String,
     /// The first critique that agrees with the decision.
     pub critique: String,
-    /// Yes votes / valid votes, or the share of checks that hold; `None` where the draft could not be judged.
+    /// Yes votes / valid votes, or the share of checks that hold; `None` if the draft could not be judged.
     pub value: Option<f64>,
-    /// The refiner's probability that the response is right, where it was read; of several items the lowest.
+    /// The refiner's probability that the response is right, if it was read. With several items it is the lowest.
     pub probability: Option<f64>,
     /// The probability of each item of the checklist.
     #[serde(skip)]
@@ -39,18 +39,18 @@ pub struct Node {
     pub votes: Votes,
     /// Whether the response is right as far as the judge knows.
     pub accepted: bool,
-    /// Instructions that hold.
+    /// Number of instructions that hold.
     #[serde(skip)]
     pub held: usize,
-    /// Instructions that are known to fail, each as one clause.
+    /// The instructions that are known to fail, one clause each.
     pub failed: Vec<String>,
     /// Nodes refined from this one, in order.
     #[serde(skip)]
     pub children: Vec<NodeId>,
-    /// Children asked for so far, those included that could not be read or judged.
+    /// Number of children requested so far, including those that could not be read or judged.
     #[serde(skip)]
     pub tried: usize,
-    /// Votes that were not asked for, since they could not change the decision; they could still change the value.
+    /// Votes that were skipped because they could not change the decision. They could still change the value.
     #[serde(skip)]
     pub unasked: usize,
 }
@@ -67,7 +67,7 @@ pub struct Votes {
 }
 
 impl Votes {
-    /// Yes votes / valid votes; `None` without a valid one.
+    /// Yes votes / valid votes; `None` if there is no valid vote.
     pub fn value(self) -> Option<f64> {
         let valid = self.yes + self.no;
         (valid > 0).then(|| self.yes as f64 / valid as f64)
@@ -80,7 +80,7 @@ impl Votes {
 }
 
 impl Node {
-    /// The lowest and the highest value that the votes not yet asked for could lead to.
+    /// The lowest and the highest value that the skipped votes could lead to.
     pub(super) fn bounds(&self) -> (f64, f64) {
         let Votes { yes, no, .. } = self.votes;
         let all = (yes + no + self.unasked) as f64;
@@ -91,19 +91,19 @@ impl Node {
         }
     }
 
-    /// An unjudged draft is below every judged node.
+    /// The value for comparisons. An unjudged draft ranks below every judged node.
     pub(super) fn rank(&self) -> f64 {
         self.value.unwrap_or(-1.0)
     }
 }
 
-/// Every judged response, in the order in which they were made.
+/// Every judged response, in the order of creation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Tree {
     /// The nodes; the draft is the first.
     pub nodes: Vec<Node>,
-    /// Drafts asked for after the first, those included that could not be judged.
+    /// Number of drafts requested after the first, including those that could not be judged.
     #[serde(skip)]
     pub redrafted: usize,
 }
@@ -133,22 +133,21 @@ impl Tree {
         id
     }
 
-    /// Judged refinements (or further drafts): everything but the draft.
+    /// The number of judged refinements and further drafts, which is every node except the draft.
     pub fn judged(&self) -> usize {
         self.nodes.len().saturating_sub(1)
     }
 
-    /// The accepted node with the highest value; the earliest of equals.
+    /// The accepted node with the highest value; with equal values the earliest.
     pub fn accepted(&self) -> Option<NodeId> {
         first_highest(self, (0..self.nodes.len()).map(NodeId).filter(|id| self[*id].accepted))
     }
 
     /// The answer: an accepted node, or else the best of the rest.
     ///
-    /// Refining may do harm, so in `eager` mode a refinement takes the draft's place only if more instructions hold in it;
-    /// of several such the one with the highest value and then the earliest, which has fewer edits, is the answer.
-    /// Best-of-N has no refinements: there the highest value is. `paper` walks the tree depth first and takes the last of
-    /// the highest values, as the reference does.
+    /// Refining can do harm, so in `eager` mode a refinement replaces the draft only if more instructions hold in it. Among several such
+    /// refinements the highest value wins, and then the earliest, which has fewer edits. Best-of-N has no refinements, so the highest value
+    /// wins. `paper` walks the tree depth first and takes the last node with the highest value, as the reference does.
     pub fn best(&self, config: &SearchConfig) -> NodeId {
         if let Some(id) = self.accepted() {
             return id;
@@ -166,7 +165,7 @@ impl Tree {
         best.unwrap_or(ROOT)
     }
 
-    /// The depth-first order from its end to its beginning: later siblings first, children before their parent.
+    /// The nodes in the reverse of depth-first order: later siblings first, children before their parent.
     fn last_first(&self) -> Vec<NodeId> {
         let roots = (0..self.nodes.len()).map(NodeId).filter(|id| self[*id].parent.is_none());
         let mut stack: Vec<_> = roots.rev().collect();

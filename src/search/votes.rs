@@ -1,4 +1,4 @@
-//! Judging by votes: critiques are written and their verdicts counted, as in the paper.
+//! Judging by votes: critiques are written and their verdicts are counted, as in the paper.
 
 use super::call::{Draw, Halt, Search};
 use super::config::{Mode, SearchConfig};
@@ -8,8 +8,8 @@ use super::tree::{Node, Votes};
 use crate::engine::{EngineError, Purpose, Request, Sampling};
 use crate::prompts::Verdict;
 
-/// Rounds of votes before a tie, or a round without a valid vote, counts as undecidable. In `paper` mode a round is one
-/// call of the reference: if a vote of it fails, the round does not count and is one of these tries.
+/// Rounds of votes before a tie, or a round without a valid vote, counts as undecidable. In `paper` mode a round is one call of the
+/// reference: a round with a failed vote is discarded, but counts as one of these attempts.
 const ROUNDS: usize = 3;
 
 impl Search<'_> {
@@ -30,7 +30,7 @@ impl Search<'_> {
                     match reply {
                         Ok((verdict, critique)) => {
                             ballot.count(verdict, critique);
-                            self.cast(ballot.votes, verdict);
+                            self.report_vote(ballot.votes, verdict);
                         }
                         Err(error) => {
                             broken |= self.tries_again(&error);
@@ -43,7 +43,7 @@ impl Search<'_> {
             if !broken && ballot.votes.yes != ballot.votes.no {
                 return Ok(ballot.decide(self.config));
             }
-            // A judge that never says a verdict is not asked again for the same text.
+            // A judge that never states a verdict is not asked again about the same text.
             let Votes { yes, no, .. } = ballot.votes;
             if self.config.mode == Mode::Eager && yes + no == 0 && failure.is_none() {
                 self.session.found_unreadable();
@@ -58,7 +58,7 @@ impl Search<'_> {
         }
     }
 
-    /// Asks for the votes on `node` that were saved; they change its value, never the decision.
+    /// Asks for the votes on `node` that were skipped. They change its value but never the decision.
     pub async fn settle_node(&self, node: &Node, seed: u64) -> Result<Votes, Halt> {
         let mut votes = node.votes;
         let all = votes.total() + node.unasked;
@@ -67,19 +67,19 @@ impl Search<'_> {
             for reply in self.votes(&node.response, seed, all - votes.total()).await? {
                 let verdict = reply.ok().and_then(|(verdict, _)| verdict);
                 votes.add(verdict);
-                self.cast(votes, verdict);
+                self.report_vote(votes, verdict);
             }
         }
         Ok(votes)
     }
 
-    /// A vote was cast; `votes` are the votes of its round so far.
-    pub fn cast(&self, votes: Votes, verdict: Option<Verdict>) {
-        self.session.counted(votes);
+    /// Reports a vote; `votes` are the votes of its round so far.
+    pub fn report_vote(&self, votes: Votes, verdict: Option<Verdict>) {
+        self.session.keep_votes(votes);
         (self.session.observe)(Progress::Voted(verdict, votes));
     }
 
-    /// Critiques of `response` with their verdicts. In `eager` mode one that ends without a verdict is asked for it.
+    /// Critiques of `response` with their verdicts. In `eager` mode the judge is asked for a verdict that is missing.
     async fn votes(
         &self,
         response: &str,
@@ -122,7 +122,7 @@ impl Votes {
     }
 }
 
-/// The votes of a round, and the first critique of each kind.
+/// The votes of a round, and the first critique with each verdict.
 #[derive(Default)]
 struct Ballot {
     votes: Votes,
@@ -159,8 +159,8 @@ impl Ballot {
     }
 }
 
-/// How many votes to ask for next: in `paper` mode the whole round at once; in `eager` mode the fewest that could make
-/// the outcome certain, so that what is asked for depends on the votes alone and never on which arrives first.
+/// The number of votes to request next. In `paper` mode it is the whole round. In `eager` mode it is the fewest votes that could make the
+/// outcome certain, so that the requests depend on the votes alone and never on which arrives first.
 fn wanted(votes: Votes, config: &SearchConfig) -> Option<usize> {
     let left = config.votes.saturating_sub(votes.total());
     let certain = |votes| certain(votes, config);
@@ -175,7 +175,7 @@ fn wanted(votes: Votes, config: &SearchConfig) -> Option<usize> {
     (1..=left).find(|more| unanimous(*more)).or(Some(left))
 }
 
-/// Whether no further vote can make a tie, move the majority, or move the value across the threshold.
+/// Whether no further vote can cause a tie, change the majority, or move the value across the threshold.
 fn certain(votes: Votes, config: &SearchConfig) -> bool {
     let Votes { yes, no, .. } = votes;
     let left = config.votes.saturating_sub(votes.total());
@@ -184,7 +184,7 @@ fn certain(votes: Votes, config: &SearchConfig) -> bool {
     yes.abs_diff(no) > left && passes(lowest) == passes(highest)
 }
 
-/// The fewest votes that can decide: how many one judgement runs side by side.
+/// The fewest votes that can decide, which is how many one judgement runs concurrently.
 pub(super) fn first_votes(config: &SearchConfig) -> usize {
     wanted(Votes::default(), config).unwrap_or(1)
 }
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn votes_stop_when_the_outcome_is_certain() {
-        // (votes, threshold), (yes, no, invalid) → how many more.
+        // Each row: (votes, threshold), (yes, no, invalid), and how many more votes are requested.
         let cases = [
             ((5, 0.5), (0, 0, 0), Some(3)),
             ((5, 0.5), (3, 0, 0), None),

@@ -1,4 +1,4 @@
-//! `change_case:`: capital letters, as words or throughout.
+//! The rules of `change_case:` about capital letters, as single words or throughout.
 
 use super::CheckError;
 use super::kwargs::{Bound, Kwargs};
@@ -28,7 +28,7 @@ impl Rule {
 
     pub(super) fn describe(&self) -> String {
         match self {
-            Self::CapitalWords(bound) => format!("use {} in all capital letters", bound.of("word")),
+            Self::CapitalWords(bound) => format!("use {} in all capital letters", bound.with_noun("word")),
             Self::EnglishCapital => "write in English and in capital letters only".to_string(),
             Self::EnglishLowercase => "write in English and in lowercase letters only".to_string(),
         }

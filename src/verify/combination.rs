@@ -1,4 +1,4 @@
-//! `combination:`: two answers in one, or the prompt before the answer.
+//! The rules of `combination:`: two answers in one, or the prompt before the answer.
 
 use super::CheckError;
 use super::kwargs::Kwargs;
@@ -6,9 +6,9 @@ use super::text::{is_blank, trim};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Rule {
-    /// Two different responses with six asterisks between.
+    /// Two different responses, separated by six asterisks.
     TwoResponses,
-    /// Begins with the prompt in any case.
+    /// The response begins with the prompt, in any case.
     RepeatPrompt { prompt: String, lowered: String },
 }
 

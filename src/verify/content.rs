@@ -1,4 +1,4 @@
-//! `detectable_content:`: a postscript, and placeholders in square brackets.
+//! The rules of `detectable_content:` about a postscript, and about placeholders in square brackets.
 
 use super::CheckError;
 use super::kwargs::{Kwargs, plural};
@@ -11,10 +11,10 @@ pub(super) enum Rule {
     Postscript { marker: String, search: Marker },
 }
 
-/// What to look for in the lower-cased response.
+/// The text to search for in the lower-cased response.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Marker {
-    /// Pieces with at most one space between any two.
+    /// The given pieces, with at most one space between any two.
     Spaced(&'static [&'static str]),
     /// Any other marker.
     Pattern(Pattern),
@@ -59,7 +59,7 @@ impl Rule {
     }
 }
 
-/// `[` and the next `]` of the same line, left to right.
+/// Counts pairs of `[` and the next `]` of the same line, from left to right.
 fn placeholders(response: &str) -> usize {
     let mut count = 0;
     for line in response.split('\n') {

@@ -1,4 +1,4 @@
-//! Files in the JSONL format of IFEval and IFBench: prompts with their checks, responses, and which response answers which prompt.
+//! Reads files in the JSONL format of IFEval and IFBench: prompts with their checks, and responses, which are joined by their prompts.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -13,23 +13,22 @@ use super::{Check, UNCHECKED};
 /// One line of a prompt file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
-    /// Its key as the file has it: an integer in IFEval's own, a string in IFBench's.
+    /// The key as written in the file: an integer in IFEval's files, a string in IFBench's.
     pub key: Value,
     /// What the model was asked.
     pub prompt: String,
-    /// What its response is checked for.
+    /// The checks that its response must pass.
     pub checks: Vec<Check>,
-    /// The ids of its other instructions, which are known but cannot be checked. Whether a response follows the whole prompt is
-    /// not known where there are any.
+    /// The ids of known instructions that cannot be checked. If there are any, it is unknown whether a response follows the whole prompt.
     pub unchecked: Vec<String>,
 }
 
 /// One line of a response file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Response {
-    /// What the model was asked; joins with [`Prompt::prompt`].
+    /// What the model was asked. Responses are joined with [`Prompt::prompt`] by this text.
     pub prompt: String,
-    /// What it said.
+    /// The model's answer.
     pub response: String,
 }
 
@@ -44,17 +43,17 @@ pub enum DataError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// One of its lines is wrong.
+    /// A line of the file is invalid.
     #[error("{}:{line}: {message}", path.display())]
     Line {
-        /// The file that is wrong.
+        /// The file with the invalid line.
         path: PathBuf,
-        /// The line's number, from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The problem with the line.
         message: String,
     },
-    /// It has no lines.
+    /// The file has no lines.
     #[error("{}: no lines", path.display())]
     Empty {
         /// The file without prompts.
@@ -62,27 +61,26 @@ pub enum DataError {
     },
 }
 
-/// A file's lines, parsed. Blank lines are passed over.
+/// The parsed lines of a file, without blank lines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lines<T> {
     path: PathBuf,
     numbers: Vec<usize>,
-    /// What the lines hold, in their order.
+    /// The parsed lines, in order.
     pub items: Vec<T>,
 }
 
 impl<T> Lines<T> {
-    /// An error about the item at `index`.
+    /// Makes an error about the item at `index`.
     fn error(&self, index: usize, message: impl Into<String>) -> DataError {
         DataError::Line { path: self.path.clone(), line: self.numbers[index], message: message.into() }
     }
 }
 
-/// Reads `key`, `prompt`, `instruction_id_list` and `kwargs` of every line. [`UNCHECKED`] is the only id without a check that is
-/// let pass.
+/// Reads `key`, `prompt`, `instruction_id_list` and `kwargs` of every line. [`UNCHECKED`] is the only accepted id without a check.
 ///
 /// # Errors
-/// Names the file and the line: broken JSON, a missing field, an unknown instruction id, arguments that it cannot use.
+/// Names the file and the line of broken JSON, a missing field, an unknown instruction id, or unusable arguments.
 pub fn read_prompts(path: &Path) -> Result<Lines<Prompt>, DataError> {
     let lines: Lines<WirePrompt> = read(path)?;
     let mut items = Vec::with_capacity(lines.items.len());
@@ -100,7 +98,7 @@ pub fn read_prompts(path: &Path) -> Result<Lines<Prompt>, DataError> {
 /// Reads `prompt` and `response` of every line.
 ///
 /// # Errors
-/// Names the file and the line: broken JSON or a missing field.
+/// Names the file and the line of broken JSON or of a missing field.
 pub fn read_responses(path: &Path) -> Result<Lines<Response>, DataError> {
     read(path)
 }
@@ -108,17 +106,17 @@ pub fn read_responses(path: &Path) -> Result<Lines<Response>, DataError> {
 /// The responses in the prompts' order.
 #[derive(Debug)]
 pub struct Joined<'a> {
-    /// One for each prompt that was answered.
+    /// One response for each prompt; `None` for a prompt without one.
     pub responses: Vec<Option<&'a str>>,
-    /// Positions, from 0, whose prompts read slightly differently in the two files.
+    /// Positions, from 0, of prompts whose wording differs slightly between the two files.
     pub reworded: Vec<usize>,
 }
 
-/// Joins by the prompt's text without the spaces around it. Where both files have equally many lines, a response whose prompt was
-/// only reworded joins by its position: IFEval has changed a prompt after responses to it were published.
+/// Joins by the prompt's text without surrounding spaces. If both files have the same number of lines, a response with a slightly different
+/// prompt is joined by its position, because IFEval has changed a prompt after responses to it were published.
 ///
 /// # Errors
-/// A response without its prompt, or a second response to one prompt: the file and the line.
+/// Names the file and the line of a response without its prompt, or of a second response to one prompt.
 pub fn join<'a>(prompts: &Lines<Prompt>, responses: &'a Lines<Response>) -> Result<Joined<'a>, DataError> {
     let positions: HashMap<&str, usize> =
         prompts.items.iter().enumerate().map(|(position, prompt)| (trim(&prompt.prompt), position)).collect();
@@ -148,7 +146,7 @@ pub fn join<'a>(prompts: &Lines<Prompt>, responses: &'a Lines<Response>) -> Resu
     Ok(Joined { responses: joined.into_iter().map(|index| index.map(text)).collect(), reworded })
 }
 
-/// Whether at least four fifths of all their words are in both.
+/// Whether at least four fifths of the words of both texts together occur in each of them.
 fn is_similar(a: &str, b: &str) -> bool {
     let (a, b): (HashSet<&str>, HashSet<&str>) = (words(a).collect(), words(b).collect());
     5 * a.intersection(&b).count() >= 4 * a.union(&b).count()
@@ -213,7 +211,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Lines<T>, DataError> {
     Ok(lines)
 }
 
-/// The parser's message; it counts lines too, and in a file of lines its count is always 1.
+/// The parser's message without its line number, which is always 1 because each line is parsed alone.
 fn message_of(error: &serde_json::Error) -> String {
     error.to_string().replace(" at line 1 column ", " at column ")
 }
@@ -233,7 +231,7 @@ mod tests {
         file
     }
 
-    /// The error of reading and joining, without the folder.
+    /// The error of reading and joining, without the name of the folder.
     fn failure(prompts: &[&str], responses: &[&str]) -> String {
         let (prompts, responses) = (file(prompts), file(responses));
         let attempt = || -> Result<(), DataError> {

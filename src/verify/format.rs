@@ -1,4 +1,4 @@
-//! `detectable_format:`: bullets, highlights, sections, titles, JSON, and a choice of three answers.
+//! The rules of `detectable_format:` about bullets, highlights, sections, titles, JSON, and a choice of three answers.
 
 use super::CheckError;
 use super::json::is_json;
@@ -64,8 +64,8 @@ impl Rule {
     }
 }
 
-/// Lines that start with `mark`. Spaces and line breaks before it belong to the bullet. After `*` one character follows that
-/// is not `*`; it may be the line break, and then the next line is the bullet's text.
+/// Counts lines that start with `mark`. Spaces and line breaks before the mark belong to the bullet. After `*` there must be one character
+/// other than `*`; if it is the line break, the next line is the bullet's text.
 fn bullets(response: &str, mark: char) -> usize {
     let mut count = 0;
     let mut rest = response;
@@ -85,7 +85,7 @@ fn bullets(response: &str, mark: char) -> usize {
     }
 }
 
-/// Text of one line between two asterisks, plus text between two pairs of them; blank text does not count.
+/// Counts text in one line between two asterisks, plus text between two pairs of them. Blank text does not count.
 fn highlights(response: &str) -> usize {
     response.split('\n').map(|line| starred(line, "*") + starred(line, "**")).sum()
 }
@@ -100,14 +100,14 @@ fn starred(line: &str, marks: &str) -> usize {
             count += usize::from(!is_blank(text));
             rest = after;
         } else {
-            // Not closed: look again one asterisk further.
+            // The mark is not closed, so the search continues one asterisk further.
             rest = &rest[rest.len() - inside.len() - (marks.len() - 1)..];
         }
     }
     count
 }
 
-/// Occurrences of the splitter, at most one space, and a number.
+/// Counts occurrences of the splitter, followed by at most one space and a number.
 fn sections(response: &str, splitter: &Pattern) -> usize {
     let mut count = 0;
     let mut from = 0;
@@ -125,7 +125,7 @@ fn sections(response: &str, splitter: &Pattern) -> usize {
     count
 }
 
-/// `<<`, at least one character and `>>`, with something between that is neither bracket nor space.
+/// Whether the line has `<<` and `>>` with something between them that is neither a bracket nor a space.
 fn has_title(line: &str) -> bool {
     let (Some(open), Some(close)) = (line.find("<<"), line.rfind(">>")) else {
         return false;

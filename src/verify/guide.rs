@@ -1,34 +1,34 @@
-//! Rules as patterns: what a text must look like to follow them, for decoding that is held to them.
+//! Turns rules into patterns of the texts that follow them, for decoding under these patterns.
 //!
-//! A pattern is a terminal of llguidance's Lark dialect, whose `&` and `~` are intersection and complement. It may be
-//! narrower than its rule, since there are many ways to follow one, and it may miss a detail: the rule itself has the last
-//! word on the text. Rules that count in a way that no short pattern expresses have none.
+//! A pattern is a terminal of llguidance's Lark dialect, in which `&` and `~` are intersection and complement. It may be narrower than its
+//! rule, since there are many ways to follow a rule, and it may miss a detail, since the rule itself checks the text afterwards. Rules
+//! whose counts no short pattern can express have none.
 
 use serde_json::Value;
 
 use super::Check;
 
-/// Numbers of parts above this have no pattern: compiled, it would be too large.
+/// The largest number of parts that gets a pattern. The compiled pattern of a larger one would be too large.
 const MOST: u64 = 60;
-/// Words may be more, since each is a small part.
+/// The largest number of words that gets a pattern. It is higher because each word is a small part.
 const MOST_WORDS: u64 = 400;
 
-/// A word's characters, and those between words. Characters outside of ASCII count as a word's: the classes of Unicode make
+/// The characters of a word, and those between words. Characters outside of ASCII count as word characters, since Unicode's classes make
 /// patterns many times larger.
 const WORD: &str = r"[0-9A-Za-z_\x{80}-\x{10FFFF}]";
 const GAP: &str = r"[^0-9A-Za-z_\x{80}-\x{10FFFF}]";
 
-/// A Lark grammar of texts that follow `checks`; `None` where no check has a pattern.
+/// A Lark grammar of the texts that follow `checks`; `None` if no check has a pattern.
 ///
-/// With `words`, what a rule asks for must come early enough that the text has about so many words: a model that does not
-/// come to it by itself would write until its room is used up. Such patterns cost more than those without.
+/// If `words` is given, required content must appear early enough for the text to have about `words` words. Otherwise a model that does not
+/// produce it on its own would write until its room is used up. Such patterns are more expensive.
 pub fn guide(checks: &[Check], words: Option<usize>) -> Option<String> {
     let patterns: Vec<String> =
         checks.iter().filter_map(|check| check.pattern(words)).map(|pattern| format!("({pattern})")).collect();
     (!patterns.is_empty()).then(|| format!("start: RESPONSE\nRESPONSE: {}\n", patterns.join(" & ")))
 }
 
-/// Any text before one of `parts` things that have to fit in `words`. It is counted in words, not in characters: the
+/// Any text before one of `parts` things that together have to fit in `words`. The limit is in words and not in characters, because the
 /// pattern of a counted character changes with every step.
 fn before(words: Option<usize>, parts: u64) -> String {
     let Some(words) = words else { return "(?s:.*)".into() };
@@ -36,12 +36,12 @@ fn before(words: Option<usize>, parts: u64) -> String {
     format!(r"([^ \n]*[ \n]+){{0,{}}}[^ \n]*", (words / parts).max(8))
 }
 
-/// A regular expression between slashes.
+/// Puts a regular expression between slashes.
 fn terminal(regex: &str) -> String {
     format!("/{}/", regex.replace('/', "\\/"))
 }
 
-/// `text` as a regular expression in any case.
+/// Turns `text` into a regular expression that ignores case.
 fn any_case(text: &str) -> String {
     if !text.is_ascii() {
         return format!("(?i:{})", regex::escape(text));
@@ -53,12 +53,12 @@ fn any_case(text: &str) -> String {
     text.chars().map(letter).collect()
 }
 
-/// Texts that hold `part` at least `count` times.
+/// Matches texts that contain `part` at least `count` times.
 fn at_least(part: &str, count: u64, words: Option<usize>) -> String {
     terminal(&format!("({}{part}){{{count}}}(?s:.*)", before(words, count)))
 }
 
-/// Texts that hold `part` fewer than `count` times.
+/// Matches texts that contain `part` fewer than `count` times.
 fn less_than(part: &str, count: u64) -> String {
     format!("~{}", terminal(&format!("((?s:.*){part}){{{count}}}(?s:.*)")))
 }
@@ -73,7 +73,7 @@ fn relation(part: &str, count: u64, relation: Option<&str>, words: Option<usize>
 }
 
 impl Check {
-    /// The pattern of texts that follow this rule.
+    /// The pattern of the texts that follow this rule.
     fn pattern(&self, words: Option<usize>) -> Option<String> {
         let text =
             |key: &str| self.kwargs.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
@@ -117,7 +117,7 @@ impl Check {
                     self.kwargs.get("num_words").and_then(Value::as_u64).filter(|n| (1..=MOST_WORDS).contains(n))?;
                 match text("relation")? {
                     "at least" => terminal(&format!("({GAP}*{WORD}+{GAP}+){{{count}}}(?s:.*)")),
-                    // The last word ends a sentence, so that the text is not cut in the middle of one.
+                    // The last word must end a sentence, so that the text is not cut in the middle of one.
                     _ if count > 1 => terminal(&format!("({GAP}*{WORD}+){{1,{}}}[.!?]{GAP}{{0,4}}", count - 1)),
                     _ => return None,
                 }
@@ -199,7 +199,7 @@ mod tests {
         Check::new(id, kwargs).unwrap()
     }
 
-    /// Texts that match a rule's pattern follow the rule, and those that break it do not match.
+    /// Texts that match a rule's pattern follow the rule, and texts that break the rule do not match.
     #[test]
     fn texts_that_match_follow_the_rule() {
         let cases = [

@@ -2,7 +2,7 @@
 
 use super::CheckError;
 
-/// Every instruction id that can be checked: IFEval's 25 and then 57 of IFBench's 58, each in its group.
+/// Every instruction id that can be checked: first the 25 of IFEval, then 57 of the 58 of IFBench, each by group.
 pub const IDS: [&str; 82] = [
     "keywords:existence",
     "keywords:frequency",
@@ -88,14 +88,14 @@ pub const IDS: [&str; 82] = [
     "words:words_position",
 ];
 
-/// How many of [`IDS`] are IFEval's.
+/// The number of [`IDS`] that belong to IFEval.
 const IFEVAL: usize = 25;
 
-/// The one instruction of the two benchmarks that is known and cannot be checked. Files of prompts may hold it; it is reported as not
-/// checked there.
+/// The only known instruction of the two benchmarks that cannot be checked. Prompt files may contain it; it is then reported as not
+/// checked.
 pub const UNCHECKED: &str = "words:start_verb";
 
-/// The error of an id that no rule has: what there is in its group, or else everything.
+/// The error for an unknown id. It lists the known ids of its group, or all ids.
 pub(super) fn unknown(id: &str) -> CheckError {
     if id == UNCHECKED {
         return CheckError::from(format!(

@@ -1,10 +1,10 @@
-//! What Python's `json` module reads: RFC 8259, and `NaN`, `Infinity` and `-Infinity`.
+//! Recognises what Python's `json` module reads: RFC 8259, and `NaN`, `Infinity` and `-Infinity`.
 //!
-//! `serde_json` refuses numbers out of range, lone surrogates, those three literals and deep nesting, all of which pass here.
+//! `serde_json` rejects numbers out of range, lone surrogates, those three literals and deep nesting, all of which are accepted here.
 
 use super::text::trim;
 
-/// More digits than Python turns into an integer by default.
+/// The number of digits up to which Python reads an integer by default.
 const MAX_INTEGER_DIGITS: usize = 4300;
 
 /// Whether the response is one JSON value, with or without a Markdown fence around it.
@@ -17,12 +17,12 @@ pub(super) fn is_json(response: &str) -> bool {
     Scanner { rest: text.as_bytes() }.document().is_some()
 }
 
-/// `None` from any method: not JSON.
+/// Scans JSON. Every method returns `None` if the text is not JSON.
 struct Scanner<'a> {
     rest: &'a [u8],
 }
 
-/// A container that is open, innermost last: on the heap, so that depth costs no stack.
+/// A container that is open. They are kept on the heap, innermost last, so that depth costs no stack.
 #[derive(Clone, Copy, PartialEq)]
 enum Open {
     Array,
@@ -34,7 +34,7 @@ impl Scanner<'_> {
         let mut open: Vec<Open> = Vec::new();
         self.spaces();
         loop {
-            // At the start of a value.
+            // Here a value begins.
             match self.rest.first()? {
                 b'[' => {
                     self.step();
@@ -56,7 +56,7 @@ impl Scanner<'_> {
                 b'"' => self.string()?,
                 _ => self.literal()?,
             }
-            // After a value: close what ends here, then continue with the next one.
+            // Here a value has ended: close the containers that end, then continue with the next value.
             loop {
                 self.spaces();
                 let Some(container) = open.last() else {
@@ -79,7 +79,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// A string, a colon and the spaces around it.
+    /// Reads a string, a colon and the spaces around it.
     fn key(&mut self) -> Option<()> {
         self.string()?;
         self.spaces();
@@ -143,7 +143,7 @@ impl Scanner<'_> {
         (!is_integer || integer <= MAX_INTEGER_DIGITS).then_some(())
     }
 
-    /// How many there are, if any.
+    /// The number of digits; `None` if there are none.
     fn digits(&mut self) -> Option<usize> {
         let count = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         self.rest = &self.rest[count..];

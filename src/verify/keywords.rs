@@ -1,4 +1,4 @@
-//! `keywords:`: words and letters that must, or must not, occur.
+//! The rules of `keywords:` about words and letters that must, or must not, occur.
 
 use super::CheckError;
 use super::kwargs::{Bound, Kwargs, quoted_list};
@@ -67,7 +67,7 @@ impl Rule {
     }
 }
 
-/// Characters of the lower-cased response that equal the lower-cased letter; `İ` lowers to two and equals none.
+/// Counts characters of the lower-cased response that equal the lower-cased letter. `İ` becomes two characters and equals none.
 fn letter_count(response: &str, lowered: &str) -> usize {
     let mut chars = lowered.chars();
     let (Some(letter), None) = (chars.next(), chars.next()) else {
@@ -76,6 +76,6 @@ fn letter_count(response: &str, lowered: &str) -> usize {
     if response.is_ascii() {
         return response.chars().filter(|c| c.to_ascii_lowercase() == letter).count();
     }
-    // The whole text at once: what a capital sigma becomes depends on its neighbours.
+    // The whole text is lower-cased at once, since the form of a capital sigma depends on its neighbours.
     response.to_lowercase().chars().filter(|&c| c == letter).count()
 }

@@ -1,4 +1,4 @@
-//! Keyword arguments: read once, with errors that name the instruction, the argument and what it must be.
+//! Reads keyword arguments, with errors that name the instruction, the argument and what it must be.
 
 use std::fmt;
 
@@ -8,14 +8,14 @@ use super::CheckError;
 use super::pattern::{Allowance, Pattern, PatternError};
 use super::text::trim;
 
-/// Entries of a list.
+/// The maximum number of entries in a list.
 const MOST_ENTRIES: usize = 64;
-/// Characters of a text that is compared with the response as it is.
+/// The maximum number of characters in a text that is compared with the response.
 const TEXT_CHARACTERS: usize = 20_000;
-/// Characters of an argument that an error shows.
+/// The maximum number of characters of an argument that an error shows.
 const SHOWN: usize = 200;
 
-/// The arguments of one instruction. Every argument that a rule reads is noted, so that [`Kwargs::finish`] can refuse the rest.
+/// The arguments of one instruction. Every argument that a rule reads is recorded, so that [`Kwargs::finish`] can reject the others.
 pub(super) struct Kwargs<'a> {
     id: &'a str,
     values: &'a Map<String, Value>,
@@ -25,18 +25,18 @@ pub(super) struct Kwargs<'a> {
 }
 
 impl<'a> Kwargs<'a> {
-    /// `values` without nulls.
+    /// Makes a reader of `values`, which must contain no nulls.
     pub(super) fn new(id: &'a str, values: &'a Map<String, Value>, allowance: &'a mut Allowance) -> Self {
         Self { id, values, allowance, known: Vec::new(), others_allowed: false }
     }
 
-    /// A number from 0 up.
+    /// Reads an integer from 0 up.
     pub(super) fn count(&mut self, key: &'static str) -> Result<usize, CheckError> {
         let count = self.value(key).and_then(integer).and_then(|n| usize::try_from(n).ok());
         count.ok_or_else(|| self.must_be(key, "an integer from 0 up"))
     }
 
-    /// A number from 1 up.
+    /// Reads an integer from 1 up.
     pub(super) fn positive(&mut self, key: &'static str) -> Result<usize, CheckError> {
         match self.count(key) {
             Ok(count) if count > 0 => Ok(count),
@@ -44,19 +44,19 @@ impl<'a> Kwargs<'a> {
         }
     }
 
-    /// A whole number of either sign.
+    /// Reads an integer of either sign.
     pub(super) fn signed(&mut self, key: &'static str) -> Result<i64, CheckError> {
         let value = self.value(key).and_then(integer);
         value.ok_or_else(|| self.must_be(key, "an integer"))
     }
 
-    /// A number from 0 up that need not be whole.
+    /// Reads a number from 0 up, which need not be an integer.
     pub(super) fn percentage(&mut self, key: &'static str) -> Result<f64, CheckError> {
         let value = self.value(key).and_then(Value::as_f64).filter(|percentage| *percentage >= 0.0);
         value.ok_or_else(|| self.must_be(key, "a number from 0 up"))
     }
 
-    /// A number from 1 to `most`.
+    /// Reads an integer from 1 to `most`.
     pub(super) fn ordinal(&mut self, key: &'static str, most: usize) -> Result<usize, CheckError> {
         let position = self.count(key)?;
         if (1..=most).contains(&position) {
@@ -65,7 +65,7 @@ impl<'a> Kwargs<'a> {
         Err(self.must_be(key, &format!("between 1 and {most}")))
     }
 
-    /// A number and how a count must relate to it.
+    /// Reads a number and the relation that a count must have to it.
     pub(super) fn bound(&mut self, count: &'static str, relation: &'static str) -> Result<Bound, CheckError> {
         let limit = self.count(count)?;
         match self.value(relation).and_then(Value::as_str) {
@@ -75,7 +75,7 @@ impl<'a> Kwargs<'a> {
         }
     }
 
-    /// A string, as it is.
+    /// Reads a string without changes.
     pub(super) fn text(&mut self, key: &'static str) -> Result<String, CheckError> {
         match self.value(key).and_then(Value::as_str) {
             Some(text) => self.short_enough(key, text),
@@ -83,7 +83,7 @@ impl<'a> Kwargs<'a> {
         }
     }
 
-    /// A string that is not blank, without the spaces around it.
+    /// Reads a string that is not blank, and removes surrounding spaces.
     pub(super) fn trimmed(&mut self, key: &'static str) -> Result<String, CheckError> {
         match self.value(key).and_then(Value::as_str).map(trim) {
             Some(text) if !text.is_empty() => self.short_enough(key, text),
@@ -91,14 +91,14 @@ impl<'a> Kwargs<'a> {
         }
     }
 
-    /// A string as in [`Kwargs::trimmed`], and the pattern that it is.
+    /// Reads a string like [`Kwargs::trimmed`], and makes its pattern.
     pub(super) fn pattern(&mut self, key: &'static str, kind: Kind) -> Result<(String, Pattern), CheckError> {
         let text = self.trimmed(key)?;
         let pattern = self.made(key, &text, kind)?;
         Ok((text, pattern))
     }
 
-    /// Strings as in [`Kwargs::texts`], and the patterns that they are.
+    /// Reads strings like [`Kwargs::texts`], and makes their patterns.
     pub(super) fn patterns(
         &mut self,
         key: &'static str,
@@ -121,7 +121,7 @@ impl<'a> Kwargs<'a> {
         Err(self.too_large(key, &format!("must have at most {TEXT_CHARACTERS} characters")))
     }
 
-    /// The error of an argument whose value costs too much.
+    /// The error for an argument whose value is too expensive.
     fn too_large(&self, path: &str, reason: &str) -> CheckError {
         CheckError { message: format!("{}: `{path}` {reason}", self.id), argument: Some(path.to_owned()) }
     }
@@ -159,7 +159,7 @@ impl<'a> Kwargs<'a> {
         Err(CheckError::from(format!("{}: unknown argument `{}`, allowed: {allowed}", self.id, shortened(unknown))))
     }
 
-    /// The error of a value that is missing or that is not `expected`.
+    /// The error for a value that is missing or is not `expected`.
     pub(super) fn must_be(&self, key: &str, expected: &str) -> CheckError {
         let got = match self.values.get(key) {
             Some(value) => format!("got {}", shortened(&value.to_string())),
@@ -174,7 +174,7 @@ impl<'a> Kwargs<'a> {
     }
 }
 
-/// How a text becomes a pattern.
+/// A function that makes a pattern from a text.
 pub(super) type Kind = fn(&str, &mut Allowance) -> Result<Pattern, PatternError>;
 
 fn shortened(text: &str) -> String {
@@ -184,15 +184,15 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// A whole number, also one that is written as `8.0`: IFBench's files write them so.
+/// Reads an integer. IFBench's files write 8 as `8.0`, which is accepted as well.
 fn integer(value: &Value) -> Option<i64> {
-    // Beyond this a float no longer holds every integer.
+    // Beyond this number a float cannot represent every integer.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let float = || value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT);
     value.as_i64().or_else(|| float().map(|number| number as i64))
 }
 
-/// How often something may occur.
+/// A bound on how often something may occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bound {
     LessThan(usize),
@@ -207,14 +207,14 @@ impl Bound {
         }
     }
 
-    /// `at least 12 words`
-    pub(super) fn of(self, noun: &str) -> String {
+    /// The bound with its noun: `at least 12 words`.
+    pub(super) fn with_noun(self, noun: &str) -> String {
         format!("{self} {noun}{}", plural(self.limit()))
     }
 
-    /// `at least 12 times`
+    /// The bound as a frequency: `at least 12 times`.
     pub(super) fn times(self) -> String {
-        self.of("time")
+        self.with_noun("time")
     }
 
     fn limit(self) -> usize {
@@ -233,12 +233,12 @@ impl fmt::Display for Bound {
     }
 }
 
-/// The ending of a regular noun that is counted.
+/// The ending of a regular noun after a count.
 pub(super) fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// `"a", "b" and "c"`
+/// Joins quoted items: `"a", "b" and "c"`.
 pub(super) fn quoted_list(items: &[impl AsRef<str>]) -> String {
     let quoted: Vec<String> = items.iter().map(|item| format!("\"{}\"", item.as_ref())).collect();
     match quoted.split_last() {

@@ -1,4 +1,4 @@
-//! `language:`: which language a response is in, as the reference's statistical detector sees it.
+//! The rules of `language:` about the language of a response, as the reference's statistical detector judges it.
 
 use std::sync::LazyLock;
 
@@ -15,7 +15,7 @@ const LANGUAGES: [&str; 55] = [
     "te", "th", "tl", "tr", "uk", "ur", "vi", "zh-cn", "zh-tw",
 ];
 
-/// The detector samples at random: the seed makes verdicts repeatable, and the version of Python settles rounding.
+/// The detector samples at random. The seed makes verdicts repeatable, and the version of Python determines the rounding.
 static DETECTOR: LazyLock<DetectorFactory> = LazyLock::new(|| {
     let mut factory = DetectorFactory::new(Compat::python(11));
     factory.load_builtin(&DetectorFactory::builtin_files()).expect("the profiles are part of the crate");
@@ -45,7 +45,7 @@ impl Rule {
     }
 }
 
-/// Whether the detector says `language`, or finds nothing that it knows.
+/// Whether the detector returns `language`, or finds no language.
 pub(super) fn may_be(text: &str, language: &str) -> bool {
     DETECTOR.detect(text).map_or(true, |detected| detected == language)
 }

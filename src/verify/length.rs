@@ -1,4 +1,4 @@
-//! `length_constraints:`: how many words, sentences and paragraphs.
+//! The rules of `length_constraints:` about the number of words, sentences and paragraphs.
 
 use super::CheckError;
 use super::kwargs::{Bound, Kwargs, plural};
@@ -46,7 +46,7 @@ impl Rule {
             Self::FirstWord { paragraphs, nth, word } => {
                 let mut pieces = response.split("\n\n");
                 let filled = response.split("\n\n").filter(|piece| !is_blank(piece)).count();
-                // The position counts blank pieces, the number of paragraphs does not.
+                // The position counts blank pieces, but the number of paragraphs does not.
                 filled == *paragraphs
                     && pieces.nth(nth - 1).is_some_and(|piece| !is_blank(piece) && first_word(piece) == *word)
             }
@@ -55,8 +55,8 @@ impl Rule {
 
     pub(super) fn describe(&self) -> String {
         match self {
-            Self::Words(bound) => format!("use {}", bound.of("word")),
-            Self::Sentences(bound) => format!("write {}", bound.of("sentence")),
+            Self::Words(bound) => format!("use {}", bound.with_noun("word")),
+            Self::Sentences(bound) => format!("write {}", bound.with_noun("sentence")),
             Self::Paragraphs(count) => {
                 format!("write exactly {count} paragraph{}, separated by ***", plural(*count))
             }
@@ -68,7 +68,7 @@ impl Rule {
     }
 }
 
-/// Pieces between `***`. A blank one counts as nothing at either end and spoils the count between.
+/// Counts the pieces between `***`. A blank piece at either end is ignored; anywhere else it makes the count invalid.
 fn starred_paragraphs(response: &str) -> Option<usize> {
     let pieces: Vec<&str> = response.split("***").collect();
     let last = pieces.len() - 1;
@@ -83,7 +83,7 @@ fn starred_paragraphs(response: &str) -> Option<usize> {
     Some(count)
 }
 
-/// The first token without opening quotes, up to a mark that ends a word, lowered letter by letter.
+/// The first token without opening quotes, up to a mark that ends a word, lower-cased letter by letter.
 fn first_word(paragraph: &str) -> String {
     let token = trim(paragraph).split(is_space).next().unwrap_or_default();
     let token = token.trim_start_matches('\'').trim_start_matches('"');

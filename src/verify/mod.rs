@@ -1,7 +1,7 @@
-//! Rule checkers of two benchmarks: instruction id and keyword arguments in, verdict on a response out.
+//! Rule checkers of two benchmarks. An instruction id and keyword arguments make a check, which gives a verdict on a response.
 //!
-//! The 25 instructions of IFEval, "Instruction-Following Evaluation for Large Language Models" (Zhou et al., 2023), and those of
-//! IFBench in `ifbench/`, with the verdicts of their published references.
+//! The rules are the 25 instructions of IFEval, "Instruction-Following Evaluation for Large Language Models" (Zhou et al., 2023), and those
+//! of IFBench in `ifbench/`, with the verdicts of their published references.
 
 mod case;
 mod combination;
@@ -42,16 +42,16 @@ pub use text::words;
 pub struct Check {
     /// The instruction id, such as `punctuation:no_comma`.
     pub id: String,
-    /// Its keyword arguments, without nulls. The verdict follows what they were when the check was made.
+    /// The keyword arguments, without nulls. The verdict depends on their values at the time the check was made.
     pub kwargs: Map<String, Value>,
     rule: Rule,
 }
 
-/// An unknown instruction id, or keyword arguments that it cannot use.
+/// An unknown instruction id, or keyword arguments that the instruction cannot use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct CheckError {
-    /// What is wrong, and what it must be.
+    /// What is wrong, and what is expected.
     pub message: String,
     /// The argument that is too large, such as `keywords[3]`.
     pub argument: Option<String>,
@@ -67,15 +67,15 @@ impl Check {
     /// Checks the id and the keyword arguments. Nulls count as absent.
     ///
     /// # Errors
-    /// Names the id, the argument and what it must be: an argument may be missing, of another type, out of range or unknown.
+    /// Names the id, the argument and what it must be, if an argument is missing, has the wrong type, is out of range or is unknown.
     pub fn new(id: &str, kwargs: Map<String, Value>) -> Result<Self, CheckError> {
         Self::within(id, kwargs, &mut Allowance::default())
     }
 
-    /// Makes a check like [`Check::new`], for one of several whose patterns share an `allowance`.
+    /// Makes a check like [`Check::new`], as one of several whose patterns share an `allowance`.
     ///
     /// # Errors
-    /// As [`Check::new`]; also where the allowance is used up.
+    /// Fails like [`Check::new`], and if the allowance is used up.
     pub fn within(id: &str, mut kwargs: Map<String, Value>, allowance: &mut Allowance) -> Result<Self, CheckError> {
         kwargs.retain(|_, value| !value.is_null());
         let mut reader = Kwargs::new(id, &kwargs, allowance);
@@ -84,12 +84,13 @@ impl Check {
         Ok(Self { id: id.to_string(), kwargs, rule })
     }
 
-    /// The benchmarks' strict verdict: the response is not blank and does what is asked.
+    /// The benchmarks' strict verdict: the response is not blank and follows the instruction.
     pub fn strict(&self, response: &str) -> bool {
         !text::is_blank(response) && self.rule.accepts(response)
     }
 
-    /// The benchmarks' loose verdict: the response, or the response without its first line, last line, both, or asterisks, does.
+    /// The benchmarks' loose verdict: the response follows the instruction as it is, or without its first line, its last line, both, or
+    /// asterisks.
     pub fn loose(&self, response: &str) -> bool {
         if self.strict(response) {
             return true;
@@ -99,7 +100,7 @@ impl Check {
         if has_stars && self.strict(&response.replace('*', "")) {
             return true;
         }
-        // A response of one line has nothing left without it.
+        // A response of one line is empty without it.
         let (Some((_, tail)), Some((head, _))) = (response.split_once('\n'), response.rsplit_once('\n')) else {
             return false;
         };
@@ -107,13 +108,13 @@ impl Check {
         [tail, head, middle].into_iter().any(|lines| either(text::trim(lines)))
     }
 
-    /// What the instruction asks for, in one clause: `use at least 12 words`.
+    /// Describes the requirement as one clause: `use at least 12 words`.
     pub fn describe(&self) -> String {
         self.rule.describe()
     }
 }
 
-/// What is checked, one variant per file.
+/// A rule; each variant has its own file.
 #[derive(Clone, Debug, PartialEq)]
 enum Rule {
     Keywords(keywords::Rule),
@@ -129,7 +130,7 @@ enum Rule {
 }
 
 impl Rule {
-    /// The registry of all rules.
+    /// Reads the rule with this id.
     fn read(id: &str, kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
         Ok(match id {
             "keywords:existence" => Self::Keywords(keywords::Rule::existence(kwargs)?),
@@ -165,7 +166,7 @@ impl Rule {
         })
     }
 
-    /// Whether the response does what is asked; never called with a blank one.
+    /// Whether the response follows the rule. It is never called with a blank response.
     fn accepts(&self, response: &str) -> bool {
         match self {
             Self::Keywords(rule) => rule.accepts(response),

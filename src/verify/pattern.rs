@@ -1,19 +1,19 @@
-//! Arguments that IFEval's reference reads as regular expressions: plain text almost always, and then searched for as such.
+//! Arguments that IFEval's reference reads as regular expressions. Almost all are plain text and are searched for as such.
 
 use regex::{Regex, RegexBuilder};
 
 use super::text::{fold, is_word_char};
 
-/// Characters of one pattern.
+/// The maximum number of characters in a pattern.
 const CHARACTERS: usize = 1_000;
-/// Bytes of one compiled expression, and of the tables that grow while it is searched for.
+/// The maximum size of a compiled expression in bytes, and of the tables that grow during a search.
 const COMPILED_BYTES: usize = 256 << 10;
-/// Patterns of all checks of a request.
+/// The maximum number of patterns over all checks of a request.
 const PATTERNS: usize = 1_024;
-/// How many of these patterns may be regular expressions.
+/// The maximum number of these patterns that may be regular expressions.
 const EXPRESSIONS: usize = 64;
 
-/// How many patterns may still be made. Clients name them, and each is searched for in every response.
+/// How many more patterns may be made. Clients provide them, and each is searched for in every response.
 #[derive(Clone, Debug)]
 pub struct Allowance {
     patterns: usize,
@@ -21,13 +21,13 @@ pub struct Allowance {
 }
 
 impl Default for Allowance {
-    /// What all checks of one request may have.
+    /// The allowance for all checks of one request.
     fn default() -> Self {
         Self { patterns: PATTERNS, expressions: EXPRESSIONS }
     }
 }
 
-/// Why a text is no pattern that could be searched for at little cost.
+/// Why a text cannot be a pattern whose search is cheap.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PatternError {
     #[error("must have at most {CHARACTERS} characters")]
@@ -40,7 +40,7 @@ pub(super) enum PatternError {
     Expressions,
 }
 
-/// A pattern that is compared with folded text when it ignores case.
+/// A pattern. If it ignores case, it is compared with folded text.
 #[derive(Clone, Debug)]
 pub(super) enum Pattern {
     /// Text without special characters, or with special characters that make no valid expression, such as `C++`.
@@ -50,25 +50,26 @@ pub(super) enum Pattern {
 }
 
 impl Pattern {
-    /// `text` as it is, upper and lower case told apart.
+    /// A pattern of `text` that is case-sensitive.
     pub(super) fn exact(text: &str, allowance: &mut Allowance) -> Result<Self, PatternError> {
         let expression = expression(text, text, Case::Exact, allowance)?;
         Ok(expression.map_or_else(|| Self::Literal(text.to_string()), Self::Expression))
     }
 
-    /// `text` in any case. To be applied to a [`Folded`] text.
+    /// A pattern of `text` that ignores case. It is applied to a [`Folded`] text.
     pub(super) fn any_case(text: &str, allowance: &mut Allowance) -> Result<Self, PatternError> {
         let expression = expression(text, text, Case::Ignored, allowance)?;
         Ok(expression.map_or_else(|| Self::Literal(fold(text)), Self::Expression))
     }
 
-    /// `text` in any case, with a word boundary on both sides. To be applied to a [`Folded`] text with [`Pattern::is_whole_in`].
+    /// A pattern of `text` that ignores case, with a word boundary on both sides. It is applied to a [`Folded`] text with
+    /// [`Pattern::is_whole_in`].
     pub(super) fn whole_word(text: &str, allowance: &mut Allowance) -> Result<Self, PatternError> {
         let expression = expression(text, &format!(r"\b{text}\b"), Case::Ignored, allowance)?;
         Ok(expression.map_or_else(|| Self::Literal(fold(text)), Self::Expression))
     }
 
-    /// Whether it occurs anywhere.
+    /// Whether the pattern occurs anywhere.
     pub(super) fn is_in(&self, text: &Folded<'_>) -> bool {
         match self {
             Self::Literal(literal) => text.folded.contains(literal.as_str()),
@@ -76,7 +77,7 @@ impl Pattern {
         }
     }
 
-    /// Occurrences from left to right that do not overlap.
+    /// Counts occurrences from left to right that do not overlap.
     pub(super) fn count_in(&self, text: &Folded<'_>) -> usize {
         match self {
             Self::Literal(literal) => text.folded.matches(literal.as_str()).count(),
@@ -92,10 +93,10 @@ impl Pattern {
         }
     }
 
-    /// The end of its first occurrence in `text` at `from` or later, and where to look on when that one does not count.
+    /// The end of the first occurrence in `text` at `from` or later, and where to continue the search if it does not count.
     pub(super) fn find_at(&self, text: &str, from: usize) -> Option<(usize, usize)> {
         let (start, end) = match self {
-            // An expression may have matched nothing at the very end.
+            // An expression may have matched the empty text at the very end.
             _ if from > text.len() => return None,
             Self::Literal(literal) => {
                 let start = from + text[from..].find(literal.as_str())?;
@@ -121,7 +122,7 @@ impl PartialEq for Pattern {
     }
 }
 
-/// A text and its folded form, made once for all patterns.
+/// A text and its folded form, which is made once for all patterns.
 pub(super) struct Folded<'a> {
     original: &'a str,
     folded: String,
@@ -139,7 +140,7 @@ enum Case {
     Ignored,
 }
 
-/// `full`, compiled, if `text` has special characters and is valid.
+/// Compiles `full` if `text` has special characters and is a valid expression.
 fn expression(text: &str, full: &str, case: Case, allowance: &mut Allowance) -> Result<Option<Regex>, PatternError> {
     if text.chars().nth(CHARACTERS).is_some() {
         return Err(PatternError::Length);
@@ -158,7 +159,7 @@ fn expression(text: &str, full: &str, case: Case, allowance: &mut Allowance) -> 
     }
 }
 
-/// Whether `needle` occurs with a word boundary at both of its edges: one neighbour is a word character, the other is not.
+/// Whether `needle` occurs with a word boundary at both edges, which means that one neighbour is a word character and the other is not.
 fn has_whole(text: &str, needle: &str) -> bool {
     let is_word = |c: Option<char>| c.is_some_and(is_word_char);
     let (first, last) = (is_word(needle.chars().next()), is_word(needle.chars().next_back()));

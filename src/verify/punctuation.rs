@@ -1,6 +1,6 @@
-//! `punctuation:`: marks that must not occur.
+//! The rules of `punctuation:` about marks that must not occur.
 
-/// No ASCII comma; those of other scripts do not count.
+/// Whether the response has no ASCII comma. Commas of other scripts do not count.
 pub(super) fn has_no_comma(response: &str) -> bool {
     !response.contains(',')
 }

@@ -1,10 +1,10 @@
-//! How long a response must be to follow an instruction: a rough number of tokens, for callers that must leave room for it.
+//! Estimates how many tokens a response needs to follow an instruction, for callers that must leave room for it.
 
 use serde_json::Value;
 
 use super::Check;
 
-/// Tokens for one of what a keyword argument counts, by the argument's name.
+/// Tokens per counted unit, by the name of the keyword argument.
 const TOKENS: [(&str, usize); 8] = [
     ("num_words", 2),
     ("min_words", 2),
@@ -17,8 +17,8 @@ const TOKENS: [(&str, usize); 8] = [
 ];
 
 impl Check {
-    /// The tokens that a response needs at most to have as many words, sentences or parts as the instruction asks for; 0
-    /// where it asks for no number of them, or for fewer than a number.
+    /// The number of tokens that a response needs at most for the words, sentences or parts the instruction asks for. Returns 0 if the
+    /// instruction names no such number, or only an upper bound.
     pub fn room(&self) -> usize {
         if self.kwargs.get("relation").and_then(Value::as_str) == Some("less than") {
             return 0;

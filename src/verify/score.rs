@@ -1,7 +1,7 @@
-//! The four scores of IFEval and IFBench over many responses, and the same by instruction type.
+//! The four scores of IFEval and IFBench over many responses, in total and by instruction type.
 //!
-//! An instruction that cannot be checked has no verdict and is in no score. Its prompt is left out of both scores by prompt, whatever
-//! its other instructions say; those count in the scores by instruction.
+//! An instruction that cannot be checked has no verdict and is in no score. Its prompt is excluded from both scores by prompt, whatever the
+//! verdicts on its other instructions; those count in the scores by instruction.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::data::Prompt;
 use super::kwargs::plural;
 
-/// How one response did.
+/// The verdicts on one response.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdicts {
     /// The prompt's key.
@@ -31,7 +31,7 @@ pub struct Verdicts {
 
 impl Verdicts {
     /// Checks one response.
-    pub fn of(prompt: &Prompt, response: &str) -> Self {
+    pub fn check(prompt: &Prompt, response: &str) -> Self {
         let strict: Vec<bool> = prompt.checks.iter().map(|check| check.strict(response)).collect();
         let loose = prompt.checks.iter().zip(&strict).map(|(check, strict)| *strict || check.loose(response)).collect();
         Self {
@@ -44,17 +44,17 @@ impl Verdicts {
     }
 }
 
-/// A number of right ones out of all. In JSON it is the fraction.
+/// A number of correct items among all items. In JSON it is the fraction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// How many are right.
+    /// The number of correct items.
     pub right: usize,
-    /// How many there are.
+    /// The number of all items.
     pub all: usize,
 }
 
 impl Share {
-    /// The share from 0 to 1; 0 of 0 is 0.
+    /// The share from 0 to 1, which is 0 if there are no items.
     pub fn fraction(self) -> f64 {
         if self.all == 0 { 0.0 } else { self.right as f64 / self.all as f64 }
     }
@@ -74,15 +74,15 @@ impl Serialize for Share {
 /// The two scores of one instruction id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TypeScore {
-    /// How many instructions there are.
+    /// The number of instructions.
     pub count: usize,
-    /// Those that pass the strict check.
+    /// The instructions that pass the strict check.
     pub strict: Share,
-    /// Those that pass the loose check.
+    /// The instructions that pass the loose check.
     pub loose: Share,
 }
 
-/// The scores of a whole file; as JSON, the shape that `spar verify --json` prints.
+/// The scores of a whole file. Its JSON form is the output of `spar verify --json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// Prompts whose instructions all pass the strict check.
@@ -95,7 +95,7 @@ pub struct Report {
     pub instruction_loose: Share,
     /// Scores by instruction id.
     pub per_type: BTreeMap<String, TypeScore>,
-    /// How many instructions were not checked, by id.
+    /// The number of instructions that were not checked, by id.
     pub unchecked: BTreeMap<String, usize>,
     /// The keys of the prompts without a response, which are in no score.
     pub missing: Vec<Value>,
@@ -104,7 +104,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds up. `missing` are the keys of the prompts without a response.
+    /// Adds up the verdicts. `missing` are the keys of the prompts without a response.
     pub fn new(results: Vec<Verdicts>, missing: Vec<Value>) -> Self {
         let mut report = Self {
             prompt_strict: Share::default(),
@@ -136,7 +136,7 @@ impl Report {
         Self { results, ..report }
     }
 
-    /// What is not in the scores, and why.
+    /// Describes what is not in the scores, and why.
     fn left_out(&self) -> String {
         const NAMED: usize = 20;
         let mut text = String::new();
@@ -160,7 +160,7 @@ impl Report {
         text
     }
 
-    /// The scores of the parts of the ids before the colon.
+    /// The scores by group, which is the part of an id before the colon.
     fn groups(&self) -> BTreeMap<&str, TypeScore> {
         let mut groups: BTreeMap<&str, TypeScore> = BTreeMap::new();
         for (id, score) in &self.per_type {
@@ -175,7 +175,7 @@ impl Report {
     }
 }
 
-/// A table for people.
+/// A table for human readers.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let row = |f: &mut fmt::Formatter<'_>, name: &str, strict: Share, loose: Share| {
@@ -195,7 +195,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// A key without quotation marks.
+/// The key without quotation marks.
 fn key_of(key: &Value) -> String {
     key.as_str().map_or_else(|| key.to_string(), str::to_owned)
 }

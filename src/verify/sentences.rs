@@ -1,13 +1,13 @@
-//! Sentences as NLTK's Punkt algorithm finds them, with short word lists of our own in place of its trained data.
+//! Finds sentences with NLTK's Punkt algorithm, and with short word lists in place of its trained data.
 //!
-//! Kiss and Strunk, "Unsupervised Multilingual Sentence Boundary Detection" (2006). A mark that may end a sentence is looked
-//! at together with the word before it and the one after it. Equal counts on 98.8 % of published model responses.
+//! The algorithm is by Kiss and Strunk, "Unsupervised Multilingual Sentence Boundary Detection" (2006). A mark that may end a sentence is
+//! judged together with the word before it and the one after it. The counts agree on 98.8 % of published model responses.
 
 use std::ops::Range;
 
 use super::text::{is_digit, is_space, is_word_char};
 
-/// Lower-case, without the final dot, sorted.
+/// Abbreviations in lower case, without the final dot, sorted.
 #[rustfmt::skip]
 const ABBREVIATIONS: &[&str] = &[
     "a.m", "adm", "ala", "ariz", "aug", "ave", "bros", "c", "calif", "co", "col", "colo", "conn", "corp", "cos", "d", "d.c", "dec", "dr", "e",
@@ -17,8 +17,8 @@ const ABBREVIATIONS: &[&str] = &[
     "va", "vs", "vt", "w", "wash", "wed", "wis", "yr",
 ];
 
-/// Words that are written small within a sentence: with a capital after a single letter and a dot they start a sentence and
-/// are no name. Sorted.
+/// Words that are in lower case within a sentence. If one with a capital follows a single letter and a dot, it starts a sentence and is no
+/// name. Sorted.
 #[rustfmt::skip]
 const SMALL_WORDS: &[&str] = &[
     "a", "about", "after", "again", "all", "also", "although", "always", "an", "and", "any", "are", "as", "at", "be",
@@ -34,14 +34,14 @@ const SMALL_WORDS: &[&str] = &[
     "yet", "you", "your",
 ];
 
-/// How many sentences `text` has, as `length_constraints:number_sentences` counts them.
+/// The number of sentences of `text`, as `length_constraints:number_sentences` counts them.
 pub fn sentences(text: &str) -> usize {
     let mut count = 0;
     for_each_sentence(text, |_| count += 1);
     count
 }
 
-/// Calls `visit` with the bytes of every sentence, closing quotes and brackets included.
+/// Calls `visit` with the byte range of every sentence, including closing quotes and brackets.
 pub(super) fn for_each_sentence(text: &str, mut visit: impl FnMut(Range<usize>)) {
     let mut pieces = pieces(text).into_iter().peekable();
     let mut carry = 0;
@@ -50,7 +50,7 @@ pub(super) fn for_each_sentence(text: &str, mut visit: impl FnMut(Range<usize>))
         let closers =
             pieces.peek().and_then(|next| leading_closers(&text[next.clone()]).map(|found| (next.start, found)));
         if let Some((next, found)) = closers {
-            // The closers at the start of the next piece belong to this one.
+            // The closing marks at the start of the next piece belong to this one.
             visit(start.min(next)..next + found.closers);
             carry = found.consumed;
         } else {
@@ -62,7 +62,7 @@ pub(super) fn for_each_sentence(text: &str, mut visit: impl FnMut(Range<usize>))
     }
 }
 
-/// Sentences before the closing marks are put right.
+/// Sentences before closing marks are assigned to the right sentence.
 fn pieces(text: &str) -> Vec<Range<usize>> {
     let mut pieces = Vec::new();
     let mut start = 0;
@@ -76,12 +76,12 @@ fn pieces(text: &str) -> Vec<Range<usize>> {
     pieces
 }
 
-/// A `.`, `?` or `!` that may end a sentence. Bytes of the text.
+/// A `.`, `?` or `!` that may end a sentence. All places are byte offsets in the text.
 struct End {
-    /// The text from the word before the mark to the end of what follows it.
+    /// The range from the word before the mark to the end of the text after it.
     context: Range<usize>,
     after_mark: usize,
-    /// Where the next sentence would start.
+    /// The place at which the next sentence would start.
     next: usize,
 }
 
@@ -95,7 +95,7 @@ fn ends(text: &str) -> Vec<End> {
         if let Some(space) = text[previous..at].rfind(spaces).filter(|&space| space > 0) {
             word_start = previous + space + 1;
         }
-        // Of several marks in one word only the last one counts.
+        // Only the last of several marks in one word counts.
         if word_start >= previous {
             ends.extend(pending.take());
         }
@@ -106,7 +106,7 @@ fn ends(text: &str) -> Vec<End> {
     ends
 }
 
-/// What follows a mark: one closing mark, or spaces and a word. Its end, and where the next sentence would start.
+/// What follows a mark: a closing mark, or spaces and a word. Returns its end, and where the next sentence would start.
 fn after_mark(text: &str, from: usize) -> Option<(usize, usize)> {
     let rest = &text[from..];
     let first = rest.chars().next()?;
@@ -121,7 +121,7 @@ fn after_mark(text: &str, from: usize) -> Option<(usize, usize)> {
     Some((next + word.find(is_space).unwrap_or(word.len()), next))
 }
 
-/// Marks that end a word.
+/// Whether the mark ends a word.
 fn is_closing(c: char) -> bool {
     matches!(c, ')' | '"' | ';' | '}' | ']' | '*' | ':' | '@' | '\'' | '(' | '{' | '[' | '?' | '!')
 }
@@ -143,7 +143,7 @@ fn is_boundary(context: &str) -> bool {
 
 struct Token<'a> {
     text: &'a str,
-    /// Whether it ends a sentence, judged by the token alone.
+    /// Whether the token ends a sentence, judged by the token alone.
     ends: bool,
 }
 
@@ -157,9 +157,9 @@ impl<'a> Token<'a> {
         Self { text, ends }
     }
 
-    /// Whether a sentence ends here, given what follows: not between an initial and a name, nor after an initial or a number
-    /// when the text continues in lower case or with a mark. After an abbreviation or an ellipsis only before `The`: the trained
-    /// model breaks before some other words too, but not before all that one would think, such as `She`.
+    /// Whether a sentence ends between this token and `next`. It does not between an initial and a name, nor after an initial or a number
+    /// if the text continues in lower case or with a mark. After an abbreviation or an ellipsis it only ends before `The`: the trained
+    /// model also breaks before some other words, but not before all plausible ones, such as `She`.
     fn breaks_before(&self, next: &Self) -> bool {
         if !self.text.ends_with('.') {
             return self.ends;
@@ -172,11 +172,11 @@ impl<'a> Token<'a> {
         if !(is_initial || self.is_number()) {
             return true;
         }
-        let goes_on = matches!(next.text, ";" | ":" | "," | "." | "!" | "?") || next.starts_with(char::is_lowercase);
-        !(goes_on || is_initial && next.may_be_name())
+        let continues = matches!(next.text, ";" | ":" | "," | "." | "!" | "?") || next.starts_with(char::is_lowercase);
+        !(continues || is_initial && next.may_be_name())
     }
 
-    /// Has a capital and is not a small word.
+    /// Whether the token has a capital and is not a small word.
     fn may_be_name(&self) -> bool {
         let word = if self.ends { self.text.trim_end_matches('.') } else { self.text };
         self.starts_with(char::is_uppercase) && SMALL_WORDS.binary_search(&word.to_lowercase().as_str()).is_err()
@@ -186,13 +186,13 @@ impl<'a> Token<'a> {
         self.text.chars().next().is_some_and(test)
     }
 
-    /// One letter and a dot.
+    /// Whether the token is one letter and a dot.
     fn is_initial(&self) -> bool {
         let mut chars = self.text.chars();
         matches!((chars.next(), chars.next(), chars.next()), (Some(letter), Some('.'), None) if is_word_char(letter) && !is_digit(letter))
     }
 
-    /// A number with a dot at its end.
+    /// Whether the token is a number with a dot at its end.
     fn is_number(&self) -> bool {
         let digits = self.text.strip_prefix('-').unwrap_or(self.text);
         let digits = digits.strip_prefix(['.', ',']).unwrap_or(digits);
@@ -226,14 +226,14 @@ fn tokenize<'a>(line: &'a str, tokens: &mut Vec<Token<'a>>) {
     }
 }
 
-/// Characters up to a space, a closing mark, a run, or a comma before one of these.
+/// The number of bytes up to a space, a closing mark, a run, or a comma before one of these.
 fn word_length(text: &str) -> usize {
     let ends = |rest: &str| rest.chars().next().is_none_or(|c| is_space(c) || is_closing(c)) || run(rest).is_some();
     let is_end = |rest: &str| ends(rest) || rest.strip_prefix(',').is_some_and(ends);
     text.char_indices().skip(1).map(|(at, _)| at).find(|&at| is_end(&text[at..])).unwrap_or(text.len())
 }
 
-/// The length of `--`, `...` or `. . .` and the like at the start.
+/// The length of a run such as `--`, `...` or `. . .` at the start.
 fn run(text: &str) -> Option<usize> {
     let leading = |mark: u8| text.bytes().take_while(|&byte| byte == mark).count();
     let (dashes, dots) = (leading(b'-'), leading(b'.'));
@@ -256,7 +256,7 @@ struct Closers {
     consumed: usize,
 }
 
-/// Closing quotes and brackets at the start that spaces, dashes or the end follow.
+/// Closing quotes and brackets at the start of `piece`, if spaces, dashes or the end follow.
 fn leading_closers(piece: &str) -> Option<Closers> {
     let closers = piece.bytes().take_while(|byte| b"\"')]}".contains(byte)).count();
     let rest = &piece[closers..];

@@ -1,4 +1,4 @@
-//! `startend:`: how a response begins and ends.
+//! The rules of `startend:` about how a response begins and ends.
 
 use super::CheckError;
 use super::kwargs::Kwargs;
@@ -6,9 +6,9 @@ use super::text::trim;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Rule {
-    /// The text is between two ASCII double quotes.
+    /// The response is between two ASCII double quotes.
     Quotation,
-    /// Ends with this phrase in any case.
+    /// The response ends with this phrase, in any case.
     End { phrase: String, lowered: String },
 }
 

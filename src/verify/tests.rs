@@ -1,4 +1,4 @@
-//! The checkers against the reference's verdicts, and what they say about arguments.
+//! Compares the checkers with the reference's verdicts, and tests the errors about arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +17,7 @@ fn every_id_is_registered_once() {
     assert_eq!(BTreeSet::from(IDS).len(), IDS.len());
     for id in IDS {
         match check(id, json!({"bogus": 1})) {
-            // The reference ignores the arguments of these.
+            // The reference ignores the arguments of these rules.
             Ok(_) => assert!(id.starts_with("custom:"), "{id}"),
             Err(error) => assert!(error.message.starts_with(&format!("{id}: ")), "{error}"),
         }
@@ -195,8 +195,8 @@ fn verdicts(case: &Value) -> (bool, bool) {
     (case["strict"].as_bool().unwrap(), case["loose"].as_bool().unwrap())
 }
 
-/// Compares every case of a file: all of tier 1 must agree, and as many of tier 2, which depends on the versions and the data of the
-/// reference's libraries, as did when it was written. Tier 3 depends on the luck of its language detector.
+/// Compares every case of a file. All cases of tier 1 must agree. Tier 2 depends on the versions and the data of the reference's libraries,
+/// so at least as many must agree as when the test was written. Tier 3 depends on random choices of the language detector.
 fn compare(file: &str, plain: usize, of_versions: usize) {
     let mut tiers: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
     let mut wrong = Vec::new();
@@ -238,11 +238,11 @@ fn verdicts_agree_with_the_reference_of_ifeval() {
 
 #[test]
 fn verdicts_agree_with_the_reference_of_ifbench() {
-    // Two more of tier 1 and 97 of tier 2 are those of `UNCHECKED`.
+    // Two more cases of tier 1 and 97 of tier 2 use `UNCHECKED`.
     compare("ifbench_cases.jsonl", 3734, 86);
 }
 
-/// Material that is not part of this repository: IFEval's prompts and published responses, next to the checkout.
+/// Uses material that is not part of this repository: IFEval's prompts and published responses, next to the checkout.
 #[test]
 fn published_responses_score_as_published() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/ifeval");
@@ -254,7 +254,7 @@ fn published_responses_score_as_published() {
     let responses = data::read_responses(&folder.join("gpt4_responses.jsonl")).unwrap();
     let joined = data::join(&prompts, &responses).unwrap();
     let answered = prompts.items.iter().zip(joined.responses).filter_map(|(prompt, text)| Some((prompt, text?)));
-    let verdicts = answered.map(|(prompt, text)| score::Verdicts::of(prompt, text));
+    let verdicts = answered.map(|(prompt, text)| score::Verdicts::check(prompt, text));
     let report = score::Report::new(verdicts.collect(), Vec::new());
     for (result, reference) in report.results.iter().zip(read_jsonl(&folder.join("gpt4_verdicts.jsonl"))) {
         if json!(result.strict) != reference["strict"] || json!(result.loose) != reference["loose"] {
@@ -269,7 +269,7 @@ fn published_responses_score_as_published() {
     assert_eq!((report.instruction_strict, report.instruction_loose), (share(698, 834), share(714, 834)));
 }
 
-/// IFBench's prompts, which are not part of this repository either.
+/// Uses IFBench's prompts, which are not part of this repository either.
 #[test]
 fn every_prompt_of_ifbench_is_read() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/ifbench/prompts.jsonl");
@@ -282,8 +282,8 @@ fn every_prompt_of_ifbench_is_read() {
     assert_eq!((prompts.len(), count(|p| p.checks.len()), count(|p| p.unchecked.len())), (300, 338, 6));
 }
 
-/// One check of every kind, most of them easily met.
-fn one_of_each() -> Vec<Check> {
+/// One check of every kind, most of which are easy to pass.
+fn check_of_every_kind() -> Vec<Check> {
     let count = |key: &str, relation: &str| json!({key: 2, relation: "at least"});
     let kwargs = |id: &str| match id {
         "keywords:existence" => json!({"keywords": ["İs", "a.?b"]}),
@@ -334,7 +334,7 @@ fn one_of_each() -> Vec<Check> {
 proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
 
-    /// Any text, and text dense in what the checkers look for.
+    /// Tests any text, and text with many of the characters that the checkers look for.
     #[test]
     fn any_response_gets_a_verdict(
         response in proptest::prop_oneof![
@@ -342,7 +342,7 @@ proptest::proptest! {
             "([-*.?!\"'()\\[\\]{}<>:,`\\\\ ]|\n|\u{1c}|\u{2028}|[aAéßıİςΣ½ि]|p\\. ?s|'ll|n't |can|not|x[0-9]|Mr\\.){0,40}",
         ]
     ) {
-        for check in one_of_each() {
+        for check in check_of_every_kind() {
             let strict = check.strict(&response);
             proptest::prop_assert!(check.loose(&response) || !strict, "{}", check.id);
         }

@@ -1,23 +1,24 @@
-//! What IFEval's reference means by space, word, case and "the same letter", which differs from Rust's and from `regex`'s.
+//! Definitions of space, word and case, and of the equality of letters, in IFEval's reference. They differ from those of Rust and of
+//! `regex`.
 
 use unicode_general_category::{GeneralCategory as Category, get_general_category};
 
-/// Unicode white space and the four ASCII separators that Python adds to it.
+/// Whether the character is Unicode white space or one of the four ASCII separators that Python adds to it.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// `text` without spaces at both ends.
+/// Removes spaces from both ends.
 pub(super) fn trim(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
-/// Nothing but spaces.
+/// Whether the text consists of spaces only.
 pub(super) fn is_blank(text: &str) -> bool {
     text.chars().all(is_space)
 }
 
-/// A letter, a number of any kind, or `_`. Combining marks are not.
+/// Whether the character is a letter, a number of any kind, or `_`. Combining marks are not included.
 pub(super) fn is_word_char(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_alphanumeric() || c == '_';
@@ -35,13 +36,12 @@ pub(super) fn is_word_char(c: char) -> bool {
     )
 }
 
-/// A decimal digit of any script.
+/// Whether the character is a decimal digit of any script.
 pub(super) fn is_digit(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_digit() } else { get_general_category(c) == Category::DecimalNumber }
 }
 
-/// The words of `text` as `length_constraints:number_words` counts them: maximal runs of letters, numbers and `_`,
-/// so that `don't` is two.
+/// The words of `text` as `length_constraints:number_words` counts them: maximal runs of letters, numbers and `_`, so `don't` is two words.
 pub fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c| !is_word_char(c)).filter(|word| !word.is_empty())
 }
@@ -69,8 +69,8 @@ fn is_all(text: &str, wanted: fn(char) -> bool, refused: fn(char) -> bool) -> bo
     seen
 }
 
-/// Maps every character to one representative of those that match it when case is ignored: Unicode's simple case folding,
-/// with `i`, `I`, `İ` and `ı` as one letter. Characters stay one to one.
+/// Maps every character to one representative of those that match it when case is ignored. This is Unicode's simple case folding, with `i`,
+/// `I`, `İ` and `ı` as one letter. The number of characters stays the same.
 pub(super) fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
@@ -84,16 +84,16 @@ fn fold_char(c: char) -> char {
     match c {
         _ if c.is_ascii() => c.to_ascii_lowercase(),
         'İ' | 'ı' => 'i',
-        // Pairs whose upper-case forms are several characters, so that case mapping cannot find them.
+        // The upper-case forms of these pairs have several characters, so case mapping cannot find them.
         '\u{1fd3}' => '\u{390}',
         '\u{1fe3}' => '\u{3b0}',
         '\u{fb05}' => '\u{fb06}',
-        // By way of upper case, because `ſ`, `ς` and `ϐ` are lower-case already.
+        // The mapping goes through upper case, because `ſ`, `ς` and `ϐ` are lower-case already.
         _ => single(single(c, c.to_uppercase()), single(c, c.to_uppercase()).to_lowercase()),
     }
 }
 
-/// The mapped character, or `c` itself where the mapping has several.
+/// The mapped character, or `c` itself if the mapping has several.
 fn single(c: char, mut mapped: impl Iterator<Item = char>) -> char {
     match (mapped.next(), mapped.next()) {
         (Some(only), None) => only,
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn folding_agrees_with_simple_case_folding() {
-        // Every character that has a case, against an independent implementation.
+        // Every character that has a case is compared with an independent implementation.
         let unassigned = regex::Regex::new(r"\p{Cn}").unwrap();
         for c in ('\u{80}'..=char::MAX).filter(|&c| fold_char(c) != c && !"İı".contains(c)) {
             // The standard library may know a newer Unicode.

@@ -1,4 +1,4 @@
-//! Tokens of the Penn Treebank convention in NLTK's form, in which `DON'T` is two tokens, `A,B` two and `TOP-SECRET` one.
+//! Tokens of the Penn Treebank convention in NLTK's form: `DON'T` is two tokens, `A,B` two and `TOP-SECRET` one.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use regex::{Captures, Regex};
 use super::sentences::for_each_sentence;
 use super::text::{fold, is_all_upper, is_space, is_word_char};
 
-/// The tokens of every sentence of `text`. An opening `"` is two backticks, a closing one two apostrophes.
+/// The tokens of every sentence of `text`. An opening `"` becomes two backticks, a closing one two apostrophes.
 pub(super) fn tokens(text: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     for_each_sentence(text, |range| {
@@ -18,9 +18,9 @@ pub(super) fn tokens(text: &str) -> Vec<String> {
     tokens
 }
 
-/// How many tokens of `text` are all upper-case, as `change_case:capital_word_frequency` counts them.
+/// The number of tokens of `text` that are all upper-case, as `change_case:capital_word_frequency` counts them.
 pub(super) fn capital_words(text: &str) -> usize {
-    // Most texts of a whole file have capitals, but a response in lower case needs no tokens.
+    // A response without capitals needs no tokens.
     if !text.contains(char::is_uppercase) {
         return 0;
     }
@@ -43,7 +43,7 @@ fn separated(sentence: &str) -> String {
 
 type Rewrites = LazyLock<Vec<(Regex, &'static str)>>;
 
-/// Applied in order, each from left to right.
+/// Applies the rewrites in order, each from left to right.
 fn apply(rewrites: &Rewrites, text: &mut Cow<'_, str>) {
     for (pattern, replacement) in rewrites.iter() {
         if let Cow::Owned(changed) = pattern.replace_all(text, *replacement) {
@@ -89,7 +89,7 @@ static CLOSING: Rewrites = LazyLock::new(|| {
     ])
 });
 
-/// What must come before a contraction that is taken apart.
+/// What must precede a contraction for it to be split.
 #[derive(Clone, Copy, PartialEq)]
 enum Before {
     /// A word boundary.
@@ -116,7 +116,7 @@ static CONTRACTIONS: LazyLock<Vec<(Regex, Before)>> = LazyLock::new(|| {
     patterns.into_iter().map(|(pattern, before)| (compile(pattern), before)).collect()
 });
 
-/// Takes a contraction apart where it is a whole word; `wanna` only before a space.
+/// Splits a contraction if it is a whole word; `wanna` only before a space.
 fn part_contraction(text: &str, pattern: &Regex, before: Before) -> String {
     let is_word = |c: Option<char>| c.is_some_and(is_word_char);
     let part = |found: &Captures<'_>| {
@@ -129,7 +129,7 @@ fn part_contraction(text: &str, pattern: &Regex, before: Before) -> String {
     pattern.replace_all(text, part).into_owned()
 }
 
-/// A space between an apostrophe and the single letter after it, except for those of the English contractions.
+/// Puts a space between an apostrophe and the single letter after it, except in English contractions.
 fn part_single_letters(text: &str) -> String {
     let mut parted = String::with_capacity(text.len() + 8);
     let mut chars = text.chars().peekable();

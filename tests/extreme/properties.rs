@@ -115,7 +115,15 @@ const FIELDS: &[&str] = &[
     "functions",
     "audio",
     "guided_regex",
+    "guided_choice",
+    "json_schema",
+    "grammar",
     "min_tokens",
+    "stop_token_ids",
+    "bad_words",
+    "priority",
+    "request_id",
+    "continue_final_message",
 ];
 
 const SEARCH_FIELDS: &[&str] = &[

@@ -49,12 +49,15 @@ async fn text_completions_are_never_searched() {
             (json!({"prompt": "A", "model": "fake:search"}), "model"),
             (json!({"prompt": "A", "suffix": "B"}), "suffix"),
             (json!({"prompt": "A", "best_of": 3}), "best_of"),
-            (json!({"prompt": [1, 2]}), "prompt"),
+            (json!({"prompt": [1, "a"]}), "prompt[1]"),
+            (json!({"prompt": [-1]}), "prompt[0]"),
+            (json!({"prompt": [[1], 2]}), "prompt[1]"),
             (json!({"prompt": []}), "prompt"),
             (json!({"prompt": "A", "max_tokens": 0}), "max_tokens"),
             (json!({"prompt": "A", "max_tokens": -1, "echo": true}), "max_tokens"),
             (json!({"prompt": "A", "echo": "yes"}), "echo"),
-            (json!({"prompt": "A", "prompt_logprobs": 1}), "prompt_logprobs"),
+            (json!({"prompt": "A", "prompt_logprobs": 1, "stream": true}), "prompt_logprobs"),
+            (json!({"prompt": "A", "response_format": {"type": "xml"}}), "response_format.type"),
         ] {
             let error = json_of(server.post("/v1/completions", &body), StatusCode::BAD_REQUEST).await;
             assert_eq!(error["error"]["param"], param, "{error}");

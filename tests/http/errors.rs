@@ -2,6 +2,7 @@
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use spar::config::EngineKind;
 use spar::engine::EngineError;
 use spar::engine::fake::FakeEngine;
 
@@ -47,8 +48,8 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"repetition_penalty": 10.5}), "repetition_penalty", "between 0.01 and 10, got 10.5"),
         (json!({"n": 0}), "n", "between 1 and 16, got 0"),
         (json!({"n": 17}), "n", "between 1 and 16, got 17"),
-        (json!({"seed": 1.5}), "seed", "expected i64"),
-        (json!({"seed": "one"}), "seed", "expected i64"),
+        (json!({"seed": 1.5}), "seed", "expected a whole number"),
+        (json!({"seed": "one"}), "seed", "expected a whole number"),
         (json!({"ignore_eos": 1}), "ignore_eos", "expected a boolean"),
         (json!({"user": 7}), "user", "expected a string"),
         (json!({"cache_salt": ""}), "cache_salt", "between 1 and 256 bytes, got 0"),
@@ -60,7 +61,7 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"max_completion_tokens": -1}), "max_completion_tokens", "at least 1, got -1"),
         (json!({"max_tokens": 5, "max_completion_tokens": 6}), "max_tokens", "send one of them"),
         (json!({"stop": []}), "", ""),
-        (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop", "between 1 and 4 strings"),
+        (json!({"stop": vec!["a"; 65]}), "stop", "at most 64 strings"),
         (json!({"stop": ""}), "stop", "none of them empty"),
         (json!({"stop": 5}), "stop", "a string or a list of strings"),
         (json!({"stop": ["a", "b".repeat(1025)]}), "stop", "at most 1024 bytes, got 1025"),
@@ -84,7 +85,8 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"structured_outputs": {"regex": "a"}}), "structured_outputs", "cannot constrain"),
         (json!({"structured_outputs": {"choice": []}}), "structured_outputs.choice", "at least one text"),
         (json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}), "structured_outputs", "exactly one of"),
-        (json!({"structured_outputs": {"grammar": "x"}}), "structured_outputs", "unknown field `grammar`"),
+        (json!({"structured_outputs": {"grammar": "x"}}), "structured_outputs.grammar", "written in GBNF"),
+        (json!({"structured_outputs": {"patterns": "x"}}), "structured_outputs", "unknown field `patterns`"),
         (
             json!({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}),
             "structured_outputs",
@@ -105,10 +107,40 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"functions": [{}]}), "functions", "not supported"),
         (json!({"modalities": ["text", "audio"]}), "modalities", "not supported"),
         (json!({"audio": {"voice": "x"}}), "audio", "not supported"),
-        (json!({"guided_regex": "a+"}), "guided_regex", "not supported"),
+        (json!({"structural_tag": {"type": "x"}}), "structural_tag", "not supported"),
+        (json!({"json_schema": 5}), "json_schema", "must be a JSON schema"),
+        (json!({"grammar": "root"}), "grammar", "written in GBNF"),
+        (json!({"ebnf": "root ::= x"}), "ebnf", "line 1: no rule `x` is defined"),
+        (json!({"regex": "("}), "regex", "no regular expression"),
+        (json!({"guided_json": "{"}), "guided_json", "must be a JSON schema, an object or its text"),
+        (json!({"guided_regex": "a+"}), "guided_regex", "cannot constrain"),
+        (json!({"guided_choice": []}), "guided_choice", "at least one text"),
+        (json!({"guided_grammar": "root ::= ("}), "guided_grammar", "a `)` is missing"),
+        (json!({"stop_token_ids": "x"}), "stop_token_ids", "invalid type"),
+        (json!({"stop_token_ids": [5]}), "stop_token_ids", "does not honour"),
+        (json!({"min_tokens": 1}), "min_tokens", "does not honour"),
+        (json!({"bad_words": ["a"]}), "bad_words", "does not honour"),
+        (json!({"bad_words": "a"}), "bad_words", "expected a sequence"),
+        (json!({"allowed_token_ids": [5]}), "allowed_token_ids", "does not honour"),
+        (json!({"allowed_token_ids": 5}), "allowed_token_ids", "expected a sequence"),
+        (json!({"include_stop_str_in_output": true}), "include_stop_str_in_output", "does not honour"),
+        (json!({"include_stop_str_in_output": 1}), "include_stop_str_in_output", "expected a boolean"),
+        (json!({"truncate_prompt_tokens": 5}), "truncate_prompt_tokens", "does not honour"),
+        (json!({"truncate_prompt_tokens": "x"}), "truncate_prompt_tokens", "expected a whole number"),
+        (json!({"prompt_logprobs": 21}), "prompt_logprobs", "between 0 and 20, got 21"),
+        (json!({"priority": 1}), "priority", "must be 0"),
+        (json!({"request_id": "a b"}), "request_id", "1 to 128 letters"),
+        (json!({"add_generation_prompt": 5}), "add_generation_prompt", "expected a boolean"),
+        (json!({"add_generation_prompt": false}), "add_generation_prompt", "does not honour"),
+        (json!({"continue_final_message": 5}), "continue_final_message", "expected a boolean"),
+        (
+            json!({"continue_final_message": true, "add_generation_prompt": true}),
+            "continue_final_message",
+            "set one of them",
+        ),
         (json!({"search_budget": -1}), "search_budget", "between 0 and 64, got -1"),
         (json!({"search_budget": 65}), "search_budget", "between 0 and 64, got 65"),
-        (json!({"search_budget": 1.5}), "search_budget", "expected i64"),
+        (json!({"search_budget": 1.5}), "search_budget", "expected a whole number"),
         (json!({"search": 5}), "search", "expected"),
         (
             json!({"search": {"strategy": "mcts"}}),
@@ -120,7 +152,7 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"search": {"mode": "paper", "strategy": "refine_chain"}}), "search.mode", "bfs and dfs only"),
         (json!({"search": {"branch": 9}}), "search.branch", "between 1 and 8, got 9"),
         (json!({"search": {"branch": 0}}), "search.branch", "between 1 and 8, got 0"),
-        (json!({"search": {"branch": "three"}}), "search.branch", "expected i64"),
+        (json!({"search": {"branch": "three"}}), "search.branch", "expected a whole number"),
         (json!({"search": {"keep": 0}}), "search.keep", "between 1 and 8, got 0"),
         (json!({"search": {"keep": 9}}), "search.keep", "between 1 and 8, got 9"),
         (json!({"search": {"depth": 0}}), "search.depth", "between 1 and 16, got 0"),
@@ -242,7 +274,7 @@ async fn every_refused_field_is_named_with_its_range() {
         servers.iter().flat_map(|server| refused().into_iter().map(move |case| (server, case)))
     {
         // The engines constrain what the script cannot.
-        if fragment == "cannot constrain" && server.under != Under::Script {
+        if ["cannot constrain", "does not honour"].contains(&fragment) && server.under != Under::Script {
             continue;
         }
         let response = server.chat(&with(says("hello"), fields.clone())).send().await.unwrap();
@@ -273,7 +305,9 @@ async fn every_field_of_the_document_can_be_refused() {
     };
     let schemas = &document["components"]["schemas"];
     let mut fields = properties(&schemas["ChatRequest"]);
-    fields.extend(properties(&schemas["DrawingFields"]));
+    for schema in ["DrawingFields", "FineFields", "GuidedFields"] {
+        fields.extend(properties(&schemas[schema]));
+    }
     fields.extend(properties(&schemas["SearchOptions"]).iter().map(|name| format!("search.{name}")));
     assert!(fields.len() > 35, "{fields:?}");
     let refused = refused();
@@ -290,6 +324,8 @@ async fn values_that_ask_for_nothing_are_accepted() {
     let fields = json!({
         "tools": [], "tool_choice": "none", "functions": null, "modalities": ["text"], "response_format": {"type": "text"},
         "guided_json": null, "min_tokens": 0, "skip_special_tokens": true, "metadata": {"a": "b"}, "store": false,
+        "allowed_token_ids": null, "bad_words": [], "stop_token_ids": [], "priority": 0.0, "add_generation_prompt": true,
+        "include_stop_str_in_output": false, "continue_final_message": false, "grammar": "", "ebnf": null, "guided_choice": null,
         "top_logprobs": 0, "logprobs": false, "search_budget": 0, "stream": false, "temperature": null,
     });
     for server in Server::each(&[]).await {
@@ -309,9 +345,14 @@ async fn a_prompt_beyond_the_context_is_refused_by_every_engine() {
         }
         let text = json!({"prompt": "the river waits. ".repeat(1_000)});
         for fields in [json!({}), json!({"stream": true}), json!({"echo": true, "max_tokens": 0})] {
-            let error =
-                json_of(server.post("/v1/completions", &with(text.clone(), fields)), StatusCode::BAD_REQUEST).await;
-            assert_eq!(error["error"]["code"], "context_length_exceeded");
+            let asked = with(text.clone(), fields.clone());
+            let error = json_of(server.post("/v1/completions", &asked), StatusCode::BAD_REQUEST).await;
+            // mistral.rs scores no given text, whatever its length.
+            if fields.get("echo").is_some() && server.under != Under::Engine(EngineKind::Native) {
+                assert_eq!(error["error"]["param"], "echo");
+                continue;
+            }
+            assert_eq!(error["error"]["code"], "context_length_exceeded", "{error}");
             assert_eq!(error["error"]["param"], "prompt");
         }
     }

@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use clap::Parser;
+use futures::stream;
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use spar::config::{EngineArgs, EngineKind, Secrets, ServeArgs, Settings};
@@ -13,7 +15,7 @@ use spar::engine::fake::FakeEngine;
 use spar::engine::generation::{Generation, Generations, Pinned};
 use spar::engine::load::{Loaded, load};
 use spar::engine::metered::Metered;
-use spar::engine::{Engine, Input, Purpose, Request};
+use spar::engine::{Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request};
 use spar::http::{AppState, Served, Traffic, serve};
 use spar::prompts::Templates;
 use spar::swap::{Started, start};
@@ -286,6 +288,22 @@ impl Events {
     }
 }
 
+/// The named events of a stream, which must end as they should: each with its name as its `type`.
+pub async fn named_events(request: RequestBuilder) -> Vec<Value> {
+    let response = request.send().await.unwrap();
+    let (status, kind) = (response.status(), response.headers()["content-type"].clone());
+    let text = response.text().await.unwrap();
+    assert_eq!((status, kind.to_str().unwrap()), (StatusCode::OK, "text/event-stream"), "{text}");
+    let mut events = Vec::new();
+    for block in text.split("\n\n").filter(|block| !block.is_empty() && !block.starts_with(':')) {
+        let (name, data) = block.split_once('\n').unwrap_or_else(|| panic!("no event: {block}"));
+        let event: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(name.strip_prefix("event: "), event["type"].as_str(), "{block}");
+        events.push(event);
+    }
+    events
+}
+
 /// Sends and reads JSON with the expected status.
 pub async fn json_of(request: RequestBuilder, status: StatusCode) -> Value {
     let response = request.send().await.unwrap();
@@ -334,6 +352,7 @@ pub fn asked(request: &Request) -> String {
     match &request.input {
         Input::Chat(turns) => turns.last().map(|turn| turn.content.clone()).unwrap_or_default(),
         Input::Text(text) => text.clone(),
+        Input::Tokens(ids) => format!("{ids:?}"),
     }
 }
 
@@ -349,6 +368,34 @@ pub fn improving() -> FakeEngine {
             Purpose::Refine => format!("I change it. {}the refined text{}", text.start, text.end),
         })
     })
+}
+
+/// Answers at once, but for what contains the word `hang`: there it takes minutes from word to word.
+pub fn hanging() -> FakeEngine {
+    let pace = |request: &Request, _: usize| Duration::from_secs(if asked(request).contains("hang") { 600 } else { 0 });
+    FakeEngine::new(|_, _| Ok("one two".into())).paced(pace)
+}
+
+/// Says a few words and then fails.
+pub struct Breaking(ModelInfo);
+
+/// An engine that fails in the midst of every reply.
+pub fn breaking() -> Breaking {
+    Breaking(ModelInfo { name: "breaking".into(), context: 99, vocabulary: 0 })
+}
+
+#[async_trait]
+impl Engine for Breaking {
+    async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
+        let word = |text: &str| Ok(Chunk { text: text.into(), tokens: 1, ..Chunk::default() });
+        let chunks = || [word("half "), word("of "), Err(EngineError::Crashed("on purpose".into()))];
+        let reply = |_| Reply { prompt_tokens: 1, cached_tokens: 0, chunks: Box::pin(stream::iter(chunks())) };
+        Ok((0..request.samples).map(reply).collect())
+    }
+
+    fn info(&self) -> &ModelInfo {
+        &self.0
+    }
 }
 
 /// As [`improving`], and remembers every request.

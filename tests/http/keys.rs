@@ -116,3 +116,29 @@ async fn the_schemes_name_has_no_case() {
         json_of(call, StatusCode::OK).await;
     }
 }
+
+#[tokio::test]
+async fn an_admin_sees_what_each_named_key_has_used_and_no_key() {
+    let keys = "[[keys]]\nname = \"used-a\"\nkey = \"secret-a\"\ntokens_per_minute = 1000\nrunning = 2\n\
+                [[keys]]\nname = \"boss-b\"\nkey = \"secret-b\"\nadmin = true\nmax_search_budget = 3\n";
+    let (_dir, _, server) = keyed(keys).await;
+    assert_eq!(status(&server, "secret-a", json!({})).await, StatusCode::OK);
+    let shown = json_of(server.get("/admin/keys").bearer_auth("secret-b"), StatusCode::OK).await;
+    assert!(!shown.to_string().contains("secret"), "{shown}");
+    let [used, boss] = [0, 1].map(|index| &shown["data"][index]);
+    assert_eq!(
+        (&used["name"], &used["admin"], &used["tokens_per_minute"]),
+        (&json!("used-a"), &json!(false), &json!(1000))
+    );
+    // A prompt of one token, and a draft of three.
+    assert_eq!(
+        (&used["prompt_tokens"], &used["generated_tokens"], &used["tokens_last_minute"]),
+        (&json!(1), &json!(3), &json!(4))
+    );
+    assert_eq!(
+        (&used["max_running"], &boss["max_search_budget"], &boss["prompt_tokens"]),
+        (&json!(2), &json!(3), &json!(0))
+    );
+    json_of(server.get("/admin/keys").bearer_auth("secret-a"), StatusCode::FORBIDDEN).await;
+    json_of(server.get("/admin/keys"), StatusCode::UNAUTHORIZED).await;
+}

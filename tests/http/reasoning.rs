@@ -159,7 +159,7 @@ async fn what_a_request_asks_of_the_template_reaches_the_engine() {
 fn chats(seen: &Mutex<Vec<Request>>) -> Vec<(Purpose, Chat)> {
     let chat = |request: &Request| match &request.input {
         Input::Chat(chat) => Some((request.purpose, chat.clone())),
-        Input::Text(_) => None,
+        Input::Text(_) | Input::Tokens(_) => None,
     };
     seen.lock().unwrap().iter().filter_map(chat).collect()
 }

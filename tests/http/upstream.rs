@@ -17,7 +17,7 @@ use spar::engine::native::{NativeConfig, NativeEngine};
 use spar::engine::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
 use spar::engine::{
     Constraint, Engine, EngineError, FinishReason, Input, Label, LabelRequest, LabelScores, LabelSupport, Origin,
-    Purpose, Question, Request, Sampling,
+    Purpose, Question, Request, Sampling, WireSeed,
 };
 use spar::prompts::Templates;
 use spar::testing::{TinyModel, write_model};
@@ -40,7 +40,7 @@ fn improving_by_content() -> FakeEngine {
     FakeEngine::new(move |request, sibling| {
         let turns = match &request.input {
             Input::Chat(turns) => turns.len(),
-            Input::Text(_) => 1,
+            Input::Text(_) | Input::Tokens(_) => 1,
         };
         let asked = asked(request);
         Ok(if turns == 3 {
@@ -102,6 +102,7 @@ async fn what_is_asked_arrives_and_what_is_said_comes_back() {
         assert_eq!((done.text.as_str(), done.tokens, done.prompt_tokens), ("noted", 1, 1));
     }
     let arrived = seen.lock().unwrap().iter().rfind(|request| request.samples == 2).cloned().unwrap();
+    let sampling = Sampling { wire_seed: WireSeed::Given(42), ..sampling };
     assert_eq!(arrived, Request { sampling, ..request });
 
     let text = Request { input: Input::Text("once".into()), max_tokens: Some(9), ..hello() };

@@ -76,7 +76,11 @@ fn main() -> Result<()> {
                 let pair = |p: usize| {
                     let chosen = text(2 * (n * sequences + p));
                     let rejected = [&chosen[..length / 2], &text(2 * (n * sequences + p) + 1)[length / 2..]].concat();
-                    PairExample { tokens: Pair { chosen, rejected }, told: length / 2, reference: Pair::default() }
+                    PairExample {
+                        tokens: Pair { chosen, rejected },
+                        prompt_tokens: length / 2,
+                        reference: Pair::default(),
+                    }
                 };
                 pair_units(&(0..sequences / 2).map(pair).collect::<Vec<_>>(), usize::MAX)
             }

@@ -43,7 +43,7 @@ fn main() -> Result<()> {
                 chosen: [line.prompt_ids.clone(), line.chosen_ids].concat(),
                 rejected: [line.prompt_ids.clone(), line.rejected_ids].concat(),
             },
-            told: line.prompt_ids.len(),
+            prompt_tokens: line.prompt_ids.len(),
             reference: Pair::default(),
         })
         .collect();

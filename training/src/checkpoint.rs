@@ -15,9 +15,9 @@ pub enum Configuration<'a> {
     Of(&'a Path),
     /// It is written for a new model, whose texts begin and end with `end`.
     New {
-        /// The shape of the model.
+        /// The model's shape.
         config: &'a DenseConfig,
-        /// The token's id, where there is one.
+        /// The token that begins and ends texts.
         end: Option<u32>,
     },
 }

@@ -1,4 +1,4 @@
-//! Conversations as training examples: tokens of the prompt have no loss, those of the answer are learned.
+//! Turns conversations into training examples: tokens of the prompt have little or no loss, those of the answer are learned.
 
 use anyhow::{Result, anyhow};
 use spar::chat::Message;
@@ -10,14 +10,14 @@ use crate::tokens::Example;
 use crate::world::critique::Critique;
 use crate::world::{Constraint, Instance, Repair};
 
-/// How much single tokens count in the loss; an ordinary answer token counts 1.
+/// The weights of single tokens in the loss; an ordinary answer token has weight 1.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// Tokens of the prompt.
+    /// The weight of prompt tokens.
     pub prompt: f32,
-    /// `Yes` and `No`, what follows a colon, where evidence, edits and plans begin, and what follows a word that is looked
-    /// for.
+    /// The weight of decisive tokens: `Yes` and `No`, the token after a colon, with which evidence, edits and plans begin, and the token
+    /// after `include` or `avoid`.
     pub verdict: f32,
 }
 
@@ -36,7 +36,7 @@ pub struct Encoder<'a> {
 
 impl<'a> Encoder<'a> {
     /// # Errors
-    /// When the tokenizer lacks the chat template's special tokens.
+    /// Fails if the tokenizer lacks the chat template's special tokens.
     pub fn new(tokenizer: &'a Tokenizer, templates: &'a Templates, weights: Weights) -> Result<Self> {
         let id = |token: &str| tokenizer.token_to_id(token).ok_or_else(|| anyhow!("the tokenizer has no {token}"));
         let verdicts = [" Yes", " No"].into_iter().flat_map(|w| encode(tokenizer, w)).collect();
@@ -46,39 +46,45 @@ impl<'a> Encoder<'a> {
         Ok(Self { tokenizer, templates, weights, user, assistant, end, verdicts, colon, presence })
     }
 
-    /// Prompt → response.
+    /// The prompt, followed by the response.
     pub fn act(&self, prompt: &str, response: &str) -> Example {
         let mut example = Example::default();
-        self.told(&mut example, prompt);
-        self.answered(&mut example, response);
+        self.push_prompt(&mut example, prompt);
+        self.push_answer(&mut example, response);
         example
     }
 
-    /// The judge's turn and its critique; after a repair also the refiner's turn and the refinement.
+    /// The judge's turn and its critique. With `repair`, the refiner's turn and the refinement follow.
     pub fn judge(&self, instance: &Instance, response: &str, critique: &Critique, repair: Option<&Repair>) -> Example {
         let mut example = Example::default();
-        self.told(&mut example, &self.turns(instance, response, &critique.text)[0]);
-        self.answered(&mut example, &critique.text);
+        self.push_prompt(&mut example, &self.turns(instance, response, &critique.text)[0]);
+        self.push_answer(&mut example, &critique.text);
         if let Some(repair) = repair {
-            self.refined(&mut example, &self.turns(instance, response, &critique.text)[2], repair);
+            self.push_refinement(&mut example, &self.turns(instance, response, &critique.text)[2], repair);
         }
         example
     }
 
-    /// The refiner's turn and the refinement, after a critique that is not its own: what a search writes where rules
-    /// judge, with the model's words before it where it was asked too.
-    pub fn obey(&self, instance: &Instance, response: &str, spoken: Option<&Critique>, repair: &Repair) -> Example {
+    /// The refiner's turn and the refinement after a critique it did not write itself. A search writes such a critique if rules judge; it
+    /// begins with the model's own words if the model was asked as well.
+    pub fn refine_by_rules(
+        &self,
+        instance: &Instance,
+        response: &str,
+        spoken: Option<&Critique>,
+        repair: &Repair,
+    ) -> Example {
         let checks = instance.constraints.iter().map(Constraint::check);
         let failed: Vec<String> = checks.filter(|c| !c.strict(response)).map(|c| c.describe()).collect();
         let critique = self.templates.rule_critique(&failed, spoken.map(|s| s.text.as_str()));
         let [judge, _, refine] = self.turns(instance, response, &critique);
         let mut example = Example::default();
-        self.told(&mut example, &judge);
+        self.push_prompt(&mut example, &judge);
         for id in encode(self.tokenizer, &critique) {
             self.push(&mut example, id, 0.0);
         }
         self.push(&mut example, self.end, 0.0);
-        self.refined(&mut example, &refine, repair);
+        self.push_refinement(&mut example, &refine, repair);
         example
     }
 
@@ -88,14 +94,14 @@ impl<'a> Encoder<'a> {
         std::array::from_fn(|i| turns[i].content.clone())
     }
 
-    fn refined(&self, example: &mut Example, turn: &str, repair: &Repair) {
+    fn push_refinement(&self, example: &mut Example, turn: &str, repair: &Repair) {
         let text = &self.templates.text;
-        self.told(example, turn);
+        self.push_prompt(example, turn);
         let reply = format!("{}\n{}\n{}\n{}", repair.reflection, text.start, repair.response, text.end);
-        self.answered(example, &reply);
+        self.push_answer(example, &reply);
     }
 
-    fn told(&self, example: &mut Example, text: &str) {
+    fn push_prompt(&self, example: &mut Example, text: &str) {
         let first = example.tokens.is_empty();
         self.push(example, self.user, if first { 0.0 } else { self.weights.prompt });
         for id in encode(self.tokenizer, text) {
@@ -104,7 +110,7 @@ impl<'a> Encoder<'a> {
         self.push(example, self.assistant, self.weights.prompt);
     }
 
-    fn answered(&self, example: &mut Example, text: &str) {
+    fn push_answer(&self, example: &mut Example, text: &str) {
         for id in encode(self.tokenizer, text) {
             let last = |n: usize| example.tokens.iter().nth_back(n).copied();
             let turning = self.verdicts.contains(&id)
@@ -123,6 +129,6 @@ impl<'a> Encoder<'a> {
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    // Encoding fails only for malformed tokenizers, and this one has encoded its own corpus.
+    // Encoding fails only for malformed tokenizers, and this one has already encoded its own corpus.
     tokenizer.encode_fast(text, false).expect("a byte-level tokenizer encodes any text").get_ids().to_vec()
 }

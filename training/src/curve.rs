@@ -1,20 +1,20 @@
-//! The loss curve as SVG.
+//! Draws the loss curve as SVG.
 
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-/// Draws `(step, loss)` points as a thin line, and their moving average over 2 % of the run as a thick one.
+/// Draws `(step, loss)` points as a thin line, and their moving average over 2 % of the run as a thick line.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Fails if the file cannot be written.
 pub fn draw(path: &Path, points: &[(u64, f64)]) -> Result<()> {
     let Some(&(last, _)) = points.last() else { return Ok(()) };
     let area = SVGBackend::new(path, (960, 480)).into_drawing_area();
     area.fill(&WHITE).map_err(|error| anyhow!("{error}"))?;
     let first = points[0].0;
-    // The first steps are far above the rest: the axis ends at the loss after 2 % of the run.
+    // The first losses are far above the rest, so the axis ends at the loss after 2 % of the run.
     let skip = points.len() / 50;
     let high = points[skip..].iter().map(|p| p.1).fold(0.0, f64::max) * 1.05 + 1e-6;
     let mut chart = ChartBuilder::on(&area)

@@ -1,7 +1,7 @@
-//! The gradient of one step, computed by several threads or by a device.
+//! The gradient of one step, computed by several workers or on a device.
 //!
-//! Threads take units from a shared queue, so that a busy neighbour on one core does not hold up the others. Gradients
-//! are added in the order of the units, whichever thread computed them: the sum is the same bit for bit for any number of threads.
+//! Workers take units from a shared queue, so that a busy core does not hold up the others. Gradients are added in the order of the units,
+//! whichever worker computed them, so the sum is bit-identical for any number of workers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::model::device::DeviceModel;
 use crate::model::{DenseConfig, LoraConfig};
 use crate::tokens::{PairRows, Unit};
 
-/// What computes, and the sum of gradients, kept from step to step.
+/// Computes gradients. Workspaces and the sum are kept from step to step.
 #[derive(Debug)]
 pub struct GradientWorkers {
     form: Form,
@@ -26,39 +26,39 @@ pub struct GradientWorkers {
 
 #[derive(Debug)]
 enum Form {
-    /// A workspace for each thread.
+    /// A workspace for each worker.
     Cpu(Vec<Workspace>),
-    /// One unit after the other.
+    /// A device, which computes one unit after the other.
     Device(Box<DeviceModel>),
 }
 
-/// What a step's batch says.
+/// The loss of a step's batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepLoss {
-    /// `-Σ weight · log p / Σ weight` in nats of sequences; of pairs their mean loss, to which that of sequences with them is added with
-    /// the weight of [`Preference::kept`].
+    /// For sequences, `-Σ weight · log p / Σ weight` in nats. For pairs, their mean loss, plus the loss of the step's sequences with the
+    /// weight [`Preference::kept`].
     pub loss: f64,
     /// Number of computed rows.
     pub rows: usize,
-    /// Metrics of pairs, where the step has pairs.
+    /// Metrics of the pairs, if the step has pairs.
     pub preference: Option<PreferenceMetrics>,
 }
 
-/// How gradients are computed; the result depends on `lora` only.
+/// How gradients are computed. Apart from the precision of `arithmetic`, the result depends on `lora` only.
 #[derive(Clone, Copy, Debug)]
 pub struct Computing<'a> {
     /// The precision of products.
     pub arithmetic: Arithmetic,
-    /// An adapter's settings, where one is trained.
+    /// The adapter's settings, if an adapter is trained.
     pub lora: Option<&'a LoraConfig>,
     /// What is kept for the backward pass.
     pub keep: Keep,
-    /// Threads, at least one.
+    /// The number of worker threads, at least one.
     pub workers: usize,
 }
 
 impl GradientWorkers {
-    /// Workspaces for models of a shape.
+    /// Makes workspaces for models of a given shape.
     #[must_use]
     pub fn new(config: &DenseConfig, computing: Computing<'_>) -> Self {
         let Computing { arithmetic, lora, keep, workers } = computing;
@@ -66,18 +66,17 @@ impl GradientWorkers {
         Self { form: Form::Cpu(workspaces), sum: Sum::default() }
     }
 
-    /// A model on a device, which holds its own weights: of those that are computed with, only what is trained is taken, and
-    /// nothing where that is empty.
+    /// Uses a model on a device. It holds its own base weights and takes only the trained ones for each step, or none if there are none.
     #[must_use]
     pub fn on_device(model: DeviceModel) -> Self {
         Self { form: Form::Device(Box::new(model)), sum: Sum::default() }
     }
 
-    /// The loss of a step; its gradient is in [`GradientWorkers::gradient`] afterwards. `preference` is what pairs are
-    /// compared by. `meanwhile` runs on the calling thread while the workers compute.
+    /// Computes the loss of a step, after which its gradient is in [`GradientWorkers::gradient`]. `preference` is the loss of pairs.
+    /// `meanwhile` runs on the calling thread while the workers compute.
     ///
     /// # Errors
-    /// When a sequence does not fit the model.
+    /// Fails if a sequence does not fit the model.
     pub fn compute<'w, T>(
         &mut self,
         weights: impl Into<Weights<'w>>,
@@ -126,9 +125,9 @@ impl GradientWorkers {
                     Ok(())
                 };
                 std::thread::scope(|scope| {
-                    let threads: Vec<_> = workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
+                    let handles: Vec<_> = workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
                     let other = meanwhile();
-                    threads.into_iter().try_for_each(|thread| thread.join().expect("a worker panicked"))?;
+                    handles.into_iter().try_for_each(|handle| handle.join().expect("a worker panicked"))?;
                     anyhow::Ok(other)
                 })?
             }
@@ -153,10 +152,10 @@ impl GradientWorkers {
         Ok((StepLoss { loss: self.sum.loss, rows, preference }, other))
     }
 
-    /// Sums of log-probabilities of the responses of all pairs, in the order of the units' pairs.
+    /// The summed log-probabilities of both responses of every pair, in the order of the units' pairs.
     ///
     /// # Errors
-    /// When a sequence does not fit the model.
+    /// Fails if a sequence does not fit the model.
     pub fn score<'w>(&mut self, weights: impl Into<Weights<'w>>, units: &[Unit]) -> Result<Vec<Vec<Pair<f64>>>> {
         let weights = weights.into();
         let workspaces = match &mut self.form {
@@ -166,12 +165,12 @@ impl GradientWorkers {
                 if !trained.data.is_empty() {
                     model.take(trained)?;
                 }
-                let of_unit = |unit: &Unit| {
+                let score_unit = |unit: &Unit| {
                     model.forward(&unit.batch, None)?;
                     let log_probs = model.log_probs(&unit.batch)?;
                     Ok(unit.pairs.iter().map(|pair| sums(pair, &log_probs)).collect())
                 };
-                return units.iter().map(of_unit).collect();
+                return units.iter().map(score_unit).collect();
             }
         };
         let next = AtomicUsize::new(0);
@@ -185,13 +184,13 @@ impl GradientWorkers {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
-            threads.into_iter().try_for_each(|thread| thread.join().expect("a worker panicked"))
+            let handles: Vec<_> = workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
+            handles.into_iter().try_for_each(|handle| handle.join().expect("a worker panicked"))
         })?;
         Ok(scores.into_iter().map(|scores| scores.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
 
-    /// The gradient of the last step, laid out as the parameters.
+    /// The gradient of the last step, in the layout of the parameters.
     pub fn gradient(&mut self) -> &mut [f32] {
         &mut self.sum.gradient
     }
@@ -202,12 +201,12 @@ fn take<'a>(next: &AtomicUsize, units: &'a [Unit]) -> Option<(usize, &'a Unit)> 
     Some((index, units.get(index)?))
 }
 
-/// A panic in another worker is reported when it is joined; the data is not used then.
+/// Ignores poisoning: a panic in another worker is reported when it is joined, and the data is not used then.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sums of log-probabilities of a pair's responses.
+/// The summed log-probabilities of a pair's responses.
 fn sums(pair: &PairRows, log_probs: &[f32]) -> Pair<f64> {
     let sum = |parts: [std::ops::Range<usize>; 2]| {
         parts.into_iter().flat_map(|rows| &log_probs[rows]).map(|&x| f64::from(x)).sum::<f64>()
@@ -216,8 +215,8 @@ fn sums(pair: &PairRows, log_probs: &[f32]) -> Pair<f64> {
     Pair { chosen: sum(answers.chosen), rejected: sum(answers.rejected) }
 }
 
-/// The loss of some pairs, each of which counts `share`, and its derivatives by the log-probability of every row. A row that both
-/// responses have in common has the sum of both derivatives.
+/// Adds the loss of some pairs, each with weight `share`, and its derivatives by the log-probability of every row. A row that belongs to
+/// both responses gets the sum of both derivatives.
 fn compare(
     preference: &Preference,
     share: f64,
@@ -242,7 +241,7 @@ fn compare(
     }
 }
 
-/// What one unit adds.
+/// The contribution of one unit.
 #[derive(Debug, Default)]
 struct Part {
     gradient: Vec<f32>,
@@ -250,7 +249,7 @@ struct Part {
     preference: PreferenceMetrics,
 }
 
-/// Adds gradients in order, holding back those that come early.
+/// Adds gradients in order. Gradients that are finished early wait for their turn.
 #[derive(Debug, Default)]
 struct Sum {
     gradient: Vec<f32>,

@@ -6,12 +6,12 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-/// What two responses to one prompt have: first the better one's.
+/// A value for each of two responses to one prompt, the better one first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pair<T> {
-    /// The better response's.
+    /// The value of the better response.
     pub chosen: T,
-    /// The worse one's.
+    /// The value of the worse response.
     pub rejected: T,
 }
 
@@ -34,14 +34,14 @@ pub enum Form {
 pub struct Preference {
     /// The form of the loss.
     pub form: Form,
-    /// How closely the model is held to the reference.
+    /// How strongly the model is kept near the reference model.
     pub beta: f64,
     /// Weight of the chosen response's mean negative log-probability per token, added to the loss.
     pub sft: f64,
-    /// `ε`: the chance that a pair is labelled the wrong way round.
+    /// `ε`: the probability that a pair is labelled the wrong way round.
     pub label_smoothing: f64,
-    /// Weight of the mean negative log-probability per token of kept replies, which were right already, added to the loss. Both
-    /// replies of a pair have in common what the model does right, so no preference holds that in place.
+    /// Weight of the mean negative log-probability per token of kept replies, added to the loss. Kept replies were right already. What both
+    /// replies of a pair do right is shared by them, so preferences alone do not preserve it.
     pub kept: f64,
 }
 
@@ -52,23 +52,23 @@ impl Default for Preference {
     }
 }
 
-/// What is known of a pair: sums of log-probabilities and counts of tokens.
+/// The inputs of a pair's loss: sums of log-probabilities and numbers of tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scores {
-    /// Under the trained model.
+    /// Log-probabilities under the trained model.
     pub policy: Pair<f64>,
-    /// Under the model it started from.
+    /// Log-probabilities under the reference model.
     pub reference: Pair<f64>,
-    /// Tokens of the responses.
+    /// Numbers of tokens of the responses.
     pub tokens: Pair<f64>,
 }
 
-/// A pair's loss.
+/// The loss of a pair.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PairLoss {
     /// The loss of the pair.
     pub loss: f64,
-    /// Its derivatives by the policy's sums of log-probabilities.
+    /// The derivatives by the policy's sums of log-probabilities.
     pub slope: Pair<f64>,
     /// `β (log π - log π_ref)` of each response.
     pub rewards: Pair<f64>,
@@ -76,7 +76,7 @@ pub struct PairLoss {
 
 impl Preference {
     /// # Errors
-    /// Names the field that cannot be used.
+    /// Names the field with an invalid value.
     pub fn check(&self) -> Result<()> {
         ensure!(self.beta > 0.0, "beta must be above 0, got {}", self.beta);
         ensure!(self.sft >= 0.0, "sft must be at least 0, got {}", self.sft);
@@ -86,10 +86,7 @@ impl Preference {
             "label_smoothing must be at least 0 and below 0.5, got {}",
             self.label_smoothing
         );
-        ensure!(
-            self.label_smoothing == 0.0 || self.form == Form::Sigmoid,
-            "label_smoothing belongs to form = \"sigmoid\""
-        );
+        ensure!(self.label_smoothing == 0.0 || self.form == Form::Sigmoid, "label_smoothing needs form = \"sigmoid\"");
         Ok(())
     }
 
@@ -97,7 +94,7 @@ impl Preference {
     #[must_use]
     pub fn loss(&self, scores: Scores) -> PairLoss {
         let Scores { policy, reference, tokens } = scores;
-        // IPO's log-probabilities are means, the others' are sums.
+        // IPO uses means of log-probabilities, the other forms use sums.
         let per = match self.form {
             Form::Ipo => Pair { chosen: 1.0 / tokens.chosen, rejected: 1.0 / tokens.rejected },
             Form::Sigmoid | Form::Hinge => Pair { chosen: 1.0, rejected: 1.0 },
@@ -134,10 +131,10 @@ fn log_sigmoid(x: f64) -> f64 {
     x.min(0.0) - (-x.abs()).exp().ln_1p()
 }
 
-/// A step's means over pairs, under TRL's names.
+/// The means over the pairs of a step, under TRL's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceMetrics {
-    /// `β (log π - log π_ref)` of the chosen responses.
+    /// The mean `β (log π - log π_ref)` of the chosen responses.
     #[serde(rename = "rewards/chosen")]
     pub chosen: f64,
     /// The mean reward of the rejected replies.
@@ -149,7 +146,7 @@ pub struct PreferenceMetrics {
     /// Share of pairs whose chosen response has the higher reward.
     #[serde(rename = "rewards/accuracies")]
     pub accuracy: f64,
-    /// Sums of log-probabilities of the chosen responses.
+    /// The mean log-probability of the chosen responses.
     #[serde(rename = "logps/chosen")]
     pub logps_chosen: f64,
     /// The mean log-probability of the rejected replies.
@@ -158,7 +155,7 @@ pub struct PreferenceMetrics {
 }
 
 impl PreferenceMetrics {
-    /// Adds `share` of one pair.
+    /// Adds one pair with weight `share`.
     pub fn add(&mut self, share: f64, policy: Pair<f64>, rewards: Pair<f64>) {
         self.chosen += share * rewards.chosen;
         self.rejected += share * rewards.rejected;

@@ -1,9 +1,10 @@
 //! The trainer's command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use serde::de::DeserializeOwned;
 use spar::engine::model_dir::ModelDir;
 use spar::prompts::Templates;
 use spar::search::Models;
@@ -15,6 +16,7 @@ use spar_training::records::BadLines;
 use spar_training::stages::manifest::Record;
 use spar_training::stages::{self, calibrate, eval, judge_eval};
 use spar_training::tokenizer;
+use spar_training::trainer::TrainReport;
 use spar_training::world::Split;
 
 #[global_allocator]
@@ -30,16 +32,16 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Makes a tokenizer, an actor and a refiner from nothing, as a recipe says.
+    /// Makes a tokenizer, an actor and a refiner from scratch, as described by a recipe.
     Bootstrap {
         /// The recipe, a TOML file.
         #[arg(long)]
         recipe: PathBuf,
-        /// Where the run is kept; a killed run resumes from there.
+        /// Directory of the run; a killed run resumes from it.
         #[arg(long, default_value = "runs/spar-tiny")]
         out: PathBuf,
     },
-    /// Trains a tokenizer on the world's texts, as a bootstrap recipe says.
+    /// Trains a tokenizer on the world's texts, as described by a bootstrap recipe.
     Tokenizer {
         /// The recipe, a TOML file.
         #[arg(long)]
@@ -54,21 +56,21 @@ enum Command {
         #[arg(long)]
         recipe: PathBuf,
     },
-    /// Fine-tunes a model on pairs of replies, by direct preference optimization.
+    /// Fine-tunes a model on pairs of replies by direct preference optimization.
     Dpo {
         /// The recipe, a TOML file.
         #[arg(long)]
         recipe: PathBuf,
     },
-    /// Drafts answers to prompts and judges them, as a recipe's `[iterate]` section says.
+    /// Samples answers to prompts and judges them, as described by a recipe's `[iterate]` section.
     Sample {
         /// The recipe, a TOML file.
         #[arg(long)]
         recipe: PathBuf,
-        /// Prompts, one a line.
+        /// File with one prompt per line.
         #[arg(long)]
         prompts: PathBuf,
-        /// Judged drafts, one prompt a line.
+        /// File for the judged drafts, one prompt per line.
         #[arg(long)]
         out: PathBuf,
     },
@@ -77,28 +79,28 @@ enum Command {
         /// The recipe, a TOML file.
         #[arg(long)]
         recipe: PathBuf,
-        /// What `sample` wrote.
+        /// File that `sample` wrote.
         #[arg(long)]
         samples: PathBuf,
-        /// Trees, one a line.
+        /// File for the search trees, one per line.
         #[arg(long)]
         out: PathBuf,
     },
-    /// Makes training data of drafts and trees: `dpo.jsonl` and `sft.jsonl`.
+    /// Makes training data from drafts and trees: `dpo.jsonl` and `sft.jsonl`.
     Build {
         /// The recipe, a TOML file.
         #[arg(long)]
         recipe: PathBuf,
-        /// What `sample` wrote.
+        /// File that `sample` wrote.
         #[arg(long, required_unless_present = "from_traffic")]
         samples: Option<PathBuf>,
-        /// What `search` wrote.
+        /// File that `search` wrote.
         #[arg(long, required_unless_present = "from_traffic")]
         trees: Option<PathBuf>,
-        /// A server's --traffic-dir: its searches in place of both.
+        /// A server's --traffic-dir; its searches replace both files.
         #[arg(long, conflicts_with_all = ["samples", "trees"])]
         from_traffic: Option<PathBuf>,
-        /// The folder that receives the files.
+        /// Directory for the training data.
         #[arg(long)]
         out: PathBuf,
     },
@@ -107,7 +109,7 @@ enum Command {
         /// The recipe, a TOML file with an `[iterate]` section.
         #[arg(long)]
         recipe: PathBuf,
-        /// Where the run is kept; a killed run resumes from there.
+        /// Directory of the run; a killed run resumes from it.
         #[arg(long, default_value = "runs/iterate")]
         out: PathBuf,
         /// Replaces the recipe's seed.
@@ -119,26 +121,26 @@ enum Command {
         /// The recipe, a TOML file with `[iterate]` and `[ablate]` sections.
         #[arg(long)]
         recipe: PathBuf,
-        /// Where the runs are kept.
+        /// Directory of the runs.
         #[arg(long, default_value = "runs/ablate")]
         out: PathBuf,
     },
-    /// Says what a recipe's training needs, before anything is loaded.
+    /// Prints what a recipe's training needs, without loading anything.
     Plan {
         /// The recipe, a TOML file with an `[iterate]` section.
         recipe: PathBuf,
     },
-    /// Writes a run's report again: `index.html` and `report.json`.
+    /// Rewrites a run's report: `index.html` and `report.json`.
     Report {
-        /// The run's folder.
+        /// The run's directory.
         run: PathBuf,
     },
-    /// Writes a GGUF file as a model directory, which every other command takes as a base; blocks become half precision.
+    /// Converts a GGUF file into a model directory, which every other command accepts as a base; blocks become half precision.
     Unpack {
-        /// The file, or the first of its parts.
+        /// The GGUF file, or the first of its parts.
         #[arg(long)]
         file: PathBuf,
-        /// The directory, which must not exist.
+        /// The new model directory, which must not exist yet.
         #[arg(long)]
         out: PathBuf,
     },
@@ -150,48 +152,48 @@ enum Command {
         /// The adapter's directory.
         #[arg(long)]
         adapter: PathBuf,
-        /// The merged model directory.
+        /// Directory for the merged model.
         #[arg(long)]
         out: PathBuf,
     },
-    /// Makes harder prompts of given ones by asking a model to add constraints.
+    /// Makes prompts harder by asking a model to add constraints.
     Evolve {
-        /// Prompts, one a line.
+        /// File with one prompt per line.
         #[arg(long)]
         prompts: PathBuf,
-        /// The model directory that is asked.
+        /// Directory of the model that is asked.
         #[arg(long)]
         model: PathBuf,
-        /// The harder prompts.
+        /// File for the harder prompts.
         #[arg(long)]
         out: PathBuf,
-        /// Constraints added to a prompt at most.
+        /// Maximum number of constraints added to a prompt.
         #[arg(long, default_value_t = 3)]
         most: usize,
-        /// Fixes every draw.
+        /// Seed of all random draws.
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
-    /// Measures a judge, by votes or by the probability of Yes, against labels or against rules.
+    /// Measures a judge against labels or rules, by its votes or by the probability of Yes.
     JudgeEval(judge_eval::Options),
-    /// Fits how a model's probabilities of Yes and No become a judgement, and writes it into its spar.json.
+    /// Fits how a model's probabilities of Yes and No become a judgement, and writes the calibration into its spar.json.
     Calibrate(calibrate::Options),
-    /// Writes a split's prompts in IFEval's JSONL format.
+    /// Writes the prompts of a split in IFEval's JSONL format.
     Prompts {
-        /// train, validation or held-out.
+        /// Split of the world's prompts: train, validation or held-out.
         #[arg(long, value_enum, default_value = "held-out")]
         split: Split,
         /// The number of prompts.
         #[arg(long, default_value_t = 1000)]
         count: u64,
-        /// Decides every draw.
+        /// Seed of all random draws.
         #[arg(long, default_value_t = 17)]
         seed: u64,
-        /// The file that receives the prompts.
+        /// File for the prompts.
         #[arg(long)]
         out: PathBuf,
     },
-    /// Swaps weights of a running server; its admin key comes from SPAR_ADMIN_KEY.
+    /// Swaps weights of a running server; its admin key is read from SPAR_ADMIN_KEY.
     Swap {
         /// The server's address.
         #[arg(long, default_value = "http://127.0.0.1:8080")]
@@ -199,43 +201,43 @@ enum Command {
         /// The role whose weights are swapped.
         #[arg(long, value_parser = ["actor", "refiner", "both"])]
         role: String,
-        /// A model's directory, below one of the server's --weights-root.
+        /// A model's directory, inside one of the server's --weights-root.
         #[arg(long)]
         model: Option<PathBuf>,
-        /// A LoRA adapter's directory, below one of them.
+        /// A LoRA adapter's directory, inside one of the server's --weights-root.
         #[arg(long)]
         adapter: Option<PathBuf>,
-        /// The generation that must be live, or nothing happens.
+        /// The generation that must be live; otherwise the server refuses the swap.
         #[arg(long)]
         expected: Option<String>,
-        /// Everything but the switch.
+        /// Checks the weights and does everything except the switch.
         #[arg(long)]
         dry_run: bool,
-        /// Goes back to what was live before instead.
+        /// Rolls back to the previous generation instead.
         #[arg(long, conflicts_with_all = ["model", "adapter", "dry_run"])]
         rollback: bool,
     },
-    /// Measures an actor and a refiner: greedy, judge, one refinement, search, rules, best-of-N.
+    /// Measures an actor and a refiner: greedy decoding, judge, one refinement, search, rules and best-of-N.
     Eval {
         /// The actor's model directory.
         #[arg(long)]
         actor: PathBuf,
-        /// The refiner's; the actor's by default.
+        /// The refiner's model directory; default: the actor's.
         #[arg(long)]
         refiner: Option<PathBuf>,
         /// Prompts in IFEval's JSONL format.
         #[arg(long)]
         data: PathBuf,
-        /// Prompts to use at most.
+        /// Maximum number of prompts to use.
         #[arg(long)]
         limit: Option<usize>,
         /// Node budgets of the search.
         #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16])]
         budgets: Vec<usize>,
-        /// Fixes every draw.
+        /// Seed of all random draws.
         #[arg(long, default_value_t = 0)]
         seed: u64,
-        /// The report as JSON.
+        /// File for the report as JSON.
         #[arg(long)]
         out: Option<PathBuf>,
     },
@@ -253,34 +255,28 @@ async fn main() -> Result<()> {
             tokenizer::save(&made, recipe.context, &out)
         }
         Command::Sft { recipe } => {
-            let text = std::fs::read_to_string(&recipe).with_context(|| format!("reading {}", recipe.display()))?;
-            let recipe = toml::from_str(&text).with_context(|| format!("in the recipe {}", recipe.display()))?;
-            let report = stages::sft::sft(&recipe)?;
-            println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
+            show_training(&stages::sft::sft(&read_recipe(&recipe)?)?);
             Ok(())
         }
         Command::Dpo { recipe } => {
-            let text = std::fs::read_to_string(&recipe).with_context(|| format!("reading {}", recipe.display()))?;
-            let recipe = toml::from_str(&text).with_context(|| format!("in the recipe {}", recipe.display()))?;
-            let report = stages::dpo::dpo(&recipe)?;
-            println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
+            show_training(&stages::dpo::dpo(&read_recipe(&recipe)?)?);
             Ok(())
         }
         Command::Sample { recipe, prompts, out } => {
             let recipe = Iterate::read(&recipe)?;
             let Iterate { seed, ref sample, ref search, bad_lines, .. } = recipe;
-            let settings = stages::draft::Settings { seed, sample, search, bad_lines };
+            let settings = stages::sample::Settings { seed, sample, search, bad_lines };
             let (actor, refiner) = (&recipe.actor, &recipe.refiner);
-            let files = stages::draft::Files { prompts: &prompts, actor, refiner, out: &out };
-            show(&stages::draft::sample(&settings, files).await?);
+            let files = stages::sample::Files { prompts: &prompts, actor, refiner, out: &out };
+            show(&stages::sample::sample(&settings, files).await?);
             Ok(())
         }
         Command::Search { recipe, samples, out } => {
             let recipe = Iterate::read(&recipe)?;
             let (seed, parallel) = (recipe.seed, recipe.sample.parallel);
-            let settings = stages::grow::Settings { seed, search: &recipe.search, parallel };
-            let files = stages::grow::Files { samples: &samples, refiner: &recipe.refiner, out: &out };
-            show(&stages::grow::grow(&settings, files).await?);
+            let settings = stages::search::Settings { seed, search: &recipe.search, parallel };
+            let files = stages::search::Files { samples: &samples, refiner: &recipe.refiner, out: &out };
+            show(&stages::search::search(&settings, files).await?);
             Ok(())
         }
         Command::Build { recipe, samples, trees, from_traffic, out } => {
@@ -341,7 +337,7 @@ async fn main() -> Result<()> {
             println!("{}", calibrate::run(&options).await?);
             Ok(())
         }
-        Command::Prompts { split, count, seed, out } => stages::sample::write_prompts(split, seed, count, &out),
+        Command::Prompts { split, count, seed, out } => stages::prompts::write_prompts(split, seed, count, &out),
         Command::Swap { url, role, model, adapter, expected, dry_run, rollback } => {
             let admin = Admin::new(&url)?;
             let report = if rollback {
@@ -356,7 +352,7 @@ async fn main() -> Result<()> {
             let refiner = refiner.unwrap_or_else(|| actor.clone());
             let (actor, refiner) = (stages::bootstrap::load(&actor)?, stages::bootstrap::load(&refiner)?);
             let mut prompts = read_prompts(&data)?.items;
-            // Whether a response to these is right is not known.
+            // It is unknown whether a response to these prompts is right.
             prompts.retain(|prompt| prompt.unchecked.is_empty());
             prompts.truncate(limit.unwrap_or(usize::MAX));
             let models = Models { actor: &actor, refiner: &refiner, templates: &refiner.dir().templates };
@@ -368,7 +364,18 @@ async fn main() -> Result<()> {
     }
 }
 
-/// What a stage counted.
+/// Reads a recipe that consists of one stage's settings.
+fn read_recipe<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in the recipe {}", path.display()))
+}
+
+/// Prints the summary of a training run.
+fn show_training(report: &TrainReport) {
+    println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
+}
+
+/// Prints the counts and the skipped lines of a stage.
 fn show(record: &Record) {
     for (name, count) in &record.counts {
         println!("{name:32} {count:>10}");

@@ -1,4 +1,4 @@
-//! AdamW, and Muon for the matrices inside layers.
+//! The optimizers: AdamW, and Muon for the matrices inside layers.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,18 +8,18 @@ use spar::kernels::Matrix;
 use crate::model::cpu::{Arithmetic, Products};
 use crate::model::params::{Entry, Kind, Layout, Params};
 
-/// Which rule updates the matrices inside layers. Embeddings and norms are always AdamW's.
+/// The rule that updates the matrices inside layers. Embeddings and norms always use AdamW.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rule {
-    /// Loshchilov and Hutter 2019, everywhere.
+    /// AdamW (Loshchilov and Hutter 2019) for all weights.
     AdamW,
-    /// Jordan et al. 2024: momentum, then the nearest matrix with all singular values about 1.
+    /// Muon (Jordan et al. 2024): momentum, then the nearest matrix whose singular values are all about 1.
     #[default]
     Muon,
 }
 
-/// What does not change over a run.
+/// The settings, which stay constant over a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
@@ -27,15 +27,15 @@ pub struct OptimizerConfig {
     pub rule: Rule,
     /// Peak learning rate of AdamW.
     pub lr: f64,
-    /// Peak learning rate of Muon: the deviation of one step's change of a matrix is about `muon_lr / sqrt(in)`.
+    /// Peak learning rate of Muon. The standard deviation of one step's change of a matrix is about `muon_lr / sqrt(in)`.
     pub muon_lr: f64,
-    /// Share of a weight that is taken away per step and learning rate. Norms keep theirs.
+    /// Weight decay: the share of a weight that is subtracted per step and learning rate. Norms do not decay.
     pub weight_decay: f64,
     /// AdamW's decay of the first moment.
     pub beta1: f64,
     /// AdamW's decay of the second moment.
     pub beta2: f64,
-    /// AdamW's smallest divisor.
+    /// AdamW's ε, which is added to the divisor.
     pub eps: f64,
     /// Muon's decay of the momentum.
     pub momentum: f64,
@@ -61,7 +61,7 @@ impl Default for OptimizerConfig {
 pub struct Moments {
     /// AdamW's first moment or Muon's momentum.
     pub first: Vec<f32>,
-    /// AdamW's second moment; empty under Muon.
+    /// AdamW's second moment; empty with Muon.
     pub second: Vec<f32>,
 }
 
@@ -75,16 +75,16 @@ pub struct Optimizer {
     pub steps: u64,
 }
 
-/// One step's numbers.
+/// The parameters of one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Update {
-    /// The schedule's factor of both learning rates.
+    /// The schedule's factor for both learning rates.
     pub factor: f64,
-    /// Every gradient is multiplied by it: below 1 where the norm is clipped.
+    /// The factor of every gradient, which is below 1 if the norm is clipped.
     pub clip: f32,
     /// The precision of Muon's products.
     pub arithmetic: Arithmetic,
-    /// Threads; they take whole tensors, so the result does not depend on their number.
+    /// The number of workers. They take whole tensors, so the result does not depend on their number.
     pub workers: usize,
 }
 
@@ -96,7 +96,7 @@ struct Job<'a> {
 }
 
 impl Optimizer {
-    /// An optimizer with all averages at 0.
+    /// Makes an optimizer with all averages at 0.
     #[must_use]
     pub fn new(config: OptimizerConfig, layout: &Layout) -> Self {
         let moments = layout.entries.iter().map(|entry| Moments {
@@ -116,7 +116,7 @@ impl Optimizer {
             let weights = rest.split_off_mut(..entry.range.len()).expect("entries cover the vector");
             jobs.push(Job { entry, weights, gradient: &gradient[entry.range.clone()], moments });
         }
-        // Taken from the end: the largest first.
+        // Jobs are taken from the end, the largest first.
         jobs.sort_by_key(|job| job.weights.len());
         let jobs = Mutex::new(jobs);
         let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -141,8 +141,8 @@ fn uses_muon(rule: Rule, kind: Kind) -> bool {
     rule == Rule::Muon && kind == Kind::Matrix
 }
 
-/// `m = β₁m + (1-β₁)g`, `v = β₂v + (1-β₂)g²`, `w -= lr · (m̂ / (sqrt(v̂) + ε) + decay · w)` with both averages corrected
-/// for their start at 0.
+/// `m = β₁m + (1-β₁)g`, `v = β₂v + (1-β₂)g²`, `w -= lr · (m̂ / (sqrt(v̂) + ε) + decay · w)`, where both averages are corrected for their
+/// start at 0.
 fn adamw(job: Job<'_>, config: OptimizerConfig, update: Update, steps: u64) {
     let lr = config.lr * update.factor;
     let keep =
@@ -178,8 +178,8 @@ fn muon(job: Job<'_>, config: OptimizerConfig, update: Update, products: &mut Pr
     job.weights.iter_mut().zip(&direction).for_each(|(w, d)| *w = *w * keep - rate * d);
 }
 
-/// Five steps of `X = aX + (bA + cA²)X` with `A = XXᵀ`, from `X / |X|`: singular values end between about 0.7 and 1.2.
-/// The coefficients are Jordan's; the shorter side is made the rows.
+/// Makes five steps of `X = aX + (bA + cA²)X` with `A = XXᵀ`, starting from `X / |X|`. Singular values end between about 0.7 and 1.2. The
+/// coefficients are Jordan's, and the shorter side becomes the rows.
 fn orthogonal(products: &mut Products, x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const A: f32 = 3.4445;
     const B: f32 = -4.775;
@@ -238,7 +238,7 @@ mod tests {
         let (_, mut params) = model();
         let config = OptimizerConfig { rule: Rule::AdamW, lr: 0.01, weight_decay: 0.1, ..Default::default() };
         let mut optimizer = Optimizer::new(config, &params.layout);
-        // Norms are not decayed here, so compare a matrix.
+        // Norms do not decay here, so a matrix is compared.
         let entry = params.layout.entries[1].clone();
         let var = Var::from_slice(&params.data[entry.range.clone()], entry.range.len(), &Device::Cpu).unwrap();
         let theirs = ParamsAdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
@@ -275,7 +275,7 @@ mod tests {
                     square[i * short + i]
                 );
             }
-            // The same side of every plane as the gradient.
+            // The result is on the same side of every plane as the gradient.
             let agreement: f32 = orthogonal(&mut products, &x, rows, columns).iter().zip(&x).map(|(a, b)| a * b).sum();
             assert!(agreement > 0.0);
         }

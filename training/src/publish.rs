@@ -1,4 +1,4 @@
-//! Trained weights go into a running server: a swap by its admin routes, a watch over what it does then, and back if that is worse.
+//! Publishes trained weights to a running server: swaps them in with the admin routes, watches the server, and rolls back if it gets worse.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use tokio::time::{Instant, sleep};
 
 use crate::stages::write_json;
 
-/// The `[publish]` section of a recipe. The admin key comes from the environment, as SPAR_ADMIN_KEY.
+/// The `[publish]` section of a recipe. The admin key is read from the environment variable SPAR_ADMIN_KEY.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
-    /// The server, such as http://127.0.0.1:8080.
+    /// The server's URL, such as http://127.0.0.1:8080.
     pub url: String,
-    /// Seconds that new weights are watched before the next step.
+    /// Seconds for which new weights are watched before the next step.
     #[serde(default = "ten")]
     pub watch: f64,
-    /// Share of requests that may fail with a server's error meanwhile.
+    /// Share of requests that may fail with a server error during that time.
     #[serde(default = "one_in_a_hundred")]
     pub max_error_rate: f64,
 }
@@ -32,7 +32,7 @@ fn one_in_a_hundred() -> f64 {
     0.01
 }
 
-/// Weights for a role.
+/// Weights to swap in, and the role they are for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Weights {
     /// `actor`, `refiner` or `both`.
@@ -43,26 +43,26 @@ pub struct Weights {
     pub adapter: Option<PathBuf>,
     /// The generation that must be live.
     pub expected: Option<String>,
-    /// Everything but the switch.
+    /// Whether everything except the switch is done.
     pub dry_run: bool,
 }
 
-/// What became of published weights.
+/// The result of publishing weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Published {
-    /// The live pair, as the server names it.
+    /// The live pair, in the server's notation.
     pub generation: Value,
     /// Milliseconds from the request to the switch.
     pub elapsed_ms: f64,
-    /// Why they were taken back, if they were.
+    /// Why the weights were rolled back, if they were.
     pub rolled_back: Option<String>,
 }
 
-/// Publishes the models that a round has accepted, one role after the other, and writes down in `file` what became of them;
-/// what the file says already is not done again.
+/// Publishes the models that a round has accepted, one role after the other, and writes the results to `file`. If the file exists already,
+/// its results are returned instead.
 ///
 /// # Errors
-/// The server cannot be reached or refuses a model; the message says why.
+/// Fails if the server cannot be reached or refuses a model; the message says why.
 pub async fn publish_round(publish: &Publish, models: &[(&str, &Path)], file: &Path) -> Result<Vec<Published>> {
     if let Ok(text) = std::fs::read_to_string(file) {
         return serde_json::from_str(&text).with_context(|| format!("reading {}", file.display()));
@@ -79,7 +79,7 @@ pub async fn publish_round(publish: &Publish, models: &[(&str, &Path)], file: &P
     Ok(published)
 }
 
-/// A server's admin routes.
+/// A client of a server's admin routes.
 pub struct Admin {
     client: reqwest::Client,
     url: String,
@@ -87,28 +87,28 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// A server, and the key from SPAR_ADMIN_KEY.
+    /// Connects to a server with the key in SPAR_ADMIN_KEY.
     ///
     /// # Errors
-    /// There is no key.
+    /// Fails if the variable is not set.
     pub fn new(url: &str) -> Result<Self> {
         let key = std::env::var("SPAR_ADMIN_KEY").context("set SPAR_ADMIN_KEY to the server's admin key")?;
         Self::with_key(url, key)
     }
 
-    /// A server with its key.
+    /// Connects to a server with a given key.
     ///
     /// # Errors
-    /// No HTTP client can be made.
+    /// Fails if no HTTP client can be made.
     pub fn with_key(url: &str, key: String) -> Result<Self> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1800)).build()?;
         Ok(Self { client, url: url.trim_end_matches('/').to_owned(), key })
     }
 
-    /// Swaps weights and gives the server's report.
+    /// Swaps weights and returns the server's report.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses; its message says why.
+    /// Fails if the server cannot be reached or refuses; its message says why.
     pub async fn swap(&self, weights: &Weights) -> Result<Value> {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let mut body = json!({ "role": weights.role, "dry_run": weights.dry_run });
@@ -123,10 +123,10 @@ impl Admin {
         self.post("/admin/generations", &body).await
     }
 
-    /// Goes back to the pair before the last swap, if `live` is what that swap made live.
+    /// Rolls back to the pair before the last swap, if the live generation is `expected`.
     ///
     /// # Errors
-    /// As [`Admin::swap`].
+    /// Fails like [`Admin::swap`].
     pub async fn rollback(&self, role: &str, expected: Option<&str>) -> Result<Value> {
         let mut body = json!({ "role": role });
         if let Some(expected) = expected {
@@ -146,16 +146,16 @@ impl Admin {
         bail!("{}{path} answered {status}: {}", self.url, answer["error"]["message"].as_str().unwrap_or_default())
     }
 
-    /// How many answers the server gave, and how many of them were its own failures.
+    /// Reads how many answers the server has given, and how many of them failed.
     async fn answers(&self) -> Result<Answers> {
         let text = self.client.get(format!("{}/metrics", self.url)).send().await?.error_for_status()?.text().await?;
         Ok(Answers::read(&text))
     }
 
-    /// Swaps `weights` in and watches the server; if it fails more often than it may, or is not ready, goes back.
+    /// Swaps `weights` in and watches the server. Rolls back if it fails too often or is not ready.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses the weights; nothing is changed then.
+    /// Fails if the server cannot be reached or refuses the weights, which leaves everything unchanged.
     pub async fn publish(&self, publish: &Publish, weights: &Weights) -> Result<Published> {
         ensure!((0.0..=1.0).contains(&publish.max_error_rate), "publish.max_error_rate must be between 0 and 1");
         let before = self.answers().await.context("reading the server's metrics")?;
@@ -163,16 +163,16 @@ impl Admin {
         let elapsed_ms = report["elapsed_ms"].as_f64().unwrap_or_default();
         let mut published = Published { generation: report["generation"].clone(), elapsed_ms, rolled_back: None };
         if let Some(reason) = self.watch(publish, before).await {
-            tracing::warn!(reason, "going back to the weights before");
+            tracing::warn!(reason, "rolling back to the previous weights");
             let live = live_id(&weights.role, &published.generation);
-            let back = self.rollback(&weights.role, Some(&live)).await.context("going back")?;
+            let back = self.rollback(&weights.role, Some(&live)).await.context("rolling back")?;
             published.generation = back["generation"].clone();
             published.rolled_back = Some(reason);
         }
         Ok(published)
     }
 
-    /// Why new weights should not stay, if they should not.
+    /// Returns the reason for which new weights should be rolled back, if there is one.
     async fn watch(&self, publish: &Publish, before: Answers) -> Option<String> {
         let end = Instant::now() + Duration::from_secs_f64(publish.watch.max(0.0));
         loop {
@@ -181,7 +181,7 @@ impl Admin {
                 Err(error) => return Some(format!("the server's metrics cannot be read: {error}")),
             };
             let (all, failed) = (now.all.saturating_sub(before.all), now.failed.saturating_sub(before.failed));
-            // With a few requests one failure is not yet a rate.
+            // With only a few requests, a failure is not yet a rate.
             if all >= 10 && failed as f64 > publish.max_error_rate * all as f64 {
                 return Some(format!("{failed} of {all} requests failed"));
             }
@@ -207,8 +207,8 @@ fn live_id(role: &str, generation: &Value) -> String {
     }
 }
 
-/// Counts of completions since the server's start that say something of the weights: those that were answered, and those that
-/// the model failed at. A request that was refused (4xx) or that had to wait for too long (503) says nothing of them.
+/// Numbers of completions since the server's start that are relevant to the weights: the answered ones and those at which the model failed.
+/// A request that was refused (4xx) or that waited too long (503) is not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Answers {
     all: u64,

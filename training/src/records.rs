@@ -1,4 +1,4 @@
-//! The lines of the files between stages, and how files of other people's lines are read.
+//! The lines of the files between stages, and a reader for JSON-lines files from other sources.
 
 use std::path::Path;
 
@@ -11,30 +11,30 @@ use spar::search::{Node, Votes};
 use spar::verify::Check;
 use spar::verify::data::Prompt;
 
-/// What happens to a line that cannot be used.
+/// How lines that cannot be used are handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BadLines {
-    /// It ends the stage.
+    /// A bad line ends the stage.
     #[default]
     Stop,
-    /// It is left out and counted.
+    /// A bad line is skipped and counted.
     Skip,
 }
 
-/// A file's usable lines, and what was wrong with the others.
+/// The usable lines of a file, and the problems of the others.
 #[derive(Clone, Debug)]
 pub struct Lines<T> {
-    /// Usable ones in their order.
+    /// The usable lines, in order.
     pub items: Vec<T>,
-    /// `file:line: what is wrong`, without the file's directory.
+    /// One text `file:line: problem` per skipped line, without the file's directory.
     pub skipped: Vec<String>,
 }
 
-/// Reads JSON lines, each of which `check` turns into what is used. Blank lines are passed over.
+/// Reads JSON lines and converts each with `check`. Blank lines are skipped.
 ///
 /// # Errors
-/// The file cannot be read; or, unless bad lines are skipped, the first bad line: file, line and what is wrong.
+/// Fails if the file cannot be read or, unless bad lines are skipped, at the first bad line, with its file, its number and the problem.
 pub fn read<T: DeserializeOwned, U>(path: &Path, bad: BadLines, check: impl Fn(T) -> Result<U>) -> Result<Lines<U>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let mut lines = Lines { items: Vec::new(), skipped: Vec::new() };
@@ -54,13 +54,13 @@ pub fn read<T: DeserializeOwned, U>(path: &Path, bad: BadLines, check: impl Fn(T
     Ok(lines)
 }
 
-/// A prompt, and what a response to it can be checked for.
+/// A prompt, with the instructions that a response can be checked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
     /// A key that names the prompt.
     #[serde(default)]
     pub key: Value,
-    /// What a model is asked.
+    /// The text for the model.
     pub prompt: String,
     /// IFEval's instruction ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -71,10 +71,10 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// The rules by which a response is checked; none where there are none.
+    /// The rules by which a response is checked; empty if there are none.
     ///
     /// # Errors
-    /// Names the instruction and what is wrong.
+    /// Names the instruction and the problem.
     pub fn checks(&self) -> Result<Vec<Check>> {
         let (ids, kwargs) = (&self.instruction_id_list, &self.kwargs);
         ensure!(
@@ -87,10 +87,10 @@ impl Asked {
         made.collect::<Result<_, _>>().map_err(|error| anyhow::anyhow!("{error}"))
     }
 
-    /// The prompt as evaluation takes it.
+    /// Converts the prompt for an evaluation.
     ///
     /// # Errors
-    /// As [`Asked::checks`].
+    /// Fails like [`Asked::checks`].
     pub fn to_prompt(&self) -> Result<Prompt> {
         Ok(Prompt { key: self.key.clone(), prompt: self.prompt.clone(), checks: self.checks()?, unchecked: Vec::new() })
     }
@@ -105,7 +105,7 @@ impl Asked {
 /// Reads a file of prompts.
 ///
 /// # Errors
-/// As [`read`], and where no line is left.
+/// Fails like [`read`], and if no usable line is left.
 pub fn read_prompts(path: &Path, bad: BadLines) -> Result<Lines<Asked>> {
     let lines = read(path, bad, Asked::checked)?;
     ensure!(!lines.items.is_empty(), "{}: no prompts", path.display());
@@ -115,19 +115,19 @@ pub fn read_prompts(path: &Path, bad: BadLines) -> Result<Lines<Asked>> {
 /// A judged draft.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Draft {
-    /// What the actor said.
+    /// The actor's response.
     pub response: String,
-    /// Whether it was cut off.
+    /// Whether the response was cut off.
     pub cut: bool,
-    /// The votes on it.
+    /// The votes on the response.
     pub votes: Votes,
-    /// Share of yes among the valid votes; `None` on a tie.
+    /// The share of yes among the valid votes; `None` for a tie.
     pub value: Option<f64>,
-    /// Whether it passes.
+    /// Whether the response was accepted.
     pub accepted: bool,
     /// The first critique that agrees with the decision.
     pub critique: String,
-    /// What the rules say, where there are rules.
+    /// Whether the response follows the rules, if there are rules.
     pub right: Option<bool>,
 }
 
@@ -143,29 +143,29 @@ pub struct Sampled {
 
 /// A judged response of a search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Grown {
-    /// The node it was refined from.
+pub struct TreeNode {
+    /// The node from which it was refined.
     pub parent: Option<usize>,
     /// Refinements since the draft.
     pub depth: usize,
     /// The response's text.
     pub response: String,
-    /// What the refiner said before it.
+    /// What the refiner wrote before the response.
     pub reflection: String,
     /// The first critique that agrees with the decision.
     pub critique: String,
-    /// The votes on it.
+    /// The votes on the response.
     pub votes: Votes,
-    /// Share of yes among the valid votes.
+    /// The share of yes among the valid votes.
     pub value: Option<f64>,
-    /// Whether it was accepted.
+    /// Whether the response was accepted.
     pub accepted: bool,
-    /// What the rules say, where there are rules.
+    /// Whether the response follows the rules, if there are rules.
     pub right: Option<bool>,
 }
 
-impl Grown {
-    /// A search's node as a line has it.
+impl TreeNode {
+    /// Converts a node of a search.
     #[must_use]
     pub fn new(node: &Node, right: Option<bool>) -> Self {
         Self {
@@ -188,22 +188,22 @@ pub struct Searched {
     /// The prompt that was asked.
     #[serde(flatten)]
     pub asked: Asked,
-    /// The nodes; the failing draft is the first.
-    pub nodes: Vec<Grown>,
+    /// The nodes, starting with the failing draft.
+    pub nodes: Vec<TreeNode>,
     /// The index of the answer.
     pub best: usize,
-    /// Whether it was accepted. What the search spent is left out: how far cancelled replies came depends on timing.
+    /// Whether the answer was accepted. The cost of the search is not recorded, since the length of cancelled replies depends on timing.
     pub accepted: bool,
 }
 
-/// A line of `dpo.jsonl`: conversational preference data as TRL reads it, and the same texts plainly for LLaMA-Factory.
+/// A line of `dpo.jsonl`: conversational preference data in TRL's format, and the same texts as plain strings for LLaMA-Factory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PairLine {
     /// The conversation before the two replies.
     pub prompt: Vec<Message>,
     /// The better reply.
     pub chosen: Vec<Message>,
-    /// The worse one.
+    /// The worse reply.
     pub rejected: Vec<Message>,
     /// The last user turn's text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -231,7 +231,7 @@ impl PairLine {
     }
 
     /// # Errors
-    /// The error says what is wrong with it.
+    /// Describes what is wrong with the pair.
     pub fn check(&self) -> Result<()> {
         ensure!(!self.prompt.is_empty(), "`prompt` has no turns");
         for (name, turns) in [("chosen", &self.chosen), ("rejected", &self.rejected)] {
@@ -244,12 +244,12 @@ impl PairLine {
     }
 }
 
-/// A line of `sft.jsonl`: a chat, as TRL and LLaMA-Factory read it.
+/// A line of `sft.jsonl`: a chat in the format of TRL and LLaMA-Factory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChatLine {
     /// The turns of the chat.
     pub messages: Vec<Message>,
-    /// What it teaches, for counting.
+    /// The kind of turn that the chat teaches, for counting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! The file from which a killed run resumes: weights, moments and the place in the run.
+//! Saves and loads the file from which a killed run resumes: weights, moments and progress.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::checkpoint::replace;
 use crate::model::Params;
 use crate::optimizer::Optimizer;
 
-/// Where a run is.
+/// The progress of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Place {
     /// Number of steps done.
@@ -20,14 +20,14 @@ pub struct Place {
     pub tokens: u64,
     /// Time spent training so far.
     pub seconds: f64,
-    /// What the run is: shape and settings. A file of another run is refused.
+    /// The shape and settings that identify the run. A file of another run is rejected.
     pub run: String,
 }
 
 /// Replaces the file at `path`.
 ///
 /// # Errors
-/// When it cannot be written.
+/// Fails if the file cannot be written.
 pub fn save(path: &Path, params: &Params, optimizer: &Optimizer, place: &Place) -> Result<()> {
     let mut tensors: Vec<(String, Vec<u8>)> = Vec::new();
     for (entry, moments) in params.layout.entries.iter().zip(&optimizer.moments) {
@@ -43,19 +43,20 @@ pub fn save(path: &Path, params: &Params, optimizer: &Optimizer, place: &Place) 
     replace(path, |path| Ok(serialize_to_file(views, Some(metadata), path)?))
 }
 
-/// Reads the file at `path` into `params` and `optimizer`, which have the run's shape.
+/// Reads the file at `path` into `params` and `optimizer`, which must have the run's shape.
 ///
 /// # Errors
-/// When the file is damaged or belongs to another run.
+/// Fails if the file is damaged or belongs to another run.
 pub fn load(path: &Path, run: &str, params: &mut Params, optimizer: &mut Optimizer) -> Result<Place> {
     let data = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let (_, header) = SafeTensors::read_metadata(&data).with_context(|| format!("{} is damaged", path.display()))?;
     let file = SafeTensors::deserialize(&data)?;
     let place = header.metadata().as_ref().and_then(|metadata| metadata.get("place"));
-    let place: Place = serde_json::from_str(place.with_context(|| format!("{} says no place", path.display()))?)?;
+    let place: Place =
+        serde_json::from_str(place.with_context(|| format!("{} does not state its progress", path.display()))?)?;
     ensure!(
         place.run == run,
-        "{} belongs to another run: remove it to start anew\n  there: {}\n  here:  {run}",
+        "{} belongs to another run: remove it to start again\n  that run: {}\n  this run: {run}",
         path.display(),
         place.run
     );

@@ -1,22 +1,22 @@
-//! The learning rate over a run.
+//! The schedule of the learning rate over a run.
 
 use serde::{Deserialize, Serialize};
 
-/// The shape after the warm-up.
+/// The shape of the schedule after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
     /// The rate does not decay.
     Constant,
-    /// A line down to 0 after the last step.
+    /// The rate falls linearly to 0 after the last step.
     #[default]
     Linear,
-    /// Half a cosine down to 0 after the last step.
+    /// The rate falls to 0 after the last step, along half a cosine.
     Cosine,
 }
 
 impl Schedule {
-    /// The factor of the learning rate at `step`, counted from 0. It rises on a line through `warmup` steps.
+    /// The factor of the learning rate at `step`, counted from 0. It rises linearly during `warmup` steps.
     #[must_use]
     pub fn factor(self, step: u64, warmup: u64, steps: u64) -> f64 {
         if step < warmup {

@@ -14,21 +14,21 @@ use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer,
 use crate::world::lexicon::{CONTENT, words};
 use crate::world::{self, Constraint, Split, critique};
 
-/// Ends an assistant turn.
+/// The token that ends an assistant turn.
 pub const END: &str = "<|end|>";
-/// Opens a user turn.
+/// The token that opens a user turn.
 pub const USER: &str = "<|user|>";
-/// Opens an assistant turn.
+/// The token that opens an assistant turn.
 pub const ASSISTANT: &str = "<|assistant|>";
 
-/// Turns follow each other without separators; a system turn is read as a user turn.
+/// The chat template. Turns follow each other without separators, and a system turn is treated as a user turn.
 const CHAT_TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>{{ m.content }}<|end|>\
     {% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
 
-/// Trains a tokenizer of `vocabulary` entries on texts of the training split; any other text is spelled in bytes.
+/// Trains a tokenizer of `vocabulary` entries on texts of the training split. Any other text is encoded as bytes.
 ///
 /// # Errors
-/// When the trainer fails.
+/// Fails if the trainer fails.
 pub fn train(vocabulary: usize, seed: u64, templates: &Templates) -> Result<Tokenizer> {
     let special: Vec<AddedToken> = [END, USER, ASSISTANT].map(|t| AddedToken::from(t, true)).into();
     let mut trainer = BpeTrainer::builder()
@@ -55,8 +55,8 @@ pub fn train(vocabulary: usize, seed: u64, templates: &Templates) -> Result<Toke
     json.parse().map_err(|e| anyhow!("tokenizer: {e}"))
 }
 
-/// Prompts, responses in every case, critiques (the rules' too) and repairs of 6,000 instances; every word that may be
-/// asked for without a space before it, as it stands between marks.
+/// The training texts: prompts, responses in every case, critiques (including those of rules) and repairs of 6,000 instances, and every
+/// content word without a space before it, as it appears between marks.
 fn corpus(seed: u64, templates: &Templates) -> Vec<String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut texts = Vec::new();

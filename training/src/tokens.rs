@@ -1,4 +1,4 @@
-//! Sequences with a weight per token, and how they are put together to steps and units of work.
+//! Sequences with a weight per token, and how they are grouped into steps and units of work.
 
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -13,12 +13,12 @@ use crate::model::cpu::{Fork, Packed};
 pub struct Example {
     /// The tokens, at least 2.
     pub tokens: Vec<u32>,
-    /// How much predicting each token counts; as many as tokens. The first has nothing before it and is not read.
+    /// The weight of predicting each token, with one entry per token. The first token has nothing before it, and its weight is ignored.
     pub weights: Vec<f32>,
 }
 
 impl Example {
-    /// Rows that the model computes: one for each predicted token.
+    /// The number of rows that the model computes, one for each predicted token.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.tokens.len().saturating_sub(1)
@@ -28,16 +28,16 @@ impl Example {
 /// Two responses to one prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PairExample {
-    /// Prompt and response, the better and the worse one.
+    /// The tokens of prompt and response, for the better and the worse response.
     pub tokens: Pair<Vec<u32>>,
-    /// Tokens of the prompt, at least 1.
-    pub told: usize,
-    /// Sums of log-probabilities of the responses under the model that training starts from.
+    /// Number of prompt tokens, at least 1.
+    pub prompt_tokens: usize,
+    /// Summed log-probabilities of the responses under the base model.
     pub reference: Pair<f64>,
 }
 
 impl PairExample {
-    /// Rows that the model computes: the common beginning once.
+    /// The number of rows that the model computes. The common beginning counts once.
     #[must_use]
     pub fn rows(&self) -> usize {
         let mut batch = Packed::default();
@@ -46,18 +46,18 @@ impl PairExample {
 
     fn push_to(&self, batch: &mut Packed) -> PairRows {
         let start = batch.rows();
-        let fork = batch.push_fork(&self.tokens.chosen, &self.tokens.rejected, self.told);
+        let fork = batch.push_fork(&self.tokens.chosen, &self.tokens.rejected, self.prompt_tokens);
         let len = batch.rows() - start;
-        PairRows { start, told: self.told - 1, len, fork, reference: self.reference }
+        PairRows { start, prompt_rows: self.prompt_tokens - 1, len, fork, reference: self.reference }
     }
 }
 
-/// Where the rows of a pair are in a unit.
+/// The rows of a pair within a unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PairRows {
     start: usize,
-    /// Rows that predict the prompt.
-    told: usize,
+    /// Number of rows that predict the prompt.
+    prompt_rows: usize,
     len: usize,
     fork: Fork,
     /// The reference's log-probabilities, from [`PairExample`].
@@ -71,29 +71,29 @@ impl PairRows {
         self.len
     }
 
-    /// The rows that predict each response; those of the common beginning are in both.
+    /// The rows that predict each response. Those of the common beginning belong to both.
     #[must_use]
     pub fn answers(&self) -> Pair<[std::ops::Range<usize>; 2]> {
         let at = |from: usize, to: usize| self.start + from..self.start + to;
         let turn = self.fork.shared + self.fork.first;
-        let common = at(self.told, self.fork.shared);
+        let common = at(self.prompt_rows, self.fork.shared);
         Pair { chosen: [common.clone(), at(self.fork.shared, turn)], rejected: [common, at(turn, self.len)] }
     }
 }
 
-/// Sequences that one worker computes at once, and what their targets count.
+/// Sequences that one worker computes at once, and the weights of their targets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Unit {
     /// The packed sequences.
     pub batch: Packed,
     /// The weight of each row's target, `(rows,)`; empty for pairs.
     pub weights: Vec<f32>,
-    /// The pairs, where sequences are pairs.
+    /// The pairs, if the sequences are pairs.
     pub pairs: Vec<PairRows>,
 }
 
-/// Spreads a step's examples over `ceil(rows / unit_rows)` units of about equal size, largest examples first. Depends on
-/// nothing but its arguments, so that a step's gradient is the same however many workers compute it.
+/// Distributes a step's examples over `ceil(rows / unit_rows)` units of similar size, largest examples first. The result depends only on
+/// the arguments, so a step's gradient is the same for any number of workers.
 #[must_use]
 pub fn units(examples: &[Example], unit_rows: usize) -> Vec<Unit> {
     let rows: usize = examples.iter().map(Example::rows).sum();
@@ -108,7 +108,7 @@ pub fn units(examples: &[Example], unit_rows: usize) -> Vec<Unit> {
     units
 }
 
-/// Makes [`units`] of pairs.
+/// Distributes pairs over units like [`units`].
 #[must_use]
 pub fn pair_units(pairs: &[PairExample], unit_rows: usize) -> Vec<Unit> {
     let mut order: Vec<(usize, &PairExample)> = pairs.iter().map(|pair| (pair.rows(), pair)).collect();
@@ -124,7 +124,7 @@ pub fn pair_units(pairs: &[PairExample], unit_rows: usize) -> Vec<Unit> {
     units
 }
 
-/// Pairs in units of about equal size, in their order.
+/// Groups pairs into units of similar size, in order.
 #[must_use]
 pub fn pair_units_in_order(pairs: &[PairExample], unit_rows: usize) -> Vec<Unit> {
     let mut units: Vec<Unit> = Vec::new();
@@ -133,7 +133,7 @@ pub fn pair_units_in_order(pairs: &[PairExample], unit_rows: usize) -> Vec<Unit>
         if full {
             units.push(Unit::default());
         }
-        let unit = units.last_mut().expect("one was made");
+        let unit = units.last_mut().expect("a unit was added above");
         let place = pair.push_to(&mut unit.batch);
         unit.pairs.push(place);
     }
@@ -146,14 +146,14 @@ pub struct Passes {
     rows: Vec<usize>,
     budget: usize,
     seed: u64,
-    /// Steps of a pass. Passes may differ by a step or two in length; every pass is cut to the first one's, or filled from
-    /// its own beginning.
+    /// Number of steps per pass. Passes may differ in length by a step or two; every pass is cut to the length of the first one, or filled
+    /// from its own beginning.
     pub steps: u64,
     current: Option<(u64, Vec<Vec<usize>>)>,
 }
 
 impl Passes {
-    /// Over items of that many rows each, in steps of at most `budget` rows.
+    /// Prepares passes over items with the given numbers of rows, in steps of at most `budget` rows.
     #[must_use]
     pub fn new(rows: Vec<usize>, budget: usize, seed: u64) -> Self {
         let steps = epoch_of(&rows, budget, seed).len() as u64;
@@ -172,19 +172,19 @@ impl Passes {
     }
 }
 
-/// One pass over a fixed set in steps of at most `budget` rows (more only if one example alone has more): examples of
-/// similar length together, steps in random order, both decided by the seed. Returns indices.
+/// One pass over a fixed set in steps of at most `budget` rows (more only if a single example is larger). Examples of similar length are
+/// grouped, and the steps are in random order; the seed determines both. Returns indices.
 #[must_use]
 pub fn epoch(examples: &[Example], budget: usize, seed: u64) -> Vec<Vec<usize>> {
     epoch_of(&examples.iter().map(Example::rows).collect::<Vec<_>>(), budget, seed)
 }
 
-/// [`epoch`] of items that have `rows` rows each.
+/// Makes one pass like [`epoch`], over items with the given numbers of rows.
 #[must_use]
 pub fn epoch_of(rows: &[usize], budget: usize, seed: u64) -> Vec<Vec<usize>> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut order: Vec<(usize, usize)> = (0..rows.len())
-        // A few rows of noise, so that neighbours differ from pass to pass.
+        // A few rows of noise make the neighbours differ from pass to pass.
         .map(|i| (rows[i] + rng.random_range(0..=rows[i] / 8), i))
         .collect();
     order.shuffle(&mut rng);

@@ -31,7 +31,7 @@ use crate::{adapter, checkpoint, curve};
 pub enum Init {
     /// Random, by the run's seed; texts of the new model begin and end with `end`.
     Fresh {
-        /// The id of the token, where there is one.
+        /// The token that begins and ends texts.
         end: Option<u32>,
     },
     /// Those of a model directory of the same shape.

@@ -14,7 +14,7 @@ use spar_training::model::cpu::{Arithmetic, Packed, Workspace};
 use spar_training::model::params::Precision;
 use spar_training::model::shape::with_heads;
 use spar_training::model::{DenseConfig, Params, shape};
-use spar_training::stages::sample::instance;
+use spar_training::stages::prompts::instance;
 use spar_training::world::Split;
 
 /// The reply's log-probabilities are those that training computes.

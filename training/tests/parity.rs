@@ -36,7 +36,7 @@ fn pairs(values: &Value, llama: &DenseConfig) -> Vec<PairExample> {
         let told = ids(&pair["prompt_ids"]);
         let whole = |reply: &str| [told.clone(), ids(&pair[reply])].concat();
         let tokens = Pair { chosen: whole("chosen_ids"), rejected: whole("rejected_ids") };
-        PairExample { tokens, told: told.len(), reference: Pair::default() }
+        PairExample { tokens, prompt_tokens: told.len(), reference: Pair::default() }
     };
     let mut pairs: Vec<PairExample> = values["pairs"].as_array().unwrap().iter().map(pair).collect();
     let params = Params::load(llama, &golden().join("model")).unwrap();
@@ -157,7 +157,7 @@ fn kept_replies_add_their_weighted_likelihood_to_a_step_of_pairs() {
         .iter()
         .map(|pair| {
             let tokens = pair.tokens.chosen.clone();
-            let weights = (0..tokens.len()).map(|i| if i < pair.told { 0.0 } else { 1.0 }).collect();
+            let weights = (0..tokens.len()).map(|i| if i < pair.prompt_tokens { 0.0 } else { 1.0 }).collect();
             Example { tokens, weights }
         })
         .collect();

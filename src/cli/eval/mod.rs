@@ -1,8 +1,8 @@
-//! `spar eval`: strategies and budgets compared on prompts that can be checked, as a table, JSON and a plot.
+//! `spar eval`: compares strategies and budgets on prompts that can be checked, and writes a table, JSON and a plot.
 
-mod kept;
 mod plot;
 mod server;
+mod trial_files;
 
 use std::path::PathBuf;
 
@@ -22,15 +22,15 @@ use crate::http::models;
 use crate::search::{Judge, Judging, Mode, SearchConfig, Strategy};
 use crate::telemetry::metrics;
 use crate::verify::data::{Prompt, read_prompts};
-use kept::Kept;
 use server::RunningServer;
+use trial_files::TrialFiles;
 
-/// What best-of-N is extended to, to find the budget that costs as much as a search.
+/// The maximum number of drafts of best-of-N, when its budget is raised to the cost of a search.
 const MOST_DRAFTS: usize = 64;
-/// Costs within this factor count as equal.
+/// Costs that differ at most by this factor count as equal.
 const EQUAL: f64 = 1.05;
 
-/// What is measured, on what, and where it goes.
+/// What is measured, on which prompts, and where the results are written.
 #[derive(clap::Args, Clone, Debug)]
 pub struct EvalArgs {
     /// Prompts in the JSONL format of IFEval and IFBench: key, prompt, instruction_id_list, kwargs
@@ -39,19 +39,20 @@ pub struct EvalArgs {
     /// Node budgets; 0 is greedy decoding, which is always measured
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0,1,4,16")]
     budgets: Vec<usize>,
-    /// Strategies, separated by commas; with others, best_of_n is also measured where it costs as many tokens as they do
+    /// Strategies, separated by commas; if best_of_n and another are named, best_of_n is also measured at budgets that cost as many tokens
+    /// as the others
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "auto", value_parser = named::<Strategy>)]
     strategy: Vec<Strategy>,
-    /// eager or paper
+    /// Search mode: eager or paper
     #[arg(long, default_value = "eager", value_parser = named::<Mode>)]
     mode: Mode,
-    /// Who judges: model, rules or both; where both have no rules, the model judges
+    /// Judge: model, rules or both; with both, the model judges prompts that have no rules
     #[arg(long, default_value = "model", value_parser = named::<Judge>)]
     judge: Judge,
-    /// Where rules come from: file takes the instructions that the prompts' file names, auto finds them in the prompts' words
+    /// Source of the rules: file uses the instructions named in the prompt file, auto finds them in the prompts' words
     #[arg(long, default_value = "file", value_parser = named::<Checks>)]
     checks: Checks,
-    /// How the model judges: votes, score or cascade; absent, as a server chooses by the model
+    /// How the model judges: votes, score or cascade; default: chosen by the model, as in a server
     #[arg(long, value_name = "NAME", value_parser = named::<Judging>)]
     judging: Option<Judging>,
     /// List each prompt's instructions first and judge them one by one
@@ -63,44 +64,44 @@ pub struct EvalArgs {
     /// Temperature of drafts; 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f32,
-    /// Tokens of one draft at most; absent: what is left of the context
+    /// Maximum tokens of one draft; default: the rest of the context
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Fixes every draw
+    /// Seed of all random draws
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Only the first N prompts
+    /// Use only the first N prompts
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Prompts at a time
+    /// Number of prompts at a time
     #[arg(long, value_name = "N", default_value_t = 16)]
     parallel: usize,
-    /// A running spar server, which then searches; absent: a model that is loaded here
+    /// URL of a running spar server that searches; default: load a model in this process
     #[arg(long, value_name = "URL", conflicts_with_all = ["model", "refiner", "adapter", "refiner_adapter", "templates", "engine", "upstream_url"])]
     url: Option<String>,
-    /// Directory for trials, responses (as `spar verify` reads them), report.json, report.txt and scores.svg; an interrupted evaluation
-    /// resumes there
+    /// Directory for trials, responses (in the format of `spar verify`), report.json, report.txt and scores.svg; an interrupted evaluation
+    /// resumes from it
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
 }
 
-/// Reads a name as JSON spells it.
+/// Parses a name in its JSON spelling.
 fn named<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     // Serde's message lists the names.
     serde_json::from_value(Value::from(text)).map_err(|error| error.to_string())
 }
 
-/// Measures, and prints the table.
+/// Runs the evaluation and prints the table.
 ///
 /// # Errors
-/// A file, the models or the server cannot be used, or a call fails.
+/// Fails if a file, the models or the server cannot be used, or if a call fails.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.check()?;
     let mut cases = read_prompts(&args.data)?.items;
     cases.truncate(args.limit.unwrap_or(usize::MAX));
-    // Models load outside of the runtime, since an upstream is asked from there.
+    // Models are loaded outside of the runtime, since the connection to an upstream is tested during loading.
     let mut engine = args.engine.clone();
     let loaded = match &args.url {
         Some(_) => None,
@@ -125,13 +126,13 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
             let path = out.join(name);
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
-        let settings: Value = serde_json::from_str(&std::fs::read_to_string(out.join(kept::SETTINGS))?)?;
+        let settings: Value = serde_json::from_str(&std::fs::read_to_string(out.join(trial_files::SETTINGS))?)?;
         let mut json = serde_json::to_value(&report)?;
         json["settings"] = settings;
         write("report.json", &serde_json::to_string_pretty(&json)?)?;
         write("report.txt", &table)?;
         if args.url.is_none() {
-            // Where this process's time and tokens went; what was kept from an earlier one is not in it.
+            // The times and tokens of this process. Results reused from an earlier process are not included.
             metrics::publish_engines();
             write("metrics.txt", &recorder.render())?;
         }
@@ -206,8 +207,8 @@ impl Subject {
     }
 }
 
-/// How many drafts to try next in order to cost `spent` tokens, given measured numbers of drafts and what they cost; `None` where
-/// one costs as many and at most `EQUAL` times as many, or none can come closer.
+/// The number of drafts to measure next in order to cost `spent` tokens, given measured numbers of drafts and their costs. Returns `None`
+/// if one costs at least as many and at most `EQUAL` times as many, or if none can come closer.
 fn next_drafts(measured: impl Iterator<Item = (usize, f64)>, spent: f64) -> Option<usize> {
     let (dear, cheap): (Vec<_>, Vec<_>) = measured.partition(|(_, cost)| *cost >= spent);
     let below = cheap.into_iter().max_by_key(|(drafts, _)| *drafts).unwrap_or((0, 0.0));
@@ -226,17 +227,17 @@ struct Evaluation<'a> {
     args: &'a EvalArgs,
     cases: &'a [Prompt],
     subject: &'a Subject,
-    kept: Option<Kept>,
+    files: Option<TrialFiles>,
     bar: ProgressBar,
 }
 
 impl<'a> Evaluation<'a> {
     fn new(args: &'a EvalArgs, cases: &'a [Prompt], subject: &'a Subject) -> anyhow::Result<Self> {
         let settings = settings(args, cases.len(), subject)?;
-        let kept = args.out.as_deref().map(|out| Kept::open(out, &settings)).transpose()?;
+        let files = args.out.as_deref().map(|out| TrialFiles::open(out, &settings)).transpose()?;
         let bar = ProgressBar::new(0);
         bar.set_style(ProgressStyle::with_template("{msg:16} {wide_bar} {pos}/{len} {eta}")?);
-        Ok(Self { args, cases, subject, kept, bar })
+        Ok(Self { args, cases, subject, files, bar })
     }
 
     async fn measure(&self) -> anyhow::Result<Report> {
@@ -259,7 +260,7 @@ impl<'a> Evaluation<'a> {
         Ok(Report::new(&runs))
     }
 
-    /// Best-of-N at further budgets, until each of the others has one that costs as many tokens, and at most a little more.
+    /// Measures best-of-N at further budgets, until for each other run one costs as many tokens or slightly more.
     async fn equal_tokens(&self, runs: &mut Vec<Run>) -> anyhow::Result<()> {
         let is_drafts = |run: &&Run| run.strategy == Some(Strategy::BestOfN);
         let others: Vec<f64> = runs.iter().filter(|run| !is_drafts(run)).map(|run| tokens(&run.trials)).collect();
@@ -277,7 +278,7 @@ impl<'a> Evaluation<'a> {
     async fn run(&self, strategy: Option<Strategy>, budget: usize) -> anyhow::Result<Run> {
         let name = format!("{}-{budget}", strategy_name(strategy));
         self.bar.set_message(name.clone());
-        let mut file = self.kept.as_ref().map(|kept| kept.run(&name, self.cases.len())).transpose()?;
+        let mut file = self.files.as_ref().map(|files| files.run(&name, self.cases.len())).transpose()?;
         let mut trials = match &mut file {
             Some(file) => file.take_trials(),
             None => vec![None; self.cases.len()],
@@ -293,21 +294,21 @@ impl<'a> Evaluation<'a> {
         while let Some((index, trial)) = answers.next().await {
             let trial = trial.with_context(|| format!("prompt {} of {name}", self.cases[index].key))?;
             if let Some(file) = &mut file {
-                file.keep(index, &trial)?;
+                file.append(index, &trial)?;
             }
             trials[index] = Some(trial);
             self.bar.inc(1);
         }
         drop(answers);
         let trials: Vec<Trial> = trials.into_iter().flatten().collect();
-        if let Some(kept) = &self.kept {
-            kept.write_responses(&name, self.cases, &trials)?;
+        if let Some(files) = &self.files {
+            files.write_responses(&name, self.cases, &trials)?;
         }
         Ok(Run { strategy, budget, trials })
     }
 }
 
-/// What must be the same for trials to be comparable.
+/// The settings that must be equal for trials to be comparable.
 fn settings(args: &EvalArgs, prompts: usize, subject: &Subject) -> anyhow::Result<Value> {
     let data = std::fs::read(&args.data).with_context(|| format!("cannot read {}", args.data.display()))?;
     let digest: String = Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -315,14 +316,14 @@ fn settings(args: &EvalArgs, prompts: usize, subject: &Subject) -> anyhow::Resul
         Subject::Server(server) => server.identity.clone(),
         Subject::Loaded(loaded) => {
             let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-            // The embedded model's directory is named after its contents.
+            // The name of the embedded model's directory identifies its contents.
             let embedded = loaded.files.embedded.as_ref().map(|files| files.actor());
             let embedded =
                 embedded.as_ref().and_then(|actor| actor.parent()?.file_name()).map(|name| name.to_string_lossy());
             let upstream = (args.engine.engine == EngineKind::Upstream).then_some(&args.engine.upstream.upstream_url);
             let mut model = json!({"name": loaded.name, "model": path(&args.engine.model),
                 "refiner": path(&args.engine.refiner), "embedded": embedded, "upstream": upstream});
-            // Absent where there is none: evaluations that began before there were adapters resume.
+            // Omitted if there is none, so that evaluations started by versions without adapters can resume.
             for (name, adapter) in
                 [("adapter", &args.engine.adapter), ("refiner_adapter", &args.engine.refiner_adapter)]
             {

@@ -1,4 +1,4 @@
-//! Score against generated tokens as an SVG.
+//! Plots the score against generated tokens as an SVG.
 
 use anyhow::anyhow;
 use plotters::prelude::*;
@@ -9,10 +9,10 @@ const SIZE: (u32, u32) = (880, 520);
 const COLOURS: [RGBColor; 4] =
     [RGBColor(31, 119, 180), RGBColor(214, 39, 40), RGBColor(44, 160, 44), RGBColor(148, 103, 189)];
 
-/// A line per strategy with its intervals and budgets; greedy as a dashed level.
+/// Draws a line per strategy with its intervals and budgets; greedy decoding is a dashed level.
 ///
 /// # Errors
-/// The drawing library fails.
+/// Fails if the drawing library fails.
 pub(super) fn scores(report: &Report) -> anyhow::Result<String> {
     let mut svg = String::new();
     draw(report, &mut svg).map_err(|error| anyhow!("the plot cannot be drawn: {error}"))?;
@@ -98,7 +98,7 @@ mod tests {
         let checks = vec![Check::new("punctuation:no_comma", Map::new()).unwrap()];
         let case = Prompt { key: json!(1), prompt: "p".into(), checks, unchecked: Vec::new() };
         let run = |strategy, budget, tokens| {
-            let trials = ["a", "a, b"].map(|text| Trial { tokens, ..Trial::of(&case, text.into()) });
+            let trials = ["a", "a, b"].map(|text| Trial { tokens, ..Trial::check(&case, text.into()) });
             Run { strategy, budget, trials: trials.into() }
         };
         let runs = [

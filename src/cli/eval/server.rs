@@ -1,4 +1,4 @@
-//! A running spar server as the subject: it searches, we check.
+//! Evaluates a running spar server: the server searches, and this process checks the answers.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ pub(super) struct RunningServer {
     url: String,
     key: Option<String>,
     model: String,
-    /// Build, model and weights.
+    /// The build, the model and the weights.
     pub identity: Value,
 }
 
@@ -62,10 +62,10 @@ struct Calls {
 }
 
 impl RunningServer {
-    /// Asks the server for its version and model.
+    /// Connects to the server and asks for its version and model.
     ///
     /// # Errors
-    /// No server answers, or one of another kind.
+    /// Fails if no server answers or if it is not a spar server.
     pub async fn connect(url: &str, key: Option<String>) -> anyhow::Result<Self> {
         let url = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         let client = Client::builder().connect_timeout(Duration::from_secs(10)).build()?;
@@ -79,10 +79,10 @@ impl RunningServer {
         Ok(Self { client, url, key, model, identity })
     }
 
-    /// One answer of the server.
+    /// Requests one answer and checks it.
     ///
     /// # Errors
-    /// The server refuses or fails.
+    /// Fails if the server refuses or fails.
     pub async fn trial(&self, method: &Method, index: usize, case: &Prompt) -> anyhow::Result<Trial> {
         let started = Instant::now();
         let request = self.client.post(format!("{}/v1/chat/completions", self.url));
@@ -95,7 +95,7 @@ impl RunningServer {
         let plain = Trial {
             tokens: answer.usage.completion_tokens,
             seconds: started.elapsed().as_secs_f64(),
-            ..Trial::of(case, response)
+            ..Trial::check(case, response)
         };
         Ok(match answer.search {
             None => plain,
@@ -115,7 +115,7 @@ impl RunningServer {
             "model": self.model,
             "messages": [{"role": "user", "content": case.prompt}],
             "temperature": method.sampling.temperature,
-            // The wire's seeds are signed.
+            // Seeds in the API are signed.
             "seed": method.seed(index) >> 1,
         });
         if let Some(most) = method.max_tokens {
@@ -131,7 +131,7 @@ impl RunningServer {
     }
 }
 
-/// Who can judge: a prompt whose instructions cannot be checked has no rules, and the server refuses a search without a judge.
+/// The judge for a prompt. A prompt whose instructions cannot be checked has no rules, and the server refuses a search without a judge.
 fn judge_of(judge: Judge, case: &Prompt) -> Option<Judge> {
     match judge {
         Judge::Rules if case.checks.is_empty() => None,
@@ -155,7 +155,7 @@ fn options(config: &SearchConfig, judge: Judge, checks: Checks, case: &Prompt) -
             options["judge"] = json!(judge);
             options["checks"] = file();
         }
-        // Left to the server: both where it finds rules, else the model.
+        // The server chooses: both if it finds rules, otherwise the model.
         (_, Checks::Auto) => options["checks"] = json!("auto"),
     }
     options

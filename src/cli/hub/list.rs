@@ -1,4 +1,4 @@
-//! The models of a cache as a table: what each is, what computes it, and whether it fits into memory.
+//! Prints the models of a cache as a table: the architecture, the engine that runs it, and whether it fits into memory.
 
 use crate::config::EngineKind;
 use crate::engine::load::{Runs, choose};
@@ -7,13 +7,13 @@ use crate::hub::{Cache, Cached, HubError};
 use crate::memory;
 use crate::weights::{ModelConfig, gguf};
 
-/// Bytes beside the weights: keys and values, buffers, the tokenizer.
-const BESIDE: u64 = 512 << 20;
+/// Bytes needed in addition to the weights: keys and values, buffers, the tokenizer.
+const RUNTIME_BYTES: u64 = 512 << 20;
 
-/// The table, one line for each model.
+/// Builds the table, with one line for each model.
 ///
 /// # Errors
-/// The cache cannot be read.
+/// Fails if the cache cannot be read.
 pub(super) fn table(cache: &Cache) -> Result<String, HubError> {
     let models = cache.models()?;
     if models.is_empty() {
@@ -44,7 +44,7 @@ fn row(model: &Cached, free: Option<u64>) -> [String; 5] {
         }
         Err(error) => ("unknown".into(), format!("none: {error}")),
     };
-    let needed = model.bytes + BESIDE;
+    let needed = model.bytes + RUNTIME_BYTES;
     let fits = match free {
         Some(free) if needed > free => format!("no, it needs {} and {} are free", size(needed), size(free)),
         Some(_) => "yes".into(),
@@ -53,7 +53,7 @@ fn row(model: &Cached, free: Option<u64>) -> [String; 5] {
     [model.name.to_string(), size(model.bytes), architecture, engine, fits]
 }
 
-/// Bytes for people.
+/// A number of bytes in readable form.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{} kB", bytes.div_ceil(1_000)),

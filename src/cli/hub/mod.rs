@@ -1,4 +1,4 @@
-//! Models by their names on the hub: found before they are served, `spar pull`, and `spar models`.
+//! Models by their names on the hub: looking them up before they are served, `spar pull`, and `spar models`.
 
 mod list;
 
@@ -9,38 +9,38 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::config::EngineArgs;
 use crate::hub::{Hub, HubName, Progress, named};
 
-/// Which model is fetched.
+/// The model to fetch.
 #[derive(clap::Args, Clone, Debug)]
 pub struct PullArgs {
-    /// org/name, org/name:Q4_K_M for one of its GGUF files, or org/name@revision
+    /// Name of the model: org/name, org/name:Q4_K_M for one of its GGUF files, or org/name@revision
     name: HubName,
 }
 
-/// Fetches what is missing of a model.
+/// Fetches the missing files of a model.
 ///
 /// # Errors
-/// The hub does not have it, or it cannot be fetched.
+/// Fails if the hub does not have the model or it cannot be fetched.
 pub fn pull(args: &PullArgs) -> anyhow::Result<()> {
     let path = Hub::from_env(false)?.pull(&args.name, &mut Bar::default())?;
     println!("{} is at {}; serve it with `spar --model {}`", args.name, path.display(), args.name);
     Ok(())
 }
 
-/// Lists what is in the cache.
+/// Lists the models in the cache.
 ///
 /// # Errors
-/// The cache cannot be read.
+/// Fails if the cache cannot be read.
 pub fn models() -> anyhow::Result<()> {
     let cache = Hub::from_env(true)?.cache;
     print!("{}", list::table(&cache)?);
     Ok(())
 }
 
-/// Replaces names on the hub by the paths of their models, which are fetched where they are missing. Clients use the name as it
-/// was typed, without the revision.
+/// Replaces names on the hub by the paths of their models, and fetches those that are missing. Clients use the name as given on the command
+/// line, without the revision.
 ///
 /// # Errors
-/// A model is not there.
+/// Fails if a model cannot be found.
 pub fn find(args: &mut EngineArgs) -> anyhow::Result<()> {
     let offline = args.offline;
     let place = |typed: &Path| match named(typed) {
@@ -60,7 +60,7 @@ pub fn find(args: &mut EngineArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what is fetched, and shows how it goes where somebody looks.
+/// Reports the download, with a progress bar if standard error is a terminal.
 #[derive(Default)]
 struct Bar(Option<ProgressBar>);
 
@@ -80,7 +80,7 @@ impl Progress for Bar {
         let Some(bar) = &self.0 else { return };
         match u64::try_from(bytes) {
             Ok(more) => bar.inc(more),
-            // What comes again is added to what is to come.
+            // Bytes that must be fetched again are added to the total.
             Err(_) => bar.inc_length(bytes.unsigned_abs()),
         }
     }

@@ -5,6 +5,7 @@
 
 mod compiled;
 mod follower;
+pub mod gbnf;
 pub mod limits;
 pub mod memory;
 mod pool;
@@ -25,7 +26,7 @@ use self::compiled::Compiled;
 pub use self::compiled::Matcher;
 use self::memory::Memory;
 use self::pool::{POOL, Pool};
-pub use self::schema::Spaces;
+pub use self::schema::{Spaces, with_known_formats};
 use self::source::Source;
 pub use self::source::{lark_regex, lark_schema};
 use self::vocabulary::Vocabulary;

@@ -45,9 +45,45 @@ pub fn check_options(options: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// `schema` with its options, of which those about white space are ours.
+/// The values of `format` that the compiler knows; texts keep to these.
+const FORMATS: [&str; 10] =
+    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
+
+/// `schema` without the values of `format` that the compiler does not know: they are annotations.
+pub fn with_known_formats(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    drop_unknown_formats(&mut schema);
+    schema
+}
+
+fn drop_unknown_formats(schema: &mut Value) {
+    match schema {
+        Value::Array(schemas) => schemas.iter_mut().for_each(drop_unknown_formats),
+        Value::Object(keywords) => {
+            let unknown = |format: &Value| format.as_str().is_some_and(|name| !FORMATS.contains(&name));
+            if keywords.get("format").is_some_and(unknown) {
+                keywords.remove("format");
+            }
+            for (keyword, value) in keywords {
+                match (keyword.as_str(), value) {
+                    // Their values are data, not schemas.
+                    ("const" | "enum" | "default" | "examples" | OPTIONS, _) => {}
+                    // Their names are not keywords.
+                    (
+                        "properties" | "patternProperties" | "dependentSchemas" | "$defs" | "definitions",
+                        Value::Object(schemas),
+                    ) => schemas.values_mut().for_each(drop_unknown_formats),
+                    (_, value) => drop_unknown_formats(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `schema` with its options, of which those about white space are ours, and with the formats that are known.
 pub fn with_spaces(schema: &Value, spaces: Spaces) -> Value {
-    let mut schema = match schema {
+    let mut schema = match &with_known_formats(schema) {
         Value::Bool(true) => Map::new(),
         Value::Object(keywords) => keywords.clone(),
         // Nothing matches it, however it is spaced.
@@ -86,6 +122,8 @@ fn shortened(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Constraint;
+    use crate::engine::grammar::matches;
 
     #[test]
     fn options_that_keep_json_json_are_honoured() {
@@ -105,6 +143,29 @@ mod tests {
                 (Err(message), Err(part)) => assert!(message.contains(part) && message.len() < 300, "{message}"),
                 (got, expected) => panic!("{options}: {got:?} instead of {expected:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_format_that_is_not_known_is_an_annotation() {
+        let schema = json!({
+            "format": "int32", "const": {"format": "int32"},
+            "properties": {"format": {"type": "string", "format": "date"}, "a": {"format": "binary", "minLength": 1}},
+            "items": [{"anyOf": [{"format": "int64", "type": "integer"}]}], "x": {"y": {"format": "password"}},
+        });
+        let expected = json!({
+            "const": {"format": "int32"},
+            "properties": {"format": {"type": "string", "format": "date"}, "a": {"minLength": 1}},
+            "items": [{"anyOf": [{"type": "integer"}]}], "x": {"y": {}},
+        });
+        assert_eq!(with_known_formats(&schema), expected);
+    }
+
+    #[tokio::test]
+    async fn the_formats_that_are_kept_are_those_that_compile() {
+        for format in FORMATS {
+            let schema = Constraint::JsonSchema(json!({"type": "string", "format": format}));
+            assert!(matches(&schema, "\"no, it is no such thing\"").await.is_ok(), "{format}");
         }
     }
 

@@ -182,6 +182,11 @@ pub fn served_name(args: &EngineArgs) -> Option<String> {
     args.served_name.clone().or_else(usual)
 }
 
+/// Whether these settings ask for the embedded model.
+pub fn serves_embedded(args: &EngineArgs) -> bool {
+    args.model.is_none() && !matches!(args.engine, EngineKind::Fake | EngineKind::Upstream)
+}
+
 fn directories(args: &EngineArgs) -> Result<Configured, LoadError> {
     let (embedded, actor, refiner) = match &args.model {
         Some(model) => (None, model.clone(), args.refiner.clone()),
@@ -334,6 +339,7 @@ fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
         let asked = match &request.input {
             Input::Chat(turns) => turns.last().map(|turn| turn.content.as_str()).unwrap_or_default(),
             Input::Text(text) => text,
+            Input::Tokens(_) => "",
         };
         Ok(match request.purpose {
             Purpose::Answer => format!("Echo: {asked}"),

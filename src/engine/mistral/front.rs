@@ -114,7 +114,7 @@ impl Front {
             let Some(runner) = &mut self.runner else { return };
             self.next_id += 1;
             let hook = job.hook(Ticket::new(self.next_id, self.events.clone()));
-            match runner.send(&job.prompt, job.rules.max_tokens, hook) {
+            match runner.send(&job.prompt, job.most_tokens, hook) {
                 Ok(responses) => _ = self.running.insert(self.next_id, Running { job, responses }),
                 Err(reason) => self.failed.push(Failed { job, produced: false, reason }),
             }

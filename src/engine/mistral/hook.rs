@@ -1,4 +1,5 @@
-//! Our sampler inside mistral.rs: a logits processor that draws the token itself, decodes it, and decides when to end.
+//! Our sampler inside mistral.rs: a logits processor that draws the token itself, decodes it, and decides when to end; or that
+//! reads the log-probabilities of labels and ends at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::front::Event;
 use crate::engine::grammar::Matcher;
-use crate::engine::sampling::Sampler;
+use crate::engine::sampling::{Sampler, log_total};
 use crate::engine::text::{Pieces, ReplyRules, ReplyText};
 use crate::engine::writer::Writer;
 use crate::engine::{Chunk, EngineError};
@@ -37,38 +38,77 @@ impl Shared {
     }
 }
 
-/// One reply before it runs; an attempt at it starts from copies.
+/// A sequence before it runs; an attempt at it starts from copies.
 pub(super) struct Job {
     pub(super) prompt: Arc<[u32]>,
-    pub(super) rules: ReplyRules,
-    pub(super) sampler: Sampler,
-    pub(super) grammar: Option<Matcher>,
-    pub(super) chunks: UnboundedSender<std::result::Result<Chunk, EngineError>>,
+    /// The most tokens that may be drawn.
+    pub(super) most_tokens: usize,
+    pub(super) work: Work,
     pub(super) shared: Arc<Shared>,
     pub(super) retried: bool,
 }
 
+/// What is made of a sequence's logits.
+#[derive(Clone)]
+pub(super) enum Work {
+    /// A reply, token by token.
+    Reply(Box<ReplyWork>),
+    /// Log-probabilities of tokens that may follow the prompt. Nothing is generated.
+    Labels(LabelWork),
+}
+
+/// A reply's rules and where its chunks go.
+#[derive(Clone)]
+pub(super) struct ReplyWork {
+    pub(super) rules: ReplyRules,
+    pub(super) sampler: Sampler,
+    pub(super) grammar: Option<Matcher>,
+    pub(super) chunks: UnboundedSender<std::result::Result<Chunk, EngineError>>,
+}
+
+/// The tokens whose log-probabilities are wanted, each with its place among all that the call wants, and where they go.
+#[derive(Clone)]
+pub(super) struct LabelWork {
+    pub(super) wanted: Vec<(u32, usize)>,
+    pub(super) found: UnboundedSender<std::result::Result<Vec<(usize, f32)>, EngineError>>,
+}
+
+impl Work {
+    /// Whether the caller still listens.
+    fn is_wanted(&self) -> bool {
+        match self {
+            Self::Reply(reply) => !reply.chunks.is_closed(),
+            Self::Labels(labels) => !labels.found.is_closed(),
+        }
+    }
+}
+
 impl Job {
-    /// Whether the reply is still held.
+    /// Whether the caller still listens.
     pub(super) fn is_wanted(&self) -> bool {
-        !self.chunks.is_closed()
+        self.work.is_wanted()
     }
 
-    /// Ends the reply with an error.
+    /// Ends the sequence with an error.
     pub(super) fn fail(self, error: EngineError) {
         // A failure means that no one listens any more.
-        self.chunks.send(Err(error)).ok();
+        match self.work {
+            Work::Reply(reply) => reply.chunks.send(Err(error)).ok(),
+            Work::Labels(labels) => labels.found.send(Err(error)).ok(),
+        };
     }
 
     /// The processor for one attempt.
     pub(super) fn hook(&self, ticket: Ticket) -> Arc<dyn CustomLogitsProcessor> {
-        let text = ReplyText::new(Arc::clone(&self.shared.pieces), self.rules.clone());
-        Arc::new(Hook(Mutex::new(Draft {
-            writer: Writer::new(self.sampler.clone(), text, self.grammar.clone()),
-            chunks: self.chunks.clone(),
-            shared: Arc::clone(&self.shared),
-            ticket: Some(ticket),
-        })))
+        let output = match &self.work {
+            Work::Reply(reply) => {
+                let ReplyWork { rules, sampler, grammar, chunks } = reply.as_ref().clone();
+                let text = ReplyText::new(Arc::clone(&self.shared.pieces), rules);
+                Output::Reply(Box::new(Writer::new(sampler, text, grammar)), chunks)
+            }
+            Work::Labels(labels) => Output::Labels(labels.clone()),
+        };
+        Arc::new(Hook(Mutex::new(Draft { output, shared: Arc::clone(&self.shared), ticket: Some(ticket) })))
     }
 }
 
@@ -103,19 +143,23 @@ impl Drop for Ticket {
 
 struct Hook(Mutex<Draft>);
 
-/// A reply while it runs.
+/// A sequence while it runs.
 struct Draft {
-    writer: Writer,
-    chunks: UnboundedSender<std::result::Result<Chunk, EngineError>>,
+    output: Output,
     shared: Arc<Shared>,
     /// Given back with the last token.
     ticket: Option<Ticket>,
 }
 
+enum Output {
+    Reply(Box<Writer>, UnboundedSender<std::result::Result<Chunk, EngineError>>),
+    Labels(LabelWork),
+}
+
 impl CustomLogitsProcessor for Hook {
     fn apply(&self, logits: &Tensor, _context: &[u32]) -> Result<Tensor> {
         let mut draft = self.0.lock().map_err(|_| candle_core::Error::msg("an earlier step of this reply failed"))?;
-        if draft.ticket.is_some() && draft.chunks.is_closed() {
+        if draft.ticket.is_some() && draft.is_abandoned() {
             draft.end();
         }
         let next = if draft.ticket.is_some() { draft.step(&mut logits.to_vec1()?) } else { None };
@@ -124,33 +168,41 @@ impl CustomLogitsProcessor for Hook {
 }
 
 impl Draft {
-    /// Draws a token and passes its text on. `None` when the reply ends with or before it.
-    fn step(&mut self, logits: &mut [f32]) -> Option<u32> {
-        self.shared.sampled.fetch_add(1, Ordering::Relaxed);
-        #[cfg(test)]
-        self.shared.maybe_fail();
-        match self.writer.next(logits) {
-            Ok((id, chunk)) => {
-                let ends = chunk.finish.is_some();
-                self.pass_on(Ok(chunk), ends);
-                (!ends).then_some(id)
-            }
-            Err(error) => {
-                self.pass_on(Err(error), true);
-                None
-            }
+    /// Whether the caller does not listen any more.
+    fn is_abandoned(&self) -> bool {
+        match &self.output {
+            Output::Reply(_, chunks) => chunks.is_closed(),
+            Output::Labels(labels) => labels.found.is_closed(),
         }
     }
 
-    fn pass_on(&mut self, news: std::result::Result<Chunk, EngineError>, ends: bool) {
-        // A reply that was dropped in this moment is noticed in the next step.
-        self.chunks.send(news).ok();
+    /// Draws a token and passes its text on, or reads what is wanted. `None` when the sequence ends with or before it.
+    fn step(&mut self, logits: &mut [f32]) -> Option<u32> {
+        let (next, ends) = match &mut self.output {
+            Output::Reply(writer, chunks) => {
+                self.shared.sampled.fetch_add(1, Ordering::Relaxed);
+                #[cfg(test)]
+                self.shared.maybe_fail();
+                let drawn = writer.next(logits);
+                let next = drawn.as_ref().ok().filter(|(_, chunk)| chunk.finish.is_none()).map(|(id, _)| *id);
+                // A reply that was dropped in this moment is noticed in the next step.
+                chunks.send(drawn.map(|(_, chunk)| chunk)).ok();
+                (next, next.is_none())
+            }
+            Output::Labels(labels) => {
+                let total = log_total(logits);
+                let logprob = |&(token, place): &(u32, usize)| (place, logits[token as usize] - total);
+                labels.found.send(Ok(labels.wanted.iter().map(logprob).collect())).ok();
+                (None, true)
+            }
+        };
         if let Some(ticket) = &mut self.ticket {
             ticket.ended.produced = true;
         }
         if ends {
             self.end();
         }
+        next
     }
 
     /// The sequence leaves the engine in this step.

@@ -28,6 +28,7 @@
 
 mod front;
 mod hook;
+mod labels;
 mod load;
 mod queue;
 mod runner;
@@ -43,7 +44,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc::unbounded_channel;
 
 use self::front::{Event, Front};
-use self::hook::{Job, Shared};
+use self::hook::{Job, ReplyWork, Shared, Work};
 use self::runner::{Runner, Source};
 use super::blocking::blocking;
 use super::grammar::ModelGrammars;
@@ -52,7 +53,10 @@ use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::ReplyRules;
 use super::tools::Format as ToolFormat;
-use super::{Chunk, Engine, EngineError, FinishReason, Input, ModelInfo, Reply, Request};
+use super::{
+    Chunk, Engine, EngineError, FinishReason, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply,
+    Request,
+};
 use crate::chat::Chat;
 
 /// Where a model computes.
@@ -165,6 +169,12 @@ impl MistralEngine {
         self.events.send(Event::Close).ok();
     }
 
+    /// Hands the siblings of one call to the front.
+    fn submit(&self, purpose: Purpose, siblings: Vec<Job>) -> Result<(), EngineError> {
+        let closed = |_| EngineError::Unavailable("its engine has been taken down".into());
+        self.events.send(Event::Submit(purpose, siblings)).map_err(closed)
+    }
+
     fn sampling(&self, request: &Request) -> super::Sampling {
         let mut sampling = request.sampling.clone();
         if sampling.ignore_eos {
@@ -186,7 +196,8 @@ impl Engine for MistralEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
         let input = request.constrained_input().into_owned();
         let dir = Arc::clone(&self.dir);
-        let prompt: Arc<[u32]> = blocking(input.bytes(), move || dir.encode(&input)).await?.into();
+        let tail = request.sampling.rules.prompt_tail;
+        let prompt: Arc<[u32]> = blocking(input.bytes(), move || dir.encode_end(&input, tail)).await?.into();
         let splitter = self.dir.splitter(&request, &prompt);
         let limit = self.info.context;
         let room = limit.saturating_sub(prompt.len());
@@ -198,13 +209,9 @@ impl Engine for MistralEngine {
             Some(constraint) => self.grammars.matchers(constraint, request.samples).await?,
             None => Vec::new(),
         };
-        let rules = ReplyRules {
-            eos: if request.sampling.ignore_eos { Vec::new() } else { self.shared.ends.clone() },
-            stop: request.stop.clone(),
-            max_tokens,
-            continues_text: matches!(request.input, Input::Text(_)),
-        };
-        let sampling = self.sampling(&request);
+        let rules = ReplyRules::of(&request, &self.shared.ends, max_tokens);
+        let sampler = Sampler::new(&self.sampling(&request), 0, &prompt, request.logprobs);
+        let sampler = sampler.ruled(&rules.ends(), &self.shared.pieces);
         let (mut replies, mut jobs) = (Vec::new(), Vec::new());
         for index in 0..request.samples {
             let (chunks, mut receiver) = unbounded_channel();
@@ -221,16 +228,18 @@ impl Engine for MistralEngine {
             }
             jobs.push(Job {
                 prompt: Arc::clone(&prompt),
-                rules: rules.clone(),
-                sampler: Sampler::new(&sampling, index, &prompt, request.logprobs),
-                grammar: grammars.pop(),
-                chunks,
+                most_tokens: max_tokens,
+                work: Work::Reply(Box::new(ReplyWork {
+                    rules: rules.clone(),
+                    sampler: sampler.sibling(index),
+                    grammar: grammars.pop(),
+                    chunks,
+                })),
                 shared: Arc::clone(&self.shared),
                 retried: false,
             });
         }
-        let gone = |_| EngineError::Unavailable("its engine has been taken down".into());
-        self.events.send(Event::Submit(request.purpose, jobs)).map_err(gone)?;
+        self.submit(request.purpose, jobs)?;
         Ok(replies)
     }
 
@@ -250,7 +259,7 @@ impl Engine for MistralEngine {
         self.dir.render(chat)
     }
 
-    fn sampling(&self) -> &super::Sampling {
+    fn default_sampling(&self) -> &super::Sampling {
         &self.dir.sampling
     }
 
@@ -260,5 +269,17 @@ impl Engine for MistralEngine {
 
     fn constrains(&self) -> bool {
         true
+    }
+
+    fn keeps_token_rules(&self) -> bool {
+        true
+    }
+
+    fn label_support(&self) -> LabelSupport {
+        LabelSupport::Replies
+    }
+
+    async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
+        self.label_scores(&request).await
     }
 }

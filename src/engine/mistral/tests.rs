@@ -13,7 +13,7 @@ use serde_json::json;
 use super::*;
 use crate::chat::Message;
 use crate::engine::native::{NativeConfig, NativeEngine};
-use crate::engine::{Completion, Constraint, Purpose, Sampling, derive_seed};
+use crate::engine::{Completion, Constraint, Input, Label, Origin, Purpose, Question, Sampling, derive_seed};
 use crate::testing::{TinyModel, write_json, write_model, write_weights};
 
 fn directory(model: &TinyModel) -> tempfile::TempDir {
@@ -173,7 +173,7 @@ async fn replies_end_before_a_stop_string_and_carry_logprobs() {
     let stop: String = free.text[middle..].chars().take(2).collect();
     let stopped = engine.generate(Request { stop: vec![stop.clone()], ..ask("stop here") }).await.unwrap();
     assert_eq!(stopped.text, free.text[..free.text.find(&stop).unwrap()]);
-    assert_eq!(stopped.finish, FinishReason::Stop);
+    assert_eq!(stopped.finish, FinishReason::StopString(0));
 }
 
 #[tokio::test]
@@ -296,6 +296,54 @@ async fn a_closed_engine_fails_what_is_left() {
     }
 }
 
+/// Spellings of one token and of several, one that begins another, and one that occurs twice.
+const SPELLINGS: [&[&str]; 3] = [&["hello", " hello"], &["the", "hello"], &["!", "world", "!?", "!"]];
+
+fn asking(questions: &[(&str, &str)]) -> LabelRequest {
+    let question =
+        |&(chat, reply): &(&str, &str)| Question { input: Input::chat(vec![Message::user(chat)]), reply: reply.into() };
+    LabelRequest {
+        purpose: Purpose::Judge,
+        questions: questions.iter().map(question).collect(),
+        labels: SPELLINGS.map(|label| Label { spellings: label.iter().map(|&text| text.into()).collect() }).into(),
+        origin: Origin::default(),
+    }
+}
+
+#[tokio::test]
+async fn labels_have_the_native_engine_s_probabilities_and_generate_nothing() {
+    let (directory, engine) = tiny();
+    let native = NativeEngine::load(ModelDir::open(directory.path()).unwrap(), NativeConfig::default()).unwrap();
+    assert_eq!(engine.label_support(), LabelSupport::Replies);
+    let request = asking(&[("hello", ""), ("hello", "the"), ("a longer question of the world", ""), ("hello", "")]);
+    let (found, expected) =
+        (engine.read_labels(request.clone()).await.unwrap(), native.read_labels(request).await.unwrap());
+    assert_eq!(found.prompt_tokens, expected.prompt_tokens);
+    assert_eq!(found.logprobs[0], found.logprobs[3]);
+    for (found, expected) in found.logprobs.iter().flatten().zip(expected.logprobs.iter().flatten()) {
+        assert!((found - expected).abs() < 1e-3, "{found} {expected}");
+    }
+    assert_eq!(engine.sampled_tokens(), 0);
+}
+
+#[tokio::test]
+async fn labels_that_nobody_awaits_leave_and_others_are_read() {
+    let (_directory, engine) = tiny();
+    let expected = engine.read_labels(asking(&[("hello", "")])).await.unwrap();
+    for _ in 0..20 {
+        let many: Vec<(&str, &str)> = vec![("the world", "and"), ("a b c", ""), ("x", "y")];
+        let reading = engine.read_labels(asking(&many));
+        drop(tokio::time::timeout(std::time::Duration::from_millis(2), reading).await);
+    }
+    assert_eq!(engine.read_labels(asking(&[("hello", "")])).await.unwrap(), expected);
+    let long = "x".repeat(5000);
+    let refused = engine.read_labels(asking(&[(&long, "")])).await;
+    assert!(matches!(refused, Err(EngineError::PromptTooLong { .. })), "{refused:?}");
+    engine.events.send(Event::Close).unwrap();
+    let closed = engine.read_labels(asking(&[("hello", "")])).await;
+    assert!(matches!(closed, Err(EngineError::Unavailable(_) | EngineError::Crashed(_))), "{closed:?}");
+}
+
 /// What [`bad_directories_give_one_line_and_no_connection`] runs in a process of its own.
 #[test]
 #[ignore = "needs a directory"]
@@ -315,7 +363,7 @@ fn bad_directories_give_one_line_and_no_connection() {
         (|dir| std::fs::remove_file(dir.join("config.json")).unwrap(), "config.json"),
         (|dir| std::fs::remove_file(dir.join("tokenizer.json")).unwrap(), "tokenizer.json"),
         (|dir| std::fs::remove_file(dir.join("model.safetensors")).unwrap(), "model.safetensors"),
-        (|dir| write_json(dir, "tokenizer_config.json", &json!({ "eos_token": "<|end|>" })), "template"),
+        (|dir| write_json(dir, "tokenizer_config.json", &json!({ "eos_token": "<|end|>" })), "loaded"),
         (
             |dir| {
                 let model = TinyModel::default();

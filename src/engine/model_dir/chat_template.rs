@@ -7,7 +7,7 @@ use minijinja::{Error, ErrorKind, UndefinedBehavior, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use crate::chat::{Chat, Message, RESERVED, Role, TemplateKwargs};
+use crate::chat::{Chat, Ending, Message, RESERVED, Role, TemplateKwargs};
 use crate::engine::EngineError;
 use crate::engine::tools::{as_plain_turns, as_template_turns};
 use crate::jinja::Jinja;
@@ -15,6 +15,8 @@ use crate::weights::{ModelConfig, ModelError, files, read_json};
 
 const FILE: &str = "chat_template.jinja";
 const NAME: &str = "chat";
+/// Marks the end of a content that is continued. No conversation holds it: it has a character for private use.
+const CONTINUED: &str = "\u{F8FF}continued here\u{F8FF}";
 
 pub(super) struct ChatTemplate {
     jinja: Jinja,
@@ -84,9 +86,27 @@ impl ChatTemplate {
 
     /// The prompt of a chat. Its options, and `defaults` below them, are variables; those of every template come last.
     pub(super) fn render(&self, chat: &Chat, defaults: &TemplateKwargs) -> Result<String, EngineError> {
+        if chat.options.ending != Ending::WithinLast {
+            return self.whole(chat, defaults);
+        }
+        // A mark at the end of the last content says where the template has put that end.
+        let mut marked = chat.clone();
+        let content = marked.messages.last_mut().map(|last| &mut last.content);
+        let content = content.ok_or_else(|| EngineError::Prompt("there is no message to continue".into()))?;
+        content.push_str(CONTINUED);
+        let mut prompt = self.whole(&marked, defaults)?;
+        let end = prompt.rfind(CONTINUED).ok_or_else(|| {
+            EngineError::Prompt("the model's chat template does not show the message that is to be continued".into())
+        })?;
+        prompt.truncate(end);
+        Ok(prompt)
+    }
+
+    fn whole(&self, chat: &Chat, defaults: &TemplateKwargs) -> Result<String, EngineError> {
         let mut values = chat.options.variables(defaults);
         RESERVED.iter().for_each(|name| drop(values.remove(*name)));
-        values.insert("add_generation_prompt".into(), true.into());
+        let speaks = chat.options.ending == Ending::BeforeReply;
+        values.insert("add_generation_prompt".into(), speaks.into());
         values.insert("bos_token".into(), self.bos.as_str().into());
         values.insert("eos_token".into(), self.eos.as_str().into());
         let tools = &chat.options.tools;

@@ -17,6 +17,7 @@ use tokenizers::Tokenizer;
 use self::chat_template::ChatTemplate;
 use self::files::Files;
 pub use self::identity::Identity;
+pub(crate) use self::question::check_vocabulary;
 use self::vocabulary::Vocabulary;
 use super::reasoning::{Form, Splitter};
 use super::text::Pieces;
@@ -156,7 +157,33 @@ impl ModelDir {
         match input {
             Input::Chat(chat) => self.prompt(&self.render(chat)?, Source::Rendered),
             Input::Text(text) => self.prompt(text, Source::Raw),
+            Input::Tokens(ids) if ids.is_empty() => Err(empty_prompt()),
+            Input::Tokens(ids) => Ok(ids.clone()),
         }
+    }
+
+    /// The last tokens of a prompt, as many as `tail` says; `None` is all of them. Of a text that cannot fit, only the end
+    /// that may fit is tokenized.
+    ///
+    /// # Errors
+    /// As [`ModelDir::encode`].
+    pub fn encode_end(&self, input: &Input, tail: Option<usize>) -> Result<Vec<u32>, EngineError> {
+        let Some(tail) = tail else { return self.encode(input) };
+        let end = |text: &str| match self.most_bytes() {
+            Some(most) => {
+                let from = text.len().saturating_sub(most);
+                let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(from);
+                text[from..].to_owned()
+            }
+            None => text.to_owned(),
+        };
+        let mut ids = match input {
+            Input::Chat(chat) => self.prompt(&end(&self.render(chat)?), Source::Rendered)?,
+            Input::Text(text) => self.prompt(&end(text), Source::Raw)?,
+            Input::Tokens(_) => self.encode(input)?,
+        };
+        ids.drain(..ids.len().saturating_sub(tail));
+        Ok(ids)
     }
 
     /// Bytes of text that fit into the context at most; `None` where there is no bound.
@@ -187,7 +214,7 @@ impl ModelDir {
             )));
         }
         if ids.is_empty() {
-            return Err(EngineError::Prompt("the prompt is empty; there is nothing to continue".into()));
+            return Err(empty_prompt());
         }
         Ok(ids)
     }
@@ -200,6 +227,9 @@ impl ModelDir {
     }
 }
 
+fn empty_prompt() -> EngineError {
+    EngineError::Prompt("the prompt is empty; there is nothing to continue".into())
+}
 const NO_TEMPLATE: &str = "the model has no chat template, so it answers no chats; send its prompt to /v1/completions, or put a \
      template into chat_template.jinja in its directory";
 

@@ -1,10 +1,49 @@
 //! The tokens of a question and of the labels that may answer it.
 
-use super::{ModelDir, Source};
+use std::sync::Arc;
+
+use super::{ModelDir, Source, empty_prompt};
+use crate::engine::blocking::blocking;
 use crate::engine::labels::points::{TokenizedQuestion, common_beginning};
-use crate::engine::{EngineError, Input, Label, Question};
+use crate::engine::{EngineError, Input, Label, LabelRequest, Question, Spelling};
+
+/// Checks that every token has a row of its own in the model.
+///
+/// # Errors
+/// [`EngineError::Invalid`] names the first token that has none.
+pub(crate) fn check_vocabulary(tokens: &[u32], vocabulary: usize) -> Result<(), EngineError> {
+    match tokens.iter().find(|&&id| id as usize >= vocabulary) {
+        Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
+        None => Ok(()),
+    }
+}
 
 impl ModelDir {
+    /// The tokens of all questions of a request with their labels, for a model of `limit` positions and `vocabulary` rows. Long
+    /// texts are tokenized on a blocking thread.
+    ///
+    /// # Errors
+    /// See [`ModelDir::tokenize`]; [`EngineError::PromptTooLong`] where a question with its longest label does not fit.
+    pub(crate) async fn tokenize_labels(
+        self: &Arc<Self>,
+        request: &LabelRequest,
+        limit: usize,
+        vocabulary: usize,
+    ) -> Result<Vec<TokenizedQuestion>, EngineError> {
+        let bytes = request.questions.iter().map(|question| question.input.bytes() + question.reply.len()).sum();
+        let (dir, questions, labels) = (Arc::clone(self), request.questions.clone(), request.labels.clone());
+        let tokenized = move |question: &Question| {
+            let question = dir.tokenize(question, &labels)?;
+            check_vocabulary(&question.tokens, vocabulary)?;
+            let spellings = || question.labels.iter().flatten();
+            spellings().try_for_each(|spelling| check_vocabulary(spelling, vocabulary))?;
+            // The last token of a label is not computed.
+            let tokens = question.tokens.len() + spellings().map(|spelling| spelling.len() - 1).max().unwrap_or(0);
+            if tokens >= limit { Err(EngineError::PromptTooLong { tokens, limit }) } else { Ok(question) }
+        };
+        blocking(bytes, move || questions.iter().map(tokenized).collect()).await
+    }
+
     /// The tokens of a question, and of each label those that follow it.
     ///
     /// A label's tokens are what the tokenizer makes of the whole text, so that they are the ones that the model knows. It
@@ -18,17 +57,32 @@ impl ModelDir {
         let (mut text, form) = match &question.input {
             Input::Chat(messages) => (self.render(messages)?, Source::Rendered),
             Input::Text(text) => (text.clone(), Source::Raw),
+            Input::Tokens(_) => (String::new(), Source::Rendered),
         };
         text.push_str(&question.reply);
-        let asked = self.prompt(&text, form)?;
-        let last = self.last_special(&text, &asked);
-        let whole = |spelling: &String| -> Result<Vec<u32>, EngineError> {
-            let tokens = match last {
-                Some(Place { byte, token }) => {
+        // Ids stay as they are: nothing of what follows them is merged with them.
+        let given = match &question.input {
+            Input::Tokens(ids) => Some([ids.as_slice(), &self.tokens(&text, form)?].concat()),
+            Input::Chat(_) | Input::Text(_) => None,
+        };
+        let asked = match &given {
+            Some(ids) if ids.is_empty() => return Err(empty_prompt()),
+            Some(ids) => ids.clone(),
+            None => self.prompt(&text, form)?,
+        };
+        let last = if given.is_none() { self.last_special(&text, &asked) } else { None };
+        let whole = |spelling: &Spelling| -> Result<Vec<u32>, EngineError> {
+            let spelling = match spelling {
+                Spelling::Token(id) => return Ok([asked.as_slice(), &[*id]].concat()),
+                Spelling::Text(spelling) => spelling,
+            };
+            let tokens = match (&given, last) {
+                (Some(ids), _) => [ids.as_slice(), &self.tokens(spelling, Source::Rendered)?].concat(),
+                (None, Some(Place { byte, token })) => {
                     let rest = self.tokens(&format!("{}{spelling}", &text[byte..]), Source::Rendered)?;
                     [&asked[..token], &rest].concat()
                 }
-                None => self.prompt(&format!("{text}{spelling}"), form)?,
+                (None, None) => self.prompt(&format!("{text}{spelling}"), form)?,
             };
             match common_beginning(&asked, &tokens) == tokens.len() {
                 true => Err(EngineError::Invalid(format!("the label {spelling:?} adds no token to the question"))),
@@ -67,6 +121,7 @@ impl ModelDir {
 }
 
 /// A place in a text and among its tokens.
+#[derive(Clone, Copy)]
 struct Place {
     byte: usize,
     token: usize,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::channel::{mpsc, oneshot};
 
+use super::embedding::Pooled;
 use super::labels::Reading;
 use super::runtime::Place;
 use super::sequence::{Chunks, Scoring};
@@ -23,6 +24,8 @@ pub(super) struct Job {
     pub(super) replies: Vec<Writer>,
     /// Where the prompt is scored, without replies.
     pub(super) scoring: Option<Scoring>,
+    /// Where the prompt becomes a vector; such a job has no replies.
+    pub(super) pooled: Option<Pooled>,
     /// What reads labels after the prompt; such a job has no replies.
     pub(super) reading: Option<Reading>,
     pub(super) started: oneshot::Sender<Started>,
@@ -37,7 +40,7 @@ impl Job {
 
     /// Replies that it asks for, or sequences after which labels are read.
     pub(super) fn places(&self) -> usize {
-        self.reading.as_ref().map_or(self.replies.len(), Reading::places)
+        self.reading.as_ref().map_or(self.replies.len() + usize::from(self.pooled.is_some()), Reading::places)
     }
 }
 

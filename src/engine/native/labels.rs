@@ -1,22 +1,19 @@
 //! Labels read from the forward pass: questions that begin alike are one sequence up to the token where they part, and each
 //! of them continues from its keys and values.
 
-use std::sync::Arc;
-
 use futures::StreamExt;
 use futures::channel::mpsc::{self, UnboundedSender};
 use futures::channel::oneshot;
 use futures::future::try_join_all;
 
+use super::NativeEngine;
 use super::blocks::BLOCK;
 use super::job::Job;
 use super::runtime::Place;
 use super::sequence::Sequence;
-use super::{NativeEngine, check_vocabulary};
-use crate::engine::blocking::blocking;
-use crate::engine::labels::points::{Points, TokenizedQuestion, Wanted, common_beginning};
+use crate::engine::labels::points::{Points, Wanted, common_beginning};
 use crate::engine::sampling::log_total;
-use crate::engine::{EngineError, LabelRequest, LabelScores, Origin, Purpose, Question};
+use crate::engine::{EngineError, LabelRequest, LabelScores, Origin, Purpose};
 
 /// Tokens that several points have in common, up to the first one that ends or the token where they part.
 struct Branch {
@@ -119,6 +116,7 @@ impl Sequence {
                 kept: self.kept.clone(),
                 replies: Vec::new(),
                 scoring: None,
+                pooled: None,
                 lookup: None,
                 reading: Some(Reading { branch, computed: 0, listener: listener.clone() }),
                 goes_on: false,
@@ -133,7 +131,7 @@ impl NativeEngine {
     /// tree where that has it, and is kept there.
     pub(super) async fn label_scores(&self, request: &LabelRequest) -> Result<LabelScores, EngineError> {
         request.check()?;
-        let questions = self.tokenized(request).await?;
+        let questions = self.dir.tokenize_labels(request, self.info.context, self.info.vocabulary).await?;
         let points = Points::new(&questions);
         let trees = branches(&points.points.iter().collect::<Vec<_>>(), 0);
         let mut place = self.variant.runtime.place(trees.iter().map(Branch::ends).sum())?;
@@ -163,23 +161,6 @@ impl NativeEngine {
         Ok(LabelScores { logprobs: points.label_logprobs(&found), prompt_tokens, cached_tokens })
     }
 
-    /// The tokens of all questions with their labels. Long ones are tokenized where they hold nobody up.
-    async fn tokenized(&self, request: &LabelRequest) -> Result<Vec<TokenizedQuestion>, EngineError> {
-        let (limit, vocabulary) = (self.info.context, self.info.vocabulary);
-        let bytes = request.questions.iter().map(|question| question.input.bytes() + question.reply.len()).sum();
-        let (dir, questions, labels) = (Arc::clone(&self.dir), request.questions.clone(), request.labels.clone());
-        let one = move |question: &Question| {
-            let question = dir.tokenize(question, &labels)?;
-            check_vocabulary(&question.tokens, vocabulary)?;
-            let spellings = || question.labels.iter().flatten();
-            spellings().try_for_each(|spelling| check_vocabulary(spelling, vocabulary))?;
-            // The last token of a label is not computed.
-            let tokens = question.tokens.len() + spellings().map(|spelling| spelling.len() - 1).max().unwrap_or(0);
-            if tokens >= limit { Err(EngineError::PromptTooLong { tokens, limit }) } else { Ok(question) }
-        };
-        blocking(bytes, move || questions.iter().map(one).collect()).await
-    }
-
     async fn read_tree(
         &self,
         (purpose, origin): (Purpose, Origin),
@@ -196,6 +177,7 @@ impl NativeEngine {
             prompt: std::mem::take(&mut branch.tokens),
             replies: Vec::new(),
             scoring: None,
+            pooled: None,
             reading: Some(Reading { branch, computed: 0, listener }),
             started,
             place,

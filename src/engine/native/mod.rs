@@ -17,6 +17,7 @@
 //!   that differs is kept and the rows after it are dropped, so that replies are the same without speculation.
 //! - **Labels** (`labels.rs`): `read_labels` generates nothing. The questions of a call and the spellings of its labels become a
 //!   tree of token sequences; what several begin with is computed once, unless another step would take longer.
+//! - **Embeddings** (`embedding.rs`): the rows that leave the last layer are pooled there; nothing is multiplied with the head.
 //! - **Adapters** (`adapter.rs`, `variant.rs`): `NativeEngine::with_adapter` gives another handle on the same weights, workers and
 //!   blocks; a step groups its rows by adapter.
 //! - **Devices** (`compute.rs`, `tensors/`): the forward pass on CUDA is candle's matrix products with one custom kernel between
@@ -29,6 +30,7 @@ mod adapter;
 mod attention;
 mod blocks;
 mod compute;
+mod embedding;
 mod job;
 mod labels;
 mod lookup;
@@ -57,6 +59,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::adapter::Adapter;
 use self::compute::{Compute, LoadError};
+use self::embedding::Pooled;
 use self::job::{Job, Started};
 use self::runtime::Runtime;
 use self::sequence::{Chunks, Scoring};
@@ -64,15 +67,15 @@ use self::variant::Variant;
 use super::blocking::{SHORT, blocking};
 use super::counters::EngineCounters;
 use super::grammar::ModelGrammars;
-use super::model_dir::{ModelDir, ModelError};
+use super::model_dir::{ModelDir, ModelError, check_vocabulary};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
 use super::tools::Format as ToolFormat;
 use super::writer::Writer;
 use super::{
-    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply,
-    Request, ScoredToken, TokenLogprobs, TokenProb,
+    Chunk, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo,
+    Origin, Purpose, Reply, Request, ScoredToken, TokenLogprobs, TokenProb,
 };
 use crate::chat::Chat;
 use crate::kernels::packed::Format;
@@ -235,13 +238,13 @@ impl NativeEngine {
         &self.variant.runtime.counters
     }
 
-    /// The tokens of a prompt. Long ones are tokenized where they hold nobody up.
-    async fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
+    /// The tokens of a prompt, or as many of the last ones as `tail` says. Long ones are tokenized where they hold nobody up.
+    async fn encode(&self, input: &Input, tail: Option<usize>) -> Result<Vec<u32>, EngineError> {
         let tokens = match input.bytes() {
-            bytes if bytes < SHORT => self.dir.encode(input)?,
+            bytes if bytes < SHORT => self.dir.encode_end(input, tail)?,
             bytes => {
                 let (dir, input) = (Arc::clone(&self.dir), input.clone());
-                blocking(bytes, move || dir.encode(&input)).await?
+                blocking(bytes, move || dir.encode_end(&input, tail)).await?
             }
         };
         check_vocabulary(&tokens, self.info.vocabulary)?;
@@ -253,10 +256,14 @@ impl NativeEngine {
         &self,
         (purpose, origin): (Purpose, Origin),
         prompt: Vec<u32>,
-        replies: Vec<Writer>,
-        scoring: Option<Scoring>,
+        work: Work,
     ) -> Result<(Started, CancellationToken), EngineError> {
         let runtime = &self.variant.runtime;
+        let (replies, scoring, pooled) = match work {
+            Work::Replies(replies) => (replies, None, None),
+            Work::Scored(scoring) => (Vec::new(), Some(scoring), None),
+            Work::Pooled(pooled) => (Vec::new(), None, Some(pooled)),
+        };
         let place = runtime.place(replies.len().max(1))?;
         let (started, admitted) = oneshot::channel();
         let variant = self.variant.clone();
@@ -267,6 +274,7 @@ impl NativeEngine {
             prompt,
             replies,
             scoring,
+            pooled,
             reading: None,
             started,
             place,
@@ -281,13 +289,11 @@ impl NativeEngine {
 
     async fn replies(&self, request: &Request, prompt: &[u32]) -> Result<Vec<Writer>, EngineError> {
         let room = self.info.context - prompt.len();
-        let rules = ReplyRules {
-            eos: if request.sampling.ignore_eos { Vec::new() } else { self.dir.config.eos.clone() },
-            stop: request.stop.clone(),
-            max_tokens: request.max_tokens.unwrap_or(room).clamp(1, room),
-            continues_text: matches!(request.input, Input::Text(_)),
-        };
-        let sampler = |index| Sampler::new(&request.sampling, index, prompt, request.logprobs);
+        let most = request.max_tokens.unwrap_or(room).clamp(1, room);
+        let rules = ReplyRules::of(request, &self.dir.config.eos, most);
+        let first = Sampler::new(&request.sampling, 0, prompt, request.logprobs);
+        let first = first.ruled(&rules.ends(), &self.dir.pieces);
+        let sampler = |index| first.sibling(index);
         let text = || ReplyText::new(self.dir.pieces.clone(), rules.clone());
         let mut grammars = match &request.constraint {
             Some(constraint) => self.grammars.matchers(constraint, request.samples).await?,
@@ -300,14 +306,14 @@ impl NativeEngine {
 #[async_trait]
 impl Engine for NativeEngine {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        let prompt = self.encode(&request.constrained_input()).await?;
+        let prompt = self.encode(&request.constrained_input(), request.sampling.rules.prompt_tail).await?;
         let splitter = self.dir.splitter(&request, &prompt);
         let (prompt_tokens, limit) = (prompt.len(), self.info.context);
         if prompt_tokens >= limit {
             return Err(EngineError::PromptTooLong { tokens: prompt_tokens, limit });
         }
         let replies = self.replies(&request, &prompt).await?;
-        let (started, lost) = self.run((request.purpose, request.origin), prompt, replies, None).await?;
+        let (started, lost) = self.run((request.purpose, request.origin), prompt, Work::Replies(replies)).await?;
         let cached_tokens = started.cached_tokens;
         let reply = |chunks| {
             let chunks = split_chunks(Box::pin(until_the_end(chunks, lost.clone())), splitter.clone());
@@ -317,21 +323,22 @@ impl Engine for NativeEngine {
     }
 
     async fn score(&self, input: Input, top: usize, origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
-        let mut tokens = self.encode(&input).await?;
+        let mut tokens = self.encode(&input, None).await?;
         let limit = self.info.context;
         if tokens.len() > limit {
             return Err(EngineError::PromptTooLong { tokens: tokens.len(), limit });
         }
         let Some(&first) = tokens.first() else { return Ok(Vec::new()) };
         let targets = tokens.split_off(1);
-        let mut scored = vec![ScoredToken { id: first, bytes: self.dir.pieces.bytes(first).to_vec(), logprobs: None }];
+        let bytes = self.dir.pieces.bytes(first).to_vec();
+        let mut scored = vec![ScoredToken { id: first, bytes, rank: None, logprobs: None }];
         if targets.is_empty() {
             return Ok(scored);
         }
         tokens.extend_from_slice(&targets[..targets.len() - 1]);
         let (done, found) = oneshot::channel();
         let scoring = Scoring { targets: targets.clone(), top, found: Vec::with_capacity(targets.len()), done };
-        let (_, lost) = self.run((Purpose::Answer, origin), tokens, Vec::new(), Some(scoring)).await?;
+        let (_, lost) = self.run((Purpose::Answer, origin), tokens, Work::Scored(scoring)).await?;
         let stopped = || EngineError::Crashed("the native engine stopped while it scored".into());
         let found = tokio::select! {
             found = found => found.map_err(|_| stopped())?,
@@ -341,7 +348,8 @@ impl Engine for NativeEngine {
         scored.extend(targets.into_iter().zip(found).map(|(id, found)| {
             let top = found.top.into_iter().map(|(id, logprob)| token(id, logprob)).collect();
             let token = token(id, found.drawn);
-            ScoredToken { id, bytes: token.bytes.clone(), logprobs: Some(TokenLogprobs { token, top }) }
+            let (bytes, rank) = (token.bytes.clone(), Some(found.rank));
+            ScoredToken { id, bytes, rank, logprobs: Some(TokenLogprobs { token, top }) }
         }));
         Ok(scored)
     }
@@ -362,7 +370,7 @@ impl Engine for NativeEngine {
         self.dir.render(chat)
     }
 
-    fn sampling(&self) -> &super::Sampling {
+    fn default_sampling(&self) -> &super::Sampling {
         &self.dir.sampling
     }
 
@@ -374,8 +382,20 @@ impl Engine for NativeEngine {
         true
     }
 
+    fn keeps_token_rules(&self) -> bool {
+        true
+    }
+
     fn scores(&self) -> bool {
         true
+    }
+
+    fn embeds(&self) -> bool {
+        !self.variant.runtime.model.on_device()
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
+        self.embeddings(request).await
     }
 
     fn label_support(&self) -> LabelSupport {
@@ -395,12 +415,14 @@ impl Engine for NativeEngine {
     }
 }
 
-/// Every token must have a row of its own in the model.
-fn check_vocabulary(tokens: &[u32], vocabulary: usize) -> Result<(), EngineError> {
-    match tokens.iter().find(|&&id| id as usize >= vocabulary) {
-        Some(id) => Err(EngineError::Invalid(format!("token {id} is outside of the model's vocabulary"))),
-        None => Ok(()),
-    }
+/// What is done with a prompt.
+enum Work {
+    /// It is replied to.
+    Replies(Vec<Writer>),
+    /// Its tokens are scored.
+    Scored(Scoring),
+    /// It becomes a vector.
+    Pooled(Pooled),
 }
 
 /// The chunks up to the last one; an error if they break off because the engine's threads are lost.

@@ -213,6 +213,12 @@ impl Model {
         let Scratch { x, normed, logits, workspace, .. } = scratch;
         normed.resize(x.len());
         rms_norm(normed, x, &self.norm, self.config.norm_eps);
+        let kept = batch.pool(sequences, normed, hidden);
+        normed.resize(kept * hidden);
+        if kept == 0 {
+            logits.clear();
+            return;
+        }
         logits.resize(batch.rows.len() * self.config.vocabulary, 0.0);
         self.head.multiply(normed, logits, workspace);
         scale(logits, self.config.scales.logits);

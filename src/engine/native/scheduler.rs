@@ -301,6 +301,7 @@ impl Scheduler {
             kept: Vec::new(),
             replies: Vec::new(),
             scoring: job.scoring,
+            pooled: job.pooled,
             reading: job.reading,
             goes_on: false,
         };

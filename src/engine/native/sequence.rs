@@ -6,9 +6,11 @@ use futures::channel::mpsc::UnboundedSender;
 use futures::channel::oneshot;
 
 use super::blocks::{BLOCK, Block, BlockPool, Found, Prefix, PrefixTree, Shape, block_tokens};
+use super::embedding::Pooled;
 use super::labels::Reading;
 use super::lookup::Lookup;
 use super::variant::Variant;
+use crate::engine::embedding::Pooling;
 use crate::engine::sampling::DrawnLogprobs;
 use crate::engine::writer::Writer;
 use crate::engine::{Chunk, EngineError};
@@ -40,6 +42,8 @@ pub(super) struct Sequence {
     pub(super) replies: Vec<RunningReply>,
     /// Where the tokens are scored rather than continued.
     pub(super) scoring: Option<Scoring>,
+    /// Where the rows become one vector.
+    pub(super) pooled: Option<Pooled>,
     /// What reads labels after the last token; `None` for replies.
     pub(super) reading: Option<Reading>,
     /// What proposes the reply's next tokens, if anything does.
@@ -157,8 +161,7 @@ impl Sequence {
     /// Takes from the tree what it has of the tokens that are still to be computed; the last token is always computed,
     /// because its scores are wanted.
     pub(super) fn reuse(&mut self, tree: &mut PrefixTree) {
-        // Every position of a text that is scored is computed: its scores are wanted.
-        if self.scoring.is_some() {
+        if self.wants_every_row() {
             return;
         }
         let wanted = self.tokens.len().saturating_sub(1);
@@ -175,6 +178,11 @@ impl Sequence {
             let Some(id) = whole else { return };
             self.kept.push(id);
         }
+    }
+
+    /// Whether something is wanted of each position, so that all of them are computed.
+    pub(super) fn wants_every_row(&self) -> bool {
+        self.scoring.is_some() || self.pooled.as_ref().is_some_and(|pooled| pooled.pooling == Pooling::Mean)
     }
 
     /// Gives the tree the blocks that are full.
@@ -225,6 +233,9 @@ impl Sequence {
         self.computed = 0;
         if let Some(scoring) = &mut self.scoring {
             scoring.found.clear();
+        }
+        if let Some(pooled) = &mut self.pooled {
+            pooled.clear();
         }
     }
 

@@ -51,9 +51,9 @@ impl Shard {
         Ok(Self { scratch, whole_steps: model.on_device(), ..Self::default() })
     }
 
-    /// Replies that run or wait for their prompt, and texts that are scored or after which labels are read.
+    /// Replies that run or wait for their prompt, and texts that are scored, become vectors, or after which labels are read.
     pub(super) fn replies(&self) -> usize {
-        let other = |s: &Sequence| usize::from(s.scoring.is_some() || s.reading.is_some());
+        let other = |s: &Sequence| usize::from(s.scoring.is_some() || s.pooled.is_some() || s.reading.is_some());
         self.sequences.iter().map(|s| s.replies.len() + other(s)).sum()
     }
 
@@ -151,6 +151,7 @@ impl Shard {
                         kept: sequence.kept.clone(),
                         replies: vec![reply],
                         scoring: None,
+                        pooled: None,
                         reading: None,
                         lookup: sequence.lookup.clone(),
                         goes_on: false,
@@ -168,6 +169,10 @@ impl Shard {
             if let Some(scoring) = sequence.scoring.take_if(|scoring| scoring.found.len() == scoring.targets.len()) {
                 // A caller that disconnected needs no answer.
                 scoring.done.send(scoring.found).ok();
+            }
+            let whole = sequence.computed == sequence.tokens.len();
+            if let Some(pooled) = sequence.pooled.take_if(|_| whole) {
+                pooled.finish();
             }
         }
         Ok(())
@@ -192,9 +197,11 @@ impl Shard {
         for sequence in &mut self.sequences {
             sequence.replies.retain(|reply| !reply.listener.is_closed());
             sequence.scoring.take_if(|scoring| scoring.done.is_canceled());
+            sequence.pooled.take_if(|pooled| pooled.done.is_canceled());
             sequence.reading.take_if(|reading| reading.listener.is_closed());
         }
-        let over = |s: &mut Sequence| s.replies.is_empty() && s.scoring.is_none() && s.reading.is_none();
+        let over =
+            |s: &mut Sequence| s.replies.is_empty() && s.scoring.is_none() && s.pooled.is_none() && s.reading.is_none();
         self.ended.extend(self.sequences.extract_if(.., over));
     }
 
@@ -216,7 +223,7 @@ impl Shard {
             let first = rows.len();
             rows.extend((sequence.computed..end).map(|position| Row { sequence: index, position }));
             match () {
-                () if sequence.scoring.is_some() => wanted.extend(first..rows.len()),
+                () if sequence.wants_every_row() => wanted.extend(first..rows.len()),
                 () if end == sequence.tokens.len() => wanted.extend(rows.len() - 1 - sequence.proposed()..rows.len()),
                 () => {}
             }
@@ -259,7 +266,7 @@ impl Shard {
     fn choose_advances(&mut self, most: usize) {
         self.steps += 1;
         let due = |sequence: &Sequence| sequence.tokens.len() - sequence.computed;
-        let runs = |sequence: &&Sequence| due(sequence) == 1 && sequence.scoring.is_none();
+        let runs = |sequence: &&Sequence| due(sequence) == 1 && !sequence.wants_every_row();
         let running = self.sequences.iter().filter(runs).count();
         let plain = match self.whole_steps {
             true => 0,

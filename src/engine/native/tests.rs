@@ -172,6 +172,7 @@ pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Seque
         kept: vec![],
         replies: vec![],
         scoring: None,
+        pooled: None,
         reading: None,
         lookup: None,
         goes_on: false,
@@ -400,7 +401,7 @@ async fn replies_end_at_eos_and_stop_strings() {
     let stop = free.text.chars().rev().find(|c| c.is_ascii()).unwrap().to_string();
     let stopped = run(&engine, Request { stop: vec![stop.clone()], ..greedy("hello", 30) }).await.remove(0);
     assert_eq!(stopped.text, free.text[..free.text.find(&stop).unwrap()]);
-    assert_eq!(stopped.finish, FinishReason::Stop);
+    assert_eq!(stopped.finish, FinishReason::StopString(0));
     let mut request = greedy("hello", 30);
     request.sampling = Sampling { logit_bias: vec![(testing::EOS, 100.0)], temperature: 0.0, ..Sampling::default() };
     let ended = run(&engine, request).await.remove(0);
@@ -644,7 +645,9 @@ pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn searches_leave_room_for_plain_requests() {
-    let engine = engine(NativeConfig { max_replies: 8, ..two_threads() });
+    // Replies that do not reach the end of the context while the test runs.
+    let model = TinyModel { context: 1 << 14, ..TinyModel::default() };
+    let engine = engine_with(&model, NativeConfig { max_replies: 8, ..two_threads() });
     let searching = Origin { waits: Waits::Search, ..Origin::default() };
     let draft = |samples| Request { samples, origin: searching, ..greedy("hello", usize::MAX) };
     let running = engine.start(draft(7)).await.unwrap();

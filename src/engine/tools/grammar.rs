@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Choice, Format, Offer};
 use crate::engine::Constraint;
-use crate::engine::grammar::{lark_regex, lark_schema};
+use crate::engine::grammar::{lark_regex, lark_schema, with_known_formats};
 
 /// The grammar of a reply in llguidance's Lark: an answer or calls where the model decides, else calls.
 pub(super) fn lark(offer: &Offer, answer: Option<&Constraint>) -> String {
@@ -44,8 +44,9 @@ pub(super) fn lark(offer: &Offer, answer: Option<&Constraint>) -> String {
     match answer.filter(|_| offer.choice == Choice::Auto) {
         Some(Constraint::JsonSchema(schema)) => lark += &format!("answer: {}\n", lark_schema(schema)),
         Some(Constraint::Regex(regex)) => lark += &format!("answer: {}\n", lark_regex(regex)),
-        // Other grammars cannot be a rule of this one; they are not combined with functions.
-        Some(Constraint::Lark(_) | Constraint::Calls { .. }) | None => {}
+        // Its rules have names of their own, and its first one is the answer.
+        Some(Constraint::Lark(grammar)) => lark += &grammar.replacen("start:", "answer:", 1),
+        Some(Constraint::Calls { .. }) | None => {}
     }
     let callable: Vec<_> = offer.callable().collect();
     let names: Vec<_> = (0..callable.len()).map(|index| format!("call{index}")).collect();
@@ -71,7 +72,7 @@ pub(super) fn lark(offer: &Offer, answer: Option<&Constraint>) -> String {
 /// The schema with the white space that models write between keys and values, and no other: a small model would fill its
 /// room with line breaks.
 fn as_written(schema: &Value) -> Value {
-    let mut schema = schema.clone();
+    let mut schema = with_known_formats(schema);
     if let Value::Object(fields) = &mut schema {
         let spaces = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
         fields.insert("x-guidance".into(), spaces);

@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::chat::{Message, TemplateKwargs, TemplateOptions, Thinking};
-use crate::engine::{Constraint, EngineError, Input, ModelInfo, Request, Sampling};
+use crate::chat::{Ending, Message, TemplateKwargs, TemplateOptions, Thinking};
+use crate::engine::{Constraint, EngineError, Input, ModelInfo, Request, Sampling, TokenRules, WireSeed};
 
 /// The body of one request with `request.samples` choices.
 ///
@@ -24,8 +24,12 @@ pub(super) fn of(request: &Request, model: &ModelInfo) -> Result<Value, EngineEr
                 put("top_logprobs", json!(top));
             }
         }
-        Input::Text(text) => {
-            put("prompt", json!(text));
+        Input::Text(_) | Input::Tokens(_) => {
+            match &request.input {
+                Input::Tokens(ids) => put("prompt", json!(ids)),
+                Input::Text(text) => put("prompt", json!(text)),
+                Input::Chat(_) => {}
+            }
             if let Some(top) = request.logprobs {
                 put("logprobs", json!(top));
             }
@@ -39,7 +43,7 @@ pub(super) fn of(request: &Request, model: &ModelInfo) -> Result<Value, EngineEr
     match request.max_tokens {
         Some(most) if !unbounded => put("max_tokens", json!(most)),
         // Text completions are 16 tokens long by default.
-        _ if matches!(request.input, Input::Text(_)) => put("max_tokens", json!(model.context / 2)),
+        _ if !matches!(request.input, Input::Chat(_)) => put("max_tokens", json!(model.context / 2)),
         _ => {}
     }
     if !request.stop.is_empty() {
@@ -63,6 +67,12 @@ pub(super) fn put_template_options(
     if let Some(effort) = options.effort {
         body["reasoning_effort"] = json!(effort.name());
     }
+    if options.ending != Ending::BeforeReply {
+        body["add_generation_prompt"] = json!(false);
+    }
+    if options.ending == Ending::WithinLast {
+        body["continue_final_message"] = json!(true);
+    }
     if !options.tools.is_empty() {
         body["tools"] = json!(options.tools);
         options.tool_fields.iter().for_each(|(name, value)| body[name] = value.clone());
@@ -82,7 +92,11 @@ fn turn(message: &Message) -> Value {
 fn sampling(sampling: &Sampling, put: &mut impl FnMut(&str, Value)) {
     let plain = Sampling::default();
     put("temperature", json!(sampling.temperature));
-    put("seed", json!(signed(sampling.seed)));
+    match sampling.wire_seed {
+        WireSeed::Derived => put("seed", json!(signed(sampling.seed))),
+        WireSeed::Given(seed) => put("seed", json!(seed)),
+        WireSeed::Absent => {}
+    }
     for (name, value, otherwise) in [
         ("top_p", sampling.top_p, plain.top_p),
         ("min_p", sampling.min_p, plain.min_p),
@@ -104,6 +118,30 @@ fn sampling(sampling: &Sampling, put: &mut impl FnMut(&str, Value)) {
         let bias: Map<String, Value> =
             sampling.logit_bias.iter().map(|(id, bias)| (id.to_string(), json!(bias))).collect();
         put("logit_bias", Value::Object(bias));
+    }
+    token_rules(&sampling.rules, put);
+}
+
+/// vLLM's fields for rules on tokens, for the servers that know them.
+fn token_rules(rules: &TokenRules, put: &mut impl FnMut(&str, Value)) {
+    let TokenRules { stop_tokens, min_tokens, bad_words, allowed, stop_shown, prompt_tail } = rules;
+    if !stop_tokens.is_empty() {
+        put("stop_token_ids", json!(stop_tokens));
+    }
+    if *min_tokens > 0 {
+        put("min_tokens", json!(min_tokens));
+    }
+    if !bad_words.is_empty() {
+        put("bad_words", json!(bad_words));
+    }
+    if let Some(allowed) = allowed {
+        put("allowed_token_ids", json!(**allowed));
+    }
+    if *stop_shown {
+        put("include_stop_str_in_output", json!(true));
+    }
+    if let Some(tail) = prompt_tail {
+        put("truncate_prompt_tokens", json!(tail));
     }
 }
 
@@ -146,6 +184,13 @@ mod tests {
         {
             assert_eq!(signed(seed), expected, "{seed}");
         }
+        let seed = |wire_seed| {
+            let sampling = Sampling { seed: 9, wire_seed, ..Sampling::default() };
+            body(&Request { sampling, ..Request::chat(Purpose::Answer, Vec::new()) }).get("seed").cloned()
+        };
+        assert_eq!(seed(WireSeed::Derived), Some(json!(9)));
+        assert_eq!(seed(WireSeed::Given(-1)), Some(json!(-1)));
+        assert_eq!(seed(WireSeed::Absent), None);
     }
 
     #[test]
@@ -168,7 +213,16 @@ mod tests {
             repetition_penalty: 1.5,
             logit_bias: vec![(7, -100.0)],
             seed: u64::MAX,
+            wire_seed: WireSeed::Derived,
             ignore_eos: true,
+            rules: TokenRules {
+                stop_tokens: vec![5],
+                min_tokens: 3,
+                bad_words: vec!["no".into()],
+                allowed: Some([5, 7].into()),
+                stop_shown: true,
+                prompt_tail: Some(9),
+            },
         };
         let request = Request {
             sampling,
@@ -191,6 +245,12 @@ mod tests {
             ("logit_bias", json!({"7": -100.0})),
             ("seed", json!(i64::MAX)),
             ("ignore_eos", json!(true)),
+            ("stop_token_ids", json!([5])),
+            ("min_tokens", json!(3)),
+            ("bad_words", json!(["no"])),
+            ("allowed_token_ids", json!([5, 7])),
+            ("include_stop_str_in_output", json!(true)),
+            ("truncate_prompt_tokens", json!(9)),
             ("n", json!(4)),
             ("max_tokens", json!(9)),
             ("stop", json!(["END"])),
@@ -245,6 +305,8 @@ mod tests {
         assert_eq!(body(&chat(Some(100))).get("max_tokens"), None);
         let text = Request { input: Input::Text("once".into()), ..chat(None) };
         assert_eq!((&body(&text)["prompt"], &body(&text)["max_tokens"]), (&json!("once"), &json!(50)));
+        let ids = Request { input: Input::Tokens(vec![5, 6]), ..chat(None) };
+        assert_eq!((&body(&ids)["prompt"], &body(&ids)["max_tokens"]), (&json!([5, 6]), &json!(50)));
     }
 
     #[test]

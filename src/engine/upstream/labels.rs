@@ -7,7 +7,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::UpstreamEngine;
 use crate::engine::labels::points::log_sum_exp;
 use crate::engine::{
-    Completion, EngineError, Input, Label, LabelRequest, LabelScores, Origin, Purpose, Request, Sampling, TokenProb,
+    Completion, EngineError, Input, Label, LabelRequest, LabelScores, Origin, Purpose, Request, Sampling, Spelling,
+    TokenProb,
 };
 
 /// Tokens that are asked for; OpenAI's own limit.
@@ -26,6 +27,15 @@ impl UpstreamEngine {
         }
         if request.questions.iter().any(|question| !question.reply.is_empty()) {
             let reason = "an upstream continues no reply that has begun; labels are read where it begins";
+            return Err(EngineError::Unsupported(reason.into()));
+        }
+        if request
+            .labels
+            .iter()
+            .flat_map(|label| &label.spellings)
+            .any(|spelling| matches!(spelling, Spelling::Token(_)))
+        {
+            let reason = "an upstream says its tokens as texts, so labels are texts and not token ids";
             return Err(EngineError::Unsupported(reason.into()));
         }
         let LabelRequest { purpose, questions, labels, origin } = request;
@@ -91,7 +101,9 @@ fn lists_nothing(reason: &str) -> EngineError {
 
 /// The log-probability of each label by the texts of the tokens that are listed, or `None` where no label is among them.
 fn label_logprobs(listed: &[TokenProb], labels: &[Label]) -> Option<Vec<f32>> {
-    let spells = |label: &Label, token: &TokenProb| label.spellings.iter().any(|s| s.as_bytes() == token.bytes);
+    let spells = |label: &Label, token: &TokenProb| {
+        label.spellings.iter().any(|s| matches!(s, Spelling::Text(text) if text.as_bytes() == token.bytes))
+    };
     let found = |label: &Label| {
         let tokens = listed.iter().filter(|token| spells(label, token));
         log_sum_exp(tokens.map(|token| token.logprob))

@@ -30,7 +30,7 @@ use serde::Deserialize;
 use super::reasoning::{Form, split_chunks};
 use super::{
     Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Namespace, PromptTokens,
-    Reply, Request, derive_seed,
+    Reply, Request, WireSeed, derive_seed,
 };
 use crate::chat::TemplateKwargs;
 use events::Reader;
@@ -89,8 +89,8 @@ pub struct UpstreamEngine {
     info: ModelInfo,
     /// Whether an answer has shown that the server gives no log-probabilities.
     lists_nothing: AtomicBool,
-    /// Whether the server keeps prefixes apart by `cache_salt`.
-    salts: bool,
+    /// Whether the server knows vLLM's own fields: it keeps prefixes apart by `cache_salt`, and honours rules on tokens.
+    extended: bool,
     health: Health,
 }
 
@@ -107,8 +107,8 @@ struct Card {
 }
 
 impl Card {
-    /// Whether its server knows `cache_salt`: vLLM, and this server.
-    fn salts(&self) -> bool {
+    /// Whether its server knows vLLM's own fields: vLLM itself, and this server.
+    fn is_extended(&self) -> bool {
         matches!(self.owned_by.as_deref(), Some("vllm" | "spar"))
     }
 }
@@ -122,14 +122,26 @@ impl UpstreamEngine {
         let base = base(&config.url)?;
         let cards = models(&client()?, &base, config.key.as_deref()).await?;
         let card = choose(cards, config.model.as_deref(), &base)?;
-        let (context, salts) = (config.context.or(card.max_model_len).unwrap_or(CONTEXT), card.salts());
+        let (context, extended) = (config.context.or(card.max_model_len).unwrap_or(CONTEXT), card.is_extended());
         let info = ModelInfo { name: card.id, context, vocabulary: 0 };
         // A client of its own: connections that the question left behind belong to the caller's runtime.
         let UpstreamConfig { key, siblings, reasoning, template_kwargs, .. } = config;
         let thinks = Arc::new(AtomicBool::new(reasoning.is_some()));
         let (client, lists_nothing) = (client()?, AtomicBool::new(false));
         let health = Health::new()?;
-        Ok(Self { client, base, key, siblings, reasoning, template_kwargs, thinks, info, lists_nothing, salts, health })
+        Ok(Self {
+            client,
+            base,
+            key,
+            siblings,
+            reasoning,
+            template_kwargs,
+            thinks,
+            info,
+            lists_nothing,
+            extended,
+            health,
+        })
     }
 
     /// One request's replies.
@@ -140,7 +152,7 @@ impl UpstreamEngine {
             body::put_template_options(&mut body, &chat.options, &self.template_kwargs, self.thinks.load(Relaxed));
         }
         let apart = request.origin.namespace != Namespace::SHARED;
-        if apart && self.salts {
+        if apart && self.extended {
             body["cache_salt"] = request.origin.namespace.hex().into();
         }
         let response = self.send(&format!("{}/{route}", self.base), &body).await?;
@@ -155,7 +167,7 @@ impl UpstreamEngine {
         let split = |reply: Reply| Reply { chunks: split_chunks(reply.chunks, splitter.clone()), ..reply };
         let replies = siblings::replies(source, request.samples).into_iter().map(split);
         // Where the server does not keep callers apart, at least no count says what another one sent.
-        Ok(match apart && !self.salts {
+        Ok(match apart && !self.extended {
             true => replies.map(without_cached).collect(),
             false => replies.collect(),
         })
@@ -187,6 +199,9 @@ impl Engine for UpstreamEngine {
             let mut one = Request { samples: 1, ..request.clone() };
             if sibling > 0 {
                 one.sampling.seed = derive_seed(one.sampling.seed, sibling as u64);
+                if let WireSeed::Given(_) = one.sampling.wire_seed {
+                    one.sampling.wire_seed = WireSeed::Derived;
+                }
             }
             async move { self.ask(&one).await }
         });
@@ -199,6 +214,10 @@ impl Engine for UpstreamEngine {
 
     fn constrains_json(&self) -> bool {
         true
+    }
+
+    fn keeps_token_rules(&self) -> bool {
+        self.extended
     }
 
     fn label_support(&self) -> LabelSupport {

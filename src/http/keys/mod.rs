@@ -75,7 +75,7 @@ impl Tenant {
 
     /// Counts tokens that it has used; whether of prompts or of replies is for the metrics.
     pub fn uses(&self, kind: metrics::TokenKind, tokens: usize) {
-        self.spending.add(tokens);
+        self.spending.add_kind(kind, tokens);
         if let Some(name) = &self.name {
             metrics::key_tokens(name, kind, tokens);
         }

@@ -80,6 +80,11 @@ impl KeyRing {
         self.current.load().iter().any(|tenant| tenant.admin)
     }
 
+    /// The keys that have names, in the order of their file.
+    pub fn named(&self) -> Vec<Arc<Tenant>> {
+        self.current.load().iter().filter(|tenant| tenant.name.is_some()).map(Arc::clone).collect()
+    }
+
     /// The tenant of this key. All digests are compared, so that the time reveals neither a key's length nor where it
     /// differs.
     pub fn find(&self, shown: &str) -> Option<Arc<Tenant>> {

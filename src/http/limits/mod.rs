@@ -17,7 +17,7 @@ pub use self::bytes::{ByteBudget, Reserved};
 pub use self::line::{Ask, Kind, Share};
 use self::line::{Line, Place};
 use self::pace::Pace;
-pub use self::spending::Spending;
+pub use self::spending::{Spending, Spent};
 use super::error::ApiError;
 use super::keys::{Tenant, TenantId};
 use crate::config::Capacity;

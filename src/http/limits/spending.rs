@@ -1,10 +1,13 @@
-//! Tokens that a key has used within the last minute.
+//! Tokens that a key has used: within the last minute, and in all.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::telemetry::metrics::TokenKind;
 
 /// Tokens are counted over this time.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -13,7 +16,22 @@ const STEP: Duration = Duration::from_secs(1);
 
 /// Tokens by the time when they were used, prompts and replies alike.
 #[derive(Debug, Default)]
-pub struct Spending(Mutex<Window>);
+pub struct Spending {
+    window: Mutex<Window>,
+    prompt: AtomicU64,
+    generated: AtomicU64,
+}
+
+/// Tokens that a key has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Tokens of prompts since the key has been known.
+    pub prompt: u64,
+    /// Generated tokens since then.
+    pub generated: u64,
+    /// Tokens of both kinds within the last minute.
+    pub last_minute: u64,
+}
 
 #[derive(Debug, Default)]
 struct Window {
@@ -29,13 +47,31 @@ impl Spending {
         }
     }
 
+    /// So many tokens of a kind were used now.
+    pub fn add_kind(&self, kind: TokenKind, tokens: usize) {
+        let total = match kind {
+            TokenKind::Prompt => &self.prompt,
+            TokenKind::Generated => &self.generated,
+        };
+        total.fetch_add(tokens as u64, Ordering::Relaxed);
+        self.add(tokens);
+    }
+
+    /// What was used up to now.
+    pub fn spent(&self) -> Spent {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.forget(Instant::now());
+        let [prompt, generated] = [&self.prompt, &self.generated].map(|total| total.load(Ordering::Relaxed));
+        Spent { prompt, generated, last_minute: window.total }
+    }
+
     /// How long a caller must wait until it has used fewer than `limit` tokens within a minute; `None`: it need not.
     pub fn wait(&self, limit: u64) -> Option<Duration> {
         self.wait_at(limit, Instant::now())
     }
 
     fn add_at(&self, tokens: u64, now: Instant) {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         window.forget(now);
         window.total += tokens;
         match window.entries.back_mut() {
@@ -45,7 +81,7 @@ impl Spending {
     }
 
     fn wait_at(&self, limit: u64, now: Instant) -> Option<Duration> {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         window.forget(now);
         let mut left = window.total;
         let mut until = None;

@@ -1,5 +1,5 @@
-// What all kernels of ours share: element types, reads of several elements at once, sums of a block. Compiled where they run, so
-// nothing is included.
+// Shared by all custom kernels: element types, loads of several elements at once, sums over a block. The source is compiled at run time, so
+// it includes no headers.
 
 typedef unsigned long long u64;
 
@@ -19,7 +19,7 @@ __device__ __forceinline__ void set(float &out, float x) { out = x; }
 __device__ __forceinline__ void set(f16 &out, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x)); }
 __device__ __forceinline__ void set(bf16 &out, float x) {
   unsigned bits = __float_as_uint(x);
-  // To the nearest, ties to even; what is no number stays none.
+  // Rounds to nearest, ties to even; NaN stays NaN.
   out.bits = x != x ? 0x7fc0 : (unsigned short)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
@@ -29,7 +29,7 @@ template <class T, int V> struct alignas(sizeof(T) * V) Pack {
 template <class T, int V> __device__ __forceinline__ Pack<T, V> load(const T *from) { return *(const Pack<T, V> *)from; }
 template <class T, int V> __device__ __forceinline__ void store(T *to, const Pack<T, V> &pack) { *(Pack<T, V> *)to = pack; }
 
-// What `join` makes of every thread's value, in a fixed order.
+// Combines the values of all threads of a block with `join`, in a fixed order.
 template <class Join> __device__ __forceinline__ float joined(float x, Join join) {
   __shared__ float parts[33];
   for (int step = 16; step > 0; step /= 2) x = join(x, __shfl_xor_sync(0xffffffff, x, step));

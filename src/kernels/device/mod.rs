@@ -1,5 +1,5 @@
-//! What candle lacks on a CUDA device: kernels of our own, compiled there when they are first asked for, and products that are
-//! added to the old values or come out wider than their factors.
+//! Extends candle on CUDA devices: custom kernels, compiled on the device at first use, and products that are added to the old values or
+//! have wider results than operands.
 
 use std::sync::OnceLock;
 
@@ -13,26 +13,26 @@ use half::{bf16, f16};
 /// Threads of a block.
 pub const THREADS: usize = 256;
 
-/// Bytes that a block may share without a setting of the driver.
-const UNASKED: usize = 48 << 10;
+/// Bytes of shared memory that a block may use without a driver setting.
+const DEFAULT_SHARED_BYTES: usize = 48 << 10;
 
-/// CUDA C++ that is compiled once, after what all kernels share (`common.cu`).
+/// CUDA C++ that is compiled once, after the source shared by all kernels (`common.cu`).
 pub struct Kernels {
     name: &'static str,
     source: &'static str,
-    /// The oldest device they run on, as `compute_80`; the compiler's own oldest where that is none.
+    /// The oldest supported device, such as `compute_80`; `None` means the compiler's own oldest.
     oldest: Option<&'static str>,
     ptx: OnceLock<std::result::Result<String, String>>,
 }
 
-/// What a kernel is called with.
+/// An argument of a kernel.
 #[derive(Clone, Copy)]
 pub enum Arg<'a> {
     /// The address of a tensor's first element.
     Tensor(&'a Tensor),
     /// A kernel's `int` argument.
     Int(usize),
-    /// `unsigned long long`
+    /// A kernel's `unsigned long long` argument.
     Long(u64),
     /// A kernel's `unsigned` argument.
     Unsigned(u32),
@@ -41,45 +41,44 @@ pub enum Arg<'a> {
 }
 
 impl Kernels {
-    /// Kernels of a source, under a name that no other source has.
+    /// Declares kernels with a unique name and their source.
     #[must_use]
     pub const fn new(name: &'static str, source: &'static str) -> Self {
         Self { name, source, oldest: None, ptx: OnceLock::new() }
     }
 
-    /// Marks kernels that use what devices have since `oldest`, such as `compute_80`.
+    /// Marks kernels that need features of devices from `oldest` on, such as `compute_80`.
     #[must_use]
     pub const fn since(mut self, oldest: &'static str) -> Self {
         self.oldest = Some(oldest);
         self
     }
 
-    /// Runs a function in this many blocks of [`THREADS`] threads. What it writes must be a new tensor, or one that is nobody
-    /// else's.
+    /// Runs a function in `blocks` blocks of [`THREADS`] threads. Its output must be a new tensor, or one that nothing else holds.
     ///
     /// # Errors
-    /// The source does not compile here, an argument is elsewhere, or the device fails.
+    /// Fails if the source does not compile, an argument is on another device, or the device fails.
     pub fn launch(&self, function: &str, blocks: usize, args: &[Arg<'_>]) -> Result<()> {
         self.launch_sharing(function, blocks, 0, args)
     }
 
-    /// [`Kernels::launch`] of blocks that share this many bytes in addition to what the function declares.
+    /// Runs a function like [`Kernels::launch`], with `shared` bytes of shared memory per block in addition to what it declares.
     ///
     /// # Errors
-    /// As [`Kernels::launch`], or the device has fewer.
+    /// Fails like [`Kernels::launch`], and if the device has less shared memory.
     pub fn launch_sharing(&self, function: &str, blocks: usize, shared: usize, args: &[Arg<'_>]) -> Result<()> {
         if blocks == 0 {
             return Ok(());
         }
         let tensor = args.iter().find_map(|arg| if let Arg::Tensor(tensor) = arg { Some(*tensor) } else { None });
-        let Some(tensor) = tensor else { bail!("{function} has nothing to work on") };
+        let Some(tensor) = tensor else { bail!("{function} has no tensor argument") };
         let device = tensor.device().as_cuda_device()?;
         let loaded = device.get_or_load_custom_func(function, self.name, self.ptx()?)?;
-        if shared > UNASKED {
+        if shared > DEFAULT_SHARED_BYTES {
             let most = driver::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             loaded.set_attribute(most, shared as i32).w()?;
         }
-        // As the kernel reads them, where they stay until the launch has copied them.
+        // The values in the types that the kernel reads. They stay here until the launch has copied them.
         enum Value {
             Long(u64),
             Int(i32),
@@ -114,11 +113,8 @@ impl Kernels {
             block_dim: (THREADS as u32, 1, 1),
             shared_mem_bytes: shared as u32,
         };
-        #[expect(
-            unsafe_code,
-            reason = "kernels take addresses; what is freed is freed after them in the stream's order"
-        )]
-        // SAFETY: arguments are of the kernel's kinds; tensors are alive, and what is freed later is freed after the kernel.
+        #[expect(unsafe_code, reason = "kernels take addresses; memory is freed after them in the stream's order")]
+        // SAFETY: arguments have the kernel's types; tensors are alive, and memory that is freed later is freed after the kernel.
         unsafe {
             builder.launch(config).w()?;
         }
@@ -142,66 +138,65 @@ impl Kernels {
 /// the driver.
 ///
 /// # Errors
-/// The device fails.
+/// Fails if the device fails.
 pub fn keep_memory(device: &Device, bytes: u64) -> Result<()> {
     let (pool, mut bytes) = (pool(device)?, bytes);
     let attribute = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
     #[expect(unsafe_code, reason = "the driver takes a pointer to a number")]
-    // SAFETY: the pool is the driver's own, and the pointer is to a variable of the kind that this attribute has.
+    // SAFETY: the pool belongs to the driver, and the pointer is to a variable of the attribute's type.
     unsafe {
         driver::cuMemPoolSetAttribute(pool, attribute, (&raw mut bytes).cast()).result().w()
     }
 }
 
-/// Synchronises the device and trims the pool to `but` bytes. The threshold of [`keep_memory`] alone kept the whole of a dropped
-/// model.
+/// Synchronises the device and trims the pool to `keep` bytes. The threshold of [`keep_memory`] alone kept the whole of a dropped model.
 ///
 /// # Errors
-/// The device fails.
-pub fn give_memory_back(device: &Device, but: u64) -> Result<()> {
+/// Fails if the device fails.
+pub fn give_memory_back(device: &Device, keep: u64) -> Result<()> {
     let pool = pool(device)?;
     device.synchronize()?;
     #[expect(unsafe_code, reason = "the driver takes a pointer to a number")]
-    // SAFETY: the pool is the driver's own; what is in use stays.
+    // SAFETY: the pool belongs to the driver; memory that is in use stays.
     unsafe {
-        driver::cuMemPoolTrimTo(pool, but as usize).result().w()
+        driver::cuMemPoolTrimTo(pool, keep as usize).result().w()
     }
 }
 
-/// The pool in which this thread's tensors of the device are allocated.
+/// The pool from which this thread's tensors on the device are allocated.
 fn pool(device: &Device) -> Result<driver::CUmemoryPool> {
     let context = device.as_cuda_device()?.cuda_stream().context().clone();
     context.bind_to_thread().w()?;
     let mut pool = std::ptr::null_mut();
-    #[expect(unsafe_code, reason = "the driver is asked for its pool")]
-    // SAFETY: the pointer is to a variable of the kind that the driver writes.
+    #[expect(unsafe_code, reason = "the driver writes the address of its pool")]
+    // SAFETY: the pointer is to a variable of the type that the driver writes.
     unsafe {
         driver::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()).result().w()?
     };
     Ok(pool)
 }
 
-/// Whether a device has the matrix units, copies and other instructions of so large a compute capability (`8` for Ampere).
+/// Whether a device has the matrix units, copies and other instructions of compute capability `major` (`8` for Ampere).
 ///
 /// # Errors
-/// The device fails.
+/// Fails if the device fails.
 pub fn has_capability(device: &Device, major: i32) -> Result<bool> {
     Ok(device.as_cuda_device()?.cuda_stream().context().compute_capability().w()?.0 >= major)
 }
 
-/// A tensor of that shape on the device of `like`, whose elements a kernel is still to write.
+/// A tensor of the given shape on the device of `like`, whose elements a kernel must still write.
 ///
 /// # Errors
-/// The device has no room.
+/// Fails if the device has no memory left.
 pub fn unwritten(shape: &[usize], dtype: DType, like: &Tensor) -> Result<Tensor> {
     #[expect(unsafe_code, reason = "the caller's kernel writes every element")]
-    // SAFETY: every value of these types is a number, and a kernel writes it before it is read.
+    // SAFETY: every bit pattern of these types is a number, and a kernel writes each element before it is read.
     unsafe {
         Tensor::empty(shape, dtype, like.device())
     }
 }
 
-/// Where a tensor's first element is.
+/// The address of a tensor's first element.
 fn address(tensor: &Tensor, device: &CudaDevice) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else { bail!("a tensor is not on the device") };
@@ -217,10 +212,10 @@ fn address(tensor: &Tensor, device: &CudaDevice) -> Result<u64> {
     Ok(start + offset)
 }
 
-/// `a · b` with sums in `f32`, which stay so where `dtype` is `f32`: `a` `(…, m, k)` and `b` `(…, k, n)` as in [`add_product`].
+/// Computes `a · b` with sums in `f32`; the result has type `dtype`. `a` `(…, m, k)` and `b` `(…, k, n)` are as in [`add_product`].
 ///
 /// # Errors
-/// As [`add_product`].
+/// Fails like [`add_product`].
 pub fn product(a: &Tensor, b: &Tensor, dtype: DType) -> Result<Tensor> {
     let mut shape = a.dims().to_vec();
     if let (Some(last), Some(columns)) = (shape.last_mut(), b.dims().last()) {
@@ -231,18 +226,18 @@ pub fn product(a: &Tensor, b: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(c)
 }
 
-/// `c += a · b` in place: `a` `(…, m, k)` and `b` `(…, k, n)` of one type, whose matrices follow each other and have rows or columns
-/// of neighbours; `c` `(…, m, n)`, contiguous, of the same type or `f32`, and held by nothing else.
+/// Computes `c += a · b` in place. `a` `(…, m, k)` and `b` `(…, k, n)` have one type; their matrices follow one another, and their rows or
+/// columns are contiguous. `c` `(…, m, n)` is contiguous, has the same type or `f32`, and is held by nothing else.
 ///
 /// # Errors
-/// They do not fit together, or the device fails.
+/// Fails if the shapes or types do not fit, or if the device fails.
 pub fn add_product(c: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
     multiply(c, a, b, 1.0)
 }
 
 fn multiply(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32) -> Result<()> {
     let rank = a.rank();
-    let ([.., m, k], [.., inner, n]) = (a.dims(), b.dims()) else { bail!("products are of matrices") };
+    let ([.., m, k], [.., inner, n]) = (a.dims(), b.dims()) else { bail!("products need matrices") };
     let (m, k, n) = (*m, *k, *n);
     let batch = &a.dims()[..rank - 2];
     let fits = b.rank() == rank && b.dims()[..rank - 2] == *batch && *inner == k && a.dtype() == b.dtype();
@@ -259,7 +254,7 @@ fn multiply(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32) -> Result<()> {
         DType::BF16 => Ok(sys::cudaDataType_t::CUDA_R_16BF),
         other => bail!("there are no products of {other:?}"),
     };
-    // To cuBLAS, whose matrices are stored by columns, these are the transposes: cᵀ += bᵀ · aᵀ.
+    // cuBLAS stores matrices by columns, so it sees the transposes: cᵀ += bᵀ · aᵀ.
     let way = |tensor: &Tensor| {
         let size = tensor.dims()[rank - 2] * tensor.dims()[rank - 1];
         let (outer, own) = tensor.stride().split_at(rank - 2);
@@ -280,10 +275,10 @@ fn multiply(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32) -> Result<()> {
     let ((way_a, lead_a, step_a), (way_b, lead_b, step_b)) = (way(a)?, way(b)?);
     let (at_a, at_b, at_c) = (address(a, device)?, address(b, device)?, address(c, device)?);
     let (kind_a, kind_c) = (kind(a)?, kind(c)?);
-    let one = 1f32;
+    let alpha = 1f32;
     let blas = device.cublas_handle();
     #[expect(unsafe_code, reason = "cuBLAS takes addresses; sizes and strides are the tensors'")]
-    // SAFETY: shapes were compared above, and tensors are alive until after the product in the stream's order.
+    // SAFETY: shapes were compared above, and in the stream's order the tensors are alive until after the product.
     unsafe {
         gemm_strided_batched_ex(
             *blas.handle(),
@@ -292,7 +287,7 @@ fn multiply(c: &Tensor, a: &Tensor, b: &Tensor, beta: f32) -> Result<()> {
             n as i32,
             m as i32,
             k as i32,
-            std::ptr::from_ref(&one).cast(),
+            std::ptr::from_ref(&alpha).cast(),
             at_b as *const _,
             kind_a,
             lead_b,

@@ -1,5 +1,5 @@
-//! Panels of numbers that a GGUF file keeps in blocks with common scales. They are packed as they are, so that they take no more
-//! memory than in the file, or little more.
+//! Panels of numbers that a GGUF file stores in blocks with common scales. They are packed without conversion, so they take little or no
+//! more memory than in the file.
 
 use bytemuck::{Pod, Zeroable};
 use half::f16;
@@ -9,45 +9,45 @@ use super::format::{ByteLine, HalfLine};
 use super::{Line, WIDTH};
 use crate::weights::gguf::kind::{Blocks, Steps};
 
-/// A row of a panel in 4 bits per element: the first 16 columns in the lower halves of the bytes, the others in the upper ones.
+/// A row of a panel with 4 bits per element: the first 16 columns are in the lower halves of the bytes, the others in the upper halves.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(16))]
 pub(super) struct NibbleLine(pub(super) [u8; WIDTH / 2]);
 
-/// Lines of whole numbers.
+/// Lines of quantized values.
 enum Values {
-    /// Numbers of the table.
+    /// Indices into the table.
     Nibbles(Pages<NibbleLine>, [f32; 16]),
     Bytes(Pages<ByteLine>),
 }
 
-/// Panels of blocks, one after another. A block is so many lines of a column.
+/// Panels of blocks, one after another. A block covers several lines of one column.
 pub(super) struct BlockPanels {
     kind: Blocks,
     values: Values,
-    /// A line for each block.
+    /// Scales, one line for each block.
     scales: Pages<HalfLine>,
-    /// Minima, laid out as the scales, for types that have them.
+    /// Minima, laid out like the scales, for types that have them.
     minima: Pages<HalfLine>,
-    /// A line for each group, for types whose blocks have several.
+    /// Steps of the scales, one line for each group, for types whose blocks have several groups.
     steps: Pages<ByteLine>,
-    /// Steps of the minima, laid out as those of the scales, for types that have them.
+    /// Steps of the minima, laid out like those of the scales, for types that have them.
     lifts: Pages<ByteLine>,
 }
 
-/// The numbers of a panel's lines.
+/// The values of a panel's lines.
 #[derive(Clone, Copy)]
 pub(super) enum ValueView<'a> {
     Nibbles(&'a [NibbleLine], &'a [f32; 16]),
     Bytes(&'a [ByteLine]),
 }
 
-/// Some of a matrix's panels.
+/// A range of a matrix's panels.
 #[derive(Clone, Copy)]
 pub(super) struct BlockView<'a> {
-    /// Lines of a block.
+    /// Lines per block.
     block: usize,
-    /// Lines of a group.
+    /// Lines per group.
     pub(super) group: usize,
     pub(super) values: ValueView<'a>,
     scales: &'a [HalfLine],
@@ -56,7 +56,7 @@ pub(super) struct BlockView<'a> {
     lifts: &'a [ByteLine],
 }
 
-/// The lines that the scales of a group are made of; none where a type has no such.
+/// The lines that determine the scales of a group; `None` for those that the type does not have.
 pub(super) struct GroupScales<'a> {
     pub(super) scale: &'a HalfLine,
     pub(super) minimum: Option<&'a HalfLine>,
@@ -65,10 +65,10 @@ pub(super) struct GroupScales<'a> {
 }
 
 impl BlockPanels {
-    /// So many panels of zeros, of `inner` lines each.
+    /// Makes `panels` panels of zeros, of `inner` lines each.
     ///
     /// # Panics
-    /// When the lines are no whole number of blocks.
+    /// Panics if the lines are not a whole number of blocks.
     pub(super) fn zeros(kind: Blocks, panels: usize, inner: usize) -> Self {
         let block = kind.block().0;
         assert!(inner.is_multiple_of(block), "a block is cut off");
@@ -89,7 +89,7 @@ impl BlockPanels {
         }
     }
 
-    /// Writes a column's rows of blocks in its place.
+    /// Writes the blocks of one row into a column of a panel.
     pub(super) fn write(&mut self, panel: usize, column: usize, inner: usize, row: &[u8]) {
         let ((block, size), group) = (self.kind.block(), self.kind.group());
         let mut steps = Steps::ZERO;
@@ -98,7 +98,7 @@ impl BlockPanels {
             let line = panel * inner + index * block;
             self.write_values(line, column, &steps.values[..block]);
             let at = line / block;
-            // Both are halves in the file.
+            // Scale and minimum are 16-bit floats in the file.
             self.scales[at].0[column] = f16::from_f32(steps.scale).to_bits();
             if let Some(minimum) = self.minima.get_mut(at) {
                 minimum.0[column] = f16::from_f32(steps.minimum).to_bits();
@@ -123,14 +123,14 @@ impl BlockPanels {
             Values::Nibbles(lines, table) => {
                 let (byte, shift) = (column % (WIDTH / 2), column / (WIDTH / 2) * 4);
                 for (line, &value) in lines[line..].iter_mut().zip(values) {
-                    let place = table.iter().position(|&x| x == f32::from(value)).expect("values are of the table");
+                    let place = table.iter().position(|&x| x == f32::from(value)).expect("every value is in the table");
                     line.0[byte] |= (place as u8) << shift;
                 }
             }
         }
     }
 
-    /// Panels `first` and the `count - 1` after it, of `inner` lines each.
+    /// A view of `count` panels from `first` on, of `inner` lines each.
     pub(super) fn view(&self, first: usize, count: usize, inner: usize) -> BlockView<'_> {
         let all = BlockView {
             block: self.kind.block().0,
@@ -158,7 +158,7 @@ impl BlockPanels {
 }
 
 impl<'a> BlockView<'a> {
-    /// Some of the lines: whole blocks.
+    /// A view of some of the lines, which must be whole blocks.
     pub(super) fn lines(self, lines: std::ops::Range<usize>) -> Self {
         fn some<T>(all: &[T], lines: std::ops::Range<usize>) -> &[T] {
             if all.is_empty() { all } else { &all[lines] }
@@ -178,7 +178,7 @@ impl<'a> BlockView<'a> {
         }
     }
 
-    /// What scales a group of lines.
+    /// The scales of a group of lines.
     #[inline(always)]
     pub(super) fn scales(&self, group: usize) -> GroupScales<'a> {
         let block = group * self.group / self.block;
@@ -190,7 +190,7 @@ impl<'a> BlockView<'a> {
         }
     }
 
-    /// Element `c` of line `i` of a single panel.
+    /// Element `c` of line `i`, in a view of a single panel.
     pub(super) fn element(self, i: usize, c: usize) -> f32 {
         let value = match self.values {
             ValueView::Nibbles(lines, table) => {
@@ -206,7 +206,7 @@ impl<'a> BlockView<'a> {
         value.mul_add(scale, offset)
     }
 
-    /// Writes a single panel's lines in `f32`.
+    /// Writes the lines of a single panel in `f32`.
     pub(super) fn unpack(self, out: &mut [Line]) {
         for (i, line) in out.iter_mut().enumerate() {
             line.0 = std::array::from_fn(|c| self.element(i, c));

@@ -1,4 +1,4 @@
-//! The types in which a packed matrix keeps its elements. All are multiplied as `f32`.
+//! The element types of a packed matrix. All are multiplied as `f32`.
 
 use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
@@ -7,10 +7,10 @@ use super::super::pages::Pages;
 use super::blocks::{BlockPanels, BlockView};
 use super::{Line, WIDTH};
 
-/// What an element is kept as.
+/// The type in which elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Format {
-    /// 8 bits, with a scale in 16 bits for each `GROUP` elements of a column.
+    /// 8 bits, with a 16-bit scale for each `GROUP` elements of a column.
     Q8,
     /// The upper half of an `f32`.
     Bf16,
@@ -23,12 +23,12 @@ pub enum Format {
 /// Inner elements of a column that share a scale.
 pub const GROUP: usize = 32;
 
-/// A row of a panel in 16 bits per element.
+/// A row of a panel with 16 bits per element.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct HalfLine(pub [u16; WIDTH]);
 
-/// A row of a panel in 8 bits per element.
+/// A row of a panel with 8 bits per element.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(32))]
 pub struct ByteLine(pub [i8; WIDTH]);
@@ -44,7 +44,7 @@ pub(super) enum Panels {
     Blocks(BlockPanels),
 }
 
-/// Some of a matrix's panels.
+/// A range of a matrix's panels.
 #[derive(Clone, Copy)]
 pub(super) enum View<'a> {
     F32(&'a [Line]),
@@ -55,7 +55,7 @@ pub(super) enum View<'a> {
 }
 
 impl Panels {
-    /// So many panels of zeros, of `inner` lines each.
+    /// Makes `panels` panels of zeros, of `inner` lines each.
     pub(super) fn zeros(format: Format, panels: usize, inner: usize) -> Self {
         let lines = panels * inner;
         match format {
@@ -66,7 +66,7 @@ impl Panels {
         }
     }
 
-    /// Writes a panel in its place.
+    /// Writes a panel at `index`.
     pub(super) fn write(&mut self, index: usize, panel: &[Line]) {
         let place = index * panel.len()..(index + 1) * panel.len();
         let halves = |lines: &mut [HalfLine], convert: fn(f32) -> u16| {
@@ -97,7 +97,7 @@ impl Panels {
         }
     }
 
-    /// Panels `first` and the `count - 1` after it, of `inner` lines each.
+    /// A view of `count` panels from `first` on, of `inner` lines each.
     pub(super) fn view(&self, first: usize, count: usize, inner: usize) -> View<'_> {
         let lines = first * inner..(first + count) * inner;
         let groups = inner.div_ceil(GROUP);
@@ -121,7 +121,7 @@ impl Panels {
 }
 
 impl<'a> View<'a> {
-    /// Column `c` of a single panel.
+    /// Copies column `c` of a single panel to `out`.
     pub(super) fn column(self, c: usize, out: &mut [f32]) {
         match self {
             Self::F32(lines) => out.iter_mut().zip(lines).for_each(|(x, line)| *x = line.0[c]),
@@ -133,7 +133,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Element `c` of line `i` of a single panel.
+    /// Element `c` of line `i`, in a view of a single panel.
     pub(super) fn element(self, i: usize, c: usize) -> f32 {
         match self {
             Self::F32(lines) => lines[i].0[c],
@@ -144,7 +144,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Unpacks the panel to `f32`; `unpacked` is scratch.
+    /// Unpacks the panel to `f32`; `unpacked` is a scratch buffer.
     pub(super) fn unpack<'b>(self, inner: usize, unpacked: &'b mut Vec<Line>) -> View<'b>
     where
         'a: 'b,

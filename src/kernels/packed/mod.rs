@@ -1,5 +1,5 @@
-//! Products with matrices that were laid out once in panels. A row's result depends on that row only: every element is
-//! one chain of fused multiply-adds over the inner index, in order, on every machine and in any company of rows.
+//! Products with matrices that are packed once into panels. The result for a row depends on that row only: every element is one chain of
+//! fused multiply-adds over the inner index, in order, on every machine and in every batch of rows.
 
 mod blocks;
 mod format;
@@ -18,9 +18,9 @@ pub use self::tile::{Out, Rows};
 use super::team::Team;
 use crate::weights::gguf::kind::Blocks;
 
-/// Columns of a panel.
+/// Columns per panel.
 pub const WIDTH: usize = 32;
-/// Rows of a tile at most.
+/// The maximum number of rows in a tile.
 const ROWS: usize = 8;
 
 /// A row of a panel, aligned to a cache line.
@@ -33,13 +33,13 @@ impl Line {
     pub const ZERO: Self = Self([0.0; WIDTH]);
 }
 
-/// Rows that are fastest with panels that are converted as they are read: with three panels side by side, sums fill the registers.
+/// Up to this number of rows, panels are converted while they are read: with three panels at once, the sums fill the registers.
 const FEW: usize = 4;
 
-/// Panels that are multiplied side by side at most.
+/// The maximum number of panels that are multiplied at once.
 const AT_ONCE: usize = 4;
 
-/// How many panels fit into registers side by side for this many rows.
+/// The number of panels that fit into registers at once for this many rows.
 fn at_once(rows: usize) -> usize {
     match rows {
         0..=3 => 4,
@@ -48,21 +48,21 @@ fn at_once(rows: usize) -> usize {
     }
 }
 
-/// Rows of each of as few parts as have `most` at most, at least one.
+/// The number of rows per part if the rows are divided evenly into the fewest parts of at most `most` rows.
 fn evenly(rows: usize, most: usize) -> usize {
     rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
-/// Bytes of a matrix from which on a team multiplies it.
+/// The size of a matrix in bytes from which on a team multiplies it.
 const FOR_A_TEAM: usize = 128 << 10;
 
-/// What products need besides their operands, kept from product to product.
+/// Buffers and threads for products, kept from one product to the next.
 #[derive(Default)]
 pub struct Workspace {
-    /// Shares the work on large matrices.
+    /// The team that shares the work on large matrices.
     pub team: Option<Arc<Team>>,
     unpacked: Vec<Line>,
-    /// Buffers for each part of a team's work.
+    /// A buffer for each part of the team's work.
     parts: Vec<Mutex<Part>>,
 }
 
@@ -73,32 +73,32 @@ struct Part {
     results: Vec<f32>,
 }
 
-/// A matrix `(inner, columns)` in panels: for each 32 columns, `inner` lines; the last panel is filled with zeros.
+/// A matrix `(inner, columns)` in panels: `inner` lines for each 32 columns. The last panel is padded with zeros.
 pub struct Packed {
-    /// Side by side; all but the last have whole panels.
+    /// The sections, from left to right. All but the last consist of whole panels.
     sections: Vec<Section>,
     inner: usize,
     columns: usize,
 }
 
-/// Columns that are kept in one way.
+/// Columns that share a storage type.
 struct Section {
     panels: Panels,
-    /// The first of its panels, among those of the matrix.
+    /// The index of the first panel, among those of the matrix.
     first: usize,
     count: usize,
 }
 
-/// A matrix `(columns, inner)` to be packed, row-major as checkpoints hold them.
+/// A matrix `(columns, inner)` to be packed, row-major as in checkpoints.
 pub enum Matrix<'a> {
-    /// Numbers, and how they are kept.
+    /// Numbers, and the type in which they are stored.
     Numbers(&'a [f32], Format),
-    /// Rows of blocks, which are kept as they are.
+    /// Rows of blocks, which are stored without conversion.
     Blocks(Blocks, Vec<&'a [u8]>),
 }
 
 impl Matrix<'_> {
-    /// What parts have in common that are kept together.
+    /// The storage type. Matrices with equal types can share a section.
     fn kept(&self) -> (Option<Format>, Option<Blocks>) {
         match self {
             Self::Numbers(_, format) => (Some(*format), None),
@@ -126,10 +126,10 @@ impl Matrix<'_> {
 }
 
 impl Packed {
-    /// Packs matrices `(columns, inner)`, row-major as checkpoints hold them, side by side, and keeps them in `format`.
+    /// Packs matrices `(columns, inner)`, row-major as in checkpoints, from left to right, and stores them in `format`.
     ///
     /// # Panics
-    /// When a length is no multiple of `inner`.
+    /// Panics if a length is not a multiple of `inner`.
     pub fn new(matrices: &[&[f32]], inner: usize, format: Format) -> Self {
         assert!(matrices.iter().all(|m| m.len().is_multiple_of(inner)), "a row is cut off");
         let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(inner)).collect();
@@ -148,15 +148,15 @@ impl Packed {
         Self { sections: vec![Section { panels, first: 0, count }], inner, columns: rows.len() }
     }
 
-    /// Packs matrices side by side, each as it says. Where they differ and one of them has no whole panels, all are kept in
-    /// `f32`.
+    /// Packs matrices from left to right, each in its own storage type. If the types differ and one matrix is not a whole number of panels,
+    /// all are stored in `f32`.
     ///
     /// # Panics
-    /// When a length is no multiple of `inner`, or rows are no whole blocks.
+    /// Panics if a length is not a multiple of `inner`, or if rows are not whole blocks.
     pub fn of_parts(parts: &[Matrix<'_>], inner: usize) -> Self {
         let groups: Vec<&[Matrix<'_>]> = parts.chunk_by(|a, b| a.kept() == b.kept()).collect();
         let rows = |group: &[Matrix<'_>]| group.iter().map(|part| part.rows(inner)).sum::<usize>();
-        let (_, others) = groups.split_last().expect("there is something to pack");
+        let (_, others) = groups.split_last().expect("at least one matrix is packed");
         if others.iter().any(|group| !rows(group).is_multiple_of(WIDTH)) {
             let numbers: Vec<Vec<f32>> = parts.iter().map(|part| part.numbers(inner)).collect();
             let numbers: Vec<&[f32]> = numbers.iter().map(Vec::as_slice).collect();
@@ -180,8 +180,8 @@ impl Packed {
                 (format, None) => {
                     let numbers: Vec<Vec<f32>> = group.iter().map(|part| part.numbers(inner)).collect();
                     let numbers: Vec<&[f32]> = numbers.iter().map(Vec::as_slice).collect();
-                    let whole = Self::new(&numbers, inner, format.unwrap_or(Format::F32));
-                    let section = whole.sections.into_iter().next();
+                    let single = Self::new(&numbers, inner, format.unwrap_or(Format::F32));
+                    let section = single.sections.into_iter().next();
                     section.expect("a packed matrix of numbers has one section").panels
                 }
             };
@@ -192,17 +192,17 @@ impl Packed {
         packed
     }
 
-    /// Columns of a result.
+    /// The number of columns of a result.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Bytes in memory.
+    /// The size in memory in bytes.
     pub fn bytes(&self) -> usize {
         self.sections.iter().map(|section| section.panels.bytes()).sum()
     }
 
-    /// Writes the elements of a column, `inner` of them.
+    /// Writes the `inner` elements of a column to `out`.
     pub fn column(&self, column: usize, out: &mut [f32]) {
         let panel = column / WIDTH;
         let section = &self.sections[self.sections.partition_point(|section| section.first + section.count <= panel)];
@@ -212,15 +212,15 @@ impl Packed {
     /// `out = a · self`; `a` is `(rows, inner)`, `out` `(rows, columns)`, both row-major.
     ///
     /// # Panics
-    /// When a slice's length does not fit.
+    /// Panics if a slice has the wrong length.
     pub fn multiply(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
         self.product(a, out, false, workspace);
     }
 
-    /// `out += a · self`, as [`Packed::multiply`].
+    /// Computes `out += a · self`, with shapes as in [`Packed::multiply`].
     ///
     /// # Panics
-    /// When a slice's length does not fit.
+    /// Panics if a slice has the wrong length.
     pub fn multiply_add(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
         self.product(a, out, true, workspace);
     }
@@ -234,7 +234,7 @@ impl Packed {
             let out = Out { data: out, stride: self.columns, columns: self.columns, add };
             return self.panels_product(a, 0..panels, unpacked, out);
         };
-        // Whole groups of panels, so that every part multiplies as many at once as it can.
+        // Parts are whole groups of panels, so that each multiplies as many panels at once as possible.
         let size = panels.div_ceil(team.members()).next_multiple_of(AT_ONCE);
         let count = panels.div_ceil(size);
         parts.resize_with(count.max(parts.len()), Mutex::default);
@@ -257,7 +257,7 @@ impl Packed {
         }
     }
 
-    /// The product with these panels, whose columns are all of `out`'s.
+    /// The product with some of the panels, which have all columns of `out`.
     fn panels_product(&self, a: &[f32], panels: Range<usize>, unpacked: &mut Vec<Line>, out: Out<'_>) {
         let a = Rows::new(a, self.inner);
         for section in &self.sections {
@@ -277,8 +277,8 @@ impl Packed {
 impl Section {
     fn product(&self, a: Rows<'_>, panels: Range<usize>, unpacked: &mut Vec<Line>, mut out: Out<'_>) {
         let lines = a.inner;
-        // Panels are multiplied as they are kept, unless converting them is much of the work: then for many rows each is
-        // unpacked once and read again from the nearest cache.
+        // Panels are multiplied in their storage type unless the conversion is a large part of the work. In that case, for many rows, each
+        // is unpacked once and then read from the nearest cache.
         if tile::reads_all_formats() && (a.count <= ROWS || !matches!(self.panels, Panels::Q8(..) | Panels::Blocks(..)))
         {
             let shape = Shape { height: evenly(a.count, FEW), panels: panels.len(), lines };
@@ -295,11 +295,12 @@ impl Section {
     }
 }
 
-/// `out = a · panels`, or added, for panels of `lines` lines, one after another, of which as many are multiplied as a row of `a`
-/// has elements.
+/// Computes `out = a · panels`, or adds to `out`. Panels have `lines` lines each and follow one another; only as many lines are used as a
+/// row of `a` has elements.
 ///
 /// # Panics
-/// When the panels are not whole or too short, slices are too short for their rows, or `out` has columns of more or fewer panels.
+/// Panics if the panels are not whole or too few, slices are too short for their rows, or `out` does not have one panel's columns per
+/// panel.
 pub fn multiply_panels(a: Rows<'_>, panels: &[Line], lines: usize, mut out: Out<'_>) {
     let count = panels.len() / lines;
     assert!(panels.len() == count * lines, "a panel is cut off");
@@ -307,12 +308,12 @@ pub fn multiply_panels(a: Rows<'_>, panels: &[Line], lines: usize, mut out: Out<
     tile::multiply(a, View::F32(panels), shape, &mut out);
 }
 
-/// Asks for lines that will soon be read to be brought into the second cache.
+/// Prefetches lines that will soon be read into the second-level cache.
 pub fn prefetch(lines: &[Line]) {
     #[cfg(target_arch = "x86_64")]
     for line in lines {
         #[expect(unsafe_code, reason = "an instruction takes a pointer")]
-        // SAFETY: the pointers are into the line; nothing is read.
+        // SAFETY: the pointers are into the line, and nothing is read through them.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T1>(line.0.as_ptr().cast());
@@ -331,13 +332,13 @@ mod tests {
         (0..count as u64).map(|i| (crate::engine::derive_seed(seed, i) >> 40) as f32 / 8e6 - 1.0).collect()
     }
 
-    /// The definition, element by element.
+    /// The product by its definition, element by element.
     fn expected(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
         let element = |(a, b): (&[f32], &[f32])| a.iter().zip(b).fold(0.0f32, |sum, (x, y)| x.mul_add(*y, sum));
         a.chunks(inner).flat_map(|a| b.chunks(inner).map(move |b| element((a, b)))).collect()
     }
 
-    /// What a column becomes when it is kept in `format`.
+    /// The values of a column after it was stored in `format`.
     fn kept(column: &[f32], format: Format) -> Vec<f32> {
         let group = |group: &[f32]| -> Vec<f32> {
             let largest = group.iter().fold(0.0f32, |m, x| m.max(x.abs()));
@@ -385,7 +386,7 @@ mod tests {
         }
     }
 
-    /// The types of GGUF files, by their numbers, with bits of a number in memory.
+    /// The types of GGUF files by their numbers, with bits per number in memory.
     const BLOCKS: [(u32, f64); 11] = [
         (2, 4.5),
         (3, 5.0),
@@ -445,7 +446,7 @@ mod tests {
         }
     }
 
-    /// Some files have more bits for values than for queries and keys.
+    /// Some files use more bits for values than for queries and keys.
     #[test]
     fn matrices_of_several_types_are_one() {
         let inner = 256;
@@ -507,7 +508,7 @@ mod tests {
         }
     }
 
-    /// Products of the shipped actor's sizes, which lie in the second cache.
+    /// Measures products with the sizes of the shipped actor, which fit into the second-level cache.
     #[test]
     #[ignore = "a measurement"]
     fn speed() {

@@ -1,17 +1,17 @@
-//! `paper` mode and the published rules: the smallest script of every kind of difference, and thousands of random ones
-//! by shape.
+//! Compares `paper` mode with the published rules, on the smallest script for every kind of difference and on thousands of random scripts
+//! of each kind.
 
 use std::collections::BTreeMap;
 
 use super::super::properties::{World, decisions};
 use super::*;
 
-/// Votes and refinements of each text, used again from the start once all were drawn; the draft is `r0`.
+/// Votes and refinements of each text, repeated from the start once all were drawn. The draft is `r0`.
 #[derive(Clone, Copy)]
 struct Script {
-    /// One character a vote.
+    /// One character per vote.
     votes: &'static [(&'static str, &'static str)],
-    /// One word a refinement, or a whole reply.
+    /// One word, or a whole reply, per refinement.
     refinements: &'static [(&'static str, &'static [&'static str])],
 }
 
@@ -47,12 +47,12 @@ impl Script {
     }
 }
 
-/// Answer, whether it is accepted, votes, refinements drawn, nodes.
+/// The answer, whether it is accepted, the number of votes, of refinements drawn, and of nodes.
 type Found = (&'static str, bool, usize, usize, usize);
 
 struct Case {
     name: &'static str,
-    /// Strategy, budget, branch, keep.
+    /// The strategy, budget, branch and keep.
     shape: (Strategy, usize, usize, usize),
     script: Script,
     reference: Found,
@@ -64,7 +64,7 @@ fn summary(found: &Decisions) -> (String, bool, usize, usize, usize) {
     (answer, found.accepted, found.drawn(Purpose::Judge), found.drawn(Purpose::Refine), found.nodes.len())
 }
 
-/// A case in which one refinement at most is made of the draft.
+/// A case in which at most one refinement of the draft is made.
 fn single(name: &'static str, script: Script, reference: Found, paper: Found) -> Case {
     Case { name, shape: (Strategy::Bfs, 1, 1, 1), script, reference, paper }
 }
@@ -237,7 +237,7 @@ fn every_kind_of_difference_has_its_smallest_script() {
     }
 }
 
-/// What random scripts of one kind have in common.
+/// The shape that all random scripts of one kind share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Clean,
@@ -249,7 +249,7 @@ enum Kind {
     Failures,
 }
 
-/// Script `seed` of a kind.
+/// Builds script number `seed` of a kind.
 fn scripted(kind: Kind, strategy: Strategy, seed: u64) -> (World, SearchConfig) {
     let dice = World { seed, ..World::default() };
     let within = |what: &str, from: u64, to: u64| from + dice.dice(("shape", what)) % (to - from + 1);
@@ -306,7 +306,7 @@ const SWITCHES: [(&str, Deviations); 5] = {
     ]
 };
 
-/// The switches of `set`, a bit each, and their names.
+/// The switches whose bits are set in `set`, and their names.
 fn switched(set: u32) -> (Deviations, String) {
     let on: Vec<_> = (0..SWITCHES.len()).filter(|bit| set & (1 << bit) != 0).map(|bit| SWITCHES[bit]).collect();
     let any = |field: fn(&Deviations) -> bool| on.iter().any(|(_, deviation)| field(deviation));
@@ -320,7 +320,7 @@ fn switched(set: u32) -> (Deviations, String) {
     (deviations, on.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" + "))
 }
 
-/// The smallest set of deviations under which a script is equal, as their names; nothing where the reference is.
+/// The names of the smallest set of deviations under which a script gives equal results; empty if the reference gives them, too.
 fn cause(say: Say<'_>, config: &SearchConfig, product: &Decisions) -> Option<String> {
     let mut sets: Vec<u32> = (0..1 << SWITCHES.len()).collect();
     sets.sort_by_key(|set| set.count_ones());
@@ -328,7 +328,7 @@ fn cause(say: Say<'_>, config: &SearchConfig, product: &Decisions) -> Option<Str
     sets.into_iter().find(equal).map(|set| switched(set).1)
 }
 
-/// Counts of one kind: causes by name, the empty name for equal ones.
+/// Counts the causes of differences in one kind of script, by name. Equal results have the empty name.
 fn compare(kind: Kind, strategy: Strategy, scripts: usize) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     let mut seed = 0;
@@ -341,7 +341,7 @@ fn compare(kind: Kind, strategy: Strategy, scripts: usize) -> BTreeMap<String, u
             continue;
         }
         compared += 1;
-        // Read in our way the draft may pass, or stay undecided; the reference has nothing to compare then.
+        // Read with all deviations, the draft may pass or stay undecided. The reference then offers nothing to compare with.
         let name = if !search(&say, &config, Deviations::ALL).root_failed() {
             "at the root".into()
         } else {
@@ -354,7 +354,7 @@ fn compare(kind: Kind, strategy: Strategy, scripts: usize) -> BTreeMap<String, u
     counts
 }
 
-/// How many nodes more than its budget a depth-first search of the reference makes at most.
+/// The largest number of nodes by which a depth-first search of the reference exceeds its budget.
 fn most_beyond_budget(kind: Kind) -> usize {
     let beyond = |seed| {
         let (world, config) = scripted(kind, Strategy::Dfs, seed);

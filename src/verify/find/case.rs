@@ -1,13 +1,13 @@
-//! Capital letters throughout, none at all, or a number of words in capitals.
+//! Finds instructions about capital letters: all of them, none, or a number of words in capitals.
 
 use serde_json::json;
 
-use super::keywords::times_of;
 use super::number::value;
 use super::pattern::pattern;
 use super::quantity::{Bounds, Relation, quantity, relation, relation_after};
 use super::reading::{Reading, Sentence};
 use super::spot::Spot;
+use super::times::times_of;
 use super::{Find, Finds};
 
 const CAPITAL: &str = "change_case:english_capital";
@@ -71,7 +71,7 @@ pattern!(
         r" (?:(?:are|is) )?(?:not (?:be )?(?:allowed|permitted|used)|forbidden|banned|prohibited)"
     ]
 );
-// `in lowercase`: only where the whole answer is its subject.
+// Matches `in lowercase`, which counts only if its subject is the whole answer.
 pattern!(
     IN_UPPER,
     [
@@ -90,14 +90,14 @@ pattern!(
         r"(?:\b(?:(?:entire|whole|full|complete|everything|your|the|this|each) ?(?:\w+ )?(?:responses?|answers?|reply|replies|output|message|text|thing)|everything|the (?:poem|essay|story|letter|email|song|article|post|haiku|limerick|itinerary|review|speech|joke|riddle|summary)|it)\b[^.;:]{0,50}|^(?:please |and |also |only |always |just |you )*(?:respond|answer|reply|write|type|speak|talk|write it|write everything|it(?: all)?|all)(?: to me| me| back| only| everything| (?:your|the) \w+)? ?|\band ?)$"
     ]
 );
-// The case of something in the answer.
+// Words for a part of the answer whose case is then meant.
 pattern!(
     OF_SOMETHING,
     [
         r"\b(?:words?|titles?|headings?|subheadings?|headers?|headlines?|names?|labels?|keywords?|terms?|phrases?|below|following|first|last|another|second|lines?|subject|some|certain|important|key|points?|brand|slogan|acronyms?|abbreviations?|variables?|constants?|characters?|keys?|columns?|sections?|greeting|signature|emphasi\w*|except|proper nouns?|speaker|scene|a few|several|once|twice|at least|at most|more than|less than|fewer than|exactly|\d+|answer choices?|options?|filenames?|nouns?|verbs?|adjectives?|codes?|ids?|tags?|table|the letter|hashtags?|sentences? (?:in|that))\b|\x{E000} ?(?:in|should|must|to)"
     ]
 );
-// After a comma it is a condition of its own, and a length says nothing about it.
+// A phrase after a comma is an instruction of its own. A length next to it does not limit it to a part.
 pattern!(ALONE, [r"(?:^|[,;(–—-] ?)(?:and |also )?(?:(?:in|use|using|written in|all in|it in) )?$"]);
 pattern!(
     COUNTS,
@@ -120,37 +120,37 @@ pattern!(
     ]
 );
 
-/// Finds the case of all letters, and how many words are in capitals.
+/// Finds the case of all letters, and the number of words in capitals.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for sentence in &reading.sentences {
         let before = finds.len();
         for (pattern, id) in [(&*NO_UPPER, LOWERCASE), (&*NO_LOWER, CAPITAL)] {
-            none_of_the_other(reading, sentence, pattern, id, finds);
+            without_other_case(reading, sentence, pattern, id, finds);
         }
         for (pattern, id) in [(&*ALL_UPPER, CAPITAL), (&*ALL_LOWER, LOWERCASE)] {
             throughout(reading, sentence, pattern, id, finds);
         }
         if finds.len() == before {
-            // A condition of one word: `…, lowercase, …`.
+            // An instruction of a single word: `…, lowercase, …`.
             for (pattern, id) in [(&*UPPER_ALONE, CAPITAL), (&*LOWER_ALONE, LOWERCASE)] {
                 throughout(reading, sentence, pattern, id, finds);
             }
             for (pattern, id) in [(&*IN_UPPER, CAPITAL), (&*IN_LOWER, LOWERCASE)] {
-                of_the_answer(reading, sentence, pattern, id, finds);
+                case_of_answer(reading, sentence, pattern, id, finds);
             }
         }
         capital_words(reading, sentence, finds);
     }
 }
 
-fn none_of_the_other(
+fn without_other_case(
     reading: &Reading<'_>,
     sentence: &Sentence,
     pattern: &regex::Regex,
     id: &'static str,
     finds: &mut Finds,
 ) {
-    for found in pattern.find_iter(reading.of(sentence)) {
+    for found in pattern.find_iter(reading.sentence_text(sentence)) {
         let range = sentence.range.start + found.start()..sentence.range.start + found.end();
         let spot = Spot::new(reading, sentence, &range);
         let only = found.as_str().contains("allowed") || found.as_str().contains("forbidden");
@@ -172,7 +172,7 @@ pattern!(
 );
 
 fn throughout(reading: &Reading<'_>, sentence: &Sentence, pattern: &regex::Regex, id: &'static str, finds: &mut Finds) {
-    for found in pattern.find_iter(reading.of(sentence)) {
+    for found in pattern.find_iter(reading.sentence_text(sentence)) {
         let range = sentence.range.start + found.start()..sentence.range.start + found.end();
         let spot = Spot::new(reading, sentence, &range);
         let scope = EVERY_WORD.replace_all(spot.scope(), "");
@@ -188,14 +188,14 @@ fn throughout(reading: &Reading<'_>, sentence: &Sentence, pattern: &regex::Regex
     }
 }
 
-fn of_the_answer(
+fn case_of_answer(
     reading: &Reading<'_>,
     sentence: &Sentence,
     pattern: &regex::Regex,
     id: &'static str,
     finds: &mut Finds,
 ) {
-    for found in pattern.find_iter(reading.of(sentence)) {
+    for found in pattern.find_iter(reading.sentence_text(sentence)) {
         let range = sentence.range.start + found.start()..sentence.range.start + found.end();
         let spot = Spot::new(reading, sentence, &range);
         let scope = EVERY_WORD.replace_all(spot.scope(), "");
@@ -233,7 +233,7 @@ static QUANTITY: std::sync::LazyLock<regex::Regex> =
     std::sync::LazyLock::new(|| super::pattern::compile(&["^ ?", &quantity()].concat()));
 
 fn capital_words(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let base = sentence.range.start;
     for counted in COUNT_FIRST.captures_iter(text) {
         let Some(whole) = counted.get(0) else { continue };

@@ -1,4 +1,4 @@
-//! Placeholders and postscripts.
+//! Finds placeholders and postscripts.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use super::{Find, Finds};
 static PLACEHOLDERS: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     super::pattern::compile(&[&quantity(), r" (?:[\w-]+ ){0,3}?(?:placeholders?|place-?holders?|place holders?|bracketed (?:fields?|blanks?|variables?|slots?))\b"].concat())
 });
-/// `placeholders, at least 8 of them`
+/// Matches `placeholders, at least 8 of them`.
 static PLACEHOLDERS_FIRST: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     super::pattern::compile(
         &[
@@ -44,7 +44,7 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
 }
 
 fn placeholders(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     for found in PLACEHOLDERS.captures_iter(text).chain(PLACEHOLDERS_FIRST.captures_iter(text)) {
         let Some(whole) = found.get(0) else { continue };
         let range = sentence.range.start + whole.start()..sentence.range.start + whole.end();
@@ -68,7 +68,7 @@ fn placeholders(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     }
 }
 
-/// The marker as the rule knows it; `PS` without dots would be satisfied by other text, so it is left to the judge.
+/// The marker in the rule's spelling. `PS` without dots would also match other text, so it is left to the judge.
 fn marker(text: &str) -> Option<&'static str> {
     match text.to_lowercase().replace(' ', "").trim_end_matches(':') {
         "p.s." | "p.s" => Some("P.S."),
@@ -78,7 +78,7 @@ fn marker(text: &str) -> Option<&'static str> {
 }
 
 fn postscript(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let base = sentence.range.start;
     let plain = POSTSCRIPT
         .captures_iter(text)
@@ -91,7 +91,7 @@ fn postscript(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         let Some(marker) = marker(written) else { continue };
         let range = base + local.start..base + local.end;
         let spot = Spot::new(reading, sentence, &range);
-        // The user's own postscript.
+        // The sentence may be the user's own postscript.
         let own = OWN.is_match(text) && local.start == 0;
         let Some(verb) = ADDS.find(spot.scope()) else { continue };
         if own || !spot.is_asked() || spot.is_under_negation() {

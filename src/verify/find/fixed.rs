@@ -1,4 +1,4 @@
-//! Instructions without arguments that have a wording of their own: IFBench's patterns of words, sentences and layout.
+//! Finds instructions without arguments that have a fixed wording: IFBench's patterns of words, sentences and layout.
 
 use std::sync::LazyLock;
 
@@ -99,14 +99,14 @@ const WORDINGS: [(&str, &str); 26] = [
 static COMPILED: LazyLock<Vec<(&'static str, Regex)>> =
     LazyLock::new(|| WORDINGS.iter().map(|(id, wording)| (*id, compile(wording))).collect());
 
-/// The template of `format:output_template`.
+/// The lines of the template of `format:output_template`.
 const TEMPLATE: [&str; 3] = ["My Answer:", "My Conclusion:", "Future Outlook:"];
 
-/// Finds instructions by their wording.
+/// Finds instructions by their fixed wording.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for sentence in &reading.sentences {
         for (id, wording) in COMPILED.iter() {
-            let Some(found) = wording.find(reading.of(sentence)) else { continue };
+            let Some(found) = wording.find(reading.sentence_text(sentence)) else { continue };
             let range = sentence.range.start + found.start()..sentence.range.start + found.end();
             let spot = Spot::new(reading, sentence, &range);
             if spot.is_asked() && !spot.is_under_negation() {
@@ -122,7 +122,7 @@ fn template(reading: &Reading<'_>, finds: &mut Finds) {
         return;
     }
     let asked = reading.sentences.iter().find(|sentence| {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         text.contains("template")
             && Spot::new(reading, sentence, &(sentence.range.start..sentence.range.start)).is_asked()
     });

@@ -1,4 +1,4 @@
-//! Bullets, highlights, titles and JSON.
+//! Finds bullets, highlights, titles and JSON.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use super::reading::{BRACKETED, QUOTED, Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
 
-/// Finds formats of the whole answer.
+/// Finds formats that apply to the whole answer.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for sentence in &reading.sentences {
         bullets(reading, sentence, finds);
@@ -33,7 +33,7 @@ static BULLETED_LIST: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::n
 pattern!(NUMBERED, [r"\b(?:numbered|sub-?bullets?|nested)\b"]);
 
 fn bullets(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     // The rule counts lines that start with `*` or `-`.
     if reading.text.contains(['•', '‣', '◦']) {
         return;
@@ -94,7 +94,7 @@ pattern!(MARKED, [r"\b(?:markdown|asterisks?|italic\w*|bold\w*|md)\b|\*"]);
 pattern!(OF_EACH, [r"^ ?(?:in|per|of|from|for) (?:each|every)\b|^ ?(?:each|apiece)\b"]);
 
 fn highlights(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     for found in SHOW_COUNT.captures_iter(text).chain(COUNT_SHOWN.captures_iter(text)) {
         let Some(whole) = found.get(0) else { continue };
         let range = sentence.range.start + whole.start()..sentence.range.start + whole.end();
@@ -104,7 +104,7 @@ fn highlights(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         let pre = group("pre");
         let stated = if pre.is_empty() { relation_after(group("after")) } else { relation(pre) };
         let stated = if spot.is_negated() { stated.and_then(Relation::negated) } else { stated };
-        // The rule wants at least this many, which `exactly` includes.
+        // The rule requires at least this many, which `exactly` includes.
         let least = match stated {
             Some(Relation::AtLeast | Relation::Exactly) => low,
             Some(Relation::MoreThan) => low + 1,
@@ -125,7 +125,7 @@ fn highlights(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
 
 pattern!(EACH_OF, [r"\b(?:in|for|of|per|within) (?:each|every)\b|\beach (?:paragraph|section|stanza|line|verse)\b"]);
 
-/// Whether the sentence's quotations or the one after it show text between asterisks.
+/// Whether the text from the sentence on, quotations included, contains text between asterisks.
 fn asterisks_near(reading: &Reading<'_>, sentence: &Sentence) -> bool {
     let from = reading.place(sentence.range.start);
     let to = (from + 400).min(reading.original().len());
@@ -147,7 +147,7 @@ pattern!(
 );
 
 fn title(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let Some(angles) = ANGLES.find(text).map(|found| found.range()).or_else(|| quoted_angles(reading, sentence)) else {
         return;
     };
@@ -159,9 +159,9 @@ fn title(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     }
 }
 
-/// `"<<title>>"` in quotation marks.
+/// Finds `"<<title>>"` in quotation marks.
 fn quoted_angles(reading: &Reading<'_>, sentence: &Sentence) -> Option<std::ops::Range<usize>> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     text.match_indices([QUOTED, BRACKETED]).find_map(|(at, mark)| {
         let inner = reading.quoted(sentence.range.start + at)?.trim();
         (inner.starts_with("<<") && inner.ends_with(">>") && inner.len() <= 60).then_some(at..at + mark.len())
@@ -201,7 +201,7 @@ pattern!(
 );
 
 fn json(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     for found in AS_JSON.find_iter(text) {
         let range = sentence.range.start + found.start()..sentence.range.start + found.end();
         let spot = Spot::new(reading, sentence, &range);
@@ -214,7 +214,7 @@ fn json(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     }
 }
 
-// `limit yourself to 3 bullets` allows fewer.
+// Matches `limit yourself to 3 bullets`, which allows fewer.
 pattern!(LIMITED, [r"\b(?:limit|restrict|cap|confine|keep)\w*\b[^,;:]{0,40} (?:to|at) ?$"]);
-// `like five bullet points`, but not `I'd like five`.
+// Matches `like five bullet points`, but not `I'd like five`.
 pattern!(LIKE, [r"(?:^|,|\bsomething|\bmaybe) ?like ?$"]);

@@ -1,16 +1,17 @@
-//! Words that must or must not be used, and how often.
+//! Finds words that must or must not be used, and how often.
 
 use std::ops::Range;
 
 use serde_json::json;
 
 use super::list::{self, Noun};
-use super::number::{NUMBER, value};
+use super::number::value;
 use super::part::PARTS;
 use super::pattern::pattern;
-use super::quantity::{AT_LEAST, AT_MOST, Bounds, EXACTLY, LESS_THAN, MORE_THAN, relation, relation_after};
+use super::quantity::Bounds;
 use super::reading::{Reading, Sentence};
 use super::spot::Spot;
+use super::times::{TIMES, negated_bounds, times_of};
 use super::{Find, Finds};
 
 const USE: &str = concat!(
@@ -24,16 +25,16 @@ const DETERMINERS: &str = concat!(
     r"(?P<number>two|three|four|five|six|seven|eight|nine|ten|\d{1,2})|particular|actual|forbidden|banned|in|a|of|the use of|usage of))*"
 );
 
-// `include the words`, `do not use any of the following words`
+// Matches `include the words` and `do not use any of the following words`.
 pattern!(USED, [r"\b(?P<verb>", USE, r")\b(?P<times>(?: ", TIMES, r")?)", DETERMINERS, r" ", NOUN, r"\b"]);
-// `mention "sea"`: quoted, so that it needs no noun.
+// Matches `mention "sea"`, which needs no noun because the word is quoted.
 pattern!(
     QUOTED_USED,
     [
         r"\b(?P<verb>includ(?:e|es|ing)|mention(?:s|ing)?|say(?:ing)?|us(?:e|es|ing)|repeat|write|work in|contain(?:s|ing)?|incorporat(?:e|es|ing)|avoid(?:s|ing)?(?: (?:using|saying|mentioning|the use of))?|(?:not|don't|never|without|cannot|can't) (?:ever )?(?:us(?:e|ing)|say(?:ing)?|writ(?:e|ing)|utter(?:ing)?)|no)(?: the| either| any| in| both| all)* \x{E000}"
     ]
 );
-// `the word "sea" must appear`
+// Matches `the word "sea" must appear`.
 pattern!(
     SUBJECT,
     [
@@ -49,7 +50,7 @@ pattern!(
         r"(?P<rest>(?: ?(?:not|never|all|both|each|be|being|get|actually|also|used|included|mentioned|present|found|appear|appears|occur|show up|shows up|feature|featured|come up|exist|there|in there|in it|in|exactly|only|a total of|for|written|repeated|contained|at all|anywhere|to|once)\b(?: only)?)*)"
     ]
 );
-// `mention keto at least 4 times`
+// Matches `mention keto at least 4 times`.
 pattern!(MENTIONED, [r"\b(?:mention|say|repeat)(?:ing)? (?P<word>[a-z][\w'-]+)"]);
 const BANNED: &str = r"^ ?(?:is|are) (?:strictly |absolutely |also |all |both )?(?:forbidden|banned|off[- ]limits|prohibited|not allowed|not permitted|not to be used|taboo|out of bounds|disallowed)\b";
 pattern!(IS_BANNED, [BANNED]);
@@ -61,27 +62,7 @@ pattern!(
 );
 pattern!(IS_NOT, [r"\b(?:not|never|cannot)\b|n't\b"]);
 
-const TIMES: &str = r"(?:at least|at most|more than|less than|fewer than|no more than|exactly|up to|only)? ?(?:once|twice|thrice|\w+ times)";
-static COUNTED: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
-    let relations = [
-        EXACTLY,
-        AT_LEAST,
-        MORE_THAN,
-        AT_MOST,
-        LESS_THAN,
-        "no fewer than|no less than|no more than|not more than|not less than",
-    ]
-    .join("|");
-    let pattern = format!(
-        r"^,?(?: (?:a total of|for|exactly|in it|in total))*(?: ?(?P<pre>{relations}|about|around|approximately|roughly))?(?: of)?(?: a total of)? ?\b(?:(?P<once>once|twice|thrice|one time)|(?P<low>{NUMBER})(?: ?(?P<after>\+|plus|or more|or less|or fewer)| ?(?:to|-|or|and) ?(?P<high>{NUMBER}))? ?(?:different |separate )?(?:times?|occurrences|instances|mentions))\b(?:,? ?(?P<post>or more|or less|or fewer|or twice|at least|at most|max(?:imum)?|minimum|min|only|exactly|tops|total)\b)?"
-    );
-    super::pattern::compile(&pattern)
-});
-pattern!(
-    BETWEEN,
-    [r"^,?(?: for)? ?(?:between|from) (?P<low>", NUMBER, r") (?:and|to) (?P<high>", NUMBER, r") times\b"]
-);
-// Between the word and its count: `the word sea should appear in your response`.
+// Matches the text between a word and its count, as in `the word sea should appear in your response`.
 pattern!(
     GAP,
     [
@@ -89,7 +70,7 @@ pattern!(
     ]
 );
 
-// The word belongs to a part of the answer, or is an example.
+// Matches text which shows that the word belongs to a part of the answer or is an example.
 pattern!(
     PLACED,
     [
@@ -112,15 +93,15 @@ pattern!(
     ]
 );
 
-/// Finds words to use, words not to use, and how often.
+/// Finds words to use, words to avoid, and their counts.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for sentence in &reading.sentences {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         let mut done: Vec<Range<usize>> = Vec::new();
         for used in USED.captures_iter(text) {
             let (Some(verb), Some(noun)) = (used.name("verb"), used.name("noun")) else { continue };
             let list_at = noun.end();
-            let Some(list) = list::read(reading, sentence, list_at, Noun::of(noun.as_str())) else { continue };
+            let Some(list) = list::read(reading, sentence, list_at, Noun::from_word(noun.as_str())) else { continue };
             let times = used.name("times").map_or("", |times| times.as_str());
             let number = used.name("number").and_then(|number| value(number.as_str()));
             let found = Listed { start: verb.start(), verb: verb.as_str(), list, times, number, quoted: false };
@@ -132,7 +113,7 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             if done.iter().any(|range| range.contains(&quote)) {
                 continue;
             }
-            let Some(list) = list::read(reading, sentence, quote, Noun::Several) else { continue };
+            let Some(list) = list::read(reading, sentence, quote, Noun::Plural) else { continue };
             done.extend(
                 Listed { start: verb.start(), verb: verb.as_str(), list, times: "", number: None, quoted: true }
                     .push_active(reading, sentence, finds),
@@ -156,11 +137,11 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
         }
         for quoted in SURE_QUOTED.find_iter(text) {
             let quote = quoted.end() - super::reading::QUOTED.len_utf8();
-            let list = list::read(reading, sentence, quote, Noun::Several);
+            let list = list::read(reading, sentence, quote, Noun::Plural);
             done.extend(list.and_then(|list| push_passive(reading, sentence, quote, list, finds)));
         }
         for following in FOLLOWING.find_iter(text) {
-            let Some(list) = list::read(reading, sentence, following.end() - 1, Noun::Several) else { continue };
+            let Some(list) = list::read(reading, sentence, following.end() - 1, Noun::Plural) else { continue };
             let listed =
                 Listed { start: following.start(), verb: "include", list, times: "", number: None, quoted: false };
             done.extend(listed.push_active(reading, sentence, finds));
@@ -179,7 +160,9 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             if done.iter().any(|range| range.contains(&noun.start())) {
                 continue;
             }
-            let Some(list) = list::read(reading, sentence, noun.end(), Noun::of(noun.as_str())) else { continue };
+            let Some(list) = list::read(reading, sentence, noun.end(), Noun::from_word(noun.as_str())) else {
+                continue;
+            };
             done.extend(push_passive(reading, sentence, noun.start(), list, finds));
         }
     }
@@ -189,23 +172,23 @@ struct Listed<'a> {
     start: usize,
     verb: &'a str,
     list: list::List,
-    /// `mention at least twice the word`
+    /// The count before the noun, as in `mention at least twice the word`.
     times: &'a str,
-    /// `these 3 words`
+    /// The announced number of words, as in `these 3 words`.
     number: Option<usize>,
-    /// Whether the verb was followed by a quotation, without `the word`.
+    /// Whether the verb was followed directly by a quotation, without `the word`.
     quoted: bool,
 }
 
 impl Listed<'_> {
-    /// `use the words …`, with what follows them.
+    /// Adds the find for `use the words …`, together with a count that follows.
     fn push_active(self, reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<Range<usize>> {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         let base = sentence.range.start;
         let after = &text[self.list.end..];
         let range = base + self.start..base + self.list.end;
         let spot = Spot::new(reading, sentence, &range);
-        // `with exactly 7 words: …` is followed by seven words or by something else.
+        // In `with exactly 7 words: …` the colon is followed by seven words or by something else.
         if self.number.is_some_and(|number| number > 1 && number != self.list.items.len()) {
             return None;
         }
@@ -245,7 +228,7 @@ impl Listed<'_> {
         if !negative && spot.is_under_negation() {
             return None;
         }
-        // `say "hello"` and `use "we"` are about something else unless they are counted.
+        // Without a count, `say "hello"` and `use "we"` are about something else.
         let quotes = self.quoted && ONLY_COUNTED.is_match(self.verb);
         if (self.verb.starts_with("repeat") || quotes) && !negative {
             return None;
@@ -257,7 +240,7 @@ impl Listed<'_> {
     }
 }
 
-/// `the word … should appear`, `the words … are forbidden`
+/// Adds the find for `the word … should appear` and `the words … are forbidden`.
 fn push_passive(
     reading: &Reading<'_>,
     sentence: &Sentence,
@@ -265,7 +248,7 @@ fn push_passive(
     list: list::List,
     finds: &mut Finds,
 ) -> Option<Range<usize>> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let base = sentence.range.start;
     let after = &text[list.end..];
     let spot = Spot::new(reading, sentence, &(base + start..base + list.end));
@@ -316,7 +299,7 @@ fn push_passive(
     if PLACED.is_match(rest) || spot.is_under_negation() && !IS_NOT.is_match(said.as_str()) {
         return None;
     }
-    // `may appear` allows; only `may not` asks.
+    // `may appear` is a permission; only `may not` is an instruction.
     if !negative
         && matches!(passive.name("modal")?.as_str(), "may" | "can" | "is" | "are" | "do" | "does")
         && !SURE.is_match(spot.left)
@@ -329,7 +312,7 @@ fn push_passive(
     Some(start..end)
 }
 
-/// `use the word war twice and the word peace three times`: the verb of the first word is the verb of the second.
+/// Adds the find for a second word that shares the verb of the first: `use the word war twice and the word peace three times`.
 fn push_counted(
     spot: &Spot<'_>,
     after: &str,
@@ -351,19 +334,10 @@ fn push_counted(
 const EXISTENCE: (&str, &str) = ("keywords:existence", "keywords");
 const FORBIDDEN: (&str, &str) = ("keywords:forbidden_words", "forbidden_words");
 
-// `no exclamation marks or the word …`, `include a joke and the word …`
+// Matches the join in `no exclamation marks or the word …` and `include a joke and the word …`.
 pattern!(JOINED, [r"\b(?:and|or),? (?:the )?$"]);
 pattern!(OR, [r"\bor,? (?:the )?$"]);
 pattern!(USE_VERB, [r"\b", USE, r"\b"]);
-
-/// `not more than twice`
-fn negated_bounds(bounds: Bounds) -> Option<Bounds> {
-    match bounds {
-        Bounds { least: Some(least), limit: None } if least > 0 => Some(Bounds { least: None, limit: Some(least) }),
-        Bounds { least: None, limit: Some(limit) } => Some(Bounds { least: Some(limit), limit: None }),
-        _ => None,
-    }
-}
 
 fn push_times(word: &str, bounds: Bounds, range: &Range<usize>, finds: &mut Finds) {
     for (relation, frequency) in bounds.relations() {
@@ -372,58 +346,15 @@ fn push_times(word: &str, bounds: Bounds, range: &Range<usize>, finds: &mut Find
     }
 }
 
-/// The bounds that `at least 3 times` at the start of `text` states, and its length. `Some((None, _))` is a count that no
-/// bounds express.
-pub(super) fn times_of(text: &str) -> Option<(Option<Bounds>, usize)> {
-    if let Some(between) = BETWEEN.captures(text) {
-        let bounds = Bounds::between(value(&between["low"])?, value(&between["high"])?);
-        return Some((Some(bounds), between.get(0)?.end()));
-    }
-    let counted = COUNTED.captures(text)?;
-    let end = counted.get(0)?.end();
-    let group = |name: &str| counted.name(name).map_or("", |found| found.as_str());
-    let low = match group("once") {
-        "once" | "one time" => 1,
-        "twice" => 2,
-        "thrice" => 3,
-        _ => value(group("low"))?,
-    };
-    if let Some(high) = counted.name("high") {
-        let high = value(high.as_str())?;
-        return Some(((low < high).then(|| Bounds::between(low, high)), end));
-    }
-    let pre = group("pre");
-    let before = match pre {
-        "no more than" | "not more than" => Some(super::quantity::Relation::AtMost),
-        "no less than" | "no fewer than" | "not less than" => Some(super::quantity::Relation::AtLeast),
-        _ => relation(pre),
-    };
-    let after = [group("after"), group("post")].into_iter().find_map(|after| match after {
-        "only" | "exactly" | "total" => Some(super::quantity::Relation::Exactly),
-        _ => relation_after(after),
-    });
-    if group("post") == "or twice" {
-        return Some((Some(Bounds::between(1, 2)), end));
-    }
-    let bounds = match (before, after) {
-        (None, None) => Some(Bounds::between(low, low)),
-        (Some(super::quantity::Relation::Exactly), None) => Some(Bounds::between(low, low)),
-        (Some(super::quantity::Relation::About), _) => None,
-        (_, Some(after)) => Some(after.bounds(low)),
-        (Some(before), None) => Some(before.bounds(low)),
-    };
-    Some((bounds, end))
-}
-
-/// Whether what follows a word says that it is one of a part of the answer.
+/// Whether the text after a word places it in a part of the answer.
 pub(super) fn is_placed(after: &str) -> bool {
     PLACED.is_match(after)
 }
 
-// `make sure "…" appears`
+// Matches `make sure "…" appears`.
 pattern!(SURE_QUOTED, [r"\b(?:make sure|making sure|ensure|be sure)(?: that)?(?: the)? \x{E000}"]);
 pattern!(SURE, [r"\b(?:make sure|making sure|ensure|be sure)(?: that)?(?: the)? ?$"]);
-// `the following words must be in your answer: …`
+// Matches `the following words must be in your answer: …`.
 pattern!(
     FOLLOWING,
     [
@@ -431,7 +362,7 @@ pattern!(
     ]
 );
 
-// `don't mention Trump`: a name needs no quotation marks.
+// Matches `don't mention Trump`, in which the name needs no quotation marks.
 pattern!(
     NOT_NAMED,
     [

@@ -1,4 +1,4 @@
-//! The language of the answer.
+//! Finds the language of the answer.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::reading::{Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
 
-/// Names of the languages that the detector distinguishes. Plain `Chinese` is two of its codes and is left to the judge.
+/// Names of the languages that the detector distinguishes. Plain `Chinese` stands for two of its codes and is left to the judge.
 const LANGUAGES: [(&str, &str); 60] = [
     ("afrikaans", "af"),
     ("arabic", "ar"),
@@ -80,7 +80,7 @@ const NAMES: &str = concat!(
 
 const ONLY: &str = r"(?:only|just|entirely|completely|fully|exclusively|solely|purely|strictly|nothing but|100%)";
 const ADJ: &str = r"(?:the |standard |simple |formal |informal |fluent |brazilian |proper |british |american |correct |good |native |modern |clear |colloquial |casual |polite |everyday |basic |beginner |easy )*";
-// `in French`, `using only the Hindi language`
+// Matches `in French` and `using only the Hindi language`.
 pattern!(
     IN,
     [
@@ -111,7 +111,7 @@ pattern!(
         r"(?:\b(?:(?:your|the|this|all|every|each|entire|whole|full|my|its) ?)+|^)(?:\w+ )?(?:responses?|answers?|reply|replies|output|text|message|words?|story|poem|essay|letter|email|article|song|post|riddle|haiku|joke|summary|review|speech|description|limerick|conversation|rap|thing)(?: (?:in|of) your (?:entire )?(?:response|answer))?\b[^.;:?]{0,40}\b(?:be|is|are|written|in|use|wrote|must|should|give it)? ?$|\b(?:it|everything|that|this)(?: all)? (?:should|must|needs to|has to|to)? ?(?:all )?(?:be|is)? ?(?:entirely |all |completely |written |only |fully )*$|\b(?:want|need|like|have|get|prefer|expect) (?:it|everything|this|that|the (?:answer|response|reply|whole thing|output|entire thing|text)|your (?:answer|response|reply)|you to (?:answer|respond|reply|write|speak))(?: all| back| to be| written| entirely)* ?$"
     ]
 );
-// `write a poem in French`, up to a few words between.
+// Matches `write a poem in French`, with up to a few words between.
 pattern!(
     WRITES,
     [
@@ -134,10 +134,10 @@ pattern!(
 );
 pattern!(NO_OTHER, [r"\bno other language|\bonly\b|\bentire|\bwhole\b|\bresponse\b"]);
 
-/// Finds the language.
+/// Finds the language of the answer.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for sentence in &reading.sentences {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         for found in IN.captures_iter(text).chain(ONLY_NAME.captures_iter(text)) {
             let (Some(whole), Some(name)) = (found.get(0), found.name("name")) else { continue };
             let Some(code) = code(name.as_str()) else { continue };
@@ -181,7 +181,7 @@ pattern!(
 );
 
 pattern!(TRANSLATES, [r"\b(?:translat\w+|spoken|sung)\b"]);
-// Plain words, not the language.
+// Matches phrases in which `English` means plain words and not the language.
 pattern!(
     PLAIN,
     [r"\b(?:simple|clear|easy|basic|everyday|plain|modern|good|correct|proper|casual|colloquial) english\b"]

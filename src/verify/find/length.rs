@@ -1,4 +1,4 @@
-//! How many words and sentences the whole answer may have.
+//! Finds how many words and sentences the whole answer may have.
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ static QUANTITY: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(||
     super::pattern::compile(&[&quantity(), unit, &after].concat())
 });
 
-/// `at least 3 but no more than 5 sentences`: the first number has no unit.
+/// Matches `at least 3 but no more than 5 sentences`, whose first number has no unit.
 static BOTH: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| {
     let relations = [EXACTLY, AT_LEAST, MORE_THAN, AT_MOST, LESS_THAN].join("|");
     let pattern = format!(
@@ -44,7 +44,7 @@ pattern!(
         r"\b(?:limit|restrict|cap|confine|hold|limiting|restricting|capping|limited|capped|restricted|keep|keeping|kept)\b[^,;:]{0,60} (?:to|at)(?: (?:the|a))? ?$"
     ]
 );
-// `word limit: 200`, `minimum word count is 300`
+// Matches `word limit: 200` and `minimum word count is 300`.
 pattern!(
     WORD_COUNT,
     [
@@ -61,21 +61,21 @@ pattern!(
         "|between|no more|not more|no less|no fewer|a hundred|one|two|three|four|five|six|seven|eight|nine|ten|twenty|fifty)"
     ]
 );
-// What may stand before a number of sentences that has no relation.
+// Text that may precede a number of sentences without a relation.
 pattern!(
     BARE,
     [
         r"(?:^|\b(?:in|using|with|into|to|of|write|me|us|provide|compose|is|be|are|contain|contains|containing|want|need|only want|only need|make it|keep it|make|keep|have|has|use|a|an|create|as|give|generate|produce|answer|respond|reply|response|summary|explanation|short|brief|concise|simple|quick|nice|of about|max|total|length|form|about)|:) ?$"
     ]
 );
-// What may not: the number then counts something in the task.
+// Text that must not precede it, since the number then counts something in the task.
 pattern!(
     NOT_BARE,
     [
         r"\b(?:the|these|those|first|last|following|next|my|previous|above|of (?:the|these|my)|each|every|highlight|bold|italicize|capitalize|underline|translate|explain|fix|correct|analy[sz]e|compare|than|another|more|list|name|learn|read|has only|convert|turn|combine|merge|join|rewrite|there (?:is|are)) ?$"
     ]
 );
-// A number of words to be listed, not a length.
+// Matches a number of words to be listed, which is not a length.
 pattern!(
     LISTED,
     [
@@ -95,10 +95,10 @@ pattern!(
     ]
 );
 
-/// Finds bounds on words and sentences.
+/// Finds bounds on words and on sentences.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for sentence in &reading.sentences {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         let mut from = 0;
         let mut taken: Vec<Range<usize>> = Vec::new();
         for both in BOTH.captures_iter(text) {
@@ -108,9 +108,9 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
         }
         while let Some(quantity) = QUANTITY.captures_at(text, from) {
             let whole = quantity.get(0).expect("the whole match").range();
-            from = behind(text, &quantity).unwrap_or(whole.end);
+            from = end_without_next_relation(text, &quantity).unwrap_or(whole.end);
             if !taken.iter().any(|range| range.start < whole.end && whole.start < range.end) {
-                one_quantity(reading, sentence, &quantity, finds);
+                find_quantity(reading, sentence, &quantity, finds);
             }
         }
         word_count(reading, sentence, finds);
@@ -118,8 +118,8 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     }
 }
 
-/// The end of a quantity whose `max` belongs to the number after it: `at least 50 words, at most 90 words`.
-fn behind(text: &str, quantity: &Captures<'_>) -> Option<usize> {
+/// The end of a quantity if the `at most` after it belongs to the next number, as in `at least 50 words, at most 90 words`.
+fn end_without_next_relation(text: &str, quantity: &Captures<'_>) -> Option<usize> {
     let post = quantity.name("post")?;
     NUMBER_NEXT.is_match(&text[post.end()..]).then(|| quantity.name("unit").map(|unit| unit.end()))?
 }
@@ -141,8 +141,8 @@ fn both_bounds(
     if units.iter().all(|unit| !unit.is_empty()) && units[0][..4] != units[1][..4] {
         return None;
     }
-    // `at least 30 sentences and exactly 2 bullet points`
-    let after = &reading.of(sentence)[both.get(0)?.end()..];
+    // In `at least 30 sentences and exactly 2 bullet points` the second number counts something else.
+    let after = &reading.sentence_text(sentence)[both.get(0)?.end()..];
     if units[1].is_empty() && !ENDS_COUNT.is_match(after) {
         return None;
     }
@@ -174,9 +174,9 @@ fn is_qualified(unit: &str, spot: &Spot<'_>) -> bool {
     if unit.starts_with("word") { QUALIFIED.is_match(spot.right) } else { SENTENCE_QUALIFIED.is_match(spot.right) }
 }
 
-fn one_quantity(reading: &Reading<'_>, sentence: &Sentence, quantity: &Captures<'_>, finds: &mut Finds) -> Option<()> {
+fn find_quantity(reading: &Reading<'_>, sentence: &Sentence, quantity: &Captures<'_>, finds: &mut Finds) -> Option<()> {
     let mut local = quantity.get(0)?.range();
-    let cut = behind(reading.of(sentence), quantity);
+    let cut = end_without_next_relation(reading.sentence_text(sentence), quantity);
     local.end = cut.unwrap_or(local.end);
     let range = sentence.range.start + local.start..sentence.range.start + local.end;
     let spot = Spot::new(reading, sentence, &range);
@@ -201,7 +201,7 @@ fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool, post: &str) 
     let after = [group(quantity, "after"), post].into_iter().find_map(relation_after);
     if let Some(high) = quantity.name("high") {
         let high = value(high.as_str())?;
-        // `between 5 and 10`, `no more than 5 to 10` and `5 or 10` are different things.
+        // `between 5 and 10`, `no more than 5 to 10` and `5 or 10` have different meanings.
         let open = before.is_none() || before == Some(Relation::Exactly);
         return (open && !spot.is_under_negation() && low < high).then(|| Bounds::between(low, high));
     }
@@ -217,8 +217,7 @@ fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool, post: &str) 
         (Some(Relation::Exactly), None) if words && matches!(pre.trim(), "just" | "only") => return None,
         (Some(before), _) => before,
         (None, None) if LIMITED.is_match(spot.left) => Relation::AtMost,
-        // A bare number of words is a rough size, one of sentences is meant exactly.
-        // `in one word` is not.
+        // A bare number of words is a rough size, except in `in one word`; a number of sentences is meant exactly.
         (None, None) if words && low == 1 && ONE_WORD.is_match(spot.left) && ONE_WORD_AFTER.is_match(spot.right) => {
             Relation::Exactly
         }
@@ -231,9 +230,9 @@ fn bounds_of(quantity: &Captures<'_>, spot: &Spot<'_>, words: bool, post: &str) 
 pattern!(ONE_WORD, [r"(?:^|[,;:–—-] ?|\b(?:in|with|using|a|give me|just|only|say|be|to)) ?$"]);
 pattern!(ONE_WORD_AFTER, [r"^(?: ?[.,;:!?)]|$| (?:answers?|reply|response|only)\b| -)"]);
 
-/// `word limit: 200`: the unit comes first.
+/// Finds `word limit: 200`, in which the unit comes first.
 fn word_count(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<()> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let head = WORD_COUNT.captures(text)?;
     let start = head.get(0)?.start();
     let rest = head.name("rest")?.start();
@@ -258,9 +257,9 @@ fn word_count(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> 
         Some(high) => Bounds::between(low, value(high.as_str())?),
         None => relation.bounds(low),
     };
-    // The same numbers with the unit behind them were found already.
-    let again = text[end..].trim_start().starts_with("word") && stated.is_some();
-    if again || !spot.is_asked() || spot.is_under_negation() || part::is_of_part(&spot) {
+    // The same numbers, followed by their unit, were found already.
+    let is_repeated = text[end..].trim_start().starts_with("word") && stated.is_some();
+    if is_repeated || !spot.is_asked() || spot.is_under_negation() || part::is_of_part(&spot) {
         return None;
     }
     push("words", bounds, range, finds);
@@ -274,9 +273,9 @@ pattern!(
     ]
 );
 
-/// `the number of words should be between 50 and 60`
+/// Finds `the number of words should be between 50 and 60`.
 fn number_of(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> Option<()> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let head = NUMBER_OF.captures(text)?;
     let whole = head.get(0)?;
     let quantity = NUMBERS
@@ -293,7 +292,7 @@ fn number_of(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) -> O
     let range = sentence.range.start + whole.start()..sentence.range.start + quantity.get(0)?.end();
     let spot = Spot::new(reading, sentence, &range);
     let clean = head.name("no").is_none() && !spot.is_under_negation() && !part::is_of_part(&spot);
-    // `… 5 words in all caps` was a number of something else.
+    // In `… 5 words in all caps` the number counts something else.
     let plain = QUALIFIED_NUMBER.find(&text[head.name("unit")?.end()..]).is_none();
     (clean && plain && spot.is_asked_of_text()).then(|| push(group(&head, "unit"), bounds, range, finds))
 }
@@ -316,7 +315,7 @@ fn push(unit: &str, bounds: Bounds, range: Range<usize>, finds: &mut Finds) {
     }
 }
 
-/// `a review, 3 sentences, …`
+/// Whether the quantity stands apart, as in `a review, 3 sentences, …`.
 fn is_apart(spot: &Spot<'_>) -> bool {
     spot.left.trim_end().ends_with([',', ';', '(', '-']) && APART.is_match(spot.right)
 }

@@ -1,13 +1,14 @@
-//! How often a letter or a mark may occur.
+//! Finds how often a letter or a mark may occur.
 
 use serde_json::json;
 
-use super::keywords::{is_placed, times_of};
+use super::keywords::is_placed;
 use super::number::value;
 use super::pattern::pattern;
 use super::quantity::{Bounds, quantity, relation, relation_after};
 use super::reading::{QUOTED, Reading, Sentence};
 use super::spot::Spot;
+use super::times::times_of;
 use super::{Find, Finds};
 
 const ID: &str = "keywords:letter_frequency";
@@ -43,10 +44,10 @@ pattern!(
 );
 pattern!(NOT_IN_VERB, [r"\b(?:not|never|cannot)\b|n't\b"]);
 
-/// Finds bounds on letters and marks.
+/// Finds bounds on letters and on marks.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for sentence in &reading.sentences {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         for letter in LETTER.captures_iter(text) {
             let (Some(whole), Some(group)) = (letter.get(0), letter.name("letter")) else { continue };
             let base = sentence.range.start;
@@ -57,21 +58,21 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
             };
             let single = written.filter(|written| written.chars().count() == 1);
             if let Some(single) = single {
-                one_letter(reading, sentence, whole.range(), &single.to_lowercase(), finds);
+                find_letter(reading, sentence, whole.range(), &single.to_lowercase(), finds);
             }
         }
         marks(reading, sentence, finds);
     }
 }
 
-fn one_letter(
+fn find_letter(
     reading: &Reading<'_>,
     sentence: &Sentence,
     at: std::ops::Range<usize>,
     letter: &str,
     finds: &mut Finds,
 ) -> Option<()> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let base = sentence.range.start;
     let range = base + at.start..base + at.end;
     let spot = Spot::new(reading, sentence, &range);
@@ -127,7 +128,7 @@ const MARKS: [(&str, &str); 7] = [
 
 static COUNTED_MARK: std::sync::LazyLock<regex::Regex> =
     std::sync::LazyLock::new(|| super::pattern::compile(&[&quantity(), r" (?:or more )?", COUNTABLE].concat()));
-/// A comma is among them only where commas are counted: an answer without any has a rule of its own.
+/// Includes commas, unlike [`MARK`]: an answer without any comma has a rule of its own.
 const COUNTABLE: &str = r"(?:of )?(?P<mark>exclamation|question|semi|hash|ampersand|comma)(?: ?-?(?:marks?|points?|colons?|tags?|signs?)|s|)\b";
 const MARK: &str =
     r"(?:of )?(?P<mark>exclamation|question|semi|hash|ampersand)(?: ?-?(?:marks?|points?|colons?|tags?|signs?)|s)\b";
@@ -146,9 +147,9 @@ pattern!(
     ]
 );
 
-/// `at least 3 exclamation marks`, `no question marks`
+/// Finds `at least 3 exclamation marks` and `no question marks`.
 fn marks(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let base = sentence.range.start;
     let mut push = |range: std::ops::Range<usize>, mark: &str, bounds: Bounds| {
         let sign = MARKS.iter().find(|(name, _)| *name == mark).map_or("", |(_, sign)| sign);

@@ -1,32 +1,32 @@
-//! Lists of words in a sentence: quoted, after a colon, or bare.
+//! Reads lists of words in a sentence, whether quoted, after a colon, or bare.
 
 use super::pattern::pattern;
 use super::reading::{QUOTED, Reading, Sentence};
 
-/// Words that were listed.
+/// The words of a list, and the place where it ends.
 pub(super) struct List {
-    /// The words as they were written.
+    /// The words in their original spelling.
     pub(super) items: Vec<String>,
-    /// Where the list ends in its sentence, or beyond it where the items are lines of their own.
+    /// The end of the list in its sentence. If the items are lines of their own, it is the end of the sentence.
     pub(super) end: usize,
 }
 
-/// What introduces a list.
+/// The grammatical number of the noun that introduces a list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Noun {
     /// The singular, `the word`.
-    One,
+    Singular,
     /// The plural, `the words`.
-    Several,
+    Plural,
 }
 
 impl Noun {
-    pub(super) fn of(noun: &str) -> Self {
-        if noun.ends_with('s') { Self::Several } else { Self::One }
+    pub(super) fn from_word(noun: &str) -> Self {
+        if noun.ends_with('s') { Self::Plural } else { Self::Singular }
     }
 }
 
-/// The most words of an item.
+/// The maximum number of words in an item.
 const ITEM_WORDS: usize = 8;
 
 pattern!(
@@ -137,9 +137,9 @@ pub(super) const FUNCTION: &[&str] = &[
     "all",
 ];
 
-/// Reads the list that begins at `at` of the sentence.
+/// Reads the list that begins at `at` in the sentence.
 pub(super) fn read(reading: &Reading<'_>, sentence: &Sentence, at: usize, noun: Noun) -> Option<List> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let lead = LEAD.find(&text[at..])?;
     let start = at + lead.end();
     if text[start..].starts_with(QUOTED) {
@@ -159,14 +159,14 @@ pub(super) fn read(reading: &Reading<'_>, sentence: &Sentence, at: usize, noun: 
 }
 
 fn quoted(reading: &Reading<'_>, sentence: &Sentence, start: usize) -> Option<List> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let mut items = Vec::new();
     let mut at = start;
     loop {
         let inner = reading.quoted(sentence.range.start + at)?;
         items.push(item(inner)?);
         at += QUOTED.len_utf8();
-        // `"reduce," "reuse,"`: the comma is inside.
+        // The comma may be inside the quotation marks, as in `"reduce," "reuse,"`.
         let inside = inner.trim_end().ends_with(',').then(|| INSIDE.find(&text[at..])).flatten();
         let Some(joint) = inside.or_else(|| JOINT.find(&text[at..])) else { break };
         if !text[at + joint.end()..].starts_with(QUOTED) {
@@ -178,9 +178,9 @@ fn quoted(reading: &Reading<'_>, sentence: &Sentence, start: usize) -> Option<Li
     Some(List { items, end: at + close })
 }
 
-/// `keywords: sea, blue whale and salt` up to the end of the sentence.
+/// Reads `keywords: sea, blue whale and salt` up to the end of the sentence.
 fn after_colon(reading: &Reading<'_>, sentence: &Sentence, start: usize) -> Option<List> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let end = text[start..].find([')', ']', ';']).map_or(text.len(), |close| start + close);
     let body = text[start..end].trim_end_matches(['.', '!', '?']);
     let body = TAIL.find(body).map_or(body, |tail| &body[..tail.start()]);
@@ -207,7 +207,7 @@ fn after_colon(reading: &Reading<'_>, sentence: &Sentence, start: usize) -> Opti
 
 pattern!(AND, [r" (?:and|or|&) "]);
 pattern!(AND_START, [r"^(?:and|or|&) "]);
-// What follows the list without a comma: `… and salt in your response`.
+// Matches text that follows a list without a comma: `… and salt in your response`.
 pattern!(
     TAIL,
     [
@@ -215,7 +215,7 @@ pattern!(
     ]
 );
 
-/// A list of lines under `these words:`.
+/// Reads a list of lines under `these words:`.
 fn lines(reading: &Reading<'_>, sentence: &Sentence) -> Option<List> {
     let mut items = Vec::new();
     let under = reading
@@ -223,7 +223,7 @@ fn lines(reading: &Reading<'_>, sentence: &Sentence) -> Option<List> {
         .iter()
         .filter(|other| other.header == sentence.range && other.range.start > sentence.range.end);
     for line in under {
-        let text = reading.of(line);
+        let text = reading.sentence_text(line);
         if text.starts_with(QUOTED) && text.chars().count() <= 2 {
             items.push(item(reading.quoted(line.range.start)?)?);
         } else if text.split(' ').count() <= 3 {
@@ -232,26 +232,26 @@ fn lines(reading: &Reading<'_>, sentence: &Sentence) -> Option<List> {
             break;
         }
     }
-    (!items.is_empty()).then(|| List { items, end: reading.of(sentence).len() })
+    (!items.is_empty()).then(|| List { items, end: reading.sentence_text(sentence).len() })
 }
 
 fn bare(reading: &Reading<'_>, sentence: &Sentence, start: usize, noun: Noun) -> Option<List> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let mut items = Vec::new();
     let mut at = start;
     let end = loop {
         let word = BARE.find(&text[at..])?;
         let trimmed = word.as_str().trim_end_matches(['.', '\'', '-']);
-        if FUNCTION.contains(&trimmed) || trimmed.ends_with("'s") && noun == Noun::Several {
+        if FUNCTION.contains(&trimmed) || trimmed.ends_with("'s") && noun == Noun::Plural {
             return None;
         }
         let end = at + trimmed.len();
         items.push(item(reading.words(sentence.range.start + at..sentence.range.start + end))?);
         let rest = &text[end..];
-        let several = noun == Noun::Several || rest.starts_with(" or ") || WORD_OR_WORD.is_match(rest);
+        let several = noun == Noun::Plural || rest.starts_with(" or ") || WORD_OR_WORD.is_match(rest);
         let joint = several.then(|| JOINT.find(rest)).flatten();
         let next = joint.map(|joint| &rest[joint.end()..]).and_then(|next| BARE.find(next));
-        let goes_on = match (joint, next) {
+        let has_next = match (joint, next) {
             (Some(joint), Some(next)) => {
                 let follows = &rest[joint.end() + next.end()..];
                 let word = next.as_str().trim_end_matches('.');
@@ -262,21 +262,21 @@ fn bare(reading: &Reading<'_>, sentence: &Sentence, start: usize, noun: Noun) ->
             }
             _ => false,
         };
-        if goes_on {
+        if has_next {
             at = end + joint.map_or(0, |joint| joint.end());
             continue;
         }
-        // Another word that is neither the next item nor the end of the list.
+        // The next word is neither an item nor the end of the list.
         if !STOP.is_match(rest) {
             return None;
         }
         break end;
     };
-    // `the words love` alone is no list.
+    // A single item such as `the words love` is accepted as well.
     Some(List { items, end })
 }
 
-// `the word Taylor, Swift, or Together`
+// Matches `the word Taylor, Swift, or Together`.
 pattern!(WORD_OR_WORD, [r"^(?:, [\w'-]+)*,? or [\w'-]+"]);
 pattern!(
     IS_VERB,
@@ -285,7 +285,7 @@ pattern!(
     ]
 );
 
-/// An item without spaces and a comma or full stop at its end.
+/// An item without surrounding spaces, and without a comma or full stop at its end.
 fn item(written: &str) -> Option<String> {
     let text = written.trim().trim_end_matches([',', ';', '.']).trim_matches(['"', '\'']).trim();
     let letters = text.chars().any(char::is_alphanumeric);

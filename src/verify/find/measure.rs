@@ -1,4 +1,4 @@
-//! How well found checks agree with those that a file of prompts states.
+//! Measures how well found checks agree with the checks that a file of prompts states.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,17 +11,17 @@ use crate::chat::Message;
 use crate::verify::Check;
 use crate::verify::data::Prompt;
 
-/// One requirement of a check. Different ways to say the same are the same item: a check of several words is an item for
-/// each, `at least once` is that a word occurs, and a range is its two bounds.
+/// One requirement of a check. Different phrasings of a requirement are the same item: a check of several words is one item per word, `at
+/// least once` means that a word occurs, and a range is two bounds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Item {
     /// The instruction id.
     pub id: String,
-    /// Its arguments, in one form.
+    /// The arguments, in a canonical form.
     pub arguments: String,
 }
 
-/// How many items of one kind were stated, found, and both.
+/// The numbers of items of one kind that were stated, found, and both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Checks that the file states.
@@ -37,28 +37,28 @@ pub struct Tally {
 pub struct Difference {
     /// The prompt's key.
     pub key: Value,
-    /// Found but not stated, with the words.
+    /// Items that were found but not stated, with the words they were found in.
     pub wrong: Vec<(Item, String)>,
-    /// Stated but not found.
+    /// Items that were stated but not found.
     pub missed: Vec<Item>,
 }
 
-/// The agreement over a file.
+/// The agreement over all prompts of a file.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Agreement {
-    /// How many prompts.
+    /// The number of prompts.
     pub prompts: usize,
-    /// Prompts all of whose items agree.
+    /// The number of prompts whose items all agree.
     pub exact: usize,
     /// Tallies by instruction id.
     pub kinds: BTreeMap<String, Tally>,
-    /// The other prompts.
+    /// The prompts whose items do not all agree.
     pub differences: Vec<Difference>,
 }
 
 impl Agreement {
-    /// Finds the checks of every prompt, each taken as a conversation of one turn.
-    pub fn of(prompts: &[Prompt]) -> Self {
+    /// Finds the checks of every prompt, each as a conversation of one turn.
+    pub fn measure(prompts: &[Prompt]) -> Self {
         let mut agreement = Self { prompts: prompts.len(), ..Self::default() };
         for prompt in prompts {
             let found = find_checks(&[Message::user(&prompt.prompt)]);
@@ -94,7 +94,7 @@ impl Agreement {
         }
     }
 
-    /// Over all kinds.
+    /// The sum over all kinds.
     pub fn total(&self) -> Tally {
         self.kinds.values().fold(Tally::default(), |sum, tally| Tally {
             stated: sum.stated + tally.stated,
@@ -104,7 +104,7 @@ impl Agreement {
     }
 }
 
-/// The requirements of `check`.
+/// Splits `check` into its requirements.
 pub fn items(check: &Check) -> Vec<Item> {
     let item = |id: &str, arguments: String| Item { id: id.to_string(), arguments };
     let word = |key: &str| check.kwargs.get(key).and_then(Value::as_str).map(str::to_lowercase).unwrap_or_default();
@@ -112,7 +112,7 @@ pub fn items(check: &Check) -> Vec<Item> {
         let list = check.kwargs.get(key).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(Value::as_str).map(|word| item(&check.id, word.to_lowercase())).collect()
     };
-    let number = |key: &str| check.kwargs.get(key).and_then(whole);
+    let number = |key: &str| check.kwargs.get(key).and_then(as_integer);
     match check.id.as_str() {
         "keywords:existence" => words("keywords"),
         "keywords:forbidden_words" => words("forbidden_words"),
@@ -126,7 +126,7 @@ pub fn items(check: &Check) -> Vec<Item> {
             let (least, most) = (number("min_words").unwrap_or_default(), number("max_words").unwrap_or_default());
             vec![bound("at least", least), bound("less than", most + 1)]
         }
-        // Five words, exactly once, twice, three, five and seven times.
+        // The rule has five words, which must occur once, twice, three, five and seven times.
         "count:keywords_multiple" => [1, 2, 3, 5, 7]
             .into_iter()
             .zip(1..)
@@ -142,28 +142,28 @@ pub fn items(check: &Check) -> Vec<Item> {
             .collect(),
         id => {
             let sorted: BTreeMap<&String, &Value> = check.kwargs.iter().collect();
-            let written = sorted.into_iter().map(|(key, value)| format!("{key} {}", plain(key, value)));
+            let written = sorted.into_iter().map(|(key, value)| format!("{key} {}", canonical(key, value)));
             vec![item(id, written.collect::<Vec<_>>().join(" "))]
         }
     }
 }
 
-/// `8.0` is 8: IFBench writes its numbers so.
-fn whole(value: &Value) -> Option<i64> {
+/// The value as an integer. IFBench writes 8 as `8.0`.
+fn as_integer(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i64))
 }
 
-/// A splitter of sections is compared as it is written, other text without its case.
-fn plain(key: &str, value: &Value) -> String {
+/// The canonical form of an argument. A section splitter keeps its case, all other text is lower-cased.
+fn canonical(key: &str, value: &Value) -> String {
     match value {
         Value::String(text) if key == "section_spliter" => text.trim().to_string(),
         Value::String(text) => text.trim().to_lowercase(),
-        Value::Number(_) => whole(value).map_or_else(|| value.to_string(), |number| number.to_string()),
+        Value::Number(_) => as_integer(value).map_or_else(|| value.to_string(), |number| number.to_string()),
         other => other.to_string(),
     }
 }
 
-/// `part` of `whole` as a share; nothing of nothing is all of it.
+/// The share of `part` in `whole`, which is 1 if both are 0.
 fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
 }
@@ -217,7 +217,7 @@ mod tests {
                 &[("length_constraints:number_words", json!({"num_words": 6, "relation": "at least"}))],
             ),
         ];
-        let agreement = Agreement::of(&prompts);
+        let agreement = Agreement::measure(&prompts);
         assert_eq!((agreement.prompts, agreement.exact), (2, 1));
         assert_eq!(agreement.total(), Tally { stated: 4, found: 4, right: 3 });
         assert_eq!(agreement.differences[0].wrong[0].1, "at least 5 words");

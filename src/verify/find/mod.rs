@@ -1,8 +1,8 @@
-//! Instructions that a rule can check, found in a conversation's own words without a model.
+//! Finds instructions that a rule can check in a conversation's own words, without a model.
 //!
-//! Precision comes before recall: text that is quoted, pasted, negated, hypothetical, reported, withdrawn, replaced by a later
-//! turn, or about a part of the answer only is no check, and what is not certain is left to the judge. The instructions must
-//! be in English; other languages are not covered, and nothing is found in them.
+//! Precision comes before recall. Text is ignored if it is quoted, pasted, negated, hypothetical, reported, withdrawn, replaced by a later
+//! turn, or about only a part of the answer, and everything uncertain is left to the judge. The instructions must be in English; nothing is
+//! found in other languages.
 
 mod case;
 mod content;
@@ -30,6 +30,7 @@ mod startend;
 mod tallies;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::ops::Range;
 
@@ -39,28 +40,28 @@ use super::{Allowance, Check};
 use crate::chat::{Message, Role};
 use reading::{Reading, beginning};
 
-/// How much of a turn is read, in bytes. Every expression takes linear time, so that this bounds the work.
+/// The number of bytes of a turn that are read. It bounds the work, since every expression takes linear time.
 const TURN_BYTES: usize = 100 * 1024;
 
-/// How much of all turns is read; the newest come first.
+/// The number of bytes of all turns that are read, starting from the newest.
 const CONVERSATION_BYTES: usize = 256 * 1024;
 
-/// How many checks a conversation has at most.
+/// The maximum number of checks of a conversation.
 const MOST_CHECKS: usize = 64;
 
-/// A check, and the words that it was found in.
+/// A check, together with the words that state it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FoundCheck {
-    /// What the answer is checked for.
+    /// The check that the answer must pass.
     pub check: Check,
-    /// The exact span of the conversation that says so.
+    /// The exact span of the conversation that states it.
     pub words: String,
 }
 
 /// The checks that the next answer of `conversation` must pass.
 ///
-/// The last user turn is what is answered. Standing instructions count, too: those of the system's turns, and those of
-/// earlier user turns that say so, that consist of instructions only, or whose answer the later turns revise.
+/// The last user turn is the one to answer. Standing instructions count, too: those in system turns, and those in earlier user turns that
+/// are marked as lasting, that consist of instructions only, or whose answer the later turns revise.
 pub fn find_checks(conversation: &[Message]) -> Vec<FoundCheck> {
     let Some(last) = conversation.iter().rposition(|message| message.role == Role::User) else {
         return Vec::new();
@@ -85,7 +86,7 @@ pub fn find_checks(conversation: &[Message]) -> Vec<FoundCheck> {
     let mut allowance = Allowance::default();
     let checks = finds.into_iter().filter_map(|(turn, find)| {
         let words = turns[turn].reading.words(find.range).to_string();
-        // An id that this build does not know is passed over, and so is what would cost too much to look for.
+        // Skips ids that this build does not know, and checks that would be too expensive.
         Check::within(find.id, find.kwargs, &mut allowance).ok().map(|check| FoundCheck { check, words })
     });
     checks.take(MOST_CHECKS).collect()
@@ -97,7 +98,7 @@ struct Turn<'a> {
     reading: Reading<'a>,
 }
 
-/// What a finder found: arguments for a check, and the place in the prepared text that says so.
+/// The result of a finder: the arguments of a check, and the place in the prepared text that states it.
 #[derive(Clone, Debug, PartialEq)]
 struct Find {
     id: &'static str,
@@ -106,7 +107,7 @@ struct Find {
 }
 
 impl Find {
-    /// `kwargs` is an object.
+    /// Makes a find; `kwargs` must be an object.
     fn new(id: &'static str, kwargs: Value, range: Range<usize>) -> Self {
         let kwargs = match kwargs {
             Value::Object(kwargs) => kwargs,
@@ -116,10 +117,10 @@ impl Find {
     }
 }
 
-/// What the finders of a turn have found so far.
+/// The finds of a turn so far.
 type Finds = Vec<Find>;
 
-/// A file of finders for related kinds.
+/// A function that finds one group of related instructions.
 type Finder = fn(&Reading<'_>, &mut Finds);
 
 const FINDERS: [Finder; 11] = [
@@ -136,7 +137,7 @@ const FINDERS: [Finder; 11] = [
     language::find,
 ];
 
-/// Finders of whole wordings, which may contain what the others find.
+/// Finders of long wordings, which may contain finds of the other finders.
 const WORDINGS: [Finder; 2] = [fixed::find, tallies::find];
 
 fn contains(longer: &Range<usize>, range: &Range<usize>) -> bool {
@@ -144,7 +145,7 @@ fn contains(longer: &Range<usize>, range: &Range<usize>) -> bool {
 }
 
 impl Turn<'_> {
-    /// The finds in the order of their words.
+    /// The finds, ordered by their place in the text.
     fn finds(&self) -> Finds {
         let mut finds = Finds::new();
         for finder in FINDERS {
@@ -154,7 +155,7 @@ impl Turn<'_> {
         for finder in WORDINGS {
             finder(&self.reading, &mut finds);
         }
-        // A longer wording says what it means itself: `three sentences, all with the same number of characters`.
+        // A longer wording includes the finds within it: `three sentences, all with the same number of characters`.
         let wordings: Vec<Range<usize>> = finds[common..].iter().map(|find| find.range.clone()).collect();
         let mut finds: Finds = finds
             .into_iter()

@@ -1,8 +1,8 @@
-//! Numbers as people write them: digits, words and dozens.
+//! Reads numbers as people write them: digits, words and dozens.
 
 use super::pattern::pattern;
 
-/// A whole number in digits or words, without a group.
+/// Matches a whole number in digits or words, without a capture group.
 pub(super) const NUMBER: &str = concat!(
     r"(?:\d{1,3}(?:,\d{3})+|\d{1,6}",
     r"|(?:half a|a|one|two|three|four|five|six|seven|eight|nine|ten)?\s?\bdozen",
@@ -66,7 +66,7 @@ fn small(word: &str) -> Option<usize> {
     SMALL.iter().position(|small| *small == word).or_else(ten)
 }
 
-/// The value of `first`, `2nd`, `third` or `last`; `last` of `count`.
+/// The value of `first`, `2nd`, `third` or `last`; the last is number `count`.
 pub(super) fn ordinal(text: &str, count: usize) -> Option<usize> {
     const WORDS: [&str; 10] =
         ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"];

@@ -1,9 +1,9 @@
-//! Whether a count is about a part of the answer, or about each of several answers.
+//! Decides whether a count is about a part of the answer, or about each of several answers.
 
 use super::pattern::pattern;
 use super::spot::Spot;
 
-/// Parts of an answer, in the singular or plural.
+/// Matches parts of an answer, in the singular or plural.
 pub(super) const PARTS: &str = concat!(
     r"(?:paragraphs?|sections?|parts?|lines?|stanzas?|verses?|chorus(?:es)?|bridge|titles?|subtitles?|headings?|subheadings?|headers?|headlines?|intros?|introductions?|introductory|conclusions?|",
     r"opening|ending|closing|beginning|abstract|subject(?: lines?)?|captions?|bullets?(?:[ -]points?)?|points?|items?|entr(?:y|ies)|steps?|chapters?|acts?|scenes?|body|hook|thesis|",
@@ -12,7 +12,7 @@ pub(super) const PARTS: &str = concat!(
     r"rationale|reasons?|tips?|questions?|examples?|descriptions? of each|variables?|docstrings?|functions?|labels?|keys?|cta|call to action|alt text|meta description|overview|recap)"
 );
 
-/// Parts in the singular.
+/// Matches parts of an answer in the singular.
 const PART: &str = concat!(
     r"(?:paragraph|section|line|stanza|verse|chorus|bridge|title|subtitle|heading|subheading|header|headline|intro|introduction|introductory|conclusion|opening|ending|closing|beginning|abstract|",
     r"subject(?: line)?|caption|bullet(?:[ -]point)?|point|item|entry|step|chapter|act|scene|body|hook|thesis|footer|signature|sign-off|greeting|salutation|quote|quotation|comment|cell|row|column|slide|",
@@ -66,14 +66,14 @@ pattern!(
         r")\b"
     ]
 );
-// The count is of something that is put into the answer.
+// Matches counts of something that is put into the answer.
 pattern!(
     ADDED,
     [
         r"\b(?:includ(?:e|es|ing)|add(?:ing)?|insert(?:ing)?|append(?:ing)?|(?:start|begin|open|end|finish|conclude|close|introduc|preced|follow|prefac)\w* (?:it |the \w+ |your \w+ |off |this )?(?:with|by)|followed by|preceded by|quote(?: of)?|plus|along with|and an?|as well as an?)(?: (?:an?|the|exactly|only|just|short|brief|concise|quick|of))* ?$"
     ]
 );
-// Several answers, of which each may be meant.
+// Matches several answers, in which case the count may be about each of them.
 pattern!(
     SEVERAL,
     [
@@ -102,7 +102,7 @@ pattern!(
     ]
 );
 
-/// Whether the count at `spot` is not one of the whole answer.
+/// Whether the count at `spot` is about a part and not about the whole answer.
 pub(super) fn is_of_part(spot: &Spot<'_>) -> bool {
     if RIGHT_WHOLE.is_match(spot.right) {
         return false;
@@ -118,7 +118,7 @@ pub(super) fn is_of_part(spot: &Spot<'_>) -> bool {
         return true;
     }
     let scope = DELIVERS.replace(spot.scope(), "");
-    // No title has forty words.
+    // A part such as a title is too short for so large a number of words, so it is ignored here.
     let scope = if LONG.is_match(spot.found()) { SHORT_PART.replace_all(&scope, "") } else { scope };
     let scope = if ALSO.is_match(spot.right) { spot.scope() } else { &*scope };
     let reaches = |text: &str| {
@@ -132,7 +132,7 @@ pub(super) fn is_of_part(spot: &Spot<'_>) -> bool {
     reaches(scope) || reaches(spot.header()) || is_of_several(scope) && !IN_ALL.is_match(spot.left)
 }
 
-/// `three slogans under 10 words`
+/// Whether several things are requested, as in `three slogans under 10 words`.
 fn is_of_several(scope: &str) -> bool {
     SEVERAL.find_iter(scope).any(|found| {
         let noun = found.as_str().rsplit(' ').next().unwrap_or_default();
@@ -140,17 +140,17 @@ fn is_of_several(scope: &str) -> bool {
     }) && !WHOLE.is_match(scope)
 }
 
-/// `text` without `every answer` and the like, which are about whole answers.
+/// Removes phrases such as `every answer` from `text`, since they are about whole answers.
 pub(super) fn without_answers(text: &str) -> std::borrow::Cow<'_, str> {
     EACH_ANSWER.replace_all(text, "")
 }
 
-/// Whether the sentence begins with the part that it is about: `in the title, …`.
+/// Whether the sentence begins with the part it is about: `in the title, …`.
 pub(super) fn is_led(spot: &Spot<'_>) -> bool {
     LEADING.is_match(spot.left)
 }
 
-/// Whether what follows says so: `… in each paragraph`.
+/// Whether the part follows the count: `… in each paragraph`.
 pub(super) fn is_after(spot: &Spot<'_>) -> bool {
     AFTER.is_match(spot.right)
 }
@@ -172,14 +172,14 @@ pattern!(
         r"\b(?:each|every|all) (?:of the )?(?:answers?|responses?|reply) (?:options?|choices?|keys?|lines?|items?|boxes)\b"
     ]
 );
-// `two sentences describing each planet`
+// Matches `two sentences describing each planet`.
 pattern!(
     OF_EACH,
     [
         r"^[^,;.:]{0,40}\b(?:each|every|per|apiece|respectively)\b(?:[^,;.:a-z]|$| (?:one|of (?:the|these|them))| [a-z]+ ?(?:[,;.:]|$| (?:in|on|of|with|and)\b))"
     ]
 );
-// `in the title, …`
+// Matches `in the title, …`.
 pattern!(
     LEADING,
     [
@@ -201,7 +201,7 @@ pattern!(
     ]
 );
 
-// What is asked for may itself be called by the name of a part: `write a paragraph …`.
+// Matches `write a paragraph …`, in which the whole answer has the name of a part.
 pattern!(
     DELIVERS,
     [
@@ -212,7 +212,7 @@ pattern!(
 );
 pattern!(ALSO, [r"^[^.;]{0,60}\b(?:and|followed by|then|plus|along with)\b"]);
 
-// `keep paragraphs under 4 sentences`
+// Matches `keep paragraphs under 4 sentences`.
 pattern!(
     BARE,
     [
@@ -234,7 +234,7 @@ pattern!(
     ]
 );
 
-/// `a story containing a telegram of at most 10 words`
+/// Whether the count belongs to an attached thing: `a story containing a telegram of at most 10 words`.
 fn attached(spot: &Spot<'_>) -> bool {
     let found = ATTACHED.captures(spot.left);
     found.and_then(|found| found.name("noun")).is_some_and(|noun| !SIZES.contains(&noun.as_str()))
@@ -246,5 +246,5 @@ pattern!(
         r"\b(?:containing|contains?|including|includes?|featuring|with|has|have|plus) (?:an?|one|two|three|some|the) (?:[\w-]+ ){0,2}?(?P<noun>[\w-]+) (?:of|with)(?: an?)? $"
     ]
 );
-/// What a length may be called.
+/// Words that mean the length itself.
 const SIZES: [&str; 10] = ["length", "total", "maximum", "minimum", "limit", "count", "size", "range", "cap", "max"];

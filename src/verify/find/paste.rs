@@ -1,4 +1,4 @@
-//! Pasted text: code fences, block quotations, tagged passages. Nothing in it is an instruction.
+//! Finds pasted text: code fences, block quotations and tagged passages. Nothing in it is an instruction.
 
 use std::ops::Range;
 
@@ -49,15 +49,15 @@ pub(super) fn set_apart(text: &str) -> Vec<Range<usize>> {
     merged(found)
 }
 
-/// `> 300 words` is a limit, not a quotation.
+/// Whether the line is a block quotation; `> 300 words` is a limit.
 fn is_quotation(line: &str) -> bool {
     !line.trim_start_matches(['>', ' ']).starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// How many tags of a turn are looked at, since each is searched for its end.
+/// The maximum number of tags per turn, since the end of each has to be searched for.
 const TAGS: usize = 64;
 
-/// `<article>…</article>`; HTML's inline tags are left alone.
+/// Finds `<article>…</article>`; inline tags of HTML are ignored.
 fn tagged(text: &str, found: &mut Vec<Range<usize>>) {
     const INLINE: [&str; 9] = ["b", "i", "em", "strong", "u", "code", "title", "name", "br"];
     let mut from = 0;
@@ -102,7 +102,7 @@ const DOCUMENT: &str = concat!(
     r"policy|polic(?:y|ies)|guidelines?|assignment|task description|job (?:description|posting)|thread|ticket|complaint|listing|brief|rubric|terms|instructions? (?:i|we|he|she|they|from)\b[^.:]*)"
 );
 
-// A colon after something that is to be worked on: `summarize this:`, `here is the email I got:`.
+// Matches a colon after text that should be processed: `summarize this:`, `here is the email I got:`.
 pattern!(
     MARKER,
     [
@@ -117,7 +117,7 @@ pattern!(
         r"|original|input|source|tl;?dr)) ?:",
     ]
 );
-// What the colon introduces instead: the arguments of an instruction.
+// Matches a colon that introduces the arguments of an instruction instead.
 pattern!(
     ARGUMENTS,
     [concat!(
@@ -126,7 +126,7 @@ pattern!(
         r"instructions|separated by|asterisks?|follows|criteria|note|guidelines|tone|include|includes|things|p\.?s\.?|length|limit|max|min|should|must) ?:$"
     )]
 );
-// The passage follows without a colon: `summarize the text below.`
+// Matches a passage that follows without a colon: `summarize the text below.`
 pattern!(
     BELOW,
     [
@@ -136,14 +136,14 @@ pattern!(
     ]
 );
 
-/// Where in the prepared `text` an unmarked pasted passage starts: it is taken to run to the end of the turn, because
-/// nothing says where it ends. `is_set_apart` is asked about the first character after a marker.
+/// The start of an unmarked pasted passage in the prepared `text`. It is assumed to extend to the end of the turn, since nothing marks its
+/// end. `is_set_apart` receives the first character after a marker.
 pub(super) fn unmarked(text: &str, is_set_apart: impl Fn(char) -> bool) -> Option<usize> {
     let colon = MARKER.find_iter(text).find_map(|marker| {
         let after = &text[marker.end()..];
         let first = after.trim_start().chars().next()?;
         let arguments = ARGUMENTS.is_match(marker.as_str());
-        // `3:30`, `http://`
+        // The colon is inside a time or an address: `3:30`, `http://`.
         let inside = !after.starts_with([' ', '\n']);
         let link = after.trim_start().starts_with("http") || after.trim_start().starts_with("www.");
         (!arguments && !inside && !link && !is_set_apart(first)).then_some(marker.end())
@@ -151,7 +151,7 @@ pub(super) fn unmarked(text: &str, is_set_apart: impl Fn(char) -> bool) -> Optio
     let below = BELOW.find_iter(text).find_map(|marker| {
         let break_at = marker.end() + text[marker.end()..].find("\n")?;
         let first = text[break_at..].trim_start().chars().next()?;
-        // A passage, not one more line of instructions.
+        // A pasted passage follows a blank line; otherwise the next line is one more instruction.
         (!is_set_apart(first) && text[break_at..].starts_with("\n\n")).then_some(break_at)
     });
     match (colon, below) {

@@ -1,4 +1,4 @@
-//! No commas, and quotation marks around everything.
+//! Finds answers without commas, and quotation marks around the whole answer.
 
 use serde_json::json;
 
@@ -80,7 +80,7 @@ pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
 }
 
 fn commas(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    for found in NO_COMMA.find_iter(reading.of(sentence)) {
+    for found in NO_COMMA.find_iter(reading.sentence_text(sentence)) {
         let range = sentence.range.start + found.start()..sentence.range.start + found.end();
         let spot = Spot::new(reading, sentence, &range);
         let part = super::part::is_named(&spot);
@@ -92,11 +92,11 @@ fn commas(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
 }
 
 fn quotation(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    for found in QUOTED.captures_iter(reading.of(sentence)) {
+    for found in QUOTED.captures_iter(reading.sentence_text(sentence)) {
         let Some(whole) = found.get(0) else { continue };
         let range = sentence.range.start + whole.start()..sentence.range.start + whole.end();
         let spot = Spot::new(reading, sentence, &range);
-        // `in "…"`: only if the quoted text is the mark itself.
+        // In `in "…"` the quoted text must be the mark itself.
         let mark = found.name("marks").is_none_or(|marks| !marks.as_str().starts_with('\u{e000}'));
         if mark && !whole.as_str().contains("single") && spot.is_asked() && !spot.is_under_negation() {
             finds.push(Find::new("startend:quotation", json!({}), range));

@@ -1,9 +1,9 @@
-//! Quantities as people write them: `at least 3`, `2 to 4`, `no more than ten`.
+//! Reads quantities as people write them: `at least 3`, `2 to 4`, `no more than ten`.
 
 use super::number::NUMBER;
 use super::pattern::pattern;
 
-/// What a number is to a count.
+/// The relation between a number and a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
     AtLeast,
@@ -15,7 +15,7 @@ pub(super) enum Relation {
 }
 
 impl Relation {
-    /// Its opposite under a negation; `not about` and `not exactly` say nothing.
+    /// The opposite relation under a negation; `not about` and `not exactly` give no bounds.
     pub(super) fn negated(self) -> Option<Self> {
         match self {
             Self::MoreThan => Some(Self::AtMost),
@@ -24,7 +24,7 @@ impl Relation {
         }
     }
 
-    /// The bounds that `count` then has: the least, and the first number that is too many.
+    /// The bounds of a count with this relation to `count`.
     pub(super) fn bounds(self, count: usize) -> Bounds {
         match self {
             Self::AtLeast => Bounds { least: Some(count), limit: None },
@@ -37,12 +37,12 @@ impl Relation {
     }
 }
 
-/// How often something may occur.
+/// Bounds on the number of occurrences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bounds {
     /// The least allowed number.
     pub(super) least: Option<usize>,
-    /// Less often than this.
+    /// The lowest number that is too high.
     pub(super) limit: Option<usize>,
 }
 
@@ -52,7 +52,7 @@ impl Bounds {
         Self { least: Some(low), limit: Some(high + 1) }
     }
 
-    /// The relation's name and number, for each bound.
+    /// The name of the relation and the number, for each bound.
     pub(super) fn relations(self) -> impl Iterator<Item = (&'static str, usize)> {
         let least = self.least.map(|n| ("at least", n));
         let limit = self.limit.map(|n| ("less than", n));
@@ -76,7 +76,7 @@ const ABOUT: &str = r"around|about|approximately|approx\.?|roughly|nearly|almost
 pub(super) const AFTER_LEAST: &str = r"or more|or longer|or above|or over|at (?:the )?(?:very )?least|minimum|at (?:a )?minimum|min|and up|and above|or greater|plus|and more|upwards";
 pub(super) const AFTER_MOST: &str = r"or less|or fewer|or under|or below|or shorter|at (?:the )?(?:very )?most|max(?:imum)?|tops|at max(?:imum)?|limit|cap|or lower|and under|and below|upper limit";
 
-/// Any relation in front of a number, as one group.
+/// The relation that stands before a number.
 pub(super) fn relation(text: &str) -> Option<Relation> {
     let text = text.trim();
     [
@@ -91,7 +91,7 @@ pub(super) fn relation(text: &str) -> Option<Relation> {
     .find_map(|(relation, pattern)| pattern.is_match(text).then_some(relation))
 }
 
-/// A relation behind a number.
+/// The relation that stands after a number.
 pub(super) fn relation_after(text: &str) -> Option<Relation> {
     let text = text.trim();
     match text {
@@ -111,7 +111,7 @@ pattern!(IS_ABOUT, [r"^(?:", ABOUT, r")$"]);
 pattern!(IS_AFTER_LEAST, [r"^(?:", AFTER_LEAST, r")$"]);
 pattern!(IS_AFTER_MOST, [r"^(?:", AFTER_MOST, r")$"]);
 
-/// The pieces of a quantity before its unit; the groups are `pre`, `low`, `after` and `high`.
+/// The expression for a quantity up to its unit, with the groups `pre`, `low`, `after` and `high`.
 pub(super) fn quantity() -> String {
     [
         r"(?:(?P<pre>", EXACTLY, "|", AT_LEAST, "|", MORE_THAN, "|", AT_MOST, "|", LESS_THAN, "|", ABOUT,

@@ -1,47 +1,48 @@
-//! One turn, prepared for matching: lower case, straight quotes, single spaces, with quoted and pasted text out of the way.
+//! Prepares a turn for matching: lower case, straight quotes, single spaces, and placeholders for quoted and pasted text.
 
 use std::ops::Range;
 
 use super::paste;
 use super::pattern::pattern;
 
-/// Stands for a quoted passage in the prepared text.
+/// The placeholder for a quoted passage in the prepared text.
 pub(super) const QUOTED: char = '\u{e000}';
-/// Stands for a pasted passage.
+/// The placeholder for a pasted passage.
 pub(super) const PASTED: char = '\u{e001}';
-/// Stands for text in square brackets.
+/// The placeholder for text in square brackets.
 pub(super) const BRACKETED: char = '\u{e002}';
 
-/// Longer sentences are no instructions, and what is found in a sentence is compared with the rest of it.
+/// The maximum length of a sentence that is read. Longer sentences are no instructions, and each find is compared with the rest of its
+/// sentence.
 const SENTENCE_BYTES: usize = 1_500;
 
-/// How many sentences of a turn are read.
+/// The maximum number of sentences of a turn that are read.
 const SENTENCES: usize = 1_000;
 
-/// The most characters between single quotes; longer ones are apostrophes.
+/// The maximum number of characters between single quotes. If the distance is longer, the marks are apostrophes.
 const SINGLE_QUOTED: usize = 120;
 
-/// A prepared turn. Every place in [`Reading::text`] leads back to the original.
+/// A prepared turn. Every place in [`Reading::text`] maps to a place in the original.
 pub(super) struct Reading<'a> {
     original: &'a str,
-    /// What patterns are matched against.
+    /// The prepared text, against which patterns are matched.
     pub(super) text: String,
-    /// For every byte of `text`, and its end, the byte of the original.
+    /// The byte of the original for every byte of `text`, and for its end.
     at: Vec<usize>,
-    /// Where quoted passages stand in `text`, and their contents in the original.
+    /// The places of quoted passages in `text`, and their contents in the original.
     quotes: Vec<(usize, Range<usize>)>,
-    /// What `text` consists of.
+    /// The sentences of `text`.
     pub(super) sentences: Vec<Sentence>,
 }
 
 /// A sentence, a line of a list, or a line that ends without a full stop.
 #[derive(Clone, Debug)]
 pub(super) struct Sentence {
-    /// Its place in [`Reading::text`], without its list marker.
+    /// The place in [`Reading::text`], without a list marker.
     pub(super) range: Range<usize>,
-    /// Whether it ends in a question mark.
+    /// Whether the sentence ends in a question mark.
     pub(super) asks: bool,
-    /// The line with a colon that introduces the list that it is part of.
+    /// The line with a colon that introduces the list which contains this sentence.
     pub(super) header: Range<usize>,
 }
 
@@ -66,7 +67,7 @@ impl<'a> Reading<'a> {
 
     /// The words of the original at `range` of the prepared text.
     pub(super) fn words(&self, range: Range<usize>) -> &'a str {
-        // A character of the original may have become several bytes: the end is where the next one begins.
+        // A character of the original may have become several bytes, so the end is where the next character begins.
         let start = self.at[range.start];
         let end = self.at[range.end].max(start);
         self.original[start..end].trim()
@@ -83,13 +84,13 @@ impl<'a> Reading<'a> {
         self.original
     }
 
-    /// Where in the original the place `at` of the prepared text is.
+    /// The place in the original that corresponds to `at` in the prepared text.
     pub(super) fn place(&self, at: usize) -> usize {
         self.at[at]
     }
 
     /// The prepared text of a sentence.
-    pub(super) fn of(&self, sentence: &Sentence) -> &str {
+    pub(super) fn sentence_text(&self, sentence: &Sentence) -> &str {
         &self.text[sentence.range.clone()]
     }
 
@@ -151,7 +152,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// `dont`, `cant`, `shouldnt`: the length of the word up to its missing apostrophe.
+    /// The length of `dont`, `cant` or `shouldnt` up to the missing apostrophe.
     fn lost_apostrophe(&self, at: usize) -> Option<usize> {
         const STEMS: [&str; 9] = ["don", "can", "doesn", "shouldn", "mustn", "isn", "aren", "won", "didn"];
         if self.text.ends_with(|c: char| c.is_alphanumeric() || c == '\'') {
@@ -172,7 +173,7 @@ impl<'a> Reading<'a> {
         self.push('t', at + stem);
     }
 
-    /// A line that was only wrapped continues after a space.
+    /// Adds a line break, or a space if the line was only wrapped.
     fn line_break(&mut self, at: usize) {
         while self.text.ends_with(' ') {
             self.text.pop();
@@ -186,7 +187,7 @@ impl<'a> Reading<'a> {
         self.push(if wrapped { ' ' } else { '\n' }, at);
     }
 
-    /// The contents of the passage that `open` at `at` begins, if it is one.
+    /// The contents of the quotation that `open` begins at `at`, if it is one.
     fn quotation(&self, open: char, at: usize, limit: usize) -> Option<Range<usize>> {
         let start = at + open.len_utf8();
         let rest = &self.original[start..limit.max(start)];
@@ -224,7 +225,7 @@ impl<'a> Reading<'a> {
         Some(start..start + end)
     }
 
-    /// Takes away what was pasted without marks of its own.
+    /// Removes pasted text that is not set apart by its form.
     fn cut_pasted(&mut self) {
         let Some(from) = paste::unmarked(&self.text, |c| matches!(c, QUOTED | PASTED)) else { return };
         let end = self.delimited_end(from).unwrap_or(self.text.len());
@@ -240,7 +241,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// A passage between two equal lines such as `---` ends with the second.
+    /// The end of a passage between two equal lines such as `---`, which is the second line.
     fn delimited_end(&self, from: usize) -> Option<usize> {
         let passage = self.text[from..].trim_start();
         let first = passage.lines().next()?;
@@ -275,7 +276,7 @@ impl<'a> Reading<'a> {
             }
             let marker = LIST_MARKER.find(line).map_or(0, |marker| marker.end().min(line.trim_end().len()));
             let is_item = marker > 0;
-            // After the items of a list a plain line begins something else.
+            // A plain line after the items of a list begins something else.
             if !is_item && after_item {
                 header = 0..0;
             }
@@ -345,7 +346,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// `explain gravity Use at least three …`: many people leave out the full stop before an instruction.
+    /// Whether an instruction begins at `at` without a full stop before it: `explain gravity Use at least three …`.
     fn begins_instruction(&self, start: usize, at: usize, end: usize) -> bool {
         let before = self.text[start..at].trim_end();
         let lower = self.text[start..at - 1].rfind([' ']).map_or(start, |space| start + space + 1);
@@ -355,7 +356,7 @@ impl<'a> Reading<'a> {
             && INSTRUCTION.is_match(&self.text[at..end])
     }
 
-    /// `end with "Goodbye!" Then …`: the mark is inside the quotation.
+    /// Whether the sentence ends with the mark inside the quotation: `end with "Goodbye!" Then …`.
     fn quote_ends_sentence(&self, at: usize, after: usize, end: usize) -> bool {
         let closed = self.quoted(at).is_some_and(|inner| inner.trim_end().ends_with(['.', '!', '?']));
         let rest = &self.text[after..end];
@@ -370,7 +371,7 @@ pattern!(
     ]
 );
 
-/// The first `bytes` of `text` at most, cut between characters.
+/// The first bytes of `text`, at most `bytes`, cut between characters.
 pub(super) fn beginning(text: &str, bytes: usize) -> &str {
     let end = (0..=text.len().min(bytes)).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or_default()]
@@ -384,7 +385,7 @@ mod tests {
 
     fn sentences(text: &str) -> Vec<String> {
         let reading = Reading::new(text);
-        reading.sentences.iter().map(|sentence| reading.of(sentence).to_string()).collect()
+        reading.sentences.iter().map(|sentence| reading.sentence_text(sentence).to_string()).collect()
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Repeating the request before the answer, and choosing one of three given answers.
+//! Finds requests to repeat the request before the answer, and to choose one of three given answers.
 
 use serde_json::json;
 
@@ -30,7 +30,7 @@ pattern!(
         r"\b(?:in your own words|change the first word|but change|do not answer|don't answer|paraphras\w+|at the end|after your answer|only output)\b"
     ]
 );
-// What may follow the request to repeat: more about the repetition, and the answer that follows.
+// Matches what may follow the request to repeat: more about the repetition, and the answer after it.
 pattern!(
     ABOUT_REPEATING,
     [r"\b(?:repeat|repeating|repeated|request|before|change|then|answer|say any|output any|do not|after that)\b|^\W*$"]
@@ -38,7 +38,7 @@ pattern!(
 
 const ANSWERS: [&str; 3] = ["my answer is yes", "my answer is no", "my answer is maybe"];
 
-/// Finds requests to repeat the prompt, and the three answers.
+/// Finds requests to repeat the prompt, and the choice of three answers.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     repetition(reading, finds);
     three_answers(reading, finds);
@@ -51,7 +51,7 @@ fn repetition(reading: &Reading<'_>, finds: &mut Finds) -> Option<()> {
     }
     let sentences = &reading.sentences;
     let (index, found) = sentences.iter().enumerate().find_map(|(index, sentence)| {
-        let found = REPEATS.captures(reading.of(sentence))?;
+        let found = REPEATS.captures(reading.sentence_text(sentence))?;
         let place = sentence.range.start + found.get(0)?.start()..sentence.range.start + found.get(0)?.end();
         let spot = Spot::new(reading, sentence, &place);
         (spot.is_asked() && !spot.is_under_negation()).then_some((index, found))
@@ -64,19 +64,19 @@ fn repetition(reading: &Reading<'_>, finds: &mut Finds) -> Option<()> {
     let range = sentence.range.clone();
     let below = found["where"].contains("below")
         || found["where"].contains("following")
-        || PRECEDES.is_match(reading.of(sentence));
+        || PRECEDES.is_match(reading.sentence_text(sentence));
     let part = matches!(&found["what"], "line" | "paragraph" | "words") || about.contains("only contains");
     let before = reading.original()[..reading.place(sentence.range.start)].trim();
     let request = if below || before.is_empty() {
-        // The request follows the paragraph that asks for its repetition, which must be the first.
+        // The request follows the paragraph that asks for its repetition, which must come first.
         let paragraph = reading.text[sentence.range.start..].find("\n\n")? + sentence.range.start;
         let first = sentences[..index]
             .iter()
             .chain(sentences[index + 1..].iter().take_while(|next| next.range.start < paragraph));
-        let only = first.into_iter().all(|other| ABOUT_REPEATING.is_match(reading.of(other)));
+        let only = first.into_iter().all(|other| ABOUT_REPEATING.is_match(reading.sentence_text(other)));
         only.then(|| reading.original()[reading.place(paragraph)..].trim())?
     } else {
-        let last = sentences[index + 1..].iter().all(|after| ABOUT_REPEATING.is_match(reading.of(after)));
+        let last = sentences[index + 1..].iter().all(|after| ABOUT_REPEATING.is_match(reading.sentence_text(after)));
         last.then_some(before)?
     };
     if part || request.is_empty() {
@@ -93,9 +93,9 @@ pattern!(
     ]
 );
 
-/// `First, repeat "…" word for word`
+/// Finds `First, repeat "…" word for word`.
 fn quoted_request(reading: &Reading<'_>, sentence: &Sentence) -> Option<Find> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let found = REPEATS_QUOTED.find(text)?;
     let range = sentence.range.start + found.start()..sentence.range.start + found.end();
     let spot = Spot::new(reading, sentence, &range);
@@ -117,7 +117,7 @@ fn three_answers(reading: &Reading<'_>, finds: &mut Finds) -> Option<()> {
     let sentence = reading.sentences.iter().find(|sentence| sentence.range.end > at)?;
     let index = reading.sentences.iter().position(|other| other.range == sentence.range)?;
     let around = &reading.sentences[index.saturating_sub(1)..(index + 4).min(reading.sentences.len())];
-    let chooses = around.iter().any(|near| CHOOSES.is_match(reading.of(near)));
+    let chooses = around.iter().any(|near| CHOOSES.is_match(reading.sentence_text(near)));
     chooses.then(|| finds.push(Find::new("detectable_format:constrained_response", json!({}), sentence.range.clone())))
 }
 

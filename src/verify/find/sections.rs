@@ -1,4 +1,4 @@
-//! Sections with a marker, paragraphs between `***` or blank lines, and two answers between `******`.
+//! Finds sections with a marker, paragraphs between `***` or blank lines, and two answers between `******`.
 
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pattern!(LABEL, [r"\b(?P<word>[a-z]{2,20}) (?P<number>x|n|#|1|i)\b"]);
 pattern!(QUOTED_LABEL, [r"^(?P<word>\p{L}{2,20}) (?P<number>X|N|#|1|\[?[XNxn]\]?|\{?[XNxn]\}?|<[XNxn]>)[:.]?$"]);
 pattern!(ENUMERATED, [r"\b(?P<word>[a-z]{2,20}) (?P<number>\d{1,2})\b"]);
 
-/// Finds what divides the answer.
+/// Finds instructions about how the answer is divided.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     labelled(reading, finds);
     starred(reading, finds);
@@ -43,11 +43,11 @@ struct Count {
     sentence: usize,
 }
 
-/// The numbers of sections, paragraphs and the like that the turn asks for.
+/// The requested numbers of sections, paragraphs and similar pieces.
 fn counts(reading: &Reading<'_>) -> Vec<Count> {
     let mut counts = Vec::new();
     for (index, sentence) in reading.sentences.iter().enumerate() {
-        for found in COUNTED.captures_iter(reading.of(sentence)) {
+        for found in COUNTED.captures_iter(reading.sentence_text(sentence)) {
             let Some(whole) = found.get(0) else { continue };
             let place = sentence.range.start + whole.start()..sentence.range.start + whole.end();
             let spot = Spot::new(reading, sentence, &place);
@@ -88,7 +88,7 @@ fn labelled(reading: &Reading<'_>, finds: &mut Finds) {
             .or_else(|| counts.iter().filter(near).find(of_sections))
             .or_else(|| counts.iter().find(near));
         let number = match (counted, label.named) {
-            // `exactly 3 sections, marked SECTION 1, SECTION 2 and so on`
+            // This is the case in `exactly 3 sections, marked SECTION 1, SECTION 2 and so on`.
             (Some(count), named @ 2..) if count.sentence == index && count.number > named => count.number,
             (_, named @ 2..) => named,
             (Some(count), _) => count.number,
@@ -111,14 +111,14 @@ fn labelled(reading: &Reading<'_>, finds: &mut Finds) {
 
 struct Label {
     word: String,
-    /// How many numbered labels are spelled out.
+    /// The number of numbered labels that are spelled out.
     named: usize,
     place: Range<usize>,
 }
 
-/// `SECTION X`, or `Part 1, Part 2 and Part 3`, in a sentence about marking sections.
+/// Finds `SECTION X`, or `Part 1, Part 2 and Part 3`, in a sentence about marking sections.
 fn label(reading: &Reading<'_>, sentence: &Sentence) -> Option<Label> {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let base = sentence.range.start;
     let marks = MARKS.find(text);
     let mut named: Vec<(String, usize, Range<usize>)> = Vec::new();
@@ -180,11 +180,11 @@ pattern!(IS_PIECE, [r"^", PIECES, r"$"]);
 pattern!(THREE, [r"(?:^|[^*])\*{3}(?:[^*]|$)|\b(?:3|three) ast?erisks?\b"]);
 pattern!(DIVIDED, [r"\b(?:separat\w+|divid\w+|divider|split|between|delimit\w*|break)\b"]);
 
-/// `exactly 3 paragraphs, separated by ***`
+/// Finds `exactly 3 paragraphs, separated by ***`.
 fn starred(reading: &Reading<'_>, finds: &mut Finds) {
     let counts = counts(reading);
     for (index, sentence) in reading.sentences.iter().enumerate() {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         if !DIVIDED.is_match(text) {
             continue;
         }
@@ -253,7 +253,7 @@ pattern!(
     ]
 );
 
-/// `3 paragraphs separated by two new lines; the second starts with the word …`
+/// Finds `3 paragraphs separated by two new lines; the second starts with the word …`.
 fn spaced(reading: &Reading<'_>, finds: &mut Finds) {
     let blank = BLANK_LINE.is_match(&reading.text) || reading.original().contains("\\n\\n");
     let counts: Vec<Count> =
@@ -263,12 +263,12 @@ fn spaced(reading: &Reading<'_>, finds: &mut Finds) {
         return;
     }
     for sentence in &reading.sentences {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         for found in FIRST_WORD.captures_iter(text).chain(START_WORD.captures_iter(text)) {
             let Some(whole) = found.get(0) else { continue };
             let nth =
                 found.name("nth").or_else(|| found.name("number")).and_then(|nth| ordinal(nth.as_str(), count.number));
-            let Some(list) = list::read(reading, sentence, whole.end(), Noun::One) else { continue };
+            let Some(list) = list::read(reading, sentence, whole.end(), Noun::Singular) else { continue };
             let (Some(nth), [word]) = (nth.filter(|nth| (1..=count.number).contains(nth)), &list.items[..]) else {
                 continue;
             };
@@ -296,7 +296,7 @@ pattern!(
 
 fn two_answers(reading: &Reading<'_>, finds: &mut Finds) {
     for (index, sentence) in reading.sentences.iter().enumerate() {
-        let text = reading.of(sentence);
+        let text = reading.sentence_text(sentence);
         let quoted = text
             .match_indices(QUOTED)
             .find(|(at, _)| reading.quoted(sentence.range.start + at).is_some_and(|inner| inner.trim() == "******"));
@@ -308,8 +308,9 @@ fn two_answers(reading: &Reading<'_>, finds: &mut Finds) {
         let place = sentence.range.start + local.start..sentence.range.start + local.end;
         let spot = Spot::new(reading, sentence, &place);
         let from = index.saturating_sub(3);
-        let two = (from..=index)
-            .find_map(|near| TWO.find(reading.of(&reading.sentences[near])).map(|found| (near, found.range())));
+        let two = (from..=index).find_map(|near| {
+            TWO.find(reading.sentence_text(&reading.sentences[near])).map(|found| (near, found.range()))
+        });
         let Some((near, found)) = two else { continue };
         let divided = DIVIDED.is_match(text) || near == index;
         if divided && spot.is_asked() && !spot.is_under_negation() {

@@ -1,4 +1,4 @@
-//! What is left of the finds of all turns: withdrawn, replaced and contradictory ones go.
+//! Removes finds that are withdrawn, replaced or contradictory, over all turns.
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ const FORBIDDEN: &str = "keywords:forbidden_words";
 const FREQUENCY: &str = "keywords:frequency";
 const LETTERS: &str = "keywords:letter_frequency";
 
-/// Ids of which an answer can follow one only.
+/// Ids that an answer can follow only once.
 const SINGLE: [&str; 6] = [
     LANGUAGE,
     "startend:end_checker",
@@ -49,7 +49,7 @@ pattern!(
     ]
 );
 
-/// What a withdrawal may speak of, and whether only permission withdraws it.
+/// What a withdrawal may refer to, and the ids it withdraws.
 const TOPICS: [(&str, &[&str]); 14] = [
     (
         r"word (?:limit|count|minimum|maximum|cap|requirement)|length|limit|\d+ words|words? limit|as (?:long|short) as|any length",
@@ -82,7 +82,7 @@ static TOPIC_PATTERNS: std::sync::LazyLock<Vec<(regex::Regex, &'static [&'static
         TOPICS.iter().map(|(pattern, ids)| (compile(pattern), *ids)).collect()
     });
 
-/// A place from which on earlier finds of some ids do not count; no ids are all of them.
+/// A place after which earlier finds of some ids no longer count. An empty list means all ids.
 struct Withdrawal {
     at: usize,
     ids: Vec<&'static str>,
@@ -91,8 +91,8 @@ struct Withdrawal {
 fn withdrawals(reading: &Reading<'_>, finds: &[Find]) -> Vec<Withdrawal> {
     let mut withdrawals = Vec::new();
     for sentence in &reading.sentences {
-        let text = reading.of(sentence);
-        // `you have to use` asks, `you don't have to use` withdraws.
+        let text = reading.sentence_text(sentence);
+        // `you have to use` is an instruction, `you don't have to use` withdraws one.
         let text =
             if NOT_ANY_MORE.is_match(text) { text.to_string() } else { HAVE_TO.replace_all(text, "").to_string() };
         if !WITHDRAWS.is_match(&text)
@@ -121,10 +121,10 @@ fn withdrawals(reading: &Reading<'_>, finds: &[Find]) -> Vec<Withdrawal> {
     withdrawals
 }
 
-/// Removes what a later sentence withdraws, what a later turn replaces, and what contradicts itself.
+/// Removes finds that a later sentence withdraws, that a later turn replaces, or that contradict each other.
 ///
-/// A contradiction between turns is settled for the later one: people change their minds. Within one turn it is unknown
-/// which of the two is meant, or whether both are about different parts of the answer, so that both are left to the judge.
+/// A contradiction between turns is decided in favour of the later one, since people change their minds. Within one turn it is unknown
+/// which of the two is meant, or whether both are about different parts of the answer, so both are left to the judge.
 pub(super) fn settle(turns: &[Turn<'_>], finds: &mut Vec<(usize, Find)>) {
     for (index, turn) in turns.iter().enumerate() {
         let own: Vec<Find> = finds.iter().filter(|(turn, _)| *turn == index).map(|(_, find)| find.clone()).collect();
@@ -150,7 +150,7 @@ pub(super) fn settle(turns: &[Turn<'_>], finds: &mut Vec<(usize, Find)>) {
     let cased = speaks(CAPITAL) || speaks(LOWERCASE);
     let foreign = finds.iter().any(|(_, find)| find.id == LANGUAGE && text(find, "language") != "en");
     for (at, (_, find)) in finds.iter().enumerate() {
-        // The rules of case ask for English, too: they say it already, and they cannot be followed in another language.
+        // The rules of case already require English, and they cannot be followed in another language.
         dropped[at] |= find.id == LANGUAGE && cased && !foreign;
         dropped[at] |= (find.id == CAPITAL || find.id == LOWERCASE) && foreign;
     }
@@ -171,7 +171,7 @@ fn words(find: &Find, key: &str) -> Vec<String> {
     list.into_iter().flatten().filter_map(Value::as_str).map(str::to_lowercase).collect()
 }
 
-/// The number of a bound, and what it counts.
+/// What a bound counts, its relation, and its number.
 fn bound(find: &Find) -> Option<(String, &str, u64)> {
     let (count, relation, of) = match find.id {
         WORDS => ("num_words", "relation", String::new()),
@@ -184,7 +184,7 @@ fn bound(find: &Find) -> Option<(String, &str, u64)> {
     Some((of, text(find, relation), number(find, count)))
 }
 
-/// Whether both bound the same thing in the same direction, differently.
+/// Whether both finds bound the same count in the same direction with different numbers.
 fn competes(a: &Find, b: &Find) -> bool {
     if a.id != b.id {
         return false;
@@ -197,7 +197,7 @@ fn competes(a: &Find, b: &Find) -> bool {
     }
 }
 
-/// Whether no answer can follow both.
+/// Whether no answer can follow both finds.
 fn contradicts(a: &Find, b: &Find) -> bool {
     match (a.id, b.id) {
         (CAPITAL, LOWERCASE) => true,

@@ -1,4 +1,4 @@
-//! Where in a sentence something was found, and whether the sentence asks for it there: not negated, hypothetical, reported,
+//! The place of a find in its sentence, and whether the sentence really requests it. It does not if it is negated, hypothetical, reported,
 //! optional, a question, another person's task, or about a part of the answer.
 
 use std::ops::Range;
@@ -8,13 +8,13 @@ use super::reading::{Reading, Sentence, beginning};
 
 /// The surroundings of a find within its sentence.
 pub(super) struct Spot<'a> {
-    /// The line that introduces the list, where the sentence is part of one.
+    /// The line that introduces the list, if the sentence is part of one.
     header: &'a str,
     /// The sentence up to the find.
     pub(super) left: &'a str,
-    /// The sentence up to the find's end.
+    /// The sentence up to the end of the find.
     until: &'a str,
-    /// The sentence from the find on.
+    /// The sentence after the find.
     pub(super) right: &'a str,
     question: bool,
 }
@@ -76,7 +76,7 @@ pattern!(
         r"\b(?:said|orders|commands|shouts|yells|demands|declares|announces|says|told|asked|asks|wrote|claims|claimed|heard|believes|believed|thinks|thought|insists|insisted|suggests|suggested|recommends|recommended|requires|advises|advised|argued|complained|complains|wondered|used to)\b"
     ]
 );
-// `an email asking them to …`: what follows is its message, unless it is how the email is written.
+// Matches `an email asking them to …`, where the rest is the content of the email unless it says how the email is written.
 pattern!(
     TELLING,
     [
@@ -84,7 +84,7 @@ pattern!(
     ]
 );
 pattern!(HOW, [r"(?:[,;:(–—-] ?|\b(?:in|using|within)) ?$"]);
-// Somebody else that answers: `a bot that answers …`, but not `you are a bot that …`.
+// Matches another person or program that answers: `a bot that answers …`, but not `you are a bot that …`.
 pattern!(
     OTHER_BOT,
     [
@@ -97,7 +97,7 @@ pattern!(
         r"\b(?:you are|you're|act as|acting as|be|as|pretend(?:ing)? to be|role of|imagine you)\b[^.;:]{0,30}$|^(?:the|this) (?:assistant|bot|model|chatbot|agent|ai) "
     ]
 );
-// `essays must have …` is about essays in general.
+// Matches `essays must have …`, which is about essays in general.
 pattern!(
     GENERAL,
     [
@@ -216,32 +216,33 @@ impl<'a> Spot<'a> {
         }
     }
 
-    /// Whether the sentence asks the assistant for what was found.
+    /// Whether the sentence asks the assistant for the find.
     pub(super) fn is_asked(&self) -> bool {
         self.is_asked_of_text() && !THAT.is_match(self.scope_by_comma())
     }
 
-    /// [`Spot::is_asked`] for what only a text can have: in `a song about a cat that contains …` the song contains it.
+    /// Whether [`Spot::is_asked`] holds for things that a story or song may contain as well: in `a song about a cat that contains …` the song
+    /// contains it.
     pub(super) fn is_asked_of_text(&self) -> bool {
-        !self.is_hypothetical() && !self.is_exempt() && !self.is_told() && self.is_request()
+        !self.is_hypothetical() && !self.is_exempt() && !self.is_reported() && self.is_request()
     }
 
-    /// What was found.
+    /// The text of the find.
     pub(super) fn found(&self) -> &'a str {
         &self.until[self.left.len()..]
     }
 
-    /// Whether it is in a clause about what happens in the text: `a story in which …`.
+    /// Whether the find is in a clause about what happens in the text: `a story in which …`.
     pub(super) fn is_within(&self) -> bool {
         WITHIN.is_match(self.left)
     }
 
-    /// Whether the find directly follows a negation: `do not use` in front of it.
+    /// Whether the find directly follows a negation such as `do not use`.
     pub(super) fn is_negated(&self) -> bool {
         NEGATED.is_match(self.left) && !DO_NOT_FORGET.is_match(self.clause())
     }
 
-    /// Whether there is any negation in its clause or its list's header.
+    /// Whether there is any negation in the clause of the find or in the header of its list.
     pub(super) fn is_under_negation(&self) -> bool {
         let clause = DO_NOT_FORGET.replace_all(self.clause(), "");
         NOT_WORD.is_match(&clause) || NOT_WORD.is_match(self.header)
@@ -253,7 +254,7 @@ impl<'a> Spot<'a> {
         &self.left[from..]
     }
 
-    /// The text from the last instruction on: what a part of the answer that is named earlier does not reach.
+    /// The text from the last instruction up to the find. A part of the answer that is named earlier does not apply to the find.
     pub(super) fn scope(&self) -> &'a str {
         let from = SCOPE
             .captures_iter(self.until)
@@ -264,7 +265,7 @@ impl<'a> Spot<'a> {
         &self.left[from..]
     }
 
-    /// The header of the list, or nothing.
+    /// The header of the list, or an empty text.
     pub(super) fn header(&self) -> &'a str {
         self.header
     }
@@ -287,15 +288,15 @@ impl<'a> Spot<'a> {
             || NOT_NEEDED.is_match(self.right)
     }
 
-    /// The text after the last comma, where it is a clause of its own.
+    /// The text after the last comma, if it is a clause of its own.
     fn scope_by_comma(&self) -> &'a str {
         let from = COMMA.find_iter(self.left).last().map_or(0, |cut| cut.end());
         &self.left[from.max(self.left.len() - self.scope().len())..]
     }
 
-    /// Reported speech, another person's task, or what the text is about.
-    fn is_told(&self) -> bool {
-        let told = |text: &str| {
+    /// Whether the find is reported speech, another person's task, or the subject of the text.
+    fn is_reported(&self) -> bool {
+        let reports = |text: &str| {
             let last = text.rsplit(';').next().unwrap_or_default();
             REPORTED.is_match(text)
                 || OWN_TASK.is_match(text)
@@ -312,10 +313,10 @@ impl<'a> Spot<'a> {
             !YOU_ARE.is_match(&self.left[..bot.end()]) && !YOU_ARE.is_match(&self.left[..bot.start()])
         });
         let begun = beginning(self.until, self.left.len() + 12);
-        owned || telling || bot || told(begun) || header || self.is_of_others() || ABOUT.is_match(clause)
+        owned || telling || bot || reports(begun) || header || self.is_of_others() || ABOUT.is_match(clause)
     }
 
-    /// Whether its subject is a kind of thing in general: `poems must be …`.
+    /// Whether the subject is a kind of thing in general: `poems must be …`.
     pub(super) fn is_of_others(&self) -> bool {
         GENERAL.captures_iter(self.left).last().is_some_and(|general| {
             let noun = &general["noun"];
@@ -330,25 +331,25 @@ impl<'a> Spot<'a> {
             return !states && (!QUESTION.is_match(self.left) || POLITE.is_match(self.left)) || self.is_short_answer();
         }
         let asks = IMPERATIVE.is_match(self.left) || ASKS.is_match(self.until);
-        // Without a verb it is a note such as `an essay on Rome, no commas`.
+        // A sentence without a verb is a note such as `an essay on Rome, no commas`.
         let notes = (NOTES.is_match(self.left) || BEGINS.is_match(&self.until[self.left.len()..]))
             && !FINITE.is_match(self.left)
             && self.left.split(' ').count() <= 14;
         !states && (self.left.trim().is_empty() || asks || notes)
     }
 
-    /// `What is rain, in at most 20 words?`
+    /// Whether the sentence is a question with a note on its answer: `What is rain, in at most 20 words?`
     fn is_short_answer(&self) -> bool {
         self.right == "?" && ANSWERED_IN.is_match(self.left) && !WRITES.is_match(self.left)
     }
 }
 
-// The find itself begins with the verb: `under no circumstances use …`.
+// Matches finds that begin with the verb themselves: `under no circumstances use …`.
 pattern!(BEGINS, [r"^(?:use|include|avoid|mention|write|do|keep|end|finish|wrap|put|answer|respond|reply|say|add)\b"]);
 pattern!(WITHIN, [r"\b(?:in|during|under|by) which\b"]);
-// `I don't want any …` asks.
+// Matches `I don't want any …`, which is an instruction.
 pattern!(WISH_NOT, [r"\bi (?:really )?(?:don't|do not|would not|wouldn't) (?:want|wish|like|need)\b"]);
-// What a note ends with before its condition, and the owner that a statement begins with.
+// Matches the end of a note before its condition. The next pattern matches the owner at the beginning of a statement.
 pattern!(
     NOTES,
     [
@@ -398,8 +399,9 @@ mod tests {
 
     fn asked(text: &str) -> bool {
         let reading = Reading::new(text);
-        let sentence = reading.sentences.iter().find(|s| reading.of(s).contains("no x")).expect("a sentence with it");
-        let at = sentence.range.start + reading.of(sentence).find("no x").unwrap();
+        let sentence =
+            reading.sentences.iter().find(|s| reading.sentence_text(s).contains("no x")).expect("a sentence with it");
+        let at = sentence.range.start + reading.sentence_text(sentence).find("no x").unwrap();
         Spot::new(&reading, sentence, &(at..at + 4)).is_asked()
     }
 

@@ -1,4 +1,4 @@
-//! Which instructions of earlier turns still count.
+//! Decides which instructions of earlier turns still apply.
 
 use super::pattern::pattern;
 use super::reading::Reading;
@@ -28,7 +28,7 @@ pattern!(
     )]
 );
 
-/// Whether a find of `turn` still counts when the turns after it have been said.
+/// Whether a find of `turn` still applies after the turns that follow it.
 pub(super) fn counts(turn: &Turn<'_>, find: &Find, later: &[Turn<'_>]) -> bool {
     let mut later = later.iter().filter(|turn| turn.role == Role::User).peekable();
     if turn.role == Role::System || later.peek().is_none() {
@@ -37,21 +37,23 @@ pub(super) fn counts(turn: &Turn<'_>, find: &Find, later: &[Turn<'_>]) -> bool {
     if stands(&turn.reading, find) || is_only_instructions(turn) {
         return true;
     }
-    later.all(|turn| turn.reading.sentences.first().is_some_and(|first| REVISES.is_match(turn.reading.of(first))))
+    later.all(|turn| {
+        turn.reading.sentences.first().is_some_and(|first| REVISES.is_match(turn.reading.sentence_text(first)))
+    })
 }
 
-/// Whether the turn says, before the end of the find's sentence, that it lasts.
+/// Whether the turn says, up to the find's sentence, that its instructions last.
 fn stands(reading: &Reading<'_>, find: &Find) -> bool {
     let said = reading.sentences.iter().take_while(|sentence| sentence.range.start <= find.range.start);
     let lasting = |text: &str| STANDING.is_match(text);
-    said.into_iter().any(|sentence| lasting(reading.of(sentence)))
+    said.into_iter().any(|sentence| lasting(reading.sentence_text(sentence)))
 }
 
-/// Whether every sentence holds an instruction and none a task.
+/// Whether every sentence contains an instruction and none contains a task.
 fn is_only_instructions(turn: &Turn<'_>) -> bool {
     let finds = turn.finds();
     turn.reading.sentences.iter().all(|sentence| {
-        let text = turn.reading.of(sentence);
+        let text = turn.reading.sentence_text(sentence);
         let instructs =
             finds.iter().any(|find| find.range.start < sentence.range.end && sentence.range.start < find.range.end);
         !sentence.asks && !TASK.is_match(text) && (instructs || text.split(' ').count() <= 3)

@@ -1,4 +1,4 @@
-//! The phrase that the answer must end with.
+//! Finds the phrase that the answer must end with.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use super::{Find, Finds};
 const ANSWER: &str = r"(?:(?:your|the|this|my|an?|every|each|all|all your|each of your|every one of your) )?(?:(?:entire|whole|full|very) )?(?:responses?|answers?|repl(?:y|ies)|output|messages?|letter|email|e-mail|essay|article|story|poem|blog post|blog|post|song|rant|review|speech|joke|summary|text|limerick|haiku|rap|piece|report|advert(?:isement)?|ad|it|everything|things|off|toast|dialogue|script|riddle|memo|note|itinerary|cover letter|proposal|pitch)(?: (?:off|out|up))?";
 const PHRASE: &str = r"(?: (?:of|with|by|saying|reading|the|this|these|exactly|exact|following|precise|specific|closing|final|last|words?|phrases?|sentences?|lines?|text|question|statement|sign-off|remark|message|just|only|literally|simply|a|my|quote|expression|like|signature|catchphrase|verbatim)\b)*";
 
-// `end your response with the exact phrase …`
+// Matches `end your response with the exact phrase …`.
 pattern!(
     ENDS,
     [
@@ -22,7 +22,7 @@ pattern!(
         r" ?(?P<colon>[:,-])? ?(?:\n)?(?P<phrase>\x{E000})?"
     ]
 );
-// `the last sentence of your response should be …`
+// Matches `the last sentence of your response should be …`.
 pattern!(
     LAST_IS,
     [
@@ -31,7 +31,7 @@ pattern!(
         r"| you (?:say|write))? (?:(?:should|must|needs to|has to|will|have to) (?:exactly )?)?(?:be|read|say|contain)(?: (?:exactly|like|as|just|literally|this|these|words?|the|phrase|following|exact|sentence))*(?: ?(?P<colon>:)? ?(?P<phrase>\x{E000})| ?:)"
     ]
 );
-// `"…" must be the last sentence`
+// Matches `"…" must be the last sentence`.
 pattern!(
     IS_LAST,
     [
@@ -53,11 +53,11 @@ pattern!(
     ]
 );
 
-/// Finds the phrase at the end.
+/// Finds the phrase at the end of the answer.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for (index, sentence) in reading.sentences.iter().enumerate() {
         for pattern in [&*ENDS, &*LAST_IS, &*IS_LAST] {
-            for found in pattern.captures_iter(reading.of(sentence)) {
+            for found in pattern.captures_iter(reading.sentence_text(sentence)) {
                 finds.extend(ending(reading, index, &found));
             }
         }
@@ -89,12 +89,12 @@ pattern!(
     [r"\b(?:each|every|paragraph|section|stanza|(?:first|second|third|opening|top|title|subject|that|which) line)\b"]
 );
 
-/// `P.S.` at the end is a postscript, `...` no phrase.
+/// Whether the phrase is one to end with; `P.S.` marks a postscript instead.
 fn marker(phrase: &str) -> bool {
     !matches!(phrase.to_lowercase().as_str(), "p.s." | "p.s" | "p.p.s" | "p.p.s." | "ps" | "pps")
 }
 
-/// `end with the exact phrase Is there more?` and `end with: That is all.`, up to the end of the line.
+/// Reads the phrase of `end with the exact phrase Is there more?` and `end with: That is all.`, up to the end of the line.
 fn unquoted<'a>(
     reading: &Reading<'a>,
     index: usize,
@@ -102,7 +102,7 @@ fn unquoted<'a>(
     found: &str,
 ) -> Option<(&'a str, std::ops::Range<usize>)> {
     let sentence = &reading.sentences[index];
-    let rest = &reading.of(sentence)[end..];
+    let rest = &reading.sentence_text(sentence)[end..];
     let colon = found.trim_end().ends_with(':');
     if rest.contains(QUOTED) || !(colon || NAMES_PHRASE.is_match(found)) {
         return None;
@@ -129,7 +129,7 @@ pattern!(
     [r"\b(?:exact|following|this|these) (?:\w+ )?(?:phrase|words?|sentence|question|line|statement)(?: of)?:? ?$"]
 );
 
-/// The end of the line, or of its first sentence where more follow.
+/// The end of the line, or of its first sentence if more follow.
 fn line_end(reading: &Reading<'_>, from: usize) -> usize {
     let line = reading.text[from..].find('\n').map_or(reading.text.len(), |len| from + len);
     reading

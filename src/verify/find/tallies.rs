@@ -1,4 +1,4 @@
-//! Instructions with a wording of their own and a number or a word: IFBench's counts, and words at a place.
+//! Finds instructions with a fixed wording that contains a number or a word: IFBench's counts, and words at a given place.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use super::reading::{Reading, Sentence};
 use super::spot::Spot;
 use super::{Find, Finds};
 
-/// The id, the name of its number, and the wording; `{n}` is the number.
+/// The id, the name of its numeric argument, and the wording, in which `{n}` stands for the number.
 const WORDINGS: [(&str, &str, &str); 10] = [
     (
         "count:numbers",
@@ -54,7 +54,7 @@ const WORDINGS: [(&str, &str, &str); 10] = [
     ),
 ];
 
-/// What `count:person_names` knows begins like this.
+/// The beginning of the only list of names that `count:person_names` knows.
 const NAMES: &str = "Emma, Liam, Sophia, Jackson, Olivia, Noah";
 
 static COMPILED: LazyLock<Vec<(&'static str, &'static str, Regex)>> = LazyLock::new(|| {
@@ -64,7 +64,7 @@ static COMPILED: LazyLock<Vec<(&'static str, &'static str, Regex)>> = LazyLock::
 
 const NTH: &str =
     r"(?P<nth>\d{1,3}(?:-?(?:st|nd|rd|th))|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)";
-// `include the keyword … in the 4-th sentence`
+// Matches `include the keyword … in the 4-th sentence`.
 pattern!(
     IN_SENTENCE,
     [
@@ -95,7 +95,7 @@ pattern!(
 pattern!(CHANGED, [r"\brepeat the request,? but change the first word of the repeated request\b"]);
 pattern!(SPAN, [r"\bcopy the span of words that lies between \(and including\) index (?P<from>\d+) and (?P<to>\d+)\b"]);
 
-/// Finds counts and places.
+/// Finds counts and words at given places.
 pub(super) fn find(reading: &Reading<'_>, finds: &mut Finds) {
     for sentence in &reading.sentences {
         counted(reading, sentence, finds);
@@ -118,7 +118,7 @@ fn at(sentence: &Sentence, found: &Captures<'_>) -> std::ops::Range<usize> {
 
 fn counted(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     for (id, key, wording) in COMPILED.iter() {
-        let Some(found) = wording.captures(reading.of(sentence)) else { continue };
+        let Some(found) = wording.captures(reading.sentence_text(sentence)) else { continue };
         let Some(number) = value(&found["n"]) else { continue };
         let known = *id != "count:person_names" || reading.original().contains(NAMES);
         let range = at(sentence, &found);
@@ -128,11 +128,11 @@ fn counted(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     }
 }
 
-/// A word in a sentence, or at the second place from both ends.
+/// Finds a word in a given sentence, or at the second place from both ends.
 fn placed(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     for found in INCLUDES.find_iter(text) {
-        let Some(list) = list::read(reading, sentence, found.end(), Noun::One) else { continue };
+        let Some(list) = list::read(reading, sentence, found.end(), Noun::Singular) else { continue };
         let (Some(place), [word]) = (IN_SENTENCE.captures(&text[list.end..]), &list.items[..]) else { continue };
         let Some(nth) = ordinal(&place["nth"].replace('-', ""), 0) else { continue };
         let end = list.end + place.get(0).map_or(0, |whole| whole.end());
@@ -149,7 +149,7 @@ fn placed(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
         }
     }
     if let Some(found) = SECOND_WORDS.find(text) {
-        let list = list::read(reading, sentence, found.end(), Noun::One);
+        let list = list::read(reading, sentence, found.end(), Noun::Singular);
         if let Some([word]) = list.as_ref().map(|list| &list.items[..]) {
             let end = list.as_ref().map_or(found.end(), |list| list.end);
             let range = sentence.range.start + found.start()..sentence.range.start + end;
@@ -161,10 +161,10 @@ fn placed(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
 }
 
 fn separator(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let Some(found) = SEPARATOR.captures(reading.of(sentence)) else { return };
+    let Some(found) = SEPARATOR.captures(reading.sentence_text(sentence)) else { return };
     let range = at(sentence, &found);
     let Some(start) = found.name("sep").map(|sep| sentence.range.start + sep.start()) else { return };
-    // Marks such as `!?!?` may have been taken for the end of the sentence.
+    // Marks such as `!?!?` may have been mistaken for the end of the sentence.
     let rest = &reading.original()[reading.place(start)..];
     let written = rest.split_whitespace().next().unwrap_or_default();
     let written = written.strip_suffix('.').unwrap_or(written).trim_matches(['"', '“', '”', '`', '\'']);
@@ -173,9 +173,9 @@ fn separator(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     }
 }
 
-/// The options of a choice, if the rule divides them where the words do: at `/`, at its only `or`, or at commas.
+/// Finds the options of a choice, if the rule divides them as the text does: at `/`, at its only `or`, or at commas.
 fn options(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let Some(found) = OPTIONS.captures(reading.of(sentence)) else { return };
+    let Some(found) = OPTIONS.captures(reading.sentence_text(sentence)) else { return };
     let range = at(sentence, &found);
     let Some(list) = found.name("options") else { return };
     let from = sentence.range.start + list.start();
@@ -194,9 +194,9 @@ fn options(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
     }
 }
 
-/// The request with another first word, or a span of it. The request is what precedes the instruction.
+/// Finds requests to repeat the request with a different first word, or a span of it. The request is the text before the instruction.
 fn repeated(reading: &Reading<'_>, sentence: &Sentence, finds: &mut Finds) {
-    let text = reading.of(sentence);
+    let text = reading.sentence_text(sentence);
     let found = CHANGED.captures(text).map(|found| ("repeat:repeat_change", found));
     let Some((id, found)) = found.or_else(|| SPAN.captures(text).map(|found| ("repeat:repeat_span", found))) else {
         return;

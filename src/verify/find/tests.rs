@@ -1,4 +1,4 @@
-//! Phrasings with the checks that they ask for, and traps that ask for none.
+//! Tests phrasings with the checks they ask for, and traps that ask for none.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::*;
 const PHRASINGS: &str = include_str!("phrasings.tsv");
 const TRAPS: &str = include_str!("traps.tsv");
 
-/// A line of a table: the conversation, and its checks in brief.
+/// A line of a table: the conversation, and its checks in short form.
 struct Case {
     line: usize,
     turns: Vec<Message>,
@@ -37,7 +37,7 @@ fn turn(text: &str) -> Message {
     Message::new(role, content)
 }
 
-/// A check as the tables write it; one with several words becomes several.
+/// The short form of a check in the tables. A check of several words has several.
 fn brief(check: &Check) -> Vec<String> {
     let text = |key: &str| check.kwargs[key].as_str().unwrap_or_default();
     let number = |key: &str| check.kwargs[key].as_u64().unwrap_or_default();
@@ -113,7 +113,7 @@ fn traps_become_no_checks() {
 
 #[test]
 fn every_kind_is_found_in_the_table() {
-    // IFEval's; their list comes first.
+    // IFEval's ids are listed first.
     for id in super::super::IDS.iter().take(25).copied() {
         let found =
             cases(PHRASINGS).iter().any(|case| find_checks(&case.turns).iter().any(|found| found.check.id == id));
@@ -165,7 +165,7 @@ fn any_text_is_read_without_panic() {
     }
 }
 
-/// IFBench's kinds: what is said, the id and its arguments.
+/// The kinds of IFBench: an instruction, the id and its arguments.
 fn wordings() -> Vec<(&'static str, &'static str, serde_json::Value)> {
     vec![
         ("Include exactly 7 numbers in the response.", "count:numbers", json!({"N": 7})),

@@ -1,4 +1,4 @@
-//! `count:`: how many words, numbers, names and marks of some kind.
+//! The rules of `count:` about the number of words, numbers, names and marks of some kind.
 
 use std::collections::HashSet;
 
@@ -24,7 +24,7 @@ pub(in crate::verify) enum Rule {
         least: usize,
         most: usize,
     },
-    /// One word in this many must be Japanese.
+    /// Every n-th word must be Japanese.
     Japanese(usize),
 }
 
@@ -67,9 +67,9 @@ impl Rule {
     pub(super) fn accepts(&self, response: &str) -> bool {
         match self {
             Self::Conjunctions(least) => {
-                let is_one = |word: &&str| CONJUNCTIONS.contains(&bare(word).to_lowercase().as_str());
-                // Words that differ only in case or in their marks count as different ones.
-                words(response).filter(is_one).collect::<HashSet<_>>().len() >= *least
+                let is_conjunction = |word: &&str| CONJUNCTIONS.contains(&bare(word).to_lowercase().as_str());
+                // Words that differ only in case or in their marks count as different.
+                words(response).filter(is_conjunction).collect::<HashSet<_>>().len() >= *least
             }
             Self::Keywords { lowered, .. } => {
                 let text = response.to_lowercase();
@@ -83,7 +83,7 @@ impl Rule {
                 words(&response.to_lowercase()).map(bare).collect::<HashSet<_>>().len() >= *least
             }
             Self::Words { least, most } => (*least..=*most).contains(&text::words(response).count()),
-            // No index is a multiple of 0, and the reference fails there.
+            // No index is a multiple of 0. The reference fails there.
             Self::Japanese(0) => false,
             Self::Japanese(step) => words(response).skip(step - 1).step_by(*step).all(is_japanese),
         }
@@ -122,7 +122,7 @@ impl Rule {
     }
 }
 
-/// How often the five keywords must occur.
+/// How often each of the five keywords must occur.
 const TIMES: [usize; 5] = [1, 2, 3, 5, 7];
 
 const CONJUNCTIONS: [&str; 7] = ["and", "but", "for", "nor", "or", "so", "yet"];
@@ -143,7 +143,7 @@ fn pronouns(response: &str) -> usize {
     words(&text).filter(|word| PRONOUNS.split_ascii_whitespace().any(|pronoun| pronoun == *word)).count()
 }
 
-/// An interrobang, and each of the six marks next to it.
+/// Whether there is an interrobang and, apart from it, each of the six marks.
 fn has_all_marks(response: &str) -> bool {
     let rest = match ["?!", "!?"].into_iter().find(|mark| response.contains(mark)) {
         Some(mark) => response.replacen(mark, "", 1),
@@ -153,7 +153,7 @@ fn has_all_marks(response: &str) -> bool {
     ".,!?;:".chars().all(|mark| rest.contains(mark))
 }
 
-/// A word with a Japanese character. Marks and numbers are let pass.
+/// Whether the word contains a Japanese character. Marks and numbers are accepted, too.
 fn is_japanese(word: &str) -> bool {
     let word = bare(word);
     word.chars().all(is_wide_digit) || word.contains(|c| matches!(c, '\u{3040}'..='\u{30ff}' | '\u{4e00}'..='\u{9fff}'))

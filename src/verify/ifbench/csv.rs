@@ -1,15 +1,15 @@
-//! Tables in CSV as Python's reader takes them, and the three that prompts ask for.
+//! Reads CSV tables like Python's reader, and checks the three tables that prompts ask for.
 
 use crate::verify::text::{is_space, is_word_char, trim};
 
-/// A header and seven rows.
+/// Whether the table has the given header and seven rows.
 pub(super) fn is_city_table(response: &str) -> bool {
     let Some(records) = records(response, ',') else { return false };
     let [header, rows @ ..] = &records[..] else { return false };
     *header == ["ID", "Country", "City", "Year", "Count"] && rows.len() == 7 && rows.iter().all(|row| row.len() == 5)
 }
 
-/// A header and 14 rows, with a special character in a field in quotes. Rows after that field are not looked at.
+/// Whether the table has a header and 14 rows, with a special character in a quoted field. Rows after that field are not checked.
 pub(super) fn is_table_with_special_character(response: &str) -> bool {
     let names = ["ProductID", "Category", "Brand", "Price", "Stock"];
     if !has_header(response, names, |rest| Some(rest.strip_prefix(',')?.trim_start_matches([' ', '\t']))) {
@@ -29,7 +29,7 @@ pub(super) fn is_table_with_special_character(response: &str) -> bool {
     false
 }
 
-/// A header and three rows with tabs, every field in quotes.
+/// Whether the tab-separated table has a header and three rows, with every field in quotes.
 pub(super) fn is_quoted_table(response: &str) -> bool {
     let names = ["StudentID", "Subject", "Grade", "Semester", "Score"];
     if !has_header(response, names, |rest| Some(rest.strip_prefix('\t')?.trim_start_matches(' '))) {
@@ -40,7 +40,7 @@ pub(super) fn is_quoted_table(response: &str) -> bool {
     records.len() == 4 && records.iter().all(|row| row.len() == 5 && row.iter().all(is_quoted))
 }
 
-/// The first line holds the names, each bare or in quotes. `after_separator` takes what is between two of them.
+/// Whether the first line contains the names, each bare or in quotes. `after_separator` removes the separator between two names.
 fn has_header(response: &str, names: [&str; 5], after_separator: fn(&str) -> Option<&str>) -> bool {
     let line = response.split('\n').next().unwrap_or_default();
     let mut rest = Some(trim(line));
@@ -56,19 +56,19 @@ fn has_header(response: &str, names: [&str; 5], after_separator: fn(&str) -> Opt
     rest == Some("")
 }
 
-/// Quotes that are read as themselves and as quotes.
+/// Triples every quote, so that it is read both as itself and as a quote.
 fn keep_quotes(text: &str) -> String {
     text.replace('"', "\"\"\"")
 }
 
-/// `"`, a character that is no letter, number or space, and another `"` in the first line.
+/// Whether the first line is quoted and contains a character that is no letter, number or space.
 fn is_quoted_and_special(field: &str) -> bool {
     let line = field.split('\n').next().unwrap_or_default();
     let inside = line.strip_prefix('"').and_then(|text| text.rsplit_once('"'));
     inside.is_some_and(|(inside, _)| inside.contains(|c| !is_word_char(c) && !is_space(c)))
 }
 
-/// Characters of a field at most.
+/// The maximum number of characters in a field.
 const LONGEST: usize = 131_072;
 
 enum State {
@@ -76,13 +76,13 @@ enum State {
     FieldStart,
     InField,
     InQuotes,
-    /// A quote was read within quotes.
+    /// The last character was a quote within quotes.
     QuoteInQuotes,
-    /// A record has ended, by one or several characters.
+    /// A record has ended, with one or several line-break characters.
     LineEnd,
 }
 
-/// The records of `text`; `None` where the reader fails.
+/// The records of `text`; `None` if Python's reader would fail.
 fn records(text: &str, separator: char) -> Option<Vec<Vec<String>>> {
     let mut reader =
         Reader { separator, state: State::RecordStart, length: 0, field: String::new(), record: Vec::new() };
@@ -95,7 +95,7 @@ fn records(text: &str, separator: char) -> Option<Vec<Vec<String>>> {
             records.push(std::mem::take(&mut reader.record));
         }
     }
-    // The text ended within quotes.
+    // The text has ended within quotes.
     if matches!(reader.state, State::InQuotes) {
         reader.end_field();
         records.push(reader.record);
@@ -107,7 +107,7 @@ struct Reader {
     separator: char,
     state: State,
     field: String,
-    /// Characters of the field.
+    /// The number of characters in the field.
     length: usize,
     record: Vec<String>,
 }
@@ -136,10 +136,10 @@ impl Reader {
         Some(())
     }
 
-    /// Whether the record ends with the line.
+    /// Ends the record if it ends with the line, and returns whether it does.
     fn ends_line(&mut self) -> bool {
         match self.state {
-            // The line break belongs to the field.
+            // The line break is part of the field.
             State::InQuotes => return false,
             State::RecordStart | State::LineEnd => {}
             State::FieldStart | State::InField | State::QuoteInQuotes => self.end_field(),

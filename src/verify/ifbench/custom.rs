@@ -1,4 +1,4 @@
-//! `custom:`: instructions that belong to one prompt each.
+//! The rules of `custom:`, each of which belongs to a single prompt.
 
 use unicode_normalization_alignments::UnicodeNormalization;
 

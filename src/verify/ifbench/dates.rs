@@ -1,13 +1,13 @@
-//! A list of dates, `YYYY-MM-DD`, of Napoleon's lifetime.
+//! Checks a list of dates in the form `YYYY-MM-DD` from Napoleon's lifetime.
 
 use crate::verify::text::{is_digit, trim};
 
-/// Dates between commas, in digits of any script.
+/// Whether the response is a list of dates between commas, in digits of any script.
 pub(super) fn is_date_list(response: &str) -> bool {
     trim(response).split(',').all(|piece| is_date(trim(piece)))
 }
 
-/// Month and day may be 00, since the reference asks no more than that they are small enough.
+/// Whether the text is a date. Month and day may be 00, since the reference only bounds them from above.
 fn is_date(text: &str) -> bool {
     let parts: Vec<Option<u32>> = text.split('-').zip([4, 2, 2]).map(|(part, digits)| number(part, digits)).collect();
     let [Some(year), Some(month), Some(day)] = parts[..] else { return false };
@@ -21,13 +21,13 @@ fn is_date(text: &str) -> bool {
     text.matches('-').count() == 2 && (1769..=1821).contains(&year) && day <= days
 }
 
-/// The value of exactly this many digits.
+/// The value of a text of exactly `digits` digits.
 fn number(text: &str, digits: usize) -> Option<u32> {
     let is_number = text.chars().count() == digits && text.chars().all(is_digit);
     is_number.then(|| text.chars().fold(0, |number, c| 10 * number + value(c)))
 }
 
-/// Unicode's decimal digits are in runs from 0 to 9, so that a digit's value is its distance from the start of its runs.
+/// The value of a digit. Unicode's decimal digits form runs from 0 to 9, so the value is the distance from the start of the run.
 fn value(digit: char) -> u32 {
     let code = u32::from(digit);
     let distance =

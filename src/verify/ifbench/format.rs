@@ -1,4 +1,4 @@
-//! `format:`: how a response is laid out, and how it is marked.
+//! The rules of `format:` about the layout and the marks of a response.
 
 use std::sync::LazyLock;
 
@@ -18,7 +18,7 @@ use crate::verify::tokens::tokens;
 pub(in crate::verify) enum Rule {
     Emoji,
     LineIndent,
-    /// The marker of the list's items.
+    /// The marker of list items.
     List(String),
     Newline,
     NoBulletsBullets,
@@ -92,22 +92,22 @@ impl Rule {
 
 const TEMPLATE: [&str; 3] = ["My Answer:", "My Conclusion:", "Future Outlook:"];
 
-/// An emoji at the end of each sentence, or of the next one's start: a mark before an emoji ends the sentence.
+/// Whether each sentence ends with an emoji, or the next one starts with it, since a mark before an emoji ends the sentence.
 fn has_emoji_after_sentences(response: &str) -> bool {
     let sentences: Vec<String> = sentences(response).iter().map(|sentence| without_punctuation(sentence)).collect();
     sentences.iter().enumerate().all(|(i, sentence)| {
         let text = trim(sentence);
-        // A selector or a joined sign may follow the emoji.
+        // A variation selector or a joined character may follow the emoji.
         let at_end = text.chars().rev().take(2).any(is_emoji);
         let follows = || sentences.get(i + 1).and_then(|next| trim(next).chars().next()).is_some_and(is_emoji);
         !text.is_empty() && (at_end || follows())
     })
 }
 
-/// A character that is an emoji by itself: not a digit, and not half of a flag.
+/// Whether the character is an emoji by itself, which digits and halves of a flag are not.
 fn is_emoji(c: char) -> bool {
     static EMOJI: LazyLock<Regex> = LazyLock::new(|| {
-        // The second set is newer than the tables of the regex crate.
+        // The other ranges are newer than the tables of the regex crate.
         let known =
             r"[\p{Emoji}\x{1F6D8}\x{1FA8A}\x{1FA8E}\x{1FAC8}\x{1FACD}\x{1FAEA}\x{1FAEF}--[0-9#*\x{1F1E6}-\x{1F1FF}]]";
         Regex::new(known).expect("the pattern is a constant that a test compiles")
@@ -115,17 +115,17 @@ fn is_emoji(c: char) -> bool {
     !c.is_ascii() && EMOJI.is_match(c.encode_utf8(&mut [0; 4]))
 }
 
-/// Text in italics and text after it. Tags of either kind may open and close.
+/// Whether there is text in italics and text after it. Either kind of tag may open and close it.
 fn has_thesis(response: &str) -> bool {
     let first = |text: &str, tags: [&str; 2]| tags.into_iter().find_map(|tag| text.find(tag));
     let Some(open) = first(response, ["<i>", "<em>"]) else { return false };
     let text = &response[open..];
     let Some(close) = first(text, ["</i>", "</em>"]) else { return false };
-    // The reference takes every tag to be as short as `<i>`, so that of `<em>` a `>` is left, which is not blank.
+    // The reference assumes that every tag is as short as `<i>`. With `<em>` a `>` is left, which is not blank.
     !is_blank(&text[3..close]) && !is_blank(&text[close + 4..])
 }
 
-/// Whether the token is neither in lower case throughout nor in lower case at its start alone.
+/// Whether the token is in title case: it is neither entirely in lower case, nor in upper case except for its first letter.
 fn is_title_case(token: &str) -> bool {
     let mut chars = token.chars();
     let starts_low = chars.next().is_some_and(char::is_lowercase);

@@ -1,13 +1,12 @@
-//! Lines: indents that grow, and bullets after text.
+//! Checks the layout of lines: indents that grow, and bullets after text.
 
 use super::sentences::sentences;
 use crate::verify::text::{is_blank, trim};
 
-/// Every line is indented by more spaces than the one before it.
+/// Whether every line is indented by more spaces than the one before it.
 pub(super) fn has_rising_indents(response: &str) -> bool {
     let mut lines: Vec<&str> = response.split('\n').collect();
-    // The reference's removal of blank lines, which passes over the line after each one that it removes, and removes the first
-    // line with the same text.
+    // Removes blank lines like the reference, which skips the line after each removed one, and removes the first line with the same text.
     let mut at = 0;
     while at < lines.len() {
         if is_blank(lines[at])
@@ -21,7 +20,7 @@ pub(super) fn has_rising_indents(response: &str) -> bool {
     lines.windows(2).all(|pair| indent(pair[0]) < indent(pair[1]))
 }
 
-/// Whether at least two sentences come before at least two lines that start with `*`. One empty line may end the text.
+/// Whether at least two sentences precede at least two lines that start with `*`. One empty line may end the text.
 pub(super) fn has_bullets_after_text(response: &str) -> bool {
     let (mut in_text, mut written, mut bullets) = (true, 0, 0);
     for line in response.split('\n').map(trim) {

@@ -1,5 +1,5 @@
 //! The 58 instructions of IFBench ("Generalizing Verifiable Instruction Following", Pyatkin et al., 2025), with the verdicts of its
-//! reference. They are often laxer, or odder, than what their prompts ask for.
+//! reference. These are often more lenient than the prompts, or differ from them.
 
 mod count;
 mod csv;
@@ -23,7 +23,7 @@ mod words;
 use super::CheckError;
 use super::kwargs::Kwargs;
 
-/// What is checked, one variant per file.
+/// A rule; each variant has its own file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Rule {
     Count(count::Rule),
@@ -36,7 +36,7 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    /// The registry; `None` for ids that are not IFBench's.
+    /// Reads a rule by its id; `None` for ids that are not in IFBench.
     pub(super) fn read(id: &str, kwargs: &mut Kwargs<'_>) -> Result<Option<Self>, CheckError> {
         Ok(Some(match id {
             "count:conjunctions" => Self::Count(count::Rule::conjunctions(kwargs)?),
@@ -100,7 +100,7 @@ impl Rule {
         }))
     }
 
-    /// Whether the response does what is asked; never called with a blank one.
+    /// Whether the response follows the rule. It is never called with a blank response.
     pub(super) fn accepts(&self, response: &str) -> bool {
         match self {
             Self::Count(rule) => rule.accepts(response),
@@ -126,7 +126,7 @@ impl Rule {
     }
 }
 
-/// Only these take any arguments, since the reference ignores them.
+/// Makes a custom rule. Only these rules accept any arguments, since the reference ignores them.
 fn custom(rule: custom::Rule, kwargs: &mut Kwargs<'_>) -> Rule {
     kwargs.allow_others();
     Rule::Custom(rule)

@@ -1,8 +1,8 @@
-//! Brackets and quotation marks.
+//! Checks the nesting of brackets and quotation marks.
 
 use crate::verify::text::is_space;
 
-/// Five opening brackets within one another, and one that closes the innermost. A bracket that does not fit starts anew.
+/// Whether five brackets are nested and the innermost is closed. A bracket that does not match resets the nesting.
 pub(super) fn has_deep_brackets(response: &str) -> bool {
     let mut open = Vec::new();
     let mut deepest = 0;
@@ -28,7 +28,7 @@ pub(super) fn has_deep_brackets(response: &str) -> bool {
     false
 }
 
-/// Three levels of `"` and `'` that close again. A mark like the innermost closes it, and apostrophes are marks, too.
+/// Whether three levels of `"` and `'` open and close. A mark equal to the innermost open one closes it, and apostrophes count as marks.
 pub(super) fn has_deep_quotes(response: &str) -> bool {
     let mut open = Vec::new();
     let mut deepest = 0;
@@ -46,7 +46,7 @@ pub(super) fn has_deep_quotes(response: &str) -> bool {
     false
 }
 
-/// No two quotations without text between them, and text after the last one.
+/// Whether there is text between any two quotations and after the last one.
 pub(super) fn has_text_after_quotes(response: &str) -> bool {
     let text = response.replace(['“', '”'], "\"").replace("'\"'", "").replace(is_space, "");
     if text.contains("\"\"") {

@@ -1,4 +1,4 @@
-//! A choice among options that are given as one text, such as `yes/no/maybe` or `a), b), c)`.
+//! Checks a choice among options that are given as one text, such as `yes/no/maybe` or `a), b), c)`.
 
 use super::text::bare;
 use crate::verify::text::{is_word_char, trim};
@@ -6,14 +6,15 @@ use crate::verify::text::{is_word_char, trim};
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::verify) struct Options {
     options: Vec<String>,
-    /// Options with letters for names are to be repeated as they are; of others, case and punctuation around them do not matter.
+    /// Whether the options are named by letters. These must be repeated exactly; for others, case and surrounding punctuation do not
+    /// matter.
     are_letters: bool,
 }
 
 impl Options {
-    /// Options between slashes, or between `or`, or between commas: what occurs first in this order.
+    /// Reads options between slashes, between `or`, or between commas, whichever occurs first in this order.
     pub(super) fn read(text: &str) -> Self {
-        // The reference finds `or` inside of words, too.
+        // The reference also finds `or` inside words.
         let separator = ["/", "or"].into_iter().find(|separator| text.contains(separator)).unwrap_or(",");
         let options = text.split(separator).map(|option| trim(option).to_string()).collect();
         Self { options, are_letters: starts_with_letters(text) }

@@ -1,4 +1,4 @@
-//! Four questions with five options each.
+//! Checks four questions with five options each.
 
 use std::sync::LazyLock;
 
@@ -6,7 +6,7 @@ use regex::Regex;
 
 use crate::verify::text::{is_blank, is_space, is_word_char, trim};
 
-/// Four pieces, each after a label such as `Question 1:`, with five options and a longer question than the piece before.
+/// Whether there are four pieces, each after a label such as `Question 1:`, with five options and a longer question than the piece before.
 pub(super) fn are_four_growing_questions(response: &str) -> bool {
     static LABEL: LazyLock<Regex> = LazyLock::new(|| {
         let label = r"\n*Question \d+[.|):;]?[\s\x1c-\x1f]*";
@@ -23,7 +23,7 @@ pub(super) fn are_four_growing_questions(response: &str) -> bool {
 }
 
 struct Piece {
-    /// Characters of the text before the options.
+    /// The number of characters before the options.
     question: usize,
     options: usize,
 }
@@ -37,7 +37,7 @@ impl Piece {
     }
 }
 
-/// A letter from A to E, a mark, and text.
+/// Whether the line has a letter from A to E, a mark, and text.
 fn is_option(line: &str) -> bool {
     let text = trim(line)
         .strip_prefix(|c| matches!(c, 'A'..='E' | 'a'..='e'))

@@ -1,4 +1,4 @@
-//! `ratio:`: shares of words, characters and kinds of sentences.
+//! The rules of `ratio:` about shares of words, characters and kinds of sentences.
 
 use std::collections::HashSet;
 
@@ -33,7 +33,7 @@ impl Rule {
             Self::Overlap { trigrams: wanted, percentage, .. } => {
                 let found = trigrams(response);
                 let share = found.intersection(wanted).count() as f64 / found.len() as f64;
-                // A response of fewer than three characters has no share; comparisons with it are false.
+                // A response of fewer than three characters has no share, and comparisons with it are false.
                 (percentage - 2.0..=percentage + 2.0).contains(&(share * 100.0))
             }
             Self::SentenceBalance => ending_in('.') == ending_in('?') && ending_in('?') == ending_in('!'),
@@ -78,13 +78,13 @@ impl Rule {
     }
 }
 
-/// All windows of three characters, spaces included.
+/// All sequences of three characters, spaces included.
 fn trigrams(text: &str) -> HashSet<[char; 3]> {
     let third = text.chars().zip(text.chars().skip(1)).zip(text.chars().skip(2));
     third.map(|((a, b), c)| [a, b, c]).collect()
 }
 
-/// NLTK's English stop words after the Snowball project's. Those with an apostrophe are left out, since no counted word has one.
+/// NLTK's English stop words, which follow the Snowball project. Those with an apostrophe are omitted, since no counted word has one.
 const STOP_WORDS: &str = "a about above after again against ain all am an and any are aren as at be because been before being below \
     between both but by can couldn d did didn do does doesn doing don down during each few for from further had hadn has hasn have \
     haven having he her here hers herself him himself his how i if in into is isn it its itself just ll m ma me mightn more most \

@@ -1,4 +1,4 @@
-//! `repeat:`: the request, or a part of it, instead of an answer.
+//! The rules of `repeat:`, which ask for the request, or a part of it, instead of an answer.
 
 use super::text::words;
 use crate::verify::CheckError;
@@ -7,11 +7,11 @@ use crate::verify::text::trim;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::verify) enum Rule {
-    /// The request with another first word.
+    /// The request with a different first word.
     Change(String),
-    /// One fixed sentence.
+    /// A single fixed sentence.
     Simple,
-    /// Words of the request, from `start` up to and without `end`. Negative numbers count from its end.
+    /// Words of the request, from `start` up to but excluding `end`. Negative numbers count from the end of the request.
     Span { prompt: String, start: i64, end: i64 },
 }
 
@@ -20,8 +20,8 @@ impl Rule {
         Ok(Self::Change(kwargs.text("prompt_to_repeat")?))
     }
 
-    /// The reference draws a number where `n_start` or `n_end` is 0, so that its verdict on key 286 of IFBench's prompts is chance.
-    /// Here 0 is 0.
+    /// Reads the rule `repeat_span`. If `n_start` or `n_end` is 0, the reference draws a random number, so its verdict on key 286 of
+    /// IFBench's prompts is random. Here 0 means 0.
     pub(super) fn repeat_span(kwargs: &mut Kwargs<'_>) -> Result<Self, CheckError> {
         let prompt = kwargs.text("prompt_to_repeat")?;
         Ok(Self::Span { prompt, start: kwargs.signed("n_start")?, end: kwargs.signed("n_end")? })
@@ -53,7 +53,7 @@ impl Rule {
     }
 }
 
-/// An index from either end, as a position that is at most `length`.
+/// Turns an index from either end into a position that is at most `length`.
 fn position(index: i64, length: usize) -> usize {
     let distance = usize::try_from(index.unsigned_abs()).map_or(length, |distance| distance.min(length));
     if index < 0 { length - distance } else { distance }

@@ -1,4 +1,4 @@
-//! `sentence:`: a keyword in a given sentence, and sentences that grow.
+//! The rules of `sentence:` about a keyword in a given sentence, and about sentences that grow.
 
 use super::sentences::sentences;
 use super::text::{all_neighbours, is_edge, without_punctuation, words};
@@ -8,9 +8,9 @@ use crate::verify::kwargs::{Kwargs, plural};
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::verify) enum Rule {
     AlliterationIncrement,
-    /// How many words more each sentence has than the one before it.
+    /// How many more words each sentence has than the one before it.
     Increment(usize),
-    /// A keyword and its sentence, from 1; 0 is the last one.
+    /// A keyword and the number of its sentence, from 1; 0 is the last one.
     Keyword {
         word: String,
         lowered: String,
@@ -63,7 +63,7 @@ impl Rule {
     }
 }
 
-/// How many words of a sentence stand next to one with the same first character.
+/// The number of words of a sentence that stand next to a word with the same first character.
 fn alliteration(sentence: &str) -> usize {
     let lowered = sentence.to_lowercase();
     let firsts: Vec<char> =

@@ -1,5 +1,5 @@
-//! Sentences as IFBench's reference cuts them: a fixed order of rewrites with two marks, no data, and much that is odd. `Hi!!!` is
-//! three sentences and `1. First` is two.
+//! Splits sentences like IFBench's reference, which applies a fixed order of rewrites with two marks and no data. Some results are
+//! surprising: `Hi!!!` is three sentences and `1. First` is two.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -8,16 +8,16 @@ use regex::{Captures, Regex};
 
 use crate::verify::text::trim;
 
-/// A dot that ends no sentence.
+/// The mark for a dot that ends no sentence.
 const DOT: &str = "<prd>";
-/// The end of a sentence. The reference writes its marks into the text like this, so a response may hold them, too.
+/// The mark for the end of a sentence. The reference writes its marks into the text in this form, so a response may contain them as well.
 const STOP: &str = "<stop>";
 
 /// Words that begin a sentence after an acronym or a company's name.
 const STARTER: &str =
     r"(?:Mr|Mrs|Ms|Dr|Prof|Capt|Cpt|Lt|(?:He|She|It|They|Their|Our|We|But|However|That|This)[\s\x1c-\x1f]|Wherever)";
 
-/// Pieces of `text`, without the spaces around them. Only the last one is left out where it is empty.
+/// Splits `text` into sentences without surrounding spaces. Only the last one is omitted if it is empty.
 pub(super) fn sentences(text: &str) -> Vec<String> {
     let marked = marked(&format!(" {}  ", text.replace('\n', " ")));
     let mut sentences: Vec<String> = marked.split(STOP).map(|piece| trim(piece).replace(DOT, ".")).collect();
@@ -27,7 +27,7 @@ pub(super) fn sentences(text: &str) -> Vec<String> {
     sentences
 }
 
-/// The text with both marks.
+/// The text with both marks inserted.
 fn marked(text: &str) -> String {
     let mut text = Cow::Borrowed(text);
     apply(&BEFORE_DOTS, &mut text);
@@ -35,7 +35,7 @@ fn marked(text: &str) -> String {
     text = Cow::Owned(text.replace("Ph.D.", "Ph<prd>D<prd>"));
     apply(&ABBREVIATIONS, &mut text);
     let mut text = text.into_owned();
-    // A mark before a closing quote changes places with it.
+    // A mark and the closing quote after it are swapped.
     for (from, to) in [(".”", "”."), (".\"", "\"."), ("!\"", "\"!"), ("?\"", "\"?")] {
         text = text.replace(from, to);
     }
@@ -45,7 +45,7 @@ fn marked(text: &str) -> String {
     text
 }
 
-/// Two dots and more are one end of a sentence.
+/// Treats two or more dots as one end of a sentence.
 fn mark_ellipses(text: &str) -> String {
     static ELLIPSIS: LazyLock<Regex> = LazyLock::new(|| compiled(r"\.{2,}"));
     let mark = |found: &Captures<'_>| DOT.repeat(found.get_match().len()) + STOP;

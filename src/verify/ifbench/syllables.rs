@@ -1,11 +1,11 @@
-//! Syllables as the syllapy library counts them: its dictionary, and a rule for words that are not in it.
+//! Counts syllables like the syllapy library: with its dictionary, and with a rule for words that it does not contain.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use crate::verify::text::is_digit;
 
-/// Words and their syllables, from syllapy 0.8.0 under the MIT licence next to it.
+/// Words and their number of syllables, from syllapy 0.8.0. Its MIT licence is next to the data.
 static DICTIONARY: LazyLock<HashMap<&str, usize>> = LazyLock::new(|| {
     let entry = |line: &'static str| {
         let (word, syllables) = line.rsplit_once(',')?;
@@ -14,7 +14,7 @@ static DICTIONARY: LazyLock<HashMap<&str, usize>> = LazyLock::new(|| {
     include_str!("data/syllables.csv").lines().filter_map(entry).collect()
 });
 
-/// The syllables of a word in lower case and without punctuation. A word with a digit has none.
+/// The number of syllables of a lower-case word without punctuation. A word with a digit has none.
 pub(super) fn syllables(word: &str) -> usize {
     if word.contains(is_digit) {
         return 0;
@@ -22,7 +22,7 @@ pub(super) fn syllables(word: &str) -> usize {
     DICTIONARY.get(word).copied().unwrap_or_else(|| by_rule(word))
 }
 
-/// Groups of vowels, without a final silent e; at least one.
+/// Counts groups of vowels, without a final silent e, but at least one.
 fn by_rule(word: &str) -> usize {
     let is_vowel = |c: char| "aeiouy".contains(c);
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! Sentences and tokens against the reference's.
+//! Compares sentences and tokens with those of the reference.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ fn texts() -> Vec<Value> {
     lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// How many texts `split` takes apart as `field` says, and how many there are.
+/// The number of texts that `split` divides as `field` says, and the number of all texts.
 fn agreement(field: &str, split: fn(&str) -> Vec<String>) -> (usize, usize) {
     let (mut right, mut all) = (0, 0);
     for line in texts() {
@@ -32,7 +32,7 @@ fn sentences_agree_with_the_reference() {
     assert_eq!(agreement("sentences", sentences), (474, 474));
 }
 
-/// Compares tokens where that is possible: Punkt's need its sentences, for which we have no trained data.
+/// Compares tokens where possible: Punkt's tokens depend on its sentences, for which there is no trained data here.
 #[test]
 fn tokens_agree_with_the_reference() {
     let (right, all) = agreement("tokens", tokens);

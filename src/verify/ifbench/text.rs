@@ -1,4 +1,4 @@
-//! Text as IFBench's reference takes it apart: words between spaces, ASCII punctuation, runs of digits.
+//! Splits text like IFBench's reference: words between spaces, ASCII punctuation, runs of digits.
 
 use crate::verify::text::{is_digit, is_space};
 
@@ -7,17 +7,17 @@ pub(super) fn words(text: &str) -> impl DoubleEndedIterator<Item = &str> {
     text.split(is_space).filter(|word| !word.is_empty())
 }
 
-/// `text` without ASCII punctuation: `well-known` becomes `wellknown`, and a lone `-` vanishes.
+/// Removes ASCII punctuation: `well-known` becomes `wellknown`, and a lone `-` vanishes.
 pub(super) fn without_punctuation(text: &str) -> String {
     text.replace(|c: char| c.is_ascii_punctuation(), "")
 }
 
-/// ASCII punctuation or U+0020: what is removed from the ends of words.
+/// Whether the character is removed from the ends of words, which are ASCII punctuation and U+0020.
 pub(super) fn is_edge(c: char) -> bool {
     c.is_ascii_punctuation() || c == ' '
 }
 
-/// `text` without ASCII punctuation and U+0020 at both ends.
+/// Removes ASCII punctuation and U+0020 from both ends.
 pub(super) fn bare(text: &str) -> &str {
     text.trim_matches(is_edge)
 }
@@ -32,12 +32,12 @@ pub(super) fn lowered_first(word: &str) -> String {
     word.chars().take(1).flat_map(char::to_lowercase).collect()
 }
 
-/// Whether `fits` holds for every item and the one before it.
+/// Whether `fits` holds for every two neighbouring items.
 pub(super) fn all_neighbours<T>(items: &[T], fits: impl Fn(&T, &T) -> bool) -> bool {
     items.windows(2).all(|pair| fits(&pair[0], &pair[1]))
 }
 
-/// A digit in the wide sense of Python's `isdigit`: a decimal one, a superscript, a subscript, or one in a circle and the like.
+/// Whether the character is a digit for Python's `isdigit`: a decimal one, a superscript, a subscript, or one in a circle or similar.
 pub(super) fn is_wide_digit(c: char) -> bool {
     is_digit(c)
         || matches!(

@@ -1,4 +1,4 @@
-//! `words:`: what every word, or a word at some place, must be.
+//! The rules of `words:` about every word, or about a word at a given place.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,16 +20,16 @@ pub(in crate::verify) enum Rule {
     Palindromes,
     ParagraphLastFirst,
     PrimeLengths,
-    /// How often a word may occur.
+    /// The maximum number of times a word may occur.
     Repeats(usize),
     Vowels,
-    /// A token by its sentence and its place there, both from 1.
+    /// A token at a given place of a given sentence, both counted from 1.
     At {
         keyword: String,
         sentence: usize,
         place: usize,
     },
-    /// The second token and the last but one.
+    /// The second token and the second to last.
     SecondAndLast(String),
 }
 
@@ -126,7 +126,7 @@ const PRIMES: [usize; 25] = [
     2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97,
 ];
 
-/// Each first letter is the one after the previous, `a` after `z`.
+/// Whether each first letter follows the previous one in the alphabet, with `a` after `z`.
 fn follows_alphabet(response: &str) -> bool {
     let text = without_punctuation(response);
     let mut expected: Option<u8> = None;
@@ -146,7 +146,7 @@ fn has_consonant_cluster(word: &str) -> bool {
     word.as_bytes().windows(2).any(|pair| pair.iter().all(is_consonant))
 }
 
-/// Whether the last word of `before` is the first of `after`. A sentence of marks alone has neither.
+/// Whether the last word of `before` is the first of `after`. A sentence that consists of marks has neither.
 fn is_handed_on(before: &str, after: &str) -> bool {
     let last = words(before.trim_end_matches(is_edge)).next_back();
     let first = words(after.trim_start_matches(is_edge)).next();
@@ -160,11 +160,11 @@ fn is_palindrome(word: &str) -> bool {
 fn returns_to_its_start(line: &str) -> bool {
     let line = trim(line).to_lowercase();
     let mut words = words(bare(&line));
-    // A line of one word ends with what it starts with.
+    // A line of a single word ends with the word it starts with.
     words.next().is_some_and(|first| words.next_back().is_none_or(|last| first == last))
 }
 
-/// One line with at most three of the vowels a, e, i, o and u.
+/// Whether the response is one line with at most three of the vowels a, e, i, o and u.
 fn has_few_vowels(response: &str) -> bool {
     let text = trim(response);
     if text.contains('\n') {

@@ -25,13 +25,13 @@ pub struct DenseConfig {
     pub layers: usize,
     /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads; a divisor of `heads`.
+    /// Number of key and value heads; a divisor of `heads`.
     pub kv_heads: usize,
     /// Size of a head, even.
     pub head_dim: usize,
     /// Added to the mean square in every norm.
     pub norm_eps: f32,
-    /// The rotary positions of its layers.
+    /// How positions rotate queries and keys.
     pub rope: Rope,
     /// Rotary positions of layers with a window, where they have their own.
     pub local_rope: Option<Rope>,

@@ -51,7 +51,7 @@ pub enum RopeScaling {
     /// Each frequency is divided by a factor of its own. LongRoPE is this within the context of pre-training, which is as far as such
     /// a model is served.
     Factors {
-        /// The divisors, one for each pair of elements.
+        /// One divisor per frequency.
         factors: Vec<f64>,
         /// Multiplies queries and keys.
         attention_factor: f64,

@@ -73,14 +73,14 @@ async fn a_preflight_names_methods_and_headers() {
             .request(Method::OPTIONS, format!("{}/v1/chat/completions", server.url))
             .header("origin", "http://a.test")
             .header("access-control-request-method", "POST")
-            .header("access-control-request-headers", "authorization,content-type,x-stainless-lang");
+            .header("access-control-request-headers", "authorization,content-type,x-stainless-os,x-of-my-own");
         let response = preflight.send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         let header = |name: &str| response.headers()[name].to_str().unwrap().to_ascii_lowercase();
         assert_eq!(header("access-control-allow-origin"), allowed);
         assert_eq!(header("access-control-allow-methods"), "get,head,post");
         let headers = header("access-control-allow-headers");
-        for name in ["authorization", "content-type", "x-request-id", "x-stainless-retry-count"] {
+        for name in ["authorization", "content-type", "x-stainless-os", "x-of-my-own"] {
             assert!(headers.split(',').any(|listed| listed == name), "{name}: {headers}");
         }
         let models =

@@ -58,7 +58,7 @@ pub fn tiny(vocabulary: usize) -> DenseConfig {
     DenseConfig { vocabulary, ..DenseConfig::default() }
 }
 
-/// Changes the number of heads and their size.
+/// Changes the number and the size of a model's heads.
 #[must_use]
 pub fn with_heads(config: DenseConfig, heads: usize, kv_heads: usize, head_dim: usize) -> DenseConfig {
     let rope = Rope { dims: head_dim, ..config.rope };

@@ -1,4 +1,4 @@
-//! The `[iterate]` section of a recipe: everything that SPaR iterations depend on. Defaults are the paper's.
+//! The `[iterate]` section of a recipe, which contains everything that SPaR iterations depend on. Defaults are the paper's.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::world::Split;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Iterate {
-    /// Decides every draw.
+    /// Seed of all random draws.
     #[serde(default)]
     pub seed: u64,
     /// Rounds of sampling, searching and training.
@@ -26,28 +26,28 @@ pub struct Iterate {
     pub actor: PathBuf,
     /// The model directory that judges and refines in the first round.
     pub refiner: PathBuf,
-    /// What models are asked.
+    /// The prompts for the models.
     pub prompts: Prompts,
-    /// What happens to a line that cannot be used.
+    /// How lines that cannot be used are handled.
     #[serde(default)]
     pub bad_lines: BadLines,
-    /// Drafts and their judgement.
+    /// How drafts are made and judged.
     #[serde(default)]
     pub sample: Sample,
     /// The tree search from failing drafts.
     #[serde(default)]
     pub search: Search,
-    /// What becomes training data.
+    /// Which results become training data.
     #[serde(default)]
     pub build: Build,
     /// The actor's training.
     pub dpo: Dpo,
     /// The refiner's training.
     pub sft: Rft,
-    /// What a round must not make worse.
+    /// Limits on how much worse a round may make the models.
     #[serde(default)]
     pub gate: Gate,
-    /// The recipe's `[publish]` section: where accepted models go. It decides nothing about the run.
+    /// The recipe's `[publish]` section: the server that receives accepted models. It does not influence the run.
     #[serde(skip)]
     pub publish: Option<Publish>,
 }
@@ -56,34 +56,34 @@ fn three() -> usize {
     3
 }
 
-/// Where prompts come from.
+/// The source of prompts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Source {
-    /// A file of lines with `prompt`, and IFEval's fields where it can be checked.
+    /// A file with one prompt per line in the field `prompt`, and IFEval's fields if the prompt can be checked.
     File(PathBuf),
-    /// The seeded world's.
+    /// Prompts of the seeded world.
     World {
         /// The split of the world's prompts.
         world: Split,
     },
 }
 
-/// Prompts of a run.
+/// The prompts of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prompts {
-    /// Every round takes the next ones.
+    /// Prompts for training. Each round takes the next ones.
     pub train: Source,
-    /// Prompts of a round.
+    /// The number of prompts per round.
     #[serde(default = "ten_thousand")]
     pub per_iteration: usize,
-    /// The gate's; they must be checkable.
+    /// Prompts of the gate, which must be checkable.
     pub validation: Source,
-    /// Reported, never decided on.
+    /// Prompts whose scores are reported but never decide anything.
     #[serde(default)]
     pub held_out: Option<Source>,
-    /// How many of the held-out ones.
+    /// The number of held-out prompts.
     #[serde(default = "five_hundred")]
     pub held_out_count: usize,
 }
@@ -100,17 +100,17 @@ fn five_hundred() -> usize {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sample {
-    /// Drafts of a prompt.
+    /// Drafts per prompt.
     pub per_prompt: usize,
     /// Temperature of the drafts.
     pub temperature: f32,
-    /// Nucleus of the drafts.
+    /// Nucleus probability of the drafts.
     pub top_p: f32,
-    /// Tokens of a draft at most.
+    /// Maximum number of tokens of a draft.
     pub max_tokens: Option<usize>,
-    /// Votes on a draft.
+    /// Votes per draft.
     pub votes: usize,
-    /// Prompts at a time.
+    /// Number of prompts at a time.
     pub parallel: usize,
 }
 
@@ -120,7 +120,7 @@ impl Default for Sample {
     }
 }
 
-/// How failing drafts are refined; the fields are those of the server's search.
+/// How failing drafts are refined. The fields are those of the server's search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Search {
@@ -130,13 +130,13 @@ pub struct Search {
     pub mode: Mode,
     /// The judge: the model, rules or both.
     pub judge: Judge,
-    /// Judged refinements at most.
+    /// Maximum number of judged refinements.
     pub budget: usize,
     /// Children per node.
     pub branch: usize,
     /// Nodes of a level that are refined.
     pub keep: usize,
-    /// Refinements from the root to a leaf at most.
+    /// Maximum number of refinements from the root to a leaf.
     pub depth: usize,
     /// Votes per judgement.
     pub votes: usize,
@@ -146,9 +146,9 @@ pub struct Search {
     pub judge_temperature: f32,
     /// Temperature of refinements.
     pub refine_temperature: f32,
-    /// Tokens of one critique at most.
+    /// Maximum number of tokens of one critique.
     pub judge_tokens: usize,
-    /// Tokens of one refinement at most.
+    /// Maximum number of tokens of one refinement.
     pub refine_tokens: usize,
 }
 
@@ -177,7 +177,7 @@ impl Default for Search {
 }
 
 impl Search {
-    /// The settings as the search takes them.
+    /// The settings in the search's own type.
     #[must_use]
     pub fn config(&self) -> SearchConfig {
         SearchConfig {
@@ -199,41 +199,41 @@ impl Search {
     }
 }
 
-/// Which pairs the actor learns from.
+/// The kind of pairs that the actor learns from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pairing {
-    /// The accepted refinement over the draft that it was refined from.
+    /// The accepted refinement is preferred to the draft it was refined from.
     #[default]
     Refined,
-    /// Another draft that was accepted over the same failing draft: the ablation without refinement.
+    /// Another draft that was accepted is preferred to the failing draft. This is the ablation without refinement.
     Independent,
 }
 
-/// What becomes training data, and how much at most.
+/// Which results become training data, and the maximum amount of each kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Build {
     /// Which pairs are made.
     pub pairing: Pairing,
-    /// Pairs at most.
+    /// Maximum number of pairs.
     pub pairs: Option<usize>,
-    /// Only pairs whose chosen response every vote accepts.
+    /// Whether only pairs are used whose chosen response every vote accepts.
     pub unanimous: bool,
-    /// Mean difference in characters between chosen and rejected responses that is allowed: pairs with the largest
-    /// differences of the heavier sign are left out until it is met. `None` leaves all.
+    /// Allowed mean difference in characters between chosen and rejected responses. Pairs with the largest differences of the dominant sign
+    /// are dropped until the mean is within it. `None` keeps all pairs.
     pub length_drift: Option<f64>,
-    /// Refinement turns that led to an accepted node.
+    /// Maximum number of refinement turns that led to an accepted node.
     pub refinements: usize,
-    /// Critiques of tree nodes that accept.
+    /// Maximum number of critiques that accept a tree node.
     pub tree_positive: usize,
-    /// Critiques of tree nodes that refuse.
+    /// Maximum number of critiques that reject a tree node.
     pub tree_negative: usize,
-    /// Critiques of drafts that accept.
+    /// Maximum number of critiques that accept a draft.
     pub draft_positive: usize,
-    /// Critiques of drafts that refuse.
+    /// Maximum number of critiques that reject a draft.
     pub draft_negative: usize,
-    /// Share of the votes that a critique's verdict must have, at least.
+    /// Minimum share of the votes that must agree with a critique's verdict.
     pub agreement: f64,
 }
 
@@ -258,24 +258,24 @@ impl Default for Build {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dpo {
-    /// What pairs are compared by.
+    /// The loss of pairs.
     #[serde(default)]
     pub preference: Preference,
-    /// Whether the actor learns the chosen response's likelihood alone: the ablation of SFT on refined responses.
+    /// Whether the actor only learns the chosen response's likelihood. This is the ablation of SFT on refined responses.
     #[serde(default)]
     pub chosen_only: bool,
-    /// Tokens of one update.
+    /// Tokens per update.
     pub tokens_per_step: usize,
     /// Passes over the pairs.
-    #[serde(default = "one")]
+    #[serde(default = "one_pass")]
     pub epochs: f64,
-    /// Whether the pairs and kept replies of all rounds so far are learned from, instead of the last round's alone.
+    /// Whether the actor learns from the pairs and kept replies of all rounds so far, instead of the last round's only.
     #[serde(default)]
     pub replay: bool,
-    /// Learning rates from the second round on are multiplied by it.
+    /// Factor of the learning rates from the second round on.
     #[serde(default = "unchanged")]
     pub later_lr: f64,
-    /// The loop; `steps` and `warmup` follow from `epochs`.
+    /// The settings of the training loop; `steps` and `warmup` follow from `epochs`.
     #[serde(default)]
     pub train: TrainConfig,
 }
@@ -284,23 +284,23 @@ pub struct Dpo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rft {
-    /// Whether it is trained at all.
+    /// Whether the refiner is trained at all.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Tokens of one update.
+    /// Tokens per update.
     pub tokens_per_step: usize,
     /// Passes over the turns.
-    #[serde(default = "one")]
+    #[serde(default = "one_pass")]
     pub epochs: f64,
-    /// Learning rates from the second round on are multiplied by it.
+    /// Factor of the learning rates from the second round on.
     #[serde(default = "unchanged")]
     pub later_lr: f64,
-    /// The loop; `steps` and `warmup` follow from `epochs`.
+    /// The settings of the training loop; `steps` and `warmup` follow from `epochs`.
     #[serde(default)]
     pub train: TrainConfig,
 }
 
-fn one() -> f64 {
+fn one_pass() -> f64 {
     1.0
 }
 
@@ -312,11 +312,11 @@ fn yes() -> bool {
     true
 }
 
-/// When a round's models are taken over.
+/// The conditions for accepting a round's models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gate {
-    /// Whether scores decide; otherwise every round's models are taken over.
+    /// Whether scores decide. Otherwise every round's models are accepted.
     pub enabled: bool,
     /// Number of validation prompts.
     pub prompts: usize,
@@ -332,7 +332,7 @@ impl Default for Gate {
     }
 }
 
-/// A recipe file, of which the section is read here.
+/// A recipe file. Only two of its sections are read here.
 #[derive(Deserialize)]
 struct File {
     iterate: Iterate,
@@ -344,7 +344,7 @@ impl Iterate {
     /// Reads the `[iterate]` section of a recipe.
     ///
     /// # Errors
-    /// Names the file, the field and what it must be.
+    /// Names the file, the field and the valid values.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading the recipe {}", path.display()))?;
         let file: File = toml::from_str(&text).with_context(|| format!("in the recipe {}", path.display()))?;
@@ -353,7 +353,7 @@ impl Iterate {
     }
 
     /// # Errors
-    /// Names the field and what it must be.
+    /// Names the field and the valid values.
     pub fn check(&self) -> Result<()> {
         let at_least = |name: &str, value: usize, least: usize| {
             ensure!(value >= least, "iterate.{name} must be at least {least}, got {value}");

@@ -1,9 +1,9 @@
-//! Curves as SVG.
+//! Draws curves as SVG.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-/// A named curve. `low` and `high` are the ends of intervals, where there are any.
+/// A named curve. `interval` is the interval around a point, if there is one.
 pub(super) struct Curve {
     pub name: String,
     pub points: Vec<Point>,
@@ -16,7 +16,7 @@ pub(super) struct Point {
     pub interval: Option<(f64, f64)>,
 }
 
-/// Colours that stay apart in grey and for colour-blind eyes (Okabe and Ito).
+/// Colours that differ in grey scale and for colour-blind readers (Okabe and Ito).
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -26,7 +26,7 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 
-/// Draws curves over one axis; points are marked where there are few of them.
+/// Draws curves over one axis. Points are marked if there are few.
 pub(super) fn draw(title: &str, x_label: &str, curves: &[Curve]) -> Result<String> {
     let mut svg = String::new();
     let fail = |error: String| anyhow!("drawing {title}: {error}");
@@ -52,7 +52,7 @@ pub(super) fn draw(title: &str, x_label: &str, curves: &[Curve]) -> Result<Strin
             .build_cartesian_2d(left..right.max(left + 1.0), low - margin..high + margin)
             .map_err(|e| fail(e.to_string()))?;
         let mut mesh = chart.configure_mesh();
-        // Steps and rounds are whole numbers.
+        // Steps and rounds are integers.
         let labels = (right - left).clamp(1.0, 8.0) as usize + 1;
         mesh.x_labels(labels)
             .x_label_formatter(&|x| format!("{x:.0}"))
@@ -87,7 +87,7 @@ pub(super) fn draw(title: &str, x_label: &str, curves: &[Curve]) -> Result<Strin
     Ok(svg)
 }
 
-/// Steps and values, averaged over 2 % of the run.
+/// Smooths the values by averaging over 2 % of the run.
 pub(super) fn smooth(name: &str, values: &[(f64, f64)]) -> Curve {
     let window = values.len() / 50 + 1;
     let points = values.windows(window).map(|w| Point {

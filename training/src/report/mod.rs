@@ -1,4 +1,4 @@
-//! A run as one page and as JSON: curves, scores by round, counts by stage, pairs with their differences marked.
+//! Shows a run as an HTML page and as JSON: curves, scores by round, counts by stage, and pairs with their differences marked.
 
 mod chart;
 mod page;
@@ -16,20 +16,21 @@ use crate::stages::iterate::Manifest;
 use crate::stages::{read_json, read_lines, write_json};
 use crate::trainer::StepMetrics;
 
-/// Everything that the page shows.
+/// The data of the page.
 #[derive(Serialize)]
 struct Report {
     manifest: Manifest,
     /// Loss curves by training stage, such as `iter-1/actor`.
     curves: BTreeMap<String, Vec<StepMetrics>>,
     similarity: Vec<Similarity>,
-    /// Seconds by stage.
+    /// Seconds per stage.
     times: BTreeMap<String, f64>,
     #[serde(skip)]
     examples: Vec<PairLine>,
 }
 
-/// How alike the two sides of a round's pairs are: twice the words in common over all words, 1 for equal texts.
+/// How similar the two sides of a round's pairs are: twice the number of common words over the number of all words, which is 1 for equal
+/// texts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct Similarity {
     /// Mean similarity of a failing draft and its accepted refinement.
@@ -42,13 +43,13 @@ struct Similarity {
     independent_pairs: usize,
 }
 
-/// Pairs on the page.
+/// The number of pairs on the page.
 const EXAMPLES: usize = 12;
 
-/// Writes `report.json` and `index.html` to a run's folder.
+/// Writes `report.json` and `index.html` to a run's directory.
 ///
 /// # Errors
-/// When a file of the run cannot be read, or one of these cannot be written.
+/// Fails if a file of the run cannot be read or one of these cannot be written.
 pub fn write(out: &Path) -> Result<()> {
     let manifest: Manifest = read_json(&out.join("manifest.json"))?;
     let folders: Vec<PathBuf> = (1..=manifest.rounds.len()).map(|t| out.join(format!("iter-{t}"))).collect();
@@ -101,7 +102,7 @@ fn similarity_of(folder: &Path) -> Result<Similarity> {
     })
 }
 
-/// Twice the words in common over all words.
+/// Twice the number of common words over the number of all words.
 pub(crate) fn similarity(a: &str, b: &str) -> f64 {
     f64::from(TextDiff::configure().algorithm(Algorithm::Myers).diff_words(a, b).ratio())
 }

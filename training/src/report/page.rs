@@ -1,4 +1,4 @@
-//! The page: one HTML file without scripts or anything from elsewhere.
+//! Renders the page as one HTML file without scripts or external resources.
 
 use std::fmt::Write;
 
@@ -55,9 +55,9 @@ fn scores(html: &mut String, report: &Report) -> Result<()> {
     let validation: Vec<Summary> = manifest.start.into_iter().chain(after).collect();
     html.push_str("<h2>Scores by round</h2><div class=\"charts\">");
     for (name, summaries) in [("validation", &validation), ("held out", &manifest.held_out)] {
-        let curve = |label: &str, of: fn(&Summary) -> Estimate| Curve {
+        let curve = |label: &str, value: fn(&Summary) -> Estimate| Curve {
             name: label.into(),
-            points: summaries.iter().enumerate().map(|(round, summary)| at(round, of(summary))).collect(),
+            points: summaries.iter().enumerate().map(|(round, summary)| at(round, value(summary))).collect(),
         };
         html.push_str(&draw(
             &format!("Share of prompts followed, {name}"),
@@ -111,8 +111,7 @@ fn rounds(html: &mut String, report: &Report) -> Result<()> {
 }
 
 fn decision(html: &mut String, gate: &Decision) -> Result<()> {
-    let verdict =
-        |accepted: bool| if accepted { "<b class=yes>taken over</b>" } else { "<b class=no>not taken over</b>" };
+    let verdict = |accepted: bool| if accepted { "<b class=yes>accepted</b>" } else { "<b class=no>rejected</b>" };
     let compared = |c: &Comparison| format!("{:.3} → {:.3}, difference {}", c.before, c.after, c.difference);
     if let Some(actor) = &gate.actor {
         write!(html, "<p>Actor, greedy: {}: {}.</p>", compared(actor), verdict(gate.actor_accepted))?;
@@ -131,22 +130,24 @@ fn decision(html: &mut String, gate: &Decision) -> Result<()> {
 fn curves(html: &mut String, report: &Report) -> Result<()> {
     html.push_str("<h2>Training</h2><div class=\"charts\">");
     for (name, steps) in &report.curves {
-        let curve = |label: &str, of: &dyn Fn(&StepMetrics) -> Option<f64>| {
-            let values: Vec<(f64, f64)> = steps.iter().filter_map(|step| Some((step.step as f64, of(step)?))).collect();
+        let curve = |label: &str, value: &dyn Fn(&StepMetrics) -> Option<f64>| {
+            let values: Vec<(f64, f64)> =
+                steps.iter().filter_map(|step| Some((step.step as f64, value(step)?))).collect();
             smooth(label, &values)
         };
         html.push_str(&draw(&format!("{name}: loss"), "step", &[curve("loss", &|step| Some(step.loss))])?);
         if steps.iter().all(|step| step.preference.is_none()) {
             continue;
         }
-        let of = |label: &str, value: fn(PreferenceMetrics) -> f64| curve(label, &|step| step.preference.map(value));
+        let reward =
+            |label: &str, value: fn(PreferenceMetrics) -> f64| curve(label, &|step| step.preference.map(value));
         let rewards = [
-            of("rewards/chosen", |p| p.chosen),
-            of("rewards/rejected", |p| p.rejected),
-            of("rewards/margins", |p| p.margin),
+            reward("rewards/chosen", |p| p.chosen),
+            reward("rewards/rejected", |p| p.rejected),
+            reward("rewards/margins", |p| p.margin),
         ];
         html.push_str(&draw(&format!("{name}: rewards"), "step", &rewards)?);
-        let accuracy = [of("rewards/accuracies", |p| p.accuracy)];
+        let accuracy = [reward("rewards/accuracies", |p| p.accuracy)];
         html.push_str(&draw(&format!("{name}: share of pairs in the right order"), "step", &accuracy)?);
     }
     html.push_str("</div>");

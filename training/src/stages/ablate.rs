@@ -1,4 +1,4 @@
-//! `ablate`: a recipe and variants of it, each with several seeds, in one table of differences with intervals.
+//! `ablate`: runs a recipe and variants of it, each with several seeds, and tabulates the differences with intervals.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::recipe::iterate::{Iterate, Prompts};
 use crate::records::PairLine;
 use crate::report::similarity;
 
-/// An ablation recipe: the `[iterate]` section that all variants share, what each variant changes in it, and the seeds.
+/// An ablation recipe: the `[iterate]` section shared by all variants, the changes that each variant makes to it, and the seeds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -28,7 +28,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Ablate {
     seeds: Vec<u64>,
-    /// The variants by name; every one is compared with the recipe as it is, which is called `spar`.
+    /// The variants by name. Each is compared with the unchanged recipe, which is called `spar`.
     variants: BTreeMap<String, Table>,
 }
 
@@ -41,30 +41,30 @@ pub struct Row {
     pub greedy: Estimate,
     /// The greedy score by seed.
     pub by_seed: Vec<f64>,
-    /// Difference to `spar` on the same prompts and seeds, with an interval over prompts: what it is for these seeds.
+    /// Difference to `spar` on the same prompts and seeds, with an interval over prompts. It applies to these seeds.
     pub difference: Option<Estimate>,
-    /// That difference with an interval over seeds: what it may be for other seeds. `None` for one seed.
+    /// This difference with an interval over seeds, which applies to other seeds as well. `None` for one seed.
     pub over_seeds: Option<Estimate>,
     /// The search's score.
     pub search: Estimate,
-    /// Pairs that the actors learned from, over all rounds, by seed.
+    /// Number of pairs that the actors learned from over all rounds, by seed.
     pub pairs: Vec<u64>,
-    /// How alike the two sides of these pairs are on average: twice the words in common over all words.
+    /// Mean similarity of the two sides of these pairs: twice the number of common words over the number of all words.
     pub similarity: f64,
 }
 
-/// What came of one variant with one seed.
+/// The result of one variant with one seed.
 struct Outcome {
     scores: Scores,
     pairs: u64,
-    /// Sum over the pairs.
+    /// Sum of the similarities of all pairs.
     similarity: f64,
 }
 
 /// Runs every variant with every seed below `out` and writes `ablations.json` and `ablations.md`.
 ///
 /// # Errors
-/// The recipe cannot be used, or a run fails.
+/// Fails if the recipe cannot be used or a run fails.
 pub async fn ablate(recipe: &Path, out: &Path) -> Result<Vec<Row>> {
     let text = std::fs::read_to_string(recipe).with_context(|| format!("reading the recipe {}", recipe.display()))?;
     let file: File = toml::from_str(&text).with_context(|| format!("in the recipe {}", recipe.display()))?;
@@ -75,8 +75,8 @@ pub async fn ablate(recipe: &Path, out: &Path) -> Result<Vec<Row>> {
     for (name, changes) in &variants {
         let mut outcomes = Vec::new();
         for &seed in &file.ablate.seeds {
-            let of = |changes| variant(&file.iterate, changes, seed).with_context(|| format!("variant {name}"));
-            let (base, recipe) = (of(&Table::new())?, of(changes)?);
+            let with = |changes| variant(&file.iterate, changes, seed).with_context(|| format!("variant {name}"));
+            let (base, recipe) = (with(&Table::new())?, with(changes)?);
             let folder = |name: &str| out.join(name).join(format!("seed-{seed}"));
             share_first_round((&base, &folder("spar")), (&recipe, &folder(name)))?;
             outcomes.push(run(&recipe, &folder(name)).await.with_context(|| format!("{name}, seed {seed}"))?);
@@ -89,7 +89,7 @@ pub async fn ablate(recipe: &Path, out: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// All rounds, and scores of what came out.
+/// Runs all rounds and scores the final models.
 async fn run(recipe: &Iterate, folder: &Path) -> Result<Outcome> {
     let unscored = Prompts { held_out: None, ..recipe.prompts.clone() };
     let manifest: Manifest = iterate(&Iterate { prompts: unscored, ..recipe.clone() }, folder).await?;
@@ -114,7 +114,7 @@ async fn run(recipe: &Iterate, folder: &Path) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Copies what the first round of `base` asked, sampled and searched to a run that would make the same.
+/// Copies the first round's prompts, samples and trees of `base` to a run that would make the same ones.
 fn share_first_round(base: (&Iterate, &Path), run: (&Iterate, &Path)) -> Result<()> {
     let decides = |recipe: &Iterate| {
         let Iterate { seed, actor, refiner, prompts, bad_lines, sample, search, .. } = recipe.clone();
@@ -125,20 +125,23 @@ fn share_first_round(base: (&Iterate, &Path), run: (&Iterate, &Path)) -> Result<
         return Ok(());
     }
     std::fs::create_dir_all(&to).with_context(|| format!("creating {}", to.display()))?;
-    // Records are written last: what is recorded as finished exists.
+    // Records are copied last, so that an output exists if its record does.
     for file in ["prompts.jsonl", "samples.jsonl", "trees.jsonl", "samples.stage.json", "trees.stage.json"] {
         std::fs::copy(from.join(file), to.join(file)).with_context(|| format!("copying {file} to {}", to.display()))?;
     }
     Ok(())
 }
 
-/// The shared section with a variant's changes and a seed.
+/// The shared section with the changes of a variant and a seed.
 fn variant(shared: &Table, changes: &Table, seed: u64) -> Result<Iterate> {
     let mut section = shared.clone();
     overlay(&mut section, changes);
     section.insert("seed".into(), toml::Value::Integer(i64::try_from(seed)?));
     let recipe: Iterate = toml::Value::Table(section).try_into()?;
-    ensure!(recipe.prompts.held_out.is_some(), "iterate.prompts.held_out is what variants are compared on: name it");
+    ensure!(
+        recipe.prompts.held_out.is_some(),
+        "variants are compared on held-out prompts: set iterate.prompts.held_out"
+    );
     recipe.check()?;
     Ok(recipe)
 }
@@ -155,8 +158,8 @@ fn overlay(table: &mut Table, changes: &Table) {
 }
 
 fn row(name: &str, outcomes: &[Outcome], base: &[Outcome]) -> Row {
-    let all = |outcomes: &[Outcome], of: fn(&Scores) -> &Vec<f64>| -> Vec<f64> {
-        outcomes.iter().flat_map(|outcome| of(&outcome.scores).clone()).collect()
+    let all = |outcomes: &[Outcome], values: fn(&Scores) -> &Vec<f64>| -> Vec<f64> {
+        outcomes.iter().flat_map(|outcome| values(&outcome.scores).clone()).collect()
     };
     let greedy = all(outcomes, |scores| &scores.greedy);
     let pairs: Vec<u64> = outcomes.iter().map(|outcome| outcome.pairs).collect();

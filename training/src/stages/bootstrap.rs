@@ -1,4 +1,4 @@
-//! An actor and a refiner from nothing: tokenizer, actor, its responses, refiner, its refinements, refiner again.
+//! Trains an actor and a refiner from scratch: tokenizer, actor, its responses, refiner, its refinements, final refiner.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,8 @@ use spar::search::{Models, SearchConfig};
 use tokenizers::Tokenizer;
 
 use super::mixture::{self, Sources};
-use super::sample::{self, Sample, instance};
+use super::prompts::instance;
+use super::responses::{self, Sample};
 use super::{read_lines, release, write_json, write_lines};
 use crate::conversation::Encoder;
 use crate::recipe::{Bootstrap, Refiner, Shape};
@@ -20,10 +21,10 @@ use crate::tokens::Example;
 use crate::trainer::{self, Init, TrainConfig};
 use crate::world::Split;
 
-/// Prompts that are answered at a time.
+/// The number of prompts that are answered at a time.
 const PARALLEL: usize = 64;
 
-/// Where a run keeps what it made.
+/// A run and its directory.
 struct Run<'a> {
     recipe: &'a Bootstrap,
     out: &'a Path,
@@ -32,11 +33,11 @@ struct Run<'a> {
     end: u32,
 }
 
-/// Makes `actor/` and `refiner/` in `out`, both complete model directories, and `release/` with their scores. What a
-/// killed run has finished is kept.
+/// Makes `actor/` and `refiner/` in `out`, both complete model directories, and `release/` with their scores. Finished outputs of a killed
+/// run are reused.
 ///
 /// # Errors
-/// When a file cannot be read or written, or a stage fails; the message says which.
+/// Fails if a file cannot be read or written, or if a stage fails; the message says which.
 pub async fn bootstrap(recipe: &Bootstrap, out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let templates = Templates::new(recipe.templates.clone(), "the recipe")?;
@@ -103,7 +104,7 @@ impl Run<'_> {
         write_json(&out_dir.join("spar.json"), &self.recipe.templates)
     }
 
-    /// What the actor says to training prompts.
+    /// The actor's responses to training prompts.
     async fn samples(&self) -> Result<Vec<Sample>> {
         let path = self.out.join("samples.jsonl");
         if let Some(samples) = read_lines(&path)? {
@@ -112,14 +113,14 @@ impl Run<'_> {
         let engine = load(&self.out.join("actor"))?;
         let from = &self.recipe.samples;
         let samples =
-            sample::responses(&engine, self.recipe.seed, from.prompts, from.per_prompt, from.temperature, PARALLEL)
+            responses::responses(&engine, self.recipe.seed, from.prompts, from.per_prompt, from.temperature, PARALLEL)
                 .await
                 .context("sampling the actor")?;
         write_lines(&path, &samples)?;
         Ok(samples)
     }
 
-    /// What the refiner makes of failing samples.
+    /// The refiner's refinements of failing samples.
     async fn refined(&self, samples: &[Sample]) -> Result<Vec<Sample>> {
         let path = self.out.join("refined.jsonl");
         if let Some(samples) = read_lines(&path)? {
@@ -137,7 +138,7 @@ impl Run<'_> {
         let engine = load(&self.out.join("refiner-first"))?;
         let models = Models { actor: &engine, refiner: &engine, templates: &self.templates };
         let config = SearchConfig::by_votes();
-        let refined = sample::refinements(models, &config, self.recipe.seed, &failing, PARALLEL)
+        let refined = responses::refinements(models, &config, self.recipe.seed, &failing, PARALLEL)
             .await
             .context("sampling the refiner")?;
         write_lines(&path, &refined)?;
@@ -145,10 +146,10 @@ impl Run<'_> {
     }
 }
 
-/// The native engine on a model directory.
+/// Loads the native engine with a model directory.
 ///
 /// # Errors
-/// The directory has a defect, which the error names.
+/// Names what is wrong with the directory.
 pub fn load(directory: &Path) -> Result<NativeEngine> {
     let opened = ModelDir::open(PathBuf::from(directory))?;
     let engine = NativeEngine::load(opened, NativeConfig::default())?;

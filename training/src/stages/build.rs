@@ -1,4 +1,4 @@
-//! `build`: drafts and trees become preference pairs for the actor and turns for the refiner.
+//! `build`: turns drafts and trees into preference pairs for the actor and chat turns for the refiner.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -24,13 +24,13 @@ use crate::records::{BadLines, ChatLine, Draft, PairLine, Sampled, Searched, rea
 /// Settings that decide the stage's output, in addition to its inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings<'a> {
-    /// Decides every draw.
+    /// Seed of all random draws.
     pub seed: u64,
-    /// What becomes data.
+    /// Which results become training data.
     pub build: &'a Build,
 }
 
-/// Files of the stage.
+/// The files of the stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
     /// The file of judged drafts.
@@ -39,14 +39,14 @@ pub struct Files<'a> {
     pub trees: &'a Path,
     /// The refiner's directory, for its templates.
     pub refiner: &'a Path,
-    /// Gets `dpo.jsonl`, `kept.jsonl`, `sft.jsonl` and `dataset_info.json`.
+    /// The directory for `dpo.jsonl`, `kept.jsonl`, `sft.jsonl` and `dataset_info.json`.
     pub out: &'a Path,
 }
 
 /// Runs the stage.
 ///
 /// # Errors
-/// A file's or a line's.
+/// Fails if a file or one of its lines cannot be used.
 pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -> Result<Record> {
     let inputs = [("samples", files.samples), ("trees", files.trees), ("refiner", files.refiner)];
     let running = match Stage::begin(&files.out.join("build.stage.json"), "build", settings, &inputs)? {
@@ -56,8 +56,8 @@ pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -
     let samples: Vec<Sampled> = read(files.samples, BadLines::Stop, Ok)?.items;
     let trees: Vec<Searched> = read(files.trees, BadLines::Stop, Ok)?.items;
     let (pairs, mut counts) = pairs(settings, &samples, &trees);
-    let (turns, of_turns) = turns(settings, &samples, &trees, templates);
-    counts.extend(of_turns);
+    let (turns, turn_counts) = turns(settings, &samples, &trees, templates);
+    counts.extend(turn_counts);
     let kept = kept(settings, &samples, pairs.len());
     counts.push(("kept", kept.len()));
     let [dpo, kept_file, sft] = ["dpo.jsonl", "kept.jsonl", "sft.jsonl"].map(|name| files.out.join(name));
@@ -69,11 +69,11 @@ pub fn build(settings: &Settings<'_>, files: Files<'_>, templates: &Templates) -
     running.finish(&counts, Vec::new(), &[("dpo", &dpo), ("kept", &kept_file), ("sft", &sft)])
 }
 
-/// Copies the searches that a server has kept into `out`, as `trees.jsonl` next to an empty `samples.jsonl`, and gives both paths.
-/// Two searches with the same question and draft count once.
+/// Copies the searches that a server has recorded into `out`, as `trees.jsonl` next to an empty `samples.jsonl`, and returns both paths.
+/// Two searches with the same prompt and draft count once.
 ///
 /// # Errors
-/// A file's or a line's, or there is none.
+/// Fails if a file or one of its lines cannot be used, or if there are no searches.
 pub fn collect_traffic(traffic: &Path, out: &Path) -> Result<(PathBuf, PathBuf)> {
     std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let mut files = Vec::new();
@@ -86,7 +86,7 @@ pub fn collect_traffic(traffic: &Path, out: &Path) -> Result<(PathBuf, PathBuf)>
     files.sort();
     let (mut seen, mut trees) = (HashSet::new(), Vec::new());
     for file in files {
-        // A server that was killed may have left half a line.
+        // A server that was killed may have left an incomplete line.
         let lines = read(&file, BadLines::Skip, |tree: Searched| {
             ensure!(tree.best < tree.nodes.len(), "`best` is {}, there are {} nodes", tree.best, tree.nodes.len());
             Ok(tree)
@@ -138,20 +138,20 @@ fn refined(tree: &Searched) -> Option<(PairLine, Votes)> {
     (tree.accepted && best.depth > 0).then(|| (pair(), best.votes))
 }
 
-/// Another accepted draft, at random, over the draft that the tree starts from.
+/// Pairs of another accepted draft, chosen at random, and the draft from which the tree starts.
 fn independent(seed: u64, samples: &[Sampled], trees: &[Searched]) -> Vec<(PairLine, Votes)> {
     let mut samples = samples.iter().enumerate();
-    let of = |tree: &Searched| {
+    let pair = |tree: &Searched| {
         let (i, line) = samples.find(|(_, line)| line.asked == tree.asked)?;
         let accepted: Vec<&Draft> = line.drafts.iter().filter(|draft| draft.accepted && !draft.cut).collect();
         let count = u64::try_from(accepted.len()).ok().filter(|&count| count > 0)?;
         let chosen = accepted[usize::try_from(derive_seed(!seed, i as u64) % count).ok()?];
         Some((PairLine::new(&tree.asked.prompt, &chosen.response, &tree.nodes[0].response), chosen.votes))
     };
-    trees.iter().filter_map(of).collect()
+    trees.iter().filter_map(pair).collect()
 }
 
-/// Drafts that every vote accepts, one of a prompt: what the actor does right and should keep doing.
+/// Drafts that every vote accepts, one per prompt. They show what the actor does right and should keep doing.
 fn kept(settings: &Settings<'_>, samples: &[Sampled], most: usize) -> Vec<ChatLine> {
     let pick = |line: &Sampled| {
         let mut drafts = line.drafts.iter().filter(|draft| draft.accepted && !draft.cut);
@@ -165,7 +165,7 @@ fn kept(settings: &Settings<'_>, samples: &[Sampled], most: usize) -> Vec<ChatLi
     lines
 }
 
-/// Leaves out the pairs with the largest difference in length of the heavier sign until the mean is within `drift`.
+/// Drops the pairs with the largest difference in length of the dominant sign until the mean is within `drift`.
 fn balance(pairs: &mut Vec<PairLine>, drift: f64) {
     let difference = |pair: &PairLine| {
         let length = |text: &str| text.chars().count() as f64;
@@ -195,8 +195,8 @@ fn balance(pairs: &mut Vec<PairLine>, drift: f64) {
     });
 }
 
-/// Refinement turns that led to an accepted node, and critiques that agree with the votes: at most one of each kind for a
-/// prompt, at most as many of a kind as the recipe says.
+/// Refinement turns that led to an accepted node, and critiques that agree with the votes. There is at most one of each kind per prompt,
+/// and at most as many of a kind as the recipe allows.
 fn turns(
     settings: &Settings<'_>,
     samples: &[Sampled],
@@ -221,7 +221,7 @@ fn turns(
         accepted == accepts
             && value.is_some_and(|value| (if accepts { value } else { 1.0 - value }) >= build.agreement.max(0.5))
     };
-    let of_tree = |accepts: bool| {
+    let tree_critiques = |accepts: bool| {
         let pick = move |tree: &Searched| {
             let mut nodes = tree.nodes.iter().skip(1);
             let node = nodes.find(|node| agreed(accepts, node.accepted, node.value))?;
@@ -229,7 +229,7 @@ fn turns(
         };
         trees.iter().filter_map(pick).collect::<Vec<_>>()
     };
-    let of_draft = |accepts: bool| {
+    let draft_critiques = |accepts: bool| {
         let pick = move |line: &Sampled| {
             let draft = line.drafts.iter().find(|draft| agreed(accepts, draft.accepted, draft.value))?;
             Some(critique(&line.asked.prompt, &draft.response, &draft.critique))
@@ -238,10 +238,10 @@ fn turns(
     };
     let kinds = [
         ("refinements", trees.iter().filter_map(refinement).collect(), build.refinements),
-        ("tree critiques, yes", of_tree(true), build.tree_positive),
-        ("tree critiques, no", of_tree(false), build.tree_negative),
-        ("draft critiques, yes", of_draft(true), build.draft_positive),
-        ("draft critiques, no", of_draft(false), build.draft_negative),
+        ("tree critiques, yes", tree_critiques(true), build.tree_positive),
+        ("tree critiques, no", tree_critiques(false), build.tree_negative),
+        ("draft critiques, yes", draft_critiques(true), build.draft_positive),
+        ("draft critiques, no", draft_critiques(false), build.draft_negative),
     ];
     let (mut lines, mut counts) = (Vec::new(), Counts::new());
     for (stream, (kind, mut found, most)) in kinds.into_iter().enumerate() {
@@ -255,7 +255,7 @@ fn turns(
     (lines, counts)
 }
 
-/// What LLaMA-Factory asks of a folder of data.
+/// The description that LLaMA-Factory requires in a data directory.
 fn dataset_info() -> serde_json::Value {
     json!({
         "spar_dpo": {
@@ -273,7 +273,7 @@ fn dataset_info() -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{Asked, Grown};
+    use crate::records::{Asked, TreeNode};
 
     fn asked(i: usize) -> Asked {
         Asked { key: json!(i), prompt: format!("prompt {i}"), instruction_id_list: Vec::new(), kwargs: Vec::new() }
@@ -292,10 +292,10 @@ mod tests {
         }
     }
 
-    fn node(parent: Option<usize>, response: &str, yes: usize, no: usize) -> Grown {
+    fn node(parent: Option<usize>, response: &str, yes: usize, no: usize) -> TreeNode {
         let Draft { response, votes, value, accepted, critique, right, .. } = draft(response, yes, no);
         let depth = parent.map_or(0, |_| 1);
-        Grown { parent, depth, response, reflection: "fix".into(), critique, votes, value, accepted, right }
+        TreeNode { parent, depth, response, reflection: "fix".into(), critique, votes, value, accepted, right }
     }
 
     fn data() -> (Vec<Sampled>, Vec<Searched>) {

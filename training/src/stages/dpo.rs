@@ -1,4 +1,4 @@
-//! Direct preference optimization: pairs in JSONL, the actor moves towards the chosen replies and away from the rejected ones.
+//! `dpo`: direct preference optimization. From pairs in JSONL, the actor moves towards the chosen replies and away from the rejected ones.
 
 use std::path::PathBuf;
 
@@ -20,34 +20,34 @@ use crate::trainer::{TrainConfig, TrainReport};
 pub struct Dpo {
     /// The model directory to start from, which is also the reference.
     pub base: PathBuf,
-    /// One `{"prompt": […], "chosen": […], "rejected": […]}` per line, each a list of turns.
+    /// The data file, with one `{"prompt": […], "chosen": […], "rejected": […]}` per line, each a list of turns.
     pub data: PathBuf,
-    /// Chats whose last reply was right already, as `sft` reads them: one with each pair, with the weight of `preference.kept`.
+    /// Chats whose last reply was right already, in the format of `sft`. One accompanies each pair, with the weight `preference.kept`.
     #[serde(default)]
     pub kept: Option<PathBuf>,
-    /// What happens to a line that cannot be used.
+    /// How lines that cannot be used are handled.
     #[serde(default)]
     pub bad_lines: BadLines,
-    /// What pairs are compared by.
+    /// The loss of pairs.
     #[serde(default)]
     pub preference: Preference,
-    /// Learns the chosen replies by likelihood alone.
+    /// Whether only the likelihood of the chosen replies is learned.
     #[serde(default)]
     pub chosen_only: bool,
-    /// Tokens of one update; what a pair's replies share counts once.
+    /// Tokens per update. The tokens that a pair's replies share count once.
     pub tokens_per_step: usize,
-    /// Passes over the data; decides `train.steps`, and `train.warmup` as a tenth of them.
+    /// Passes over the data. They determine `train.steps`, and `train.warmup` as a tenth of it.
     #[serde(default)]
     pub epochs: Option<f64>,
     /// The training loop.
     pub train: TrainConfig,
 }
 
-/// Trains `recipe.base` into `recipe.train.out_dir`: a complete model directory, or an adapter's. A finished run is not made
-/// again.
+/// Trains `recipe.base` into `recipe.train.out_dir`, which becomes a complete model directory or an adapter's. A finished run is not
+/// repeated.
 ///
 /// # Errors
-/// When the model or the data cannot be used: names the file, the line and what is wrong.
+/// Fails if the model or the data cannot be used, and names the file, the line and the problem.
 pub fn dpo(recipe: &Dpo) -> Result<TrainReport> {
     let kept = recipe.kept.as_deref().filter(|_| !recipe.chosen_only);
     let task = Task {
@@ -85,16 +85,16 @@ fn pair(chats: &Chats, longest: usize, line: &PairLine) -> Result<PairExample> {
     line.check()?;
     let chosen = chats.answered(&line.prompt, &line.chosen[0].content, longest)?;
     let rejected = chats.answered(&line.prompt, &line.rejected[0].content, longest)?;
-    let told = chosen.told;
+    let prompt_tokens = chosen.told;
     Ok(PairExample {
         tokens: Pair { chosen: chosen.tokens, rejected: rejected.tokens },
-        told,
+        prompt_tokens,
         reference: Pair::default(),
     })
 }
 
 fn chosen(pair: PairExample) -> Example {
     let mut weights = vec![1.0; pair.tokens.chosen.len()];
-    weights[..pair.told].fill(0.0);
+    weights[..pair.prompt_tokens].fill(0.0);
     Example { tokens: pair.tokens.chosen, weights }
 }

@@ -1,4 +1,4 @@
-//! The models of a stage in memory: the tree engine in this process, and once for both roles where they are one directory.
+//! The models of a stage: tree engines in this process, and only one if both roles use the same directory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,21 +20,21 @@ impl Engines {
     /// Loads both models.
     ///
     /// # Errors
-    /// The directory has a defect, which the error names.
+    /// Names what is wrong with a directory.
     pub fn open(actor: &Path, refiner: &Path) -> Result<Self> {
         let first = Arc::new(load(actor)?);
         let second = if actor == refiner { first.clone() } else { Arc::new(load(refiner)?) };
         Ok(Self { actor: first, refiner: second })
     }
 
-    /// The models as a search takes them; the templates are the refiner's.
+    /// The models in the search's own type, with the refiner's templates.
     #[must_use]
     pub fn models(&self) -> Models<'_> {
         Models { actor: &*self.actor, refiner: &*self.refiner, templates: &self.refiner.dir().templates }
     }
 }
 
-/// A progress bar that starts at what is done.
+/// A progress bar that starts at the number of finished items.
 pub(super) fn bar(what: &'static str, all: usize, done: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} [{elapsed_precise} < {eta_precise}]");
     let bar = ProgressBar::new(all as u64).with_message(what);

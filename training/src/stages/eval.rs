@@ -1,37 +1,37 @@
-//! Measures an actor and a refiner on prompts that can be checked, and shows whether search is worth its tokens.
+//! `eval`: measures an actor and a refiner on prompts that can be checked, and whether search is worth its tokens.
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use spar::engine::Sampling;
-use spar::eval::report::{BesideDrafts, beside_drafts, mean, scores, tokens};
+use spar::eval::report::{DraftComparison, compare_with_drafts, mean, scores, tokens};
 use spar::eval::stats::{Estimate, estimate, paired};
 use spar::eval::{self, JudgeScore, Method, Trial};
 use spar::search::{Judge, Models, SearchConfig, Strategy};
 use spar::verify::data::Prompt;
 
-/// Budgets that best-of-N is tried at, to find one that costs what the search costs.
+/// The budgets of best-of-N that are measured to find one that costs as much as the search.
 const BEST_OF_N: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
-/// What is measured.
+/// The settings of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Node budgets of the search, 16 among them for the rules.
+    /// Node budgets of the search. The search with rules has a budget of 16.
     pub budgets: Vec<usize>,
-    /// Fixes every draw.
+    /// Seed of all random draws.
     pub seed: u64,
-    /// Prompts at a time.
+    /// Number of prompts at a time.
     pub parallel: usize,
 }
 
 /// A search at one budget.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AtBudget {
-    /// Nodes at most.
+    /// The node budget.
     pub budget: usize,
-    /// Share of prompts that are followed strictly.
+    /// Share of prompts whose instructions are all followed strictly.
     pub score: Estimate,
-    /// Search minus greedy on the same prompts.
+    /// The search's score minus the greedy score on the same prompts.
     pub gain: Estimate,
     /// Tokens generated per prompt.
     pub tokens: f64,
@@ -48,34 +48,34 @@ pub struct AtBudget {
 pub struct Comparison {
     /// The search's budget.
     pub budget: usize,
-    /// The smallest budget at which best-of-N generates at least as many tokens as the search; the largest tried if none does.
+    /// The smallest budget at which best-of-N generates at least as many tokens as the search, or the largest measured one if none does.
     pub best_of_n: usize,
-    /// Tokens per prompt, the search's and best-of-N's.
+    /// Tokens per prompt of the search and of best-of-N.
     pub tokens: (f64, f64),
     /// The score of best-of-N.
     pub score: Estimate,
-    /// Search minus best-of-N on the same prompts.
+    /// The search's score minus that of best-of-N on the same prompts.
     pub difference: Estimate,
 }
 
-/// Everything that was measured.
+/// The results of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Share of prompts whose instructions are all followed, greedy.
+    /// Share of prompts whose instructions are all followed by greedy responses.
     pub greedy: Estimate,
-    /// Share of instructions that are followed, greedy.
+    /// Share of instructions that are followed by greedy responses.
     pub greedy_instructions: f64,
-    /// The judge's majority against the rules, on greedy and on sampled responses.
+    /// The judge's decisions compared with the rules, on greedy and sampled responses.
     pub judge: JudgeScore,
     /// Mean of the accuracies on right and on wrong responses.
     pub judge_balanced_accuracy: Estimate,
-    /// Share of failing greedy responses that one refinement after the refiner's own critique fixes.
+    /// Share of failing greedy responses that one refinement fixes, after the refiner's own critique.
     pub refine_once: Estimate,
-    /// Breadth-first search, judged by votes.
+    /// Breadth-first search judged by votes, at each budget.
     pub search: Vec<AtBudget>,
-    /// The search with the rules as judge, budget 16.
+    /// The search with rules as the judge, at a budget of 16.
     pub rules: AtBudget,
-    /// Best-of-N at each of the search's budgets.
+    /// The search compared with best-of-N, at each budget.
     pub best_of_n: Vec<Comparison>,
 }
 
@@ -137,7 +137,7 @@ pub async fn evaluate(models: Models<'_>, prompts: &[Prompt], options: &Options)
     bar.finish_and_clear();
     let best: Vec<(usize, &[Trial])> = best.iter().map(|(budget, found)| (*budget, found.as_slice())).collect();
     let compare = |(&budget, found): (&usize, &Vec<Trial>)| {
-        let BesideDrafts { best_of_n, tokens, score, difference } = beside_drafts(found, &best)?;
+        let DraftComparison { best_of_n, tokens, score, difference } = compare_with_drafts(found, &best)?;
         Some(Comparison { budget, best_of_n, tokens, score, difference })
     };
     let best_of_n = options.budgets.iter().zip(&trials).filter_map(compare).collect();
@@ -167,7 +167,7 @@ fn at_budget(budget: usize, trials: &[Trial], greedy: &[f64]) -> AtBudget {
     }
 }
 
-/// Both sides' accuracies are binomial; the interval is the normal one of their mean.
+/// The balanced accuracy. The accuracies of both sides are binomial, and the interval is the normal one of their mean.
 fn balanced(score: &JudgeScore) -> Estimate {
     let right = score.true_yes + score.false_no + score.undecided_yes;
     let wrong = score.true_no + score.false_yes + score.undecided_no;

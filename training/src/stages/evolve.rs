@@ -1,4 +1,4 @@
-//! `evolve`: seed prompts become harder ones, by asking a model to add constraints of drawn kinds.
+//! `evolve`: makes prompts harder by asking a model to add constraints of randomly chosen kinds.
 
 use std::path::Path;
 
@@ -20,36 +20,36 @@ use crate::records::{Asked, BadLines, read_prompts};
 /// Settings that decide the stage's output, in addition to its inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings {
-    /// Decides every draw.
+    /// Seed of all random draws.
     pub seed: u64,
-    /// Constraints added to a prompt at most.
+    /// Maximum number of constraints added to a prompt.
     pub most: usize,
     /// Temperature of the model's replies.
     pub temperature: f32,
-    /// What happens to a bad line.
+    /// How lines that cannot be used are handled.
     pub bad_lines: BadLines,
-    /// Prompts at a time; what is made does not depend on it.
+    /// Number of prompts at a time. The output does not depend on it.
     #[serde(skip)]
     pub parallel: usize,
 }
 
-/// What came of a prompt: a line of the stage's log.
+/// The result for one prompt, which is a line of the stage's log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evolved {
     /// The key of the prompt from which it was made.
     pub key: Value,
-    /// Kinds of constraints that were asked for.
+    /// Kinds of constraints that the model was asked to add.
     pub kinds: Vec<String>,
     /// The prompt it was made from.
     pub from: String,
-    /// The harder prompt; `None` where the model's reply held none, or the same.
+    /// The harder prompt; `None` if the model's reply contained none or the same prompt.
     pub prompt: Option<String>,
 }
 
-/// Writes the harder prompts to `out`, as prompts without rules, and everything that was tried next to it, in `*.log.jsonl`.
+/// Writes the harder prompts to `out`, as prompts without rules, and all attempts to `*.log.jsonl` next to it.
 ///
 /// # Errors
-/// A file, a line or a model call fails.
+/// Fails if a file, a line or a model call fails.
 pub async fn evolve(settings: &Settings, prompts: &Path, model: &Path, out: &Path) -> Result<Record> {
     let inputs = [("prompts", prompts), ("model", model)];
     let running = match Stage::begin(&out.with_extension("stage.json"), "evolve", settings, &inputs)? {
@@ -61,7 +61,7 @@ pub async fn evolve(settings: &Settings, prompts: &Path, model: &Path, out: &Pat
     let log = out.with_extension("log.jsonl");
     let journal = Journal::open(&log)?;
     let templates = engine.dir().templates.clone();
-    let line = |i, asked| one(&engine, &templates, settings, i, asked);
+    let line = |i, asked| evolve_prompt(&engine, &templates, settings, i, asked);
     journal.fill("evolving", &asked.items, settings.parallel, line).await?;
     let tried: Vec<Evolved> = super::read_lines(&log)?.unwrap_or_default();
     let harder: Vec<Asked> = tried
@@ -76,7 +76,7 @@ pub async fn evolve(settings: &Settings, prompts: &Path, model: &Path, out: &Pat
     running.finish(&counts, asked.skipped, &[("prompts", out)])
 }
 
-async fn one(
+async fn evolve_prompt(
     engine: &dyn Engine,
     templates: &Templates,
     settings: &Settings,

@@ -1,4 +1,4 @@
-//! The gate after a round: its actor and its refiner are taken over only if validation says that they are not worse.
+//! The gate after a round: its actor and its refiner are accepted only if they are not worse on the validation prompts.
 
 use serde::{Deserialize, Serialize};
 use spar::eval::stats::Estimate;
@@ -13,28 +13,28 @@ pub struct Comparison {
     pub before: f64,
     /// The score with the new model.
     pub after: f64,
-    /// New minus old, prompt by prompt.
+    /// The new score minus the old one, by prompt.
     pub difference: Estimate,
 }
 
-/// What the gate found and decided.
+/// The findings and the decision of the gate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// Greedy responses of the new actor against the old one's; `None` where none was trained.
+    /// Greedy responses of the new actor compared with the old one's; `None` if no actor was trained.
     pub actor: Option<Comparison>,
-    /// Whether the new actor is taken over.
+    /// Whether the new actor is accepted.
     pub actor_accepted: bool,
-    /// Answers of the search with the new refiner against the old one, from the drafts of the actor that was taken over.
+    /// Answers of the search with the new refiner compared with the old one's, from drafts of the accepted actor.
     pub refiner: Option<Comparison>,
     /// The judge's balanced accuracy with the old and with the new refiner.
     pub judge: Option<(f64, f64)>,
-    /// Whether the new refiner is taken over.
+    /// Whether the new refiner is accepted.
     pub refiner_accepted: bool,
-    /// Scores of the models that were taken over, on the validation prompts.
+    /// Scores of the accepted models on the validation prompts.
     pub scores: Summary,
 }
 
-/// Whether a new actor may take over: its greedy responses follow their prompts at least as often, but for the tolerance.
+/// Whether a new actor is accepted: its greedy responses must follow their prompts at least as often, within the tolerance.
 #[must_use]
 pub fn actor(gate: &Gate, before: &Scores, after: &Scores) -> (Comparison, bool) {
     let (greedy, _) = before.compare(after);
@@ -43,7 +43,7 @@ pub fn actor(gate: &Gate, before: &Scores, after: &Scores) -> (Comparison, bool)
     (found, !gate.enabled || greedy.mean >= -gate.tolerance)
 }
 
-/// Whether a new refiner may take over: neither the search's answers nor the judge's balanced accuracy get worse.
+/// Whether a new refiner is accepted: neither the search's answers nor the judge's balanced accuracy may get worse.
 #[must_use]
 pub fn refiner(gate: &Gate, before: &Scores, after: &Scores) -> (Comparison, (f64, f64), bool) {
     let (_, search) = before.compare(after);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_worse_is_not_taken_over() {
+    fn what_is_worse_is_not_accepted() {
         let old = scores([1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0], 8);
         let gate = Gate::default();
         let cases = [

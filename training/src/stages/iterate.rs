@@ -1,4 +1,4 @@
-//! `iterate`: rounds of sample, search, build, train and gate. It only calls stages; each of them resumes by itself.
+//! `iterate`: runs rounds of sample, search, build, train and gate. It only calls stages, each of which resumes on its own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use super::gate::{self, Decision};
 use super::manifest::{Record, digest};
 use super::prompts::{self, Part};
 use super::scores::{self, Scores, Summary};
-use super::{build, dpo, draft, grow, merge, sft, training, write_json};
+use super::{build, dpo, merge, sample, search, sft, training, write_json};
 use crate::checkpoint::replace;
 use crate::publish::publish_round;
 use crate::recipe::iterate::Iterate;
 use crate::trainer::TrainConfig;
 
-/// Everything that is needed to repeat a run and to check what it made; the same for the same recipe on any machine.
+/// All data that is needed to repeat a run and to check its results. It is equal for the same recipe on any machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
     /// The version of the trainer.
@@ -28,16 +28,16 @@ pub struct Manifest {
     pub recipe: Iterate,
     /// Scores on the validation prompts before the first round.
     pub start: Option<Summary>,
-    /// Scores on the held-out prompts before the first round and after each; the last one's again after a round that
-    /// changed nothing.
+    /// Scores on the held-out prompts before the first round and after each. After a round that changed nothing, the last scores are
+    /// repeated.
     pub held_out: Vec<Summary>,
-    /// What each round counted and decided.
+    /// The counts and the decision of each round.
     pub rounds: Vec<Round>,
-    /// SHA-256 of the models that came out.
+    /// SHA-256 of the final models.
     pub sha256: BTreeMap<String, String>,
 }
 
-/// One round's outcome.
+/// The result of one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Round {
     /// Counts by stage.
@@ -46,7 +46,7 @@ pub struct Round {
     pub gate: Option<Decision>,
 }
 
-/// Models that are in use.
+/// The models in use.
 #[derive(Clone, Debug, PartialEq)]
 struct Current {
     actor: PathBuf,
@@ -56,14 +56,14 @@ struct Current {
 struct Run<'a> {
     recipe: &'a Iterate,
     out: &'a Path,
-    /// Seconds by stage.
+    /// Seconds per stage.
     times: BTreeMap<String, f64>,
 }
 
 /// Runs all rounds of `recipe` in `out` and writes `final/` (both models), `manifest.json` and `times.json`.
 ///
 /// # Errors
-/// The error of the first failing stage; the message says which.
+/// Returns the error of the first failing stage, which it names.
 pub async fn iterate(recipe: &Iterate, out: &Path) -> Result<Manifest> {
     std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let mut run = Run { recipe, out, times: read_times(out) };
@@ -117,19 +117,19 @@ impl Run<'_> {
         let asked = folder.join("prompts.jsonl");
         prompts::write(recipe, Part::Round(t), &asked).context("the prompts")?;
         let (samples, trees) = (folder.join("samples.jsonl"), folder.join("trees.jsonl"));
-        let settings = draft::Settings {
+        let settings = sample::Settings {
             seed: seed(1),
             sample: &recipe.sample,
             search: &recipe.search,
             bad_lines: recipe.bad_lines,
         };
-        let files = draft::Files { prompts: &asked, actor: &current.actor, refiner: &current.refiner, out: &samples };
-        let record = self.timed("sample", draft::sample(&settings, files)).await.context("sampling")?;
+        let files = sample::Files { prompts: &asked, actor: &current.actor, refiner: &current.refiner, out: &samples };
+        let record = self.timed("sample", sample::sample(&settings, files)).await.context("sampling")?;
         keep(&record);
 
-        let settings = grow::Settings { seed: seed(2), search: &recipe.search, parallel: recipe.sample.parallel };
-        let files = grow::Files { samples: &samples, refiner: &current.refiner, out: &trees };
-        let record = self.timed("search", grow::grow(&settings, files)).await.context("searching")?;
+        let settings = search::Settings { seed: seed(2), search: &recipe.search, parallel: recipe.sample.parallel };
+        let files = search::Files { samples: &samples, refiner: &current.refiner, out: &trees };
+        let record = self.timed("search", search::search(&settings, files)).await.context("searching")?;
         keep(&record);
 
         let settings = build::Settings { seed: seed(3), build: &recipe.build };
@@ -180,7 +180,7 @@ impl Run<'_> {
         Ok(Round { counts, gate })
     }
 
-    /// What the actor learns from in round `t`: the round's own file, or with `dpo.replay` a file of the lines of all rounds so far.
+    /// The actor's training data in round `t`: the round's own file, or with `dpo.replay` a file with the lines of all rounds so far.
     fn learned(&self, t: usize, name: &str) -> Result<PathBuf> {
         let file = |round: usize| self.out.join(format!("iter-{round}")).join(name);
         if t == 1 || !self.recipe.dpo.replay {
@@ -195,7 +195,7 @@ impl Run<'_> {
         Ok(path)
     }
 
-    /// Takes over what is not worse: the actor first, then the refiner with the actor that is now in use.
+    /// Accepts the models that are not worse: first the actor, then the refiner together with the accepted actor.
     async fn gate(
         &mut self,
         t: usize,
@@ -209,37 +209,37 @@ impl Run<'_> {
             current.refiner = trained.refiner.unwrap_or(current.refiner.clone());
             return Ok(None);
         }
-        let (mut of_actor, mut actor_accepted) = (None, false);
+        let (mut actor_comparison, mut actor_accepted) = (None, false);
         if let Some(actor) = trained.actor {
             let next = Current { actor, ..current.clone() };
             let after = self.validate(&next, &format!("iter-{t}/actor")).await?;
             let (found, holds) = gate::actor(&recipe.gate, before, &after);
-            (of_actor, actor_accepted) = (Some(found), holds);
+            (actor_comparison, actor_accepted) = (Some(found), holds);
             if holds {
                 (*current, *before) = (next, after);
             }
         }
-        let (mut of_refiner, mut of_judge, mut refiner_accepted) = (None, None, false);
+        let (mut refiner_comparison, mut judge_scores, mut refiner_accepted) = (None, None, false);
         if let Some(refiner) = trained.refiner {
             let next = Current { refiner, ..current.clone() };
             let after = self.validate(&next, &format!("iter-{t}/refiner")).await?;
             let (found, judge, holds) = gate::refiner(&recipe.gate, before, &after);
-            (of_refiner, of_judge, refiner_accepted) = (Some(found), Some(judge), holds);
+            (refiner_comparison, judge_scores, refiner_accepted) = (Some(found), Some(judge), holds);
             if holds {
                 (*current, *before) = (next, after);
             }
         }
         Ok(Some(Decision {
-            actor: of_actor,
+            actor: actor_comparison,
             actor_accepted,
-            refiner: of_refiner,
-            judge: of_judge,
+            refiner: refiner_comparison,
+            judge: judge_scores,
             refiner_accepted,
             scores: before.summary(),
         }))
     }
 
-    /// Scores on the validation prompts; zero prompts where there is no gate.
+    /// Scores on the validation prompts; empty if there is no gate.
     async fn validate(&mut self, models: &Current, name: &str) -> Result<Scores> {
         if !self.recipe.gate.enabled {
             return Ok(Scores::empty());
@@ -270,7 +270,7 @@ impl Run<'_> {
         self.timed("score", scores::score(&settings, files)).await.with_context(|| format!("scoring {set} at {name}"))
     }
 
-    /// Adds the time of a step to its stage's; a step that was finished before adds next to nothing.
+    /// Adds the duration of a step to the time of its stage. A step that was finished before adds almost nothing.
     async fn timed<T>(&mut self, stage: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
         let started = Instant::now();
         let result = step.await;
@@ -280,13 +280,13 @@ impl Run<'_> {
     }
 }
 
-/// What a round trained.
+/// The models that a round has trained.
 struct Trained {
     actor: Option<PathBuf>,
     refiner: Option<PathBuf>,
 }
 
-/// The settings of a round: from the second on at another learning rate.
+/// The settings of a round. From the second round on the learning rates are scaled.
 fn later(train: &TrainConfig, t: usize, factor: f64, seed: u64) -> TrainConfig {
     let mut train = TrainConfig { seed, ..train.clone() };
     if t > 1 {
@@ -296,7 +296,7 @@ fn later(train: &TrainConfig, t: usize, factor: f64, seed: u64) -> TrainConfig {
     train
 }
 
-/// Where a stage writes: an adapter goes next to the model that it is merged to.
+/// The output directory of a training stage. An adapter is written next to the model it is merged into.
 fn trained_to(model: &Path, train: &TrainConfig) -> PathBuf {
     if train.lora.is_none() { model.into() } else { model.with_extension("adapter") }
 }
@@ -312,7 +312,7 @@ fn read_times(out: &Path) -> BTreeMap<String, f64> {
     super::read_json(&out.join("times.json")).unwrap_or_default()
 }
 
-/// The files of a model directory that decide what it computes.
+/// Copies the files of a model directory that determine its results.
 fn copy_model(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("creating {}", to.display()))?;
     let mut copied = 0;

@@ -1,4 +1,4 @@
-//! A file of lines that grows while a stage runs: a killed stage resumes after its last whole line.
+//! A file of lines that grows while a stage runs. A killed stage resumes after its last complete line.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -10,37 +10,37 @@ use serde::Serialize;
 
 use super::engines::bar;
 
-/// Lines on their way to `path`; until they are complete, they are in `.NAME.partial` next to it.
+/// Writes lines to `path`. Until all are complete, they are in `.NAME.partial` next to it.
 pub struct Journal {
     path: PathBuf,
     partial: PathBuf,
     file: BufWriter<File>,
-    /// Whole lines so far.
+    /// The number of complete lines so far.
     pub done: usize,
     pending: usize,
 }
 
-/// Lines that may be lost by a kill: they are made again.
+/// The maximum number of lines that a kill may lose. They are made again.
 const FLUSH: usize = 16;
 
 impl Journal {
-    /// Opens what there is of the file, without its last line if that was cut off.
+    /// Opens the lines written so far, without the last one if it is incomplete.
     ///
     /// # Errors
-    /// When the file cannot be opened.
+    /// Fails if the file cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.file_name().context("a path without a file name")?.to_string_lossy();
         let partial = path.with_file_name(format!(".{name}.partial"));
         if path.exists() && !partial.exists() {
-            // The stage ended, but not its record.
+            // The stage finished its file but not its record.
             std::fs::rename(path, &partial).with_context(|| format!("cannot write {}", partial.display()))?;
         }
-        let there = std::fs::read(&partial).unwrap_or_default();
-        let whole = there.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        let done = there[..whole].iter().filter(|&&byte| byte == b'\n').count();
+        let written = std::fs::read(&partial).unwrap_or_default();
+        let complete = written.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let done = written[..complete].iter().filter(|&&byte| byte == b'\n').count();
         let writing = || format!("cannot write {}", partial.display());
         let mut file = File::options().create(true).truncate(false).write(true).open(&partial).with_context(writing)?;
-        file.set_len(whole as u64).with_context(writing)?;
+        file.set_len(complete as u64).with_context(writing)?;
         file.seek(SeekFrom::End(0)).with_context(writing)?;
         Ok(Self { path: path.into(), file: BufWriter::new(file), partial, done, pending: 0 })
     }
@@ -48,7 +48,7 @@ impl Journal {
     /// Appends a line.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if the line cannot be written.
     pub fn push(&mut self, line: &impl Serialize) -> Result<()> {
         serde_json::to_writer(&mut self.file, line)?;
         self.file.write_all(b"\n")?;
@@ -61,21 +61,21 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes the lines that are not there yet, one of each of `items` in their order and `parallel` at a time, and then all of
-    /// them the file. `what` names the work for people.
+    /// Makes the missing lines, one for each of `items` in order and `parallel` at a time, and then completes the file. `what` is the label
+    /// of the progress bar.
     ///
     /// # Errors
-    /// The first error of `one`, or when a line cannot be written.
+    /// Returns the first error of `make_line`, or fails if a line cannot be written.
     pub async fn fill<'a, I, T: Serialize, F: Future<Output = Result<T>>>(
         mut self,
         what: &'static str,
         items: &'a [I],
         parallel: usize,
-        one: impl Fn(usize, &'a I) -> F,
+        make_line: impl Fn(usize, &'a I) -> F,
     ) -> Result<()> {
         let bar = bar(what, items.len(), self.done);
         let missing = stream::iter(items.iter().enumerate().skip(self.done));
-        let mut lines = missing.map(|(index, item)| one(index, item)).buffered(parallel.max(1));
+        let mut lines = missing.map(|(index, item)| make_line(index, item)).buffered(parallel.max(1));
         while let Some(line) = lines.next().await {
             self.push(&line?)?;
             bar.inc(1);
@@ -84,10 +84,10 @@ impl Journal {
         self.finish()
     }
 
-    /// Makes the lines the file.
+    /// Completes the file by renaming it.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if the file cannot be written.
     pub fn finish(mut self) -> Result<()> {
         self.file.flush()?;
         self.file.get_ref().sync_all()?;

@@ -1,4 +1,4 @@
-//! `judge-eval`: how often a judge is right, against rules or against people's labels, and what a judgement takes.
+//! `judge-eval`: measures how often a judge is right, compared with rules or with human labels, and what a judgement costs.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,7 +17,7 @@ use super::bootstrap;
 use super::calibrate::quality::{Judged, bins, calibration_error};
 use crate::records::{Asked, BadLines, read, read_prompts};
 
-/// Which judge is measured, and on what.
+/// The judge to measure, and the responses it judges.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// The judge's model directory.
@@ -32,25 +32,25 @@ pub struct Options {
     /// The model directory that answers `--prompts`.
     #[arg(long)]
     pub actor: Option<PathBuf>,
-    /// Prompts to use at most.
+    /// Maximum number of prompts to use.
     #[arg(long)]
     pub count: Option<usize>,
-    /// Tokens of a response of `--actor` at most.
+    /// Maximum tokens of a response of `--actor`.
     #[arg(long)]
     pub max_tokens: Option<usize>,
     /// How the judge judges.
     #[arg(long, value_enum, default_value = "votes")]
     pub judging: Judging,
-    /// Votes on a response at most; of a cascade, critiques.
+    /// Maximum number of votes per response, or of critiques for a cascade.
     #[arg(long, default_value_t = 5)]
     pub votes: usize,
     /// Temperature of the votes.
     #[arg(long, default_value_t = 0.7)]
     pub temperature: f32,
-    /// Fixes every draw.
+    /// Seed of all random draws.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Responses at a time.
+    /// Number of responses at a time.
     #[arg(long, default_value_t = 64, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub parallel: usize,
 }
@@ -59,18 +59,18 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Judging {
-    /// Critiques are written and their verdicts counted; measured for each odd number of votes.
+    /// Critiques are written and their verdicts counted. The judge is measured for each odd number of votes.
     Votes,
     /// The probability of Yes is read without a critique.
     Score,
-    /// The probability of Yes is read, and after critiques where it is uncertain.
+    /// The probability of Yes is read, first without a critique and, if it is uncertain, after critiques.
     Cascade,
 }
 
-/// Measures a judge as the options say.
+/// Measures a judge with the given options.
 ///
 /// # Errors
-/// A file's, a label's or a model call's.
+/// Fails if a file, a label or a model call fails.
 pub async fn run(options: &Options) -> Result<Vec<Quality>> {
     let judge = bootstrap::load(&options.judge)?;
     let labelled = match (&options.labels, &options.prompts, &options.actor) {
@@ -91,80 +91,80 @@ pub async fn run(options: &Options) -> Result<Vec<Quality>> {
 /// A response whose truth is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labelled {
-    /// What was asked.
+    /// The text of the prompt.
     pub prompt: String,
-    /// What was said.
+    /// The text of the response.
     pub response: String,
-    /// Whether it follows the prompt.
+    /// Whether the response follows the prompt.
     pub right: bool,
 }
 
-/// How a judge does. Yes is the positive verdict; a tie or no readable verdict counts as wrong.
+/// The quality of a judge. Yes is the positive verdict; a tie or an unreadable verdict counts as wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Quality {
-    /// How it judges.
+    /// How the judge judges.
     pub judging: Judging,
-    /// Votes on a response, or critiques at most; 0 where none are written.
+    /// Votes per response, or the maximum number of critiques; 0 if none are written.
     pub votes: usize,
     /// Share of right verdicts.
     pub accuracy: f64,
-    /// Share of right ones among the responses that it accepts.
+    /// Share of right responses among those that the judge accepts.
     pub precision: f64,
-    /// Share of the right responses that it accepts.
+    /// Share of the right responses that the judge accepts.
     pub recall: f64,
     /// The harmonic mean of precision and recall.
     pub f1: f64,
     /// Mean of the shares of right verdicts on right and on wrong responses.
     pub balanced: f64,
-    /// Expected calibration error of the value as the probability that a response is right, over ten bins; responses
-    /// without a decision have no value.
+    /// Expected calibration error over ten bins, with the value as the probability that a response is right. Responses without a decision
+    /// have no value.
     pub calibration_error: f64,
-    /// Responses without a decision.
+    /// Number of responses without a decision.
     pub undecided: usize,
     /// Number of responses.
     pub n: usize,
-    /// What a judgement takes on average.
+    /// The average cost of a judgement.
     pub cost: Cost,
 }
 
-/// What a judgement takes.
+/// The cost of a judgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
     /// Mean number of generated tokens.
     pub generated: f64,
-    /// Prompt tokens of verdicts that are read as probabilities.
+    /// Mean number of prompt tokens of verdicts that are read as probabilities.
     pub scored: f64,
-    /// Wall time over judgements, of which several run at a time. `None` for fewer votes than were asked for, since all of
-    /// a response's votes are drawn at once.
+    /// Wall time per judgement; several judgements run at a time. `None` for fewer than all votes, since all votes on a response are drawn
+    /// at once.
     pub milliseconds: Option<f64>,
 }
 
-/// A judge's decision on a response, and the value that it gives it.
+/// A judge's decision on a response, and the value it gives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Decision {
     accepted: Option<bool>,
     value: Option<f64>,
 }
 
-/// Reads a file of labels, as JSON lines or one JSON list: LLMBar's `input`, `output_1`, `output_2` and `label` (1 or 2: the
-/// better output; each item is two responses), or `prompt`, `response` and `label` (true or false).
+/// Reads a file of labels, as JSON lines or one JSON list. Items have LLMBar's `input`, `output_1`, `output_2` and `label` (the number of
+/// the better output), which gives two responses, or `prompt`, `response` and `label` (true or false).
 ///
 /// # Errors
-/// The file cannot be read, or an item cannot be used: file, line or item, and what is wrong.
+/// Fails if the file cannot be read or an item cannot be used, and names the file, the line or item, and the problem.
 pub fn read_labels(path: &Path) -> Result<Vec<Labelled>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let labelled: Vec<Vec<Labelled>> = if text.trim_start().starts_with('[') {
         let items: Vec<Value> = serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?;
         let place = |i: usize| format!("{}: item {}", path.display(), i + 1);
-        items.iter().enumerate().map(|(i, item)| of_item(item).with_context(|| place(i))).collect::<Result<_>>()?
+        items.iter().enumerate().map(|(i, item)| read_item(item).with_context(|| place(i))).collect::<Result<_>>()?
     } else {
-        read(path, BadLines::Stop, |item: Value| of_item(&item))?.items
+        read(path, BadLines::Stop, |item: Value| read_item(&item))?.items
     };
     ensure!(!labelled.is_empty(), "{}: no labels", path.display());
     Ok(labelled.concat())
 }
 
-fn of_item(item: &Value) -> Result<Vec<Labelled>> {
+fn read_item(item: &Value) -> Result<Vec<Labelled>> {
     let text = |name: &str| {
         let value = item[name].as_str().with_context(|| format!("`{name}` must be a text, got {}", item[name]))?;
         Ok::<_, anyhow::Error>(value.to_owned())
@@ -174,26 +174,26 @@ fn of_item(item: &Value) -> Result<Vec<Labelled>> {
             Some(label @ (1 | 2)) => label,
             _ => bail!("`label` must be 1 or 2, got {}", item["label"]),
         };
-        let of = |number: u64| {
+        let labelled = |number: u64| {
             let response = text(&format!("output_{number}"))?;
             Ok::<_, anyhow::Error>(Labelled { prompt: text("input")?, response, right: number == better })
         };
-        return Ok(vec![of(1)?, of(2)?]);
+        return Ok(vec![labelled(1)?, labelled(2)?]);
     }
     let right =
         item["label"].as_bool().with_context(|| format!("`label` must be true or false, got {}", item["label"]))?;
     Ok(vec![Labelled { prompt: text("prompt")?, response: text("response")?, right }])
 }
 
-/// Responses of an actor to checkable prompts, labelled by the rules: one sampled and one greedy response to each.
+/// Responses of an actor to checkable prompts, labelled by the rules: one greedy and one sampled response to each.
 ///
 /// # Errors
-/// A file's, a prompt's without rules, or a model call's.
+/// Fails if a file or a model call fails, or if a prompt has no rules.
 pub async fn label_by_rules(prompts: &Path, actor: &dyn Engine, options: &Options) -> Result<Vec<Labelled>> {
     let Options { seed, max_tokens, .. } = *options;
     let mut asked = read_prompts(prompts, BadLines::Stop)?.items;
     asked.truncate(options.count.unwrap_or(usize::MAX));
-    let one = |(i, asked): (usize, &Asked)| {
+    let label = |(i, asked): (usize, &Asked)| {
         let asked = asked.clone();
         async move {
             let checks = asked.checks()?;
@@ -213,11 +213,11 @@ pub async fn label_by_rules(prompts: &Path, actor: &dyn Engine, options: &Option
         }
     };
     let all: Vec<Result<Vec<Labelled>>> =
-        stream::iter(asked.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+        stream::iter(asked.iter().enumerate()).map(label).buffered(options.parallel).collect().await;
     Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// Asks for all votes on every response and scores majorities of the first 1, 3, 5, … of them.
+/// Asks for all votes on every response, and scores the majorities of the first 1, 3, 5, … of them.
 ///
 /// # Errors
 /// The error of the first failing call.
@@ -227,7 +227,7 @@ pub async fn judge_eval(
     labelled: &[Labelled],
     options: &Options,
 ) -> Result<Vec<Quality>> {
-    let one = |(i, item): (usize, &Labelled)| {
+    let judge_item = |(i, item): (usize, &Labelled)| {
         let request = Request {
             samples: options.votes,
             sampling: Sampling {
@@ -249,7 +249,7 @@ pub async fn judge_eval(
     };
     let began = Instant::now();
     let asked: Vec<Result<Vec<Vote>>> =
-        stream::iter(labelled.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+        stream::iter(labelled.iter().enumerate()).map(judge_item).buffered(options.parallel).collect().await;
     let asked: Vec<Vec<Vote>> = asked.into_iter().collect::<Result<_>>()?;
     let milliseconds = began.elapsed().as_secs_f64() * 1e3 / labelled.len().max(1) as f64;
     let truths: Vec<bool> = labelled.iter().map(|item| item.right).collect();
@@ -261,7 +261,7 @@ pub async fn judge_eval(
     Ok(by_count.collect())
 }
 
-/// Judges every response as a search does that reads probabilities.
+/// Judges every response like a search that reads probabilities.
 ///
 /// # Errors
 /// The error of the first failing call.
@@ -283,7 +283,7 @@ pub async fn probability_eval(
         judge_temperature: options.temperature,
         ..SearchConfig::default()
     };
-    let one = |(i, item): (usize, &Labelled)| {
+    let judge_item = |(i, item): (usize, &Labelled)| {
         let sampling = Sampling { seed: derive_seed(options.seed, i as u64), ..Sampling::default() };
         let task = Task { sampling, ..Task::chat(vec![Message::user(&item.prompt)]) };
         let (config, response) = (&config, item.response.clone());
@@ -296,7 +296,7 @@ pub async fn probability_eval(
     };
     let began = Instant::now();
     let judged: Vec<Result<_, EngineError>> =
-        stream::iter(labelled.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+        stream::iter(labelled.iter().enumerate()).map(judge_item).buffered(options.parallel).collect().await;
     let judged: Vec<(search::Judgement, search::ByPurpose)> = judged.into_iter().collect::<Result<_, _>>()?;
     let n = labelled.len().max(1) as f64;
     let cost = Cost {
@@ -312,10 +312,10 @@ pub async fn probability_eval(
     Ok(quality(options.judging, votes, &truths, &decisions.collect::<Vec<_>>(), cost))
 }
 
-/// A vote, if it can be read, and its tokens.
+/// A vote, or `None` if it is unreadable, and its number of tokens.
 type Vote = (Option<Verdict>, usize);
 
-/// The quality of majorities of the first `votes` votes.
+/// The quality of the majority of the first `votes` votes.
 fn by_votes(votes: usize, truths: &[bool], asked: &[Vec<Vote>]) -> Quality {
     let decide = |cast: &Vec<Vote>| {
         let count = |wanted| cast.iter().take(votes).filter(|(verdict, _)| *verdict == Some(wanted)).count();
@@ -393,17 +393,17 @@ mod tests {
         assert_eq!((one.accuracy, one.recall, one.undecided), (0.6, 2.0 / 3.0, 1));
         assert!((one.precision - 2.0 / 3.0).abs() < 1e-12 && (one.f1 - 2.0 / 3.0).abs() < 1e-12);
         assert!((one.cost.generated - 31.0 / 5.0).abs() < 1e-12);
-        // Of three values of 1 two are right; the value of 0 is of a wrong response.
+        // Of three cases with value 1, two are right; the case with value 0 is wrong.
         assert!((one.calibration_error - 3.0 / 4.0 * (1.0 / 3.0)).abs() < 1e-12, "{one:?}");
         let three = by_votes(3, &truths, &asked);
         assert_eq!((three.accuracy, three.precision), (0.6, 1.0));
         assert!((three.balanced - f64::midpoint(1.0 / 3.0, 1.0)).abs() < 1e-12);
-        // Values of 1/3 are of one right and one wrong response, the one of 1 is right, the one of 0 wrong.
+        // The cases with value 1/3 are one right and one wrong response, the one with value 1 is right, and the one with value 0 is wrong.
         assert!((three.calibration_error - 2.0 / 4.0 * (0.5 - 1.0 / 3.0)).abs() < 1e-12, "{three:?}");
         assert_eq!(HEADING.chars().count(), three.to_string().chars().count(), "{three}");
     }
 
-    /// Whether a response is right can be seen from its probability of Yes, which is .9 or .4.
+    /// An engine whose probability of Yes shows whether a response is right: it is .9 or .4.
     fn engine() -> FakeEngine {
         let script = |request: &Request, _: usize| {
             assert_eq!(request.purpose, Purpose::Judge);

@@ -1,4 +1,4 @@
-//! What a stage was made from and what it made: a finished one is not made again, and one of other settings is not mixed up.
+//! Records the inputs and outputs of a stage. A finished stage is not repeated, and outputs made with other settings are never mixed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::write_json;
+use super::{read_json, write_json};
 
-/// Files of a model or adapter directory that decide what it computes.
+/// Files of a model or adapter directory that determine its results.
 const MODEL: [&str; 9] = [
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -23,46 +23,46 @@ const MODEL: [&str; 9] = [
     "tokenizer_config.json",
 ];
 
-/// A stage's record, `NAME.stage.json`. It holds no times and no paths: the same run elsewhere writes the same bytes.
+/// A stage's record, `NAME.stage.json`. It contains no times and no paths, so the same run elsewhere writes the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The stage's name.
     pub stage: String,
     /// The version of the trainer.
     pub version: String,
-    /// The recipe's part, seeds included.
+    /// The relevant part of the recipe, seeds included.
     pub settings: Value,
-    /// SHA-256 of what was read, by role.
+    /// SHA-256 of each input, by role.
     pub inputs: BTreeMap<String, String>,
-    /// Whether it ended.
+    /// Whether the stage has finished.
     pub finished: bool,
-    /// What was counted.
+    /// The numbers that the stage counted.
     pub counts: BTreeMap<String, u64>,
-    /// Lines that could not be used: `file:line: why`.
+    /// Lines that could not be used, as `file:line: reason`.
     pub skipped: Vec<String>,
-    /// SHA-256 of what was written, by name.
+    /// SHA-256 of each output, by name.
     pub outputs: BTreeMap<String, String>,
 }
 
-/// A stage that is about to run, or has run.
+/// A stage that is about to run or has finished.
 pub enum Stage {
-    /// It has ended: nothing is left to do.
+    /// The stage has finished, and nothing is left to do.
     Finished(Record),
-    /// The stage begins or resumes.
+    /// The stage starts or resumes.
     Running(Running),
 }
 
-/// A stage between its beginning and its end.
+/// A stage between its start and its end.
 pub struct Running {
     path: PathBuf,
     record: Record,
 }
 
 impl Stage {
-    /// Opens the record at `path`, or begins one.
+    /// Opens the record at `path`, or starts a new one.
     ///
     /// # Errors
-    /// When an input cannot be read, or the record there is of other settings or inputs.
+    /// Fails if an input cannot be read, or if the existing record has other settings or inputs.
     pub fn begin(path: &Path, stage: &str, settings: &impl Serialize, inputs: &[(&str, &Path)]) -> Result<Self> {
         let inputs: BTreeMap<String, String> =
             inputs.iter().map(|(role, path)| Ok(((*role).to_owned(), digest(path)?))).collect::<Result<_>>()?;
@@ -75,18 +75,18 @@ impl Stage {
             ..Record::default()
         };
         if path.exists() {
-            let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-            let there: Record = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
-            let same =
-                there.stage == record.stage && there.settings == record.settings && there.inputs == record.inputs;
+            let recorded: Record = read_json(path)?;
+            let same = recorded.stage == record.stage
+                && recorded.settings == record.settings
+                && recorded.inputs == record.inputs;
             ensure!(
                 same,
                 "{} was written with other settings or inputs ({}): remove it and what it lists, or choose another folder",
                 path.display(),
-                difference(&there, &record)
+                difference(&recorded, &record)
             );
-            if there.finished {
-                return Ok(Self::Finished(there));
+            if recorded.finished {
+                return Ok(Self::Finished(recorded));
             }
         } else {
             if let Some(folder) = path.parent() {
@@ -99,10 +99,10 @@ impl Stage {
 }
 
 impl Running {
-    /// Writes what was counted and made; from here on the stage is finished.
+    /// Writes the counts and the digests of the outputs, which finishes the stage.
     ///
     /// # Errors
-    /// When an output cannot be read or the record cannot be written.
+    /// Fails if an output cannot be read or the record cannot be written.
     pub fn finish(mut self, counts: &[(&str, u64)], skipped: Vec<String>, outputs: &[(&str, &Path)]) -> Result<Record> {
         self.record.counts = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         self.record.skipped = skipped;
@@ -114,27 +114,27 @@ impl Running {
     }
 }
 
-fn difference(there: &Record, here: &Record) -> String {
-    if there.stage != here.stage {
-        return format!("stage {} there, {} here", there.stage, here.stage);
+fn difference(recorded: &Record, current: &Record) -> String {
+    if recorded.stage != current.stage {
+        return format!("stage {}, now {}", recorded.stage, current.stage);
     }
-    if there.settings != here.settings {
+    if recorded.settings != current.settings {
         return "settings".into();
     }
-    let differs = |role: &&String| there.inputs.get(*role) != here.inputs.get(*role);
-    here.inputs.keys().chain(there.inputs.keys()).find(differs).cloned().unwrap_or_default()
+    let differs = |role: &&String| recorded.inputs.get(*role) != current.inputs.get(*role);
+    current.inputs.keys().chain(recorded.inputs.keys()).find(differs).cloned().unwrap_or_default()
 }
 
-/// Whether a file of that name decides what a model or adapter directory computes.
+/// Whether a file with this name determines the results of a model or adapter directory.
 #[must_use]
 pub fn is_of_model(name: &str) -> bool {
     MODEL.contains(&name)
 }
 
-/// SHA-256 of a file, or of all files of a directory that decide what a model computes.
+/// SHA-256 of a file, or of all files of a directory that determine a model's results.
 ///
 /// # Errors
-/// When something cannot be read.
+/// Fails if a file cannot be read.
 pub fn digest(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut add = |path: &Path| -> Result<()> {
@@ -143,9 +143,9 @@ pub fn digest(path: &Path) -> Result<String> {
         Ok(())
     };
     if path.is_dir() {
-        let there: Vec<_> = MODEL.iter().map(|name| path.join(name)).filter(|path| path.exists()).collect();
-        ensure!(!there.is_empty(), "{} holds no model", path.display());
-        there.iter().try_for_each(|path| add(path))?;
+        let files: Vec<_> = MODEL.iter().map(|name| path.join(name)).filter(|path| path.exists()).collect();
+        ensure!(!files.is_empty(), "{} holds no model", path.display());
+        files.iter().try_for_each(|path| add(path))?;
     } else {
         add(path)?;
     }

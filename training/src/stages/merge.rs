@@ -1,4 +1,4 @@
-//! `merge`: a model and an adapter become one model directory.
+//! `merge`: merges an adapter into its base model, in a new directory.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use spar::weights::adapter::{self, Adapter};
 
 use super::manifest::{Record, Stage};
 
-/// Writes `base` with `adapter` merged into it to `out`, once.
+/// Writes `base` with `adapter` merged into it to `out`. A finished output is not made again.
 ///
 /// # Errors
-/// When the adapter does not fit its base, or a file cannot be read or written.
+/// Fails if the adapter does not fit its base, or if a file cannot be read or written.
 pub fn merge(base: &Path, adapter: &Path, out: &Path) -> Result<Record> {
     let inputs = [("base", base), ("adapter", adapter)];
     let running = match Stage::begin(&out.join("merge.stage.json"), "merge", &(), &inputs)? {

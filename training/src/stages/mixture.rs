@@ -1,15 +1,16 @@
-//! What a step of the bootstrap learns from: fresh examples, each a function of the seed and the step.
+//! The examples of one step of the bootstrap. They are fresh in every step, as a function of the seed and the step.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::sample::{Sample, instance};
+use super::prompts::instance;
+use super::responses::Sample;
 use crate::conversation::Encoder;
 use crate::tokens::Example;
 use crate::world::{self, Instance, Response, Split, critique};
 
-/// Examples of one step until `rows` rows are filled; longer ones than `context` are left out.
+/// Draws the examples of one step until `rows` rows are filled. Examples longer than `context` are skipped.
 fn fill(
     seed: u64,
     step: u64,
@@ -30,7 +31,7 @@ fn fill(
     examples
 }
 
-/// Prompts and responses of which `slip` of the constraints are not followed.
+/// Examples of prompts and responses, in which the share `slip` of the constraints is not followed.
 pub fn acting(encoder: &Encoder<'_>, slip: f64, seed: u64, step: u64, rows: usize, context: usize) -> Vec<Example> {
     fill(seed, step, rows, context, |rng| {
         let instance = world::draw(Split::Train, rng);
@@ -39,10 +40,10 @@ pub fn acting(encoder: &Encoder<'_>, slip: f64, seed: u64, step: u64, rows: usiz
     })
 }
 
-/// Where a refiner's examples come from.
+/// The sources of a refiner's examples.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
-    /// What models really said, about instances of the training split.
+    /// Real responses of models to instances of the training split.
     pub real: &'a [Sample],
     /// The seed of those instances.
     pub seed: u64,
@@ -50,13 +51,13 @@ pub struct Sources<'a> {
     pub share: f64,
     /// Share of constraints that a synthetic response breaks.
     pub damage: f64,
-    /// Share of examples that only ask for the presence of words, of many.
+    /// Share of examples that only check the presence of many words.
     pub drill: f64,
     /// Share of repairs that follow a rule's critique.
     pub rules: f64,
 }
 
-/// Responses, their critiques and, of failing ones, their repairs.
+/// Examples of responses with their critiques and, if they fail, their repairs.
 pub fn refining(
     encoder: &Encoder<'_>,
     sources: Sources<'_>,
@@ -94,7 +95,7 @@ pub fn refining(
         Some(match &repair {
             Some(repair) if rng.random_bool(sources.rules) => {
                 let spoken = rng.random_bool(0.25).then_some(&critique);
-                encoder.obey(&instance, &response, spoken, repair)
+                encoder.refine_by_rules(&instance, &response, spoken, repair)
             }
             repair => encoder.judge(&instance, &response, &critique, repair.as_ref()),
         })

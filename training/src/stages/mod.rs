@@ -1,16 +1,14 @@
-//! The stages of a run: each is a function from files to files, and a finished output is not made again.
+//! The stages of a run. Each is a function from files to files, and a finished output is not made again.
 
 pub mod ablate;
 pub mod bootstrap;
 pub mod build;
 pub mod calibrate;
 pub mod dpo;
-pub mod draft;
 pub mod engines;
 pub mod eval;
 pub mod evolve;
 pub mod gate;
-pub mod grow;
 pub mod iterate;
 pub mod journal;
 pub mod judge_eval;
@@ -20,8 +18,10 @@ pub mod mixture;
 pub mod plan;
 pub mod prompts;
 pub mod release;
+pub mod responses;
 pub mod sample;
 pub mod scores;
+pub mod search;
 pub mod sft;
 pub mod training;
 
@@ -33,10 +33,10 @@ use serde::de::DeserializeOwned;
 
 use crate::checkpoint;
 
-/// Writes a value as indented JSON, by an atomic rename.
+/// Writes a value as indented JSON and renames the file atomically.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Fails if the file cannot be written.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     checkpoint::replace(path, |path| Ok(std::fs::write(path, serde_json::to_string_pretty(value)? + "\n")?))
 }
@@ -52,7 +52,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
 }
 
-/// `None` where the file does not exist yet.
+/// Reads a file of JSON lines; `None` if it does not exist yet.
 pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>> {
     if !path.exists() {
         return Ok(None);

@@ -1,17 +1,17 @@
-//! What a finished run ships: both models in half precision, the held-out prompts, and a manifest with the scores.
+//! Makes the release of a finished run: both models in half precision, the held-out prompts, and a manifest with the scores.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use spar::search::Models;
 use spar::verify::data::read_prompts;
 
 use super::bootstrap::load;
 use super::eval::{self, Options, Report};
-use super::{sample, write_json};
+use super::manifest::digest;
+use super::{prompts, read_json, write_json};
 use crate::recipe::Bootstrap;
 use crate::trainer::TrainReport;
 use crate::world::Split;
@@ -26,10 +26,10 @@ const MODEL: [&str; 6] = [
     "tokenizer_config.json",
 ];
 
-/// Budgets in the manifest.
+/// The search budgets in the manifest.
 const BUDGETS: [usize; 4] = [1, 4, 8, 16];
 
-/// Everything that is needed to repeat a run and to check what it shipped.
+/// All data that is needed to repeat a run and to check its release.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
     /// The model's name.
@@ -38,22 +38,22 @@ pub struct Manifest {
     pub version: String,
     /// The recipe, seed included.
     pub recipe: Bootstrap,
-    /// What each training stage did.
+    /// The report of each training stage.
     pub training: BTreeMap<String, TrainReport>,
     /// Time spent training, all stages together.
     pub training_seconds: f64,
-    /// Lines of the data files between the stages.
+    /// Number of lines of each data file between the stages.
     pub data: BTreeMap<String, usize>,
     /// SHA-256 by file.
     pub sha256: BTreeMap<String, String>,
-    /// Scores on the held-out prompts, with the shipped files.
+    /// Scores on the held-out prompts with the released files.
     pub scores: Report,
 }
 
-/// Writes `release/` in `out`: `actor/`, `refiner/`, `held-out.jsonl`, `manifest.json`. Nothing is made again.
+/// Writes `release/` in `out`, with `actor/`, `refiner/`, `held-out.jsonl` and `manifest.json`. An existing release is kept.
 ///
 /// # Errors
-/// When a file cannot be read or written, or a model call fails.
+/// Fails if a file cannot be read or written, or if a model call fails.
 pub async fn release(recipe: &Bootstrap, out: &Path) -> Result<()> {
     let target = out.join("release");
     let path = target.join("manifest.json");
@@ -71,7 +71,7 @@ pub async fn release(recipe: &Bootstrap, out: &Path) -> Result<()> {
         }
     }
     let prompts = PathBuf::from("held-out.jsonl");
-    sample::write_prompts(Split::HeldOut, recipe.seed, recipe.evaluation.prompts, &target.join(&prompts))?;
+    prompts::write_prompts(Split::HeldOut, recipe.seed, recipe.evaluation.prompts, &target.join(&prompts))?;
     let held_out = read_prompts(&target.join(&prompts))?.items;
     files.push(prompts);
     let (actor, refiner) = (load(&target.join("actor"))?, load(&target.join("refiner"))?);
@@ -81,9 +81,7 @@ pub async fn release(recipe: &Bootstrap, out: &Path) -> Result<()> {
     println!("{scores}");
     let mut training = BTreeMap::new();
     for stage in ["actor", "refiner-first", "refiner"] {
-        let path = out.join(stage).join("report.json");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let report: TrainReport = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+        let report: TrainReport = read_json(&out.join(stage).join("report.json"))?;
         training.insert(stage.to_owned(), report);
     }
     let manifest = Manifest {
@@ -107,9 +105,4 @@ pub async fn release(recipe: &Bootstrap, out: &Path) -> Result<()> {
 
 fn lines(path: &Path) -> Result<usize> {
     Ok(std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?.lines().count())
-}
-
-fn digest(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect())
 }

@@ -1,117 +1,151 @@
-//! What models really say: an actor's responses, and a refiner's critiques and refinements of them.
+//! `sample`: samples drafts of the actor for prompts, each judged by votes of the refiner.
 
-use std::collections::HashSet;
 use std::path::Path;
 
-use anyhow::Result;
-use futures::{StreamExt, stream};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Result};
+use serde::Serialize;
 use spar::chat::Message;
-use spar::engine::{Engine, EngineError, Purpose, Request, Sampling, derive_seed};
-use spar::search::{self, Models, SearchConfig, Task};
+use spar::engine::{EngineError, FinishReason, Purpose, Request, Sampling, derive_seed};
+use spar::search::{self, Judgement, Models, SearchConfig, Task};
+use spar::verify::Check;
 
-use super::write_lines;
-use crate::world::{self, Instance, Split};
+use super::engines::Engines;
+use super::journal::Journal;
+use super::manifest::{Record, Stage};
+use crate::recipe::iterate::{Sample, Search};
+use crate::records::{Asked, BadLines, Draft, Sampled, read_prompts};
 
-/// Instance `index` of a split: the same one for the same seed, whenever it is asked for.
-#[must_use]
-pub fn instance(split: Split, seed: u64, index: u64) -> Instance {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(index);
-    world::draw(split, &mut rng)
+/// Settings that decide the stage's output, in addition to its inputs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings<'a> {
+    /// Seed of all random draws.
+    pub seed: u64,
+    /// Settings of the drafts.
+    pub sample: &'a Sample,
+    /// Settings of the votes.
+    pub search: &'a Search,
+    /// How lines that cannot be used are handled.
+    pub bad_lines: BadLines,
 }
 
-/// Writes prompts `0..count` of a split in IFEval's JSONL format, each prompt once.
+/// The files of the stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// The prompts, one per line.
+    pub prompts: &'a Path,
+    /// The actor's directory.
+    pub actor: &'a Path,
+    /// The refiner's directory.
+    pub refiner: &'a Path,
+    /// The judged drafts, one prompt per line.
+    pub out: &'a Path,
+}
+
+/// Runs the stage. Lines are written as soon as they are finished; a killed stage resumes after the last one.
 ///
 /// # Errors
-/// When the file cannot be written.
-pub fn write_prompts(split: Split, seed: u64, count: u64, out: &Path) -> Result<()> {
-    let mut seen = HashSet::new();
-    let fresh = |instance: &Instance| seen.insert(instance.prompt.clone());
-    let records = (0..).map(|i| instance(split, seed, i)).filter(fresh).take(usize::try_from(count)?).enumerate();
-    write_lines(out, &records.map(|(key, instance)| instance.record(key)).collect::<Vec<_>>())
+/// Fails if a file, a line or a model call fails.
+pub async fn sample(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
+    let inputs = [("prompts", files.prompts), ("actor", files.actor), ("refiner", files.refiner)];
+    let running = match Stage::begin(&files.out.with_extension("stage.json"), "sample", settings, &inputs)? {
+        Stage::Finished(record) => return Ok(record),
+        Stage::Running(running) => running,
+    };
+    let prompts = read_prompts(files.prompts, settings.bad_lines)?;
+    let journal = Journal::open(files.out)?;
+    let engines = Engines::open(files.actor, files.refiner)?;
+    let config = SearchConfig { votes: settings.sample.votes, ..settings.search.config() };
+    let line = |i, asked| sample_prompt(engines.models(), settings, &config, i, asked);
+    journal.fill("sampling", &prompts.items, settings.sample.parallel, line).await?;
+    let counts = counts(files.out)?;
+    running.finish(&counts, prompts.skipped, &[("samples", files.out)])
 }
 
-/// A response to a training instance, by its index.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sample {
-    /// The instance is `instance(Split::Train, seed, index)`.
-    pub index: u64,
-    /// What a model said.
-    pub response: String,
-}
-
-/// Responses of `engine` to instances `0..prompts`, `per_prompt` each; `parallel` prompts at a time.
-///
-/// # Errors
-/// The error of the first failing call.
-pub async fn responses(
-    engine: &dyn Engine,
-    seed: u64,
-    prompts: u64,
-    per_prompt: usize,
-    temperature: f32,
-    parallel: usize,
-) -> Result<Vec<Sample>> {
-    let all: Vec<Result<Vec<Sample>>> = stream::iter(0..prompts)
-        .map(|index| async move {
-            let request = Request {
-                samples: per_prompt,
-                sampling: Sampling { temperature, seed: derive_seed(seed, index), ..Sampling::default() },
-                ..Request::chat(Purpose::Answer, vec![Message::user(instance(Split::Train, seed, index).prompt)])
-            };
-            let mut samples = Vec::new();
-            for reply in engine.start(request).await? {
-                samples.push(Sample { index, response: reply.complete().await?.text });
-            }
-            Ok(samples)
-        })
-        .buffered(parallel)
-        .collect()
-        .await;
-    Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
-}
-
-/// What the refiner makes of `failing` after one critique of its own; replies without the markers, and critiques that leave no room
-/// for one, are left out.
-///
-/// # Errors
-/// The error of the first failing call.
-pub async fn refinements(
+async fn sample_prompt(
     models: Models<'_>,
+    settings: &Settings<'_>,
     config: &SearchConfig,
-    seed: u64,
-    failing: &[Sample],
-    parallel: usize,
-) -> Result<Vec<Sample>> {
-    let one_vote = SearchConfig { votes: 1, ..config.clone() };
-    let all: Vec<Result<Option<Sample>>> = stream::iter(failing.iter().enumerate())
-        .map(|(i, sample)| {
-            let config = &one_vote;
-            async move {
-                let prompt = instance(Split::Train, seed, sample.index).prompt;
-                let call = derive_seed(!seed, i as u64);
-                let seeded = Sampling { seed: call, ..Sampling::default() };
-                let task = Task { sampling: seeded.clone(), ..Task::chat(vec![Message::user(prompt)]) };
-                let judgement = search::judge(models, config, &task, &sample.response).await?;
-                let turns = models.templates.refine(&task.messages, &sample.response, &judgement.critique);
-                let request = Request {
-                    sampling: Sampling { temperature: config.refine_temperature, ..seeded },
-                    max_tokens: Some(config.refine_tokens),
-                    ..Request::chat(Purpose::Refine, turns)
+    index: usize,
+    asked: &Asked,
+) -> Result<Sampled> {
+    let seed = derive_seed(settings.seed, index as u64);
+    let Sample { per_prompt, temperature, top_p, max_tokens, .. } = *settings.sample;
+    let checks = asked.checks()?;
+    let messages = vec![Message::user(&asked.prompt)];
+    let request = Request {
+        samples: per_prompt,
+        sampling: Sampling { temperature, top_p, seed, ..Sampling::default() },
+        max_tokens,
+        ..Request::chat(Purpose::Answer, messages.clone())
+    };
+    let context = || format!("prompt {}", asked.key);
+    let replies = models.actor.start(request).await.with_context(context)?;
+    let mut drafts: Vec<Draft> = Vec::with_capacity(per_prompt);
+    let replies = futures::future::try_join_all(replies.into_iter().map(|reply| reply.complete()));
+    for (i, reply) in replies.await.with_context(context)?.into_iter().enumerate() {
+        // Identical drafts are judged once. Drafts that were cut off or leave no room for a critique are not judged.
+        let twin = drafts.iter().find(|draft| draft.response == reply.text).cloned();
+        let cut = reply.finish == FinishReason::Length;
+        let draft = match twin {
+            Some(twin) => twin,
+            None if cut => judged(reply.text, Judgement::default(), &checks),
+            None => {
+                let task = task(&messages, derive_seed(seed, i as u64), &checks);
+                let judgement = match search::judge(models, config, &task, &reply.text).await {
+                    Err(EngineError::PromptTooLong { .. }) => Judgement::default(),
+                    judgement => judgement.with_context(context)?,
                 };
-                let reply = match models.refiner.generate(request).await {
-                    Err(EngineError::PromptTooLong { .. }) => return Ok(None),
-                    reply => reply?,
-                };
-                let refined = models.templates.parse_refinement(&reply.text);
-                Ok(refined.map(|r| Sample { index: sample.index, response: r.response }))
+                judged(reply.text, judgement, &checks)
             }
-        })
-        .buffered(parallel)
-        .collect()
-        .await;
-    Ok(all.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        };
+        drafts.push(Draft { cut, ..draft });
+    }
+    Ok(Sampled { asked: asked.clone(), drafts })
+}
+
+fn judged(response: String, judgement: Judgement, checks: &[Check]) -> Draft {
+    Draft {
+        right: right(checks, &response),
+        response,
+        cut: false,
+        votes: judgement.votes,
+        value: judgement.value,
+        accepted: judgement.accepted,
+        critique: judgement.critique,
+    }
+}
+
+/// Whether a response follows the rules, if there are rules.
+pub(super) fn right(checks: &[Check], response: &str) -> Option<bool> {
+    (!checks.is_empty()).then(|| checks.iter().all(|check| check.strict(response)))
+}
+
+/// The task of a search that starts from a given draft.
+pub(super) fn task(messages: &[Message], seed: u64, checks: &[Check]) -> Task {
+    Task {
+        sampling: Sampling { seed, ..Sampling::default() },
+        checks: checks.to_vec(),
+        ..Task::chat(messages.to_vec())
+    }
+}
+
+fn counts(path: &Path) -> Result<Vec<(&'static str, u64)>> {
+    let sampled: Vec<Sampled> = super::read_lines(path)?.unwrap_or_default();
+    let drafts = || sampled.iter().flat_map(|line| &line.drafts);
+    let count = |holds: fn(&Draft) -> bool| drafts().filter(|draft| holds(draft)).count() as u64;
+    let failing = |line: &&Sampled| line.drafts.iter().any(|draft| draft.value.is_some() && !draft.accepted);
+    Ok(vec![
+        ("prompts", sampled.len() as u64),
+        ("drafts", drafts().count() as u64),
+        ("cut off", count(|draft| draft.cut)),
+        ("accepted", count(|draft| draft.accepted)),
+        ("undecided", count(|draft| draft.value.is_none())),
+        ("prompts with a failing draft", sampled.iter().filter(failing).count() as u64),
+        ("right by rules", count(|draft| draft.right == Some(true))),
+        ("accepted, wrong by rules", count(|draft| draft.accepted && draft.right == Some(false))),
+        (
+            "refused, right by rules",
+            count(|draft| !draft.accepted && draft.value.is_some() && draft.right == Some(true)),
+        ),
+    ])
 }

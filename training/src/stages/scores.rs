@@ -1,4 +1,4 @@
-//! Scores of an actor and a refiner on checkable prompts, prompt by prompt, so that two of them can be compared in pairs.
+//! Scores an actor and a refiner on checkable prompts, prompt by prompt, so that two pairs of models can be compared.
 
 use std::path::Path;
 
@@ -16,18 +16,18 @@ use super::write_json;
 use crate::recipe::iterate::{Sample, Search};
 use crate::records::{Asked, BadLines, read_prompts};
 
-/// Scores, prompt by prompt.
+/// The scores of each prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Whether the greedy response follows every instruction, as 0 or 1.
     pub greedy: Vec<f64>,
     /// Whether the search's answer is right, for each prompt.
     pub search: Vec<f64>,
-    /// Whether one refinement after the refiner's own critique fixes a failing greedy response, for each of these.
+    /// Whether one refinement fixes the response, for each failing greedy response, after the refiner's own critique.
     pub refine_once: Vec<f64>,
-    /// The judge's majority against the rules, on greedy and sampled responses.
+    /// The judge's decisions compared with the rules, on greedy and sampled responses.
     pub judge: JudgeScore,
-    /// Mean characters of greedy responses: drift shows here.
+    /// Mean number of characters of greedy responses, which shows a drift in length.
     pub length: f64,
 }
 
@@ -36,18 +36,18 @@ pub struct Scores {
 pub struct Summary {
     /// Score of greedy responses.
     pub greedy: Estimate,
-    /// The search's answers.
+    /// Score of the search's answers.
     pub search: Estimate,
     /// Share of failing responses that one refinement fixes.
     pub refine_once: Estimate,
     /// Mean of the judge's accuracies on right and on wrong responses.
     pub judge: f64,
-    /// Mean characters of greedy responses.
+    /// Mean number of characters of greedy responses.
     pub length: f64,
 }
 
 impl Scores {
-    /// Scores of no prompts.
+    /// The scores of an empty set of prompts.
     #[must_use]
     pub fn empty() -> Self {
         let judge = JudgeScore::default();
@@ -66,17 +66,17 @@ impl Scores {
         }
     }
 
-    /// Means of `after - self` over the same prompts: greedy, search.
+    /// Means of `after - self` over the same prompts, for greedy responses and for the search.
     #[must_use]
     pub fn compare(&self, after: &Self) -> (Estimate, Estimate) {
         (paired(&after.greedy, &self.greedy), paired(&after.search, &self.search))
     }
 }
 
-/// How scores are taken.
+/// The settings for measuring scores.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings<'a> {
-    /// Decides every draw.
+    /// Seed of all random draws.
     pub seed: u64,
     /// Settings of sampled responses.
     pub sample: &'a Sample,
@@ -84,11 +84,11 @@ pub struct Settings<'a> {
     pub search: &'a Search,
     /// The node budget.
     pub budget: usize,
-    /// Prompts at most.
+    /// Maximum number of prompts.
     pub prompts: usize,
 }
 
-/// Files of the stage.
+/// The files of the stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
     /// Prompts that rules can check.
@@ -101,10 +101,10 @@ pub struct Files<'a> {
     pub out: &'a Path,
 }
 
-/// Takes scores, once.
+/// Measures the scores. A finished result is read from its file.
 ///
 /// # Errors
-/// A file's or a model call's; a prompt that cannot be checked.
+/// Fails if a file or a model call fails, or if a prompt cannot be checked.
 pub async fn score(settings: &Settings<'_>, files: Files<'_>) -> Result<Scores> {
     let inputs = [("prompts", files.prompts), ("actor", files.actor), ("refiner", files.refiner)];
     let running = match Stage::begin(&files.out.with_extension("stage.json"), "score", settings, &inputs)? {

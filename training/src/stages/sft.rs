@@ -1,4 +1,4 @@
-//! Supervised fine-tuning: chats in JSONL, loss on what the assistant says.
+//! `sft`: supervised fine-tuning on chats in JSONL, with loss on the assistant's turns.
 
 use std::path::{Path, PathBuf};
 
@@ -14,14 +14,14 @@ use crate::records::{BadLines, ChatLine, Lines, read};
 use crate::tokens::Example;
 use crate::trainer::{TrainConfig, TrainReport};
 
-/// Which of the assistant's turns are learned.
+/// The assistant's turns that are learned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Turns {
     /// Every turn of the assistant.
     #[default]
     All,
-    /// The last turn.
+    /// Only the last turn.
     Last,
 }
 
@@ -31,28 +31,28 @@ pub enum Turns {
 pub struct Sft {
     /// The model directory to start from.
     pub base: PathBuf,
-    /// One `{"messages": [{"role", "content"}, …]}` per line.
+    /// The data file, with one `{"messages": [{"role", "content"}, …]}` per line.
     pub data: PathBuf,
-    /// Which turns are learned.
+    /// The turns that are learned.
     #[serde(default)]
     pub turns: Turns,
-    /// What happens to a line that cannot be used.
+    /// How lines that cannot be used are handled.
     #[serde(default)]
     pub bad_lines: BadLines,
-    /// Tokens of one update.
+    /// Tokens per update.
     pub tokens_per_step: usize,
-    /// Passes over the data; decides `train.steps`, and `train.warmup` as a tenth of them.
+    /// Passes over the data. They determine `train.steps`, and `train.warmup` as a tenth of it.
     #[serde(default)]
     pub epochs: Option<f64>,
-    /// The loop; `steps` may go over the data several times.
+    /// The settings of the training loop; `steps` may cover the data several times.
     pub train: TrainConfig,
 }
 
-/// Fine-tunes `recipe.base` into `recipe.train.out_dir`: a complete model directory, or an adapter's. A finished run is not
-/// made again.
+/// Fine-tunes `recipe.base` into `recipe.train.out_dir`, which becomes a complete model directory or an adapter's. A finished run is not
+/// repeated.
 ///
 /// # Errors
-/// When the model or the data cannot be used: names the file, the line and what is wrong.
+/// Fails if the model or the data cannot be used, and names the file, the line and the problem.
 pub fn sft(recipe: &Sft) -> Result<TrainReport> {
     let task = Task {
         stage: "sft",
@@ -73,10 +73,10 @@ pub fn sft(recipe: &Sft) -> Result<TrainReport> {
     })
 }
 
-/// Reads chats as they are trained on; the number of examples is what `plan` asks for.
+/// Reads chats as training examples. `plan` needs their number.
 ///
 /// # Errors
-/// As [`sft`].
+/// Fails like [`sft`].
 pub fn read_examples(base: &Path, data: &Path, turns: Turns) -> Result<Vec<Example>> {
     let chats = Chats::open(base)?;
     let lines =
@@ -84,7 +84,7 @@ pub fn read_examples(base: &Path, data: &Path, turns: Turns) -> Result<Vec<Examp
     Ok(lines.items.into_iter().flatten().collect())
 }
 
-/// One example per assistant turn: what came before it costs nothing.
+/// Makes one example per assistant turn. The tokens before the turn have no loss.
 pub(super) fn examples(chats: &Chats, longest: usize, turns: Turns, chat: &ChatLine) -> Result<Vec<Example>> {
     let said = |(_, message): &(usize, &spar::chat::Message)| message.role == Role::Assistant;
     let mut places: Vec<usize> = chat.messages.iter().enumerate().filter(said).map(|(turn, _)| turn).collect();

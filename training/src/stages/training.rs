@@ -1,4 +1,4 @@
-//! What the training stages have in common: data becomes steps, the reference is computed once, a model directory comes out.
+//! Shared parts of the training stages: data is divided into steps, the reference is computed once, and a model directory is written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::manifest::{Record, Stage};
-use super::{read_lines, write_json, write_lines};
+use super::{read_json, read_lines, write_json, write_lines};
 use crate::chats::Chats;
 use crate::gradient::Computing;
 use crate::loss::{Pair, Preference};
@@ -17,11 +17,11 @@ use crate::model::{DenseConfig, Params, shape};
 use crate::tokens::{Example, PairExample, Passes, pair_units, pair_units_in_order, units};
 use crate::trainer::{self, Init, Learning, Processor, TrainConfig, TrainReport};
 
-/// What is learned from.
+/// The training data of a stage.
 pub(super) enum Data {
     /// Sequences to learn.
     Examples(Vec<Example>),
-    /// Pairs of replies, and replies to be kept: one with each pair, in turn.
+    /// Pairs of replies, and replies to keep. One of the latter accompanies each pair, in turn.
     Pairs(Vec<PairExample>, Vec<Example>),
 }
 
@@ -39,20 +39,20 @@ pub(super) struct Task<'a> {
     pub stage: &'static str,
     pub base: &'a Path,
     pub data: &'a Path,
-    /// Replies to be kept, in addition to pairs.
+    /// Replies to keep, in addition to pairs.
     pub kept: Option<&'a Path>,
     pub tokens_per_step: usize,
     pub epochs: Option<f64>,
     pub preference: Preference,
-    /// What decides the result in addition to the loop's settings.
+    /// Further settings that determine the result, in addition to those of the loop.
     pub settings: Value,
     pub train: &'a TrainConfig,
 }
 
 /// Files that a model directory needs in addition to the weights.
-const BESIDE: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "spar.json"];
+const COMPANION_FILES: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "spar.json"];
 
-/// Trains on what `load` reads, given the tokenizer and the longest sequence.
+/// Trains on the data that `load` reads. `load` receives the tokenizer and the maximum length of a sequence.
 pub(super) fn fit(
     task: &Task<'_>,
     load: impl FnOnce(&Chats, usize) -> Result<(Data, Vec<String>)>,
@@ -65,8 +65,7 @@ pub(super) fn fit(
     let running = match Stage::begin(&record, task.stage, &settings(task), &inputs)? {
         Stage::Finished(_) => {
             remove_resume_file(out)?;
-            let text = std::fs::read_to_string(&report).with_context(|| format!("reading {}", report.display()))?;
-            return serde_json::from_str(&text).with_context(|| format!("reading {}", report.display()));
+            return read_json(&report);
         }
         Stage::Running(running) => running,
     };
@@ -93,17 +92,17 @@ pub(super) fn fit(
                 units(&chosen, config.unit_tokens)
             }
             Data::Pairs(pairs, kept) => {
-                let beside = chosen.iter().filter_map(|&i| kept.get(i % kept.len().max(1)).cloned());
-                let beside: Vec<Example> = beside.collect();
+                let replies = chosen.iter().filter_map(|&i| kept.get(i % kept.len().max(1)).cloned());
+                let replies: Vec<Example> = replies.collect();
                 let chosen: Vec<PairExample> = chosen.iter().map(|&i| pairs[i].clone()).collect();
                 let mut units_of_step = pair_units(&chosen, config.unit_tokens);
-                units_of_step.extend(units(&beside, config.unit_tokens));
+                units_of_step.extend(units(&replies, config.unit_tokens));
                 units_of_step
             }
         })
     })?;
     if config.lora.is_none() {
-        copy_beside(task.base, out)?;
+        copy_companion_files(task.base, out)?;
     }
     write_json(&report, &trained)?;
     let counts = [("items", items), ("steps", trained.steps), ("tokens", trained.tokens)];
@@ -112,7 +111,7 @@ pub(super) fn fit(
     Ok(trained)
 }
 
-/// It is large, of no use after the end, and knows times that no two runs share.
+/// Removes the file for resuming. It is large, useless after the end, and contains times that differ between runs.
 fn remove_resume_file(out: &Path) -> Result<()> {
     let path = out.join("resume.safetensors");
     if path.exists() {
@@ -121,23 +120,23 @@ fn remove_resume_file(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The other files come from the model that was trained.
-pub(super) fn copy_beside(from: &Path, to: &Path) -> Result<()> {
-    for name in BESIDE.iter().filter(|name| from.join(name).exists()) {
+/// Copies the other files from the base model.
+pub(super) fn copy_companion_files(from: &Path, to: &Path) -> Result<()> {
+    for name in COMPANION_FILES.iter().filter(|name| from.join(name).exists()) {
         std::fs::copy(from.join(name), to.join(name)).with_context(|| format!("copying {name}"))?;
     }
     Ok(())
 }
 
-/// What decides the result: the machine's share of the loop does not.
+/// The settings that determine the result, without those that only concern the machine.
 fn settings(task: &Task<'_>) -> Value {
     let free = TrainConfig { keep: Keep::Everything, workers: 0, checkpoint_every: 0, ..task.train.clone() };
     let train = TrainConfig { out_dir: PathBuf::new(), ..free };
     json!({ "of": task.settings, "tokens_per_step": task.tokens_per_step, "epochs": task.epochs, "train": train })
 }
 
-/// Gives every pair its sums of log-probabilities under the model that training starts from, which is in memory once: they
-/// are computed before it changes, and kept in `reference.jsonl` for a run that is killed.
+/// Computes the summed log-probabilities of every pair under the base model before it is trained, so that only one model is in memory. They
+/// are kept in `reference.jsonl` for a run that is killed.
 fn refer(config: &TrainConfig, llama: &DenseConfig, base: &Path, pairs: &mut [PairExample]) -> Result<()> {
     std::fs::create_dir_all(&config.out_dir).with_context(|| format!("creating {}", config.out_dir.display()))?;
     let path = config.out_dir.join("reference.jsonl");
@@ -156,7 +155,7 @@ fn refer(config: &TrainConfig, llama: &DenseConfig, base: &Path, pairs: &mut [Pa
             scores
         }
     };
-    ensure!(scores.len() == pairs.len(), "{} is of other data: remove it", path.display());
+    ensure!(scores.len() == pairs.len(), "{} belongs to other data: remove it", path.display());
     pairs.iter_mut().zip(scores).for_each(|(pair, score)| pair.reference = score);
     Ok(())
 }
@@ -164,9 +163,7 @@ fn refer(config: &TrainConfig, llama: &DenseConfig, base: &Path, pairs: &mut [Pa
 /// The record of a finished training stage.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails if the record cannot be read.
 pub fn record(out: &Path, stage: &str) -> Result<Record> {
-    let path = out.join(format!("{stage}.stage.json"));
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
+    read_json(&out.join(format!("{stage}.stage.json")))
 }

@@ -1,4 +1,4 @@
-//! Edits after which a constraint no longer holds; each touches only what it must.
+//! Edits that break a constraint and change as little else as possible.
 
 use rand::Rng;
 use rand::seq::IteratorRandom;
@@ -9,8 +9,8 @@ use super::guard::Guard;
 use super::lexicon::{self, Class, ENDINGS};
 use super::response::{Mark, Response, Word};
 
-/// Edits `response` so that `constraint` no longer holds.
-pub fn break_one(response: &mut Response, constraint: &Constraint, guard: &Guard, rng: &mut impl Rng) {
+/// Edits `response` so that it breaks `constraint`.
+pub fn break_constraint(response: &mut Response, constraint: &Constraint, guard: &Guard, rng: &mut impl Rng) {
     match constraint {
         Constraint::Include(w) | Constraint::Repeat(w, _) => {
             let others: Vec<String> = guard.keep.iter().filter(|k| *k != w).cloned().collect();

@@ -1,4 +1,4 @@
-//! What a prompt may ask for: each constraint is an IFEval instruction with arguments, and a sentence that asks for it.
+//! The constraints of prompts. Each is an IFEval instruction with arguments, and a sentence that asks for it.
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -12,37 +12,37 @@ pub enum Constraint {
     Include(String),
     /// A word must not occur.
     Avoid(String),
-    /// A word must occur at least so often.
+    /// A word must occur at least this many times.
     Repeat(String, usize),
     /// The response has at least this many words.
     WordsAtLeast(usize),
-    /// Fewer words than this.
+    /// The response has fewer words than this.
     WordsLess(usize),
     /// The response has at least this many sentences.
     SentencesAtLeast(usize),
-    /// Fewer sentences than this.
+    /// The response has fewer sentences than this.
     SentencesLess(usize),
     /// The response has exactly this many bullets.
     Bullets(usize),
     /// The response has exactly this many paragraphs with `***` between them.
     Paragraphs(usize),
-    /// Two different responses.
+    /// The response consists of two different answers.
     Two,
-    /// A JSON value.
+    /// The response is a JSON value.
     Json,
-    /// A title in double angular brackets.
+    /// The response has a title in double angular brackets.
     Title,
     /// The response has a postscript.
     Postscript,
-    /// Wrapped in double quotes.
+    /// The response is wrapped in double quotes.
     Quote,
-    /// All in lower case.
+    /// The response is all in lower case.
     Lowercase,
     /// The response has no commas.
     NoComma,
-    /// The first word.
+    /// The response begins with this word.
     First(String),
-    /// The last phrase.
+    /// The response ends with this phrase.
     End(String),
     /// The response has at least this many highlighted words.
     Highlights(usize),
@@ -50,7 +50,7 @@ pub enum Constraint {
     Placeholders(usize),
 }
 
-/// A constraint without its arguments; splits are made over sets of these.
+/// A constraint without its arguments. Splits are defined by sets of kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are those of the constraints above")]
 pub enum Kind {
@@ -76,7 +76,7 @@ pub enum Kind {
     Placeholders,
 }
 
-/// Every kind, with how often prompts ask for it.
+/// Every kind, with its weight in prompts.
 pub const KINDS: [(Kind, f64); 20] = [
     (Kind::Include, 2.0),
     (Kind::Avoid, 2.0),
@@ -101,7 +101,7 @@ pub const KINDS: [(Kind, f64); 20] = [
 ];
 
 impl Kind {
-    /// Whether no response could, or in this world would, follow both.
+    /// Whether no response of this world follows both.
     pub fn conflicts(self, other: Self) -> bool {
         use Kind::{
             Bullets, First, Highlights, Json, Paragraphs, Placeholders, Postscript, Quote, SentencesAtLeast,
@@ -189,7 +189,7 @@ impl Constraint {
         rule(id, kwargs)
     }
 
-    /// A sentence that asks for it.
+    /// A sentence that asks for the constraint.
     pub fn phrase(&self, rng: &mut impl Rng) -> String {
         let (forms, argument): (&[&str], String) = match self {
             Self::Include(w) => (&["Include the word @ somewhere.", "Use the word @ somewhere."], w.clone()),

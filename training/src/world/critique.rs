@@ -1,15 +1,15 @@
-//! Critiques whose truth is known: one clause per constraint with its evidence, then the verdict.
+//! Writes critiques whose truth is known: one clause per constraint with its evidence, then the verdict.
 
 use spar::verify;
 
 use super::constraint::Constraint;
 
-/// A critique of `response`, and whether it follows every constraint.
+/// A critique of a response, and whether the response follows each constraint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Critique {
     /// The text, from the first clause to the final judgement.
     pub text: String,
-    /// Truth by constraint.
+    /// Whether each constraint is followed.
     pub followed: Vec<bool>,
 }
 
@@ -20,8 +20,8 @@ impl Critique {
     }
 }
 
-/// Writes the critique. `None` where the evidence that a critique can show contradicts the rule (a language detector's
-/// whim, say): such a response teaches nothing.
+/// Writes the critique. Returns `None` if the visible evidence contradicts the rule, for example because of a language detector's error,
+/// since nothing can be learned from such a response.
 pub fn write(constraints: &[Constraint], response: &str) -> Option<Critique> {
     let mut text = String::new();
     let mut followed = Vec::new();
@@ -48,7 +48,7 @@ fn yes_no(truth: bool) -> &'static str {
     if truth { "Yes" } else { "No" }
 }
 
-/// What a clause, and the line of a reflection that answers it, begin with.
+/// The beginning of a constraint's clause, and of the line of a reflection that answers it.
 pub fn head(constraint: &Constraint) -> String {
     match constraint {
         Constraint::Include(w) => format!("include {w}"),
@@ -74,7 +74,7 @@ pub fn head(constraint: &Constraint) -> String {
     }
 }
 
-/// What follows `word` where `pieces` hold it first: the rest of its piece, or the next word.
+/// The text that follows the first occurrence of `word` in `pieces`: the rest of its piece, or the next word.
 fn after(pieces: &[&str], word: &str) -> Option<String> {
     let at = pieces.iter().position(|p| p.to_lowercase().contains(word))?;
     let end = pieces[at].to_lowercase().find(word)? + word.len();
@@ -87,8 +87,8 @@ fn after(pieces: &[&str], word: &str) -> Option<String> {
     })
 }
 
-/// What a clause shows of `response`, and whether that speaks for it. The presence of a word is shown by what follows it
-/// in the response: saying it is a copy, and begins right after the word.
+/// The evidence that a clause shows, and whether it speaks for the response. The evidence for the presence of a word is the text that
+/// follows it in the response, which is a copy that begins right after the word.
 fn evidence(constraint: &Constraint, response: &str) -> (String, bool) {
     let text = response.trim();
     let pieces: Vec<&str> = text.split_whitespace().collect();
@@ -190,7 +190,7 @@ fn likeness(same: bool) -> &'static str {
     if same { "the same" } else { "different" }
 }
 
-/// Pieces that hold `word`.
+/// The pieces that contain `word`.
 fn places<'a>(pieces: &[&'a str], word: &str) -> Vec<&'a str> {
     pieces.iter().filter(|p| p.to_lowercase().contains(word)).map(|p| p.trim_end_matches('.')).collect()
 }

@@ -1,4 +1,4 @@
-//! Edits that breaking and fixing share: more words, fewer words, a word put in, a layout taken away.
+//! Edits that breaking and fixing share: adding words, removing words, inserting a word, removing a layout.
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, IteratorRandom};
@@ -8,7 +8,7 @@ use super::guard::Guard;
 use super::lexicon::Class;
 use super::response::{Layout, Mark, Response, Sentence, Word};
 
-/// Brings the count of words to at least `low` and below `high`.
+/// Brings the number of words to at least `low` and below `high`.
 pub fn fit_words(
     response: &mut Response,
     low: usize,
@@ -29,8 +29,8 @@ fn word_count(response: &Response) -> usize {
     verify::words(&response.render()).count()
 }
 
-/// Adds words at the end of the last sentence, or a sentence where many are missing and one more is allowed. Always at
-/// the end: who copies a text with running numbers sees there, and only there, how many are missing.
+/// Adds words at the end of the last sentence, or a sentence if many words are missing and one more sentence is allowed. Words are always
+/// added at the end, since a model that copies a text with running numbers can see only there how many are missing.
 pub(super) fn grow(response: &mut Response, low: usize, guard: &Guard, more_sentences: bool, rng: &mut impl Rng) {
     for _ in 0..8 {
         let missing = low.saturating_sub(word_count(response));
@@ -46,7 +46,7 @@ pub(super) fn grow(response: &mut Response, low: usize, guard: &Guard, more_sent
     }
 }
 
-/// Drops whole last sentences where possible, then words that can go, from the end.
+/// Removes whole last sentences if possible, and otherwise removable words, from the end.
 pub(super) fn shrink(response: &mut Response, high: usize, guard: &Guard, rng: &mut impl Rng) {
     for _ in 0..40 {
         let excess = word_count(response).saturating_sub(high);
@@ -80,7 +80,7 @@ pub(super) fn shrink(response: &mut Response, high: usize, guard: &Guard, rng: &
     }
 }
 
-/// Inserts a word where its class may stand.
+/// Inserts a word at a place that its class allows.
 pub(super) fn insert(sentence: &mut Sentence, word: &str, class: Class, rng: &mut impl Rng) {
     let before = |class: Class| sentence.iter().position(|w| w.class() == Some(class));
     let at = match class {
@@ -95,7 +95,7 @@ pub(super) fn insert(sentence: &mut Sentence, word: &str, class: Class, rng: &mu
     sentence.insert(at, Word::new(word));
 }
 
-/// Running text of all sentences.
+/// Turns the response into running text.
 pub(super) fn flatten(response: &mut Response) {
     let all: Vec<Sentence> = std::mem::take(&mut response.units).into_iter().flatten().collect();
     response.units = vec![all];

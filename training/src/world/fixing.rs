@@ -1,4 +1,4 @@
-//! Edits after which a constraint holds; each touches only what it must and says what it did.
+//! Edits that fix a constraint, change as little else as possible, and describe what they changed.
 
 use rand::Rng;
 use rand::seq::{IteratorRandom, SliceRandom};
@@ -10,8 +10,9 @@ use super::guard::Guard;
 use super::lexicon::{self, CONTENT, Class};
 use super::response::{Layout, Mark, Response, Sentence, Word};
 
-/// Edits `response` so that `constraint` holds; says what it did. Counts of words come last, see [`fit_words`](super::edit::fit_words).
-pub fn fix_one(response: &mut Response, constraint: &Constraint, guard: &Guard, rng: &mut impl Rng) -> String {
+/// Edits `response` so that it follows `constraint`, and describes the edit. Numbers of words are fixed last, by
+/// [`fit_words`](super::edit::fit_words).
+pub fn fix_constraint(response: &mut Response, constraint: &Constraint, guard: &Guard, rng: &mut impl Rng) -> String {
     match constraint {
         Constraint::Include(w) => bring_in(response, w, guard, rng),
         Constraint::Repeat(w, n) => {
@@ -136,7 +137,7 @@ fn sentences(response: &Response) -> usize {
     verify::sentences(&response.render())
 }
 
-/// Puts `wanted` in the place of a word of its class, or next to one.
+/// Replaces a word of the same class by `wanted`, or inserts it next to one.
 fn bring_in(response: &mut Response, wanted: &str, guard: &Guard, rng: &mut impl Rng) -> String {
     let class = lexicon::class_of(wanted).unwrap_or(Class::Noun);
     let target =
@@ -151,7 +152,7 @@ fn bring_in(response: &mut Response, wanted: &str, guard: &Guard, rng: &mut impl
     format!("add {wanted}")
 }
 
-/// Spreads the sentences over exactly `n` units, drawing or dropping sentences as needed.
+/// Distributes the sentences over exactly `n` units, and adds or drops sentences as needed.
 fn lay_out(response: &mut Response, layout: Layout, n: usize, guard: &Guard, rng: &mut impl Rng) {
     let kept = response.layout == layout;
     if !kept {

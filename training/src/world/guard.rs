@@ -1,4 +1,4 @@
-//! What an edit must keep and must not bring in, and words drawn under that rule.
+//! The words that an edit must keep or must not add, and random words that respect this.
 
 use rand::Rng;
 
@@ -6,7 +6,7 @@ use super::constraint::Constraint;
 use super::lexicon::{self, Class};
 use super::response::{Sentence, Word, draw_sentence};
 
-/// Words that an edit must keep, and words that it must not bring in.
+/// Words that an edit must keep, and words that it must not add.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     pub(super) keep: Vec<String>,
@@ -15,7 +15,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// What `constraints` protect and forbid.
+    /// The words that `constraints` protect and forbid.
     pub fn new(constraints: &[Constraint]) -> Self {
         let mut guard = Self { commas: true, ..Self::default() };
         for constraint in constraints {
@@ -48,7 +48,7 @@ impl Guard {
         sentence
     }
 
-    /// `n` words that may follow a sentence: adverbs, or a phrase from a preposition to its noun.
+    /// Returns `n` words that may follow a sentence: adverbs, or a phrase from a preposition to its noun.
     pub(super) fn tail(&self, n: usize, rng: &mut impl Rng) -> Sentence {
         let classes: &[Class] = match n {
             1 => &[Class::Adverb],

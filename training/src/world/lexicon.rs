@@ -1,34 +1,34 @@
-//! The words of the world, by class; earlier words of a class are likelier (Zipf).
+//! The words of the world, by class. Earlier words of a class are more likely (Zipf).
 
 use rand::Rng;
 
 /// A word class of the grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Opens a sentence, with a comma by habit.
+    /// A word that opens a sentence, usually followed by a comma.
     Lead,
-    /// Opens a noun phrase.
+    /// A word that opens a noun phrase.
     Determiner,
-    /// Adjectives stand before a noun.
+    /// A word that precedes a noun.
     Adjective,
-    /// Head of a noun phrase.
+    /// The head of a noun phrase.
     Noun,
-    /// Third person, intransitive.
+    /// An intransitive verb in the third person.
     Verb,
-    /// Adverbs stand after the verb.
+    /// A word that follows the verb.
     Adverb,
-    /// Opens a prepositional phrase.
+    /// A word that opens a prepositional phrase.
     Preposition,
 }
 
-/// Classes whose words a constraint may ask for or forbid; none of these words is part of another.
+/// Classes whose words a constraint may require or forbid. None of these words is part of another word.
 pub const CONTENT: [Class; 4] = [Class::Adjective, Class::Noun, Class::Verb, Class::Adverb];
 
-/// Phrases that may have to end a response.
+/// Phrases that a constraint may require at the end of a response.
 pub const ENDINGS: [&str; 6] =
     ["That is all.", "Have a good day.", "Thanks for reading.", "See you soon.", "I hope this helps.", "Take care."];
 
-/// The words of `class`, likeliest first.
+/// The words of `class`, most likely first.
 pub fn words(class: Class) -> &'static [&'static str] {
     match class {
         Class::Lead => &["today", "later", "often", "soon", "perhaps", "finally", "suddenly", "meanwhile"],

@@ -1,5 +1,5 @@
-//! A seeded world of instructions that a tiny model can learn: prompts with constraints, responses, critiques and
-//! refinements whose truth `spar::verify` decides.
+//! A seeded world of instructions that a tiny model can learn: prompts with constraints, responses, critiques and refinements whose truth
+//! is decided by `spar::verify`.
 
 pub mod breaking;
 pub mod constraint;
@@ -19,29 +19,30 @@ pub use response::Response;
 
 use guard::Guard;
 
-/// A response to `instance` that fails some of its constraints: each is broken with probability `rate`.
+/// A response to `instance` in which each constraint is broken with probability `rate`.
 pub fn damaged(instance: &Instance, rate: f64, rng: &mut impl Rng) -> Response {
     let guard = Guard::new(&instance.constraints);
     let mut response = instance.witness.clone();
     for constraint in &instance.constraints {
         if rng.random_bool(rate) {
-            breaking::break_one(&mut response, constraint, &guard, rng);
+            breaking::break_constraint(&mut response, constraint, &guard, rng);
         }
     }
     response
 }
 
-/// What a refiner says about a failing response: what it changes, then the corrected response.
+/// A refiner's reply to a failing response: the changes, then the corrected response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
-    /// One line per failing constraint, beginning as its clause does; with a count of words in the prompt, the new words with running numbers.
+    /// One line per failing constraint, which begins like its clause. If the prompt bounds the number of words, the new words follow with
+    /// running numbers.
     pub reflection: String,
-    /// The corrected response; follows every constraint.
+    /// The corrected response, which follows every constraint.
     pub response: String,
 }
 
-/// Repairs `response` with as few edits as the constraints allow; `followed` is the critique's truth by constraint.
-/// `None` when no attempt follows all of them.
+/// Repairs `response` with as few edits as the constraints allow. `followed` is the critique's truth for each constraint. Returns `None` if
+/// no attempt follows all constraints.
 pub fn repair(instance: &Instance, response: &str, followed: &[bool], rng: &mut impl Rng) -> Option<Repair> {
     let guard = Guard::new(&instance.constraints);
     let checks: Vec<_> = instance.constraints.iter().map(Constraint::check).collect();
@@ -52,7 +53,7 @@ pub fn repair(instance: &Instance, response: &str, followed: &[bool], rng: &mut 
         let mut lines = Vec::new();
         let failing: Vec<usize> = (0..followed.len()).filter(|&i| !followed[i]).collect();
         for &i in &failing {
-            let note = fixing::fix_one(&mut fixed, &instance.constraints[i], &guard, rng);
+            let note = fixing::fix_constraint(&mut fixed, &instance.constraints[i], &guard, rng);
             lines.push(format!("{}: {note}", critique::head(&instance.constraints[i])));
         }
         let (mut low, mut high, mut counted, mut more) = (0, usize::MAX, false, true);
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drill_asks_for_many_words_of_which_about_half_are_there() {
+    fn a_drill_asks_for_many_words_and_about_half_occur() {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         let (mut found, mut asked) = (0, 0);
         for _ in 0..300 {
@@ -116,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn damage_fails_and_repair_mends() {
+    fn damage_fails_and_repair_fixes() {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
-        let (mut failing, mut mended, mut written) = (0, 0, 0);
+        let (mut failing, mut fixed, mut written) = (0, 0, 0);
         for _ in 0..1000 {
             let instance = draw(Split::Train, &mut rng);
             let text = damaged(&instance, 0.4, &mut rng).render();
@@ -126,12 +127,12 @@ mod tests {
             written += 1;
             if !critique.accepts() {
                 failing += 1;
-                mended += usize::from(repair(&instance, &text, &critique.followed, &mut rng).is_some());
+                fixed += usize::from(repair(&instance, &text, &critique.followed, &mut rng).is_some());
             }
         }
-        println!("{written} critiques, {failing} failing, {mended} mended");
+        println!("{written} critiques, {failing} failing, {fixed} fixed");
         assert!(written > 950 && failing > 400, "{written} critiques, {failing} failing");
-        assert!(mended * 10 > failing * 9, "{mended} of {failing} mended");
+        assert!(fixed * 10 > failing * 9, "{fixed} of {failing} fixed");
     }
 
     #[test]
@@ -143,7 +144,7 @@ mod tests {
             let guard = Guard::new(&instance.constraints);
             for constraint in &instance.constraints {
                 let mut response = instance.witness.clone();
-                breaking::break_one(&mut response, constraint, &guard, &mut rng);
+                breaking::break_constraint(&mut response, constraint, &guard, &mut rng);
                 all += 1;
                 failed += usize::from(!constraint.check().strict(&response.render()));
             }

@@ -1,4 +1,4 @@
-//! Prompts whose constraints can all be met: a response is drawn first, the constraints are read off it.
+//! Makes prompts whose constraints can all be met: a response is drawn first, and the constraints are derived from it.
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -12,24 +12,24 @@ use super::guard::Guard;
 use super::lexicon::{self, CONTENT, Class, ENDINGS};
 use super::response::{Layout, Mark, Response, Word, draw_sentence};
 
-/// Which prompts: no two splits share a set of constraint kinds, so none shares a prompt.
+/// A split of the prompts. No two splits share a set of constraint kinds, so none share a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Split {
-    /// Seven tenths of the sets.
+    /// Seven tenths of the sets, for training.
     Train,
-    /// One tenth; recipes are tuned on it.
+    /// One tenth of the sets, on which recipes are tuned.
     Validation,
-    /// Two tenths; reported.
+    /// Two tenths of the sets, which are only reported.
     HeldOut,
 }
 
 /// A prompt, its constraints, and a response that follows all of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
-    /// What a user asks.
+    /// The user's prompt.
     pub prompt: String,
-    /// The constraints in the prompt's order.
+    /// The constraints, in the order of the prompt.
     pub constraints: Vec<Constraint>,
     /// A response that follows every constraint.
     pub witness: Response,
@@ -40,7 +40,7 @@ pub fn draw(split: Split, rng: &mut impl Rng) -> Instance {
     loop {
         let kinds = draw_kinds(rng);
         if split_of(&kinds) == split {
-            // The witness may miss by chance (a language detector's whim); another set is then drawn.
+            // The witness may fail by chance, for example because of a language detector's error. Then another set is drawn.
             if let Some(instance) = (0..8).find_map(|_| realise(&kinds, rng)) {
                 return instance;
             }
@@ -48,7 +48,7 @@ pub fn draw(split: Split, rng: &mut impl Rng) -> Instance {
     }
 }
 
-/// The split that a set of kinds belongs to: a hash decides.
+/// The split of a set of kinds, which a hash decides.
 pub fn split_of(kinds: &[Kind]) -> Split {
     let mut sorted = kinds.to_vec();
     sorted.sort_unstable();
@@ -110,7 +110,7 @@ fn realise(kinds: &[Kind], rng: &mut impl Rng) -> Option<Instance> {
     let mut constraints = Vec::new();
     let mut order = kinds.to_vec();
     order.shuffle(rng);
-    // Words are chosen before they are counted, so counts are read off last.
+    // Words are chosen before they are counted, so counts are derived last.
     order.sort_by_key(|k| {
         matches!(k, Kind::WordsAtLeast | Kind::WordsLess | Kind::SentencesAtLeast | Kind::SentencesLess | Kind::Avoid)
     });
@@ -125,7 +125,7 @@ fn realise(kinds: &[Kind], rng: &mut impl Rng) -> Option<Instance> {
     Some(Instance { prompt, constraints, witness })
 }
 
-/// What a user asks. A word that a text may have to hold is never followed by what could follow it in the text.
+/// Writes the prompt. A word that the response must contain is never followed by text that could follow it in the response.
 fn write(topic: &str, constraints: &[Constraint], rng: &mut impl Rng) -> String {
     let openings = ["Write about what the @ does.", "Tell me what the @ does.", "Describe what the @ does."];
     let mut prompt = openings.choose(rng).expect("three openings").replace('@', topic);
@@ -136,7 +136,7 @@ fn write(topic: &str, constraints: &[Constraint], rng: &mut impl Rng) -> String 
     prompt
 }
 
-/// Sentences of words drawn evenly and in no order: what follows a word in them can be looked up but never guessed.
+/// Sentences of uniformly drawn words in random order. The word that follows another can be looked up, but never guessed.
 pub fn word_salad(rng: &mut impl Rng) -> Response {
     let classes = [CONTENT.as_slice(), &[Class::Determiner, Class::Preposition]].concat();
     let all: Vec<&str> = classes.into_iter().flat_map(lexicon::words).copied().collect();
@@ -154,8 +154,8 @@ pub fn word_salad(rng: &mut impl Rng) -> Response {
     }
 }
 
-/// A prompt about `response` that asks for many words to occur or not, about half of which occur, and sometimes for
-/// a count of words. It is there to be judged: no response that follows it is known.
+/// A prompt about `response` that requires many words to occur or not, and sometimes a number of words. About half of the words occur. It only
+/// serves judging, since no response that follows it is known.
 pub fn drill(response: Response, rng: &mut impl Rng) -> Instance {
     let content = |w: &&Word| w.class().is_some_and(|c| CONTENT.contains(&c));
     let mut present: Vec<String> = response.words().filter(content).map(|w| w.text.clone()).collect();
@@ -187,19 +187,19 @@ fn rng_bool(rng: &mut impl Rng, p: f64) -> bool {
     rng.random_bool(p)
 }
 
-/// A constraint of `kind` that `witness` follows, after an edit where it must.
+/// Derives a constraint of `kind` that `witness` follows, after an edit if necessary.
 fn read_off(kind: Kind, witness: &mut Response, earlier: &[Constraint], rng: &mut impl Rng) -> Option<Constraint> {
     let guard = Guard::new(earlier);
     let content = |w: &Word| w.class().is_some_and(|c| CONTENT.contains(&c));
     let present: Vec<String> = witness.words().filter(|w| content(w)).map(|w| w.text.clone()).collect();
     let words = spar::verify::words(&witness.render()).count();
     let fixed = |constraint: Constraint, witness: &mut Response, rng: &mut _| {
-        fixing::fix_one(witness, &constraint, &guard, rng);
+        fixing::fix_constraint(witness, &constraint, &guard, rng);
         Some(constraint)
     };
     match kind {
         Kind::Include => {
-            // Half of the time a word that would not have come by itself.
+            // In half of the cases the word is one that would not occur by chance.
             let class = *CONTENT.choose(rng)?;
             let word = if rng.random_bool(0.5) {
                 present.choose(rng)?.clone()

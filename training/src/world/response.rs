@@ -1,4 +1,4 @@
-//! Responses as structures that can be drawn, edited, written as text and read back.
+//! Responses as structures that can be drawn, edited, rendered as text and parsed.
 
 use rand::Rng;
 
@@ -7,7 +7,7 @@ use super::lexicon::{self, Class, ENDINGS};
 /// How a word is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// The text is not marked.
+    /// The word is not marked.
     Plain,
     /// `*word*`: a highlighted section.
     Star,
@@ -22,17 +22,17 @@ pub struct Word {
     pub text: String,
     /// Whether a comma follows.
     pub comma: bool,
-    /// How it is marked.
+    /// How the word is marked.
     pub mark: Mark,
 }
 
 impl Word {
-    /// A plain word.
+    /// A word without comma and mark.
     pub fn new(text: &str) -> Self {
         Self { text: text.to_owned(), comma: false, mark: Mark::Plain }
     }
 
-    /// Its class, if the lexicon has it.
+    /// The word's class, if the lexicon contains the word.
     pub fn class(&self) -> Option<Class> {
         lexicon::class_of(&self.text)
     }
@@ -41,7 +41,7 @@ impl Word {
 /// A sentence, ending in a full stop that is not stored.
 pub type Sentence = Vec<Word>;
 
-/// How the units of a response are laid out.
+/// The layout of the units of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// One unit of running text.
@@ -59,24 +59,24 @@ pub enum Layout {
 /// A response of the synthetic world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// `<<Title>>` on a line of its own.
+    /// The title, rendered as `<<Title>>` on its own line.
     pub title: Option<Vec<String>>,
     /// How the units are laid out.
     pub layout: Layout,
-    /// The text: sentences by unit.
+    /// The sentences of each unit.
     pub units: Vec<Vec<Sentence>>,
-    /// A sentence after `P.S.`
+    /// The sentence after `P.S.`
     pub postscript: Option<Sentence>,
     /// A closing phrase.
     pub ending: Option<String>,
-    /// Wrapped in double quotes.
+    /// Whether the response is wrapped in double quotes.
     pub quoted: bool,
-    /// All in lower case.
+    /// Whether the response is all in lower case.
     pub lowercase: bool,
 }
 
 impl Response {
-    /// The response as text.
+    /// Renders the response as text.
     pub fn render(&self) -> String {
         let units: Vec<String> =
             self.units.iter().map(|u| u.iter().map(sentence_text).collect::<Vec<_>>().join(" ")).collect();
@@ -107,7 +107,7 @@ impl Response {
         }
     }
 
-    /// Reads any text as a response as well as it goes; what the grammar does not know is kept as plain words.
+    /// Parses any text as a response, as far as possible. Words that the grammar does not know are kept as plain words.
     pub fn parse(text: &str) -> Self {
         let mut rest = text.trim().to_owned();
         let mut layout = Layout::Prose;
@@ -160,7 +160,7 @@ impl Response {
         self.units.iter().flatten().flatten()
     }
 
-    /// The words, to be edited.
+    /// Every word of the units, in order, for editing.
     pub fn words_mut(&mut self) -> impl Iterator<Item = &mut Word> {
         self.units.iter_mut().flatten().flatten()
     }

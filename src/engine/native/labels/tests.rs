@@ -7,8 +7,9 @@ use super::super::tests::{content, engine, engine_with, forms, greedy, mixed, ru
 use super::super::{NativeConfig, NativeEngine};
 use super::*;
 use crate::chat::Message;
+use crate::engine::labels::points::TokenizedQuestion;
 use crate::engine::model_dir::ModelDir;
-use crate::engine::{Engine, FinishReason, Input, Label, LabelSupport, Request, Sampling, derive_seed};
+use crate::engine::{Engine, FinishReason, Input, Label, LabelSupport, Question, Request, Sampling, derive_seed};
 use crate::testing::TinyModel;
 
 /// Spellings with one token and with several, one that begins another, and one that occurs twice.

@@ -1,10 +1,10 @@
-//! Temperatures by maximum likelihood, and the band of probabilities that decides nothing by itself.
+//! Fits temperatures by maximum likelihood, and finds the band of probabilities that are too uncertain to decide.
 
 use spar::prompts::Temperatures;
 
 use super::quality::{self, Judged};
 
-/// A verdict that was read from the model, and the truth.
+/// A verdict read from the model, and the truth.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Case {
     /// The log-probability of Yes.
@@ -15,23 +15,23 @@ pub struct Case {
     pub right: bool,
 }
 
-/// Coefficients 1/T for temperatures of 20 and 0.05. Without limits, data that the scores separate would have no finite
-/// optimum, and scores that know nothing would have their optimum at 0 or below it.
+/// Limits of the coefficients 1/T, which correspond to temperatures of 20 and 0.05. Without limits, data that the scores separate would
+/// have no finite optimum, and uninformative scores would have an optimum at or below 0.
 const COEFFICIENTS: (f64, f64) = (0.05, 20.0);
-/// The precision that a decision without a critique must have.
+/// The precision required of a decision without a critique.
 const PRECISION: f64 = 0.9;
-/// The least number of cases by which a precision is known.
+/// The minimum number of cases for estimating a precision.
 const ENOUGH: usize = 20;
 /// The one-sided 95 % quantile of the normal distribution.
 const ONE_SIDED: f64 = 1.645;
 
-/// The temperatures at which the truth is most likely: logistic regression of it on `ln P(Yes)` and `-ln P(No)` with two
-/// positive coefficients `1/T` and no constant.
+/// The temperatures that maximise the likelihood of the truth. This is a logistic regression of the truth on `ln P(Yes)` and `-ln P(No)`
+/// with two positive coefficients `1/T` and no constant.
 ///
-/// Two temperatures have no free offset, which a threshold would need. They only have one in effect where Yes and No take
-/// nearly all of the mass: there the sum of the coefficients sets how sharp the probability is, and their ratio moves the
-/// point at which it is one half. The targets are Platt's, `(n + 1) / (n + 2)` and `1 / (n + 2)` for `n` right and `n` wrong
-/// cases: data that the scores separate does not make the judge certain.
+/// Two temperatures have no free offset, which a threshold would need. They effectively have one if Yes and No take nearly all of the mass:
+/// the sum of the coefficients then sets how sharp the probability is, and their ratio moves the point at which it is one half. The targets
+/// are Platt's, `(n + 1) / (n + 2)` and `1 / (n + 2)` for `n` right and `n` wrong cases, so that data which the scores separate does not
+/// make the judge certain.
 #[must_use]
 pub fn temperatures(cases: &[Case]) -> Temperatures {
     let problem = Regression::new(cases);
@@ -39,13 +39,13 @@ pub fn temperatures(cases: &[Case]) -> Temperatures {
     Temperatures { yes: rounded(1.0 / yes), no: rounded(1.0 / no) }
 }
 
-/// Four digits after the point: more are below what any number of cases can show.
+/// Rounds to four decimals, since no realistic number of cases can determine more.
 fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
 struct Regression {
-    /// Features and target of each case.
+    /// The features and the target of each case.
     rows: Vec<([f64; 2], f64)>,
 }
 
@@ -57,16 +57,16 @@ impl Regression {
         Self { rows: cases.iter().map(|case| ([case.yes, -case.no], target(case.right))).collect() }
     }
 
-    /// Σ ln(1 + exp(z)) - t z with z = x · features.
+    /// The loss Σ ln(1 + exp(z)) - t z with z = x · features.
     fn loss(&self, x: [f64; 2]) -> f64 {
-        let of = |&(f, target): &([f64; 2], f64)| {
+        let loss = |&(f, target): &([f64; 2], f64)| {
             let z = x[0] * f[0] + x[1] * f[1];
             z.max(0.0) + (-z.abs()).exp().ln_1p() - target * z
         };
-        self.rows.iter().map(of).sum()
+        self.rows.iter().map(loss).sum()
     }
 
-    /// Its gradient and its Hessian, `[xx, xy, yy]`, which a small ridge keeps invertible.
+    /// The gradient and the Hessian, `[xx, xy, yy]`, which a small ridge keeps invertible.
     fn derivatives(&self, x: [f64; 2]) -> ([f64; 2], [f64; 3]) {
         let (mut gradient, mut hessian) = ([0.0; 2], [1e-9, 0.0, 1e-9]);
         for &(f, target) in &self.rows {
@@ -82,8 +82,8 @@ impl Regression {
         (gradient, hessian)
     }
 
-    /// Newton's method inside of the limits. The loss is convex, and each step goes to the limited minimum of its
-    /// quadratic model, as far as the loss falls.
+    /// Newton's method within the limits. The loss is convex, and each step goes towards the constrained minimum of its quadratic model, as
+    /// far as the loss decreases.
     fn solve(&self) -> [f64; 2] {
         let mut x = [1.0, 1.0];
         for _ in 0..100 {
@@ -117,7 +117,7 @@ fn limited_newton_step(x: [f64; 2], g: [f64; 2], h: [f64; 3]) -> [f64; 2] {
     if determinant > 0.0 && inside(&free) {
         return free;
     }
-    // The minimum lies on an edge: one coordinate is at a limit, and the other is best for that.
+    // The minimum lies on an edge: one coordinate is at a limit, and the other is optimal given that.
     let edges = [(0, low), (0, high), (1, low), (1, high)].map(|(fixed, limit)| {
         let other = 1 - fixed;
         let mut d = [0.0; 2];
@@ -131,11 +131,11 @@ fn limited_newton_step(x: [f64; 2], g: [f64; 2], h: [f64; 3]) -> [f64; 2] {
 
 /// The band `(low, high)` outside of which a score decides without a critique.
 ///
-/// `high` is the smallest probability of at least one half from which on nine of ten accepted responses are right, `low`
-/// the largest one of at most one half below which nine of ten rejected responses are wrong. Where no such value has 20
-/// cases on its side, that side decides nothing: `low` is 0, `high` is 1. The same holds for both sides where the score
-/// does not distinguish right from wrong responses, by its area under the curve less 1.645 standard errors: where nine of ten
-/// responses are wrong, a score that knows nothing has a precision of .9 as well, and trusting it would reject everything.
+/// `high` is the smallest probability of at least one half above which nine of ten accepted responses are right. `low` is the largest one
+/// of at most one half below which nine of ten rejected responses are wrong. If no such value has 20 cases on its side, that side decides
+/// nothing: `low` is 0 or `high` is 1. The same holds for both sides if the score does not distinguish right from wrong responses, judged
+/// by its area under the curve less 1.645 standard errors: if nine of ten responses are wrong, an uninformative score has a precision of .9
+/// as well, and trusting it would reject everything.
 #[must_use]
 pub fn band(judged: &[Judged]) -> (f64, f64) {
     const NONE: (f64, f64) = (0.0, 1.0);
@@ -144,7 +144,7 @@ pub fn band(judged: &[Judged]) -> (f64, f64) {
     }
     let mut sorted: Vec<f64> = judged.iter().map(|case| case.probability).collect();
     sorted.sort_by(f64::total_cmp);
-    // Between two cases, so that it does not matter on which side a probability falls that is the limit itself.
+    // Limits lie between two cases, so no probability equals a limit.
     let between: Vec<f64> = sorted.windows(2).filter(|w| w[0] < w[1]).map(|w| f64::midpoint(w[0], w[1])).collect();
     let trusted = |chosen: &dyn Fn(f64) -> bool, right: bool| {
         let side = || judged.iter().filter(|case| chosen(case.probability));
@@ -158,7 +158,7 @@ pub fn band(judged: &[Judged]) -> (f64, f64) {
     (low.map_or(NONE.0, rounded), high.map_or(NONE.1, rounded))
 }
 
-/// Whether the area under the curve is above one half beyond its sampling error, which is Hanley and McNeil's.
+/// Whether the area under the curve exceeds one half by more than its sampling error, computed as by Hanley and McNeil.
 #[must_use]
 pub fn is_informative(judged: &[Judged]) -> bool {
     let Some(area) = quality::area(judged) else { return false };
@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// Cases whose truth is drawn by the probability that `temperatures` give; Yes and No take a drawn share of the mass.
+    /// Cases whose truth is drawn with the probability that `temperatures` give. Yes and No take a random share of the mass.
     fn drawn(temperatures: Temperatures, count: usize) -> Vec<Case> {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let one = |_| {
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_band_is_where_nine_of_ten_decisions_hold() {
-        // 40 cases at each of ten probabilities, right as often as the probability says.
+        // There are 40 cases at each of ten probabilities, and the share given by the probability is right.
         let calibrated: Vec<Judged> = (0..10)
             .flat_map(|bin| {
                 let probability = f64::from(bin) / 10.0 + 0.05;
@@ -244,7 +244,7 @@ mod tests {
             })
             .collect();
         let (low, high) = band(&calibrated);
-        // 10 % of the cases at .15 and .05 together are right, and of those at .85 and .95 together 90 %.
+        // At .15 and .05 together 10 % of the cases are right, and at .85 and .95 together 90 %.
         assert!((low - 0.2).abs() < 1e-9 && (high - 0.8).abs() < 1e-9, "{low} {high}");
         let few: Vec<Judged> = calibrated.iter().copied().step_by(16).collect();
         assert_eq!(band(&few), (0.0, 1.0), "{} cases", few.len());

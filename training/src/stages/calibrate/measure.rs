@@ -1,4 +1,4 @@
-//! Responses with their truth, and what a model's verdicts of them are.
+//! Responses with their truth, and the verdicts of a model on them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,9 +18,9 @@ use super::fit::Case;
 use crate::records::{BadLines, read};
 use crate::stages::engines::bar;
 
-/// Temperatures of sampled responses, in turn.
+/// Temperatures of sampled responses, used in turn.
 const TEMPERATURES: [f32; 2] = [0.7, 1.0];
-/// Stands for the log-probability of a label that has none.
+/// The value used for the log-probability of a label that has none.
 const LEAST: f64 = -50.0;
 
 /// A response to a prompt.
@@ -28,7 +28,7 @@ const LEAST: f64 = -50.0;
 pub struct Answer {
     /// The prompt's position.
     pub prompt: usize,
-    /// What was said.
+    /// The text of the response.
     pub response: String,
     /// Whether every rule holds strictly.
     pub right: bool,
@@ -56,11 +56,11 @@ pub struct Measured {
     pub generated: usize,
     /// Prompt tokens of the verdicts.
     pub read: usize,
-    /// Time for all of them.
+    /// Time for all verdicts together.
     pub time: Duration,
 }
 
-/// One verdict as it was read.
+/// A single verdict.
 struct Reading {
     yes: f64,
     no: f64,
@@ -68,10 +68,10 @@ struct Reading {
     read: usize,
 }
 
-/// Reads responses; a prompt may have several.
+/// Reads responses. A prompt may have several.
 ///
 /// # Errors
-/// The file, and the line of a response without its prompt.
+/// Fails if the file cannot be read, and names the line of a response without its prompt.
 pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<Vec<Answer>> {
     let positions: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.prompt.trim(), i)).collect();
     let join = |line: Response| {
@@ -85,13 +85,13 @@ pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<Vec<Answer>> {
     Ok(read(path, BadLines::Stop, join)?.items)
 }
 
-/// A greedy response to every prompt and `samples` drawn ones, those of one prompt each once.
+/// Makes a greedy response to every prompt and `samples` sampled ones. Equal responses to a prompt are kept once.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) -> Result<Vec<Answer>> {
     let bar = bar("answering", prompts.len(), 0);
-    let one = |(i, prompt): (usize, &Prompt)| {
+    let answer = |(i, prompt): (usize, &Prompt)| {
         let bar = bar.clone();
         let request = Request::chat(Purpose::Answer, vec![Message::user(&prompt.prompt)]);
         let request = Request { max_tokens: Some(options.max_tokens), ..request };
@@ -114,15 +114,15 @@ pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) ->
         }
     };
     let all: Vec<Result<Vec<Answer>>> =
-        stream::iter(prompts.iter().enumerate()).map(one).buffered(options.parallel).collect().await;
+        stream::iter(prompts.iter().enumerate()).map(answer).buffered(options.parallel).collect().await;
     bar.finish_and_clear();
     Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// Verdicts without a critique.
+/// Reads verdicts without a critique.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn scores(
     engine: &dyn Engine,
     templates: &Templates,
@@ -131,16 +131,16 @@ pub async fn scores(
     parallel: usize,
 ) -> Result<Measured> {
     let bar = bar("scoring", answers.len(), 0);
-    let of = async |_: usize, conversation: &[Message], response: &str| {
+    let read_verdict = async |_: usize, conversation: &[Message], response: &str| {
         verdict(engine, templates.score(conversation, response, &[])).await
     };
-    measured(prompts, answers, parallel, &bar, of).await
+    measured(prompts, answers, parallel, &bar, read_verdict).await
 }
 
-/// Verdicts after one written critique each.
+/// Reads verdicts after writing one critique for each.
 ///
 /// # Errors
-/// The error of the first failing call.
+/// Returns the error of the first failing call.
 pub async fn critiques(
     engine: &dyn Engine,
     templates: &Templates,
@@ -150,7 +150,7 @@ pub async fn critiques(
 ) -> Result<Measured> {
     let bar = bar("critiques", answers.len(), 0);
     let SearchConfig { judge_temperature: temperature, judge_tokens, .. } = SearchConfig::default();
-    let of = async |index: usize, conversation: &[Message], response: &str| {
+    let read_verdict = async |index: usize, conversation: &[Message], response: &str| {
         let sampling = Sampling { temperature, seed: derive_seed(!options.seed, index as u64), ..Sampling::default() };
         let room = judge_tokens.min(room_for_critique(response));
         let request = critique_request(templates, conversation, response, sampling, room);
@@ -158,7 +158,7 @@ pub async fn critiques(
         let question = templates.verdict_of(conversation, response, &critique.text);
         Ok(Reading { generated: critique.tokens, ..verdict(engine, question).await? })
     };
-    measured(prompts, answers, options.parallel, &bar, of).await
+    measured(prompts, answers, options.parallel, &bar, read_verdict).await
 }
 
 async fn verdict(engine: &dyn Engine, question: Question) -> Result<Reading, EngineError> {
@@ -183,14 +183,14 @@ async fn measured(
     answers: &[Answer],
     parallel: usize,
     bar: &ProgressBar,
-    of: impl AsyncFn(usize, &[Message], &str) -> Result<Reading, EngineError>,
+    read_verdict: impl AsyncFn(usize, &[Message], &str) -> Result<Reading, EngineError>,
 ) -> Result<Measured> {
     let began = Instant::now();
-    let of = &of;
+    let read_verdict = &read_verdict;
     let readings: Vec<Result<Reading, EngineError>> = stream::iter(answers.iter().enumerate())
         .map(|(index, answer)| async move {
             let conversation = [Message::user(&prompts[answer.prompt].prompt)];
-            let reading = of(index, &conversation, &answer.response).await;
+            let reading = read_verdict(index, &conversation, &answer.response).await;
             bar.inc(1);
             reading
         })

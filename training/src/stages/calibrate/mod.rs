@@ -1,5 +1,5 @@
-//! `calibrate`: how a model's probabilities of Yes and No become the probability that a response is right, and how far
-//! that is trusted. Measured on responses whose truth the rules of their prompts decide.
+//! `calibrate`: fits the conversion of a model's probabilities of Yes and No into the probability that a response is right, and finds how
+//! far the result can be trusted. It is measured on responses whose truth is decided by the rules of their prompts.
 
 pub mod fit;
 pub mod measure;
@@ -22,7 +22,7 @@ use report::{Kind, Report};
 
 use super::{bootstrap, write_json};
 
-/// What is measured, and where the calibration goes.
+/// What is measured, and where the calibration is written.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// The judge's model directory.
@@ -31,55 +31,55 @@ pub struct Options {
     /// Prompts in IFEval's JSONL format; their rules decide which responses are right.
     #[arg(long)]
     pub prompts: PathBuf,
-    /// Lines of `prompt` and `response` to judge; by default the prompts are answered first.
+    /// File of lines with `prompt` and `response` to judge; by default the prompts are answered first.
     #[arg(long, conflicts_with = "actor")]
     pub responses: Option<PathBuf>,
-    /// The model directory that answers the prompts; the judge's by default.
+    /// The model directory that answers the prompts; default: the judge's.
     #[arg(long)]
     pub actor: Option<PathBuf>,
-    /// The spar.json to write; the model directory's by default.
+    /// The spar.json to write; default: the one in the model directory.
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Replaces an existing spar.json.
     #[arg(long)]
     pub force: bool,
-    /// Prompts to use at most.
+    /// Maximum number of prompts to use.
     #[arg(long)]
     pub count: Option<usize>,
-    /// Sampled responses to a prompt in addition to the greedy one, at temperatures of 0.7 and 1.0 alternately.
+    /// Number of sampled responses per prompt in addition to the greedy one, alternating between temperatures of 0.7 and 1.0.
     #[arg(long, default_value_t = 2)]
     pub samples: usize,
-    /// Tokens of a response at most.
+    /// Maximum tokens of a response.
     #[arg(long, default_value_t = 256)]
     pub max_tokens: usize,
-    /// Responses that are also judged after a written critique, at most.
+    /// Maximum number of responses that are also judged after a written critique.
     #[arg(long, default_value_t = 200)]
     pub critiques: usize,
-    /// Calls at a time.
+    /// Number of calls at a time.
     #[arg(long, default_value_t = 8, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub parallel: usize,
-    /// Fixes every draw.
+    /// Seed of all random draws.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// A folder for `calibration.json` and `reliability.svg`.
+    /// Directory for `calibration.json` and `reliability.svg`.
     #[arg(long)]
     pub report: Option<PathBuf>,
 }
 
 impl Options {
-    /// The file that is written.
+    /// The file to write.
     fn target(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| self.model.join("spar.json"))
     }
 }
 
-/// The least number of right and of wrong responses by which temperatures are fitted.
+/// The minimum number of right and of wrong responses for fitting temperatures.
 const ENOUGH: usize = 10;
 
-/// Calibrates the model of a directory, writes its `spar.json` and, if asked for, the report.
+/// Calibrates the model of a directory, and writes its `spar.json` and, if requested, the report.
 ///
 /// # Errors
-/// A file's, a model call's, or what keeps the calibration from being made or written.
+/// Fails if a file or a model call fails, or if the calibration cannot be made or written.
 pub async fn run(options: &Options) -> Result<Report> {
     let target = options.target();
     may_write(&target, options.force)?;
@@ -100,11 +100,11 @@ pub async fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-/// Refuses to replace a file that exists, unless `force`d, and one whose bytes a manifest promises.
+/// Refuses to replace an existing file unless `force` is set, and a file whose digest a manifest states.
 fn may_write(target: &Path, force: bool) -> Result<()> {
     ensure!(
         force || !target.exists(),
-        "{} exists: name another file by --out, or replace it by --force",
+        "{} exists: choose another file with --out, or replace it with --force",
         target.display()
     );
     let (Some(directory), Some(name)) = (target.parent(), target.file_name()) else { return Ok(()) };
@@ -119,7 +119,7 @@ fn may_write(target: &Path, force: bool) -> Result<()> {
         let promised = ["sha256", "bytes"].iter().any(|field| value[*field].get(&file).is_some());
         ensure!(
             !promised,
-            "{} states the digest of {file}, so that a changed one would be refused: name another file by --out",
+            "{} states the digest of {file}, so a changed file would be refused: choose another file with --out",
             manifest.display()
         );
     }
@@ -132,17 +132,17 @@ fn checkable(path: &Path, count: Option<usize>) -> Result<Vec<Prompt>> {
     prompts.retain(|prompt| prompt.unchecked.is_empty() && !prompt.checks.is_empty());
     ensure!(
         !prompts.is_empty(),
-        "{}: no prompt has an `instruction_id_list` of which every instruction can be checked, so no truth is known",
+        "{}: no prompt has an `instruction_id_list` whose instructions can all be checked, so no truth is known",
         path.display()
     );
     prompts.truncate(count.unwrap_or(usize::MAX));
     Ok(prompts)
 }
 
-/// Measures the model's verdicts of `answers` and fits a calibration to them.
+/// Measures the model's verdicts on `answers` and fits a calibration to them.
 ///
 /// # Errors
-/// A model call's; that the engine reads no labels, or that too few verdicts of one truth could be read.
+/// Fails if a model call fails, if the engine reads no labels, or if too few verdicts on right or on wrong responses can be read.
 pub async fn calibrate(
     engine: &dyn Engine,
     templates: &Templates,
@@ -187,7 +187,7 @@ pub async fn calibrate(
     })
 }
 
-/// Refuses an engine that reads no labels.
+/// Rejects an engine that cannot read labels.
 fn may_be_read(engine: &dyn Engine) -> Result<()> {
     ensure!(
         engine.label_support() == LabelSupport::Replies,
@@ -197,20 +197,20 @@ fn may_be_read(engine: &dyn Engine) -> Result<()> {
     Ok(())
 }
 
-/// The responses that critiques are written of: drawn without regard to their truth, whose frequency matters.
+/// The responses for which critiques are written. They are chosen independently of their truth, so that its frequency is preserved.
 fn chosen(answers: &[Answer], options: &Options) -> Vec<Answer> {
     let order = shuffled(answers.len(), !options.seed);
     order.into_iter().take(options.critiques).map(|index| answers[index].clone()).collect()
 }
 
-/// All positions in an order that the seed decides.
+/// All positions, in an order that the seed determines.
 fn shuffled(count: usize, seed: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by_key(|&index| derive_seed(seed, index as u64));
     order
 }
 
-/// Which prompts temperatures are fitted on; they are reported on the others.
+/// The prompts on which temperatures are fitted. The results are reported for the others.
 struct Halves {
     fitted: Vec<bool>,
 }
@@ -222,8 +222,8 @@ impl Halves {
         Self { fitted }
     }
 
-    /// Fits temperatures on one half and measures them on the other, whose probabilities are returned as well. Where a
-    /// half has too few right or wrong responses, the temperatures stay what they were.
+    /// Fits temperatures on one half and measures them on the other, whose probabilities are returned as well. If a half has too few right
+    /// or wrong responses, the temperatures are not changed.
     fn kind(&self, kind: &'static str, before: Temperatures, measured: &Measured) -> (Kind, Vec<Judged>) {
         let half = |wanted: bool| {
             let cases = measured.cases.iter().filter(|(prompt, _)| self.fitted[*prompt] == wanted);
@@ -236,9 +236,9 @@ impl Halves {
         });
         let temperatures = if enough { fit::temperatures(&fitted) } else { before };
         let judged = |temperatures: Temperatures| {
-            let of =
+            let judge =
                 |case: &Case| Judged { probability: temperatures.probability(case.yes, case.no), right: case.right };
-            held_out.iter().map(of).collect::<Vec<_>>()
+            held_out.iter().map(judge).collect::<Vec<_>>()
         };
         let after = judged(temperatures);
         let count = (measured.cases.len() + measured.unreadable).max(1) as f64;
@@ -246,8 +246,8 @@ impl Halves {
             kind,
             fitted_on: if enough { fitted.len() } else { 0 },
             temperatures,
-            before: Quality::of(&judged(Temperatures::default())),
-            after: Quality::of(&after),
+            before: Quality::measure(&judged(Temperatures::default())),
+            after: Quality::measure(&after),
             unreadable: measured.unreadable,
             too_long: measured.too_long,
             mass: measured.mass,
@@ -259,7 +259,7 @@ impl Halves {
     }
 }
 
-/// Writes the texts with the calibration, once they are known to be accepted.
+/// Writes the texts with the calibration, after checking that they are valid.
 fn write(text: &TemplateText, calibration: Calibration, target: &Path) -> Result<()> {
     let text = TemplateText { calibration: Some(calibration), ..text.clone() };
     Templates::new(text.clone(), &target.display().to_string())?;

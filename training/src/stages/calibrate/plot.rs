@@ -1,18 +1,18 @@
-//! The reliability diagram: how often responses are right, over the probability that the judge gave them.
+//! Draws the reliability diagram: the share of right responses over the probability that the judge gave them.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 use super::quality::Bin;
 
-/// Colours that stay apart in grey and for colour-blind eyes (Okabe and Ito).
+/// Colours that differ in grey scale and for colour-blind readers (Okabe and Ito).
 const COLOURS: [RGBColor; 4] =
     [RGBColor(86, 180, 233), RGBColor(0, 114, 178), RGBColor(230, 159, 0), RGBColor(213, 94, 0)];
 
-/// Draws a named line through the bins of each measurement, over the diagonal of perfect calibration.
+/// Draws a named line through the bins of each measurement, together with the diagonal of perfect calibration.
 ///
 /// # Errors
-/// When the plot cannot be drawn.
+/// Fails if the plot cannot be drawn.
 pub fn draw(title: &str, lines: &[(String, &[Bin])]) -> Result<String> {
     let mut svg = String::new();
     let fail = |error: String| anyhow!("drawing {title}: {error}");

@@ -1,4 +1,4 @@
-//! How good probabilities of Yes are: balanced accuracy, area under the curve, calibration error.
+//! Measures the quality of probabilities of Yes: balanced accuracy, area under the curve, calibration error.
 
 use serde::Serialize;
 
@@ -16,41 +16,42 @@ pub struct Judged {
 pub struct Quality {
     /// Number of responses.
     pub n: usize,
-    /// How many of them are right.
+    /// Number of right responses.
     pub right: usize,
-    /// Mean of the shares of right decisions on right and on wrong responses, where a probability above one half is a
-    /// Yes. `None` without responses of both kinds.
+    /// Mean of the shares of right decisions on right and on wrong responses, where a probability above one half is a Yes. `None` unless
+    /// there are responses of both kinds.
     pub balanced_accuracy: Option<f64>,
-    /// The probability that a right response scores higher than a wrong one; ties count half. `None` as above.
+    /// The probability that a right response scores higher than a wrong one; ties count half. `None` unless there are responses of both
+    /// kinds.
     pub area_under_curve: Option<f64>,
     /// Expected calibration error over ten bins of equal width.
     pub calibration_error: f64,
     /// Mean of the negative log-likelihood of the truth, in nats.
     pub log_loss: f64,
-    /// The bins that hold responses.
+    /// The bins that contain responses.
     pub bins: Vec<Bin>,
 }
 
 /// One bin of a reliability diagram.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bin {
-    /// Responses in it.
+    /// Number of responses in the bin.
     pub n: usize,
     /// Mean probability of the bin's responses.
     pub probability: f64,
-    /// The share of them that is right.
+    /// Share of right responses in the bin.
     pub right: f64,
 }
 
-/// Bins of the calibration error.
+/// The number of bins for the calibration error.
 const BINS: usize = 10;
-/// The least probability of the truth that the log loss counts with, so that it stays finite.
+/// The lower limit of the truth's probability in the log loss, which keeps the loss finite.
 const LEAST: f64 = 1e-12;
 
 impl Quality {
     /// Measures the judged responses.
     #[must_use]
-    pub fn of(judged: &[Judged]) -> Self {
+    pub fn measure(judged: &[Judged]) -> Self {
         let bins = bins(judged);
         let loss = |case: &Judged| {
             let truth = if case.right { case.probability } else { 1.0 - case.probability };
@@ -68,11 +69,11 @@ impl Quality {
     }
 }
 
-/// Responses by their probability, in bins of equal width; empty ones are left out.
+/// Groups responses by their probability into bins of equal width. Empty bins are dropped.
 #[must_use]
 pub fn bins(judged: &[Judged]) -> Vec<Bin> {
     let bin_of = |case: &Judged| ((case.probability * BINS as f64) as usize).min(BINS - 1);
-    let of = |index: usize| {
+    let bin = |index: usize| {
         let inside: Vec<&Judged> = judged.iter().filter(|case| bin_of(case) == index).collect();
         let n = inside.len();
         let mean = |sum: f64| sum / n as f64;
@@ -82,10 +83,10 @@ pub fn bins(judged: &[Judged]) -> Vec<Bin> {
             right: mean(inside.iter().filter(|case| case.right).count() as f64),
         })
     };
-    (0..BINS).filter_map(of).collect()
+    (0..BINS).filter_map(bin).collect()
 }
 
-/// Mean distance between probability and share of right responses over bins, weighted by their size.
+/// The mean distance between the probability and the share of right responses over all bins, weighted by their size.
 #[must_use]
 pub fn calibration_error(bins: &[Bin]) -> f64 {
     let all: usize = bins.iter().map(|bin| bin.n).sum();
@@ -102,7 +103,7 @@ fn balanced_accuracy(judged: &[Judged]) -> Option<f64> {
     Some(f64::midpoint(share(true)?, share(false)?))
 }
 
-/// The area under the receiver's operating characteristic, by ranks (Mann and Whitney).
+/// The area under the receiver operating characteristic, computed by ranks (Mann and Whitney).
 #[must_use]
 pub fn area(judged: &[Judged]) -> Option<f64> {
     let mut sorted = judged.to_vec();
@@ -132,7 +133,7 @@ mod tests {
             (vec![(0.9, true), (0.1, false)], Some(1.0)),
             (vec![(0.1, true), (0.9, false)], Some(0.0)),
             (vec![(0.5, true), (0.5, false)], Some(0.5)),
-            // Of four pairs two are in order, one is tied and one is not in order.
+            // Of four pairs, two are in order, one is tied and one is out of order.
             (vec![(0.8, true), (0.3, true), (0.3, false), (0.5, false)], Some(0.625)),
             (vec![(0.8, true)], None),
             (vec![], None),
@@ -143,18 +144,18 @@ mod tests {
 
     #[test]
     fn calibration_errors_are_weighted_by_bin() {
-        // Three cases around .95, of which two are right; one at .2, which is wrong; and the ends of the scale.
+        // Three cases around .95, two of them right; one wrong case at .2; and cases at the ends of the scale.
         let cases = judged(&[(0.93, true), (0.95, true), (0.97, false), (0.2, false)]);
         let error = (3.0 * (0.95_f64 - 2.0 / 3.0) + 0.2) / 4.0;
-        let quality = Quality::of(&cases);
+        let quality = Quality::measure(&cases);
         assert!((quality.calibration_error - error).abs() < 1e-12, "{quality:?}");
         assert_eq!(quality.bins.iter().map(|bin| bin.n).collect::<Vec<_>>(), [1, 3]);
         assert_eq!((quality.n, quality.right, quality.balanced_accuracy), (4, 2, Some(0.75)));
-        let ends = Quality::of(&judged(&[(0.0, false), (1.0, true)]));
+        let ends = Quality::measure(&judged(&[(0.0, false), (1.0, true)]));
         assert_eq!((ends.calibration_error, ends.log_loss), (0.0, 0.0));
-        assert_eq!(Quality::of(&judged(&[(1.0, false)])).bins.len(), 1);
-        assert!(Quality::of(&judged(&[(1.0, false)])).log_loss.is_finite());
-        let none = Quality::of(&[]);
+        assert_eq!(Quality::measure(&judged(&[(1.0, false)])).bins.len(), 1);
+        assert!(Quality::measure(&judged(&[(1.0, false)])).log_loss.is_finite());
+        let none = Quality::measure(&[]);
         assert_eq!((none.calibration_error, none.balanced_accuracy), (0.0, None));
     }
 }

@@ -1,4 +1,4 @@
-//! What a calibration found, as a table, as JSON and as a plot.
+//! The results of a calibration as a table, as JSON and as a plot.
 
 use std::fmt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::plot;
 use super::quality::Quality;
 use crate::stages::write_json;
 
-/// What was measured, and the calibration that follows from it.
+/// The measurements, and the calibration that follows from them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// The model's name.
@@ -20,22 +20,22 @@ pub struct Report {
     pub prompts: usize,
     /// Number of responses.
     pub responses: usize,
-    /// How many of the responses are right.
+    /// Number of right responses.
     pub right: usize,
-    /// What is written.
+    /// The calibration that is written.
     pub calibration: Calibration,
-    /// Whether the scores on the held-out half tell right from wrong responses. If not, they decide nothing.
+    /// Whether the scores on the held-out half distinguish right from wrong responses. If not, they decide nothing.
     pub informative: bool,
-    /// Verdicts without a critique, then those after one.
+    /// The verdicts without a critique, then those after one.
     pub kinds: Vec<Kind>,
 }
 
-/// Verdicts of one kind. The qualities are measured on prompts that the temperatures were not fitted on.
+/// Verdicts of one kind. The qualities are measured on prompts that were not used to fit the temperatures.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Kind {
     /// `score` or `critique`.
     pub kind: &'static str,
-    /// Verdicts by which the temperatures were fitted; 0 where they were too few of one truth and nothing was changed.
+    /// Number of verdicts used to fit the temperatures; 0 if there were too few of one truth and nothing was changed.
     pub fitted_on: usize,
     /// The fitted temperatures.
     pub temperatures: Temperatures,
@@ -49,19 +49,19 @@ pub struct Kind {
     pub too_long: usize,
     /// Mean probability of Yes and No together.
     pub mass: f64,
-    /// Generated tokens of one judgement.
+    /// Generated tokens per judgement.
     pub generated_tokens: f64,
-    /// Prompt tokens of the verdict that is read.
+    /// Prompt tokens per verdict.
     pub read_tokens: f64,
-    /// Wall time over judgements, of which several run at a time.
+    /// Wall time per judgement. Several judgements run at a time.
     pub milliseconds: f64,
 }
 
 impl Report {
-    /// Writes `calibration.json` and `reliability.svg` into a folder, which is made.
+    /// Writes `calibration.json` and `reliability.svg` into a directory, which is created if it is missing.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// Fails if a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         write_json(&folder.join("calibration.json"), self)?;

@@ -3,11 +3,11 @@ use spar::engine::fake::FakeEngine;
 use spar::engine::{Input, Purpose, Request};
 
 use super::*;
-use crate::stages::sample::{instance, write_prompts};
+use crate::stages::prompts::{instance, write_prompts};
 use crate::stages::write_lines;
 use crate::world::{Split, damaged};
 
-/// A prompt's response that follows it, and one that may not.
+/// Writes for each prompt a response that follows it and one that may not.
 fn write_responses(path: &Path, count: u64) {
     use rand::SeedableRng;
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
@@ -41,7 +41,7 @@ fn options(folder: &Path, count: usize) -> Options {
     }
 }
 
-/// An engine that knows of most responses whether they are right, but says Yes more often than not of all of them.
+/// An engine that knows for most responses whether they are right, but says Yes more often than not for all of them.
 fn judge(prompts: &[Prompt]) -> FakeEngine {
     let prompts = prompts.to_vec();
     let script = |request: &Request, _: usize| match request.purpose {
@@ -79,7 +79,7 @@ async fn a_calibration_lowers_the_error_and_is_read_back() {
     assert!(score.after.calibration_error < 0.1 && score.before.calibration_error > 0.1, "{report}");
     assert!(score.after.balanced_accuracy.unwrap() > score.before.balanced_accuracy.unwrap() + 0.2, "{report}");
     assert!(0.0 < report.calibration.low && report.calibration.high < 1.0, "{report}");
-    // What follows a critique knows nothing of the truth here.
+    // Here the verdicts after a critique are independent of the truth.
     assert!(critique.after.area_under_curve.unwrap() < 0.75, "{report}");
     assert_eq!((score.generated_tokens, critique.generated_tokens), (0.0, 3.0));
     assert!((score.mass - 0.9).abs() < 1e-3 && score.unreadable == 0, "{report}");
@@ -150,7 +150,7 @@ fn prompts_without_a_known_truth_are_refused() {
     assert!(message.contains("prompts.jsonl") && message.contains("instruction_id_list"), "{message}");
 }
 
-/// The whole command on the embedded judge, a copy of which is calibrated.
+/// Runs the whole command on the embedded judge, a copy of which is calibrated.
 #[tokio::test]
 async fn the_command_writes_a_directory_that_is_loaded_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -164,7 +164,7 @@ async fn the_command_writes_a_directory_that_is_loaded_again() {
     let message = run(&options).await.unwrap_err().to_string();
     assert!(message.contains("spar.json exists"), "{message}");
     let report = run(&Options { force: true, ..options.clone() }).await.unwrap();
-    // This judge is trained to write a critique first: at once it says Yes to nearly everything.
+    // This judge is trained to write a critique first. Without one it says Yes to nearly everything.
     let score = &report.kinds[0];
     assert!(score.fitted_on > 0 && score.after.calibration_error < score.before.calibration_error, "{report}");
     assert_eq!((report.kinds[1].fitted_on, report.calibration.critique), (0, Temperatures::default()));

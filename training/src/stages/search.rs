@@ -1,4 +1,4 @@
-//! `search`: one failing draft of each prompt becomes the root of a tree of refinements.
+//! `search`: refines one failing draft of each prompt in a tree search.
 
 use std::path::Path;
 
@@ -9,41 +9,41 @@ use spar::engine::reasoning::Reasoning;
 use spar::engine::{Completion, FinishReason, derive_seed};
 use spar::search::{self, Judgement, Models, SearchConfig};
 
-use super::draft::{right, task};
 use super::engines::Engines;
 use super::journal::Journal;
 use super::manifest::{Record, Stage};
+use super::sample::{right, task};
 use crate::recipe::iterate::Search;
-use crate::records::{BadLines, Draft, Grown, Sampled, Searched, read};
+use crate::records::{BadLines, Draft, Sampled, Searched, TreeNode, read};
 
 /// Settings that decide the stage's output, in addition to its inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings<'a> {
-    /// Decides every draw.
+    /// Seed of all random draws.
     pub seed: u64,
     /// Settings of the search.
     pub search: &'a Search,
-    /// Prompts at a time; what is made does not depend on it.
+    /// Number of prompts at a time. The output does not depend on it.
     #[serde(skip)]
     pub parallel: usize,
 }
 
-/// Files of the stage.
+/// The files of the stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
-    /// Judged drafts, one prompt a line.
+    /// The judged drafts, one prompt per line.
     pub samples: &'a Path,
     /// The refiner's directory.
     pub refiner: &'a Path,
-    /// Trees, one a line.
+    /// The search trees, one per line.
     pub out: &'a Path,
 }
 
-/// Runs the stage. Lines appear as they are made; a killed stage resumes after the last.
+/// Runs the stage. Lines are written as soon as they are finished; a killed stage resumes after the last one.
 ///
 /// # Errors
-/// A file, a line or a model call fails.
-pub async fn grow(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
+/// Fails if a file, a line or a model call fails.
+pub async fn search(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
     let inputs = [("samples", files.samples), ("refiner", files.refiner)];
     let running = match Stage::begin(&files.out.with_extension("stage.json"), "search", settings, &inputs)? {
         Stage::Finished(record) => return Ok(record),
@@ -58,13 +58,13 @@ pub async fn grow(settings: &Settings<'_>, files: Files<'_>) -> Result<Record> {
     let journal = Journal::open(files.out)?;
     let engines = Engines::open(files.refiner, files.refiner)?;
     let config = settings.search.config();
-    let tree = |_, &(i, line, draft): &(usize, _, _)| one(engines.models(), settings, &config, i, line, draft);
+    let tree = |_, &(i, line, draft): &(usize, _, _)| search_draft(engines.models(), settings, &config, i, line, draft);
     journal.fill("searching", &roots, settings.parallel, tree).await?;
     let counts = counts(files.out)?;
     running.finish(&counts, Vec::new(), &[("trees", files.out)])
 }
 
-/// One of the drafts that the majority refuses, at random.
+/// One of the drafts that the majority rejects, chosen at random.
 fn failing(line: &Sampled, seed: u64) -> Option<&Draft> {
     let failing: Vec<&Draft> =
         line.drafts.iter().filter(|draft| draft.value.is_some() && !draft.accepted && !draft.cut).collect();
@@ -72,7 +72,7 @@ fn failing(line: &Sampled, seed: u64) -> Option<&Draft> {
     Some(failing[usize::try_from(seed % count).ok()?])
 }
 
-async fn one(
+async fn search_draft(
     models: Models<'_>,
     settings: &Settings<'_>,
     config: &SearchConfig,
@@ -100,7 +100,7 @@ async fn one(
         ..Judgement::default()
     };
     let outcome = search::refine_judged(models, config, &task, root, judgement, &|_| {}).await;
-    let nodes = outcome.tree.nodes.iter().map(|node| Grown::new(node, right(&checks, &node.response))).collect();
+    let nodes = outcome.tree.nodes.iter().map(|node| TreeNode::new(node, right(&checks, &node.response))).collect();
     Ok(Searched { asked: line.asked.clone(), nodes, best: outcome.best.0, accepted: outcome.accepted })
 }
 

@@ -1,5 +1,5 @@
-//! Trials on disk: a file per strategy and budget, a line per prompt, so that a killed evaluation resumes. Next to them the
-//! responses of finished runs, as `spar verify` reads them.
+//! Stores trials on disk, a file per strategy and budget and a line per prompt, so that a killed evaluation can resume. The responses of
+//! finished runs are stored next to them in the format of `spar verify`.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -13,17 +13,17 @@ use serde_json::{Value, json};
 use crate::eval::Trial;
 use crate::verify::data::Prompt;
 
-/// What the trials of a directory have in common.
+/// The file with the settings that all trials of a directory share.
 pub(super) const SETTINGS: &str = "settings.json";
 
 /// The directory of one evaluation.
-pub(super) struct Kept {
+pub(super) struct TrialFiles {
     trials: PathBuf,
     responses: PathBuf,
 }
 
 /// The trials of one strategy at one budget.
-pub(super) struct KeptRun {
+pub(super) struct RunFile {
     path: PathBuf,
     file: File,
     trials: Vec<Option<Trial>>,
@@ -36,15 +36,15 @@ struct Line {
     trial: Trial,
 }
 
-impl Kept {
-    /// Begins an evaluation in `out`, or resumes the one that is there.
+impl TrialFiles {
+    /// Starts an evaluation in `out`, or resumes the one in it.
     ///
     /// # Errors
-    /// The directory cannot be written, or holds trials of other settings.
+    /// Fails if the directory cannot be written or has trials with other settings.
     pub fn open(out: &Path, settings: &Value) -> anyhow::Result<Self> {
         let (trials, responses) = (out.join("trials"), out.join("responses"));
         for folder in [&trials, &responses] {
-            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
         let path = out.join(SETTINGS);
         if path.exists() {
@@ -65,33 +65,33 @@ impl Kept {
         Ok(Self { trials, responses })
     }
 
-    /// The trials of `name` so far. A last line that a kill cut short is dropped.
+    /// Reads the trials of `name` so far. A last line that is incomplete because the process was killed is dropped.
     ///
     /// # Errors
-    /// The file cannot be used, or one of its other lines is damaged.
-    pub fn run(&self, name: &str, cases: usize) -> anyhow::Result<KeptRun> {
+    /// Fails if the file cannot be used or one of its other lines is damaged.
+    pub fn run(&self, name: &str, cases: usize) -> anyhow::Result<RunFile> {
         let path = self.trials.join(format!("{name}.jsonl"));
         let text = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let complete = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
         let mut trials = vec![None; cases];
-        for (number, line) in whole.lines().enumerate() {
+        for (number, line) in complete.lines().enumerate() {
             let at = || format!("{}:{}", path.display(), number + 1);
             let Line { index, trial } = serde_json::from_str(line).with_context(at)?;
             *trials.get_mut(index).with_context(|| format!("{}: there is no prompt {index}", at()))? = Some(trial);
         }
         let file = OpenOptions::new().create(true).append(true).open(&path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        file.set_len(whole.len() as u64).with_context(|| format!("cannot shorten {}", path.display()))?;
-        Ok(KeptRun { path, file, trials })
+        file.set_len(complete.len() as u64).with_context(|| format!("cannot shorten {}", path.display()))?;
+        Ok(RunFile { path, file, trials })
     }
 
-    /// Writes the responses of a finished run in the form of `spar verify --responses`.
+    /// Writes the responses of a finished run in the format of `spar verify --responses`.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn write_responses(&self, name: &str, cases: &[Prompt], trials: &[Trial]) -> anyhow::Result<()> {
         let line = |(case, trial): (&Prompt, &Trial)| {
             json!({"key": case.key, "prompt": case.prompt, "response": trial.response}).to_string() + "\n"
@@ -102,23 +102,23 @@ impl Kept {
     }
 }
 
-impl KeptRun {
-    /// The trials that are on disk already, in the cases' order.
+impl RunFile {
+    /// Returns the trials that were on disk already, in the order of the cases.
     pub fn take_trials(&mut self) -> Vec<Option<Trial>> {
         std::mem::take(&mut self.trials)
     }
 
-    /// Keeps another one.
+    /// Appends a trial.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub fn keep(&mut self, index: usize, trial: &Trial) -> anyhow::Result<()> {
+    /// Fails if the file cannot be written.
+    pub fn append(&mut self, index: usize, trial: &Trial) -> anyhow::Result<()> {
         let line = serde_json::to_string(&Line { index, trial: trial.clone() })? + "\n";
         self.file.write_all(line.as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
-/// The first setting that is not the same.
+/// The name of the first setting that differs.
 fn differing<'a>(a: &'a Value, b: &'a Value) -> Option<&'a str> {
     let fields = |value: &'a Value| value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value));
     let (a, b): (BTreeMap<_, _>, BTreeMap<_, _>) = (fields(a).collect(), fields(b).collect());
@@ -138,23 +138,23 @@ mod tests {
     }
 
     fn trial(response: &str) -> Trial {
-        Trial::of(&case(), response.into())
+        Trial::check(&case(), response.into())
     }
 
     #[test]
-    fn a_killed_run_goes_on_after_its_last_whole_line() {
+    fn a_killed_run_resumes_after_its_last_whole_line() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Kept::open(folder.path(), &json!({"seed": 1})).unwrap();
+        let open = || TrialFiles::open(folder.path(), &json!({"seed": 1})).unwrap();
         let mut run = open().run("bfs-4", 3).unwrap();
         assert_eq!(run.take_trials(), [None, None, None]);
-        run.keep(2, &trial("two")).unwrap();
-        run.keep(0, &trial("zero")).unwrap();
+        run.append(2, &trial("two")).unwrap();
+        run.append(0, &trial("zero")).unwrap();
         let path = folder.path().join("trials/bfs-4.jsonl");
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 9]).unwrap();
         let mut run = open().run("bfs-4", 3).unwrap();
         assert_eq!(run.take_trials(), [None, None, Some(trial("two"))]);
-        run.keep(1, &trial("one, comma")).unwrap();
+        run.append(1, &trial("one, comma")).unwrap();
         let trials = open().run("bfs-4", 3).unwrap().take_trials();
         assert_eq!(trials, [None, Some(trial("one, comma")), Some(trial("two"))]);
         assert_eq!(trials[1].as_ref().unwrap().strict, [false]);
@@ -163,11 +163,12 @@ mod tests {
     #[test]
     fn other_settings_need_another_directory() {
         let folder = tempfile::tempdir().unwrap();
-        Kept::open(folder.path(), &json!({"seed": 1, "votes": 5})).unwrap();
-        let error = Kept::open(folder.path(), &json!({"seed": 1, "votes": 3})).err().unwrap().to_string();
+        TrialFiles::open(folder.path(), &json!({"seed": 1, "votes": 5})).unwrap();
+        let error = TrialFiles::open(folder.path(), &json!({"seed": 1, "votes": 3})).err().unwrap().to_string();
         assert!(error.contains("votes 5, now it is 3"), "{error}");
         std::fs::write(folder.path().join("trials/x.jsonl"), "{}\n").unwrap();
-        let error = Kept::open(folder.path(), &json!({"seed": 1, "votes": 5})).unwrap().run("x", 1).err().unwrap();
+        let error =
+            TrialFiles::open(folder.path(), &json!({"seed": 1, "votes": 5})).unwrap().run("x", 1).err().unwrap();
         assert!(format!("{error:#}").contains("x.jsonl:1"), "{error:#}");
     }
 }

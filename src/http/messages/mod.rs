@@ -1,0 +1,126 @@
+//! `POST /v1/messages` and `/v1/messages/count_tokens`: Anthropic's Messages API as a translation from and to a chat
+//! completion.
+
+pub mod envelope;
+mod translate;
+mod turns;
+mod writing;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+
+use super::admit::Arrival;
+use super::answer::Part;
+use super::conversation::{Begun, Call, begin, made};
+use super::error::ApiError;
+use super::job::Delivery;
+use super::keys::Caller;
+use super::limits::Ask;
+use super::rules::Rules;
+use super::stream::{Wire, named_event, named_events};
+use super::{Shared, models};
+use crate::anthropic::{
+    CountTokensAnswer, CountTokensRequest, MessagesAnswer, MessagesErrorBody, MessagesEvent, MessagesRequest,
+};
+use crate::chat::{Chat, Message};
+use crate::engine::EngineError;
+use crate::engine::blocking::blocking;
+use translate::{NAMES, prompt, translate};
+use writing::Writing;
+
+/// Answers a conversation in the form of Anthropic's Messages API. With `search_budget`, `search` or a `:search` model the
+/// answer is the best one of a search.
+#[utoipa::path(
+    post, path = "/v1/messages", tag = "completions", request_body = MessagesRequest,
+    responses(
+        (status = 200, description = "The answer; with `stream` as server-sent events", content(
+            (MessagesAnswer = "application/json"), (MessagesEvent = "text/event-stream"),
+        )),
+        (status = 404, body = MessagesErrorBody, description = "No such model"),
+    ),
+)]
+pub async fn answer(
+    State(state): State<Shared>,
+    Caller(tenant): Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let call = Call { state: &state, tenant, headers: &headers, body };
+    let Begun { about, mut parts, rest } = begin(call, NAMES, translate).await?;
+    let generations = about.generations.clone();
+    let delivery = about.delivery;
+    let mut writing = Writing::new(about, rest);
+    let mut response = match delivery {
+        Delivery::Whole => {
+            while let Some(part) = parts.next().await {
+                drop(writing.part(part?));
+            }
+            let answer = writing.whole().ok_or_else(|| EngineError::Crashed("the answer has no end".into()))?;
+            Json(answer).into_response()
+        }
+        Delivery::Stream | Delivery::StreamWithUsage => named_events(parts, writing).await?,
+    };
+    models::show_generations(&mut response, &generations);
+    Ok(response)
+}
+
+impl Wire for Writing {
+    fn part(&mut self, part: Part) -> String {
+        let mut events = self.beginning();
+        events.extend(self.part(part));
+        events.iter().map(named_event).collect()
+    }
+
+    fn error(&mut self, error: &ApiError) -> String {
+        named_event(&MessagesEvent::Error { error: envelope::detail(error) })
+    }
+}
+
+/// Counts the tokens of a prompt, as the model's chat template writes it.
+#[utoipa::path(
+    post, path = "/v1/messages/count_tokens", tag = "models", request_body = CountTokensRequest,
+    responses(
+        (status = 200, body = CountTokensAnswer, description = "The tokens of the prompt"),
+        (status = 404, body = MessagesErrorBody, description = "No such model"),
+    ),
+)]
+pub async fn count_tokens(
+    State(state): State<Shared>,
+    Caller(tenant): Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<CountTokensAnswer>, ApiError> {
+    let arrival = Arrival::read(&state, Arc::clone(&tenant), &headers, body).await?;
+    let clock = arrival.clock;
+    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
+    let actor = Arc::clone(&pinned.actor);
+    let make = {
+        let state = Arc::clone(&state);
+        move |asked: CountTokensRequest| {
+            let mut chat = prompt(asked.prompt)?;
+            chat.drawing.model = asked.model;
+            // Only its prompt is of interest, which no search changes.
+            chat.search_budget = Some(0);
+            made(&state, &tenant, &pinned, chat, Rules::default()).map_err(|error| error.in_words_of(NAMES))
+        }
+    };
+    let ready = arrival.made(make).await?;
+    let bytes = ready.job.messages.iter().map(Message::bytes).sum();
+    let (job, _permit) = ready.enter(&state.gate, Ask::plain(1), bytes).await?;
+    let work = move || {
+        let none = || ApiError::Invalid { param: None, message: "this model's engine has no tokenizer".into() };
+        let tokenizer = actor.engine.tokenizer().ok_or_else(none)?;
+        let text = actor.engine.render(&Chat { messages: job.messages, options: job.template })?;
+        let encoding = tokenizer
+            .encode(text, false)
+            .map_err(|error| ApiError::invalid("messages", format!("`messages` cannot be tokenized: {error}")))?;
+        Ok::<_, ApiError>(CountTokensAnswer { input_tokens: encoding.len() })
+    };
+    Ok(Json(clock.bound(blocking(bytes, work)).await?))
+}

@@ -38,6 +38,9 @@ pub struct EngineArgs {
     /// Name that clients use; absent: the model's own, of a directory or file the last part of its path
     #[arg(long, env = "SPAR_SERVED_NAME", value_name = "NAME")]
     pub served_name: Option<String>,
+    /// How tokens are drawn where a request does not say
+    #[arg(long, env = "SPAR_GENERATION_CONFIG", value_name = "BY", value_enum, default_value_t)]
+    pub generation_config: GenerationBy,
     /// What runs the model
     #[arg(long, env = "SPAR_ENGINE", value_enum, default_value_t = EngineKind::Auto)]
     pub engine: EngineKind,
@@ -69,6 +72,16 @@ pub struct ThinkingArgs {
     /// its chat template or its tokenizer says
     #[arg(long, env = "SPAR_TOOL_CALLS", value_name = "FORM")]
     pub tool_calls: Option<ToolFormat>,
+}
+
+/// How tokens are drawn where a request does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum GenerationBy {
+    /// The model's generation_config.json says it: temperature, top_p, top_k, min_p and repetition_penalty
+    #[default]
+    Auto,
+    /// The model's plain distribution, at temperature 1 without any limit
+    None,
 }
 
 /// How replies mark their reasoning.

@@ -22,6 +22,7 @@ mod keys;
 mod life;
 mod messages;
 mod metrics;
+mod models;
 mod openapi;
 mod page;
 mod reasoning;

@@ -34,10 +34,15 @@ FROM ${RUN_IMAGE}
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --create-home spar
+    && useradd --uid 10001 --user-group --create-home spar \
+    && install -d -o spar -g spar /home/spar/.cache
 COPY --from=build /out/spar /usr/local/bin/spar
-USER spar
+# By number, so that Kubernetes sees that it is not root.
+USER 10001:10001
 EXPOSE 8080
 # Within a container the loopback address is not reachable from outside.
 ENV SPAR_HOST=0.0.0.0
+ENV SPAR_HEALTH_PORT=9090
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5m --retries=3 \
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9090; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3 | grep -q ' 200 '"]
 ENTRYPOINT ["spar"]

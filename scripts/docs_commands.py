@@ -144,7 +144,7 @@ def adapter(folder):
 
 def scratch_folder(scratch):
     """What commands find in the folder in which they run."""
-    for name in ("assets", "bench", "benches", "dashboards", "fuzz", "prompts", "scripts", "training", ".ci", "Cargo.toml"):
+    for name in ("assets", "bench", "benches", "dashboards", "deploy", "dist", "fuzz", "prompts", "scripts", "training", ".ci", "Cargo.toml"):
         (scratch / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "docs", scratch / "docs")
     shutil.copytree(ROOT / "assets/spar-tiny", scratch / "runs/spar-tiny")

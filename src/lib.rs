@@ -2,12 +2,13 @@
 //!
 //! The map: [`chat`], `openai` and `anthropic` hold the words everyone shares; [`engine`] is the seam to a model; [`prompts`] is what a
 //! judge and a refiner are told and how their answers are read; `jinja` renders templates within limits; [`search`] spends the budget; [`verify`] checks rules;
-//! `http` serves it all.
+//! `http` serves it all; [`causes`] writes an error for a person.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 
 #[cfg(feature = "server")]
 pub mod anthropic;
+pub mod causes;
 pub mod chat;
 #[cfg(feature = "server")]
 pub mod cli;

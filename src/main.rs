@@ -28,8 +28,7 @@ fn main() -> ExitCode {
     match spar::cli::Cli::typed().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line: the alternate form joins the causes.
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", spar::causes::one_line(&*error));
             ExitCode::FAILURE
         }
     }

@@ -10,6 +10,7 @@ use futures::{Stream, StreamExt};
 use reqwest::Client;
 use serde_json::{Value, json};
 
+use super::output::print;
 use crate::verify::data::read_prompts;
 
 /// The server to load, and the load.
@@ -102,28 +103,29 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     let report = runtime.block_on(load(args, prompts))?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(());
-    }
+    Ok(print(&if args.json { format!("{report:#}\n") } else { table(&report) })?)
+}
+
+fn table(report: &Value) -> String {
+    let mut text = String::new();
     for kind in ["plain", "search"] {
         let seen = &report[kind];
         if seen["requests"] == 0 {
             continue;
         }
-        println!(
-            "{kind}: {} requests, {} tokens, {} tokens/s",
+        text += &format!(
+            "{kind}: {} requests, {} tokens, {} tokens/s\n",
             seen["requests"], seen["tokens"], seen["tokens_per_second"]
         );
         for what in ["time_to_first_token", "inter_token_latency", "request"] {
             let q = &seen[what];
-            println!(
-                "  {what:<20} n {:<7} p50 {} ms, p95 {} ms, p99 {} ms, max {} ms",
+            text += &format!(
+                "  {what:<20} n {:<7} p50 {} ms, p95 {} ms, p99 {} ms, max {} ms\n",
                 q["n"], q["p50_ms"], q["p95_ms"], q["p99_ms"], q["max_ms"]
             );
         }
     }
-    Ok(())
+    text
 }
 
 async fn load(args: &BenchArgs, prompts: Vec<String>) -> anyhow::Result<Value> {

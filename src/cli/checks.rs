@@ -1,8 +1,8 @@
 //! `spar checks`: measures how well the checks that are found in prompts agree with those that the file states.
 
-use std::io::Write;
 use std::path::PathBuf;
 
+use super::output::print;
 use crate::verify::data::read_prompts;
 use crate::verify::find::measure::Agreement;
 
@@ -20,11 +20,10 @@ pub struct ChecksArgs {
 /// Prints the agreement to standard output.
 ///
 /// # Errors
-/// Fails if the file cannot be used or standard output is closed.
+/// Fails if the file cannot be used or standard output cannot be written.
 pub fn run(args: &ChecksArgs) -> anyhow::Result<()> {
     let text = agreement(args)?;
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    Ok(print(&text)?)
 }
 
 fn agreement(args: &ChecksArgs) -> anyhow::Result<String> {

@@ -3,8 +3,11 @@
 mod bench;
 mod checks;
 mod eval;
+mod examples;
 mod hub;
+mod manual;
 mod openapi;
+mod output;
 mod serve;
 mod settings;
 mod stop;
@@ -16,7 +19,7 @@ use crate::config::ServeArgs;
 
 /// OpenAI-compatible inference with judge-and-refine tree search.
 #[derive(Parser, Debug)]
-#[command(name = "spar", version, about, args_conflicts_with_subcommands = true)]
+#[command(name = "spar", version, about, args_conflicts_with_subcommands = true, after_help = examples::SERVE)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -30,21 +33,35 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Serve a model over HTTP (the default)
+    #[command(after_help = examples::SERVE)]
     Serve(Box<ServeArgs>),
     /// Print the API document
+    #[command(after_help = examples::OPENAPI)]
     Openapi,
     /// Score a file of responses by IFEval's or IFBench's rules
+    #[command(after_help = examples::VERIFY)]
     Verify(verify::VerifyArgs),
     /// Compare the checks that are found in prompts with those that a file states
+    #[command(after_help = examples::CHECKS)]
     Checks(checks::ChecksArgs),
     /// Compare strategies and budgets on prompts that can be checked
+    #[command(after_help = examples::EVAL)]
     Eval(Box<eval::EvalArgs>),
     /// Fetch a model from the hub into the local Hugging Face cache
+    #[command(after_help = examples::PULL)]
     Pull(hub::PullArgs),
     /// List the models in the local Hugging Face cache
+    #[command(after_help = examples::MODELS)]
     Models,
     /// Load a running server and say how long its tokens take
+    #[command(after_help = examples::BENCH)]
     Bench(bench::BenchArgs),
+    /// Print the script by which a shell completes this command
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(manual::CompletionsArgs),
+    /// Write the manual pages
+    #[command(after_help = examples::MAN)]
+    Man(manual::ManArgs),
 }
 
 impl Cli {
@@ -77,6 +94,8 @@ impl Cli {
             Some(Command::Pull(args)) => hub::pull(&args),
             Some(Command::Models) => hub::models(),
             Some(Command::Bench(args)) => bench::run(&args),
+            Some(Command::Completions(args)) => manual::completions(&args),
+            Some(Command::Man(args)) => manual::man(&args),
         }
     }
 }

@@ -1,14 +1,12 @@
 //! `spar openapi`: prints the API document.
 
-use std::io::Write;
-
+use super::output::print;
 use crate::http::openapi::document;
 
 /// Prints the document to standard output.
 ///
 /// # Errors
-/// Standard output is closed.
+/// Standard output cannot be written.
 pub fn run() -> anyhow::Result<()> {
-    std::io::stdout().write_all(document().as_bytes())?;
-    Ok(())
+    Ok(print(&document())?)
 }

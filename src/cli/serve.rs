@@ -1,13 +1,14 @@
 //! `spar serve`: checks settings, loads models, opens the socket, and prints how to use the server.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokio::net::TcpSocket;
 
 use super::hub;
+use super::output::print;
 use super::stop::Stop;
 use crate::config::{Secrets, ServeArgs, Settings};
 use crate::engine::generation::Pinned;
@@ -26,30 +27,30 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
     let secrets = Secrets { api_keys: api_keys.as_deref(), admin_key: admin_key.as_deref() };
     let mut settings = Settings::check(args, secrets)?;
     telemetry::start(&settings.http)?;
+    // Taken before models are fetched and loaded, so that a conflict shows at once; connections are refused until they are loaded.
+    let address = settings.address();
+    let socket = bind(address).map_err(|error| anyhow!("cannot listen on {address}: {error}; {}", remedy(address)))?;
     hub::find(&mut settings.engine)?;
     let metrics = metrics::install();
-    println!("{}", startup_message(&settings, changed));
+    print(&(startup_message(&settings, changed) + "\n"))?;
     if let Some(warning) = settings.warning() {
         tracing::warn!("{warning}");
     }
     let entrance = Entrance::open(&settings.http)?;
     if let Some(address) = entrance.health_address() {
-        println!("health on http://{address}");
+        print(&format!("health on http://{address}\n"))?;
     }
     let reload = entrance.tls().cloned().map(|tls| move || tls.refresh());
     let stop = Stop::watch(settings.http.shutdown_grace, reload).context("the signal handlers cannot be installed")?;
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
     let ended = runtime.block_on(async {
-        // The address is bound before the models are loaded, so that a conflict shows immediately; until then connections are refused.
-        let address = settings.address();
-        let socket = bind(address).with_context(|| format!("cannot listen on {address}"))?;
         let traffic = Traffic::new(&settings.traffic).map_err(anyhow::Error::msg)?;
         let started = tokio::select! {
             started = swap::start(&settings) => started?,
             () = stop.asked() => return Ok(()),
         };
         let Started { name, generations, origins, swapper, files: _files } = started;
-        println!("{}", models_message(&generations.pin(), &origins));
+        print(&(models_message(&generations.pin(), &origins) + "\n"))?;
         let served = Served::new(name, generations);
         let mut state = AppState::new(settings, served, metrics);
         state.swapper = swapper;
@@ -64,7 +65,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
             embedded: serves_embedded(&state.settings.engine),
             keyed: !state.settings.api_keys.is_empty(),
         };
-        println!("{}", welcome(&about));
+        print(&(welcome(&about) + "\n"))?;
         entrance.serve(listener, state, stop.asked()).await.context("the server failed")
     });
     // Threads that still block are not waited for.
@@ -82,6 +83,17 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
+}
+
+/// What the person who starts the server can do about an address that cannot be taken.
+fn remedy(address: SocketAddr) -> String {
+    match address.port() {
+        0 => "--host must be an address of this machine".to_owned(),
+        port if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() => {
+            format!("another server answers there; stop it, or choose another port than {port} by --port")
+        }
+        _ => "choose another --host or --port".to_owned(),
+    }
 }
 
 /// The settings that differ from the defaults, with secrets hidden.

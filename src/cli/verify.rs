@@ -1,8 +1,8 @@
 //! `spar verify`: scores a file of responses by the rules of IFEval or IFBench.
 
-use std::io::Write;
 use std::path::PathBuf;
 
+use super::output::print;
 use crate::verify::data::{join, read_prompts, read_responses};
 use crate::verify::score::{Report, Verdicts};
 
@@ -23,11 +23,10 @@ pub struct VerifyArgs {
 /// Prints the scores to standard output.
 ///
 /// # Errors
-/// Fails if a file cannot be used or standard output is closed.
+/// Fails if a file cannot be used or standard output cannot be written.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     let text = scores(args)?;
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    Ok(print(&text)?)
 }
 
 fn scores(args: &VerifyArgs) -> anyhow::Result<String> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, require};
+use super::{ConfigError, bytes, require};
 use crate::chat::{RESERVED, TemplateKwargs};
 use crate::engine::grammar::memory::DEFAULT_BYTES;
 use crate::engine::native::NativeConfig;
@@ -38,6 +38,9 @@ pub struct EngineArgs {
     /// Name that clients use; absent: the model's own, of a directory or file the last part of its path
     #[arg(long, env = "SPAR_SERVED_NAME", value_name = "NAME")]
     pub served_name: Option<String>,
+    /// How tokens are drawn where a request does not say
+    #[arg(long, env = "SPAR_GENERATION_CONFIG", value_name = "BY", value_enum, default_value_t)]
+    pub generation_config: GenerationBy,
     /// What runs the model
     #[arg(long, env = "SPAR_ENGINE", value_enum, default_value_t = EngineKind::Auto)]
     pub engine: EngineKind,
@@ -69,6 +72,16 @@ pub struct ThinkingArgs {
     /// its chat template or its tokenizer says
     #[arg(long, env = "SPAR_TOOL_CALLS", value_name = "FORM")]
     pub tool_calls: Option<ToolFormat>,
+}
+
+/// How tokens are drawn where a request does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum GenerationBy {
+    /// The model's generation_config.json says it: temperature, top_p, top_k, min_p and repetition_penalty
+    #[default]
+    Auto,
+    /// The model's plain distribution, at temperature 1 without any limit
+    None,
 }
 
 /// How replies mark their reasoning.
@@ -119,10 +132,10 @@ fn template_kwargs(text: &str) -> Result<TemplateKwargs, String> {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Native engine")]
 pub struct NativeArgs {
-    /// Bytes of keys and values that are kept for later prompts, per model; unless given, at most an eighth of the memory that the
+    /// Bytes of keys and values that are kept for later prompts, per model, such as 1G (1,024³ bytes); unless given, at most an eighth of the memory that the
     /// machine or its container allows. On CUDA running replies' are among them, and one
     /// reply of the whole context always has room
-    #[arg(long, env = "SPAR_KV_CACHE_BYTES", value_name = "BYTES", default_value_t = NativeConfig::default().cache_bytes)]
+    #[arg(long, env = "SPAR_KV_CACHE_BYTES", value_name = "BYTES", default_value_t = NativeConfig::default().cache_bytes, value_parser = bytes::<usize>)]
     pub kv_cache_bytes: usize,
     /// Threads that compute; absent: one per processor
     #[arg(long, env = "SPAR_THREADS", value_name = "N")]
@@ -175,7 +188,7 @@ impl NativeArgs {
 pub struct GrammarArgs {
     /// Bytes that the compiled grammars of all models take at most: those that running replies follow, and those that are
     /// kept for later requests with the same constraint
-    #[arg(long, env = "SPAR_GRAMMAR_BYTES", value_name = "BYTES", default_value_t = DEFAULT_BYTES)]
+    #[arg(long, env = "SPAR_GRAMMAR_BYTES", value_name = "BYTES", default_value_t = DEFAULT_BYTES, value_parser = bytes::<usize>)]
     pub grammar_bytes: usize,
 }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::connections::{ConnectionArgs, origin};
-use super::{ConfigError, duration, require};
+use super::{ConfigError, bytes, duration, host, require};
 
 /// How requests are taken and answered.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Server")]
 pub struct HttpArgs {
-    /// Address to listen on
-    #[arg(long, env = "SPAR_HOST", default_value = "127.0.0.1")]
+    /// Address to listen on, or a name of this machine such as localhost
+    #[arg(long, env = "SPAR_HOST", default_value = "127.0.0.1", value_parser = host)]
     pub host: IpAddr,
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "SPAR_PORT", default_value_t = 8080)]
@@ -34,7 +34,7 @@ pub struct HttpArgs {
     /// Share of --max-running and --max-waiting that searches leave to plain requests, in percent; one search always runs
     #[arg(long, env = "SPAR_PLAIN_RESERVE", value_name = "PERCENT", default_value_t = 25)]
     pub plain_reserve: usize,
-    /// Time for one request, waiting included (such as 500ms, 30s, 10m); a search answers with its best so far
+    /// Time for one request, waiting included (such as 500ms, 30s, 10m, 2h; a number alone is seconds); a search answers with its best so far
     #[arg(long, env = "SPAR_REQUEST_TIMEOUT", value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub request_timeout: Duration,
     /// Time that running requests have after SIGTERM; the process ends two seconds later at most. Kubernetes kills it after 30s
@@ -44,12 +44,12 @@ pub struct HttpArgs {
     /// Time between heartbeats in a stream while a search runs, at most 1s
     #[arg(long, env = "SPAR_HEARTBEAT", value_name = "TIME", default_value = "500ms", value_parser = duration)]
     pub heartbeat: Duration,
-    /// Bytes of a request body at most
-    #[arg(long, env = "SPAR_MAX_BODY", value_name = "BYTES", default_value_t = 4 << 20)]
+    /// Bytes of a request body at most, such as 4M
+    #[arg(long, env = "SPAR_MAX_BODY", value_name = "BYTES", default_value_t = 4 << 20, value_parser = bytes::<usize>)]
     pub max_body: usize,
     /// Bytes of request bodies in memory at most, from before they are read until their requests run; who comes then waits. Each
     /// of several API keys may have half of it
-    #[arg(long, env = "SPAR_MAX_BODY_BYTES_IN_FLIGHT", value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(long, env = "SPAR_MAX_BODY_BYTES_IN_FLIGHT", value_name = "BYTES", default_value_t = 64 << 20, value_parser = bytes::<usize>)]
     pub max_body_bytes_in_flight: usize,
     /// Answers per request (`n`) at most
     #[arg(long, env = "SPAR_MAX_CHOICES", value_name = "N", default_value_t = 16)]
@@ -74,6 +74,10 @@ pub struct HttpArgs {
     /// How it is logged
     #[arg(long, env = "SPAR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// Show the metrics also under the names that vLLM gives them (`vllm:num_requests_waiting` and so on), for dashboards and
+    /// autoscalers that read those
+    #[arg(long, env = "SPAR_VLLM_METRICS")]
+    pub vllm_metrics: bool,
     #[command(flatten)]
     #[doc = "How connections are limited, timed and secured."]
     pub connections: ConnectionArgs,

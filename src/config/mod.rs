@@ -7,16 +7,17 @@ mod keys;
 mod search;
 mod swap;
 mod traffic;
+mod units;
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use clap::Args;
 use secrecy::SecretString;
 
 pub use self::connections::ConnectionArgs;
 pub use self::engine::{
-    EngineArgs, EngineKind, GrammarArgs, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs, UpstreamArgs,
+    EngineArgs, EngineKind, GenerationBy, GrammarArgs, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs,
+    UpstreamArgs,
 };
 pub use self::http::{Capacity, HttpArgs, LogFormat};
 pub use self::keys::{ApiKey, ApiKeys, KeyLimits, Secrets, digest, read_keys, unique};
@@ -24,6 +25,7 @@ use self::keys::{admin_key, api_keys};
 pub use self::search::SearchArgs;
 pub use self::swap::SwapArgs;
 pub use self::traffic::TrafficArgs;
+use self::units::{bytes, duration, host};
 
 /// All settings as they are given on the command line and in the environment.
 #[derive(Args, Clone, Debug)]
@@ -107,20 +109,6 @@ fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigEr
     if holds { Ok(()) } else { Err(ConfigError(message())) }
 }
 
-/// Reads `500ms`, `30s` or `10m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(split);
-    let fail = || format!("expected a whole number with ms, s or m, such as 30s, got {text:?}");
-    let number: u64 = digits.parse().map_err(|_| fail())?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        "m" => number.checked_mul(60).map(Duration::from_secs).ok_or_else(fail),
-        _ => Err(fail()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -169,7 +157,9 @@ mod tests {
             (&["--max-running-per-key", "0"], "--max-running-per-key must be at least 1, got 0"),
             (&["--plain-reserve", "101"], "--plain-reserve must be between 0 and 100, got 101"),
             (&["--max-body-bytes-in-flight", "9"], "(9) must not be below --max-body (4194304)"),
-            (&["--request-timeout", "soon"], "expected a whole number with ms, s or m"),
+            (&["--request-timeout", "soon"], "expected a time such as 500ms, 30s, 10m"),
+            (&["--kv-cache-bytes", "much"], "expected a size such as 268435456, 256M or 1.5G, got \"much\""),
+            (&["--host", "no.such.host.invalid"], "is no address of this machine: use one such as 127.0.0.1"),
             (&["--max-connections", "0"], "--max-connections must be between 1 and 1000000, got 0"),
             (&["--header-timeout", "0s"], "--header-timeout must be above 0"),
             (&["--idle-timeout", "0s"], "--idle-timeout must be above 0"),
@@ -185,6 +175,17 @@ mod tests {
             let message = settings(flags, None).unwrap_err();
             assert!(message.contains(expected), "{flags:?}: {message}");
         }
+    }
+
+    #[test]
+    fn sizes_times_and_hosts_may_be_written_by_people() {
+        let flags =
+            ["--kv-cache-bytes", "1G", "--request-timeout", "10", "--host", "localhost", "--traffic-age", "30d"];
+        let settings = settings(&flags, None).unwrap();
+        assert_eq!(settings.engine.native.kv_cache_bytes, 1 << 30);
+        assert_eq!(settings.http.request_timeout.as_secs(), 10);
+        assert!(settings.http.host.is_loopback());
+        assert_eq!(settings.traffic.traffic_age.as_secs(), 30 * 86_400);
     }
 
     #[test]

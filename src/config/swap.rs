@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigError, duration, require};
+use super::{ConfigError, bytes, duration, require};
 
 /// How weights are swapped while the server runs. It needs the admin key.
 #[derive(Args, Clone, Debug)]
@@ -21,13 +21,13 @@ pub struct SwapArgs {
     #[arg(long, env = "SPAR_SWAP_DIR", value_name = "DIR")]
     pub swap_dir: Option<PathBuf>,
     /// Bytes of weights kept there; the live weights and those before them are always kept
-    #[arg(long, env = "SPAR_SWAP_DIR_BYTES", value_name = "BYTES", default_value_t = 64 << 30)]
+    #[arg(long, env = "SPAR_SWAP_DIR_BYTES", value_name = "BYTES", default_value_t = 64 << 30, value_parser = bytes::<u64>)]
     pub swap_dir_bytes: u64,
     /// Generations in memory at most, at least 2: live ones, and old ones that still answer
     #[arg(long, env = "SPAR_MAX_GENERATIONS", value_name = "N", default_value_t = 6)]
     pub max_generations: usize,
     /// Bytes of memory for new weights next to the live ones; absent: what is free. Where they do not fit, requests wait
-    #[arg(long, env = "SPAR_SWAP_MEMORY", value_name = "BYTES")]
+    #[arg(long, env = "SPAR_SWAP_MEMORY", value_name = "BYTES", value_parser = bytes::<u64>)]
     pub swap_memory: Option<u64>,
     /// Time that running requests have to end where old and new weights do not fit into memory together
     #[arg(long, env = "SPAR_SWAP_DRAIN", value_name = "TIME", default_value = "60s", value_parser = duration)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigError, duration, require};
+use super::{ConfigError, bytes, duration, require};
 
 /// Which searches are kept as training data: none, unless a directory is named.
 #[derive(Args, Clone, Debug)]
@@ -18,10 +18,10 @@ pub struct TrafficArgs {
     #[arg(long, env = "SPAR_TRAFFIC_FILTER", value_name = "FILE")]
     pub traffic_filter: Option<PathBuf>,
     /// Bytes kept at most; the oldest are deleted
-    #[arg(long, env = "SPAR_TRAFFIC_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
+    #[arg(long, env = "SPAR_TRAFFIC_BYTES", value_name = "BYTES", default_value_t = 256 << 20, value_parser = bytes::<u64>)]
     pub traffic_bytes: u64,
-    /// Age at which kept searches are deleted (such as 43200m)
-    #[arg(long, env = "SPAR_TRAFFIC_AGE", value_name = "TIME", default_value = "43200m", value_parser = duration)]
+    /// Age at which kept searches are deleted (such as 30d)
+    #[arg(long, env = "SPAR_TRAFFIC_AGE", value_name = "TIME", default_value = "30d", value_parser = duration)]
     pub traffic_age: Duration,
 }
 

@@ -13,6 +13,9 @@ pub struct EngineCounters {
     pub block_bytes: AtomicUsize,
     /// Blocks that are kept at most.
     pub most_kept: AtomicUsize,
+    /// Blocks that running replies can have at most: a device's whole cache, or on the CPU the whole context of as many replies as
+    /// are computed at the same time.
+    pub most_running: AtomicUsize,
     /// Tokens of prompts whose keys and values were taken over from earlier ones.
     pub prompt_tokens_reused: AtomicU64,
     /// Tokens of prompts that were computed.

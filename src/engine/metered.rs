@@ -84,6 +84,10 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.render(chat)
     }
 
+    fn default_sampling(&self) -> &super::Sampling {
+        self.0.default_sampling()
+    }
+
     fn tool_format(&self) -> ToolFormat {
         self.0.tool_format()
     }

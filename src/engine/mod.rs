@@ -30,7 +30,8 @@ pub mod upstream;
 pub mod writer;
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -80,6 +81,15 @@ pub struct Sampling {
     pub ignore_eos: bool,
     /// Rules on single tokens.
     pub rules: TokenRules,
+}
+
+/// The model's plain distribution.
+static PLAIN: LazyLock<Sampling> = LazyLock::new(Sampling::default);
+
+impl Sampling {
+    /// What the penalty on repetition may be: beyond these numbers it leaves nothing of the model's own scores, or makes them
+    /// infinite.
+    pub const REPETITION_PENALTY: RangeInclusive<f64> = 0.01..=10.0;
 }
 
 impl Default for Sampling {
@@ -429,6 +439,11 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Prompt`] where the template refuses the chat, [`EngineError::Unsupported`] where the engine has none.
     fn render(&self, _chat: &Chat) -> Result<String, EngineError> {
         Err(EngineError::Unsupported("this model's engine has no chat template".into()))
+    }
+
+    /// How tokens are drawn where a request does not say.
+    fn default_sampling(&self) -> &Sampling {
+        &PLAIN
     }
 
     /// How the model writes calls of functions.

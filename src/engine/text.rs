@@ -404,7 +404,8 @@ mod tests {
     #[test]
     fn stop_strings_never_leak() {
         let tokenizer = testing::tokenizer();
-        let table: [(&[&str], &str, &[&str], Option<usize>); 8] = [
+        type Row<'a> = (&'a [&'a str], &'a str, &'a [&'a str], Option<usize>);
+        let table: [Row<'_>; 8] = [
             (&["END"], "aENDb", &["a", "", "", ""], Some(0)),
             (&["END"], "aENeb", &["a", "", "", "ENe", "b"], None),
             (&["aab"], "aaab", &["", "", "a", ""], Some(0)),

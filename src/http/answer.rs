@@ -13,6 +13,7 @@ use futures::{FutureExt, Stream, StreamExt, future, stream};
 use tokio::time::{Instant, interval_at, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::account::Account;
 use super::echo::{Echo, PromptTokens};
 use super::error::ApiError;
 use super::limits::Permit;
@@ -131,7 +132,7 @@ pub fn plain(
     requests: Vec<Request>,
     echo: Option<Echo>,
 ) -> impl Stream<Item = Result<Part, ApiError>> + Send + 'static {
-    driven(hold, move |hold, outbox| async move {
+    driven(Answering::Plain, hold, move |hold, outbox| async move {
         match echo {
             Some(echo @ Echo::Alone(_)) => hold.clock.bound(prompts(&hold, &requests, echo, &outbox)).await,
             echo => hold.clock.bound(replies(&hold, requests, echo, &outbox)).await,
@@ -141,13 +142,14 @@ pub fn plain(
 
 /// Searches, then shows the best responses.
 pub fn searched(hold: Hold, work: SearchWork) -> impl Stream<Item = Result<Part, ApiError>> + Send + 'static {
-    driven(hold, move |hold, outbox| async move { searches(&hold, &work, &outbox).await })
+    driven(Answering::Search, hold, move |hold, outbox| async move { searches(&hold, &work, &outbox).await })
 }
 
 type Outbox = UnboundedSender<Result<Part, ApiError>>;
 
 /// Runs `work` whenever its stream is polled, and yields what it sends, an error last.
 fn driven<W>(
+    mode: Answering,
     hold: Hold,
     work: impl FnOnce(Hold, Outbox) -> W + Send + 'static,
 ) -> impl Stream<Item = Result<Part, ApiError>> + Send + 'static
@@ -156,6 +158,7 @@ where
 {
     let (outbox, inbox) = mpsc::unbounded();
     let abort = hold.abort.clone();
+    let mut account = Account::open(mode, &hold);
     let running = work(hold, outbox.clone());
     let running = async move {
         let ended = tokio::select! {
@@ -166,7 +169,8 @@ where
             send(&outbox, Err(error));
         }
     };
-    stream::select(inbox, running.into_stream().filter_map(|()| future::ready(None)))
+    let parts = stream::select(inbox, running.into_stream().filter_map(|()| future::ready(None)));
+    parts.inspect(move |part| account.sees(part))
 }
 
 fn send(outbox: &Outbox, part: Result<Part, ApiError>) {

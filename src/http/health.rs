@@ -103,8 +103,13 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
 )]
 pub async fn render_metrics(State(state): State<Shared>) -> ([(HeaderName, &'static str); 1], String) {
     metrics::publish_engines();
-    let live = state.served.pin();
-    let text = state.metrics.render() + &metrics::generation_info(&Ids::of(&live)) + &metrics::prefix_caches(&live);
+    metrics::publish_process();
+    let (live, model) = (state.served.pin(), &state.served.name);
+    let info = metrics::generation_info(&Ids::of(&live), model);
+    let mut text = state.metrics.render() + &info + &metrics::prefix_caches(&live);
+    if state.settings.http.vllm_metrics {
+        text += &metrics::vllm_names(&text, model);
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

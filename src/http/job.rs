@@ -20,9 +20,6 @@ use super::plan::{Asked, SearchPlan};
 use super::rules::Rules;
 pub(super) use super::turns::{conversation, template};
 
-/// Beyond these a penalty leaves nothing of the model's own scores, or makes them infinite.
-const REPEATED: RangeInclusive<f64> = 0.01..=10.0;
-
 /// What a request is checked against.
 #[derive(Clone, Copy)]
 pub struct Limits<'a> {
@@ -34,6 +31,8 @@ pub struct Limits<'a> {
     pub constrains: Constrains,
     /// Whether it gives log-probabilities of a given text.
     pub scores: bool,
+    /// How tokens are drawn where a request does not say.
+    pub sampling: &'a Sampling,
     /// Whether the models of both roles keep rules on tokens.
     pub token_rules: bool,
     /// How the model writes calls of functions.
@@ -259,19 +258,19 @@ impl Drawing {
             (Some(true), _) => Delivery::Stream,
             _ => Delivery::Whole,
         };
-        let d = Sampling::default();
+        let d = limits.sampling;
         let sampling = Sampling {
             temperature: ranged("temperature", fields.temperature, 0.0..=2.0, d.temperature)?,
             // The likeliest token alone has at least this mass, so 0 leaves it and nothing else.
             top_p: ranged("top_p", fields.top_p, 0.0..=1.0, d.top_p)?.max(f32::MIN_POSITIVE),
-            top_k: fields.top_k.map_or(Ok(None), top_k)?,
+            top_k: fields.top_k.map_or(Ok(d.top_k), top_k)?,
             min_p: ranged("min_p", fields.min_p, 0.0..=1.0, d.min_p)?,
             frequency_penalty: ranged("frequency_penalty", fields.frequency_penalty, -2.0..=2.0, d.frequency_penalty)?,
             presence_penalty: ranged("presence_penalty", fields.presence_penalty, -2.0..=2.0, d.presence_penalty)?,
             repetition_penalty: ranged(
                 "repetition_penalty",
                 fields.repetition_penalty,
-                REPEATED,
+                Sampling::REPETITION_PENALTY,
                 d.repetition_penalty,
             )?,
             logit_bias: logit_bias(fields, limits.model.vocabulary)?,

@@ -1,5 +1,6 @@
 //! The HTTP server: its routes and what they share.
 
+mod account;
 mod admin;
 mod admit;
 pub mod answer;
@@ -153,7 +154,9 @@ impl AppState {
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
         let token_rules = actor.keeps_token_rules() && pinned.refiner.engine.keeps_token_rules();
         let (name, judge, tool_format) = (&self.served.name, self.judge.state(), actor.tool_format());
-        Limits { model, name, constrains, scores, token_rules, tool_format, judge, settings: &self.settings }
+        let sampling = actor.default_sampling();
+        let settings = &self.settings;
+        Limits { model, name, constrains, scores, sampling, token_rules, tool_format, judge, settings }
     }
 }
 

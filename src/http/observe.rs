@@ -12,6 +12,7 @@ use axum::response::Response;
 use futures::Stream;
 use tracing::{Instrument, Span};
 
+use super::account::request_span;
 use crate::telemetry::metrics;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -51,7 +52,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let route = ROUTES.iter().copied().find(|route| Some(*route) == matched).unwrap_or("other");
     let id = request_id(request.headers());
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), method = %request.method(), route);
+    let span = request_span!(id = id.to_str().unwrap_or_default(), method = %request.method(), route);
     let watch = Watch { route, started: Instant::now(), span: span.clone(), status: CLIENT_GONE };
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id);

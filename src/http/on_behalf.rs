@@ -135,6 +135,10 @@ impl Engine for OnBehalf<'_> {
         self.engine.render(chat)
     }
 
+    fn default_sampling(&self) -> &crate::engine::Sampling {
+        self.engine.default_sampling()
+    }
+
     fn tool_format(&self) -> tools::Format {
         self.engine.tool_format()
     }

@@ -113,17 +113,18 @@ pub struct ChatRequest {
 pub struct DrawingFields {
     /// A served model's name, or its `:search` alias; absent: the served model.
     pub model: Option<String>,
-    /// 0 is greedy; absent: 1.
+    /// 0 is greedy; absent: the model's default, else 1.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
-    /// Nucleus: the smallest set of tokens with at least this mass; 0 is the likeliest token alone; absent: 1.
+    /// Nucleus: the smallest set of tokens with at least this mass; 0 is the likeliest token alone; absent: the model's
+    /// default, else 1.
     #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f64>,
-    /// The k likeliest tokens; -1, 0 or absent: all.
+    /// The k likeliest tokens; -1 or 0: all; absent: the model's default, else all.
     #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = -1)]
     pub top_k: Option<i64>,
-    /// Tokens with at least this share of the likeliest one's probability; absent: 0.
+    /// Tokens with at least this share of the likeliest one's probability; absent: the model's default, else 0.
     #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f64>,
     /// Subtracted once per earlier occurrence in the reply; absent: 0.
@@ -132,7 +133,7 @@ pub struct DrawingFields {
     /// Subtracted once if the token occurs in the reply; absent: 0.
     #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f64>,
-    /// Divides or multiplies logits of tokens in prompt and reply; absent: 1.
+    /// Divides or multiplies logits of tokens in prompt and reply; absent: the model's default, else 1.
     #[schema(minimum = 0.01, maximum = 10)]
     pub repetition_penalty: Option<f64>,
     /// Token id to what is added to its logit, -100 to 100; at most 4096 tokens.

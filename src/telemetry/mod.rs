@@ -15,7 +15,9 @@ use crate::config::{HttpArgs, LogFormat};
 /// The filter cannot be read, or logging was set up before.
 pub fn start(settings: &HttpArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("--log {:?}", settings.log))?;
-    let colours = std::io::stderr().is_terminal();
+    // As https://no-color.org asks.
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = wanted && std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match settings.log_format {
         LogFormat::Text => builder.try_init(),

@@ -41,6 +41,8 @@ pub struct ModelConfig {
     pub dense: Option<DenseConfig>,
     /// `config.json` as it was read.
     pub json: Value,
+    /// `generation_config.json` as it was read; null where there is none.
+    pub generation: Value,
 }
 
 impl ModelConfig {
@@ -113,6 +115,7 @@ impl ModelConfig {
             dtype: dtype.map(Into::into),
             dense,
             json: json.clone(),
+            generation: generation.clone(),
         })
     }
 

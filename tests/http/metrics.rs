@@ -12,6 +12,28 @@ use spar::engine::fake::FakeEngine;
 use super::harness::{Server, asked, improving, says, with};
 use super::swap::world::World;
 
+/// Names of vLLM that its dashboards and the autoscalers of its ecosystem read.
+const VLLM: &[&str] = &[
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "vllm:prompt_tokens_total",
+    "vllm:generation_tokens_total",
+    "vllm:prefix_cache_queries_total",
+    "vllm:prefix_cache_hits_total",
+    "vllm:request_success_total",
+    "vllm:time_to_first_token_seconds_bucket",
+    "vllm:inter_token_latency_seconds_bucket",
+    "vllm:time_per_output_token_seconds_bucket",
+    "vllm:e2e_request_latency_seconds_bucket",
+    "vllm:request_queue_time_seconds_bucket",
+    "vllm:request_prefill_time_seconds_bucket",
+    "vllm:request_decode_time_seconds_bucket",
+    "vllm:request_prompt_tokens_bucket",
+    "vllm:request_generation_tokens_bucket",
+];
+
 /// Name, type and labels of every metric that users may rely on.
 const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("spar_http_requests_total", "counter", &["route", "status"]),
@@ -22,6 +44,18 @@ const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("spar_requests_running", "gauge", &[]),
     ("spar_requests_waiting", "gauge", &[]),
     ("spar_requests_rejected_total", "counter", &["reason"]),
+    ("spar_answers_total", "counter", &["mode", "reason"]),
+    ("spar_queue_time_seconds", "histogram", &["mode"]),
+    ("spar_prefill_seconds", "histogram", &[]),
+    ("spar_decode_seconds", "histogram", &[]),
+    ("spar_request_prompt_tokens", "histogram", &["mode"]),
+    ("spar_request_generation_tokens", "histogram", &["mode"]),
+    ("spar_kv_usage_ratio", "gauge", &["state"]),
+    ("process_resident_memory_bytes", "gauge", &[]),
+    ("process_cpu_seconds_total", "counter", &[]),
+    ("process_open_fds", "gauge", &[]),
+    ("process_threads", "gauge", &[]),
+    ("process_start_time_seconds", "gauge", &[]),
     ("spar_time_to_first_token_seconds", "histogram", &["mode"]),
     ("spar_inter_token_latency_seconds", "histogram", &["mode"]),
     ("spar_e2e_request_latency_seconds", "histogram", &["mode"]),
@@ -41,14 +75,18 @@ const CONTRACT: &[(&str, &str, &[&str])] = &[
     ("spar_judge_votes_total", "counter", &["verdict"]),
     ("spar_judge_agreement", "histogram", &[]),
     ("spar_votes_saved_total", "counter", &[]),
-    ("spar_generation_info", "gauge", &["role", "generation"]),
+    ("spar_generation_info", "gauge", &["model", "role", "generation"]),
     ("spar_build_info", "gauge", &["version", "features"]),
     ("spar_swaps_total", "counter", &["role", "result"]),
     ("spar_swap_duration_seconds", "histogram", &["role", "result"]),
 ];
 
-/// A server after a load that touches everything: plain, streamed and searched requests, refusals, failures and a swap.
+/// A server after a load that touches everything: plain, streamed and searched requests, keys, refusals, failures and a swap.
 async fn loaded() -> Server {
+    let keys = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    std::fs::write(keys.path(), "[[keys]]\nname = \"named\"\nkey = \"k\"\n").unwrap();
+    let keyed = Server::start(improving(), &["--api-keys-file", keys.path().to_str().unwrap()]).await;
+    assert_eq!(keyed.chat(&says("hello")).bearer_auth("k").send().await.unwrap().status(), 200);
     let server = Server::start(improving(), &[]).await;
     server.ready().await;
     server.answer(&says("hello")).await;
@@ -105,7 +143,45 @@ async fn every_metric_of_the_contract_is_there_with_its_labels() {
         assert!(series.count() > 0, "{name} has no series");
         assert_eq!(with, &labels.iter().map(|label| (*label).to_owned()).collect(), "{name}");
     }
-    assert!(families.keys().all(|name| name.starts_with("spar_")), "{families:?}");
+    assert!(families.keys().all(|name| name.starts_with("spar_") || name.starts_with("process_")), "{families:?}");
+}
+
+#[tokio::test]
+async fn vllms_names_are_shown_where_they_are_asked_for_with_its_labels() {
+    let server = Server::start(improving(), &["--vllm-metrics"]).await;
+    server.answer(&says("hello")).await;
+    server.stream(&with(says("hello"), json!({"stream": true}))).await;
+    let text = server.metrics().await;
+    for name in VLLM {
+        let series = format!("{name}{{engine=\"0\",model_name=\"fake\"");
+        assert!(text.lines().any(|line| line.starts_with(&series)), "{name} is missing in\n{text}");
+    }
+    let finished = "vllm:request_success_total{engine=\"0\",model_name=\"fake\",finished_reason=\"stop\"} ";
+    let count = text.lines().find_map(|line| line.strip_prefix(finished)).expect("answers are counted");
+    assert!(count.parse::<f64>().unwrap() >= 2.0, "{count}");
+    assert!(!loaded().await.metrics().await.contains("vllm:"), "nobody asked for them");
+}
+
+#[tokio::test]
+async fn answers_are_counted_by_why_they_end() {
+    let engine = FakeEngine::new(|request, _| match asked(request).contains("fail") {
+        true => Err(EngineError::Crashed("as scripted".into())),
+        false => Ok("one two three four five six".into()),
+    });
+    let server = Server::start(engine, &[]).await;
+    let count = |text: &str, reason: &str| {
+        let series = format!("spar_answers_total{{mode=\"plain\",reason=\"{reason}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&*series)).unwrap().parse::<u64>().unwrap()
+    };
+    // Other tests count on the same recorder, so that numbers may only be larger.
+    let before = server.metrics().await;
+    server.answer(&with(says("hello"), json!({"n": 2}))).await;
+    server.answer(&with(says("hello"), json!({"max_tokens": 2}))).await;
+    assert_eq!(server.chat(&says("fail")).send().await.unwrap().status(), 500);
+    let after = server.metrics().await;
+    for (reason, more) in [("stop", 2), ("length", 1), ("error", 1)] {
+        assert!(count(&after, reason) >= count(&before, reason) + more, "{reason}");
+    }
 }
 
 fn dashboard_file(name: &str) -> String {
@@ -115,7 +191,8 @@ fn dashboard_file(name: &str) -> String {
 #[tokio::test]
 async fn the_dashboards_ask_for_metrics_and_labels_that_exist() {
     let server = loaded().await;
-    let text = server.metrics().await;
+    // Engines with a cache of their own say more than a scripted one.
+    let text = server.metrics().await + &Server::native(&[], None).await.metrics().await;
     let families = families(&text);
     let labels: BTreeSet<&str> = families.values().flat_map(|(_, labels)| labels).map(String::as_str).collect();
 
@@ -126,9 +203,10 @@ async fn the_dashboards_ask_for_metrics_and_labels_that_exist() {
     assert!(queries.len() > 20);
     queries.push(dashboard_file("alerts.yml"));
 
-    let metric = Regex::new(r"\bspar_\w+").unwrap();
+    let metric = Regex::new(r"\b(?:spar|process)_\w+").unwrap();
     let grouped = Regex::new(r"\b(?:by|ignoring|without) \(([^)]*)\)").unwrap();
     let matched = Regex::new(r#"(\w+)(?:=~|!~|!=|=)""#).unwrap();
+    assert!(panels.iter().all(|panel| panel["type"] == "row" || panel["fieldConfig"]["defaults"]["unit"].is_string()));
     // Prometheus adds these itself.
     let known = |label: &str| ["le", "instance", "job"].contains(&label) || labels.contains(label);
     for query in &queries {

@@ -13,6 +13,7 @@ pub mod chats;
 pub mod checkpoint;
 pub mod conversation;
 pub mod curve;
+pub mod formats;
 pub mod gradient;
 pub mod loss;
 pub mod model;

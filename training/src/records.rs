@@ -197,7 +197,7 @@ pub struct Searched {
 }
 
 /// A line of `dpo.jsonl`: conversational preference data in TRL's format, and the same texts as plain strings for LLaMA-Factory.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PairLine {
     /// The conversation before the two replies.
     pub prompt: Vec<Message>,
@@ -257,6 +257,7 @@ pub struct ChatLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::{self, Fields};
 
     fn file(lines: &[&str]) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -276,7 +277,11 @@ mod tests {
             (replaced(r#""content": "c""#, r#""content": "b""#), "are the same"),
             (replaced(r#"[{"role": "user", "content": "a"}]"#, "[]"), "`prompt` has no turns"),
         ];
-        let check = |line: PairLine| line.check().map(|()| line);
+        let check = |fields: Fields| -> Result<PairLine> {
+            let line = formats::pair(&fields)?;
+            line.check()?;
+            Ok(line)
+        };
         for (bad, expected) in cases {
             let file = file(&[GOOD, "", &bad]);
             let message = format!("{:#}", read(file.path(), BadLines::Stop, check).unwrap_err());

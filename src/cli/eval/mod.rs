@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::hub;
+use super::output::print;
 use crate::config::{EngineArgs, EngineKind};
 use crate::engine::Sampling;
 use crate::engine::load::{Loaded, load};
@@ -138,8 +139,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         }
         write("scores.svg", &plot::scores(&report)?)?;
     }
-    print!("{table}");
-    Ok(())
+    Ok(print(&table)?)
 }
 
 impl EvalArgs {

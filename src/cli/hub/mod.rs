@@ -6,6 +6,7 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::print;
 use crate::config::EngineArgs;
 use crate::hub::{Hub, HubName, Progress, named};
 
@@ -22,8 +23,7 @@ pub struct PullArgs {
 /// Fails if the hub does not have the model or it cannot be fetched.
 pub fn pull(args: &PullArgs) -> anyhow::Result<()> {
     let path = Hub::from_env(false)?.pull(&args.name, &mut Bar::default())?;
-    println!("{} is at {}; serve it with `spar --model {}`", args.name, path.display(), args.name);
-    Ok(())
+    Ok(print(&format!("{} is at {}; serve it with `spar --model {}`\n", args.name, path.display(), args.name))?)
 }
 
 /// Lists the models in the cache.
@@ -32,8 +32,7 @@ pub fn pull(args: &PullArgs) -> anyhow::Result<()> {
 /// Fails if the cache cannot be read.
 pub fn models() -> anyhow::Result<()> {
     let cache = Hub::from_env(true)?.cache;
-    print!("{}", list::table(&cache)?);
-    Ok(())
+    Ok(print(&list::table(&cache)?)?)
 }
 
 /// Replaces names on the hub by the paths of their models, and fetches those that are missing. Clients use the name as given on the command

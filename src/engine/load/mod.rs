@@ -24,8 +24,8 @@ use super::metered::Metered;
 use super::model_dir::{ModelDir, ModelError};
 use super::native::{NativeConfig, NativeEngine};
 use super::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
-use super::{Engine, EngineError, Input, Purpose, Request};
-use crate::config::{EngineArgs, EngineKind, SiblingsBy, UpstreamArgs};
+use super::{Engine, EngineError, Input, Purpose, Request, Sampling};
+use crate::config::{EngineArgs, EngineKind, GenerationBy, SiblingsBy, UpstreamArgs};
 use crate::prompts::{TemplateError, Templates};
 use crate::telemetry::metrics;
 use crate::weights::store::Store;
@@ -217,6 +217,14 @@ fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadEr
     directory.reasoning = args.thinking.form(directory.reasoning);
     directory.template_kwargs = args.thinking.kwargs();
     directory.tool_format = args.thinking.tool_calls.unwrap_or(directory.tool_format);
+    if args.generation_config == GenerationBy::Auto {
+        directory.sampling = directory.recommended()?;
+        let Sampling { temperature, top_p, top_k, min_p, repetition_penalty, .. } = directory.sampling;
+        if directory.sampling != Sampling::default() {
+            let model = directory.path.display();
+            tracing::info!(%model, temperature, top_p, top_k, min_p, repetition_penalty, "the model's default sampling");
+        }
+    }
     let choice = choose(args.engine, &directory.config);
     must_be_built(&choice, &directory.path)?;
     if choice.runs == Runs::Mistral && gguf::is_named(&directory.path) {

@@ -6,6 +6,7 @@ mod growth;
 mod identity;
 mod longest;
 mod question;
+mod sampling;
 mod vocabulary;
 
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use self::vocabulary::Vocabulary;
 use super::reasoning::{Form, Splitter};
 use super::text::Pieces;
 use super::tools::format::Format;
-use super::{EngineError, Input, ModelInfo, Request};
+use super::{EngineError, Input, ModelInfo, Request, Sampling};
 use crate::chat::{Chat, TemplateKwargs, Thinking};
 use crate::prompts::Templates;
 pub use crate::weights::ModelError;
@@ -54,6 +55,8 @@ pub struct ModelDir {
     pub tool_format: Format,
     /// Variables of the chat template where a chat does not set them; none after opening.
     pub template_kwargs: TemplateKwargs,
+    /// How tokens are drawn where a request does not say; plainly after opening.
+    pub sampling: Sampling,
     /// Base models have none.
     chat_template: Option<ChatTemplate>,
     vocabulary: Arc<Vocabulary>,
@@ -104,6 +107,7 @@ impl ModelDir {
             reasoning,
             tool_format,
             template_kwargs: TemplateKwargs::new(),
+            sampling: Sampling::default(),
             chat_template,
             vocabulary,
         })

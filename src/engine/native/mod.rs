@@ -370,6 +370,10 @@ impl Engine for NativeEngine {
         self.dir.render(chat)
     }
 
+    fn default_sampling(&self) -> &super::Sampling {
+        &self.dir.sampling
+    }
+
     fn tool_format(&self) -> ToolFormat {
         self.dir.tool_format
     }

@@ -87,8 +87,12 @@ impl Scheduler {
         let kept = config.cache_bytes / model.block_bytes();
         counters.block_bytes.store(model.block_bytes(), Ordering::Relaxed);
         counters.most_kept.store(kept, Ordering::Relaxed);
+        let pool = model.pool(kept, counters.clone());
+        let per_reply = model.config.context.div_ceil(super::blocks::BLOCK).max(1);
+        let most = pool.free().unwrap_or(per_reply.saturating_mul(config.max_replies));
+        counters.most_running.store(most, Ordering::Relaxed);
         let scheduler = Arc::new(Self {
-            pool: model.pool(kept, counters.clone()),
+            pool,
             state: Mutex::new(State {
                 tree: PrefixTree::new(kept, counters.clone()),
                 admitted: 0,

@@ -21,7 +21,7 @@ pub use self::spending::{Spending, Spent};
 use super::error::ApiError;
 use super::keys::{Tenant, TenantId};
 use crate::config::Capacity;
-use crate::telemetry::metrics::{self, Counted, KeyGauge, Rejection};
+use crate::telemetry::metrics::{self, Answering, Counted, KeyGauge, Rejection};
 
 /// The door of the server.
 pub struct Gate {
@@ -82,12 +82,14 @@ impl Gate {
             metrics::request_rejected(Rejection::ShuttingDown);
             return Err(ApiError::ShuttingDown);
         }
+        let (came, mode) = (Instant::now(), ask.kind.into());
         let (granted, mut turn) = oneshot::channel();
         let place = self.state().line.join(tenant.id, tenant.share, ask, granted);
         let waiting = Waiting { gate: self, place };
         self.dispatch();
         if let Ok(mut permit) = turn.try_recv() {
             permit._of_key = tenant.running_gauge();
+            metrics::queued(mode, came.elapsed());
             return Ok(permit);
         }
         {
@@ -105,6 +107,7 @@ impl Gate {
         match turn {
             Ok(Ok(mut permit)) => {
                 permit._of_key = tenant.running_gauge();
+                metrics::queued(mode, came.elapsed());
                 Ok(permit)
             }
             // The gate keeps the other end as long as the request waits.
@@ -230,6 +233,15 @@ impl Drop for Waiting<'_> {
         let left = self.gate.state().left_by(self.place);
         if left {
             self.gate.left();
+        }
+    }
+}
+
+impl From<Kind> for Answering {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Plain => Self::Plain,
+            Kind::Search => Self::Search,
         }
     }
 }

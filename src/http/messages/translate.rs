@@ -75,7 +75,7 @@ pub fn prompt(prompt: MessagesPrompt) -> Result<ChatRequest, ApiError> {
                 ApiError::invalid("output_config.format.schema", "`output_config.format.schema` is missing")
             })?);
             let json_schema = Some(JsonSchemaFormat { name: None, schema, strict: None });
-            Some(ResponseFormat { kind: format.kind, json_schema })
+            Some(ResponseFormat { kind: format.kind, json_schema, schema: None })
         }
         Some(format) => {
             let message = format!("`output_config.format.type` must be json_schema, got {:?}", format.kind);

@@ -130,7 +130,7 @@ fn format(format: TextFormat) -> ResponseFormat {
         schema: format.schema,
         strict: format.strict,
     });
-    ResponseFormat { kind: format.kind, json_schema }
+    ResponseFormat { kind: format.kind, json_schema, schema: None }
 }
 
 fn spec((index, tool): (usize, &ResponsesTool)) -> Result<ToolSpec, ApiError> {

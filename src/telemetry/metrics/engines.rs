@@ -91,7 +91,7 @@ pub fn watch_engine(counters: Arc<EngineCounters>) {
 
 /// Brings what engines count themselves up to date; called before metrics are rendered.
 pub fn publish_engines() {
-    let (mut running, mut kept) = (0, 0);
+    let (mut running, mut kept, mut most_running, mut most_kept) = (0, 0, 0, 0);
     let news = |now: &AtomicU64, published: &mut u64| {
         let now = now.load(Ordering::Relaxed);
         now - std::mem::replace(published, now)
@@ -107,10 +107,16 @@ pub fn publish_engines() {
         counter!("spar_engine_restarts_total", "kind" => "engine").increment(news(&counters.restarts, restarts));
         running += counters.running_blocks();
         kept += counters.kept_blocks.load(Ordering::Relaxed);
+        most_running += counters.most_running.load(Ordering::Relaxed);
+        most_kept += counters.most_kept.load(Ordering::Relaxed);
         lives
     });
     gauge!("spar_kv_blocks", "state" => "running").set(running as f64);
     gauge!("spar_kv_blocks", "state" => "kept").set(kept as f64);
+    // Without an engine that has a cache of its own nothing is used.
+    let share = |blocks: usize, most: usize| blocks as f64 / most.max(1) as f64;
+    gauge!("spar_kv_usage_ratio", "state" => "running").set(share(running, most_running));
+    gauge!("spar_kv_usage_ratio", "state" => "kept").set(share(kept, most_kept));
     let grammars = Memory::shared().bytes();
     gauge!("spar_grammar_bytes", "state" => "running").set(grammars.running as f64);
     gauge!("spar_grammar_bytes", "state" => "kept").set(grammars.kept as f64);

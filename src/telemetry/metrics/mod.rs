@@ -5,9 +5,11 @@ mod connections;
 mod engines;
 mod keys;
 mod names;
+mod process;
 mod requests;
 mod searches;
 mod swaps;
+mod vllm;
 
 use std::sync::OnceLock;
 
@@ -19,9 +21,11 @@ pub use self::connections::*;
 pub use self::engines::*;
 pub use self::keys::*;
 use self::names::{COUNTERS, GAUGES, HISTOGRAMS};
+pub use self::process::*;
 pub use self::requests::*;
 pub use self::searches::*;
 pub use self::swaps::*;
+pub use self::vllm::*;
 
 /// Installs the recorder of this process, once, and gives the handle that renders it.
 pub fn install() -> PrometheusHandle {
@@ -55,7 +59,13 @@ fn describe() {
     searches::begin();
     requests::begin();
     swaps::begin();
+    process::begin();
     gauge!("spar_build_info", "version" => env!("CARGO_PKG_VERSION"), "features" => features()).set(1.0);
+}
+
+/// Text as the value of a label, where its quotes, backslashes and line ends are escaped.
+fn label_value(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// The features of this build.

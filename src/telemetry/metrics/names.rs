@@ -4,6 +4,10 @@
 pub(super) const COUNTERS: &[(&str, &str)] = &[
     ("spar_http_requests_total", "Requests by route and status; 499 is a client that disconnected"),
     ("spar_requests_rejected_total", "Requests that were refused before they ran"),
+    (
+        "spar_answers_total",
+        "Answers by why they ended; abort is a client that disconnected, error an answer that failed",
+    ),
     ("spar_key_tokens_total", "Tokens that the calls of an API key used, by the name in --api-keys-file"),
     ("spar_connections_refused_total", "Connections beyond the limit"),
     (
@@ -39,6 +43,10 @@ pub(super) const GAUGES: &[(&str, &str)] = &[
     ("spar_key_requests_waiting", "Requests of an API key that wait for their turn"),
     ("spar_kv_blocks", "Blocks of keys and values by what holds them: running replies, or the cache of prefixes"),
     (
+        "spar_kv_usage_ratio",
+        "Share of the blocks of keys and values in use, from 0 to 1: by running replies, or by the cache of prefixes",
+    ),
+    (
         "spar_grammar_bytes",
         "Bytes of compiled grammars by what holds them: running replies, or the cache for later requests",
     ),
@@ -55,14 +63,21 @@ const TOKEN_SECONDS: &[f64] =
 const DEPTHS: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0];
 const NODES: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0];
 const CALLS: &[f64] = &[1.0, 2.0, 4.0, 6.0, 10.0, 16.0, 25.0, 40.0, 64.0, 100.0, 160.0, 250.0, 500.0, 1000.0, 2000.0];
-const TOKENS: &[f64] =
-    &[16.0, 64.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0, 262_144.0];
+const TOKENS: &[f64] = &[
+    1.0, 4.0, 16.0, 32.0, 64.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0,
+    262_144.0,
+];
 const SHARES: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 const GAINS: &[f64] = &[-1.0, -0.5, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
 
 /// Name, bounds of buckets, and help text.
 pub(super) const HISTOGRAMS: &[(&str, &[f64], &str)] = &[
     ("spar_http_request_duration_seconds", SECONDS, "From the request to the end of its response"),
+    ("spar_queue_time_seconds", SECONDS, "From the request to its turn"),
+    ("spar_prefill_seconds", SECONDS, "From the turn of a plain request to the first token of its answer"),
+    ("spar_decode_seconds", SECONDS, "From the first token of a plain answer to its last one"),
+    ("spar_request_prompt_tokens", TOKENS, "Tokens of the prompts of a request"),
+    ("spar_request_generation_tokens", TOKENS, "Tokens generated for a request, those of a search included"),
     ("spar_time_to_first_token_seconds", SECONDS, "From the request to the first token of the answer"),
     ("spar_inter_token_latency_seconds", TOKEN_SECONDS, "Between tokens of an answer"),
     ("spar_e2e_request_latency_seconds", SECONDS, "From the request to the end of the answer"),

@@ -9,6 +9,11 @@ pub(super) fn begin() {
     for reason in [Rejection::QueueFull, Rejection::TokensSpent, Rejection::Deadline, Rejection::ShuttingDown] {
         counter!("spar_requests_rejected_total", "reason" => reason.label()).increment(0);
     }
+    for mode in [Answering::Plain, Answering::Search] {
+        for reason in [Ended::Stop, Ended::Length, Ended::Abort, Ended::Error] {
+            counter!("spar_answers_total", "mode" => mode.label(), "reason" => reason.label()).increment(0);
+        }
+    }
     gauge!("spar_requests_running").increment(0.0);
     gauge!("spar_requests_waiting").increment(0.0);
 }
@@ -84,12 +89,60 @@ pub enum Answering {
 }
 
 impl Answering {
-    fn label(self) -> &'static str {
+    /// The mode's name, in metrics and logs.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::Search => "search",
         }
     }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The model ended it.
+    Stop,
+    /// It has as many tokens as it may have.
+    Length,
+    /// The client disconnected.
+    Abort,
+    /// The answer failed.
+    Error,
+}
+
+impl Ended {
+    /// The reason's name, in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Abort => "abort",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// An answer ended.
+pub fn answer_ended(mode: Answering, reason: Ended) {
+    counter!("spar_answers_total", "mode" => mode.label(), "reason" => reason.label()).increment(1);
+}
+
+/// A request's turn came.
+pub fn queued(mode: Answering, waited: Duration) {
+    histogram!("spar_queue_time_seconds", "mode" => mode.label()).record(waited);
+}
+
+/// A plain request's time from its turn to its first token, and from there to its last one.
+pub fn computed(prefill: Duration, decode: Duration) {
+    histogram!("spar_prefill_seconds").record(prefill);
+    histogram!("spar_decode_seconds").record(decode);
+}
+
+/// The lengths of a request that was answered, in tokens.
+pub fn lengths(mode: Answering, prompt: usize, generated: usize) {
+    histogram!("spar_request_prompt_tokens", "mode" => mode.label()).record(prompt as f64);
+    histogram!("spar_request_generation_tokens", "mode" => mode.label()).record(generated as f64);
 }
 
 /// The answer's first token was made.

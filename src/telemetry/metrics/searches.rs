@@ -18,10 +18,29 @@ pub(super) fn begin() {
         counter!("spar_checks_found_total", "kind" => kind).increment(0);
         counter!("spar_checks_held_total", "kind" => kind).increment(0);
     }
+    for strategy in [Strategy::Auto, Strategy::Bfs, Strategy::Dfs, Strategy::BestOfN, Strategy::RefineChain] {
+        for stop in STOPS {
+            let (strategy, stop) = (strategy_label(strategy), stop_label(stop));
+            counter!("spar_search_requests_total", "strategy" => strategy, "stop_reason" => stop).increment(0);
+        }
+    }
     for judging in [Judging::Votes, Judging::Score, Judging::Cascade] {
         counter!("spar_judge_calls_total", "judging" => judging_label(judging)).increment(0);
     }
 }
+
+/// Every reason for which a search may end.
+const STOPS: [StopReason; 9] = [
+    StopReason::Accepted,
+    StopReason::Budget,
+    StopReason::Tokens,
+    StopReason::Calls,
+    StopReason::Deadline,
+    StopReason::Exhausted,
+    StopReason::Error,
+    StopReason::JudgeUnreadable,
+    StopReason::Unjudged,
+];
 
 fn strategy_label(strategy: Strategy) -> &'static str {
     match strategy {
@@ -41,7 +60,8 @@ fn judging_label(judging: Judging) -> &'static str {
     }
 }
 
-fn stop_label(stop: StopReason) -> &'static str {
+/// The reason's name, in metrics and logs.
+pub fn stop_label(stop: StopReason) -> &'static str {
     match stop {
         StopReason::Accepted => "accepted",
         StopReason::Budget => "budget",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 
+use super::label_value;
 use crate::engine::generation::Role;
 use crate::engine::generation::registry::Ids;
 use crate::swap::Scope;
@@ -24,11 +25,14 @@ fn role_label(role: Role) -> &'static str {
     }
 }
 
-/// The live pair as Prometheus text. It is made of what is live rather than recorded, since a recorder keeps every label that
-/// there ever was.
-pub fn generation_info(live: &Ids) -> String {
-    let name = "spar_generation_info";
-    let line = |role| format!("{name}{{role=\"{}\",generation=\"{}\"}} 1\n", role_label(role), live.role(role));
+/// The live pair of a served model as Prometheus text. It is made of what is live rather than recorded, since a recorder keeps
+/// every label that there ever was.
+pub fn generation_info(live: &Ids, model: &str) -> String {
+    let (name, model) = ("spar_generation_info", label_value(model));
+    let line = |role| {
+        let (role, generation) = (role_label(role), live.role(role));
+        format!("{name}{{model=\"{model}\",role=\"{role}\",generation=\"{generation}\"}} 1\n")
+    };
     let lines = Role::ALL.map(line).concat();
     format!("# HELP {name} The live generation of each role\n# TYPE {name} gauge\n{lines}\n")
 }

@@ -21,6 +21,15 @@ const NEUTRAL: [(&str, f64); 8] = [
     ("rope.scaling.yarn_log_multiplier", 0.0),
 ];
 
+/// Keys of the sampling that a model's makers recommend, below `general.sampling`, and their names in `generation_config.json`.
+const SAMPLING: [(&str, &str); 5] = [
+    ("temp", "temperature"),
+    ("top_p", "top_p"),
+    ("top_k", "top_k"),
+    ("min_p", "min_p"),
+    ("penalty_repeat", "repetition_penalty"),
+];
+
 /// Architectures of GGUF files that mistral.rs reads and the native engine does not.
 const FOR_MISTRAL: [&str; 5] = ["phi2", "phi3", "starcoder2", "qwen3moe", "mistral3"];
 
@@ -104,6 +113,13 @@ impl Gguf {
         let ends = self.end_tokens()?;
         if !ends.is_empty() {
             generation.insert("eos_token_id".into(), json!(ends));
+        }
+        for (theirs, ours) in SAMPLING {
+            if let Some(number) = self.float(&format!("general.sampling.{theirs}"))? {
+                // A number of tokens is a whole one.
+                let number = if ours == "top_k" { json!(number as i64) } else { json!(number) };
+                generation.insert(ours.into(), number);
+            }
         }
         if let Some(bos) = self.bos()? {
             root["bos_token_id"] = json!(bos);

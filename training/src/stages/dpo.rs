@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::sft::{Turns, examples};
 use super::training::{Data, Task, fit};
 use crate::chats::Chats;
+use crate::formats::{self, Fields};
 use crate::loss::{Pair, Preference};
 use crate::records::{BadLines, Lines, PairLine, read};
 use crate::tokens::{Example, PairExample};
@@ -61,13 +62,16 @@ pub fn dpo(recipe: &Dpo) -> Result<TrainReport> {
         train: &recipe.train,
     };
     fit(&task, |chats, longest| {
-        let Lines { items, mut skipped } = read(&recipe.data, recipe.bad_lines, |line| pair(chats, longest, &line))?;
+        let Lines { items, mut skipped } =
+            read(&recipe.data, recipe.bad_lines, |line: Fields| pair(chats, longest, &formats::pair(&line)?))?;
         let data = if recipe.chosen_only {
             Data::Examples(items.into_iter().map(chosen).collect())
         } else {
             let mut replies = Vec::new();
             if let Some(kept) = kept {
-                let lines = read(kept, recipe.bad_lines, |line| examples(chats, longest, Turns::Last, &line))?;
+                let lines = read(kept, recipe.bad_lines, |line: Fields| {
+                    examples(chats, longest, Turns::Last, &formats::chat(&line)?)
+                })?;
                 replies = lines.items.concat();
                 skipped.extend(lines.skipped);
             }

@@ -167,7 +167,8 @@ fn at_budget(budget: usize, trials: &[Trial], greedy: &[f64]) -> AtBudget {
     }
 }
 
-/// The balanced accuracy. The accuracies of both sides are binomial, and the interval is the normal one of their mean.
+/// The balanced accuracy. The accuracies of both sides are binomial, and the interval is the normal one of their mean, within the
+/// values that a share can have.
 fn balanced(score: &JudgeScore) -> Estimate {
     let right = score.true_yes + score.false_no + score.undecided_yes;
     let wrong = score.true_no + score.false_yes + score.undecided_no;
@@ -177,7 +178,7 @@ fn balanced(score: &JudgeScore) -> Estimate {
     };
     let half = 1.96 * 0.5 * (variance(score.true_yes, right) + variance(score.true_no, wrong)).sqrt();
     let mean = score.balanced_accuracy();
-    Estimate { mean, low: mean - half, high: mean + half, n: right + wrong }
+    Estimate { mean, low: (mean - half).max(0.0), high: (mean + half).min(1.0), n: right + wrong }
 }
 
 impl std::fmt::Display for Report {

@@ -8,6 +8,7 @@ use spar::chat::Role;
 
 use super::training::{Data, Task, fit};
 use crate::chats::Chats;
+use crate::formats::{self, Fields};
 use crate::loss::Preference;
 use crate::records::{BadLines, ChatLine, Lines, read};
 use crate::tokens::Example;
@@ -65,8 +66,9 @@ pub fn sft(recipe: &Sft) -> Result<TrainReport> {
         train: &recipe.train,
     };
     fit(&task, |chats, longest| {
-        let Lines { items, skipped } =
-            read(&recipe.data, recipe.bad_lines, |line| examples(chats, longest, recipe.turns, &line))?;
+        let Lines { items, skipped } = read(&recipe.data, recipe.bad_lines, |line: Fields| {
+            examples(chats, longest, recipe.turns, &formats::chat(&line)?)
+        })?;
         Ok((Data::Examples(items.into_iter().flatten().collect()), skipped))
     })
 }
@@ -77,7 +79,8 @@ pub fn sft(recipe: &Sft) -> Result<TrainReport> {
 /// Fails like [`sft`].
 pub fn read_examples(base: &Path, data: &Path, turns: Turns) -> Result<Vec<Example>> {
     let chats = Chats::open(base)?;
-    let lines = read(data, BadLines::Stop, |line| examples(&chats, chats.context(), turns, &line))?;
+    let lines =
+        read(data, BadLines::Stop, |line: Fields| examples(&chats, chats.context(), turns, &formats::chat(&line)?))?;
     Ok(lines.items.into_iter().flatten().collect())
 }
 

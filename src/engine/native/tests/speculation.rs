@@ -33,6 +33,7 @@ fn refinement(n: u64) -> Request {
             logit_bias: if pick(9, 3) == 0 { vec![(100, 3.0), (101, -3.0)] } else { vec![] },
             ignore_eos: pick(10, 4) == 0,
             seed: n,
+            ..Sampling::default()
         },
         samples: 1 + pick(11, 3) as usize,
         max_tokens: [Some(1 + pick(12, 90) as usize), Some(200), None][pick(13, 3) as usize],

@@ -26,7 +26,7 @@ pub struct MessagesRequest {
     /// What leads to the answer.
     #[serde(flatten, skip_deserializing)]
     pub prompt: MessagesPrompt,
-    /// Strings at which an answer ends; never part of it. At most 4 strings of at most 1024 bytes.
+    /// Strings at which an answer ends; never part of it. At most 64 strings of at most 1024 bytes.
     pub stop_sequences: Option<Vec<String>>,
     /// Pairs about the request. `search_budget` and `search` may stand here as text, for clients that cannot add fields; other
     /// pairs, such as `user_id`, are not used.

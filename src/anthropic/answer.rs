@@ -35,7 +35,7 @@ pub struct MessagesAnswer {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum AnswerBlock {
-    /// What the model thought before it answered, where the two can be told apart.
+    /// What the model thought before it answered, where the two can be separated.
     Thinking {
         /// The thinking itself; empty where `thinking.display` is `omitted`.
         thinking: String,
@@ -67,7 +67,7 @@ pub enum MessagesStop {
     EndTurn,
     /// `max_tokens` or the context was used up.
     MaxTokens,
-    /// It came to a string of `stop_sequences`.
+    /// It reached a string of `stop_sequences`.
     StopSequence,
     /// It calls functions.
     ToolUse,
@@ -124,7 +124,7 @@ pub enum MessagesEvent {
         /// The block, still empty.
         content_block: AnswerBlock,
     },
-    /// A block goes on.
+    /// A block continues.
     ContentBlockDelta {
         /// The block's place in `content`.
         index: usize,
@@ -169,7 +169,7 @@ pub struct Ping {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum BlockDelta {
-    /// Text goes on.
+    /// The text continues.
     TextDelta {
         /// The new text.
         text: String,
@@ -179,7 +179,7 @@ pub enum BlockDelta {
         /// The input as JSON.
         partial_json: String,
     },
-    /// Thinking goes on.
+    /// The thinking continues.
     ThinkingDelta {
         /// The new text.
         thinking: String,

@@ -34,7 +34,7 @@ pub struct MessagesRequest {
     /// Judged refinements that the answer may cost; 0 or absent is plain decoding.
     #[schema(minimum = 0)]
     pub search_budget: Option<i64>,
-    /// How the search goes about it; alone, it turns the search on with the server's default budget.
+    /// How the search works; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
     /// How tokens are drawn; `n` can only be 1.
     #[serde(flatten, skip_deserializing)]

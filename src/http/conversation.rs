@@ -42,7 +42,7 @@ pub struct Call<'a> {
 pub struct Translated<R> {
     /// The chat completion that it asks for.
     pub chat: ChatRequest,
-    /// What its answer shows of it besides.
+    /// What the answer repeats of the request.
     pub rest: R,
     /// Bytes of that rest.
     pub bytes: usize,

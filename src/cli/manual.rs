@@ -9,14 +9,14 @@ use clap_complete::Shell;
 use super::Cli;
 use super::output::print;
 
-/// For which shell.
+/// The shell that completes the command.
 #[derive(clap::Args, Debug)]
 pub struct CompletionsArgs {
     /// Shell that completes the command
     shell: Shell,
 }
 
-/// Where manual pages go.
+/// The place where manual pages are written.
 #[derive(clap::Args, Debug)]
 pub struct ManArgs {
     /// Directory for the pages of the command and of all its subcommands; absent: the command's own page goes to standard output

@@ -1,12 +1,16 @@
 //! Logs and traces of the process; metrics are in [`metrics`].
 
+mod lines;
 pub mod metrics;
 
 use std::io::IsTerminal;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::SubscriberBuilder;
+use tracing_subscriber::fmt::format::{Format, JsonFields};
 
+use self::lines::{BoundedFields, BoundedJson};
 use crate::config::{HttpArgs, LogFormat};
 
 /// Sends logs to standard error, as `settings` say.
@@ -16,10 +20,21 @@ use crate::config::{HttpArgs, LogFormat};
 pub fn start(settings: &HttpArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("--log {:?}", settings.log))?;
     let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match settings.log_format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => {
+            text_lines().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).try_init()
+        }
+        LogFormat::Json => json_lines().with_env_filter(filter).with_writer(std::io::stderr).try_init(),
     }
     .map_err(|error| anyhow::anyhow!("logging: {error}"))
+}
+
+/// Lines for people.
+fn text_lines() -> SubscriberBuilder<BoundedFields> {
+    tracing_subscriber::fmt().fmt_fields(BoundedFields)
+}
+
+/// Lines for programs.
+fn json_lines() -> SubscriberBuilder<JsonFields, BoundedJson> {
+    tracing_subscriber::fmt().fmt_fields(JsonFields::new()).event_format(BoundedJson(Format::default().json()))
 }

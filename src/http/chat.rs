@@ -23,7 +23,7 @@ use super::{AppState, Shared, tools};
 use crate::chat::{Chat, Message, Role};
 use crate::engine::generation::Pinned;
 use crate::engine::tools::{Offer, Piece, Reader, read};
-use crate::engine::{EngineError, FinishReason, Input, Origin, Purpose, Request, TokenLogprobs};
+use crate::engine::{EngineError, FinishReason, Input, Namespace, Origin, Purpose, Request, TokenLogprobs};
 use crate::openai::{
     AnswerMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta, ErrorBody,
     Finish, SearchReport, ToolCallDelta, Usage,
@@ -37,7 +37,7 @@ use crate::search::Task;
         (status = 200, description = "The answer; with `stream` as server-sent events", content(
             (ChatResponse = "application/json"), (ChatChunk = "text/event-stream"),
         )),
-        (status = 404, body = ErrorBody, description = "No such model"),
+        (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
 pub async fn chat(
@@ -70,7 +70,8 @@ pub async fn chat(
             let checks = plan.checks.iter().map(|planned| planned.check.clone()).collect();
             let (kept, traffic) = (state.kept.of(hold.behalf.tenant.id), state.traffic.clone());
             let heartbeat = state.settings.http.heartbeat;
-            let work = SearchWork { plan, task: task(job, checks), choices, heartbeat, kept, traffic };
+            let task = Task { namespace: hold.behalf.origin.namespace, ..task(job, checks) };
+            let work = SearchWork { plan, task, choices, heartbeat, kept, traffic };
             let parts = answer::searched(hold, work);
             deliver(head, parts.map(move |part| blamed(part, constrained_by)), delivery).await?
         }
@@ -139,6 +140,7 @@ fn task(job: ChatJob, checks: Vec<crate::verify::Check>) -> Task {
         constraint: job.constraint.map(|asked| asked.constraint),
         checks,
         offer: job.offer,
+        namespace: Namespace::SHARED,
     }
 }
 

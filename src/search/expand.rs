@@ -257,7 +257,7 @@ impl Search<'_> {
         // An engine that does not constrain may have said anything.
         let free = self.task.constraint.as_ref().filter(|_| !self.models.refiner.constrains());
         if let Some(constraint) = free
-            && !grammar::matches(constraint, &response).await.unwrap_or(false)
+            && !grammar::matches(constraint, self.task.namespace, &response).await.unwrap_or(false)
         {
             return None;
         }

@@ -29,7 +29,7 @@ use crate::openai::{CompletionChoice, CompletionLogprobs, CompletionRequest, Com
         (status = 200, description = "The continuations; with `stream` as server-sent events", content(
             (CompletionResponse = "application/json"), (CompletionResponse = "text/event-stream"),
         )),
-        (status = 404, body = ErrorBody, description = "No such model"),
+        (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
 pub async fn complete(

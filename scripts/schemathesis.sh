@@ -3,6 +3,7 @@
 # it. `scripts/schemathesis.sh BINARY [EXAMPLES] [SECONDS] [SEED]` starts BINARY with small limits on a free port and ends it
 # again; EXAMPLES are those per operation and phase (default 60), SECONDS bound the whole run (default 600).
 # Needs Python 3.10 or newer; schemathesis is installed into a directory of its own, SPAR_SCHEMATHESIS or ~/.cache/spar/schemathesis.
+# Ends with 77 where it cannot be installed.
 set -euo pipefail
 version=4.32.5
 binary=$(realpath "${1:?usage: scripts/schemathesis.sh BINARY [EXAMPLES] [SECONDS] [SEED]}")
@@ -19,8 +20,10 @@ cleanup() {
 trap cleanup EXIT
 
 if ! "$tool/bin/schemathesis" --version 2>/dev/null | grep -q "$version"; then
-    python3 -m venv "$tool"
-    "$tool/bin/pip" install --quiet "schemathesis==$version"
+    if ! { python3 -m venv "$tool" && "$tool/bin/pip" install --quiet --retries 1 --timeout 15 "schemathesis==$version"; }; then
+        echo "skipped: schemathesis $version cannot be installed from the package index"
+        exit 77
+    fi
 fi
 
 mkdir "$work/weights"

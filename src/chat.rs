@@ -174,7 +174,7 @@ pub enum Ending {
     /// Where the assistant begins to speak.
     #[default]
     BeforeReply,
-    /// After the last turn.
+    /// The position after the last turn.
     AfterLast,
     /// Within the last turn, after its content: the reply continues it.
     WithinLast,

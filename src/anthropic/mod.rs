@@ -37,7 +37,7 @@ pub struct MessagesRequest {
     #[serde(default, deserialize_with = "maybe_whole")]
     #[schema(minimum = 0)]
     pub search_budget: Option<i64>,
-    /// How the search goes about it; alone, it turns the search on with the server's default budget.
+    /// How the search works; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
     /// How tokens are drawn; `n` can only be 1.
     #[serde(flatten, skip_deserializing)]

@@ -16,7 +16,7 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Where manual pages go.
+/// The directory for manual pages.
 #[derive(clap::Args, Debug)]
 pub struct ManArgs {
     /// Directory for the pages of the command and of all its subcommands; absent: the command's own page goes to standard output

@@ -54,9 +54,13 @@ pub struct HttpArgs {
     /// Answers per request (`n`) at most
     #[arg(long, env = "SPAR_MAX_CHOICES", value_name = "N", default_value_t = 16)]
     pub max_choices: usize,
-    /// Finished searches kept for GET /v1/searches/{id}; 0 keeps none
+    /// Finished searches of one API key that are kept for GET /v1/searches/{id}; 0 keeps none
     #[arg(long, env = "SPAR_KEPT_SEARCHES", value_name = "N", default_value_t = 256)]
     pub kept_searches: usize,
+    /// Bytes of the finished searches that are kept, of all API keys together; beyond them the oldest of the key that holds the
+    /// most go
+    #[arg(long, env = "SPAR_KEPT_SEARCH_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    pub kept_search_bytes: usize,
     /// Origins that browsers may call from, such as `https://example.com`, separated by commas; `*` is any
     #[arg(long, env = "SPAR_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<String>,
@@ -64,8 +68,8 @@ pub struct HttpArgs {
     /// may also be in the environment, as SPAR_API_KEYS with commas
     #[arg(long, env = "SPAR_API_KEYS_FILE", value_name = "FILE")]
     pub api_keys_file: Option<PathBuf>,
-    /// Let all API keys find each other's prompts in the prefix cache: faster where keys share prompts, but time and counts of
-    /// cached tokens then tell one key what another one sent
+    /// Let all API keys find each other's prompts in the prefix cache, and each other's compiled constraints: faster where keys
+    /// share them, but time and counts of cached tokens then tell one key what another one sent
     #[arg(long, env = "SPAR_SHARED_PREFIX_CACHE")]
     pub shared_prefix_cache: bool,
     /// What is logged: a level, or filters such as spar=debug

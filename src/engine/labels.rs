@@ -24,7 +24,7 @@ pub struct Label {
 /// One way to give an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spelling {
-    /// A text.
+    /// A spelling as text.
     Text(String),
     /// One token, which follows the question's last token as it is.
     Token(u32),

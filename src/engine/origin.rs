@@ -33,8 +33,11 @@ pub enum Waits {
 /// The client on whose behalf a call is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The namespace of the kept prefixes that it finds and leaves.
+    /// The namespace of the kept prefixes that it finds and leaves, and of its compiled constraints.
     pub namespace: Namespace,
+    /// The caller, whatever namespaces it uses: replies of one caller leave room for those of others. Callers that are not told
+    /// apart are [`Namespace::SHARED`].
+    pub caller: Namespace,
     /// What waits for it.
     pub waits: Waits,
 }

@@ -230,7 +230,7 @@ fn swapper(state: &AppState) -> Result<&std::sync::Arc<Swapper>, ApiError> {
     get, path = "/admin/generations", tag = "admin",
     responses(
         (status = 200, body = GenerationList, description = "The live pair, and every generation that is known"),
-        (status = 422, body = ErrorBody, description = "This server's weights cannot be swapped"),
+        (status = 422, body = ErrorBody, description = "This server's weights cannot be swapped: `weights_refused`"),
     ),
 )]
 pub async fn generations(State(state): State<Shared>) -> Result<Json<GenerationList>, ApiError> {
@@ -244,9 +244,9 @@ pub async fn generations(State(state): State<Shared>) -> Result<Json<GenerationL
     post, path = "/admin/generations", tag = "admin", request_body = SwapRequest,
     responses(
         (status = 200, body = SwapResponse, description = "The weights are live, or were checked in a dry run"),
-        (status = 409, body = ErrorBody, description = "`expected_generation` is not live, or a rollback has ended the swap"),
-        (status = 422, body = ErrorBody, description = "The weights are not accepted, or took too long; the old ones stay"),
-        (status = 429, body = ErrorBody, description = "Another swap runs"),
+        (status = 409, body = ErrorBody, description = "`expected_generation` is not live, or a rollback has ended the swap: `generation_not_live`"),
+        (status = 422, body = ErrorBody, description = "The weights are not accepted, or took too long; the old ones stay: `weights_refused`"),
+        (status = 429, body = ErrorBody, description = "Another swap runs: `swap_running`"),
     ),
 )]
 pub async fn publish(
@@ -279,11 +279,11 @@ pub async fn publish(
     post, path = "/admin/generations/rollback", tag = "admin", request_body = Option<RollbackRequest>,
     responses(
         (status = 200, body = SwapResponse, description = "The weights before are live again"),
-        (status = 404, body = ErrorBody, description = "Nothing was live before"),
-        (status = 409, body = ErrorBody, description = "`expected_generation` is not live"),
-        (status = 415, body = ErrorBody, description = "There is a body that is not declared as JSON"),
-        (status = 422, body = ErrorBody, description = "The old weights are gone or damaged, or it took too long"),
-        (status = 429, body = ErrorBody, description = "Another rollback runs; a swap that runs is ended"),
+        (status = 404, body = ErrorBody, description = "Nothing was live before: `not_found`"),
+        (status = 409, body = ErrorBody, description = "`expected_generation` is not live: `generation_not_live`"),
+        (status = 415, body = ErrorBody, description = "There is a body that is not declared as JSON: `unsupported_media_type`"),
+        (status = 422, body = ErrorBody, description = "The old weights are gone or damaged, or it took too long: `weights_refused`"),
+        (status = 429, body = ErrorBody, description = "Another rollback runs; a swap that runs is ended: `swap_running`"),
     ),
 )]
 pub async fn rollback(
@@ -310,9 +310,9 @@ pub async fn rollback(
     post, path = "/v1/load_lora_adapter", tag = "admin", request_body = LoadLoraRequest,
     responses(
         (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "The adapter is live"),
-        (status = 409, body = ErrorBody, description = "A rollback has ended the swap"),
-        (status = 422, body = ErrorBody, description = "The adapter is not accepted; the old weights stay"),
-        (status = 429, body = ErrorBody, description = "Another swap runs"),
+        (status = 409, body = ErrorBody, description = "A rollback has ended the swap: `generation_not_live`"),
+        (status = 422, body = ErrorBody, description = "The adapter is not accepted; the old weights stay: `weights_refused`"),
+        (status = 429, body = ErrorBody, description = "Another swap runs: `swap_running`"),
     ),
 )]
 pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
@@ -328,10 +328,10 @@ pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Bo
     post, path = "/v1/unload_lora_adapter", tag = "admin", request_body = UnloadLoraRequest,
     responses(
         (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "The adapter is off"),
-        (status = 404, body = ErrorBody, description = "No such adapter is on the live weights"),
-        (status = 409, body = ErrorBody, description = "A rollback has ended the swap"),
-        (status = 422, body = ErrorBody, description = "The weights without it are not accepted; the old ones stay"),
-        (status = 429, body = ErrorBody, description = "Another swap runs"),
+        (status = 404, body = ErrorBody, description = "No such adapter is on the live weights: `not_found`"),
+        (status = 409, body = ErrorBody, description = "A rollback has ended the swap: `generation_not_live`"),
+        (status = 422, body = ErrorBody, description = "The weights without it are not accepted; the old ones stay: `weights_refused`"),
+        (status = 429, body = ErrorBody, description = "Another swap runs: `swap_running`"),
     ),
 )]
 pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
@@ -359,9 +359,9 @@ pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: 
     post, path = "/update_weights_from_disk", tag = "admin", request_body = UpdateWeightsRequest,
     responses(
         (status = 200, body = UpdateWeightsResponse, description = "The model is live"),
-        (status = 409, body = ErrorBody, description = "A rollback has ended the swap"),
-        (status = 422, body = ErrorBody, description = "The model is not accepted; the old one stays"),
-        (status = 429, body = ErrorBody, description = "Another swap runs"),
+        (status = 409, body = ErrorBody, description = "A rollback has ended the swap: `generation_not_live`"),
+        (status = 422, body = ErrorBody, description = "The model is not accepted; the old one stays: `weights_refused`"),
+        (status = 429, body = ErrorBody, description = "Another swap runs: `swap_running`"),
     ),
 )]
 pub async fn update_weights(

@@ -30,7 +30,7 @@ use crate::openai::{
         (status = 200, description = "The answer; with `stream` as server-sent events", content(
             (ChatResponse = "application/json"), (ChatChunk = "text/event-stream"),
         )),
-        (status = 404, body = ErrorBody, description = "No such model"),
+        (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
 pub async fn chat(

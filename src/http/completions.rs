@@ -31,7 +31,7 @@ use crate::openai::{
         (status = 200, description = "The continuations; with `stream` as server-sent events", content(
             (CompletionResponse = "application/json"), (CompletionResponse = "text/event-stream"),
         )),
-        (status = 404, body = ErrorBody, description = "No such model"),
+        (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
 pub async fn complete(

@@ -22,7 +22,7 @@ use super::{AppState, Shared, models};
 use crate::chat::{Chat, Message, Role};
 use crate::engine::generation::Pinned;
 use crate::engine::tools::Offer;
-use crate::engine::{Input, Origin, Purpose, Request, Sampling, WireSeed};
+use crate::engine::{Input, Namespace, Origin, Purpose, Request, Sampling, WireSeed};
 use crate::openai::{ChatRequest, GenerationIds};
 use crate::search::Task;
 
@@ -42,7 +42,7 @@ pub struct Call<'a> {
 pub struct Translated<R> {
     /// The chat completion that it asks for.
     pub chat: ChatRequest,
-    /// What its answer shows of it besides.
+    /// What the answer repeats of the request.
     pub rest: R,
     /// Bytes of that rest.
     pub bytes: usize,
@@ -161,7 +161,8 @@ fn answered(state: &AppState, hold: Hold, job: ChatJob) -> Parts {
             let checks = plan.checks.iter().map(|planned| planned.check.clone()).collect();
             let (kept, traffic) = (state.kept.of(hold.behalf.tenant.id), state.traffic.clone());
             let heartbeat = state.settings.http.heartbeat;
-            let work = SearchWork { plan, task: task(job, checks), choices, heartbeat, kept, traffic };
+            let task = Task { namespace: hold.behalf.origin.namespace, ..task(job, checks) };
+            let work = SearchWork { plan, task, choices, heartbeat, kept, traffic };
             answer::searched(hold, work).boxed()
         }
         None => {
@@ -226,5 +227,6 @@ fn task(job: ChatJob, checks: Vec<crate::verify::Check>) -> Task {
         constraint: job.constraint.map(|asked| asked.constraint),
         checks,
         offer: job.offer,
+        namespace: Namespace::SHARED,
     }
 }

@@ -64,7 +64,7 @@ pub async fn health() -> Json<Health> {
     get, path = "/readyz", tag = "operation",
     responses(
         (status = 200, body = Health, description = "Ready"),
-        (status = 503, body = ErrorBody, description = "The server is not ready, shutting down, or between two weights"),
+        (status = 503, body = ErrorBody, description = "The server is not ready, shutting down, or between two weights: `loading`, `model_not_available`, `shutting_down` or `swapping`"),
     ),
 )]
 pub async fn readyz(State(state): State<Shared>) -> Result<Json<Health>, ApiError> {

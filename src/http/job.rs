@@ -292,7 +292,7 @@ impl Drawing {
         })
     }
 
-    /// With vLLM's fields for single tokens and for prompts; a reply has `max_tokens` at most.
+    /// Adds vLLM's fields for single tokens and for prompts. A reply has at most `max_tokens` tokens.
     fn ruled(mut self, fields: &FineFields, limits: &Limits<'_>, max_tokens: Option<i64>) -> Result<Self, ApiError> {
         self.sampling.rules = fine::token_rules(fields, limits, max_tokens)?;
         self.prompt_logprobs = fine::prompt_logprobs(fields, limits, self.delivery != Delivery::Whole)?;

@@ -69,7 +69,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
 use crate::engine::generation::Pinned;
-use crate::engine::{Origin, Waits};
+use crate::engine::{Namespace, Origin, Waits};
 use crate::swap::Swapper;
 use error::ApiError;
 use hosts::Hosts;
@@ -80,7 +80,7 @@ use limits::{ByteBudget, Gate, Kind};
 pub use models::Served;
 use on_behalf::Behalf;
 use openapi::Access;
-use searches::KeptSearches;
+use searches::{KeptSearches, Room};
 pub use serve::serve;
 pub use traffic::Traffic;
 
@@ -126,7 +126,7 @@ impl AppState {
             bytes: ByteBudget::new(http.max_body_bytes_in_flight, http.max_body),
             keys: KeyRing::new(&settings.api_keys, http),
             namespaces: rand::random(),
-            kept: KeptSearches::new(settings.http.kept_searches),
+            kept: KeptSearches::new(Room { searches: http.kept_searches, bytes: http.kept_search_bytes }),
             ready: AtomicBool::new(false),
             judge: JudgeCanary::default(),
             abort: CancellationToken::new(),
@@ -145,7 +145,10 @@ impl AppState {
             Kind::Plain => Waits::Plain,
             Kind::Search => Waits::Search,
         };
-        Behalf { tenant, origin: Origin { namespace, waits } }
+        // A caller that may take all places of the gate may take all of an engine, too.
+        let shares = tenant.share.running < self.settings.http.max_running;
+        let caller = if shares { tenant.namespace(None, false, &self.namespaces) } else { Namespace::SHARED };
+        Behalf { tenant, origin: Origin { namespace, caller, waits } }
     }
 
     /// What requests are checked against.

@@ -133,7 +133,7 @@ pub async fn list(State(state): State<Shared>) -> Json<ModelList> {
     params(("id" = String, Path, description = "The model's name")),
     responses(
         (status = 200, body = ModelCard, description = "The model"),
-        (status = 404, body = ErrorBody, description = "No such model"),
+        (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
 pub async fn one(State(state): State<Shared>, Named(id): Named) -> Result<Json<ModelCard>, ApiError> {

@@ -181,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn calls_say_whose_they_are_and_their_tokens_count_though_nobody_waits_for_the_end() {
-        let origin = Origin { namespace: Namespace::of([3; 32]), waits: Waits::Search };
+        let origin = Origin { namespace: Namespace::of([3; 32]), caller: Namespace::of([4; 32]), waits: Waits::Search };
         let engine = FakeEngine::new(move |request, _| {
             assert_eq!(request.origin, origin);
             Ok("one two three four".into())

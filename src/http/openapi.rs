@@ -12,6 +12,7 @@ use utoipa::openapi::{
 use utoipa_axum::router::OpenApiRouter;
 
 use super::messages::envelope::covers;
+use super::serve::HEALTH_ROUTES;
 use crate::anthropic::MessagesPrompt;
 use crate::openai::DrawingFields;
 
@@ -70,7 +71,8 @@ where
             if let Some(body) = &mut operation.request_body {
                 absent_is_not_null(body);
             }
-            let facts = Facts { access, body: operation.request_body.is_some(), named: path.contains('{') };
+            let health = HEALTH_ROUTES.contains(&path.as_str());
+            let facts = Facts { access, body: operation.request_body.is_some(), named: path.contains('{'), health };
             for error in ERRORS.iter().filter(|error| (error.occurs)(facts)) {
                 let (name, response) = error.in_envelope(Envelope::of(path));
                 let reference = RefOr::Ref(Ref::from_response_name(&name));
@@ -131,6 +133,8 @@ struct Facts {
     body: bool,
     /// Whether its path holds a parameter.
     named: bool,
+    /// Whether it is answered however many connections there are.
+    health: bool,
 }
 
 /// An error that many operations share.
@@ -138,6 +142,8 @@ struct Error {
     status: &'static str,
     name: &'static str,
     description: &'static str,
+    /// What `code` says.
+    codes: &'static [&'static str],
     /// A header that comes with it, and what the header says.
     header: Option<(&'static str, &'static str)>,
     occurs: fn(Facts) -> bool,
@@ -150,20 +156,31 @@ const ERRORS: &[Error] = &[
         status: "400",
         name: "Invalid",
         description: "The request is at fault. `param` names the field.",
+        codes: &["invalid_value", "context_length_exceeded", "request_refused"],
         header: None,
         occurs: |facts| facts.body || facts.named,
     },
     Error {
         status: "401",
         name: "NoKey",
-        description: "No key was shown, or one that is not known.",
+        description: "No API key was shown, or one that is not known.",
+        codes: &["invalid_api_key"],
         header: Some(("WWW-Authenticate", "Always `Bearer`.")),
-        occurs: |facts| facts.access != Access::Open,
+        occurs: |facts| facts.access == Access::Key,
+    },
+    Error {
+        status: "401",
+        name: "NoAdminKey",
+        description: "No admin key was shown, or one that is not known.",
+        codes: &["invalid_admin_key"],
+        header: Some(("WWW-Authenticate", "Always `Bearer`.")),
+        occurs: |facts| facts.access == Access::Admin,
     },
     Error {
         status: "403",
         name: "NotAllowed",
-        description: "The server has no admin key, so these routes are off.",
+        description: "The server has no admin key, so these routes are off, or an API key without the admin role was shown.",
+        codes: &["admin_is_off", "not_admin"],
         header: None,
         occurs: |facts| facts.access == Access::Admin,
     },
@@ -171,13 +188,16 @@ const ERRORS: &[Error] = &[
         status: "405",
         name: "WrongMethod",
         description: "The path is served, but not with the method that was sent.",
+        codes: &["method_not_allowed"],
         header: Some(("Allow", "The methods with which the path is served.")),
         occurs: |_| true,
     },
     Error {
         status: "408",
         name: "TooLate",
-        description: "The request's time was over before there was an answer.",
+        description: "The request's time was over before there was an answer, or its body did not arrive in time \
+                      (`--request-timeout`, `--body-timeout`).",
+        codes: &["deadline_exceeded", "body_timeout"],
         header: None,
         occurs: |facts| facts.body,
     },
@@ -185,6 +205,7 @@ const ERRORS: &[Error] = &[
         status: "413",
         name: "TooLarge",
         description: "The body is larger than the server takes (`--max-body`).",
+        codes: &["body_too_large"],
         header: None,
         occurs: |facts| facts.body,
     },
@@ -192,13 +213,23 @@ const ERRORS: &[Error] = &[
         status: "415",
         name: "NotJson",
         description: "The body is not declared as JSON, or it is in a coding that is not taken.",
+        codes: &["unsupported_media_type"],
         header: None,
         occurs: |facts| facts.body,
     },
     Error {
+        status: "421",
+        name: "WrongHost",
+        description: "The request names a host that is not served (`--allowed-hosts`).",
+        codes: &["host_not_allowed"],
+        header: None,
+        occurs: |_| true,
+    },
+    Error {
         status: "429",
         name: "TooMany",
-        description: "Too many requests run or wait.",
+        description: "Too many requests run or wait, or the key has used its tokens.",
+        codes: &["queue_full", "tokens_per_minute"],
         header: RETRY_AFTER,
         occurs: |facts| facts.access == Access::Key,
     },
@@ -206,6 +237,7 @@ const ERRORS: &[Error] = &[
         status: "500",
         name: "Failed",
         description: "The server or the model failed. The cause is in the server's log.",
+        codes: &["model_failed"],
         header: None,
         occurs: |_| true,
     },
@@ -213,15 +245,27 @@ const ERRORS: &[Error] = &[
         status: "502",
         name: "UpstreamFailed",
         description: "The server that this one asks for its replies (`--engine upstream`) failed; `message` has its words.",
+        codes: &["upstream_failed"],
         header: None,
         occurs: |facts| facts.access == Access::Key && facts.body,
     },
     Error {
         status: "503",
         name: "Unavailable",
-        description: "The model cannot answer now, or the server is shutting down.",
+        description: "The model cannot answer now, the server is shutting down, or all of its connections are taken \
+                      (`--max-connections`).",
+        codes: &["model_not_available", "shutting_down", "swapping", "loading", "too_many_connections"],
         header: RETRY_AFTER,
         occurs: |facts| facts.access != Access::Open && facts.body,
+    },
+    Error {
+        status: "503",
+        name: "Full",
+        description: "All connections of the server are taken (`--max-connections`).",
+        codes: &["too_many_connections"],
+        header: RETRY_AFTER,
+        // Routes about health are answered beyond that limit.
+        occurs: |facts| !facts.health,
     },
 ];
 
@@ -252,7 +296,9 @@ impl Error {
     fn response(&self, body: &str) -> Response {
         let schema = RefOr::<Schema>::Ref(Ref::from_schema_name(body));
         let content = ContentBuilder::new().schema(Some(schema)).build();
-        let response = ResponseBuilder::new().description(self.description).content("application/json", content);
+        let codes: Vec<String> = self.codes.iter().map(|code| format!("`{code}`")).collect();
+        let description = format!("{} `code` is {}.", self.description, codes.join(" or "));
+        let response = ResponseBuilder::new().description(description).content("application/json", content);
         let Some((name, says)) = self.header else { return response.build() };
         let mut header = Header::default();
         header.description = Some(says.into());
@@ -279,4 +325,88 @@ fn name_one_of(schema: Schema, names: &[&str]) -> Schema {
     let given = |name: &str| ObjectBuilder::new().property(name, text()).required(name);
     let either = names.iter().fold(AnyOfBuilder::new(), |either, name| either.item(given(name)));
     AllOfBuilder::new().item(RefOr::T(schema)).item(RefOr::T(Schema::AnyOf(either.build()))).build().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use axum::http::StatusCode;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::http::error::ApiError;
+
+    /// An error of each kind.
+    fn errors() -> Vec<ApiError> {
+        let (text, time) = (String::new, Duration::from_secs(1));
+        let full = ApiError::QueueFull { waiting: 1, retry_after: time };
+        let spent = ApiError::TokensSpent { limit: 1, retry_after: time };
+        vec![
+            ApiError::Invalid { param: None, message: text() },
+            ApiError::Constraint(text()),
+            ApiError::TooLong { param: "prompt", message: text() },
+            ApiError::BadPrompt { param: "prompt", message: text() },
+            ApiError::Unauthorized,
+            ApiError::AdminUnauthorized,
+            ApiError::NotAdmin,
+            ApiError::Forbidden,
+            ApiError::Conflict(text()),
+            ApiError::NothingThere(text()),
+            ApiError::BadWeights(text()),
+            ApiError::SwapBusy(text()),
+            ApiError::Swapping,
+            ApiError::UnknownModel(text()),
+            ApiError::UnknownSearch(text()),
+            ApiError::UnknownRoute(text()),
+            ApiError::WrongMethod(text()),
+            ApiError::Deadline,
+            ApiError::BodyTooSlow(time),
+            ApiError::WrongHost(text()),
+            ApiError::BodyTooLarge(1),
+            ApiError::NotJson,
+            full,
+            spent,
+            ApiError::TooManyConnections(1),
+            ApiError::Loading,
+            ApiError::ShuttingDown,
+            ApiError::Unavailable(text()),
+            ApiError::bare(StatusCode::BAD_REQUEST, "/", "no"),
+            ApiError::Upstream(text()),
+            ApiError::Failed(text()),
+        ]
+    }
+
+    #[test]
+    fn every_code_of_an_error_is_in_the_document_with_its_status() {
+        let document: Value = serde_json::from_str(&document()).unwrap();
+        let mut described = BTreeSet::new();
+        let operations =
+            document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+        for responses in operations.map(|operation| operation["responses"].as_object().unwrap()) {
+            for (status, response) in responses {
+                let shared =
+                    response["$ref"].as_str().map(|name| document.pointer(name.trim_start_matches('#')).unwrap());
+                let words = shared.unwrap_or(response)["description"].as_str().unwrap();
+                described.extend(words.split('`').skip(1).step_by(2).map(|code| (status.clone(), code.to_owned())));
+            }
+        }
+        // A path that is not served belongs to no operation.
+        described.insert(("404".into(), "route_not_found".into()));
+        assert!(document["info"]["description"].as_str().unwrap().contains("404 and `route_not_found`"));
+        let mut codes = BTreeSet::new();
+        for error in errors() {
+            let code = error.body().error.code.unwrap();
+            let status = error.status().as_str().to_owned();
+            assert!(described.contains(&(status.clone(), code.clone())), "{status} with {code} is not documented");
+            codes.insert(code);
+        }
+        // The list above is complete if it has every code of the source.
+        let source = include_str!("error.rs");
+        let body = source.split("let (code, param) = match self {").nth(1).unwrap().split("};").next().unwrap();
+        let in_source: BTreeSet<String> =
+            body.split("=> (\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+        assert_eq!(codes, in_source);
+    }
 }

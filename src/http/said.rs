@@ -1,4 +1,4 @@
-//! What an answer says, told apart as it comes: reasoning, text and calls.
+//! What an answer says, separated as it arrives: reasoning, text and calls.
 
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ pub enum Said {
     Call(Call),
 }
 
-/// Tells the pieces of one answer apart.
+/// Separates the pieces of one answer.
 pub struct Teller {
-    /// What tells calls from text, where functions are offered.
+    /// Separates calls from text, where functions are offered.
     reader: Option<Reader>,
     /// Log-probabilities whose text has not come yet: what they belong to may turn out to be a call.
     waiting: Vec<TokenLogprobs>,

@@ -64,7 +64,7 @@ impl Source {
     post, path = "/tokenize", tag = "models", request_body = TokenizeRequest,
     responses(
         (status = 200, body = TokenizeResponse, description = "The tokens"),
-        (status = 404, body = ErrorBody, description = "No such model"),
+        (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
 pub async fn tokenize(
@@ -105,7 +105,7 @@ pub async fn tokenize(
     post, path = "/detokenize", tag = "models", request_body = DetokenizeRequest,
     responses(
         (status = 200, body = DetokenizeResponse, description = "The text"),
-        (status = 404, body = ErrorBody, description = "No such model"),
+        (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
 pub async fn detokenize(

@@ -22,7 +22,7 @@ pub struct DecisionRequest {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of user messages")]
 pub enum DecisionInput {
-    /// A text.
+    /// One text as the input.
     Text(String),
     /// User messages, whose texts are read one after the other.
     Messages(Vec<DecisionMessage>),
@@ -31,7 +31,7 @@ pub enum DecisionInput {
 /// One message of an input.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DecisionMessage {
-    /// Always `user`.
+    /// The role, which is always `user`.
     #[schema(pattern = "^user$")]
     pub role: String,
     /// The message's text, or parts of type `input_text`.
@@ -68,7 +68,7 @@ pub struct DecisionChoice {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string, true or false")]
 pub enum ChoiceValue {
-    /// A text.
+    /// A text as the value.
     Text(String),
     /// True or false.
     Flag(bool),
@@ -111,7 +111,7 @@ pub enum DecisionAnswer {
         name: Option<String>,
         /// The likeliest value.
         choice: ChoiceValue,
-        /// Its probability.
+        /// The probability of this value.
         confidence: f64,
         /// The probabilities of all values, in their order; they add up to 1.
         probabilities: Vec<ChoiceProbability>,
@@ -132,9 +132,9 @@ pub enum DecisionAnswer {
 /// The probability of a value.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ChoiceProbability {
-    /// The value.
+    /// The value of the choice.
     pub value: ChoiceValue,
-    /// Its probability.
+    /// The probability of the value.
     pub probability: f64,
 }
 
@@ -145,7 +145,7 @@ pub struct LevelProbability {
     pub value: usize,
     /// What the level is called.
     pub label: String,
-    /// Its probability.
+    /// The probability of the level.
     pub probability: f64,
 }
 
@@ -160,7 +160,7 @@ pub struct DecisionUsage {
     pub output_tokens: usize,
     /// Parts of `output_tokens`.
     pub output_tokens_details: DecisionOutputDetails,
-    /// The same as `input_tokens`.
+    /// The number of all tokens, which equals `input_tokens`.
     pub total_tokens: usize,
 }
 
@@ -176,6 +176,6 @@ pub struct DecisionInputDetails {
 /// Parts of the generated tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DecisionOutputDetails {
-    /// Always 0.
+    /// Reasoning tokens, which are always 0.
     pub reasoning_tokens: usize,
 }

@@ -54,7 +54,7 @@ pub struct Embedding {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Vector {
-    /// Its numbers.
+    /// The numbers of the vector.
     Numbers(Vec<f32>),
     /// The bytes of its numbers in base64.
     Base64(String),
@@ -65,7 +65,7 @@ pub enum Vector {
 pub struct EmbeddingUsage {
     /// Tokens of all prompts.
     pub prompt_tokens: usize,
-    /// The same, since nothing is generated.
+    /// The number of all tokens, which equals `prompt_tokens`.
     pub total_tokens: usize,
 }
 

@@ -24,7 +24,7 @@ fn letters() -> impl Iterator<Item = char> {
     'A'..='Z'
 }
 
-/// The letters of so many options in every spelling that counts, in their order.
+/// The letters of `count` options in every accepted spelling, in order.
 pub fn option_labels(count: usize) -> Vec<Label> {
     let label =
         |letter: char| Label { spellings: [format!("{letter}"), format!(" {letter}")].map(Spelling::from).into() };

@@ -263,7 +263,7 @@ impl Search<'_> {
         };
         let free = self.task.constraint.as_ref().filter(|asked| !held(asked));
         if let Some(constraint) = free
-            && !grammar::matches(constraint, &response).await.unwrap_or(false)
+            && !grammar::matches(constraint, self.task.namespace, &response).await.unwrap_or(false)
         {
             return None;
         }

@@ -103,7 +103,7 @@ impl Search<'_> {
 
     /// What is wrong with the calls in `response`, as one clause.
     async fn broken_call(&self, response: &str) -> Option<String> {
-        let faults = self.task.offer.as_ref()?.faults(response).await;
+        let faults = self.task.offer.as_ref()?.faults(response, self.task.namespace).await;
         (!faults.is_empty()).then(|| faults.join("; "))
     }
 
@@ -119,7 +119,7 @@ impl Search<'_> {
         let schema = self.task.constraint.as_ref().filter(|c| matches!(c, Constraint::JsonSchema(_)));
         let broken = match schema {
             None => false,
-            Some(schema) => match grammar::matches(schema, response).await {
+            Some(schema) => match grammar::matches(schema, self.task.namespace, response).await {
                 Ok(matches) => !matches,
                 // Decoding followed the schema, so if it cannot be checked now, it is assumed to hold.
                 Err(error) => !matches!(error, EngineError::Unavailable(_)),

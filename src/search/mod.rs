@@ -32,7 +32,7 @@ use tokio::time::timeout_at;
 
 use crate::chat::{Message, TemplateOptions};
 use crate::engine::tools::Offer;
-use crate::engine::{Completion, Constraint, Engine, EngineError, Sampling};
+use crate::engine::{Completion, Constraint, Engine, EngineError, Namespace, Sampling};
 use crate::prompts::Templates;
 use crate::verify::Check;
 
@@ -71,6 +71,8 @@ pub struct Task {
     pub checks: Vec<Check>,
     /// Functions that a response may call.
     pub offer: Option<Arc<Offer>>,
+    /// The namespace of the grammars that check what an engine does not follow itself.
+    pub namespace: Namespace,
 }
 
 impl Task {
@@ -86,6 +88,7 @@ impl Task {
             constraint: None,
             checks: Vec::new(),
             offer: None,
+            namespace: Namespace::SHARED,
         }
     }
 }

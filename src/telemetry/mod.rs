@@ -1,12 +1,16 @@
 //! Logs and traces of the process; metrics are in [`metrics`].
 
+mod lines;
 pub mod metrics;
 
 use std::io::IsTerminal;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::SubscriberBuilder;
+use tracing_subscriber::fmt::format::{Format, JsonFields};
 
+use self::lines::{BoundedFields, BoundedJson};
 use crate::config::{HttpArgs, LogFormat};
 
 /// Sends logs to standard error, as `settings` say.
@@ -18,10 +22,21 @@ pub fn start(settings: &HttpArgs) -> anyhow::Result<()> {
     // As https://no-color.org asks.
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colours = wanted && std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match settings.log_format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => {
+            text_lines().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).try_init()
+        }
+        LogFormat::Json => json_lines().with_env_filter(filter).with_writer(std::io::stderr).try_init(),
     }
     .map_err(|error| anyhow::anyhow!("logging: {error}"))
+}
+
+/// Lines for people.
+fn text_lines() -> SubscriberBuilder<BoundedFields> {
+    tracing_subscriber::fmt().fmt_fields(BoundedFields)
+}
+
+/// Lines for programs.
+fn json_lines() -> SubscriberBuilder<JsonFields, BoundedJson> {
+    tracing_subscriber::fmt().fmt_fields(JsonFields::new()).event_format(BoundedJson(Format::default().json()))
 }

@@ -191,7 +191,7 @@ mod tests {
 
     fn matches(grammar: &Constraint, text: &str) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(crate::engine::grammar::matches(grammar, text)).unwrap()
+        runtime.block_on(crate::engine::grammar::matches(grammar, crate::engine::Namespace::SHARED, text)).unwrap()
     }
 
     fn check(id: &str, kwargs: Value) -> Check {

@@ -43,43 +43,7 @@ pub const CHECKS: &str = "/v1/checks";
 pub const TOKENIZE: &str = "/tokenize";
 pub const DETOKENIZE: &str = "/detokenize";
 
-/// Cases that the server does not stand yet: a part of their names, and what they wait for. They are part of the corpus, but they
-/// are not sent.
-pub const WAITS_FOR: &[(&str, &str)] = &[
-    ("text: search: ", FINDER),
-    ("text: checks: ", FINDER),
-    ("turns: search: ", FINDER),
-    ("turns: checks: ", FINDER),
-    ("definitions in a chain", SCHEMAS),
-    ("choices in a chain", SCHEMAS),
-    ("references in a chain", SCHEMAS),
-    ("a data model of 500 objects", SCHEMAS),
-    ("the smallest integer", SCHEMAS),
-    ("bounds that are all integers", SCHEMAS),
-    ("a constant of 10,000 keys", SCHEMAS),
-    (
-        "a separator that may be anything",
-        "a bound in bytes on compiled grammars: each of these keeps hundreds of megabytes",
-    ),
-    ("many large expressions", EXPRESSIONS),
-    ("one expression that is large", EXPRESSIONS),
-    ("number: repetition_penalty: 1e-38", PENALTIES),
-    ("number: repetition_penalty: 1e-40", PENALTIES),
-    ("number: repetition_penalty: 1e-308", PENALTIES),
-    ("number: repetition_penalty: 5e-324", PENALTIES),
-];
-
-/// What compiled constraints may hold after the run, since they are bounded in number and not in bytes. With such a bound and its
-/// flag among the small limits of the run this becomes 0.
-pub const GRAMMARS_KIB: u64 = 192 * 1024;
-
-const FINDER: &str =
-    "the finder of instructions off the threads of connections: it may take a second, which `/healthz` waits";
-const SCHEMAS: &str = "limits on schemas before they are compiled: these overflow the stack of the compiler";
-const PENALTIES: &str = "a lower bound on penalties: with these the scores of tokens become infinite";
-const EXPRESSIONS: &str = "limits on expressions of rules, which are compiled before the request is admitted";
-
-/// All cases, those that wait included.
+/// All cases.
 pub fn corpus() -> Vec<Case> {
     let groups: [fn() -> Vec<Case>; 7] =
         [talk::cases, numbers::cases, searches::cases, schemas::cases, raw::cases, admin::cases, seeded::cases];

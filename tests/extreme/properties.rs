@@ -11,9 +11,9 @@ use proptest::strategy::{Strategy, Union};
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 use serde_json::{Map, Value, json};
 use spar::chat::{Chat, Message};
-use spar::engine::Constraint;
 use spar::engine::grammar;
 use spar::engine::model_dir::ModelDir;
+use spar::engine::{Constraint, Namespace};
 use spar::testing::{TinyModel, random_adapter, write_model};
 use spar::weights::adapter::Adapter;
 use tokio::runtime::Runtime;
@@ -23,7 +23,7 @@ use crate::http::harness::{Server, improving, says, with};
 /// Whether a text matches; nothing matches what does not compile.
 fn matches(constraint: &Constraint, text: &str) -> bool {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
-    RUNTIME.block_on(grammar::matches(constraint, text)).unwrap_or(false)
+    RUNTIME.block_on(grammar::matches(constraint, Namespace::SHARED, text)).unwrap_or(false)
 }
 
 /// Runs `test` on `cases` values, the same ones in every run.

@@ -106,6 +106,7 @@ async fn every_answer_that_can_be_provoked_is_documented() {
             |body: String| allowed(ask(&open, method, &path)).header("content-type", "application/json").body(body);
         let mut requests =
             vec![ask(&keyed, method, &path), ask(&open, method, &path), allowed(ask(&open, &Method::PATCH, &path))];
+        requests.push(allowed(ask(&open, method, &path)).header("host", "evil.example"));
         if operation.says["requestBody"].is_object() {
             requests.extend(
                 ["", "{", "[]", "{}", "null", r#"{"messages": 5, "prompt": 5, "tokens": 5, "role": 5}"#]
@@ -145,7 +146,7 @@ async fn every_answer_that_can_be_provoked_is_documented() {
             seen.insert(status);
         }
     }
-    for status in ["400", "401", "403", "404", "405", "413", "415"] {
+    for status in ["400", "401", "403", "404", "405", "413", "415", "421"] {
         assert!(seen.contains(status), "nothing was answered with {status}: {seen:?}");
     }
 }

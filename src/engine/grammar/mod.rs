@@ -32,7 +32,7 @@ pub use self::source::{lark_regex, lark_schema};
 use self::vocabulary::Vocabulary;
 pub use self::vocabulary::{Grammars, TokenText};
 use super::text::Pieces;
-use super::{Constraint, EngineError};
+use super::{Constraint, EngineError, Namespace};
 
 /// Time for one compilation. What takes longer is refused, and goes on without its request.
 const COMPILE_TIME: Duration = Duration::from_secs(10);
@@ -46,14 +46,14 @@ pub fn drop_unused() {
     Memory::shared().drop_unused(UNUSED);
 }
 
-/// Whether all of `text` matches `constraint`, whose JSON may hold any white space.
+/// Whether all of `text` matches `constraint`, whose JSON may hold any white space, on behalf of a caller of `namespace`.
 ///
 /// # Errors
 /// The constraint does not compile, or cannot be compiled now.
-pub async fn matches(constraint: &Constraint, text: &str) -> Result<bool, EngineError> {
+pub async fn matches(constraint: &Constraint, namespace: Namespace, text: &str) -> Result<bool, EngineError> {
     static BYTES: LazyLock<ModelGrammars> =
         LazyLock::new(|| ModelGrammars::of(Vocabulary::Bytes, Spaces::Any, Arc::clone(Memory::shared()), &POOL));
-    let mut matcher = BYTES.matchers(constraint, 1).await?.pop().expect("one was asked for");
+    let mut matcher = BYTES.matchers(constraint, namespace, 1).await?.pop().expect("one was asked for");
     let text = text.to_owned();
     let matched = tokio::task::spawn_blocking(move || matcher.matches(text.as_bytes()));
     matched.await.map_err(|_| EngineError::Constraint("it cannot be followed".into()))
@@ -106,18 +106,24 @@ impl ModelGrammars {
         Self(Arc::new(Model { id, vocabulary, spaces, memory, pool, grammars, flights }))
     }
 
-    /// A matcher for each of `count` siblings. A constraint that was seen lately costs nothing. A new one is compiled on a
-    /// thread of its own, once for all requests that ask for it, and not at all if all of them have gone before it begins.
+    /// A matcher for each of `count` siblings. A constraint that was seen lately in the same namespace costs nothing. A new one
+    /// is compiled on a thread of its own, once for all requests of the namespace that ask for it, and not at all if all of
+    /// them have gone before it begins.
     ///
     /// # Errors
     /// The constraint is above the limits or does not compile in time, the vocabulary allows none, or too much is being
     /// compiled.
-    pub async fn matchers(&self, constraint: &Constraint, count: usize) -> Result<Vec<Matcher>, EngineError> {
-        self.compiled(constraint).await?.matchers(count).await
+    pub async fn matchers(
+        &self,
+        constraint: &Constraint,
+        namespace: Namespace,
+        count: usize,
+    ) -> Result<Vec<Matcher>, EngineError> {
+        self.compiled(constraint, namespace).await?.matchers(count).await
     }
 
-    async fn compiled(&self, constraint: &Constraint) -> Outcome {
-        let source = Source::new(constraint, self.0.spaces);
+    async fn compiled(&self, constraint: &Constraint, namespace: Namespace) -> Outcome {
+        let source = Source::new(constraint, self.0.spaces, namespace);
         if let Some(known) = self.0.known(&source) {
             return Ok(known);
         }

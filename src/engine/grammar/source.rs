@@ -6,13 +6,15 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::regex_to_lark;
 
 use super::schema::{Spaces, with_spaces};
-use crate::engine::Constraint;
+use crate::engine::{Constraint, Namespace};
 
 /// What a grammar is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     kind: Kind,
     text: Arc<str>,
+    /// The namespace of its callers: the time of a request would otherwise tell a caller which constraints others have sent.
+    namespace: Namespace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +25,8 @@ enum Kind {
 }
 
 impl Source {
-    /// The source of a constraint on texts whose JSON may hold `spaces`.
-    pub fn new(constraint: &Constraint, spaces: Spaces) -> Self {
+    /// The source of a constraint on texts whose JSON may hold `spaces`, for the callers of one namespace.
+    pub fn new(constraint: &Constraint, spaces: Spaces, namespace: Namespace) -> Self {
         let (kind, text) = match constraint {
             Constraint::Regex(regex) => (Kind::Regex, regex.as_str().into()),
             Constraint::JsonSchema(schema) => (Kind::JsonSchema, with_spaces(schema, spaces).to_string().into()),
@@ -32,7 +34,7 @@ impl Source {
                 (Kind::Lark, grammar.as_str().into())
             }
         };
-        Self { kind, text }
+        Self { kind, text, namespace }
     }
 
     /// Bytes of its text.

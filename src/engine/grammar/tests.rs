@@ -69,9 +69,9 @@ async fn whole_texts_match_or_do_not() {
         // A text that is checked may be spaced as JSON allows.
         (&schema, "{\n\n\n   \"a\"  :\t\t1\r\n}", true),
     ] {
-        assert_eq!(matches(constraint, text).await, Ok(expected), "{constraint:?} {text:?}");
+        assert_eq!(matches(constraint, Namespace::SHARED, text).await, Ok(expected), "{constraint:?} {text:?}");
     }
-    let broken = matches(&Constraint::Regex("(".into()), "(").await;
+    let broken = matches(&Constraint::Regex("(".into()), Namespace::SHARED, "(").await;
     assert!(matches!(&broken, Err(EngineError::Constraint(reason)) if reason.contains("unclosed group")), "{broken:?}");
 }
 
@@ -119,7 +119,7 @@ fn what_is_accepted_is_what_the_mask_says() {
         crate::prompts::Templates::general().verdict_constraint(),
     ] {
         let grammars = Grammars::new(vocabulary(), &[end]).unwrap();
-        let source = Source::new(&constraint, Spaces::Bounded);
+        let source = Source::new(&constraint, Spaces::Bounded, Namespace::SHARED);
         let compiled = Arc::new(grammars.compile(&source, 0, &Memory::new(memory::DEFAULT_BYTES)).unwrap());
         for round in 0..6u64 {
             let mut matcher = compiled.matcher();
@@ -208,12 +208,17 @@ fn what_is_too_large_is_refused_before_it_is_compiled() {
 async fn requests_for_the_same_new_grammar_share_one_compilation() {
     let model = model(Spaces::Bounded, memory::DEFAULT_BYTES, 2);
     let constraint = enumeration(2_000, "value");
-    let all = futures::future::join_all((0..20).map(|_| model.compiled(&constraint))).await;
+    let all = futures::future::join_all((0..20).map(|_| model.compiled(&constraint, Namespace::SHARED))).await;
     let first = all[0].clone().unwrap();
     assert!(all.iter().all(|compiled| Arc::ptr_eq(compiled.as_ref().unwrap(), &first)));
-    assert!(Arc::ptr_eq(&model.compiled(&constraint).await.unwrap(), &first));
+    assert!(Arc::ptr_eq(&model.compiled(&constraint, Namespace::SHARED).await.unwrap(), &first));
+    // Another caller does not find it, so that time does not tell that it is there.
+    let stranger = Namespace::of([7; 32]);
+    let own = model.compiled(&constraint, stranger).await.unwrap();
+    assert!(!Arc::ptr_eq(&own, &first));
+    assert!(Arc::ptr_eq(&model.compiled(&constraint, stranger).await.unwrap(), &own));
     let bad = Constraint::JsonSchema(json!({"type": "nothing"}));
-    let refused = futures::future::join_all((0..5).map(|_| model.compiled(&bad))).await;
+    let refused = futures::future::join_all((0..5).map(|_| model.compiled(&bad, Namespace::SHARED))).await;
     assert!(refused.iter().all(|outcome| matches!(outcome, Err(EngineError::Constraint(_)))));
 }
 
@@ -223,8 +228,8 @@ async fn what_nobody_waits_for_is_not_compiled() {
     let constraint = enumeration(3, "value");
     let held = model.0.pool.place().await;
     {
-        let (mut gone, mut stays) =
-            (std::pin::pin!(model.compiled(&constraint)), std::pin::pin!(model.compiled(&constraint)));
+        let mut gone = std::pin::pin!(model.compiled(&constraint, Namespace::SHARED));
+        let mut stays = std::pin::pin!(model.compiled(&constraint, Namespace::SHARED));
         assert!(futures::poll!(&mut gone).is_pending() && futures::poll!(&mut stays).is_pending());
     }
     drop(held);
@@ -233,9 +238,9 @@ async fn what_nobody_waits_for_is_not_compiled() {
     assert_eq!(model.0.memory.bytes(), Bytes::default());
     // Another request goes on where the first one went away.
     let held = model.0.pool.place().await;
-    let mut stays = std::pin::pin!(model.compiled(&constraint));
+    let mut stays = std::pin::pin!(model.compiled(&constraint, Namespace::SHARED));
     {
-        let mut gone = std::pin::pin!(model.compiled(&constraint));
+        let mut gone = std::pin::pin!(model.compiled(&constraint, Namespace::SHARED));
         assert!(futures::poll!(&mut gone).is_pending() && futures::poll!(&mut stays).is_pending());
     }
     drop(held);
@@ -272,7 +277,7 @@ async fn grammars_are_kept_within_a_number_of_bytes() {
     let memory = Arc::clone(&model.0.memory);
     for round in 0..30 {
         let constraint = enumeration(3_000, &format!("round {round}"));
-        let mut matchers = model.matchers(&constraint, 4).await.unwrap();
+        let mut matchers = model.matchers(&constraint, Namespace::SHARED, 4).await.unwrap();
         for matcher in &mut matchers {
             matcher.allowed().unwrap();
         }
@@ -284,17 +289,17 @@ async fn grammars_are_kept_within_a_number_of_bytes() {
     memory.set_limit(1 << 20);
     assert!(memory.bytes().kept <= 1 << 20);
     let large = enumeration(9_000, "large");
-    let refused = model.matchers(&large, 64).await.err();
+    let refused = model.matchers(&large, Namespace::SHARED, 64).await.err();
     assert!(
         matches!(&refused, Some(EngineError::Constraint(reason)) if reason.contains("--grammar-bytes")),
         "{refused:?}"
     );
     memory.set_limit(limit);
-    drop(model.matchers(&enumeration(3, "small"), 8).await.unwrap());
+    drop(model.matchers(&enumeration(3, "small"), Namespace::SHARED, 8).await.unwrap());
     assert!(memory.bytes().kept > 0);
     memory.drop_unused(Duration::ZERO);
     is_empty_soon(&memory).await;
-    drop(model.matchers(&enumeration(3, "small"), 8).await.unwrap());
+    drop(model.matchers(&enumeration(3, "small"), Namespace::SHARED, 8).await.unwrap());
     // A model takes its grammars with it.
     drop(model);
     is_empty_soon(&memory).await;
@@ -305,10 +310,10 @@ async fn who_needs_memory_waits_until_others_have_ended() {
     let model = model(Spaces::Bounded, memory::DEFAULT_BYTES, 2);
     let memory = Arc::clone(&model.0.memory);
     let constraint = enumeration(500, "value");
-    let held = model.matchers(&constraint, 8).await.unwrap();
+    let held = model.matchers(&constraint, Namespace::SHARED, 8).await.unwrap();
     let Bytes { running, kept } = memory.bytes();
     memory.set_limit(running + kept + running / 2);
-    let mut waits = std::pin::pin!(model.matchers(&constraint, 8));
+    let mut waits = std::pin::pin!(model.matchers(&constraint, Namespace::SHARED, 8));
     assert!(futures::poll!(&mut waits).is_pending());
     drop(held);
     assert_eq!(waits.await.unwrap().len(), 8);

@@ -13,7 +13,7 @@ use super::memory::Memory;
 use super::schema::Spaces;
 use super::source::Source;
 use crate::engine::text::Pieces;
-use crate::engine::{Constraint, EngineError};
+use crate::engine::{Constraint, EngineError, Namespace};
 
 /// States of a matcher at most, each of about 1 to 2 kB.
 const STATES: usize = 50_000;
@@ -131,7 +131,7 @@ impl Grammars {
     /// # Errors
     /// [`EngineError::Constraint`] when the constraint does not compile.
     pub fn matcher(&self, constraint: &Constraint) -> Result<Matcher, EngineError> {
-        let source = Source::new(constraint, Spaces::Bounded);
+        let source = Source::new(constraint, Spaces::Bounded, Namespace::SHARED);
         Ok(Arc::new(self.compile(&source, u64::MAX, Memory::shared())?).matcher())
     }
 }

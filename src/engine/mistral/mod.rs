@@ -206,7 +206,7 @@ impl Engine for MistralEngine {
         }
         let max_tokens = request.max_tokens.unwrap_or(room).min(room);
         let mut grammars = match &request.constraint {
-            Some(constraint) => self.grammars.matchers(constraint, request.samples).await?,
+            Some(constraint) => self.grammars.matchers(constraint, request.origin.namespace, request.samples).await?,
             None => Vec::new(),
         };
         let rules = ReplyRules::of(&request, &self.shared.ends, max_tokens);

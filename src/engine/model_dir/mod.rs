@@ -152,7 +152,7 @@ impl ModelDir {
     ///
     /// # Errors
     /// [`EngineError::Prompt`]: the template refuses the chat, or nothing is left to continue.
-    /// [`EngineError::PromptTooLong`]: the text cannot fit, whatever its tokens are.
+    /// [`EngineError::PromptTooLong`]: the text cannot fit, which is known before all of it is tokenized.
     pub fn encode(&self, input: &Input) -> Result<Vec<u32>, EngineError> {
         match input {
             Input::Chat(chat) => self.prompt(&self.render(chat)?, Source::Rendered),
@@ -198,8 +198,25 @@ impl ModelDir {
         if tokens > limit { Err(EngineError::PromptTooLong { tokens, limit }) } else { Ok(()) }
     }
 
+    /// Tokenizes the beginning of a text that is long for the context: where it already has twice as many tokens as fit, the rest
+    /// is not worth the time. What follows a beginning can change few of its tokens. Texts that fit are rarely so long.
+    fn refuse_early(&self, text: &str, source: Source) -> Result<(), EngineError> {
+        let limit = self.config.context;
+        let mut end = limit.saturating_mul(8).max(EARLY);
+        while end < text.len() / 2 {
+            let whole = (0..=end).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
+            let tokens = self.tokens(&text[..whole], source)?.len();
+            if tokens / 2 > limit {
+                return Err(EngineError::PromptTooLong { tokens, limit });
+            }
+            end *= 2;
+        }
+        Ok(())
+    }
+
     fn prompt(&self, text: &str, source: Source) -> Result<Vec<u32>, EngineError> {
         self.refuse_unread(text)?;
+        self.refuse_early(text, source)?;
         let mut ids = self.tokens(text, source)?;
         if let (Some(bos), [first, second, ..]) = (self.config.bos, ids.as_slice())
             && (*first, *second) == (bos, bos)
@@ -232,6 +249,9 @@ fn empty_prompt() -> EngineError {
 }
 const NO_TEMPLATE: &str = "the model has no chat template, so it answers no chats; send its prompt to /v1/completions, or put a \
      template into chat_template.jinja in its directory";
+
+/// Bytes of a beginning that is worth a look of its own, at least.
+const EARLY: usize = 64 << 10;
 
 /// What a text is to the tokenizer.
 #[derive(Clone, Copy)]
@@ -281,6 +301,18 @@ mod tests {
         let raw = |text: &str| model.encode(&Input::Text(text.into())).unwrap();
         assert_eq!(raw("<|begin|>hello"), raw("hello"));
         assert_eq!(raw("hello")[0], testing::BOS);
+    }
+
+    #[test]
+    fn a_long_text_that_cannot_fit_is_refused_after_its_beginning() {
+        let (_dir, model) = written(|_| ());
+        let model = model.unwrap();
+        let text = "é hello ".repeat(100_000);
+        let refused = model.refuse_early(&text, Source::Raw);
+        let Err(EngineError::PromptTooLong { tokens, limit }) = refused else { panic!("{refused:?}") };
+        let all = model.tokens(&text, Source::Raw).unwrap().len();
+        assert!(tokens > 2 * limit && tokens * 4 < all, "{tokens} of {all} for {limit}");
+        assert_eq!(model.refuse_early(&text[..990], Source::Raw), Ok(()));
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl Sequence {
             Sequence {
                 variant: self.variant.clone(),
                 root: self.root,
+                caller: self.caller,
                 plain: self.plain,
                 told: self.told,
                 born: self.born,

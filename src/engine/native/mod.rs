@@ -29,6 +29,7 @@
 mod adapter;
 mod attention;
 mod blocks;
+mod callers;
 mod compute;
 mod embedding;
 mod job;
@@ -148,6 +149,11 @@ impl NativeConfig {
     /// Replies of a server's searches that run at once.
     fn max_search_replies(&self) -> usize {
         self.max_replies - self.max_replies / 8
+    }
+
+    /// Replies of one of several callers that run at once.
+    fn max_replies_of_one(&self) -> usize {
+        self.max_replies - self.max_replies / 4
     }
 }
 
@@ -296,7 +302,7 @@ impl NativeEngine {
         let sampler = |index| first.sibling(index);
         let text = || ReplyText::new(self.dir.pieces.clone(), rules.clone());
         let mut grammars = match &request.constraint {
-            Some(constraint) => self.grammars.matchers(constraint, request.samples).await?,
+            Some(constraint) => self.grammars.matchers(constraint, request.origin.namespace, request.samples).await?,
             None => Vec::new(),
         };
         Ok((0..request.samples).map(|index| Writer::new(sampler(index), text(), grammars.pop())).collect())

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::NativeConfig;
 use super::blocks::{BlockPool, Prefix, PrefixTree};
+use super::callers::ByCaller;
 use super::compute::Compute;
 use super::job::{Job, Started};
 use super::lookup::Lookup;
@@ -58,6 +59,7 @@ struct State {
 struct Load {
     sequences: usize,
     replies: usize,
+    callers: ByCaller,
     /// Whether plain replies run on it.
     plain: bool,
     /// Sequences that were sent to it and have not arrived.
@@ -247,8 +249,9 @@ impl Scheduler {
         true
     }
 
-    /// Starts requests in order while all of their replies fit, and this thread has the least to do; a request alone always
-    /// fits. Those of searches leave room, so that a plain request need not wait for one of them to end.
+    /// Starts requests while all of their replies fit, and this thread has the least to do; a request alone always fits. Callers
+    /// take turns, and none of them may have everything. Requests of searches leave room, so that a plain request need not wait
+    /// for one of them to end.
     fn admit(&self, state: &mut State, index: usize, shard: &mut Shard, gone: &mut Vec<Arc<Variant>>) {
         for class in 0..state.waiting.len() {
             state.waiting[class].retain(|job| {
@@ -258,7 +261,8 @@ impl Scheduler {
                 }
                 wanted
             });
-            while let Some(job) = state.waiting[class].front() {
+            while let Some(next) = state.next(class, self.config.max_replies_of_one()) {
+                let job = &state.waiting[class][next];
                 let running: usize = state.threads.iter().map(|thread| thread.replies).sum();
                 let room = match job.origin.waits {
                     Waits::Plain => self.config.max_replies,
@@ -270,7 +274,7 @@ impl Scheduler {
                 if state.threads.iter().any(|thread| thread.replies < state.threads[index].replies) {
                     return;
                 }
-                let Some(job) = state.waiting[class].pop_front() else { return };
+                let Some(job) = state.waiting[class].remove(next) else { return };
                 gone.push(job.variant.clone());
                 if let Some(mut sequence) = self.begin(job, &mut state.tree) {
                     state.admitted += 1;
@@ -292,6 +296,7 @@ impl Scheduler {
     fn begin(&self, job: Job, tree: &mut PrefixTree) -> Option<Sequence> {
         let mut sequence = Sequence {
             plain: job.is_plain(),
+            caller: job.origin.caller,
             told: job.purpose == Purpose::Answer,
             root: job.variant.root.within(job.origin.namespace),
             variant: job.variant,
@@ -328,6 +333,19 @@ impl State {
         thread.sequences = shard.sequences.len();
         thread.replies = shard.replies();
         thread.plain = shard.sequences.iter().any(|sequence| sequence.plain);
+        thread.callers.clear();
+        shard.sequences.iter().for_each(|sequence| thread.callers.add(sequence.caller, sequence.places()));
+    }
+
+    /// Which of the waiting requests of a class begins next, where no caller may have more than `most` replies.
+    fn next(&self, class: usize, most: usize) -> Option<usize> {
+        let waiting = &self.waiting[class];
+        if waiting.is_empty() {
+            return None;
+        }
+        let mut running = ByCaller::default();
+        self.threads.iter().for_each(|thread| running.add_all(&thread.callers));
+        running.next(waiting.iter().map(|job| (job.origin.caller, job.places())), most)
     }
 
     /// Gives sequences to threads that have less to do. Returns whether something was given.
@@ -338,6 +356,7 @@ impl State {
             let other = &mut self.threads[to];
             other.sequences += 1;
             other.replies += sequence.replies.len();
+            other.callers.add(sequence.caller, sequence.places());
             other.plain |= sequence.plain;
             other.coming.push(sequence);
             self.note(index, shard);

@@ -13,7 +13,7 @@ use super::variant::Variant;
 use crate::engine::embedding::Pooling;
 use crate::engine::sampling::DrawnLogprobs;
 use crate::engine::writer::Writer;
-use crate::engine::{Chunk, EngineError};
+use crate::engine::{Chunk, EngineError, Namespace};
 
 /// Tokens with their keys and values: the prompt of siblings, and after it one reply.
 pub(super) struct Sequence {
@@ -21,6 +21,8 @@ pub(super) struct Sequence {
     pub(super) variant: Arc<Variant>,
     /// Where its prefixes begin in the tree: at the variant's root, in the caller's namespace.
     pub(super) root: Prefix,
+    /// The caller, among those that share the engine's places.
+    pub(super) caller: Namespace,
     /// Somebody waits for this reply itself: it does not wait for long steps of others.
     pub(super) plain: bool,
     /// Its chunks are told as they come.
@@ -122,6 +124,11 @@ impl RunningReply {
 }
 
 impl Sequence {
+    /// Replies that it computes; a prompt that is scored, pooled or read counts as one.
+    pub(super) fn places(&self) -> usize {
+        self.replies.len() + usize::from(self.scoring.is_some() || self.pooled.is_some() || self.reading.is_some())
+    }
+
     /// Proposes up to `room` tokens of a running reply; returns how many. They are checked in this step.
     pub(super) fn propose(&mut self, room: usize) -> usize {
         let (Some(lookup), [reply]) = (&mut self.lookup, self.replies.as_slice()) else { return 0 };

@@ -53,8 +53,7 @@ impl Shard {
 
     /// Replies that run or wait for their prompt, and texts that are scored, become vectors, or after which labels are read.
     pub(super) fn replies(&self) -> usize {
-        let other = |s: &Sequence| usize::from(s.scoring.is_some() || s.pooled.is_some() || s.reading.is_some());
-        self.sequences.iter().map(|s| s.replies.len() + other(s)).sum()
+        self.sequences.iter().map(Sequence::places).sum()
     }
 
     /// Blocks that a step of `most` positions may take.
@@ -140,6 +139,7 @@ impl Shard {
                     begun.push(Sequence {
                         variant: sequence.variant.clone(),
                         root: sequence.root,
+                        caller: sequence.caller,
                         plain: sequence.plain,
                         told: sequence.told,
                         born: sequence.born,

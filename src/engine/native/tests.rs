@@ -161,6 +161,7 @@ pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Seque
     sequence::Sequence {
         variant: engine.variant.clone(),
         root: engine.variant.root,
+        caller: Namespace::SHARED,
         plain: true,
         told: true,
         born: 0,
@@ -661,12 +662,28 @@ async fn searches_leave_room_for_plain_requests() {
 }
 
 #[tokio::test]
+async fn a_caller_leaves_room_for_others() {
+    let config = NativeConfig { max_replies: 8, ..two_threads() };
+    let engine = engine_with(&TinyModel { context: 1 << 16, ..TinyModel::default() }, config);
+    let of = |caller: u8| Origin { caller: Namespace::of([caller; 32]), ..Origin::default() };
+    let long = |caller, samples| Request { samples, origin: of(caller), ..greedy("hello", usize::MAX) };
+    let (first, second) = (engine.start(long(1, 3)).await.unwrap(), engine.start(long(1, 3)).await.unwrap());
+    let mut waiting = Box::pin(engine.start(long(1, 1)));
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+    let other = engine.start(long(2, 2)).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+    drop(second);
+    waiting.await.unwrap();
+    drop((first, other));
+}
+
+#[tokio::test]
 async fn namespaces_do_not_find_each_others_prefixes() {
     let engine = engine(two_threads());
     let text = "a prompt that is long enough to fill more than one block of keys and values of this engine";
     let of = |byte: Option<u8>| {
         let namespace = byte.map_or(Namespace::SHARED, |byte| Namespace::of([byte; 32]));
-        Request { origin: Origin { namespace, waits: Waits::Plain }, ..greedy(text, 3) }
+        Request { origin: Origin { namespace, ..Origin::default() }, ..greedy(text, 3) }
     };
     let mut texts = Vec::new();
     for namespace in [Some(1), Some(2), None] {
@@ -683,7 +700,7 @@ async fn namespaces_do_not_find_each_others_prefixes() {
     }
     assert!(texts.iter().all(|text| *text == texts[0]), "a namespace changes nothing of a reply");
     // Neither do scores and labels of one namespace leave anything to another.
-    let other = Origin { namespace: Namespace::of([3; 32]), waits: Waits::Plain };
+    let other = Origin { namespace: Namespace::of([3; 32]), ..Origin::default() };
     engine.score(Input::Text(text.into()), 0, other).await.unwrap();
     let last = run(&engine, of(Some(4))).await.remove(0);
     assert_eq!(last.cached_tokens, 0);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::text::Pieces;
 
-/// Such texts, with the end of the reply so far.
+/// A set of such texts, with the end of the reply so far.
 #[derive(Clone)]
 pub struct BadWords {
     shared: Arc<Shared>,
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    /// By trying each token, which tokens complete a text.
+    /// Finds the tokens that complete a text, by trying each of them.
     fn expected(pieces: &Pieces, said: &[u8], words: &[String]) -> BTreeSet<u32> {
         let completes = |id: &u32| {
             let text = [said, pieces.bytes(*id)].concat();

@@ -15,7 +15,7 @@ pub use format::Format;
 pub use reader::{Piece, Reader, read};
 pub use turns::{as_plain_turns, as_template_turns};
 
-use super::{Constraint, grammar as matching};
+use super::{Constraint, Namespace, grammar as matching};
 
 /// A function that a model may call.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,8 +101,8 @@ impl Offer {
     }
 
     /// What is wrong with `reply` as calls of these functions, each as one clause; nothing where it is a plain answer and
-    /// may be one.
-    pub async fn faults(&self, reply: &str) -> Vec<String> {
+    /// may be one. `namespace` is that of the caller.
+    pub async fn faults(&self, reply: &str, namespace: Namespace) -> Vec<String> {
         let (_, calls) = read(self, reply);
         let mut faults = Vec::new();
         if calls.is_empty() && self.choice != Choice::Auto {
@@ -118,7 +118,7 @@ impl Offer {
                 Some(tool) => {
                     let schema = Constraint::JsonSchema(tool.parameters.clone());
                     // Where it cannot be checked now, the engine's grammar is trusted.
-                    if matching::matches(&schema, arguments).await == Ok(false) {
+                    if matching::matches(&schema, namespace, arguments).await == Ok(false) {
                         faults.push(format!("give `{name}` arguments that match its schema"));
                     }
                 }

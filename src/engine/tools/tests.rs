@@ -130,14 +130,14 @@ async fn a_grammar_takes_what_its_family_says_and_nothing_that_is_broken() {
         let constrained = strict.constraint(None);
         let prose = reply.starts_with("Let me");
         assert_eq!(
-            matching::matches(&constrained, reply).await.unwrap_or(false),
+            matching::matches(&constrained, Namespace::SHARED, reply).await.unwrap_or(false),
             usual && !prose,
             "{format:?} {reply}\n{constrained:?}"
         );
         let constrained = auto.constraint(None);
         let broken = reply.starts_with("<tool_call>\n{\"name\": \"weather\", }") || reply.starts_with("{");
         assert_eq!(
-            matching::matches(&constrained, reply).await.unwrap_or(false),
+            matching::matches(&constrained, Namespace::SHARED, reply).await.unwrap_or(false),
             usual || (calls.is_empty() && !broken),
             "{format:?} {reply}\n{constrained:?}"
         );
@@ -169,10 +169,16 @@ async fn a_named_function_and_a_single_call_are_all_that_a_grammar_leaves() {
                 ("<TOOLCALL>[{\"name\": \"now\", \"arguments\": {}}]</TOOLCALL>", "<TOOLCALL>[]</TOOLCALL>")
             }
         };
-        assert!(matching::matches(&constraint, one).await.unwrap_or(false), "{name}: {one}\n{constraint:?}");
+        assert!(
+            matching::matches(&constraint, Namespace::SHARED, one).await.unwrap_or(false),
+            "{name}: {one}\n{constraint:?}"
+        );
         assert_eq!(read(&only, one).1, vec![call("now", json!({}))], "{name}");
         for other in [format!("{one}{two}"), one.replace("now", "weather"), "Hello".into()] {
-            assert!(!matching::matches(&constraint, &other).await.unwrap_or(false), "{name}: {other}\n{constraint:?}");
+            assert!(
+                !matching::matches(&constraint, Namespace::SHARED, &other).await.unwrap_or(false),
+                "{name}: {other}\n{constraint:?}"
+            );
         }
     }
 }
@@ -184,8 +190,11 @@ async fn an_answer_may_have_its_own_form_where_the_model_decides() {
         "additionalProperties": false}));
     for (name, format) in Format::NAMES {
         let constraint = offer(format, Choice::Auto).constraint(Some(&answer));
-        assert!(matching::matches(&constraint, "{\"a\":1}").await.unwrap_or(false), "{name}\n{constraint:?}");
-        assert!(!matching::matches(&constraint, "Hello").await.unwrap_or(false), "{name}");
+        assert!(
+            matching::matches(&constraint, Namespace::SHARED, "{\"a\":1}").await.unwrap_or(false),
+            "{name}\n{constraint:?}"
+        );
+        assert!(!matching::matches(&constraint, Namespace::SHARED, "Hello").await.unwrap_or(false), "{name}");
     }
 }
 
@@ -201,12 +210,12 @@ async fn faults_name_what_is_wrong_with_a_call() {
         (hermes("weather", "{}"), vec!["give `weather` arguments that match its schema"]),
         (hermes("wether", "{}"), vec!["call a function that exists, not `wether`"]),
     ] {
-        assert_eq!(auto.faults(&reply).await, expected, "{reply}");
+        assert_eq!(auto.faults(&reply, Namespace::SHARED).await, expected, "{reply}");
     }
     let required = offer(Format::Hermes, Choice::Required);
-    assert_eq!(required.faults("Hello.").await, ["call one of these functions: weather, now"]);
+    assert_eq!(required.faults("Hello.", Namespace::SHARED).await, ["call one of these functions: weather, now"]);
     let twice = hermes("now", "{}") + "\n" + &hermes("now", "{}");
-    assert_eq!(Offer { parallel: false, ..auto }.faults(&twice).await, ["call one function only"]);
+    assert_eq!(Offer { parallel: false, ..auto }.faults(&twice, Namespace::SHARED).await, ["call one function only"]);
 }
 
 #[test]

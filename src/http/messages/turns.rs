@@ -60,7 +60,7 @@ fn assistant(turns: &mut Vec<ChatMessage>, content: Blocks, at: &str) -> Result<
                 let thought = required(block.thinking, &at, "thinking")?;
                 last(turns, "assistant").reasoning_content.get_or_insert_default().push_str(&thought);
             }
-            // Nobody but who wrote it can read it.
+            // It is encrypted for the server that wrote it.
             "redacted_thinking" => {}
             "tool_use" => {
                 let id = required(block.id, &at, "id")?;

@@ -141,7 +141,7 @@ impl Opening {
 }
 
 /// The routes that are answered at the door.
-pub(super) const HEALTH_ROUTES: [&str; 2] = ["/healthz", "/readyz"];
+pub(in crate::http) const HEALTH_ROUTES: [&str; 2] = ["/healthz", "/readyz"];
 
 fn asks_for(first: &[u8], route: &str) -> bool {
     ["GET ", "HEAD "].iter().any(|method| {

@@ -1,4 +1,4 @@
-//! The deadline for the body of a request, on every route.
+//! The body of a request on every route: its deadline, and what follows where nobody reads it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, SizeHint};
@@ -16,16 +17,34 @@ use tokio::time::{Sleep, sleep};
 use crate::http::error::ApiError;
 use crate::telemetry::metrics::{self, TimedOut};
 
-/// Answers 408 if the body does not arrive in time.
+/// Answers 408 if the body does not arrive in time. A response to a request whose body was not read is the last one of its
+/// connection and says so: the connection is closed then, and a client that sent another request on it would get no answer.
 pub(in crate::http) async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     if HttpBody::is_end_stream(request.body()) {
         return next.run(request).await;
     }
-    let late = Arc::new(AtomicBool::new(false));
-    let timed = |body| Body::new(Timed { body, limit, left: None, late: Arc::clone(&late) });
-    let response = next.run(request.map(timed)).await;
-    // The route knows only that it could not read the body.
-    if late.load(Ordering::Acquire) { ApiError::BodyTooSlow(limit).into_response() } else { response }
+    let version = request.version();
+    let seen = Arc::new(Seen::default());
+    let timed = |body| Body::new(Timed { body, limit, left: None, seen: Arc::clone(&seen) });
+    let mut response = next.run(request.map(timed)).await;
+    if seen.late.load(Ordering::Acquire) {
+        // The route knows only that it could not read the body.
+        response = ApiError::BodyTooSlow(limit).into_response();
+    }
+    // HTTP/2 ends the stream alone.
+    if !seen.whole.load(Ordering::Acquire) && version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// What became of a body.
+#[derive(Default)]
+struct Seen {
+    /// It did not arrive in time.
+    late: AtomicBool,
+    /// It was read to its end.
+    whole: AtomicBool,
 }
 
 /// A body whose time runs from the moment when its route begins to read it.
@@ -33,7 +52,7 @@ struct Timed {
     body: Body,
     limit: Duration,
     left: Option<Pin<Box<Sleep>>>,
-    late: Arc<AtomicBool>,
+    seen: Arc<Seen>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +66,14 @@ impl HttpBody for Timed {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let next = Pin::new(&mut self.body).poll_frame(cx);
         if next.is_ready() {
+            let ended = matches!(next, Poll::Ready(None)) || HttpBody::is_end_stream(&self.body);
+            self.seen.whole.fetch_or(ended, Ordering::Release);
             return next;
         }
         let limit = self.limit;
         let left = self.left.get_or_insert_with(|| Box::pin(sleep(limit)));
         std::task::ready!(left.as_mut().poll(cx));
-        self.late.store(true, Ordering::Release);
+        self.seen.late.store(true, Ordering::Release);
         metrics::timed_out(TimedOut::Body);
         Poll::Ready(Some(Err(axum::Error::new(Late))))
     }

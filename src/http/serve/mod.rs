@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::accept::Front;
+pub(super) use self::accept::HEALTH_ROUTES;
 use self::connection::Terms;
 use self::door::{Door, listen};
 use self::limits::Limits;

@@ -106,7 +106,7 @@ pub struct IncompleteDetails {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OutputItem {
-    /// What the model thought before it answered, where the two can be told apart.
+    /// What the model thought before it answered, where the two can be separated.
     Reasoning {
         /// An id that begins with `rs_`.
         id: String,

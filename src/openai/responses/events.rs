@@ -56,7 +56,7 @@ pub enum ResponsesEvent {
         /// The part, still empty.
         part: OutputPart,
     },
-    /// The reasoning goes on.
+    /// The reasoning continues.
     #[serde(rename = "response.reasoning_text.delta")]
     ReasoningDelta {
         /// The item's id.
@@ -80,7 +80,7 @@ pub enum ResponsesEvent {
         /// The whole text.
         text: String,
     },
-    /// The text goes on.
+    /// The text continues.
     #[serde(rename = "response.output_text.delta")]
     TextDelta {
         /// The item's id.
@@ -159,7 +159,7 @@ pub enum ResponsesEvent {
     /// The response was cut off by a limit of tokens.
     #[serde(rename = "response.incomplete")]
     Incomplete {
-        /// The response as far as it goes.
+        /// The response as far as it was written.
         response: Box<ResponsesAnswer>,
     },
     /// The response failed.

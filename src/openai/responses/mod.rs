@@ -66,7 +66,7 @@ pub struct ResponsesRequest {
     #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 0)]
     pub search_budget: Option<i64>,
-    /// How the search goes about it; alone, it turns the search on with the server's default budget.
+    /// How the search works; alone, it turns the search on with the server's default budget.
     pub search: Option<SearchOptions>,
     /// How tokens are drawn; `n` can only be 1.
     // Read on its own, as a chat's are.

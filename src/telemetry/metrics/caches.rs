@@ -1,8 +1,15 @@
-//! How much the caches of prefixes hold, model by model.
+//! How much caches hold: of prefixes model by model, and of finished searches.
 
 use std::fmt::Write;
 
+use metrics::gauge;
+
 use crate::engine::generation::{Pinned, Role};
+
+/// Finished searches take so many bytes.
+pub fn kept_searches(bytes: usize) {
+    gauge!("spar_kept_search_bytes").set(bytes as f64);
+}
 
 /// Renders the live models' caches as Prometheus text: bytes that are kept for later prompts, and how many may be. A cache that both
 /// roles share is one. The text is made from the live models, so that earlier models leave no series.

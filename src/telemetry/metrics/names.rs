@@ -50,6 +50,7 @@ pub(super) const GAUGES: &[(&str, &str)] = &[
         "spar_grammar_bytes",
         "Bytes of compiled grammars by what holds them: running replies, or the cache for later requests",
     ),
+    ("spar_kept_search_bytes", "Bytes of finished searches that are kept for GET /v1/searches/{id}"),
     ("spar_judge_state", "1 for what the judge's trial at the start found: able, indifferent or unreadable"),
     ("spar_build_info", "The running build"),
 ];

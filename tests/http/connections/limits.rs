@@ -42,6 +42,25 @@ async fn beyond_the_limit_only_health_is_answered() {
     super::super::harness::within_seconds(5, served).await;
 }
 
+#[tokio::test]
+async fn a_response_to_a_body_that_was_not_read_says_that_its_connection_ends() {
+    let server = Server::start(improving(), &["--max-body", "3000"]).await;
+    let hello = says("hello").to_string();
+    let long = "x".repeat(4_000);
+    for (path, body, status, ends) in [
+        ("/v1/chat/completions", &hello, "200", false),
+        ("/v1/chat/completions", &long, "413", true),
+        ("/no/such/route", &hello, "404", true),
+        ("/admin/generations", &hello, "403", true),
+    ] {
+        let mut stream = dial(&server).await;
+        stream.write_all(post(path, "", body).as_bytes()).await.unwrap();
+        let response = super::response(&mut stream).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {response}");
+        assert_eq!(response.contains("connection: close"), ends, "{path}: {response}");
+    }
+}
+
 #[test]
 fn a_small_limit_of_open_files_is_respected() {
     for (limit, room) in [(64, 16), (128, 32)] {

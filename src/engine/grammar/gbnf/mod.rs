@@ -162,8 +162,8 @@ fn class(negated: bool, ranges: &[(char, char)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Constraint;
     use crate::engine::grammar::matches;
+    use crate::engine::{Constraint, Namespace};
 
     /// The grammar of JSON that llama.cpp's documentation describes, in our words.
     const JSON: &str = r#"
@@ -181,7 +181,7 @@ mod tests {
     async fn check(grammar: &str, matched: &[&str], others: &[&str]) {
         let constraint = Constraint::Lark(to_lark(grammar).unwrap());
         for (text, expected) in matched.iter().map(|text| (text, true)).chain(others.iter().map(|text| (text, false))) {
-            assert_eq!(matches(&constraint, text).await, Ok(expected), "{text:?} of {grammar}");
+            assert_eq!(matches(&constraint, Namespace::SHARED, text).await, Ok(expected), "{text:?} of {grammar}");
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) enum Node {
     Text(String),
     /// One character of these ranges, or one that is in none of them.
     Class(bool, Vec<(char, char)>),
-    /// Any character.
+    /// Any single character.
     Any,
     Rule(usize),
     Sequence(Vec<Node>),
@@ -44,7 +44,7 @@ impl Times {
 }
 
 impl fmt::Display for Times {
-    /// As Lark writes it.
+    /// Writes the repetition in Lark's syntax.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.least, self.most) {
             (0, None) => f.write_str("*"),

@@ -141,6 +141,8 @@ fn is_empty(node: &Node) -> bool {
     match node {
         Node::Text(text) => text.is_empty(),
         Node::Sequence(parts) => parts.iter().all(is_empty),
+        // Lark has no repetition of zero times.
+        Node::Repeat(_, times) => times.is_never(),
         _ => false,
     }
 }
@@ -191,6 +193,7 @@ mod tests {
             .await;
         check("root ::= \"a\" |\n   \"b\"\n  \"c\"\nother ::= root", &["a", "bc"], &["b", "abc"]).await;
         check("root::=a-1 | a_2\na-1::=\"x\" a_2\na_2 ::= \"\" | \"y\"", &["x", "xy", "y", ""], &["yy", "xx"]).await;
+        check(r#"root ::= "a"{0} "b"{0,0} "c""#, &["c"], &["ac", "bc", ""]).await;
         check("root ::= [^a-z] .", &["A\n", "é🦀"], &["aa", "A"]).await;
         check(r#"root ::= "\x41\u00e9\U0001F980\n\t\\\"/""#, &["Aé🦀\n\t\\\"/"], &["A"]).await;
         // Where one text ends depends on what follows: what is not recursive is exact.

@@ -36,6 +36,13 @@ pub(super) struct Times {
     most: Option<usize>,
 }
 
+impl Times {
+    /// Whether what is repeated never occurs.
+    pub(super) fn is_never(self) -> bool {
+        self.most == Some(0)
+    }
+}
+
 impl fmt::Display for Times {
     /// Writes the repetition in Lark's syntax.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

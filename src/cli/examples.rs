@@ -18,7 +18,7 @@ Examples:
 pub(super) const VERIFY: &str = "\
 Examples:
   spar verify --prompts p.jsonl --responses r.jsonl         print the scores as a table
-  spar verify --prompts p.jsonl --responses r.jsonl --json  print every verdict
+  spar verify --prompts p.jsonl --responses r.jsonl --json   print every verdict
   spar verify --help                                        say which fields the files have";
 
 /// Examples of `spar checks`.

@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_page_names_no_other_server_and_has_no_script_of_its_own() {
-        let addresses = regex::Regex::new(r#"(?:src|href)="[^"]*//|@import|url\(|import\(?\s*["']https?:"#).unwrap();
+        let addresses = regex::Regex::new(r#"(?:src|href)="[^"]*//|@import|\burl\(|import\(?\s*["']https?:"#).unwrap();
         for file in FILES.iter() {
             assert_eq!(addresses.find(file.text).map(|found| found.as_str()), None, "{}", file.name);
             assert!(!file.text.contains("innerHTML"), "{}: texts of a model must not become markup", file.name);

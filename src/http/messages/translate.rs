@@ -189,7 +189,7 @@ mod tests {
             (
                 json!({"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}),
                 json!({"response_format": {"type": "json_schema",
-                    "json_schema": {"name": null, "schema": {"type": "object"}, "strict": null}}}),
+                    "json_schema": {"name": null, "schema": {"type": "object"}, "strict": null}, "schema": null}}),
             ),
             (
                 json!({"tools": [{"name": "a", "description": "d", "input_schema": {"type": "object"}}],

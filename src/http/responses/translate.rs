@@ -225,12 +225,12 @@ mod tests {
             (json!({"top_logprobs": 2}), json!({"logprobs": true, "top_logprobs": 2})),
             (
                 json!({"text": {"format": {"type": "json_object"}}}),
-                json!({"response_format": {"type": "json_object", "json_schema": null}}),
+                json!({"response_format": {"type": "json_object", "json_schema": null, "schema": null}}),
             ),
             (
                 json!({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}, "strict": true}}}),
                 json!({"response_format": {"type": "json_schema",
-                    "json_schema": {"name": "a", "schema": {"type": "object"}, "strict": true}}}),
+                    "json_schema": {"name": "a", "schema": {"type": "object"}, "strict": true}, "schema": null}}),
             ),
             (json!({"metadata": {"search_budget": "3", "a": "b"}}), json!({"search_budget": 3})),
             (

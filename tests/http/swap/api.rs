@@ -55,7 +55,7 @@ async fn whole_weights_take_over_and_go_back() {
     assert_eq!(version["generation"]["actor"], "g-3");
     let metrics = world.server.metrics().await;
     for line in [
-        "spar_generation_info{role=\"actor\",generation=\"g-3\"} 1",
+        "spar_generation_info{model=\"fake\",role=\"actor\",generation=\"g-3\"} 1",
         "spar_swaps_total{role=\"actor\",result=\"live\"}",
         "spar_swap_duration_seconds_count{role=\"actor\",result=\"live\"}",
         "spar_http_requests_total{route=\"/admin/generations\",status=\"200\"}",

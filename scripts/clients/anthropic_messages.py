@@ -14,11 +14,13 @@ client = Anthropic(base_url=server(), api_key="none", max_retries=0)
 # Its answers name the model; an absent one is the served model.
 model = client.messages.create(max_tokens=1, messages=WHERE, model=None).model
 tool = {"name": "weather", "description": "Tells the weather.", "input_schema": WEATHER}
+# The package has no parameter for the temperature any more.
+COOL = {"extra_body": {"temperature": 0}}
 required = {"type": "any", "disable_parallel_tool_use": True}
 
 
 def whole():
-    answer = client.messages.create(model=model, max_tokens=32, system="Be brief.", messages=QUESTION, temperature=0.5)
+    answer = client.messages.create(model=model, max_tokens=32, system="Be brief.", messages=QUESTION, **COOL)
     assert answer.type == "message" and answer.role == "assistant", answer
     assert answer.stop_reason in ("end_turn", "max_tokens") and answer.content[0].text
     assert answer.usage.output_tokens > 0
@@ -52,7 +54,7 @@ def streamed():
 
 
 def called():
-    answer = client.messages.create(model=model, max_tokens=200, messages=WHERE, tools=[tool], tool_choice=required)
+    answer = client.messages.create(model=model, max_tokens=200, messages=WHERE, tools=[tool], tool_choice=required, **COOL)
     call = next(block for block in answer.content if block.type == "tool_use")
     assert answer.stop_reason == "tool_use" and call.name == "weather" and call.input["city"] in CITIES, answer
     result = {"type": "tool_result", "tool_use_id": call.id, "content": "Sunny."}
@@ -63,7 +65,12 @@ def called():
 
 def called_in_a_stream():
     with client.messages.stream(
-        model=model, max_tokens=200, messages=WHERE, tools=[tool], tool_choice={"type": "tool", "name": "weather"}
+        model=model,
+        max_tokens=200,
+        messages=WHERE,
+        tools=[tool],
+        tool_choice={"type": "tool", "name": "weather", "disable_parallel_tool_use": True},
+        **COOL,
     ) as stream:
         answer = stream.get_final_message()
     call = next(block for block in answer.content if block.type == "tool_use")
@@ -72,7 +79,7 @@ def called_in_a_stream():
 
 
 def stopped():
-    answer = client.messages.create(model=model, max_tokens=64, messages=QUESTION, stop_sequences=[" "], temperature=0)
+    answer = client.messages.create(model=model, max_tokens=64, messages=QUESTION, stop_sequences=[" "], **COOL)
     assert answer.stop_reason == "stop_sequence" and answer.stop_sequence == " ", answer
     return answer.content
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import instructor
 from openai import OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from suite import CITIES, WHERE, attempt, server
 
@@ -20,13 +20,18 @@ model = openai.models.list().data[0].id
 class Place(BaseModel):
     """A place and its weather."""
 
+    # Without this a schema allows more fields, and the embedded model adds them until its tokens are used up.
+    model_config = ConfigDict(extra="forbid")
+
     city: Literal["Rome", "Oslo"]
     sunny: bool
 
 
-def typed(mode):
+def typed(mode, **more):
     client = instructor.from_openai(openai, mode=mode)
-    place = client.chat.completions.create(model=model, messages=WHERE, response_model=Place, max_tokens=200, max_retries=0)
+    place = client.chat.completions.create(
+        model=model, messages=WHERE, response_model=Place, max_tokens=300, max_retries=0, temperature=0, **more
+    )
     assert place.city in CITIES
     return place
 
@@ -36,7 +41,7 @@ def by_schema():
 
 
 def by_function():
-    return typed(instructor.Mode.TOOLS)
+    return typed(instructor.Mode.TOOLS, parallel_tool_calls=False)
 
 
 if __name__ == "__main__":

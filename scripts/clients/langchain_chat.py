@@ -10,7 +10,7 @@ import urllib.request
 from typing import Literal
 
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from suite import CITIES, QUESTION, WHERE, attempt, server
 
@@ -21,12 +21,15 @@ with urllib.request.urlopen(f"{server()}/v1/models") as response:
 class Place(BaseModel):
     """A place and its weather."""
 
+    # Without this a schema allows more fields, and the embedded model adds them until its tokens are used up.
+    model_config = ConfigDict(extra="forbid")
+
     city: Literal["Rome", "Oslo"]
     sunny: bool
 
 
 def chat(**more):
-    return ChatOpenAI(model=model, base_url=f"{server()}/v1", api_key="none", max_retries=0, max_tokens=60, **more)
+    return ChatOpenAI(model=model, base_url=f"{server()}/v1", api_key="none", max_retries=0, max_tokens=300, temperature=0, **more)
 
 
 question, where = QUESTION[0]["content"], WHERE[0]["content"]
@@ -49,7 +52,7 @@ def searched():
 
 
 def called():
-    bound = chat().bind_tools([Place], tool_choice="any")
+    bound = chat().bind_tools([Place], tool_choice="any", parallel_tool_calls=False)
     call = bound.invoke(where).tool_calls[0]
     assert call["name"] == "Place" and call["args"]["city"] in CITIES, call
     return call

@@ -78,7 +78,8 @@ test("the tree is drawn node by node while the search runs, and the draft comes 
     assert.equal(sizes[0], 1, `begins with the draft: ${steps}`);
     assert.deepEqual(sizes, [...sizes].sort((a, b) => a - b), "only grows");
     assert.equal(sizes.at(-1), 6, "the draft and five nodes");
-    assert.ok(new Set(sizes).size >= 4, `in steps: ${steps}`);
+    // Siblings are refined together, so several may appear at once.
+    assert.ok(new Set(sizes).size >= 3, `in steps: ${steps}`);
     await picture(page, "tree-of-tries", { fullPage: true });
   }));
 

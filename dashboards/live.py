@@ -142,6 +142,14 @@ class Prometheus:
         return [float(series["value"][1]) for series in found if series["value"][1] != "NaN"]
 
 
+def until_scraped_twice(prometheus):
+    deadline = time.monotonic() + START
+    while not any(count >= 2 for count in prometheus.values("count_over_time(up[1m])")):
+        if time.monotonic() > deadline:
+            sys.exit(f"Prometheus did not scrape the server twice within {START} s")
+        time.sleep(0.2)
+
+
 def filled_in(expr):
     """A query as Grafana would send it, with all instances chosen."""
     return re.sub(r"\$__(rate_interval|range)", "1m", expr).replace("$instance", ".*").replace("$model", ".*")
@@ -211,8 +219,8 @@ def main():
                 processes.append(subprocess.Popen([str(word) for word in command], env=environment, stdout=subprocess.DEVNULL))
             until_it_answers(f"http://127.0.0.1:{port}/readyz", processes[0], "the server")
             until_it_answers(f"http://127.0.0.1:{metrics}/-/ready", processes[1], "Prometheus")
-            # Two scrapes before the load, so that every counter is seen at zero.
-            time.sleep(2.5)
+            # Two scrapes before the load, so that every counter is seen at zero. Prometheus takes seconds to find its targets.
+            until_scraped_twice(Prometheus(f"http://127.0.0.1:{metrics}"))
             load = Load(f"http://127.0.0.1:{port}")
             # A series that first appears with its first event has a rate from its second one on.
             load.run(0)

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use super::messages::envelope::covers;
 use super::serve::HEALTH_ROUTES;
 use crate::anthropic::MessagesPrompt;
-use crate::openai::DrawingFields;
+use crate::openai::{DrawingFields, GuidedFields};
 
 /// Title, tags and licence; paths come from the routes themselves.
 #[derive(OpenApi)]
@@ -27,7 +27,7 @@ use crate::openai::DrawingFields;
                        with 404 and `route_not_found`."
     ),
     // Parts of several bodies, of which they are read on their own.
-    components(schemas(DrawingFields, MessagesPrompt)),
+    components(schemas(DrawingFields, GuidedFields, MessagesPrompt)),
     tags(
         (name = "completions", description = "Answers, plain and searched"),
         (name = "search", description = "What searches did"),
@@ -377,6 +377,15 @@ mod tests {
             ApiError::Upstream(text()),
             ApiError::Failed(text()),
         ]
+    }
+
+    #[test]
+    fn every_reference_of_the_document_leads_somewhere() {
+        let text = document();
+        let document: Value = serde_json::from_str(&text).unwrap();
+        for reference in text.split("\"$ref\": \"#").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+            assert!(document.pointer(reference).is_some(), "{reference}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! A fork-join thread pool. Idle workers spin for a moment before they park, since waking a thread takes as long as a small
-//! product. Where other processes keep the cores busy, work is done by the caller alone: see [`Pace`].
+//! product. Where other processes keep the cores busy, work is done by the caller alone; `Pace` decides when.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -25,7 +25,7 @@ struct Promised {
 ///
 /// # Errors
 /// Names the file, and the tensor or field.
-pub(crate) fn check(dir: &Path) -> Result<(), ModelError> {
+pub fn check(dir: &Path) -> Result<(), ModelError> {
     let config = ModelConfig::open(dir)?;
     if gguf::is_named(dir) {
         return Weights::open(dir)?.check(&config);

@@ -6,7 +6,7 @@ pub mod digest;
 mod error;
 pub(crate) mod files;
 pub mod gguf;
-pub(crate) mod headers;
+pub mod headers;
 mod low_rank;
 pub mod roots;
 mod spread;

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use super::messages::envelope::covers;
 use super::serve::HEALTH_ROUTES;
 use crate::anthropic::MessagesPrompt;
-use crate::openai::{DrawingFields, GuidedFields};
+use crate::openai::{DrawingFields, FineFields, GuidedFields};
 
 /// Title, tags and licence; paths come from the routes themselves.
 #[derive(OpenApi)]
@@ -27,7 +27,7 @@ use crate::openai::{DrawingFields, GuidedFields};
                        with 404 and `route_not_found`."
     ),
     // Parts of several bodies, of which they are read on their own.
-    components(schemas(DrawingFields, GuidedFields, MessagesPrompt)),
+    components(schemas(DrawingFields, FineFields, GuidedFields, MessagesPrompt)),
     tags(
         (name = "completions", description = "Answers, plain and searched"),
         (name = "search", description = "What searches did"),

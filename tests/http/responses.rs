@@ -218,8 +218,11 @@ async fn structured_text_is_constrained_as_in_a_chat() {
     let server = Server::native(&[], None).await;
     let schema = json!({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": false});
     let format = json!({"type": "json_schema", "name": "a", "schema": schema, "strict": true});
-    let answer =
-        respond(&server, json!({"text": {"format": format}, "max_output_tokens": 40, "top_logprobs": 2})).await;
+    let answer = respond(
+        &server,
+        json!({"text": {"format": format}, "max_output_tokens": 400, "temperature": 0, "top_logprobs": 2}),
+    )
+    .await;
     let part = &answer["output"][0]["content"][0];
     let value: Value = serde_json::from_str(part["text"].as_str().unwrap()).unwrap();
     assert!(value["a"] == 1 || value["a"] == 2, "{answer}");

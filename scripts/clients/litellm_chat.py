@@ -42,7 +42,7 @@ def searched():
 
 
 def called():
-    answer = litellm.completion(messages=WHERE, tools=[tool], tool_choice="required", max_tokens=200, **where)
+    answer = litellm.completion(messages=WHERE, tools=[tool], tool_choice="required", max_tokens=300, temperature=0, parallel_tool_calls=False, **where)
     call = answer.choices[0].message.tool_calls[0].function
     assert call.name == "weather" and json.loads(call.arguments)["city"] in CITIES, answer
     return call.arguments

@@ -164,14 +164,14 @@ pub struct TemplateOptions {
     pub tools: Vec<Value>,
     /// OpenAI's fields on how they may be used, `tool_choice` and `parallel_tool_calls`, for an upstream: templates have none.
     pub tool_fields: Map<String, Value>,
-    /// Where the prompt ends.
+    /// The place where the prompt ends.
     pub ending: Ending,
 }
 
-/// Where the prompt of a chat ends.
+/// The place where the prompt of a chat ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ending {
-    /// Where the assistant begins to speak.
+    /// The prompt ends where the assistant begins to speak.
     #[default]
     BeforeReply,
     /// The position after the last turn.

@@ -93,10 +93,10 @@ pub struct MessagesTool {
     #[serde(rename = "type")]
     #[schema(pattern = "^custom$")]
     pub kind: Option<String>,
-    /// Its name: 1 to 64 letters, digits, underscores, dots and dashes.
+    /// The function's name has 1 to 64 letters, digits, underscores, dots and dashes.
     #[serde(default)]
     pub name: String,
-    /// What it does, for the model.
+    /// The description says to the model what the function does.
     pub description: Option<String>,
     /// JSON schema of its input, which is an object.
     #[serde(default, deserialize_with = "maybe_small_value")]

@@ -21,9 +21,9 @@ pub struct ToolSpec {
 /// What a function is called, what it does, and what it takes.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct FunctionSpec {
-    /// Its name: 1 to 64 letters, digits, underscores, dots and dashes.
+    /// The function's name has 1 to 64 letters, digits, underscores, dots and dashes.
     pub name: String,
-    /// What it does, for the model.
+    /// The description says to the model what the function does.
     pub description: Option<String>,
     /// JSON schema of its arguments, which are an object; absent: it takes none.
     #[serde(default, deserialize_with = "small_value::maybe_small_value")]

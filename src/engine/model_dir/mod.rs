@@ -166,7 +166,7 @@ impl ModelDir {
     /// that may fit is tokenized.
     ///
     /// # Errors
-    /// As [`ModelDir::encode`].
+    /// The errors of [`ModelDir::encode`].
     pub fn encode_end(&self, input: &Input, tail: Option<usize>) -> Result<Vec<u32>, EngineError> {
         let Some(tail) = tail else { return self.encode(input) };
         let end = |text: &str| match self.most_bytes() {

@@ -24,7 +24,7 @@ pub(super) struct Job {
     pub(super) replies: Vec<Writer>,
     /// Where the prompt is scored, without replies.
     pub(super) scoring: Option<Scoring>,
-    /// Where the prompt becomes a vector; such a job has no replies.
+    /// Set where the prompt becomes a vector; such a job has no replies.
     pub(super) pooled: Option<Pooled>,
     /// What reads labels after the prompt; such a job has no replies.
     pub(super) reading: Option<Reading>,

@@ -425,7 +425,7 @@ impl Engine for NativeEngine {
 enum Work {
     /// It is replied to.
     Replies(Vec<Writer>),
-    /// Its tokens are scored.
+    /// The prompt's tokens are scored.
     Scored(Scoring),
     /// It becomes a vector.
     Pooled(Pooled),

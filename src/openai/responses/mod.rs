@@ -122,10 +122,10 @@ pub struct ResponsesTool {
     #[serde(rename = "type")]
     #[schema(pattern = "^function$")]
     pub kind: String,
-    /// Its name: 1 to 64 letters, digits, underscores, dots and dashes.
+    /// The function's name has 1 to 64 letters, digits, underscores, dots and dashes.
     #[serde(default)]
     pub name: String,
-    /// What it does, for the model.
+    /// The description says to the model what the function does.
     pub description: Option<String>,
     /// JSON schema of its arguments, which are an object; absent: it takes none.
     #[serde(default, deserialize_with = "small_value::maybe_small_value")]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigError, duration, require};
+use super::error::{ConfigError, require};
+use super::units::duration;
 
 /// How connections are limited, timed and secured.
 #[derive(Args, Clone, Debug)]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, bytes, require};
+use super::error::{ConfigError, require};
+use super::units::bytes;
 use crate::chat::{RESERVED, TemplateKwargs};
 use crate::engine::grammar::memory::DEFAULT_BYTES;
 use crate::engine::native::NativeConfig;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::connections::{ConnectionArgs, origin};
-use super::{ConfigError, bytes, duration, host, require};
+use super::error::{ConfigError, require};
+use super::units::{bytes, duration, host};
 
 /// How requests are taken and answered.
 #[derive(Args, Clone, Debug)]

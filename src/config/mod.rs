@@ -2,6 +2,7 @@
 
 mod connections;
 mod engine;
+mod error;
 mod http;
 mod keys;
 mod search;
@@ -19,13 +20,14 @@ pub use self::engine::{
     EngineArgs, EngineKind, GenerationBy, GrammarArgs, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs,
     UpstreamArgs,
 };
+pub use self::error::ConfigError;
+use self::error::require;
 pub use self::http::{Capacity, HttpArgs, LogFormat};
 pub use self::keys::{ApiKey, ApiKeys, KeyLimits, Secrets, digest, read_keys, unique};
 use self::keys::{admin_key, api_keys};
 pub use self::search::SearchArgs;
 pub use self::swap::SwapArgs;
 pub use self::traffic::TrafficArgs;
-use self::units::{bytes, duration, host};
 
 /// All settings as they are given on the command line and in the environment.
 #[derive(Args, Clone, Debug)]
@@ -66,11 +68,6 @@ pub struct Settings {
     pub admin_key: Option<SecretString>,
 }
 
-/// Settings that cannot be used, or that do not agree.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
-
 impl Settings {
     /// Checks `args` and takes the keys from `secrets` and the files that `args` name.
     ///
@@ -82,8 +79,8 @@ impl Settings {
         http.check()?;
         search.check()?;
         swap.check()?;
-        let api_keys = api_keys(&http, secrets.api_keys)?;
-        let admin_key = admin_key(&swap, secrets.admin_key)?;
+        let api_keys = api_keys(http.api_keys_file.as_deref(), secrets.api_keys)?;
+        let admin_key = admin_key(swap.admin_key_file.as_deref(), secrets.admin_key)?;
         let has_admin = admin_key.is_some() || api_keys.has_admin();
         require(has_admin || swap.weights_roots.is_empty(), || {
             "--weights-root needs an admin key: set SPAR_ADMIN_KEY or --admin-key-file, or give a key in --api-keys-file \
@@ -103,10 +100,6 @@ impl Settings {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.http.host, self.http.port)
     }
-}
-
-fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
-    if holds { Ok(()) } else { Err(ConfigError(message())) }
 }
 
 #[cfg(test)]

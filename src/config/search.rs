@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigError, duration, require};
+use super::error::{ConfigError, require};
+use super::units::duration;
 use crate::openai::ChecksMode;
 use crate::search::{Judging, SearchConfig, Strategy};
 

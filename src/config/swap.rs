@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigError, bytes, duration, require};
+use super::error::{ConfigError, require};
+use super::units::{bytes, duration};
 
 /// How weights are swapped while the server runs. It needs the admin key.
 #[derive(Args, Clone, Debug)]

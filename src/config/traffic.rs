@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigError, bytes, duration, require};
+use super::error::{ConfigError, require};
+use super::units::{bytes, duration};
 
 /// Which searches are kept as training data: none, unless a directory is named.
 #[derive(Args, Clone, Debug)]

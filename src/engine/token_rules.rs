@@ -4,7 +4,7 @@ mod bad_words;
 
 use std::sync::Arc;
 
-use super::text::Pieces;
+use super::pieces::Pieces;
 pub(super) use bad_words::BadWords;
 
 /// What a request asks of single tokens. The default asks for nothing.

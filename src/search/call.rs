@@ -6,9 +6,10 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::budget::{Permit, Spent};
+use super::config::{Mode, SearchConfig};
 use super::loops::LoopWatch;
 use super::session::Session;
-use super::{Mode, Models, SearchConfig, Task};
+use super::task::{Models, Task};
 use crate::engine::reasoning::Reasoning;
 use crate::engine::{
     Engine, EngineError, FinishReason, LabelRequest, LabelScores, PromptTokens, Reply, Request, TokenLogprobs,

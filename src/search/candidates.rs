@@ -8,7 +8,7 @@ use super::budget::Spent;
 use super::call::{Draw, Halt, Search};
 use super::expand::Candidates;
 use super::growth::Growth;
-use super::judge::Judgement;
+use super::judgement::Judgement;
 use super::{Mode, NodeId, Progress, Strategy};
 
 /// The parent of new candidates, the seed of their draws, and the number of earlier draws.

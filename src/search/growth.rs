@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::budget::Spent;
 use super::call::Halt;
 use super::expand::{Candidate, Candidates};
-use super::judge::Judgement;
+use super::judgement::Judgement;
 use super::tree::{Node, NodeId, ROOT, Tree, Votes};
 use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 

@@ -18,23 +18,19 @@ mod config;
 mod expand;
 mod growth;
 mod judge;
+mod judgement;
 mod loops;
 mod outcome;
 mod score;
 mod session;
 mod strategy;
+mod task;
 mod tree;
 mod votes;
 
-use std::sync::Arc;
-
 use tokio::time::timeout_at;
 
-use crate::chat::{Message, TemplateOptions};
-use crate::engine::tools::Offer;
-use crate::engine::{Completion, Constraint, Engine, EngineError, Namespace, Sampling};
-use crate::prompts::Templates;
-use crate::verify::Check;
+use crate::engine::{Completion, EngineError};
 
 pub use budget::ByPurpose;
 use budget::Spent;
@@ -43,66 +39,13 @@ use candidates::Place;
 pub use config::{Judge, Judging, Mode, SearchConfig, Strategy};
 use expand::Refined;
 use growth::{Growth, Origin};
-pub use judge::Judgement;
+pub use judgement::Judgement;
 pub use outcome::{Outcome, Progress, StopReason};
 pub use score::{critique_request, room_for_critique};
 use session::Session;
 use strategy::Step;
+pub use task::{Models, Task};
 pub use tree::{Node, NodeId, ROOT, Tree, Votes};
-
-/// The question that a search answers, with its limits and rules.
-#[derive(Clone, Debug)]
-pub struct Task {
-    /// The conversation, ending in a user turn.
-    pub messages: Vec<Message>,
-    /// Variables of the draft's chat template.
-    pub template: TemplateOptions,
-    /// How the draft is sampled. The seed determines the whole search.
-    pub sampling: Sampling,
-    /// Maximum number of tokens of one draft.
-    pub max_tokens: Option<usize>,
-    /// Strings that end a draft.
-    pub stop: Vec<String>,
-    /// Number of alternatives per token whose logprobs are returned.
-    pub logprobs: Option<usize>,
-    /// A constraint that drafts and refined responses must match.
-    pub constraint: Option<Constraint>,
-    /// Rules that a response must follow, found in the conversation or given by name.
-    pub checks: Vec<Check>,
-    /// Functions that a response may call.
-    pub offer: Option<Arc<Offer>>,
-    /// The namespace of the grammars that check what an engine does not follow itself.
-    pub namespace: Namespace,
-}
-
-impl Task {
-    /// A task that answers `messages` from the model's plain distribution, without limits or rules.
-    pub fn chat(messages: Vec<Message>) -> Self {
-        Self {
-            messages,
-            template: TemplateOptions::default(),
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            logprobs: None,
-            constraint: None,
-            checks: Vec::new(),
-            offer: None,
-            namespace: Namespace::SHARED,
-        }
-    }
-}
-
-/// The models of one search, pinned from its start to its end.
-#[derive(Clone, Copy)]
-pub struct Models<'a> {
-    /// The model that drafts.
-    pub actor: &'a dyn Engine,
-    /// The model that judges and refines.
-    pub refiner: &'a dyn Engine,
-    /// The refiner's templates.
-    pub templates: &'a Templates,
-}
 
 /// Drafts an answer to `task` and searches from it. Dropping the future cancels every call. The deadline counts from the call of this
 /// function. A draft that would leave no time to judge it is cut off, and its text so far is the answer. A draft without any token is

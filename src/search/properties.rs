@@ -11,10 +11,11 @@ use proptest::strategy::Strategy as Generator;
 
 use super::reference::{self, Decisions, Deviations};
 use super::tests::task;
-use super::{EngineError, Mode, Models, Node, Outcome, SearchConfig, StopReason, Strategy, Templates, Tree, answer};
+use super::{EngineError, Mode, Models, Node, Outcome, SearchConfig, StopReason, Strategy, Tree, answer};
 use crate::engine::fake::FakeEngine;
 use crate::engine::{Input, Purpose, Request};
 use crate::prompts::TemplateText;
+use crate::prompts::Templates;
 
 pub(super) static TEMPLATES: LazyLock<Templates> = LazyLock::new(|| {
     let text = TemplateText {

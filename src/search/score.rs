@@ -4,7 +4,7 @@
 use super::call::{Draw, FinishedReply, Halt, Search};
 use super::checklist;
 use super::config::Judging;
-use super::judge::Judgement;
+use super::judgement::Judgement;
 use super::tree::Votes;
 use crate::chat::Message;
 use crate::engine::{

@@ -7,7 +7,8 @@ use super::tests::{search_with, task};
 use super::*;
 use crate::engine::fake::FakeEngine;
 use crate::engine::{FinishReason, Input, LabelRequest, Purpose, Request};
-use crate::prompts::{Calibration, TemplateText};
+use crate::prompts::{Calibration, TemplateText, Templates};
+use crate::verify::Check;
 
 /// Log-probabilities of Yes and No for a probability of Yes.
 fn belief(yes: f64) -> Vec<f32> {

@@ -6,8 +6,11 @@ use std::time::Duration;
 use serde_json::{Map, json};
 
 use super::*;
+use crate::chat::Message;
 use crate::engine::fake::FakeEngine;
-use crate::engine::{Input, Purpose, Request};
+use crate::engine::{Constraint, Input, Purpose, Request, Sampling};
+use crate::prompts::Templates;
+use crate::verify::Check;
 
 pub(super) fn task() -> Task {
     let sampling = Sampling { seed: 7, ..Sampling::default() };

@@ -2,7 +2,7 @@
 
 use super::call::{Draw, Halt, Search};
 use super::config::{Mode, SearchConfig};
-use super::judge::Judgement;
+use super::judgement::Judgement;
 use super::outcome::Progress;
 use super::tree::{Node, Votes};
 use crate::engine::{EngineError, Purpose, Request, Sampling};

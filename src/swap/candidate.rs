@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::memory::Needed;
 use super::order::{NamedAdapter, Order, Part, SwapError, Weights};
+use super::swapper::{Swapper, blocking};
 use super::turns::Limit;
-use super::{Swapper, blocking};
 use crate::config::EngineKind;
 use crate::engine::generation::registry::{AdapterSource, Source};
 use crate::engine::generation::{Generation, Pinned};

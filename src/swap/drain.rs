@@ -7,8 +7,8 @@ use tokio::time::{Duration, sleep, timeout};
 
 use super::candidate::Candidate;
 use super::order::SwapError;
+use super::swapper::{Swapper, now};
 use super::turns::Limit;
-use super::{Swapper, now};
 use crate::engine::generation::registry::Source;
 use crate::engine::generation::{Generation, Pinned, Role};
 

@@ -1,9 +1,5 @@
 //! Whether new weights fit into memory next to the old ones.
 
-use super::Swapper;
-use super::candidate::{Candidate, Load};
-use super::order::Mode;
-use crate::memory;
 use crate::weights::Weights;
 
 /// The bytes that loading brings into memory.
@@ -28,27 +24,9 @@ impl Needed {
     }
 
     /// A tenth of what is kept goes to buffers.
-    fn total(self, cache: u64) -> u64 {
+    pub(super) fn total(self, cache: u64) -> u64 {
         let Self { kept, passing } = self;
         kept.saturating_add(kept / 10).saturating_add(passing).saturating_add(cache)
-    }
-}
-
-impl Swapper {
-    /// Decides whether the candidate is loaded next to the old weights or instead of them.
-    pub(super) fn mode(&self, asked: Mode, candidate: &Candidate) -> Mode {
-        if let Load::OnLive(..) = candidate.load {
-            return Mode::BlueGreen;
-        }
-        if asked != Mode::Auto {
-            return asked;
-        }
-        // In a CUDA build the device decides: a load that does not fit fails, and its message asks for a drain.
-        let needed = candidate.needed.total(self.engine.native.kv_cache_bytes as u64);
-        match self.settings.swap_memory.or_else(|| memory::now().available) {
-            Some(free) if needed > free => Mode::Drain,
-            _ => Mode::BlueGreen,
-        }
     }
 }
 

@@ -24,44 +24,25 @@ mod order;
 mod rollback;
 mod start;
 pub mod state;
+mod swapper;
 mod turns;
+mod workplace;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use self::canary::Canary;
-use self::candidate::Candidate;
+use self::candidate::{Candidate, Load};
 pub use self::order::{Intent, Mode, NamedAdapter, Order, Part, Report, Scope, SwapError, Weights};
 pub use self::start::{StartError, Started, start};
-use self::state::StateFile;
-use self::turns::{Limit, Turn, Turns};
-use crate::config::{EngineArgs, SwapArgs};
+pub use self::swapper::Swapper;
+use self::swapper::{blocking, now};
+use self::turns::{Limit, Turn};
+pub use self::workplace::WorkplaceError;
 use crate::engine::generation::registry::{Ids, Record, Registry, Source};
-use crate::engine::generation::{Generation, Generations, Pinned, Role};
-use crate::prompts::Templates;
+use crate::engine::generation::{Generation, Pinned, Role};
 use crate::telemetry::metrics::{self, SwapResult};
-use crate::weights::roots::Roots;
-use crate::weights::store::Store;
-
-/// Swaps the weights of running generations, one at a time.
-pub struct Swapper {
-    generations: Arc<Generations>,
-    registry: Mutex<Registry>,
-    engine: EngineArgs,
-    /// What `--templates` names: every refiner's.
-    templates: Option<Arc<Templates>>,
-    roots: Roots,
-    store: Store,
-    canary: Canary,
-    state: Option<StateFile>,
-    settings: SwapArgs,
-    turns: Turns,
-    _workplace: start::Workplace,
-}
 
 impl Swapper {
     /// Carries an order out, or refuses it and leaves everything as it is.
@@ -187,6 +168,22 @@ impl Swapper {
         Ok(Report::new(true, mode, before, after, sha256))
     }
 
+    /// Decides whether the candidate is loaded next to the old weights or instead of them.
+    fn mode(&self, asked: Mode, candidate: &Candidate) -> Mode {
+        if let Load::OnLive(..) = candidate.load {
+            return Mode::BlueGreen;
+        }
+        if asked != Mode::Auto {
+            return asked;
+        }
+        // In a CUDA build the device decides: a load that does not fit fails, and its message asks for a drain.
+        let needed = candidate.needed.total(self.engine.native.kv_cache_bytes as u64);
+        match self.settings.swap_memory.or_else(|| crate::memory::now().available) {
+            Some(free) if needed > free => Mode::Drain,
+            _ => Mode::BlueGreen,
+        }
+    }
+
     /// Loads a candidate and tries it out.
     async fn loaded(
         &self,
@@ -240,30 +237,4 @@ impl Swapper {
             tracing::error!(%error, "what is live cannot be written down; a restart will serve something else");
         }
     }
-
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// Runs blocking work on a thread of its own, which the end of the process does not wait for; a panic in it is a refusal.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, SwapError> + Send + 'static,
-) -> Result<T, SwapError> {
-    let (done, result) = oneshot::channel();
-    let runtime = Handle::current();
-    let run = move || {
-        let _entered = runtime.enter();
-        // The caller may have stopped waiting.
-        drop(done.send(work()));
-    };
-    let begun = std::thread::Builder::new().name("spar-swap".into()).spawn(run);
-    begun.map_err(|error| SwapError::Refused(format!("no thread can be started: {error}")))?;
-    let panicked = |_| Err(SwapError::Refused("the weights made their loader panic; see the log".into()));
-    result.await.unwrap_or_else(panicked)
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::order::{Mode, Report, Scope, SwapError, check_expected};
+use super::swapper::{Swapper, now};
 use super::turns::Limit;
-use super::{Swapper, now};
 use crate::engine::generation::Role;
 use crate::engine::generation::registry::Ids;
 

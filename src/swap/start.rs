@@ -1,15 +1,15 @@
 //! Settings become a served pair and, where an admin key is configured, the swapper around it.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::canary::Canary;
+use super::order::SwapError;
 use super::state::{Published, StateFile};
+use super::swapper::{Swapper, blocking, now};
 use super::turns::Turns;
-use super::{SwapError, Swapper, blocking, now};
+use super::workplace::{Workplace, WorkplaceError};
 use crate::config::{EngineArgs, Settings};
-use crate::engine::caches;
 use crate::engine::generation::registry::{Registry, Source};
 use crate::engine::generation::{Generation, Generations, Pinned};
 use crate::engine::load::{self, Files, LoadError, Loaded, Named, Origin};
@@ -55,12 +55,9 @@ pub enum StartError {
     /// What loads them has panicked.
     #[error(transparent)]
     Lost(#[from] SwapError),
-    /// Two servers in one directory would remove each other's weights.
-    #[error("{0} is in use by another server; give this one its own with --swap-dir")]
-    InUse(PathBuf),
-    /// There is no place for swaps.
-    #[error("no directory for swaps: {0}; name one with --swap-dir")]
-    NoDirectory(String),
+    /// The directory for swaps.
+    #[error(transparent)]
+    Workplace(#[from] WorkplaceError),
 }
 
 /// Loads what was published last, or what `settings` name.
@@ -105,37 +102,6 @@ pub async fn start(settings: &Settings) -> Result<Started, StartError> {
         state,
     });
     Ok(Started { name: name.unwrap_or(loaded_name), generations, origins, swapper: Some(swapper), files })
-}
-
-/// A directory that one server works in.
-pub(super) struct Workplace {
-    path: PathBuf,
-    _lock: File,
-    _temporary: Option<tempfile::TempDir>,
-}
-
-impl Workplace {
-    fn open(settings: &Settings) -> Result<Self, StartError> {
-        let failed = |error: std::io::Error| StartError::NoDirectory(error.to_string());
-        // By port, so that two servers do not share one.
-        let usual = |cache: &Path| {
-            let path = cache.join(format!("swap-{}", settings.http.port));
-            std::fs::create_dir_all(&path).and_then(|()| tempfile::tempfile_in(&path)).map(|_writable| path)
-        };
-        let path = match &settings.swap.swap_dir {
-            Some(path) => path.clone(),
-            // A server on a free port is somewhere else next time, and remembers nothing.
-            None if settings.http.port == 0 => {
-                let (temporary, lock) = caches::for_this_run().map_err(failed)?;
-                return Ok(Self { path: temporary.path().into(), _lock: lock, _temporary: Some(temporary) });
-            }
-            None => caches::in_one(usual).map_err(failed)?,
-        };
-        std::fs::create_dir_all(&path).map_err(failed)?;
-        let lock = File::create(path.join("lock")).map_err(failed)?;
-        lock.try_lock().map_err(|_| StartError::InUse(path.clone()))?;
-        Ok(Self { path, _lock: lock, _temporary: None })
-    }
 }
 
 async fn load_models(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, StartError> {

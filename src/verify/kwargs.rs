@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::CheckError;
+use super::error::CheckError;
 use super::pattern::{Allowance, Pattern, PatternError};
 use super::text::trim;
 

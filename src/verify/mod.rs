@@ -7,6 +7,7 @@ mod case;
 mod combination;
 mod content;
 pub mod data;
+mod error;
 pub mod find;
 mod format;
 mod guide;
@@ -30,6 +31,7 @@ mod tokens;
 
 use serde_json::{Map, Value};
 
+pub use error::CheckError;
 pub use guide::guide;
 pub use ids::{IDS, UNCHECKED};
 use kwargs::Kwargs;
@@ -45,22 +47,6 @@ pub struct Check {
     /// The keyword arguments, without nulls. The verdict depends on their values at the time the check was made.
     pub kwargs: Map<String, Value>,
     rule: Rule,
-}
-
-/// An unknown instruction id, or keyword arguments that the instruction cannot use.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct CheckError {
-    /// What is wrong, and what is expected.
-    pub message: String,
-    /// The argument that is too large, such as `keywords[3]`.
-    pub argument: Option<String>,
-}
-
-impl From<String> for CheckError {
-    fn from(message: String) -> Self {
-        Self { message, argument: None }
-    }
 }
 
 impl Check {

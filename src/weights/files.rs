@@ -74,3 +74,15 @@ mod tests {
         assert_eq!(read(&dir.path().join("none"), 1).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }
+
+/// Bytes of a header at most: a thousand layers in one file need about one million.
+pub(super) const HEADER: u64 = 16 << 20;
+
+/// The size that a file of `length` bytes gives its header.
+pub(super) fn check_header_size(size: u64, length: u64) -> Result<(), String> {
+    match size {
+        size if size > HEADER => Err(format!("its header has {size} bytes, more than the {HEADER} that are read")),
+        size if size.saturating_add(8) > length => Err(format!("its header has {size} bytes")),
+        _ => Ok(()),
+    }
+}

@@ -9,10 +9,8 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use super::config::INSTEAD;
-use super::{INDEX, ModelConfig, ModelError, SINGLE, Weights, digest, files, gguf, read_index};
-
-/// Bytes of a header at most: a thousand layers in one file need about one million.
-pub(super) const HEADER: u64 = 16 << 20;
+use super::tensors::{INDEX, SINGLE, Weights, read_index};
+use super::{ModelConfig, ModelError, digest, files, gguf};
 
 /// A tensor as a header names it.
 struct Promised {
@@ -160,7 +158,7 @@ fn header(path: &Path) -> Result<Metadata, ModelError> {
     let mut size = [0; 8];
     file.read_exact(&mut size).map_err(|e| part(&e))?;
     let size = u64::from_le_bytes(size);
-    check_header_size(size, length).map_err(|e| part(&e))?;
+    files::check_header_size(size, length).map_err(|e| part(&e))?;
     let mut text = vec![0; size as usize];
     file.read_exact(&mut text).map_err(|e| part(&e))?;
     let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| part(&e))?;
@@ -173,13 +171,4 @@ fn header(path: &Path) -> Result<Metadata, ModelError> {
         )));
     }
     Ok(metadata)
-}
-
-/// The size that a file of `length` bytes gives its header.
-pub(super) fn check_header_size(size: u64, length: u64) -> Result<(), String> {
-    match size {
-        size if size > HEADER => Err(format!("its header has {size} bytes, more than the {HEADER} that are read")),
-        size if size.saturating_add(8) > length => Err(format!("its header has {size} bytes")),
-        _ => Ok(()),
-    }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
-use super::{ConfigError, HttpArgs, SwapArgs, require};
+use super::error::{ConfigError, require};
 
 /// What comes from the environment and is never shown.
 #[derive(Clone, Copy, Default)]
@@ -98,7 +98,7 @@ impl ApiKeys {
 }
 
 /// The keys that callers must show one of.
-pub(super) fn api_keys(http: &HttpArgs, secret: Option<&str>) -> Result<ApiKeys, ConfigError> {
+pub(super) fn api_keys(file: Option<&Path>, secret: Option<&str>) -> Result<ApiKeys, ConfigError> {
     let words = secret.unwrap_or_default().split([',', '\n']).map(str::trim).filter(|key| !key.is_empty());
     let environment: Vec<ApiKey> = words.map(ApiKey::plain).collect();
     // What was meant to protect the server must not open it.
@@ -106,8 +106,8 @@ pub(super) fn api_keys(http: &HttpArgs, secret: Option<&str>) -> Result<ApiKeys,
         "SPAR_API_KEYS is set but holds no key: name at least one, or unset it so that everybody may call".into()
     })?;
     require(secret.is_none_or(str::is_ascii), || "API keys must be ASCII, and one of SPAR_API_KEYS is not".into())?;
-    let from_file = http.api_keys_file.as_deref().map(read_keys).transpose()?.unwrap_or_default();
-    let keys = ApiKeys { environment, file: http.api_keys_file.clone(), from_file };
+    let from_file = file.map(read_keys).transpose()?.unwrap_or_default();
+    let keys = ApiKeys { environment, file: file.map(Path::to_owned), from_file };
     unique(&keys.environment, &keys.from_file)?;
     Ok(keys)
 }
@@ -158,11 +158,11 @@ pub fn unique(environment: &[ApiKey], from_file: &[ApiKey]) -> Result<(), Config
 }
 
 /// The key to the admin routes.
-pub(super) fn admin_key(swap: &SwapArgs, secret: Option<&str>) -> Result<Option<SecretString>, ConfigError> {
-    let read = |path: &PathBuf| {
+pub(super) fn admin_key(file: Option<&Path>, secret: Option<&str>) -> Result<Option<SecretString>, ConfigError> {
+    let read = |path: &Path| {
         std::fs::read_to_string(path).map_err(|e| ConfigError(format!("--admin-key-file {}: {e}", path.display())))
     };
-    let file = swap.admin_key_file.as_ref().map(read).transpose()?;
+    let file = file.map(read).transpose()?;
     let keys = [file.as_deref(), secret].map(|key| key.map(str::trim));
     require(keys[0] != Some(""), || "--admin-key-file holds no key".into())?;
     require(keys[0].is_none() || keys[1].is_none(), || {

@@ -1,10 +1,10 @@
 //! A grammar that is ready to be followed, with matchers that were used before.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::follower::Follower;
-use super::memory::{Charge, Memory};
+use super::memory::{self, DEFAULT_BYTES, Grammar};
 use super::source::Source;
 use crate::engine::EngineError;
 
@@ -14,6 +14,17 @@ const MOST_IDLE: usize = 128;
 const IDLE_SHARE: usize = 32;
 /// What a grammar takes beside its matchers, per byte of its text.
 const BYTES_PER_SOURCE_BYTE: usize = 24;
+
+/// Bytes that compiled grammars take.
+pub type Charge = memory::Charge<Compiled>;
+/// The bound on them.
+pub type Memory = memory::Memory<Compiled>;
+
+/// The memory of this process's grammars.
+pub fn shared_memory() -> &'static Arc<Memory> {
+    static SHARED: LazyLock<Arc<Memory>> = LazyLock::new(|| Memory::new(DEFAULT_BYTES));
+    &SHARED
+}
 
 /// A grammar for one vocabulary.
 pub struct Compiled {
@@ -40,28 +51,6 @@ impl Compiled {
     /// Whether it was made of `source` for the vocabulary `owner`.
     pub fn is(&self, owner: u64, source: &Source) -> bool {
         self.owner == owner && self.source == *source
-    }
-
-    /// For which vocabulary it is.
-    pub fn owner(&self) -> u64 {
-        self.owner
-    }
-
-    /// Bytes of the grammar itself, whoever uses it.
-    pub fn fresh_bytes(&self) -> usize {
-        self.charge.bytes()
-    }
-
-    /// Bytes of the grammar and of its idle matchers.
-    pub fn kept_bytes(&self) -> usize {
-        self.charge.bytes() + self.idle().iter().map(|(_, charge)| charge.bytes()).sum::<usize>()
-    }
-
-    /// No used matchers are kept from now on.
-    pub fn forget(&self) {
-        self.forgotten.store(true, Ordering::Relaxed);
-        let idle = std::mem::take(&mut *self.idle());
-        drop(idle);
     }
 
     /// `count` matchers at the start of the text, once there is memory for them.
@@ -136,6 +125,26 @@ impl Compiled {
 
     fn idle(&self) -> MutexGuard<'_, Vec<(Follower, Charge)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Grammar for Compiled {
+    fn owner(&self) -> u64 {
+        self.owner
+    }
+
+    fn fresh_bytes(&self) -> usize {
+        self.charge.bytes()
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.charge.bytes() + self.idle().iter().map(|(_, charge)| charge.bytes()).sum::<usize>()
+    }
+
+    fn forget(&self) {
+        self.forgotten.store(true, Ordering::Relaxed);
+        let idle = std::mem::take(&mut *self.idle());
+        drop(idle);
     }
 }
 

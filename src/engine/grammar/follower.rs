@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use llguidance::TokenParser;
 use llguidance::api::StopReason;
 
-use super::gist;
+use super::message::gist;
 use crate::engine::EngineError;
 
 /// A parser's own fields, and tables that it does not count.

@@ -1,13 +1,12 @@
 //! The memory that grammars take: what running replies use and what is kept for later ones share one bound.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::compiled::Compiled;
 use crate::engine::EngineError;
 
 /// Bytes of grammars in a process, where nothing else is said.
@@ -17,19 +16,34 @@ const MOST_KEPT: usize = 256;
 /// How long a request waits for memory that others hold.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A grammar that the memory can keep and drop.
+pub trait Grammar {
+    /// The vocabulary that it was compiled for.
+    fn owner(&self) -> u64;
+
+    /// Bytes of the grammar itself, whatever uses it.
+    fn fresh_bytes(&self) -> usize;
+
+    /// Bytes of the grammar and of its idle matchers.
+    fn kept_bytes(&self) -> usize;
+
+    /// Keeps no used matchers from now on.
+    fn forget(&self);
+}
+
 /// A bound on bytes, and the grammars that are kept within it.
-pub struct Memory {
+pub struct Memory<G> {
     limit: AtomicUsize,
     used: AtomicUsize,
     /// Requests that wait for memory; while there are any, nothing is kept.
     waiting: AtomicUsize,
     freed: Notify,
     /// The most recently used last.
-    kept: Mutex<Vec<Kept>>,
+    kept: Mutex<Vec<Kept<G>>>,
 }
 
-struct Kept {
-    compiled: Arc<Compiled>,
+struct Kept<G> {
+    compiled: Arc<G>,
     used: Instant,
 }
 
@@ -43,18 +57,18 @@ pub struct Bytes {
 }
 
 /// Bytes that are taken until this is dropped.
-pub struct Charge {
-    memory: Arc<Memory>,
+pub struct Charge<G> {
+    memory: Arc<Memory<G>>,
     bytes: usize,
 }
 
-impl Drop for Charge {
+impl<G> Drop for Charge<G> {
     fn drop(&mut self) {
         self.resize(0);
     }
 }
 
-impl Charge {
+impl<G> Charge<G> {
     /// Takes `bytes` instead, over the bound if need be: what exists is counted.
     pub fn resize(&mut self, bytes: usize) {
         if bytes >= self.bytes {
@@ -79,12 +93,12 @@ impl Charge {
     }
 
     /// Where they are counted.
-    pub fn memory(&self) -> &Arc<Memory> {
+    pub fn memory(&self) -> &Arc<Memory<G>> {
         &self.memory
     }
 }
 
-impl Memory {
+impl<G: Grammar> Memory<G> {
     /// A memory of at most `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -94,12 +108,6 @@ impl Memory {
             freed: Notify::new(),
             kept: Mutex::default(),
         })
-    }
-
-    /// The memory of this process's grammars.
-    pub fn shared() -> &'static Arc<Self> {
-        static SHARED: LazyLock<Arc<Memory>> = LazyLock::new(|| Memory::new(DEFAULT_BYTES));
-        &SHARED
     }
 
     /// The bound in bytes.
@@ -120,7 +128,7 @@ impl Memory {
     }
 
     /// Counts what exists already.
-    pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+    pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge<G> {
         let mut charge = Charge { memory: Arc::clone(self), bytes: 0 };
         charge.resize(bytes);
         charge
@@ -131,7 +139,7 @@ impl Memory {
     ///
     /// # Errors
     /// It is more than there is, or others hold it for too long.
-    pub async fn reserve(self: &Arc<Self>, bytes: usize, wanted: &Arc<Compiled>) -> Result<Charge, EngineError> {
+    pub async fn reserve(self: &Arc<Self>, bytes: usize, wanted: &Arc<G>) -> Result<Charge<G>, EngineError> {
         let limit = self.limit();
         if bytes + wanted.fresh_bytes() > limit {
             let message = format!(
@@ -157,7 +165,7 @@ impl Memory {
     }
 
     /// Reserves like [`Memory::reserve`], if that need not wait.
-    pub fn try_reserve(self: &Arc<Self>, bytes: usize, wanted: &Arc<Compiled>) -> Option<Charge> {
+    pub fn try_reserve(self: &Arc<Self>, bytes: usize, wanted: &Arc<G>) -> Option<Charge<G>> {
         loop {
             let (limit, used) = (self.limit(), self.used.load(Ordering::Relaxed));
             if used + bytes > limit {
@@ -179,7 +187,7 @@ impl Memory {
     }
 
     /// The grammar for which `is_it` holds, if it is kept.
-    pub fn find(&self, is_it: impl Fn(&Compiled) -> bool) -> Option<Arc<Compiled>> {
+    pub fn find(&self, is_it: impl Fn(&G) -> bool) -> Option<Arc<G>> {
         let mut kept = self.kept();
         let index = kept.iter().position(|kept| is_it(&kept.compiled))?;
         let found = kept.remove(index).compiled;
@@ -188,7 +196,7 @@ impl Memory {
     }
 
     /// Keeps a grammar for later requests.
-    pub fn keep(&self, compiled: Arc<Compiled>) {
+    pub fn keep(&self, compiled: Arc<G>) {
         self.kept().push(Kept { compiled, used: Instant::now() });
         while (self.kept().len() > MOST_KEPT || self.used.load(Ordering::Relaxed) > self.limit())
             && self.evict_one(None)
@@ -205,23 +213,23 @@ impl Memory {
         self.drop_where(|kept| kept.compiled.owner() == owner);
     }
 
-    fn drop_where(&self, goes: impl Fn(&Kept) -> bool) {
-        let gone: Vec<Kept> = self.kept().extract_if(.., |kept| goes(kept)).collect();
+    fn drop_where(&self, goes: impl Fn(&Kept<G>) -> bool) {
+        let gone: Vec<Kept<G>> = self.kept().extract_if(.., |kept| goes(kept)).collect();
         gone.iter().for_each(|kept| kept.compiled.forget());
     }
 
     /// Drops the grammar that was not used for longest, other than `spared`. Whether there was one.
-    fn evict_one(&self, spared: Option<&Arc<Compiled>>) -> bool {
+    fn evict_one(&self, spared: Option<&Arc<G>>) -> bool {
         let evicted = {
             let mut kept = self.kept();
-            let spares = |kept: &Kept| spared.is_some_and(|spared| Arc::ptr_eq(spared, &kept.compiled));
+            let spares = |kept: &Kept<G>| spared.is_some_and(|spared| Arc::ptr_eq(spared, &kept.compiled));
             kept.iter().position(|kept| !spares(kept)).map(|index| kept.remove(index))
         };
         // Outside of the lock, since this may free much.
         evicted.inspect(|evicted| evicted.compiled.forget()).is_some()
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
+    fn kept(&self) -> MutexGuard<'_, Vec<Kept<G>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,6 +8,7 @@ mod follower;
 pub mod gbnf;
 pub mod limits;
 pub mod memory;
+mod message;
 mod pool;
 mod schema;
 mod source;
@@ -22,16 +23,15 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::compiled::Compiled;
-pub use self::compiled::Matcher;
-use self::memory::Memory;
+use self::compiled::{Compiled, Memory};
+pub use self::compiled::{Matcher, shared_memory};
 use self::pool::{POOL, Pool};
 pub use self::schema::{Spaces, with_known_formats};
 use self::source::Source;
 pub use self::source::{lark_regex, lark_schema};
 use self::vocabulary::Vocabulary;
 pub use self::vocabulary::{Grammars, TokenText};
-use super::text::Pieces;
+use super::pieces::Pieces;
 use super::{Constraint, EngineError, Namespace};
 
 /// Time for one compilation. What takes longer is refused, and goes on without its request.
@@ -43,7 +43,7 @@ const UNUSED: Duration = Duration::from_secs(600);
 
 /// Drops grammars that were not used for a while; called from time to time.
 pub fn drop_unused() {
-    Memory::shared().drop_unused(UNUSED);
+    shared_memory().drop_unused(UNUSED);
 }
 
 /// Whether all of `text` matches `constraint`, whose JSON may hold any white space, on behalf of a caller of `namespace`.
@@ -52,7 +52,7 @@ pub fn drop_unused() {
 /// The constraint does not compile, or cannot be compiled now.
 pub async fn matches(constraint: &Constraint, namespace: Namespace, text: &str) -> Result<bool, EngineError> {
     static BYTES: LazyLock<ModelGrammars> =
-        LazyLock::new(|| ModelGrammars::of(Vocabulary::Bytes, Spaces::Any, Arc::clone(Memory::shared()), &POOL));
+        LazyLock::new(|| ModelGrammars::of(Vocabulary::Bytes, Spaces::Any, Arc::clone(shared_memory()), &POOL));
     let mut matcher = BYTES.matchers(constraint, namespace, 1).await?.pop().expect("one was asked for");
     let text = text.to_owned();
     let matched = tokio::task::spawn_blocking(move || matcher.matches(text.as_bytes()));
@@ -96,7 +96,7 @@ type Begun = (Instant, watch::Receiver<Option<Outcome>>);
 impl ModelGrammars {
     /// For a model whose replies end at `ends`.
     pub fn new(pieces: Arc<Pieces>, ends: Vec<u32>) -> Self {
-        Self::of(Vocabulary::Model { pieces, ends }, Spaces::Bounded, Arc::clone(Memory::shared()), &POOL)
+        Self::of(Vocabulary::Model { pieces, ends }, Spaces::Bounded, Arc::clone(shared_memory()), &POOL)
     }
 
     fn of(vocabulary: Vocabulary, spaces: Spaces, memory: Arc<Memory>, pool: &'static Pool) -> Self {
@@ -201,13 +201,4 @@ impl Model {
 
 fn busy() -> EngineError {
     EngineError::Unavailable("too many grammars are being compiled; try again later".into())
-}
-
-/// What an error of several lines comes down to: the first one, or the one that is marked as the error.
-fn gist(text: &str) -> &str {
-    /// Characters that are shown.
-    const SHOWN: usize = 300;
-    let marked = text.lines().find_map(|line| line.trim_start().strip_prefix("error: "));
-    let line = marked.or_else(|| text.lines().next()).unwrap_or_default();
-    line.char_indices().nth(SHOWN).map_or(line, |(end, _)| &line[..end])
 }

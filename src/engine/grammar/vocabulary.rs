@@ -6,13 +6,12 @@ use llguidance::ParserFactory;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 
-use super::compiled::{Compiled, Matcher};
+use super::compiled::{Compiled, Matcher, Memory, shared_memory};
 use super::follower::Follower;
-use super::gist;
-use super::memory::Memory;
+use super::message::gist;
 use super::schema::Spaces;
 use super::source::Source;
-use crate::engine::text::Pieces;
+use crate::engine::pieces::Pieces;
 use crate::engine::{Constraint, EngineError, Namespace};
 
 /// States of a matcher at most, each of about 1 to 2 kB.
@@ -132,6 +131,6 @@ impl Grammars {
     /// [`EngineError::Constraint`] when the constraint does not compile.
     pub fn matcher(&self, constraint: &Constraint) -> Result<Matcher, EngineError> {
         let source = Source::new(constraint, Spaces::Bounded, Namespace::SHARED);
-        Ok(Arc::new(self.compile(&source, u64::MAX, Memory::shared())?).matcher())
+        Ok(Arc::new(self.compile(&source, u64::MAX, shared_memory())?).matcher())
     }
 }

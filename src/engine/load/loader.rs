@@ -7,7 +7,9 @@ use tempfile::TempDir;
 
 use super::adapted;
 use super::choice::{Choice, Runs, choose};
-use super::{LoadError, Model, Named, Origin, chosen, may_run, must_be_built};
+use super::error::LoadError;
+use super::open::{Model, chosen, may_run, must_be_built};
+use super::origin::{Named, Origin};
 use crate::config::EngineArgs;
 use crate::engine::caches;
 use crate::engine::generation::Generation;

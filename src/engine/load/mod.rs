@@ -2,34 +2,33 @@
 
 mod adapted;
 mod choice;
+mod error;
 mod ignored;
 mod loader;
+mod open;
+mod origin;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
 
 pub(crate) use self::adapted::{merged, on, open as open_adapter};
-use self::choice::Choice;
 pub(crate) use self::choice::{Runs, choose};
+pub use self::error::LoadError;
 use self::loader::Loader;
-use super::embedded::{Embedded, NAME, UnpackError};
+pub(crate) use self::open::one;
+pub use self::origin::{Named, Origin};
+use super::embedded::{Embedded, NAME};
 use super::fake::FakeEngine;
-use super::generation::registry::AdapterSource;
 use super::generation::{Generation, Generations};
-use super::grammar::memory::Memory;
+use super::grammar::shared_memory;
 use super::metered::Metered;
-use super::model_dir::{ModelDir, ModelError};
-use super::native::{NativeConfig, NativeEngine};
 use super::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
-use super::{Engine, EngineError, Input, Purpose, Request, Sampling};
-use crate::config::{EngineArgs, EngineKind, GenerationBy, SiblingsBy, UpstreamArgs};
-use crate::prompts::{TemplateError, Templates};
-use crate::telemetry::metrics;
+use super::{Engine, EngineError, Input, Purpose, Request};
+use crate::config::{EngineArgs, EngineKind, SiblingsBy, UpstreamArgs};
+use crate::prompts::Templates;
+use crate::weights::gguf;
 use crate::weights::store::Store;
-use crate::weights::{ModelConfig, gguf};
 
 /// What is served.
 pub struct Loaded {
@@ -51,68 +50,13 @@ pub struct Files {
     _merged: Option<TempDir>,
 }
 
-/// Where a role's weights came from, and what computes them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// The model's directory, or what answers in place of one.
-    pub model: String,
-    /// The adapter on it.
-    pub adapter: Option<AdapterSource>,
-    /// The engine's name.
-    pub engine: &'static str,
-    /// Why it is this one.
-    pub why: String,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.model)?;
-        if let Some(adapter) = &self.adapter {
-            write!(f, " with the adapter {}", adapter.path.display())?;
-        }
-        write!(f, "; engine {}: {}", self.engine, self.why)
-    }
-}
-
-/// Why nothing can be served.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The model needs mistral.rs, which is not in this binary.
-    #[error(
-        "{} needs mistral.rs, which this build leaves out ({why}): build it in with `cargo build --release --features {}`",
-        .model.display(),
-        MISTRAL
-    )]
-    NotBuilt {
-        /// The model's directory.
-        model: PathBuf,
-        /// Why mistral.rs was chosen for it.
-        why: String,
-    },
-    /// The directory cannot be served.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The adapter that a flag names cannot be used.
-    #[error("{0}: {1}")]
-    Adapter(&'static str, ModelError),
-    /// The embedded model has no place.
-    #[error(transparent)]
-    Embedded(#[from] UnpackError),
-    /// The templates cannot be used.
-    #[error(transparent)]
-    Templates(#[from] TemplateError),
-    /// The server that should answer does not.
-    #[error("--upstream-url: {0}")]
-    Upstream(EngineError),
-}
-
 /// Loads what `args` name. Adapters are kept in `store`, where there is one, and merged there where an engine cannot put them on
 /// weights in memory. Blocks for as long as that takes.
 ///
 /// # Errors
 /// [`LoadError`] in one line.
 pub fn load(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, LoadError> {
-    Memory::shared().set_limit(args.grammars.grammar_bytes);
+    shared_memory().set_limit(args.grammars.grammar_bytes);
     let own = args.templates.as_deref().map(Templates::from_file).transpose()?.map(Arc::new);
     if args.engine == EngineKind::Fake {
         return Ok(fake(args, own.unwrap_or_else(|| Arc::new(Templates::general()))));
@@ -136,15 +80,6 @@ pub fn load(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, LoadErro
 const ACTOR: &str = "--adapter";
 /// The flag that names the refiner's.
 const REFINER: &str = "--refiner-adapter";
-
-/// A model's directory and that of the adapter on it, as they were named.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
-    /// The model's directory.
-    pub model: PathBuf,
-    /// The adapter's directory.
-    pub adapter: Option<PathBuf>,
-}
 
 /// The directories that settings name.
 pub struct Configured {
@@ -200,95 +135,6 @@ fn directories(args: &EngineArgs) -> Result<Configured, LoadError> {
     let refiner = (!one_for_both)
         .then(|| Named { model: refiner.unwrap_or_else(|| actor.clone()), adapter: args.refiner_adapter.clone() });
     Ok(Configured { embedded, actor: Named { model: actor, adapter: args.adapter.clone() }, refiner })
-}
-
-type Model = (Arc<dyn Engine>, Arc<Templates>);
-
-/// Loads one directory with the engine that `args` ask for.
-///
-/// # Errors
-/// [`LoadError`] in one line.
-pub(crate) fn one(args: &EngineArgs, directory: &Path) -> Result<Model, LoadError> {
-    chosen(args, directory).map(|(model, _)| model)
-}
-
-fn chosen(args: &EngineArgs, directory: &Path) -> Result<(Model, Choice), LoadError> {
-    let mut directory = ModelDir::open(directory)?;
-    directory.reasoning = args.thinking.form(directory.reasoning);
-    directory.template_kwargs = args.thinking.kwargs();
-    directory.tool_format = args.thinking.tool_calls.unwrap_or(directory.tool_format);
-    if args.generation_config == GenerationBy::Auto {
-        directory.sampling = directory.recommended()?;
-        let Sampling { temperature, top_p, top_k, min_p, repetition_penalty, .. } = directory.sampling;
-        if directory.sampling != Sampling::default() {
-            let model = directory.path.display();
-            tracing::info!(%model, temperature, top_p, top_k, min_p, repetition_penalty, "the model's default sampling");
-        }
-    }
-    let choice = choose(args.engine, &directory.config);
-    must_be_built(&choice, &directory.path)?;
-    if choice.runs == Runs::Mistral && gguf::is_named(&directory.path) {
-        let reason = format!(
-            "{}, but mistral.rs is given directories here, not GGUF files; name the model's Hugging Face directory",
-            choice.why
-        );
-        return Err(ModelError::Unsupported { dir: directory.path, reason }.into());
-    }
-    may_run(choice.runs, &directory.path, &directory.config)?;
-    let (name, why) = (choice.runs.name(), &choice.why);
-    tracing::info!(model = %directory.path.display(), engine = name, why, "the engine is chosen");
-    let templates = Arc::clone(&directory.templates);
-    let engine = match choice.runs {
-        Runs::Native => native(args, directory)?,
-        #[cfg(feature = "mistral")]
-        Runs::Mistral => mistral(directory)?,
-        #[cfg(not(feature = "mistral"))]
-        Runs::Mistral => return Err(not_built(&choice, &directory.path)),
-    };
-    Ok(((engine, templates), choice))
-}
-
-/// The features of a build like this one that has mistral.rs.
-const MISTRAL: &str = if cfg!(feature = "cuda") { "mistral,cuda" } else { "mistral" };
-
-/// Checks that this binary has the engine that was chosen for a model.
-fn must_be_built(choice: &Choice, model: &Path) -> Result<(), LoadError> {
-    match choice.runs {
-        Runs::Mistral if cfg!(not(feature = "mistral")) => Err(not_built(choice, model)),
-        _ => Ok(()),
-    }
-}
-
-fn not_built(choice: &Choice, model: &Path) -> LoadError {
-    LoadError::NotBuilt { model: model.into(), why: choice.why.clone() }
-}
-
-/// Checks that an engine computes what a configuration asks for.
-///
-/// # Errors
-/// Names what would be left out.
-pub(crate) fn may_run(runs: Runs, directory: &Path, config: &ModelConfig) -> Result<(), ModelError> {
-    match runs {
-        Runs::Native => Ok(()),
-        Runs::Mistral => {
-            ignored::check(config).map_err(|reason| ModelError::Unsupported { dir: directory.into(), reason })
-        }
-    }
-}
-
-fn native(args: &EngineArgs, directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
-    let config = NativeConfig { processor: choice::processor(), ..args.native.config() };
-    let engine = NativeEngine::load(directory, config)?;
-    metrics::watch_engine(Arc::clone(engine.counters()));
-    Ok(Arc::new(Metered(engine)))
-}
-
-#[cfg(feature = "mistral")]
-fn mistral(directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
-    use super::mistral::{MistralConfig, MistralEngine, OnRestart};
-    let on_restart: OnRestart = Arc::new(metrics::engine_restarted);
-    let config = MistralConfig { on_restart: Some(on_restart), ..MistralConfig::default() };
-    Ok(Arc::new(Metered(MistralEngine::load(directory, config)?)))
 }
 
 /// A server answers, and judges and refines unless a refiner's directory is named. Only the question for its models is waited for

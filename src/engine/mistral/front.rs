@@ -8,27 +8,17 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use mistralrs::Response;
 
-use super::hook::{Ended, Job, Ticket, peak};
+use super::config::{OnRestart, Place, Restart, Source};
+use super::hook::{Ended, Event, Job, Ticket, peak};
 use super::queue::Queue;
-use super::runner::{Runner, Source};
-use super::{OnRestart, Place, Restart};
-use crate::engine::{EngineError, Purpose};
+use super::runner::Runner;
+use crate::engine::EngineError;
 
 /// How long a probe may take; the first forward pass on a GPU includes setting it up.
 const PROBE: Duration = Duration::from_secs(120);
 
 /// How long after a failed load the next one is tried.
 const PAUSE: Duration = Duration::from_secs(5);
-
-/// An event for the front.
-pub(super) enum Event {
-    /// The siblings of one call.
-    Submit(Purpose, Vec<Job>),
-    /// A sequence has left the engine.
-    Ended(Ended),
-    /// The engine is not wanted any more.
-    Close,
-}
 
 struct Running {
     job: Job,

@@ -9,12 +9,13 @@ use candle_core::{Device, Result, Tensor};
 use mistralrs::CustomLogitsProcessor;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::front::Event;
+use crate::engine::drawn::log_total;
 use crate::engine::grammar::Matcher;
-use crate::engine::sampling::{Sampler, log_total};
-use crate::engine::text::{Pieces, ReplyRules, ReplyText};
+use crate::engine::pieces::Pieces;
+use crate::engine::sampling::Sampler;
+use crate::engine::text::{ReplyRules, ReplyText};
 use crate::engine::writer::Writer;
-use crate::engine::{Chunk, EngineError};
+use crate::engine::{Chunk, EngineError, Purpose};
 
 /// What is the same for all replies of a model.
 pub(super) struct Shared {
@@ -110,6 +111,16 @@ impl Job {
         };
         Arc::new(Hook(Mutex::new(Draft { output, shared: Arc::clone(&self.shared), ticket: Some(ticket) })))
     }
+}
+
+/// An event for the front.
+pub(super) enum Event {
+    /// The siblings of one call.
+    Submit(Purpose, Vec<Job>),
+    /// A sequence has left the engine.
+    Ended(Ended),
+    /// The engine is not wanted any more.
+    Close,
 }
 
 /// How a sequence left the engine.

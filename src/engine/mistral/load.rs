@@ -8,8 +8,7 @@ use mistralrs::{
     AnyModelBuilder, DeviceMapSetting, MistralRs, ModelDType, SchedulerConfig, TextModelBuilder, TokenSource,
 };
 
-use super::Place;
-use super::runner::Source;
+use super::config::{Place, Source};
 
 /// The name of the threads on which mistral.rs may panic and is expected to.
 const LOADER: &str = "spar-load";

@@ -26,6 +26,7 @@
 //! - On the CPU a Mistral's sliding window gives other replies than `transformers`, with which the native engine agrees.
 //! - Shards must be named `model-0000i-of-0000n.safetensors`, and a Qwen3's configuration needs `max_window_layers`.
 
+mod config;
 mod front;
 mod hook;
 mod labels;
@@ -43,9 +44,11 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use tokio::sync::mpsc::unbounded_channel;
 
-use self::front::{Event, Front};
-use self::hook::{Job, ReplyWork, Shared, Work};
-use self::runner::{Runner, Source};
+use self::config::Source;
+pub use self::config::{MistralConfig, OnRestart, Place, Restart};
+use self::front::Front;
+use self::hook::{Event, Job, ReplyWork, Shared, Work};
+use self::runner::Runner;
 use super::blocking::blocking;
 use super::grammar::ModelGrammars;
 use super::model_dir::{ModelDir, ModelError};
@@ -58,49 +61,6 @@ use super::{
     Request,
 };
 use crate::chat::Chat;
-
-/// Where a model computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// The CPU, in f32: one reply at a time, since this version of mistral.rs decodes batches wrongly there.
-    Cpu,
-    /// CUDA, in bf16: the siblings of one call at a time.
-    Cuda,
-}
-
-impl Place {
-    /// The GPU in a build for it, otherwise the CPU.
-    pub fn of_this_build() -> Self {
-        if cfg!(feature = "cuda") { Self::Cuda } else { Self::Cpu }
-    }
-}
-
-/// How a failed engine came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Restart {
-    /// Another engine on the weights that were loaded.
-    Engine,
-    /// The directory was loaded again.
-    Model,
-}
-
-/// A callback for each restart, on the engine's own thread.
-pub type OnRestart = Arc<dyn Fn(Restart) + Send + Sync>;
-
-/// What a directory alone does not say.
-#[derive(Clone)]
-pub struct MistralConfig {
-    /// Where to compute.
-    pub place: Place,
-    /// Called at each restart.
-    pub on_restart: Option<OnRestart>,
-}
-
-impl Default for MistralConfig {
-    fn default() -> Self {
-        Self { place: Place::of_this_build(), on_restart: None }
-    }
-}
 
 /// A model directory served by mistral.rs. Dropping it takes the model down on a thread of its own.
 pub struct MistralEngine {

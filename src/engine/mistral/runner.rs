@@ -1,6 +1,5 @@
 //! One running mistral.rs engine: sends it sequences and takes it down.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,22 +7,11 @@ use mistralrs::core::MistralRs;
 use mistralrs::{Constraint, CustomLogitsProcessor, NormalRequest, Request, RequestMessage, Response, SamplingParams};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use super::Place;
+use super::config::Source;
 use super::load::{Loaded, load};
 
 /// How long a stopped engine may take to let go of the model.
 const FAREWELL: Duration = Duration::from_secs(10);
-
-/// Where a model comes from.
-#[derive(Clone)]
-pub(super) struct Source {
-    pub(super) directory: PathBuf,
-    pub(super) place: Place,
-    /// The end-of-sequence tokens of the directory's files, at least one.
-    pub(super) eos: Vec<u32>,
-    /// The first of them, as the vocabulary spells it.
-    pub(super) end_name: String,
-}
 
 /// A loaded model and the engine that runs it.
 pub(super) struct Runner {

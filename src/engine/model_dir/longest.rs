@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer};
 
-use crate::engine::text::Pieces;
+use crate::engine::pieces::Pieces;
 
 /// Composing characters (NFC, NFKC) makes a text this many times shorter at most.
 const COMPOSED: usize = 4;

@@ -12,7 +12,7 @@ use tokenizers::Tokenizer;
 use super::ModelError;
 use super::growth;
 use super::longest::longest;
-use crate::engine::text::Pieces;
+use crate::engine::pieces::Pieces;
 use crate::weights::digest::hex;
 use crate::weights::files;
 

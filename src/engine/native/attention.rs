@@ -4,8 +4,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::batch::Row;
 use super::blocks::{BLOCK, Block, Shape};
-use super::model::Row;
 use super::sequence::Sequence;
 use crate::kernels::packed::{Out, Rows, multiply_panels, prefetch};
 use crate::kernels::team::Team;

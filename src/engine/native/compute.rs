@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use super::adapter::Adapter;
+use super::batch::Batch;
 use super::blocks::{BlockPool, Shape};
-use super::model::{Batch, Model, Scratch};
+use super::config::{NativeConfig, Processor};
+use super::load_error::LoadError;
+use super::model::Model;
+use super::scratch::Scratch;
 use super::sequence::Sequence;
 #[cfg(feature = "tensors")]
 use super::tensors::TensorModel;
-use super::{NativeConfig, Processor};
 use crate::engine::counters::EngineCounters;
-use crate::weights::{DenseConfig, LowRanks, ModelError, Weights};
+use crate::weights::{DenseConfig, LowRanks, Weights};
 
 /// A model in the form that computes it.
 pub(super) struct Compute {
@@ -136,20 +139,5 @@ impl Compute {
             #[cfg(feature = "tensors")]
             Form::Tensors(model) => model.forward(scratch, pool, sequences, batch),
         }
-    }
-}
-
-/// Why weights are not loaded.
-#[derive(Debug)]
-pub(super) enum LoadError {
-    Model(ModelError),
-    /// A sentence about the device.
-    #[cfg(feature = "tensors")]
-    Device(String),
-}
-
-impl From<ModelError> for LoadError {
-    fn from(error: ModelError) -> Self {
-        Self::Model(error)
     }
 }

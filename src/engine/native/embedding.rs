@@ -5,83 +5,17 @@ use futures::channel::oneshot;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::NativeEngine;
-use super::model::{Batch, Row};
-use super::sequence::Sequence;
+use super::pooled::Pooled;
 use crate::engine::embedding::Pooling;
 use crate::engine::{EmbedRequest, Embeddings, EngineError, Input, Origin, Purpose};
 
 /// Texts of one call that are computed at a time.
 const AT_ONCE: usize = 8;
 
-/// The rows of a text so far, as one vector.
-pub(super) struct Pooled {
-    pub(super) pooling: Pooling,
-    /// The sum of the rows, or the last of them.
-    vector: Vec<f32>,
-    rows: usize,
-    pub(super) done: oneshot::Sender<Vec<f32>>,
-}
-
-impl Pooled {
-    fn new(pooling: Pooling, done: oneshot::Sender<Vec<f32>>) -> Self {
-        Self { pooling, vector: Vec::new(), rows: 0, done }
-    }
-
-    fn add(&mut self, row: &[f32]) {
-        self.rows += 1;
-        match self.pooling {
-            Pooling::Mean if self.rows > 1 => self.vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x),
-            Pooling::Mean | Pooling::Last => self.vector = row.to_vec(),
-        }
-    }
-
-    /// Forgets what was computed, which will be computed again.
-    pub(super) fn clear(&mut self) {
-        self.vector.clear();
-        self.rows = 0;
-    }
-
-    /// Gives the vector to the one who waits for it.
-    pub(super) fn finish(self) {
-        // The mean and the sum have one direction, and only that is asked for. A caller that disconnected needs no answer.
-        self.done.send(unit(self.vector)).ok();
-    }
-}
-
-/// The vector of length 1 in the same direction; one without a direction stays as it is.
-fn unit(mut vector: Vec<f32>) -> Vec<f32> {
-    let length = vector.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-    if length > 0.0 {
-        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
-    }
-    vector
-}
-
-impl Batch {
-    /// Gives the rows of texts that become vectors, which are `width` numbers each, to these texts and takes them out of
-    /// the batch and of `rows`. The rest are those whose logits are asked for.
-    pub(super) fn pool(&mut self, sequences: &mut [Sequence], rows: &mut [f32], width: usize) -> usize {
-        let mut kept = 0;
-        for index in 0..self.rows.len() {
-            let Row { sequence, .. } = self.rows[index];
-            match &mut sequences[sequence].pooled {
-                Some(pooled) => pooled.add(&rows[index * width..][..width]),
-                None => {
-                    rows.copy_within(index * width..(index + 1) * width, kept * width);
-                    self.rows[kept] = self.rows[index];
-                    kept += 1;
-                }
-            }
-        }
-        self.rows.truncate(kept);
-        kept
-    }
-}
-
 impl NativeEngine {
     /// A vector for each text, a few of them at a time.
     pub(super) async fn embeddings(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
-        if self.variant.runtime.model.on_device() {
+        if self.runtime.model.on_device() {
             let reason = "embeddings are computed on the CPU only; serve the model there";
             return Err(EngineError::Unsupported(reason.into()));
         }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use futures::channel::{mpsc, oneshot};
 
-use super::embedding::Pooled;
-use super::labels::Reading;
-use super::runtime::Place;
+use super::place::Place;
+use super::pooled::Pooled;
+use super::reading::Reading;
 use super::sequence::{Chunks, Scoring};
 use super::variant::Variant;
 use crate::engine::writer::Writer;

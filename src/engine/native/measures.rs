@@ -114,7 +114,7 @@ async fn eight_streams() {
 #[ignore = "a measurement"]
 async fn adapter_to_first_token() {
     let base = shipped("actor");
-    let config = &base.variant.runtime.model.config;
+    let config = &base.runtime.model.config;
     let mut times = Vec::new();
     for round in 0..201u64 {
         let pair = |outer: usize, inner: usize, key: u64| {

@@ -28,17 +28,25 @@
 
 mod adapter;
 mod attention;
+mod batch;
 mod blocks;
 mod callers;
 mod compute;
+mod config;
 mod embedding;
 mod job;
 mod labels;
+mod linear;
+mod load_error;
 mod lookup;
 mod model;
+mod place;
+mod pooled;
+mod reading;
 mod residual;
 mod runtime;
 mod scheduler;
+mod scratch;
 mod sequence;
 mod shard;
 mod slots;
@@ -47,9 +55,7 @@ mod tensors;
 mod turns;
 mod variant;
 
-use std::num::NonZero;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::channel::{mpsc, oneshot};
@@ -59,9 +65,11 @@ use tokenizers::Tokenizer;
 use tokio_util::sync::CancellationToken;
 
 use self::adapter::Adapter;
-use self::compute::{Compute, LoadError};
-use self::embedding::Pooled;
+use self::compute::Compute;
+pub use self::config::{NativeConfig, Processor};
 use self::job::{Job, Started};
+use self::load_error::LoadError;
+use self::pooled::Pooled;
 use self::runtime::Runtime;
 use self::sequence::{Chunks, Scoring};
 use self::variant::Variant;
@@ -79,83 +87,7 @@ use super::{
     Origin, Purpose, Reply, Request, ScoredToken, TokenLogprobs, TokenProb,
 };
 use crate::chat::Chat;
-use crate::kernels::packed::Format;
-use crate::memory;
 use crate::weights::{DenseConfig, LowRanks, ModelConfig, known_families};
-
-/// What computes the forward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Processor {
-    /// Our own kernels on the CPU.
-    #[default]
-    Cpu,
-    /// Tensors on the CPU, in `f32`: the device form on machines without a device.
-    #[cfg(feature = "tensors")]
-    Tensors,
-    /// Tensors on the CUDA device of this number.
-    #[cfg(feature = "cuda")]
-    Cuda(usize),
-}
-
-/// How much of the machine the engine uses. Results do not depend on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NativeConfig {
-    /// Threads that compute.
-    pub threads: usize,
-    /// Replies that run at once; more wait in order, plain answers first. Searches of a server leave an eighth of them.
-    pub max_replies: usize,
-    /// Replies that may wait; more are refused as unavailable.
-    pub max_waiting: usize,
-    /// Bytes of keys and values that are kept for later prompts.
-    pub cache_bytes: usize,
-    /// Positions that a thread computes per step: a long prompt delays running replies by one such step at a time.
-    pub step_rows: usize,
-    /// The type of the weights in memory; [`Format::F32`] keeps them as the checkpoint has them.
-    pub weights: Format,
-    /// The processor that computes.
-    pub processor: Processor,
-    /// Tokens at most that a refinement copies from its prompt at once, to be checked in one step; 0 computes every token
-    /// by itself. Only our kernels on the CPU compute a row alike in any step, so devices do not speculate.
-    pub speculate: usize,
-    /// Time without a step after which the threads are given up and started again.
-    pub stall: Duration,
-}
-
-impl Default for NativeConfig {
-    fn default() -> Self {
-        Self {
-            threads: std::thread::available_parallelism().map_or(1, NonZero::get),
-            max_replies: 128,
-            max_waiting: 4096,
-            cache_bytes: usual_cache(),
-            step_rows: 256,
-            weights: Format::F32,
-            processor: Processor::default(),
-            speculate: 32,
-            stall: Duration::from_secs(60),
-        }
-    }
-}
-
-/// Bytes of keys and values that are kept where nobody says how many: actor and refiner together take no more than a quarter of
-/// what the process may use.
-fn usual_cache() -> usize {
-    static BYTES: OnceLock<usize> = OnceLock::new();
-    let most = 256 << 20;
-    *BYTES.get_or_init(|| memory::now().limit.map_or(most, |limit| most.min((limit / 8) as usize)))
-}
-
-impl NativeConfig {
-    /// Replies of a server's searches that run at once.
-    fn max_search_replies(&self) -> usize {
-        self.max_replies - self.max_replies / 8
-    }
-
-    /// Replies of one of several callers that run at once.
-    fn max_replies_of_one(&self) -> usize {
-        self.max_replies - self.max_replies / 4
-    }
-}
 
 /// A loaded model, or an adapter on it, with the threads that run it. They end when the last such handle is dropped and
 /// its replies have ended.
@@ -163,6 +95,7 @@ pub struct NativeEngine {
     dir: Arc<ModelDir>,
     info: ModelInfo,
     grammars: ModelGrammars,
+    runtime: Arc<Runtime>,
     variant: Arc<Variant>,
 }
 
@@ -197,7 +130,7 @@ impl NativeEngine {
         let runtime =
             Runtime::start(model, config).map_err(|e| unsupported(format!("no thread can be started: {e}")))?;
         let grammars = ModelGrammars::new(dir.pieces.clone(), dir.config.eos.clone());
-        Ok(Self { info: dir.info(), grammars, dir: Arc::new(dir), variant: Variant::new(runtime, None) })
+        Ok(Self { info: dir.info(), grammars, dir: Arc::new(dir), variant: runtime.variant(None), runtime })
     }
 
     /// Puts an adapter on the same base: another handle on the same weights, threads and blocks, whose replies are computed
@@ -207,7 +140,6 @@ impl NativeEngine {
     /// A module that the model does not have, or whose sizes do not fit.
     pub fn with_adapter(&self, modules: &LowRanks) -> Result<Self, ModelError> {
         let adapter = self
-            .variant
             .runtime
             .model
             .adapter(modules)
@@ -225,13 +157,14 @@ impl NativeEngine {
             dir: self.dir.clone(),
             info: self.info.clone(),
             grammars: self.grammars.clone(),
-            variant: Variant::new(self.variant.runtime.clone(), adapter),
+            variant: self.runtime.variant(adapter),
+            runtime: self.runtime.clone(),
         }
     }
 
     /// Whether both are handles on the same weights in memory.
     pub fn shares_base(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.variant.runtime, &other.variant.runtime)
+        Arc::ptr_eq(&self.runtime, &other.runtime)
     }
 
     /// The directory that the model was loaded from.
@@ -241,7 +174,7 @@ impl NativeEngine {
 
     /// What the engine counts; handles with adapters share it.
     pub fn counters(&self) -> &Arc<EngineCounters> {
-        &self.variant.runtime.counters
+        &self.runtime.counters
     }
 
     /// The tokens of a prompt, or as many of the last ones as `tail` says. Long ones are tokenized where they hold nobody up.
@@ -264,7 +197,7 @@ impl NativeEngine {
         prompt: Vec<u32>,
         work: Work,
     ) -> Result<(Started, CancellationToken), EngineError> {
-        let runtime = &self.variant.runtime;
+        let runtime = &self.runtime;
         let (replies, scoring, pooled) = match work {
             Work::Replies(replies) => (replies, None, None),
             Work::Scored(scoring) => (Vec::new(), Some(scoring), None),
@@ -397,7 +330,7 @@ impl Engine for NativeEngine {
     }
 
     fn embeds(&self) -> bool {
-        !self.variant.runtime.model.on_device()
+        !self.runtime.model.on_device()
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
@@ -413,7 +346,7 @@ impl Engine for NativeEngine {
     }
 
     async fn health(&self) -> Result<(), EngineError> {
-        self.variant.runtime.health()
+        self.runtime.health()
     }
 
     fn native(&self) -> Option<&NativeEngine> {

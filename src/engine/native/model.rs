@@ -1,18 +1,16 @@
 //! A decoder of the Llama family, laid out for speed, and its forward pass over rows of many sequences.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use safetensors::Dtype;
-
-use super::adapter::{Adapter, Delta, LayerAdapter};
-use super::attention::{Attention, Heads, Scoring};
+use super::attention::{Heads, Scoring};
+use super::batch::{Batch, Row};
 use super::blocks::Shape;
+use super::linear::{Linear, packed};
 use super::residual::{LastProduct, Stream, norm_or_copy, scale};
+use super::scratch::Scratch;
 use super::sequence::Sequence;
 use super::turns::Turns;
-use crate::kernels::packed::{Format, Matrix, Packed, Workspace};
-use crate::kernels::pages::Buffer;
+use crate::kernels::packed::{Format, Packed};
 use crate::kernels::{gelu_times, rms_norm, rotate, silu_times};
 use crate::weights::{Activation, DenseConfig, ModelError, Part, QkNorm, Rope, Weights};
 
@@ -45,100 +43,6 @@ struct Layer {
     down: Linear,
     /// The norm of what the feed-forward layer adds to the residual stream, where there is one.
     down_norm: Option<Vec<f32>>,
-}
-
-pub(super) struct Linear {
-    weight: Packed,
-    bias: Option<Vec<f32>>,
-}
-
-/// A position of a sequence that a step computes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
-    /// Index of the sequence.
-    pub(super) sequence: usize,
-    /// Position in it.
-    pub(super) position: usize,
-}
-
-/// Rows of a step that one adapter changes.
-pub(super) struct Group {
-    pub(super) rows: Range<usize>,
-    pub(super) adapter: Arc<Adapter>,
-}
-
-/// What a step computes.
-#[derive(Default)]
-pub(super) struct Batch {
-    pub(super) rows: Vec<Row>,
-    /// Disjoint ranges of rows.
-    pub(super) groups: Vec<Group>,
-    /// Numbers of the rows whose logits are asked for, in order.
-    pub(super) wanted: Vec<usize>,
-}
-
-impl Batch {
-    pub(super) fn clear(&mut self) {
-        self.rows.clear();
-        self.groups.clear();
-        self.wanted.clear();
-    }
-
-    /// Leaves the rows whose logits are asked for.
-    pub(super) fn keep_wanted(&mut self) {
-        for Group { rows, .. } in &mut self.groups {
-            let place = |row: usize| self.wanted.partition_point(|&wanted| wanted < row);
-            *rows = place(rows.start)..place(rows.end);
-        }
-        for (place, row) in self.wanted.iter_mut().enumerate() {
-            self.rows[place] = self.rows[*row];
-            *row = place;
-        }
-        self.rows.truncate(self.wanted.len());
-    }
-
-    /// Adds what adapters change in the matrix `which` of a layer.
-    pub(super) fn adapt(
-        &self,
-        layer: usize,
-        which: fn(&LayerAdapter) -> Option<&Delta>,
-        a: &[f32],
-        out: &mut [f32],
-        low: &mut Vec<f32>,
-        workspace: &mut Workspace,
-    ) {
-        let (inner, columns) = (a.len() / self.rows.len(), out.len() / self.rows.len());
-        for Group { rows, adapter } in &self.groups {
-            if let Some(delta) = which(adapter.layer(layer)) {
-                let out = &mut out[rows.start * columns..rows.end * columns];
-                delta.add(&a[rows.start * inner..rows.end * inner], out, low, workspace);
-            }
-        }
-    }
-}
-
-/// Buffers of a step, kept from step to step. Shapes are `(rows, …)`.
-#[derive(Default)]
-pub(super) struct Scratch {
-    x: Buffer<f32>,
-    normed: Buffer<f32>,
-    qkv: Buffer<f32>,
-    attended: Buffer<f32>,
-    gate_up: Buffer<f32>,
-    activated: Buffer<f32>,
-    attention: Attention,
-    /// What attention or the feed-forward layer adds to the residual stream, where it is not added at once.
-    addition: Buffer<f32>,
-    /// Queries and keys before their norms.
-    raw: Vec<f32>,
-    /// `(rows of a group, ranks)`.
-    low: Vec<f32>,
-    pub(super) workspace: Workspace,
-    /// Keys and values on a device, where tensors compute.
-    #[cfg(feature = "tensors")]
-    pub(super) cache: Option<super::tensors::Cache>,
-    /// `(rows asked for, vocabulary)`.
-    pub(super) logits: Vec<f32>,
 }
 
 impl Model {
@@ -213,7 +117,7 @@ impl Model {
         let Scratch { x, normed, logits, workspace, .. } = scratch;
         normed.resize(x.len());
         rms_norm(normed, x, &self.norm, self.config.norm_eps);
-        let kept = batch.pool(sequences, normed, hidden);
+        let kept = pool_rows(batch, sequences, normed, hidden);
         normed.resize(kept * hidden);
         if kept == 0 {
             logits.clear();
@@ -291,6 +195,25 @@ impl Model {
     }
 }
 
+/// Gives the rows of texts that become vectors, which are `width` numbers each, to these texts and takes them out of
+/// the batch and of `rows`. The rest are those whose logits are asked for.
+fn pool_rows(batch: &mut Batch, sequences: &mut [Sequence], rows: &mut [f32], width: usize) -> usize {
+    let mut kept = 0;
+    for index in 0..batch.rows.len() {
+        let Row { sequence, .. } = batch.rows[index];
+        match &mut sequences[sequence].pooled {
+            Some(pooled) => pooled.add(&rows[index * width..][..width]),
+            None => {
+                rows.copy_within(index * width..(index + 1) * width, kept * width);
+                batch.rows[kept] = batch.rows[index];
+                kept += 1;
+            }
+        }
+    }
+    batch.rows.truncate(kept);
+    kept
+}
+
 impl Layer {
     fn load(
         layer: usize,
@@ -327,58 +250,5 @@ impl Layer {
             down: linear(&[("mlp.down_proj", c.hidden)], c.intermediate, c.mlp_bias)?,
             down_norm: down_norm?,
         })
-    }
-}
-
-/// Matrices side by side, as the checkpoint has them, or in `format` if that is smaller. Blocks stay as they are: no format is
-/// both smaller and as exact.
-fn packed(weights: &Weights, names: &[&str], inner: usize, format: Format) -> Result<Packed, ModelError> {
-    let mut blocks = names.iter().map(|name| weights.blocks(name)).collect::<Result<Vec<_>, _>>()?;
-    if blocks.iter().all(Option::is_none) {
-        let parts: Vec<_> = names.iter().map(|name| weights.read(name)).collect::<Result<_, _>>()?;
-        let slices: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
-        return Ok(Packed::new(&slices, inner, format.min(own_format(weights, names))));
-    }
-    let plain = |(name, blocks): (&&str, &Option<_>)| match blocks {
-        None => weights.read(name),
-        Some(_) => Ok(Vec::new()),
-    };
-    let numbers: Vec<Vec<f32>> = names.iter().zip(&blocks).map(plain).collect::<Result<_, _>>()?;
-    let parts = names.iter().zip(&mut blocks).zip(&numbers).map(|((name, blocks), numbers)| match blocks.take() {
-        Some((kind, rows)) => Matrix::Blocks(kind, rows),
-        None => Matrix::Numbers(numbers, format.min(own_format(weights, &[name]))),
-    });
-    Ok(Packed::of_parts(&parts.collect::<Vec<_>>(), inner))
-}
-
-/// The type that keeps all of these tensors as they are.
-fn own_format(weights: &Weights, names: &[&str]) -> Format {
-    let format = |name: &&str| match weights.dtype(name) {
-        Some(Dtype::F16) => Format::F16,
-        Some(Dtype::BF16) => Format::Bf16,
-        _ => Format::F32,
-    };
-    let mut formats = names.iter().map(format);
-    let first = formats.next().unwrap_or(Format::F32);
-    if formats.all(|other| other == first) { first } else { Format::F32 }
-}
-
-impl Linear {
-    pub(super) fn apply(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
-        self.weight.multiply(a, out, workspace);
-        self.add_bias(out);
-    }
-
-    pub(super) fn add(&self, a: &[f32], out: &mut [f32], workspace: &mut Workspace) {
-        self.weight.multiply_add(a, out, workspace);
-        self.add_bias(out);
-    }
-
-    fn add_bias(&self, out: &mut [f32]) {
-        if let Some(bias) = &self.bias {
-            for row in out.chunks_exact_mut(bias.len()) {
-                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-            }
-        }
     }
 }

@@ -1,7 +1,8 @@
 //! What attention and the feed-forward layer add to the residual stream: as it is, or through a norm and a scale.
 
 use super::adapter::{Delta, LayerAdapter};
-use super::model::{Batch, Linear};
+use super::batch::Batch;
+use super::linear::Linear;
 use crate::kernels::packed::Workspace;
 use crate::kernels::pages::Buffer;
 use crate::kernels::rms_norm;

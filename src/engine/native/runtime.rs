@@ -8,11 +8,14 @@ use std::{io, thread};
 
 use tokio_util::sync::CancellationToken;
 
-use super::NativeConfig;
+use super::adapter::Adapter;
 use super::blocks::Prefix;
 use super::compute::Compute;
+use super::config::NativeConfig;
 use super::job::Job;
+use super::place::Place;
 use super::scheduler::Scheduler;
+use super::variant::{PrefixKeeper, Variant};
 use crate::engine::EngineError;
 use crate::engine::counters::EngineCounters;
 
@@ -26,26 +29,6 @@ pub(super) struct Runtime {
     waiting: Arc<AtomicUsize>,
     /// Dropped with the engine, which ends the thread that watches.
     _watched: mpsc::Sender<()>,
-}
-
-/// A reply's place among those that wait to begin; given back when dropped.
-pub(super) struct Place {
-    waiting: Arc<AtomicUsize>,
-    replies: usize,
-}
-
-impl Place {
-    /// Leaves `replies` of its places to another job of the same call.
-    pub(super) fn split(&mut self, replies: usize) -> Self {
-        self.replies -= replies;
-        Self { waiting: self.waiting.clone(), replies }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.waiting.fetch_sub(self.replies, Ordering::Relaxed);
-    }
 }
 
 impl Runtime {
@@ -65,18 +48,15 @@ impl Runtime {
         self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn next_root(&self) -> Prefix {
-        Prefix::root(self.roots.fetch_add(1, Ordering::Relaxed))
+    /// The weights with this adapter, with a root of their own for prefixes.
+    pub(super) fn variant(self: &Arc<Self>, adapter: Option<Adapter>) -> Arc<Variant> {
+        let root = Prefix::root(self.roots.fetch_add(1, Ordering::Relaxed));
+        Variant::new(Arc::<Self>::clone(self), root, adapter)
     }
 
     /// A place in the line, if it is not full.
     pub(super) fn place(&self, replies: usize) -> Result<Place, EngineError> {
-        let most = self.config.max_waiting;
-        let admit = |waiting: usize| (waiting == 0 || waiting + replies <= most).then_some(waiting + replies);
-        match self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit) {
-            Ok(_) => Ok(Place { waiting: self.waiting.clone(), replies }),
-            Err(waiting) => Err(EngineError::Unavailable(format!("{waiting} replies wait already; try again later"))),
-        }
+        Place::take(&self.waiting, replies, self.config.max_waiting)
     }
 
     /// Hands a job to the threads; the token is cancelled if they are lost.
@@ -92,12 +72,6 @@ impl Runtime {
     #[cfg(test)]
     pub(super) fn fail(&self, fault: impl FnOnce() + Send + 'static) {
         self.scheduler().fail(fault);
-    }
-
-    /// Drops the prefixes below a root.
-    pub(super) fn forget(&self, root: Prefix) {
-        let scheduler = self.scheduler().clone();
-        scheduler.forget(root);
     }
 
     /// Whether the threads do what there is to do.
@@ -123,6 +97,13 @@ impl Runtime {
         self.counters.restarts.fetch_add(1, Ordering::Relaxed);
         tracing::warn!("the native engine serves again");
         Ok(())
+    }
+}
+
+impl PrefixKeeper for Runtime {
+    fn forget(&self, root: Prefix) {
+        let scheduler = self.scheduler().clone();
+        scheduler.forget(root);
     }
 }
 

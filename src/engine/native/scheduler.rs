@@ -10,10 +10,10 @@ use std::{io, thread};
 use futures::channel::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::NativeConfig;
 use super::blocks::{BlockPool, Prefix, PrefixTree};
 use super::callers::ByCaller;
 use super::compute::Compute;
+use super::config::NativeConfig;
 use super::job::{Job, Started};
 use super::lookup::Lookup;
 use super::sequence::{RunningReply, Sequence};

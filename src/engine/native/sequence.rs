@@ -6,12 +6,12 @@ use futures::channel::mpsc::UnboundedSender;
 use futures::channel::oneshot;
 
 use super::blocks::{BLOCK, Block, BlockPool, Found, Prefix, PrefixTree, Shape, block_tokens};
-use super::embedding::Pooled;
-use super::labels::Reading;
 use super::lookup::Lookup;
+use super::pooled::Pooled;
+use super::reading::{Branch, Read, Reading};
 use super::variant::Variant;
+use crate::engine::drawn::{DrawnLogprobs, log_total};
 use crate::engine::embedding::Pooling;
-use crate::engine::sampling::DrawnLogprobs;
 use crate::engine::writer::Writer;
 use crate::engine::{Chunk, EngineError, Namespace};
 
@@ -244,6 +244,45 @@ impl Sequence {
         if let Some(pooled) = &mut self.pooled {
             pooled.clear();
         }
+    }
+
+    /// Reads what is wanted from the last token's logits. The sequences that continue from here take over its blocks.
+    pub(super) fn read(&self, reading: Reading, logits: &[f32]) -> Vec<Sequence> {
+        let Reading { branch, computed, listener } = reading;
+        let logprobs = match branch.wanted.is_empty() {
+            true => Vec::new(),
+            false => {
+                let total = log_total(logits);
+                let logprob = |(token, place): (u32, usize)| (place, logits[token as usize] - total);
+                branch.wanted.into_iter().map(logprob).collect()
+            }
+        };
+        // A caller that disconnected is noticed before the next step.
+        listener.unbounded_send(Read { computed, logprobs }).ok();
+        let continued = |mut branch: Branch| {
+            let tokens = [&self.tokens, std::mem::take(&mut branch.tokens).as_slice()].concat();
+            Sequence {
+                variant: self.variant.clone(),
+                root: self.root,
+                caller: self.caller,
+                plain: self.plain,
+                told: self.told,
+                born: self.born,
+                served: self.served,
+                prompt: if branch.asks { tokens.len() } else { self.prompt },
+                tokens,
+                computed: self.computed,
+                blocks: self.blocks.clone(),
+                kept: self.kept.clone(),
+                replies: Vec::new(),
+                scoring: None,
+                pooled: None,
+                lookup: None,
+                reading: Some(Reading { branch, computed: 0, listener: listener.clone() }),
+                goes_on: false,
+            }
+        };
+        branch.parts.into_iter().map(continued).collect()
     }
 
     /// Sets a position's keys and values in a layer.

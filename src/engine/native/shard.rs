@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::batch::{Batch, Group, Row};
 use super::blocks::{BLOCK, BlockPool};
 use super::compute::Compute;
-use super::model::{Batch, Group, Row, Scratch};
+use super::scratch::Scratch;
 use super::sequence::Sequence;
-use crate::engine::sampling::DrawnLogprobs;
+use crate::engine::drawn::DrawnLogprobs;
 use crate::kernels::team::Team;
 
 /// Logits from which on a team draws tokens: their passes over the vocabulary take longer than waking it.
@@ -365,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn proposals_do_not_hold_plain_replies_up() {
         let engine = engine_with(&TinyModel::default(), NativeConfig::default());
-        let pool = engine.variant.runtime.model.pool(0, Arc::default());
+        let pool = engine.runtime.model.pool(0, Arc::default());
         let tokens: Vec<u32> = (1..30).chain(1..6).collect();
         let begun = |prompt, computed| Sequence { prompt, computed, ..sequence(&engine, &tokens) };
         // Plain replies that run, those whose prompt is computed, and rows of the refinement.

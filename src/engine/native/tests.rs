@@ -2,6 +2,7 @@ pub(super) mod configurations;
 mod speculation;
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
@@ -182,13 +183,13 @@ pub(super) fn sequence(engine: &NativeEngine, tokens: &[u32]) -> sequence::Seque
 
 /// Logits of every position, straight from the forward pass.
 fn all_logits(engine: &NativeEngine, tokens: &[u32]) -> Vec<Vec<f32>> {
-    let model = &engine.variant.runtime.model;
+    let model = &engine.runtime.model;
     let pool = model.pool(0, Arc::default());
     let mut scratch = model.scratch(&pool).unwrap();
     let (mut sequence, count) = (sequence(engine, tokens), tokens.len());
     sequence.own(&pool, count);
-    let rows = (0..count).map(|position| model::Row { sequence: 0, position }).collect();
-    let mut batch = model::Batch { rows, groups: vec![], wanted: (0..count).collect() };
+    let rows = (0..count).map(|position| batch::Row { sequence: 0, position }).collect();
+    let mut batch = batch::Batch { rows, groups: vec![], wanted: (0..count).collect() };
     model.forward(&mut scratch, &pool, &mut [sequence], &mut batch).unwrap();
     scratch.logits.chunks_exact(model.config.vocabulary).map(<[f32]>::to_vec).collect()
 }
@@ -208,7 +209,7 @@ async fn a_text_is_scored_as_its_forward_pass_says() {
         assert_eq!(scored[0].logprobs, None);
         for (scored, logits) in scored[1..].iter().zip(&logits) {
             let logprobs = scored.logprobs.as_ref().unwrap();
-            let expected = crate::engine::sampling::DrawnLogprobs::new(logits, scored.id, 2);
+            let expected = crate::engine::drawn::DrawnLogprobs::new(logits, scored.id, 2);
             assert_eq!((logprobs.token.logprob, logprobs.top[1].logprob), (expected.drawn, expected.top[1].1));
         }
     }
@@ -587,7 +588,7 @@ async fn flood(requests: u64) -> usize {
     let budget = 400_000;
     let engines = with_adapters(NativeConfig { cache_bytes: budget, ..two_threads() });
     let counters = engines[0].counters().clone();
-    let block = engines[0].variant.runtime.model.block_shape().bytes();
+    let block = engines[0].runtime.model.block_shape().bytes();
     let mut early = None;
     for n in 0..requests / 50 {
         join_all((0..50).map(async |i| {
@@ -757,15 +758,15 @@ async fn lost_threads_fail_their_replies_and_are_started_again() {
     for (index, fault) in faults.into_iter().enumerate() {
         let mut endless = engine.start(greedy("hello", usize::MAX)).await.unwrap().remove(0);
         assert!(endless.chunks.next().await.unwrap().is_ok());
-        engine.variant.runtime.fail(fault);
+        engine.runtime.fail(fault);
         if index == 1 {
-            until("the silence is told", || engine.variant.runtime.health().is_err()).await;
+            until("the silence is told", || engine.runtime.health().is_err()).await;
         }
         assert!(matches!(endless.complete().await, Err(EngineError::Crashed(_))));
         let restarts = || engine.counters().restarts.load(Ordering::Relaxed);
         until("the threads are started again", || restarts() == index as u64 + 1).await;
         assert_eq!(content(run(&engine, greedy("x", 3)).await), content(before.clone()));
-        until("the engine is well", || engine.variant.runtime.health().is_ok()).await;
+        until("the engine is well", || engine.runtime.health().is_ok()).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::engine::text::Pieces;
+use crate::engine::pieces::Pieces;
 
 /// A set of such texts, with the end of the reply so far.
 #[derive(Clone)]

@@ -5,8 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use half::f16;
 
 use super::super::pages::Pages;
-use super::format::{ByteLine, HalfLine};
-use super::{Line, WIDTH};
+use super::lines::{ByteLine, HalfLine, Line, WIDTH};
 use crate::weights::gguf::kind::{Blocks, Steps};
 
 /// A row of a panel with 4 bits per element: the first 16 columns are in the lower halves of the bytes, the others in the upper halves.

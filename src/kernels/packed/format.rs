@@ -1,11 +1,10 @@
 //! The element types of a packed matrix. All are multiplied as `f32`.
 
-use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 
 use super::super::pages::Pages;
 use super::blocks::{BlockPanels, BlockView};
-use super::{Line, WIDTH};
+use super::lines::{ByteLine, GROUP, HalfLine, Line, WIDTH};
 
 /// The type in which elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,19 +18,6 @@ pub enum Format {
     /// Single precision, `f32`.
     F32,
 }
-
-/// Inner elements of a column that share a scale.
-pub const GROUP: usize = 32;
-
-/// A row of a panel with 16 bits per element.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub struct HalfLine(pub [u16; WIDTH]);
-
-/// A row of a panel with 8 bits per element.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(32))]
-pub struct ByteLine(pub [i8; WIDTH]);
 
 /// Panels, one after another.
 pub(super) enum Panels {

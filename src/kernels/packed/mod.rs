@@ -3,50 +3,27 @@
 
 mod blocks;
 mod format;
+mod lines;
 mod tile;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytemuck::{Pod, Zeroable};
-
 use self::blocks::BlockPanels;
 pub use self::format::Format;
 use self::format::{Panels, View};
+use self::lines::ROWS;
+pub use self::lines::{Line, WIDTH};
 use self::tile::Shape;
 pub use self::tile::{Out, Rows};
 use super::team::Team;
 use crate::weights::gguf::kind::Blocks;
-
-/// Columns per panel.
-pub const WIDTH: usize = 32;
-/// The maximum number of rows in a tile.
-const ROWS: usize = 8;
-
-/// A row of a panel, aligned to a cache line.
-#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub struct Line(pub [f32; WIDTH]);
-
-impl Line {
-    /// A line of zeros.
-    pub const ZERO: Self = Self([0.0; WIDTH]);
-}
 
 /// Up to this number of rows, panels are converted while they are read: with three panels at once, the sums fill the registers.
 const FEW: usize = 4;
 
 /// The maximum number of panels that are multiplied at once.
 const AT_ONCE: usize = 4;
-
-/// The number of panels that fit into registers at once for this many rows.
-fn at_once(rows: usize) -> usize {
-    match rows {
-        0..=3 => 4,
-        4 => 3,
-        _ => 1,
-    }
-}
 
 /// The number of rows per part if the rows are divided evenly into the fewest parts of at most `most` rows.
 fn evenly(rows: usize, most: usize) -> usize {

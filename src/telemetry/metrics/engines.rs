@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use crate::engine::counters::EngineCounters;
-use crate::engine::grammar::memory::Memory;
+use crate::engine::grammar::shared_memory;
 #[cfg(feature = "mistral")]
 use crate::engine::mistral::Restart;
 use crate::engine::{EngineError, Purpose};
@@ -117,7 +117,7 @@ pub fn publish_engines() {
     let share = |blocks: usize, most: usize| blocks as f64 / most.max(1) as f64;
     gauge!("spar_kv_usage_ratio", "state" => "running").set(share(running, most_running));
     gauge!("spar_kv_usage_ratio", "state" => "kept").set(share(kept, most_kept));
-    let grammars = Memory::shared().bytes();
+    let grammars = shared_memory().bytes();
     gauge!("spar_grammar_bytes", "state" => "running").set(grammars.running as f64);
     gauge!("spar_grammar_bytes", "state" => "kept").set(grammars.kept as f64);
     counter!("spar_prefix_tokens_reused_total").increment(0);

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::TensorView;
 
 use super::{Adapter, ModelError};
+use crate::weights::encode::encode;
 use crate::weights::{Weights, digest};
 
 /// Writes the base in `base` with `adapter` merged into it, in `f32` arithmetic, to the empty directory `out`: the same
@@ -59,13 +60,4 @@ pub fn merge(base: &Path, adapter: &Adapter, out: &Path) -> Result<(), ModelErro
         safetensors::serialize_to_file(views, Some(metadata), &to).map_err(|e| broken(&to, e.to_string()))?;
     }
     Ok(())
-}
-
-/// Little-endian bytes; other types than these three are never read as numbers.
-pub(crate) fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
-    match dtype {
-        Dtype::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
-        Dtype::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-    }
 }

@@ -10,10 +10,10 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 
 pub use self::config::{AdapterConfig, Layers, Patterns, Targets};
-pub(crate) use self::merge::encode;
 pub use self::merge::merge;
 use super::digest::{Digests, FileDigest};
-use super::{LowRank, LowRanks, ModelError, digest, files, headers};
+use super::tensors::{Location, Weights};
+use super::{LowRank, LowRanks, ModelError, digest, files};
 
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// PEFT wraps the model twice and names its tensors accordingly.
@@ -23,6 +23,17 @@ const BASE: &str = "base_sha256";
 
 /// Linear modules by name, with rows and columns.
 pub type Linears = BTreeMap<String, [usize; 2]>;
+
+impl Weights {
+    /// Every matrix that may be a linear module's weight: for architectures whose modules we do not know.
+    pub fn linears(&self) -> Linears {
+        let matrix = |(name, at): (&String, &Location)| match (name.strip_suffix(".weight"), at.shape.as_slice()) {
+            (Some(module), &[outer, inner]) if !module.contains("embed") => Some((module.to_owned(), [outer, inner])),
+            _ => None,
+        };
+        self.tensors.iter().filter_map(matrix).collect()
+    }
+}
 
 /// A checked adapter in memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +68,7 @@ impl Adapter {
         let most =
             most_bytes(&config, base).map_err(|reason| ModelError::Broken { file: dir.join(config::FILE), reason })?;
         // Read rather than mapped: the file may be rewritten at any time.
-        let bytes = files::read(&file, most + headers::HEADER).map_err(|e| broken(e.to_string()))?;
+        let bytes = files::read(&file, most + files::HEADER).map_err(|e| broken(e.to_string()))?;
         let whole = |e| broken(format!("not a whole safetensors file ({e}); copy it again"));
         let tensors = SafeTensors::deserialize(&bytes).map_err(whole)?;
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(whole)?;

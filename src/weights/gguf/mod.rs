@@ -17,7 +17,8 @@ use memmap2::Mmap;
 use self::container::{Container, Listed, Value};
 use self::kind::Kind;
 pub use self::split::parts;
-use super::{Location, ModelError, Rows, Weights, files};
+use super::tensors::{Location, Rows, Weights};
+use super::{ModelError, files};
 
 /// Whether a path names a GGUF file.
 pub fn is_named(path: &Path) -> bool {

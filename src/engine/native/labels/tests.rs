@@ -310,7 +310,7 @@ async fn a_call_fails_with_its_threads() {
         _ = &mut reading => panic!("it is not done so soon"),
         () = until("it has begun", || engine.counters().prompt_tokens_computed.load(Ordering::Relaxed) > 0) => {}
     }
-    engine.variant.runtime.fail(|| panic!("a fault on purpose"));
+    engine.runtime.fail(|| panic!("a fault on purpose"));
     assert!(matches!(reading.await, Err(EngineError::Crashed(_))));
     assert!(engine.read_labels(asking(&[("again", "")])).await.is_ok());
 }

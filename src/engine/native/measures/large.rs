@@ -6,6 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use super::*;
+use crate::kernels::packed::Format;
 
 /// The sizes, with the tokens that a slow engine makes in each reply.
 fn sizes() -> [(&'static str, TinyModel, usize); 2] {
@@ -44,7 +45,7 @@ impl Subject {
         let before = status("VmRSS");
         std::fs::write("/proc/self/clear_refs", "5").ok();
         let engine = load(ModelDir::open(dir).unwrap());
-        let bytes = engine.native().map_or(bytes, |native| native.variant.runtime.model.bytes());
+        let bytes = engine.native().map_or(bytes, |native| native.runtime.model.bytes());
         let mut subject = Self { name, engine, bytes, peak: 0.0, tokens: 64, speeds: Default::default() };
         // The batch that needs most memory.
         subject.speed(BATCHES[2], 4, 0).await;

@@ -118,7 +118,7 @@ async fn refinements() {
 fn rows_of_a_step() {
     let dir = std::env::var("SPAR_BENCH_MODEL").expect("SPAR_BENCH_MODEL names a model's directory");
     let engine = NativeEngine::load(ModelDir::open(dir).unwrap(), NativeConfig::default()).unwrap();
-    let model = &engine.variant.runtime.model;
+    let model = &engine.runtime.model;
     let pool = model.pool(0, Arc::default());
     let mut scratch = model.scratch(&pool).unwrap();
     let threads = NativeConfig::default().threads;
@@ -128,8 +128,8 @@ fn rows_of_a_step() {
     let mut step = |from: usize, rows: usize| {
         let begun = Instant::now();
         sequence.own(&pool, from + rows);
-        let all = (from..from + rows).map(|position| model::Row { sequence: 0, position }).collect();
-        let mut batch = model::Batch { rows: all, groups: vec![], wanted: (0..rows).collect() };
+        let all = (from..from + rows).map(|position| batch::Row { sequence: 0, position }).collect();
+        let mut batch = batch::Batch { rows: all, groups: vec![], wanted: (0..rows).collect() };
         model.forward(&mut scratch, &pool, std::slice::from_mut(&mut sequence), &mut batch).unwrap();
         sequence.computed = 500;
         begun.elapsed().as_secs_f64() * 1e3

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::super::blocks::{BLOCK, Shape};
 use super::super::slots::BlockCopy;
-use super::DeviceLease;
+use super::lease::DeviceLease;
 #[cfg(feature = "cuda")]
 use super::ops::Room;
 use super::ops::fused;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::super::batch::Row;
 use super::super::blocks::BLOCK;
-use super::super::model::Row;
 use super::super::sequence::Sequence;
 
 /// What attention's cost and sight follow from.

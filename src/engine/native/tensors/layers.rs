@@ -3,8 +3,8 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 use safetensors::Dtype;
 
-use super::super::compute::LoadError;
-use super::super::model::Batch;
+use super::super::batch::Batch;
+use super::super::load_error::LoadError;
 use super::cache::{Cache, Places};
 use super::low::adapt;
 use super::ops::{add_product, geglu, norm, product, swiglu};

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::super::adapter::{self, LayerAdapter};
-use super::super::model::Batch;
+use super::super::batch::Batch;
 use crate::weights::{DenseConfig, LowRanks};
 
 /// The changes of every layer.

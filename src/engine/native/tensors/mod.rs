@@ -3,13 +3,13 @@
 mod cache;
 mod clusters;
 mod layers;
+mod lease;
 mod low;
 mod ops;
 mod plan;
 
 #[cfg(feature = "cuda")]
 use std::collections::BTreeMap;
-use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -18,14 +18,16 @@ use safetensors::Dtype;
 pub(super) use self::cache::Cache;
 use self::clusters::{Reach, slot};
 use self::layers::{Layer, Norm, Turns, linear_tensor};
+use self::lease::{DeviceLease, line};
 pub(super) use self::low::Changes;
 use self::ops::cap;
 use self::plan::Plans;
-use super::Processor;
 use super::adapter::Adapter;
+use super::batch::{Batch, Row};
 use super::blocks::{BLOCK, BlockPool, Shape};
-use super::compute::LoadError;
-use super::model::{self, Batch, Scratch};
+use super::config::Processor;
+use super::load_error::LoadError;
+use super::scratch::Scratch;
 use super::sequence::Sequence;
 use crate::kernels::packed::Format;
 use crate::weights::{DenseConfig, LowRanks, Rope, Weights};
@@ -50,43 +52,8 @@ pub(super) struct TensorModel {
     device: DeviceLease,
 }
 
-/// A device that gets memory back when this is dropped.
-pub(super) struct DeviceLease(Device);
-
-impl Deref for DeviceLease {
-    type Target = Device;
-
-    fn deref(&self) -> &Device {
-        &self.0
-    }
-}
-
-impl DeviceLease {
-    /// Keeps up to `bytes` of freed memory cached from now on, and gives the rest back.
-    fn keep(&self, bytes: u64) {
-        #[cfg(feature = "cuda")]
-        if self.is_cuda() {
-            use crate::kernels::device::{give_memory_back, keep_memory};
-            if let Err(error) = keep_memory(self, bytes).and_then(|()| give_memory_back(self, bytes)) {
-                tracing::warn!(error = line(&error), "the device keeps memory that is not used");
-            }
-        }
-        #[cfg(not(feature = "cuda"))]
-        let _ = bytes;
-    }
-}
-
-impl Drop for DeviceLease {
-    fn drop(&mut self) {
-        self.keep(KEPT);
-    }
-}
-
 /// Positions whose angles are there from the beginning; longer prompts make more.
 const POSITIONS: usize = 1 << 15;
-
-/// Bytes that a device keeps for the next step rather than give them back: what a step of one-token rows needs.
-const KEPT: u64 = 256 << 20;
 
 impl TensorModel {
     /// Reads the weights to the device.
@@ -199,7 +166,7 @@ impl TensorModel {
     }
 
     fn logits(&self, cache: &Cache, sequences: &[Sequence], batch: &mut Batch) -> Result<Vec<f32>> {
-        let column = |of: &dyn Fn(&model::Row) -> u32| {
+        let column = |of: &dyn Fn(&Row) -> u32| {
             Tensor::from_vec(batch.rows.iter().map(of).collect::<Vec<u32>>(), batch.rows.len(), &self.device)
         };
         let tokens = column(&|row| sequences[row.sequence].tokens[row.position])?;
@@ -298,11 +265,6 @@ fn bind(device: &Device) {
     {
         tracing::warn!(error = line(&error), "the model's device is lost");
     }
-}
-
-/// What an error says, without the trace behind it.
-fn line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 impl From<candle_core::Error> for LoadError {

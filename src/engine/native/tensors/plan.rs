@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::super::model::Row;
+use super::super::batch::Row;
 use super::super::sequence::Sequence;
 use super::cache::Cache;
 use super::clusters::{Cluster, Reach};

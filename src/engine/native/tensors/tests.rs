@@ -2,8 +2,8 @@ use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
 
+use super::super::batch::Row;
 use super::super::blocks::BLOCK;
-use super::super::model::Row;
 use super::super::tests::configurations::directory;
 use super::super::tests::{engine_with, greedy, leave_after, mixed, run, sequence, until, with_adapters};
 use super::super::{NativeConfig, NativeEngine, Processor};
@@ -168,7 +168,7 @@ async fn a_lost_thread_is_replaced_on_the_same_weights() {
     let engine = engine_with(&TinyModel { context: 4096, ..TinyModel::default() }, tensors(config));
     let before = run(&engine, greedy("x", 20)).await;
     let endless = engine.start(greedy("hello", usize::MAX)).await.unwrap().remove(0);
-    engine.variant.runtime.fail(|| panic!("a fault on purpose"));
+    engine.runtime.fail(|| panic!("a fault on purpose"));
     assert!(endless.complete().await.is_err());
     until("the thread is started again", || engine.counters().restarts.load(Ordering::Relaxed) == 1).await;
     same(&run(&engine, greedy("x", 20)).await, &before, "after the restart");
@@ -186,7 +186,7 @@ fn eight_bits_are_refused() {
 #[tokio::test]
 async fn siblings_look_at_their_prompt_together_and_each_row_sees_its_own_keys() {
     let engine = engine_with(&TinyModel::default(), tensors(NativeConfig::default()));
-    let pool = engine.variant.runtime.model.pool(200, Default::default());
+    let pool = engine.runtime.model.pool(200, Default::default());
     for window in [None, Some(50), Some(3)] {
         let reach = Reach { heads: 4, kv_width: 16, window };
         let mut prompt = sequence(&engine, &[7; 80]);

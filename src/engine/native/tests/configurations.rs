@@ -70,7 +70,7 @@ async fn replies_token_by_token_have_the_scores_of_their_texts() {
             let mut tokens = engine.dir.encode(&Input::Text(text.into())).unwrap();
             for drawn in &done.logprobs {
                 let logits = all_logits(&engine, &tokens).pop().unwrap();
-                let expected = crate::engine::sampling::DrawnLogprobs::new(&logits, drawn.token.id, 1);
+                let expected = crate::engine::drawn::DrawnLogprobs::new(&logits, drawn.token.id, 1);
                 assert!((drawn.token.logprob - expected.drawn).abs() < 1e-3, "{name}: {drawn:?}");
                 tokens.push(drawn.token.id);
             }

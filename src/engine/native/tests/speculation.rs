@@ -136,7 +136,7 @@ async fn a_team_draws_the_same_tokens() {
         ..model()
     };
     let [with, without] = [32, 0].map(|speculate| engine_with(&model, NativeConfig { speculate, ..two_threads() }));
-    assert!(with.variant.runtime.model.bytes() > 64 << 20, "it is large");
+    assert!(with.runtime.model.bytes() > 64 << 20, "it is large");
     let requests: Vec<Request> =
         (0..6).map(|n| Request { max_tokens: Some(60), samples: 1, ..refinement(n) }).collect();
     let all = async |engine: &NativeEngine| join_all(requests.iter().map(|request| run(engine, request.clone()))).await;

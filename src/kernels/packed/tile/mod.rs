@@ -7,7 +7,16 @@ mod panel;
 mod wide;
 
 use super::format::View;
-use super::{Line, ROWS, WIDTH};
+use super::lines::{Line, ROWS, WIDTH};
+
+/// The number of panels that fit into registers at once for this many rows.
+pub(super) fn at_once(rows: usize) -> usize {
+    match rows {
+        0..=3 => 4,
+        4 => 3,
+        _ => 1,
+    }
+}
 
 /// Whether panels of all formats are multiplied without unpacking.
 pub(super) fn reads_all_formats() -> bool {

@@ -8,9 +8,8 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use crate::kernels::packed::Line;
 use crate::kernels::packed::blocks::{BlockView, GroupScales, NibbleLine};
-use crate::kernels::packed::format::{ByteLine, GROUP, HalfLine};
+use crate::kernels::packed::lines::{ByteLine, GROUP, HalfLine, Line};
 
 /// The 32 elements of a line.
 pub(super) type Pair = [__m512; 2];

@@ -8,10 +8,10 @@ use std::arch::x86_64::{
 use super::panel::{
     BlockLines, BrainLines, ByteValues, HalfLines, NibbleValues, Pair, PanelLines, QuantizedLines, SingleLines,
 };
-use super::{Out, Rows, Shape};
+use super::{Out, Rows, Shape, at_once};
 use crate::kernels::packed::blocks::ValueView;
 use crate::kernels::packed::format::View;
-use crate::kernels::packed::{Line, WIDTH, at_once};
+use crate::kernels::packed::lines::{Line, WIDTH};
 
 /// Multiplies panels of any storage type.
 #[target_feature(enable = "avx512f")]

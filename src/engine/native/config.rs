@@ -1,0 +1,82 @@
+//! How much of the machine the engine uses, and what computes.
+
+use std::num::NonZero;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::kernels::packed::Format;
+use crate::memory;
+
+/// What computes the forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Processor {
+    /// Our own kernels on the CPU.
+    #[default]
+    Cpu,
+    /// Tensors on the CPU, in `f32`: the device form on machines without a device.
+    #[cfg(feature = "tensors")]
+    Tensors,
+    /// Tensors on the CUDA device of this number.
+    #[cfg(feature = "cuda")]
+    Cuda(usize),
+}
+
+/// How much of the machine the engine uses. Results do not depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NativeConfig {
+    /// Threads that compute.
+    pub threads: usize,
+    /// Replies that run at once; more wait in order, plain answers first. Searches of a server leave an eighth of them.
+    pub max_replies: usize,
+    /// Replies that may wait; more are refused as unavailable.
+    pub max_waiting: usize,
+    /// Bytes of keys and values that are kept for later prompts.
+    pub cache_bytes: usize,
+    /// Positions that a thread computes per step: a long prompt delays running replies by one such step at a time.
+    pub step_rows: usize,
+    /// The type of the weights in memory; [`Format::F32`] keeps them as the checkpoint has them.
+    pub weights: Format,
+    /// The processor that computes.
+    pub processor: Processor,
+    /// Tokens at most that a refinement copies from its prompt at once, to be checked in one step; 0 computes every token
+    /// by itself. Only our kernels on the CPU compute a row alike in any step, so devices do not speculate.
+    pub speculate: usize,
+    /// Time without a step after which the threads are given up and started again.
+    pub stall: Duration,
+}
+
+impl Default for NativeConfig {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, NonZero::get),
+            max_replies: 128,
+            max_waiting: 4096,
+            cache_bytes: usual_cache(),
+            step_rows: 256,
+            weights: Format::F32,
+            processor: Processor::default(),
+            speculate: 32,
+            stall: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Bytes of keys and values that are kept where nobody says how many: actor and refiner together take no more than a quarter of
+/// what the process may use.
+fn usual_cache() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    let most = 256 << 20;
+    *BYTES.get_or_init(|| memory::now().limit.map_or(most, |limit| most.min((limit / 8) as usize)))
+}
+
+impl NativeConfig {
+    /// Replies of a server's searches that run at once.
+    pub(super) fn max_search_replies(&self) -> usize {
+        self.max_replies - self.max_replies / 8
+    }
+
+    /// Replies of one of several callers that run at once.
+    pub(super) fn max_replies_of_one(&self) -> usize {
+        self.max_replies - self.max_replies / 4
+    }
+}

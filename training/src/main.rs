@@ -16,10 +16,9 @@ use spar_training::recipe::Bootstrap;
 use spar_training::recipe::iterate::Iterate;
 use spar_training::records::BadLines;
 use spar_training::stages::manifest::Record;
-use spar_training::stages::{self, calibrate, eval, judge_eval};
+use spar_training::stages::{self, calibrate, eval, judge_eval, prompts};
 use spar_training::tokenizer;
 use spar_training::trainer::TrainReport;
-use spar_training::world::Split;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -180,21 +179,8 @@ enum Command {
     JudgeEval(judge_eval::Options),
     /// Fits how a model's probabilities of Yes and No become a judgement, and writes the calibration into its spar.json.
     Calibrate(calibrate::Options),
-    /// Writes the prompts of a split in IFEval's JSONL format.
-    Prompts {
-        /// Split of the world's prompts: train, validation or held-out.
-        #[arg(long, value_enum, default_value = "held-out")]
-        split: Split,
-        /// The number of prompts.
-        #[arg(long, default_value_t = 1000)]
-        count: u64,
-        /// Seed of all random draws.
-        #[arg(long, default_value_t = 17)]
-        seed: u64,
-        /// File for the prompts.
-        #[arg(long)]
-        out: PathBuf,
-    },
+    /// Writes prompts of a split in IFEval's JSONL format, with the rules that their responses can be checked by.
+    Prompts(prompts::Options),
     /// Swaps weights of a running server; its admin key is read from SPAR_ADMIN_KEY.
     Swap {
         /// The server's address.
@@ -350,7 +336,10 @@ async fn run(command: Command) -> Result<()> {
             println!("{}", calibrate::run(&options).await?);
             Ok(())
         }
-        Command::Prompts { split, count, seed, out } => stages::prompts::write_prompts(split, seed, count, &out),
+        Command::Prompts(options) => {
+            print!("{}", prompts::run(&options)?);
+            Ok(())
+        }
         Command::Swap { url, role, model, adapter, expected, dry_run, rollback } => {
             let admin = Admin::new(&url)?;
             let report = if rollback {

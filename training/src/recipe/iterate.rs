@@ -67,6 +67,11 @@ pub enum Source {
         /// The split of the world's prompts.
         world: Split,
     },
+    /// Generated instructions for real models.
+    Instructions {
+        /// The split of the instructions.
+        instructions: Split,
+    },
 }
 
 /// The prompts of a run.
@@ -78,6 +83,9 @@ pub struct Prompts {
     /// The number of prompts per round.
     #[serde(default = "ten_thousand")]
     pub per_iteration: usize,
+    /// Files of benchmarks, with one prompt per line. Training prompts that are too close to one of theirs are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub against: Vec<PathBuf>,
     /// Prompts of the gate, which must be checkable.
     pub validation: Source,
     /// Prompts whose scores are reported but never decide anything.

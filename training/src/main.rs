@@ -1,21 +1,22 @@
 //! The trainer's command line.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use serde::de::DeserializeOwned;
 use spar::engine::model_dir::ModelDir;
 use spar::prompts::Templates;
 use spar::search::Models;
 use spar::verify::data::read_prompts;
 use spar_training::publish::{Admin, Weights};
-use spar_training::recipe::Bootstrap;
+use spar_training::recipe::{self, Bootstrap};
 use spar_training::recipe::iterate::Iterate;
 use spar_training::records::BadLines;
+use spar_training::stages::dpo::Dpo;
 use spar_training::stages::manifest::Record;
+use spar_training::stages::sft::Sft;
 use spar_training::stages::{self, calibrate, eval, judge_eval, prompts};
 use spar_training::tokenizer;
 use spar_training::trainer::TrainReport;
@@ -254,11 +255,15 @@ async fn run(command: Command) -> Result<()> {
             tokenizer::save(&made, recipe.context, &out)
         }
         Command::Sft { recipe } => {
-            show_training(&stages::sft::sft(&read_recipe(&recipe)?)?);
+            let mut recipe: Sft = recipe::read(&recipe)?;
+            recipe.base_name.get_or_insert(recipe.base.to_string_lossy().into_owned());
+            show_training(&stages::sft::sft(&recipe)?);
             Ok(())
         }
         Command::Dpo { recipe } => {
-            show_training(&stages::dpo::dpo(&read_recipe(&recipe)?)?);
+            let mut recipe: Dpo = recipe::read(&recipe)?;
+            recipe.base_name.get_or_insert(recipe.base.to_string_lossy().into_owned());
+            show_training(&stages::dpo::dpo(&recipe)?);
             Ok(())
         }
         Command::Sample { recipe, prompts, out } => {
@@ -366,15 +371,12 @@ async fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Reads a recipe that consists of one stage's settings.
-fn read_recipe<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("in the recipe {}", path.display()))
-}
-
 /// Prints the summary of a training run.
 fn show_training(report: &TrainReport) {
     println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
+    if let Some(loss) = report.eval_loss {
+        println!("loss on data that was not learned from: {loss:.4}");
+    }
 }
 
 /// Prints the counts and the skipped lines of a stage.

@@ -14,6 +14,7 @@ use super::manifest::{Record, digest};
 use super::prompts::{self, Part};
 use super::scores::{self, Scores, Summary};
 use super::{build, dpo, merge, sample, search, sft, training, write_json};
+use super::training::Eval;
 use crate::checkpoint::replace;
 use crate::publish::publish_round;
 use crate::recipe::iterate::Iterate;
@@ -150,6 +151,10 @@ impl Run<'_> {
                 chosen_only: recipe.dpo.chosen_only,
                 tokens_per_step: recipe.dpo.tokens_per_step,
                 epochs: Some(recipe.dpo.epochs),
+                eval: Eval::default(),
+                less_likely: Some(recipe.dpo.less_likely),
+                // A path of this run must not be part of what a run elsewhere writes as well.
+                base_name: None,
                 train: TrainConfig { out_dir: trained_to(actor, &train), ..train },
             };
             self.timed("dpo", async { dpo::dpo(&stage) }).await.context("training the actor")?;
@@ -167,6 +172,8 @@ impl Run<'_> {
                 bad_lines: recipe.bad_lines,
                 tokens_per_step: recipe.sft.tokens_per_step,
                 epochs: Some(recipe.sft.epochs),
+                eval: Eval::default(),
+                base_name: None,
                 train: TrainConfig { out_dir: trained_to(refiner, &train), ..train },
             };
             self.timed("sft", async { sft::sft(&stage) }).await.context("training the refiner")?;

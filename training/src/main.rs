@@ -11,12 +11,13 @@ use spar::prompts::Templates;
 use spar::search::Models;
 use spar::verify::data::read_prompts;
 use spar_training::publish::{Admin, Weights};
-use spar_training::recipe::{self, Bootstrap};
 use spar_training::recipe::iterate::Iterate;
+use spar_training::recipe::{self, Bootstrap};
 use spar_training::records::BadLines;
 use spar_training::stages::dpo::Dpo;
 use spar_training::stages::manifest::Record;
 use spar_training::stages::sft::Sft;
+use spar_training::stages::show::{self, Style};
 use spar_training::stages::{self, calibrate, eval, judge_eval, prompts};
 use spar_training::tokenizer;
 use spar_training::trainer::TrainReport;
@@ -182,6 +183,8 @@ enum Command {
     Calibrate(calibrate::Options),
     /// Writes prompts of a split in IFEval's JSONL format, with the rules that their responses can be checked by.
     Prompts(prompts::Options),
+    /// Shows what `sft` or `dpo` would learn from a data file: every token with its weight in the loss.
+    Show(show::Options),
     /// Swaps weights of a running server; its admin key is read from SPAR_ADMIN_KEY.
     Swap {
         /// The server's address.
@@ -272,15 +275,16 @@ async fn run(command: Command) -> Result<()> {
             let settings = stages::sample::Settings { seed, sample, search, bad_lines };
             let (actor, refiner) = (&recipe.actor, &recipe.refiner);
             let files = stages::sample::Files { prompts: &prompts, actor, refiner, out: &out };
-            show(&stages::sample::sample(&settings, files).await?);
+            counts(&stages::sample::sample(&settings, files).await?);
             Ok(())
         }
         Command::Search { recipe, samples, out } => {
             let recipe = Iterate::read(&recipe)?;
             let (seed, parallel) = (recipe.seed, recipe.sample.parallel);
-            let settings = stages::search::Settings { seed, search: &recipe.search, parallel };
+            let max_tokens = recipe.sample.max_tokens;
+            let settings = stages::search::Settings { seed, search: &recipe.search, max_tokens, parallel };
             let files = stages::search::Files { samples: &samples, refiner: &recipe.refiner, out: &out };
-            show(&stages::search::search(&settings, files).await?);
+            counts(&stages::search::search(&settings, files).await?);
             Ok(())
         }
         Command::Build { recipe, samples, trees, from_traffic, out } => {
@@ -293,8 +297,9 @@ async fn run(command: Command) -> Result<()> {
             let templates = ModelDir::open(recipe.refiner.clone())?.templates;
             let settings = stages::build::Settings { seed: recipe.seed, build: &recipe.build };
             let files = stages::build::Files { samples: &samples, trees: &trees, refiner: &recipe.refiner, out: &out };
-            show(&stages::build::build(&settings, files, &templates)?);
-            Ok(())
+            let record = stages::build::build(&settings, files, &templates)?;
+            counts(&record);
+            stages::build::ensure_data(&recipe, &[&record])
         }
         Command::Iterate { recipe, out, seed } => {
             let mut recipe = Iterate::read(&recipe)?;
@@ -319,14 +324,14 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Report { run } => spar_training::report::write(&run),
         Command::Merge { base, adapter, out } => {
-            show(&stages::merge::merge(&base, &adapter, &out)?);
+            counts(&stages::merge::merge(&base, &adapter, &out)?);
             Ok(())
         }
         Command::Unpack { file, out } => Ok(spar::weights::gguf::Gguf::open(&file)?.export(&out)?),
         Command::Evolve { prompts, model, out, most, seed } => {
             let bad_lines = BadLines::Stop;
             let settings = stages::evolve::Settings { seed, most, temperature: 0.9, bad_lines, parallel: 64 };
-            show(&stages::evolve::evolve(&settings, &prompts, &model, &out).await?);
+            counts(&stages::evolve::evolve(&settings, &prompts, &model, &out).await?);
             Ok(())
         }
         Command::JudgeEval(options) => {
@@ -343,6 +348,11 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Prompts(options) => {
             print!("{}", prompts::run(&options)?);
+            Ok(())
+        }
+        Command::Show(options) => {
+            let style = if std::io::stdout().is_terminal() { Style::Coloured } else { Style::Plain };
+            print!("{}", show::show(&options, style)?);
             Ok(())
         }
         Command::Swap { url, role, model, adapter, expected, dry_run, rollback } => {
@@ -380,7 +390,7 @@ fn show_training(report: &TrainReport) {
 }
 
 /// Prints the counts and the skipped lines of a stage.
-fn show(record: &Record) {
+fn counts(record: &Record) {
     for (name, count) in &record.counts {
         println!("{name:32} {count:>10}");
     }

@@ -84,7 +84,7 @@ pub struct Learning<'a> {
 /// Data whose loss is measured during the training.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
-    /// The data.
+    /// The data to measure.
     pub units: Vec<Unit>,
     /// Steps between two measurements, at least 1.
     pub every: u64,

@@ -14,7 +14,7 @@ use super::seeds::Seed;
 pub struct Constraint {
     /// The kind of the constraint.
     pub kind: Kind,
-    /// The rule.
+    /// The rule that checks it.
     pub check: Check,
     /// The sentence in the prompt.
     pub sentence: String,

@@ -45,7 +45,7 @@ pub enum Closeness {
 /// A prompt that is too close to a prompt of a benchmark.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Collision {
-    /// The prompt.
+    /// The text of the prompt.
     pub prompt: String,
     /// The benchmark's file.
     pub file: PathBuf,

@@ -23,15 +23,15 @@ pub enum Kind {
     FirstWord,
     /// Placeholders in square brackets.
     Placeholders,
-    /// A postscript.
+    /// A postscript after the text.
     Postscript,
     /// A number of bullet points.
     Bullets,
     /// One of three given answers.
     Choice,
-    /// Highlighted parts.
+    /// A number of highlighted parts.
     Highlights,
-    /// Numbered sections.
+    /// A number of numbered sections.
     Sections,
     /// JSON and nothing else.
     Json,
@@ -51,7 +51,7 @@ pub enum Kind {
     Upper,
     /// Lowercase letters only.
     Lower,
-    /// No commas.
+    /// A text without commas.
     NoComma,
 }
 

@@ -26,7 +26,7 @@ use seeds::QUESTIONS;
 /// A task with constraints.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Instruction {
-    /// The task.
+    /// The task without constraints.
     pub seed: &'static Seed,
     /// The constraints, in the order of the prompt.
     pub constraints: Vec<Constraint>,

@@ -44,11 +44,11 @@ pub struct Build {
     /// The quality below which a chosen response is not learned, whatever its judge says.
     pub floor: Floor,
     /// Minimum number of pairs of a round, and of turns if the refiner is trained. A round with fewer ends the run with its counts; 0 lets it
-    /// go on.
+    /// continue.
     pub least: usize,
 }
 
-/// The quality that a chosen response must have. Rules alone can be satisfied by texts that nobody wants, such as a lone placeholder.
+/// The quality that a chosen response must have. Rules alone can be satisfied by useless texts, such as a lone placeholder.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Floor {

@@ -85,7 +85,7 @@ pub struct Prompts {
     /// The number of prompts per round.
     #[serde(default = "ten_thousand")]
     pub per_iteration: usize,
-    /// Files of benchmarks, with one prompt per line. Training prompts that are too close to one of theirs are left out.
+    /// Files of benchmarks, with one prompt per line. Training prompts that are too close to a benchmark's are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub against: Vec<PathBuf>,
     /// Prompts of the gate, which must be checkable.

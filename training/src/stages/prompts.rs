@@ -65,7 +65,7 @@ pub struct Options {
     /// Seed of all random draws.
     #[arg(long, default_value_t = 17)]
     pub seed: u64,
-    /// Files of benchmarks with a `prompt` in each line. Prompts that have a run of eight words in common with one of theirs, or more than half
+    /// Files of benchmarks with a `prompt` in each line. Prompts that share a run of eight words with a benchmark's prompt, or more than half
     /// of their runs of four words, are left out, listed and replaced.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub against: Vec<PathBuf>,
@@ -108,7 +108,7 @@ pub struct Order {
 /// The prompts of an order, and those that were drawn but are too close to a benchmark.
 #[derive(Debug, Default)]
 pub struct Drawn {
-    /// The prompts.
+    /// The prompts that were ordered.
     pub prompts: Vec<Asked>,
     /// What was left out.
     pub collisions: Vec<Collision>,
@@ -117,7 +117,7 @@ pub struct Drawn {
 /// Draws distinct prompts that are not too close to `benchmarks`.
 ///
 /// # Errors
-/// Fails if the generator does not have so many.
+/// Fails if the generator does not have enough.
 pub fn draw(order: &Order, benchmarks: &Benchmarks) -> Result<Drawn> {
     let wanted = order.skip + order.count;
     // Far more draws than prompts mean that hardly anything new is drawn.

@@ -34,9 +34,9 @@ pub struct Options {
 /// How parts are marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// With words only.
+    /// Words alone mark the parts.
     Plain,
-    /// With colours of a terminal as well.
+    /// Colours of a terminal mark them as well.
     Coloured,
 }
 

@@ -68,7 +68,7 @@ impl Data {
 pub struct Eval {
     /// A file in the formats of the training data.
     pub data: Option<PathBuf>,
-    /// Without a file: the share of the training data that is set apart instead of being learned.
+    /// The share of the training data that is set apart instead of being learned, if there is no file.
     pub share: f64,
     /// Steps between two measurements; a tenth of all steps without it. The last step is always measured.
     pub every: Option<u64>,

@@ -16,7 +16,7 @@ pub(super) struct Watch {
 
 /// Fewer than this say nothing yet.
 const ENOUGH: usize = 20;
-/// At the end of a stage, fewer than this say nothing.
+/// Fewer than this say nothing at the end of a stage.
 const AT_END: usize = 5;
 
 impl Watch {

@@ -137,7 +137,6 @@ impl Needs {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "one short arm per kind")]
 fn draw(kind: Kind, seed: &Seed, needs: &mut Needs, rng: &mut impl Rng) -> Constraint {
     match kind {
         Kind::Include => {

@@ -41,7 +41,7 @@ impl Events {
             // Summary.Value { tag = 1, simple_value = 2 }
             let mut scalar = Vec::new();
             bytes(&mut scalar, 1, name.as_bytes());
-            scalar.push(2 << 3 | 5);
+            scalar.push((2 << 3) | 5);
             scalar.extend((value as f32).to_le_bytes());
             bytes(&mut summary, 1, &scalar);
         }
@@ -70,21 +70,21 @@ impl Events {
 /// An event that has its time only.
 fn time() -> Vec<u8> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let mut event = vec![1 << 3 | 1];
+    let mut event = vec![(1 << 3) | 1];
     event.extend(now.to_le_bytes());
     event
 }
 
 /// A field of bytes: its number with the wire type 2, the length, the content.
 fn bytes(message: &mut Vec<u8>, field: u8, content: &[u8]) {
-    message.push(field << 3 | 2);
+    message.push((field << 3) | 2);
     varint(message, content.len() as u64);
     message.extend(content);
 }
 
 fn varint(message: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        message.push((value & 0x7f) as u8 | 0x80);
+        message.push(((value & 0x7f) as u8) | 0x80);
         value >>= 7;
     }
     message.push(value as u8);
@@ -96,7 +96,7 @@ fn masked(data: &[u8]) -> u32 {
 
 /// CRC-32 with Castagnoli's polynomial.
 fn crc32c(data: &[u8]) -> u32 {
-    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    let step = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
     !data.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc)))
 }
 

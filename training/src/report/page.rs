@@ -146,16 +146,19 @@ fn rounds(html: &mut String, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// The counts in the order in which a round shrinks, each as a share of the one before in the same stage; then all counts.
+/// Steps of the funnel that count the same things as the step before.
+const SHARES: [&str; 6] = ["judged", "accepted", "pairs agreed on", "pairs above the floor", "pairs balanced", "pairs"];
+
+/// The counts in the order in which a round shrinks, with shares where two steps count the same things; then all counts.
 fn funnel(html: &mut String, counts: &BTreeMap<String, BTreeMap<String, u64>>) -> Result<()> {
     let funnel = Funnel::from_counts(counts);
     html.push_str("<div class=\"wide\"><table><tr><th>from prompts to data<th>count<th>of the step before");
-    let mut before: Option<(&str, u64)> = None;
+    let mut before = 0;
     for step in &funnel.steps {
-        let share = before.filter(|(stage, count)| *stage == step.stage && *count >= step.count && *count > 0);
-        let share = share.map(|(_, count)| format!("{:.0} %", 100.0 * step.count as f64 / count as f64));
+        let share = (SHARES.contains(&step.name) && before > 0)
+            .then(|| format!("{:.0} %", 100.0 * step.count as f64 / before as f64));
         write!(html, "<tr><td>{}<td>{}<td>{}", step.name, step.count, share.unwrap_or_default())?;
-        before = Some((step.stage, step.count));
+        before = step.count;
     }
     html.push_str("</table></div>");
     if let Some(advice) = funnel.advice() {

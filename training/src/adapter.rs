@@ -11,11 +11,12 @@ use crate::model::{DenseConfig, LoraConfig, Params};
 
 const PREFIX: &str = "base_model.model.";
 
-/// Writes `adapter_config.json` and `adapter_model.safetensors` to `directory`.
+/// Writes `adapter_config.json` and `adapter_model.safetensors` to `directory`. `base` is what the configuration states as the base, by which
+/// PEFT finds it.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn save(directory: &Path, lora: &LoraConfig, adapter: &Params) -> Result<()> {
+pub fn save(directory: &Path, lora: &LoraConfig, adapter: &Params, base: Option<&str>) -> Result<()> {
     let names = lora.targets.iter().map(|module| module.path().rsplit('.').next().unwrap_or_default().to_owned());
     let config = AdapterConfig {
         r: lora.rank,
@@ -26,7 +27,7 @@ pub fn save(directory: &Path, lora: &LoraConfig, adapter: &Params) -> Result<()>
         layers_to_transform: None,
         rank_pattern: Default::default(),
         alpha_pattern: Default::default(),
-        base_model_name_or_path: None,
+        base_model_name_or_path: base.map(Into::into),
     };
     let pair = |factors: &[crate::model::params::Entry]| {
         let name = factors[0].name.trim_start_matches(PREFIX).trim_end_matches(".lora_A.weight");
@@ -81,7 +82,9 @@ mod tests {
         let mut adapter = lora.fresh(&config, 5);
         adapter.data.iter_mut().enumerate().for_each(|(i, x)| *x += i as f32 * 1e-4);
         let directory = tempfile::tempdir().unwrap();
-        save(directory.path(), &lora, &adapter).unwrap();
+        save(directory.path(), &lora, &adapter, Some("models/base")).unwrap();
+        let written = std::fs::read_to_string(directory.path().join("adapter_config.json")).unwrap();
+        assert!(written.contains(r#""base_model_name_or_path": "models/base""#), "{written}");
         assert_eq!(load(directory.path(), &lora, &config).unwrap().data, adapter.data);
         let other = LoraConfig { rank: 4, ..lora.clone() };
         assert!(load(directory.path(), &other, &config).unwrap_err().to_string().contains("has rank 3"));

@@ -89,6 +89,26 @@ pub fn chat(fields: &Fields) -> Result<ChatLine> {
     Ok(ChatLine { messages, kind: fields.get("kind").and_then(Value::as_str).map(Into::into) })
 }
 
+/// The places of the turns that a line marks with `weight` 0, as not to be learned.
+///
+/// # Errors
+/// Names a weight that is neither 0 nor 1.
+pub fn silent(fields: &Fields) -> Result<Vec<usize>> {
+    let turns = ["messages", "conversations"].into_iter().find_map(|name| fields.get(name)?.as_array());
+    let mut silent = Vec::new();
+    for (place, turn) in turns.into_iter().flatten().enumerate() {
+        match turn.get("weight") {
+            None | Some(Value::Null) => {}
+            Some(weight) if weight.as_f64() == Some(1.0) => {}
+            Some(weight) if weight.as_f64() == Some(0.0) => silent.push(place),
+            Some(weight) => bail!("turn {}: `weight` must be 0 (not learned) or 1 (learned), got {weight}", place + 1),
+        }
+    }
+    // A system text of ShareGPT becomes a turn before the others.
+    let before = usize::from(!fields.contains_key("messages") && !system(fields)?.is_empty());
+    Ok(silent.into_iter().map(|place| place + before).collect())
+}
+
 /// The turns of a field: a text, which `role` says, one turn, or a list of them.
 fn turns(fields: &Fields, name: &str, role: Role) -> Result<Vec<Message>> {
     match &fields[name] {
@@ -262,6 +282,19 @@ mod tests {
             found.messages,
             [Message::user("x"), Message::assistant("y"), Message::user("a\ni"), Message::assistant("b")]
         );
+    }
+
+    #[test]
+    fn turns_with_the_weight_0_are_named() {
+        let turn = |role: &str, weight: &Value| json!({ "role": role, "content": "x", "weight": weight });
+        let chat = |weight: Value| json!({ "messages": [turn("user", &Value::Null), turn("assistant", &weight)] });
+        assert_eq!(silent(&fields(&chat(json!(0)))).unwrap(), [1]);
+        assert_eq!(silent(&fields(&chat(json!(1.0)))).unwrap(), [0; 0]);
+        let message = silent(&fields(&chat(json!(0.5)))).unwrap_err().to_string();
+        assert!(message.contains("turn 2: `weight` must be 0"), "{message}");
+        let shared = json!({ "system": "s", "conversations": [
+            { "from": "human", "value": "a" }, { "from": "gpt", "value": "b", "weight": 0 }] });
+        assert_eq!(silent(&fields(&shared)).unwrap(), [2]);
     }
 
     #[test]

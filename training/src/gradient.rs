@@ -104,6 +104,7 @@ impl GradientWorkers {
         let finish = |unit: &Unit, part: &mut Part, log_probs: &[f32], coefficients: &[f32]| {
             if unit.pairs.is_empty() {
                 part.loss = log_probs.iter().zip(coefficients).map(|(&l, &c)| f64::from(l) * f64::from(c)).sum();
+                part.preference.loss_kept = part.loss;
             }
         };
         let other = match &mut self.form {
@@ -190,6 +191,59 @@ impl GradientWorkers {
         Ok(scores.into_iter().map(|scores| scores.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
 
+    /// The loss of a batch, without a gradient.
+    ///
+    /// # Errors
+    /// Fails if a sequence does not fit the model.
+    pub fn evaluate<'w>(
+        &mut self,
+        weights: impl Into<Weights<'w>>,
+        units: &[Unit],
+        preference: &Preference,
+    ) -> Result<StepLoss> {
+        let weights = weights.into();
+        let log_probs: Vec<Vec<f32>> = match &mut self.form {
+            Form::Cpu(workspaces) => {
+                let next = AtomicUsize::new(0);
+                let found: Vec<Mutex<Vec<f32>>> = units.iter().map(|_| Mutex::default()).collect();
+                let work = |workspace: &mut Workspace| -> Result<()> {
+                    while let Some((index, unit)) = take(&next, units) {
+                        workspace.forward(weights, &unit.batch)?;
+                        *lock(&found[index]) = workspace.log_probs(weights, &unit.batch);
+                    }
+                    Ok(())
+                };
+                std::thread::scope(|scope| {
+                    let handles: Vec<_> = workspaces.iter_mut().map(|w| scope.spawn(|| work(w))).collect();
+                    handles.into_iter().try_for_each(|handle| handle.join().expect("a worker panicked"))
+                })?;
+                found.into_iter().map(|found| found.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+            }
+            Form::Device(model) => {
+                let trained = weights.adapter.unwrap_or(weights.base);
+                if !trained.data.is_empty() {
+                    model.take(trained)?;
+                }
+                let of_unit = |unit: &Unit| {
+                    model.forward(&unit.batch, None)?;
+                    model.log_probs(&unit.batch)
+                };
+                units.iter().map(of_unit).collect::<Result<_>>()?
+            }
+        };
+        let total: f64 = units.iter().flat_map(|unit| &unit.weights).map(|&weight| f64::from(weight)).sum();
+        let pairs: usize = units.iter().map(|unit| unit.pairs.len()).sum();
+        let mut sum = Part::default();
+        for (unit, log_probs) in units.iter().zip(&log_probs) {
+            let mut coefficients = vec![0.0; unit.batch.rows()];
+            compare(preference, 1.0 / pairs.max(1) as f64, &unit.pairs, log_probs, &mut coefficients, &mut sum);
+            let likelihood: f64 = unit.weights.iter().zip(log_probs).map(|(&w, &l)| f64::from(w) * f64::from(l)).sum();
+            sum.loss -= likelihood / if total > 0.0 { total } else { 1.0 };
+        }
+        let rows = units.iter().map(|unit| unit.batch.rows()).sum();
+        Ok(StepLoss { loss: sum.loss, rows, preference: (pairs > 0).then_some(sum.preference) })
+    }
+
     /// The gradient of the last step, in the layout of the parameters.
     pub fn gradient(&mut self) -> &mut [f32] {
         &mut self.sum.gradient
@@ -233,7 +287,7 @@ fn compare(
         let policy = sums(pair, log_probs);
         let loss = preference.loss(Scores { policy, reference: pair.reference, tokens });
         part.loss += share * loss.loss;
-        part.preference.add(share, policy, loss.rewards);
+        part.preference.add(share, policy, &loss);
         for (parts, slope) in [(answers.chosen, loss.slope.chosen), (answers.rejected, loss.slope.rejected)] {
             let slope = (share * slope) as f32;
             parts.into_iter().flatten().for_each(|row| coefficients[row] += slope);

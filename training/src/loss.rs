@@ -68,6 +68,8 @@ pub struct Scores {
 pub struct PairLoss {
     /// The loss of the pair.
     pub loss: f64,
+    /// The part of it that is the chosen response's likelihood.
+    pub sft: f64,
     /// The derivatives by the policy's sums of log-probabilities.
     pub slope: Pair<f64>,
     /// `β (log π - log π_ref)` of each response.
@@ -114,8 +116,10 @@ impl Preference {
             Form::Hinge if beta * h < 1.0 => (1.0 - beta * h, -beta),
             Form::Hinge => (0.0, 0.0),
         };
+        let sft = -self.sft * policy.chosen / tokens.chosen;
         PairLoss {
-            loss: loss - self.sft * policy.chosen / tokens.chosen,
+            loss: loss + sft,
+            sft,
             slope: Pair { chosen: slope * per.chosen - self.sft / tokens.chosen, rejected: -slope * per.rejected },
             rewards: Pair { chosen: beta * gain.chosen, rejected: beta * gain.rejected },
         }
@@ -152,11 +156,23 @@ pub struct PreferenceMetrics {
     /// The mean log-probability of the rejected replies.
     #[serde(rename = "logps/rejected")]
     pub logps_rejected: f64,
+    /// The part of the loss that compares the two responses.
+    #[serde(rename = "loss/preference", default)]
+    pub loss_preference: f64,
+    /// The part of the loss that is the likelihood of the chosen responses.
+    #[serde(rename = "loss/sft", default)]
+    pub loss_sft: f64,
+    /// The part of the loss that is the likelihood of kept replies.
+    #[serde(rename = "loss/kept", default)]
+    pub loss_kept: f64,
 }
 
 impl PreferenceMetrics {
     /// Adds one pair with weight `share`.
-    pub fn add(&mut self, share: f64, policy: Pair<f64>, rewards: Pair<f64>) {
+    pub fn add(&mut self, share: f64, policy: Pair<f64>, loss: &PairLoss) {
+        let rewards = loss.rewards;
+        self.loss_preference += share * (loss.loss - loss.sft);
+        self.loss_sft += share * loss.sft;
         self.chosen += share * rewards.chosen;
         self.rejected += share * rewards.rejected;
         self.margin += share * (rewards.chosen - rewards.rejected);
@@ -174,6 +190,9 @@ impl std::ops::AddAssign for PreferenceMetrics {
         self.accuracy += other.accuracy;
         self.logps_chosen += other.logps_chosen;
         self.logps_rejected += other.logps_rejected;
+        self.loss_preference += other.loss_preference;
+        self.loss_sft += other.loss_sft;
+        self.loss_kept += other.loss_kept;
     }
 }
 

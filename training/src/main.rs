@@ -1,25 +1,26 @@
 //! The trainer's command line.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use serde::de::DeserializeOwned;
 use spar::engine::model_dir::ModelDir;
 use spar::prompts::Templates;
 use spar::search::Models;
 use spar::verify::data::read_prompts;
 use spar_training::publish::{Admin, Weights};
-use spar_training::recipe::Bootstrap;
 use spar_training::recipe::iterate::Iterate;
+use spar_training::recipe::{self, Bootstrap};
 use spar_training::records::BadLines;
+use spar_training::stages::dpo::Dpo;
 use spar_training::stages::manifest::Record;
-use spar_training::stages::{self, calibrate, eval, judge_eval};
+use spar_training::stages::sft::Sft;
+use spar_training::stages::show::{self, Style};
+use spar_training::stages::{self, calibrate, eval, judge_eval, prompts};
 use spar_training::tokenizer;
 use spar_training::trainer::TrainReport;
-use spar_training::world::Split;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -180,21 +181,10 @@ enum Command {
     JudgeEval(judge_eval::Options),
     /// Fits how a model's probabilities of Yes and No become a judgement, and writes the calibration into its spar.json.
     Calibrate(calibrate::Options),
-    /// Writes the prompts of a split in IFEval's JSONL format.
-    Prompts {
-        /// Split of the world's prompts: train, validation or held-out.
-        #[arg(long, value_enum, default_value = "held-out")]
-        split: Split,
-        /// The number of prompts.
-        #[arg(long, default_value_t = 1000)]
-        count: u64,
-        /// Seed of all random draws.
-        #[arg(long, default_value_t = 17)]
-        seed: u64,
-        /// File for the prompts.
-        #[arg(long)]
-        out: PathBuf,
-    },
+    /// Writes prompts of a split in IFEval's JSONL format, with the rules that their responses can be checked by.
+    Prompts(prompts::Options),
+    /// Shows what `sft` or `dpo` would learn from a data file: every token with its weight in the loss.
+    Show(show::Options),
     /// Swaps weights of a running server; its admin key is read from SPAR_ADMIN_KEY.
     Swap {
         /// The server's address.
@@ -268,11 +258,15 @@ async fn run(command: Command) -> Result<()> {
             tokenizer::save(&made, recipe.context, &out)
         }
         Command::Sft { recipe } => {
-            show_training(&stages::sft::sft(&read_recipe(&recipe)?)?);
+            let mut recipe: Sft = recipe::read(&recipe)?;
+            recipe.base_name.get_or_insert(recipe.base.to_string_lossy().into_owned());
+            show_training(&stages::sft::sft(&recipe)?);
             Ok(())
         }
         Command::Dpo { recipe } => {
-            show_training(&stages::dpo::dpo(&read_recipe(&recipe)?)?);
+            let mut recipe: Dpo = recipe::read(&recipe)?;
+            recipe.base_name.get_or_insert(recipe.base.to_string_lossy().into_owned());
+            show_training(&stages::dpo::dpo(&recipe)?);
             Ok(())
         }
         Command::Sample { recipe, prompts, out } => {
@@ -281,15 +275,16 @@ async fn run(command: Command) -> Result<()> {
             let settings = stages::sample::Settings { seed, sample, search, bad_lines };
             let (actor, refiner) = (&recipe.actor, &recipe.refiner);
             let files = stages::sample::Files { prompts: &prompts, actor, refiner, out: &out };
-            show(&stages::sample::sample(&settings, files).await?);
+            counts(&stages::sample::sample(&settings, files).await?);
             Ok(())
         }
         Command::Search { recipe, samples, out } => {
             let recipe = Iterate::read(&recipe)?;
             let (seed, parallel) = (recipe.seed, recipe.sample.parallel);
-            let settings = stages::search::Settings { seed, search: &recipe.search, parallel };
+            let max_tokens = recipe.sample.max_tokens;
+            let settings = stages::search::Settings { seed, search: &recipe.search, max_tokens, parallel };
             let files = stages::search::Files { samples: &samples, refiner: &recipe.refiner, out: &out };
-            show(&stages::search::search(&settings, files).await?);
+            counts(&stages::search::search(&settings, files).await?);
             Ok(())
         }
         Command::Build { recipe, samples, trees, from_traffic, out } => {
@@ -302,8 +297,9 @@ async fn run(command: Command) -> Result<()> {
             let templates = ModelDir::open(recipe.refiner.clone())?.templates;
             let settings = stages::build::Settings { seed: recipe.seed, build: &recipe.build };
             let files = stages::build::Files { samples: &samples, trees: &trees, refiner: &recipe.refiner, out: &out };
-            show(&stages::build::build(&settings, files, &templates)?);
-            Ok(())
+            let record = stages::build::build(&settings, files, &templates)?;
+            counts(&record);
+            stages::build::ensure_data(&recipe, &[&record])
         }
         Command::Iterate { recipe, out, seed } => {
             let mut recipe = Iterate::read(&recipe)?;
@@ -328,14 +324,14 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Report { run } => spar_training::report::write(&run),
         Command::Merge { base, adapter, out } => {
-            show(&stages::merge::merge(&base, &adapter, &out)?);
+            counts(&stages::merge::merge(&base, &adapter, &out)?);
             Ok(())
         }
         Command::Unpack { file, out } => Ok(spar::weights::gguf::Gguf::open(&file)?.export(&out)?),
         Command::Evolve { prompts, model, out, most, seed } => {
             let bad_lines = BadLines::Stop;
             let settings = stages::evolve::Settings { seed, most, temperature: 0.9, bad_lines, parallel: 64 };
-            show(&stages::evolve::evolve(&settings, &prompts, &model, &out).await?);
+            counts(&stages::evolve::evolve(&settings, &prompts, &model, &out).await?);
             Ok(())
         }
         Command::JudgeEval(options) => {
@@ -350,7 +346,15 @@ async fn run(command: Command) -> Result<()> {
             println!("{}", calibrate::run(&options).await?);
             Ok(())
         }
-        Command::Prompts { split, count, seed, out } => stages::prompts::write_prompts(split, seed, count, &out),
+        Command::Prompts(options) => {
+            print!("{}", prompts::run(&options)?);
+            Ok(())
+        }
+        Command::Show(options) => {
+            let style = if std::io::stdout().is_terminal() { Style::Coloured } else { Style::Plain };
+            print!("{}", show::show(&options, style)?);
+            Ok(())
+        }
         Command::Swap { url, role, model, adapter, expected, dry_run, rollback } => {
             let admin = Admin::new(&url)?;
             let report = if rollback {
@@ -377,19 +381,16 @@ async fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Reads a recipe that consists of one stage's settings.
-fn read_recipe<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("in the recipe {}", path.display()))
-}
-
 /// Prints the summary of a training run.
 fn show_training(report: &TrainReport) {
     println!("{} steps, {} tokens, loss {:.4}", report.steps, report.tokens, report.loss);
+    if let Some(loss) = report.eval_loss {
+        println!("loss on data that was not learned from: {loss:.4}");
+    }
 }
 
 /// Prints the counts and the skipped lines of a stage.
-fn show(record: &Record) {
+fn counts(record: &Record) {
     for (name, count) in &record.counts {
         println!("{name:32} {count:>10}");
     }

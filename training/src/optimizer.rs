@@ -1,60 +1,14 @@
 //! The optimizers: AdamW, and Muon for the matrices inside layers.
 
+mod config;
+
 use std::sync::{Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use spar::kernels::Matrix;
 
+pub use self::config::{OptimizerConfig, Rule};
 use crate::model::cpu::{Arithmetic, Products};
 use crate::model::params::{Entry, Kind, Layout, Params};
-
-/// The rule that updates the matrices inside layers. Embeddings and norms always use AdamW.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rule {
-    /// AdamW (Loshchilov and Hutter 2019) for all weights.
-    AdamW,
-    /// Muon (Jordan et al. 2024): momentum, then the nearest matrix whose singular values are all about 1.
-    #[default]
-    Muon,
-}
-
-/// The settings, which stay constant over a run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OptimizerConfig {
-    /// The rule for matrices.
-    pub rule: Rule,
-    /// Peak learning rate of AdamW.
-    pub lr: f64,
-    /// Peak learning rate of Muon. The standard deviation of one step's change of a matrix is about `muon_lr / sqrt(in)`.
-    pub muon_lr: f64,
-    /// Weight decay: the share of a weight that is subtracted per step and learning rate. Norms do not decay.
-    pub weight_decay: f64,
-    /// AdamW's decay of the first moment.
-    pub beta1: f64,
-    /// AdamW's decay of the second moment.
-    pub beta2: f64,
-    /// AdamW's ε, which is added to the divisor.
-    pub eps: f64,
-    /// Muon's decay of the momentum.
-    pub momentum: f64,
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self {
-            rule: Rule::Muon,
-            lr: 3e-3,
-            muon_lr: 0.02,
-            weight_decay: 0.0,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            momentum: 0.95,
-        }
-    }
-}
 
 /// The moving averages of one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -288,7 +242,8 @@ mod tests {
         let halved: Vec<f32> = gradient.iter().map(|g| g * 0.5).collect();
         let run = |gradient: &[f32], clip, workers| {
             let mut params = params.clone();
-            let mut optimizer = Optimizer::new(OptimizerConfig::default(), &params.layout);
+            let mut optimizer =
+                Optimizer::new(OptimizerConfig { rule: Rule::Muon, ..Default::default() }, &params.layout);
             (0..3).for_each(|_| optimizer.step(&mut params, gradient, Update { factor: 0.5, clip, workers, ..PLAIN }));
             params.data
         };

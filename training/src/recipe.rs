@@ -1,5 +1,7 @@
 //! Recipes: everything that a run depends on, in one TOML file.
 
+mod build;
+pub(crate) mod checks;
 pub mod iterate;
 
 use std::path::Path;
@@ -140,6 +142,15 @@ pub struct Evaluation {
     pub prompts: u64,
 }
 
+/// Reads a recipe that consists of one stage's settings.
+///
+/// # Errors
+/// Names the file, the line and the field.
+pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading the recipe {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in the recipe {}", path.display()))
+}
+
 impl Bootstrap {
     /// Reads a recipe.
     ///
@@ -164,7 +175,15 @@ impl Bootstrap {
             ("refiner_final.drill", recipe.refiner_final.drill),
             ("refiner_final.rules", recipe.refiner_final.rules),
         ] {
-            ensure!((0.0..=1.0).contains(&share), "{name} must be between 0 and 1, got {share}");
+            checks::share(name, share)?;
+        }
+        for (name, train) in [
+            ("actor.train", &recipe.actor.train),
+            ("refiner.train", &recipe.refiner.train),
+            ("refiner_final.train", &recipe.refiner_final.train),
+        ] {
+            train.check(name)?;
+            train.check_device(name)?;
         }
         Ok(recipe)
     }

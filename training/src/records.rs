@@ -38,6 +38,8 @@ pub struct Lines<T> {
 pub fn read<T: DeserializeOwned, U>(path: &Path, bad: BadLines, check: impl Fn(T) -> Result<U>) -> Result<Lines<U>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let mut lines = Lines { items: Vec::new(), skipped: Vec::new() };
+    // Some editors begin a file with a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let parsed = serde_json::from_str(line)
             .map_err(|error| anyhow::anyhow!("{}", error.to_string().replace(" at line 1 column ", " at column ")));
@@ -290,6 +292,12 @@ mod tests {
             assert_eq!((lines.items.len(), lines.skipped.len()), (1, 1));
             assert!(lines.skipped[0].contains(":3: ") && lines.skipped[0].contains(expected), "{:?}", lines.skipped);
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        let lines = read_prompts(file(&["\u{feff}{\"prompt\": \"Say hello.\"}"]).path(), BadLines::Stop).unwrap();
+        assert_eq!(lines.items[0].prompt, "Say hello.");
     }
 
     #[test]

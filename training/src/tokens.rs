@@ -44,6 +44,13 @@ impl PairExample {
         self.push_to(&mut batch).rows()
     }
 
+    /// How much less likely the chosen response is than the rejected one under the base model, in nats per token.
+    #[must_use]
+    pub fn less_likely(&self) -> f64 {
+        let tokens = |tokens: &[u32]| tokens.len().saturating_sub(self.prompt_tokens).max(1) as f64;
+        self.reference.rejected / tokens(&self.tokens.rejected) - self.reference.chosen / tokens(&self.tokens.chosen)
+    }
+
     fn push_to(&self, batch: &mut Packed) -> PairRows {
         let start = batch.rows();
         let fork = batch.push_fork(&self.tokens.chosen, &self.tokens.rejected, self.prompt_tokens);

@@ -1,11 +1,12 @@
 //! The loop: gradient, clip, update, write down.
 
 mod config;
+mod events;
+mod metrics;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,13 +15,16 @@ use serde::{Deserialize, Serialize};
 use spar::engine::derive_seed;
 
 pub use self::config::{Processor, TrainConfig};
+use self::metrics::Metrics;
+pub use self::metrics::StepMetrics;
 use crate::checkpoint::Configuration;
 use crate::gradient::{Computing, GradientWorkers, StepLoss};
-use crate::loss::{Preference, PreferenceMetrics};
+use crate::loss::Preference;
 use crate::model::cpu::{Keep, Weights};
 use crate::model::device::{self, DeviceModel};
 use crate::model::params::Layout;
 use crate::model::{DenseConfig, LoraConfig, Params, shape};
+use crate::optimizer::Rule;
 use crate::optimizer::{Optimizer, Update, norm};
 use crate::resume::{self, Place};
 use crate::tokens::{Example, Unit, units};
@@ -38,28 +42,6 @@ pub enum Init {
     From(PathBuf),
 }
 
-/// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepMetrics {
-    /// Counted from 1.
-    pub step: u64,
-    /// Nats per weighted token.
-    pub loss: f64,
-    /// AdamW's learning rate.
-    pub lr: f64,
-    /// The gradient's norm before clipping.
-    pub grad_norm: f64,
-    /// Tokens of this step.
-    pub tokens: usize,
-    /// Tokens of this step over its time.
-    pub tokens_per_s: f64,
-    /// Time spent training up to here.
-    pub seconds: f64,
-    /// Metrics of pairs, where the step has pairs.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub preference: Option<PreferenceMetrics>,
-}
-
 /// A finished run in numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainReport {
@@ -73,8 +55,13 @@ pub struct TrainReport {
     pub tokens_per_s: f64,
     /// Mean loss of the last 2 % of the steps.
     pub loss: f64,
+    /// The last loss on data that is not learned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<f64>,
     /// Parameters of the model.
     pub parameters: usize,
+    /// Parameters that are trained, which are the adapter's where one is trained.
+    pub trained: usize,
 }
 
 /// What a run learns.
@@ -86,6 +73,21 @@ pub struct Learning<'a> {
     pub init: Init,
     /// What pairs are compared by.
     pub preference: Preference,
+    /// What is measured during the training without being learned.
+    pub eval: Option<Evaluation>,
+    /// Steps of one pass over the data, if it has passes.
+    pub steps_per_epoch: Option<u64>,
+    /// What an adapter's configuration states as its base.
+    pub base_name: Option<&'a str>,
+}
+
+/// Data whose loss is measured during the training.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// The data to measure.
+    pub units: Vec<Unit>,
+    /// Steps between two measurements, at least 1.
+    pub every: u64,
 }
 
 /// Trains a model by likelihood and exports it to `out_dir`, with `metrics.jsonl`, `loss.svg` and `resume.safetensors`.
@@ -102,7 +104,8 @@ pub fn train(
     init: Init,
     data: &mut dyn FnMut(u64) -> Result<Vec<Example>>,
 ) -> Result<TrainReport> {
-    let learning = Learning { llama, init, preference: Preference::default() };
+    let preference = Preference::default();
+    let learning = Learning { llama, init, preference, eval: None, steps_per_epoch: None, base_name: None };
     learn(config, learning, &mut |step| Ok(units(&data(step)?, config.unit_tokens)))
 }
 
@@ -120,7 +123,7 @@ pub fn learn(
     learning.preference.check()?;
     config.lora.as_ref().map_or(Ok(()), LoraConfig::check)?;
     std::fs::create_dir_all(&config.out_dir).with_context(|| format!("cannot create {}", config.out_dir.display()))?;
-    let (config_of_model, init) = (learning.llama, learning.init.clone());
+    let (config_of_model, init, base_name) = (learning.llama, learning.init.clone(), learning.base_name);
     let mut run = Run::start(config, learning)?;
     let mut next = if run.place.step < config.steps { data(run.place.step)? } else { Vec::new() };
     let mut saved = run.place.step;
@@ -138,7 +141,7 @@ pub fn learn(
     }
     run.bar.finish();
     match &config.lora {
-        Some(lora) => adapter::save(&config.out_dir, lora, &run.params)?,
+        Some(lora) => adapter::save(&config.out_dir, lora, &run.params, base_name)?,
         None => {
             let configuration = match &init {
                 Init::Fresh { end } => Configuration::New { config: config_of_model, end: *end },
@@ -154,10 +157,14 @@ pub fn learn(
 struct Run<'a> {
     config: &'a TrainConfig,
     preference: Preference,
+    eval: Option<Evaluation>,
+    steps_per_epoch: Option<u64>,
     /// The frozen weights under an adapter.
     base: Option<Params>,
     /// What is trained.
     params: Params,
+    /// Parameters of the whole model.
+    parameters: usize,
     optimizer: Optimizer,
     workers: GradientWorkers,
     place: Place,
@@ -167,7 +174,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn start(config: &'a TrainConfig, learning: Learning<'_>) -> Result<Self> {
-        let Learning { llama, init, preference } = learning;
+        let Learning { llama, init, preference, eval, steps_per_epoch, .. } = learning;
         let computing = Computing {
             arithmetic: config.arithmetic,
             lora: config.lora.as_ref(),
@@ -225,8 +232,11 @@ impl<'a> Run<'a> {
             config,
             workers,
             preference,
+            eval,
+            steps_per_epoch,
             base,
-            metrics: Metrics::open(&config.out_dir.join("metrics.jsonl"), place.step)?,
+            parameters: Layout::new(llama).len(),
+            metrics: Metrics::open(&config.out_dir, place.step)?,
             params,
             optimizer,
             place,
@@ -246,36 +256,62 @@ impl<'a> Run<'a> {
         let (step, other) = self.workers.compute(weights, units, &self.preference, meanwhile)?;
         let StepLoss { loss, rows, preference } = step;
         let grad_norm = norm(self.workers.gradient());
-        ensure!(loss.is_finite() && grad_norm.is_finite(), "the loss is {loss} at step {}", self.place.step + 1);
-        let factor = self.config.schedule.factor(self.place.step, self.config.warmup, self.config.steps);
+        let number = self.place.step + 1;
+        ensure!(loss.is_finite(), "the loss is {loss} at step {number}; lower the learning rate");
+        ensure!(
+            grad_norm.is_finite(),
+            "the gradient's norm is {grad_norm} at step {number}, although the loss is {loss:.4}; lower the learning rate"
+        );
+        let factor = self.config.schedule.factor(self.place.step, self.config.warmup(), self.config.steps);
         let clipped = self.config.clip > 0.0 && grad_norm > self.config.clip;
         let clip = if clipped { (self.config.clip / grad_norm) as f32 } else { 1.0 };
         let update = Update { factor, clip, arithmetic: self.config.arithmetic, workers: self.config.threads() };
         self.optimizer.step(&mut self.params, self.workers.gradient(), update);
+        self.place.step += 1;
+        let evaluation = self.evaluate()?;
 
         let seconds = started.elapsed().as_secs_f64();
-        self.place.step += 1;
         self.place.tokens += rows as u64;
         self.place.seconds += seconds;
+        let optimizer = self.config.optimizer;
         let metrics = StepMetrics {
             step: self.place.step,
+            epoch: self.steps_per_epoch.map(|steps| self.place.step as f64 / steps.max(1) as f64),
             loss,
-            lr: self.config.optimizer.lr * factor,
+            lr: optimizer.lr * factor,
+            muon_lr: (optimizer.rule == Rule::Muon).then_some(optimizer.muon_lr * factor),
             grad_norm,
             tokens: rows,
+            num_tokens: self.place.tokens,
             tokens_per_s: rows as f64 / seconds,
             seconds: self.place.seconds,
+            eval_loss: evaluation.map(|eval| eval.loss),
+            eval_margin: evaluation.and_then(|eval| Some(eval.preference?.margin)),
+            eval_accuracy: evaluation.and_then(|eval| Some(eval.preference?.accuracy)),
             preference,
         };
         self.bar.set_message(format!("loss {loss:.4} {:.0} tokens/s", metrics.tokens_per_s));
         self.bar.inc(1);
-        self.metrics.push(metrics)?;
+        self.metrics.push(metrics, self.config.steps)?;
         Ok(other)
+    }
+
+    /// The loss on data that is not learned from, after every so many steps and after the last.
+    fn evaluate(&mut self) -> Result<Option<StepLoss>> {
+        let (step, last) = (self.place.step, self.config.steps);
+        let Some(eval) = self.eval.as_ref().filter(|eval| step.is_multiple_of(eval.every) || step == last) else {
+            return Ok(None);
+        };
+        let weights = match &self.base {
+            Some(base) => Weights { base, adapter: Some(&self.params), dropout: None },
+            None => Weights::from(&self.params),
+        };
+        self.workers.evaluate(weights, &eval.units, &self.preference).map(Some)
     }
 
     /// The curve is written first: a killed run resumes after the step that the resume file names, so all else is written by then.
     fn save(&mut self) -> Result<()> {
-        self.metrics.file.flush()?;
+        self.metrics.flush()?;
         let points: Vec<_> = self.metrics.steps.iter().map(|line| (line.step, line.loss)).collect();
         checkpoint::replace(&self.config.out_dir.join("loss.svg"), |path| curve::draw(path, &points))?;
         resume::save(&self.config.out_dir.join("resume.safetensors"), &self.params, &self.optimizer, &self.place)
@@ -290,76 +326,9 @@ impl<'a> Run<'a> {
             seconds: self.place.seconds,
             tokens_per_s: self.place.tokens as f64 / self.place.seconds.max(f64::MIN_POSITIVE),
             loss: last.iter().map(|line| line.loss).sum::<f64>() / last.len().max(1) as f64,
-            parameters: self.params.data.len(),
+            eval_loss: steps.iter().rev().find_map(|line| line.eval_loss),
+            parameters: self.parameters,
+            trained: self.params.data.len(),
         }
-    }
-}
-
-/// The metrics in memory and in their file, and a line in the log now and then where no bar is shown.
-struct Metrics {
-    file: std::io::BufWriter<std::fs::File>,
-    steps: Vec<StepMetrics>,
-    logged: Instant,
-}
-
-impl Metrics {
-    /// Keeps the lines up to `step`: what came after the resume file is computed again.
-    fn open(path: &Path, step: u64) -> Result<Self> {
-        let text = if step > 0 { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
-        let parsed = text.lines().filter_map(|line| Some((line, serde_json::from_str::<StepMetrics>(line).ok()?)));
-        let (lines, steps): (Vec<&str>, Vec<_>) = parsed.filter(|(_, metrics)| metrics.step <= step).unzip();
-        // Replaced as a whole: a run that is killed again must find these lines again.
-        let kept: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
-        checkpoint::replace(path, |path| Ok(std::fs::write(path, &kept)?))?;
-        let file = std::fs::OpenOptions::new().append(true).open(path);
-        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { file: std::io::BufWriter::new(file), steps, logged: Instant::now() })
-    }
-
-    fn push(&mut self, line: StepMetrics) -> Result<()> {
-        if self.logged.elapsed() > Duration::from_secs(15) {
-            let StepMetrics { step, loss, lr, tokens_per_s, .. } = line;
-            tracing::info!(step, loss, lr, tokens_per_s, "training");
-            self.logged = Instant::now();
-            self.file.flush()?;
-        }
-        self.write(line)
-    }
-
-    fn write(&mut self, line: StepMetrics) -> Result<()> {
-        serde_json::to_writer(&mut self.file, &line)?;
-        writeln!(self.file)?;
-        self.steps.push(line);
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_resumed_run_keeps_is_on_the_disk_at_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("metrics.jsonl");
-        let line = |step: u64| {
-            let text = format!(
-                r#"{{"step":{step},"loss":1.5,"lr":0.1,"grad_norm":2.0,"tokens":3,"tokens_per_s":4.0,"seconds":5.0}}"#
-            );
-            serde_json::from_str::<StepMetrics>(&text).unwrap()
-        };
-        let mut first = Metrics::open(&path, 0).unwrap();
-        (1..=3).for_each(|step| first.push(line(step)).unwrap());
-        drop(first);
-        let mut again = Metrics::open(&path, 2).unwrap();
-        again.push(line(3)).unwrap();
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap().lines().count(),
-            2,
-            "a kill now loses what is computed again"
-        );
-        drop(again);
-        let steps: Vec<u64> = Metrics::open(&path, 9).unwrap().steps.iter().map(|line| line.step).collect();
-        assert_eq!(steps, [1, 2, 3]);
     }
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use spar::engine::derive_seed;
 use spar_training::recipe::Bootstrap;
 use spar_training::recipe::iterate::Iterate;
+use spar_training::stages::dpo::Dpo;
 use spar_training::stages::iterate::Manifest;
+use spar_training::stages::sft::Sft;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -33,7 +35,9 @@ fn artefacts(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
                 folders.push(path);
-            } else if !["times.json", "report.json", "index.html", "metrics.jsonl"].contains(&name.as_str()) {
+            } else if !["times.json", "report.json", "index.html", "metrics.jsonl", "events.out.tfevents.0.spar"]
+                .contains(&name.as_str())
+            {
                 found.insert(path.strip_prefix(folder).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
             }
         }
@@ -112,6 +116,8 @@ fn every_recipe_is_read_and_names_what_is_wrong() {
         Iterate::read(&recipes.join(name)).unwrap();
     }
     Bootstrap::read(&recipes.join("spar-tiny.toml")).unwrap();
+    let _: Sft = spar_training::recipe::read(&recipes.join("sft.toml")).unwrap();
+    let _: Dpo = spar_training::recipe::read(&recipes.join("dpo.toml")).unwrap();
     let text = std::fs::read_to_string(recipes.join("smoke.toml")).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     for (from, to, expected) in [
@@ -120,6 +126,19 @@ fn every_recipe_is_read_and_names_what_is_wrong() {
         ("budget = 4\nvotes = 3", "budget = 4\nvotes = 99", "iterate.search.votes must be between 1 and 15"),
         ("seed = 5", "seed = -5", "seed"),
         ("later_lr = 0.5", "later_lr = 0.0", "later_lr must be above 0"),
+        ("per_prompt = 3", "per_prompt = 3\ntemperature = -1.0", "iterate.sample.temperature must be between 0 and 10"),
+        ("per_prompt = 3", "per_prompt = 3\ntop_p = 7.0", "iterate.sample.top_p must be above 0 and at most 1, got 7"),
+        (
+            "budget = 4\nvotes",
+            "budget = 4\nthreshold = 3.0\nvotes",
+            "iterate.search.threshold must be at least 0 and below 1",
+        ),
+        ("budget = 4\nvotes", "budget = 4\nmax_calls = 0\nvotes", "iterate.search.max_calls must be at least 1"),
+        ("budget = 4\nvotes", "budget = 4\nseconds = -1.0\nvotes", "iterate.search.seconds must be above 0"),
+        ("lr = 1e-4", "lr = -1.0", "iterate.dpo.train.optimizer.lr must be above 0"),
+        ("rule = \"adamw\"\nlr", "muon_lr = 0.1\nlr", "`muon_lr` has an effect with rule"),
+        ("checkpoint_every = 2", "clip = -1.0", "iterate.dpo.train.clip must be at least 0"),
+        ("checkpoint_every = 2", "lora = { rank = 0 }", "iterate.dpo.train.lora.rank must be at least 1"),
     ] {
         std::fs::write(file.path(), text.replacen(from, to, 1)).unwrap();
         let message = format!("{:#}", Iterate::read(file.path()).unwrap_err());
@@ -177,4 +196,94 @@ fn bad_pairs_are_named_or_skipped_and_counted() {
     }
     assert!(record["skipped"].to_string().contains("kept.jsonl:1: the chat has no assistant turn"), "{record}");
     assert!(out.join("model.safetensors").exists() && out.join("tokenizer.json").exists());
+}
+
+/// A recipe of one round without a gate, whose text `change` changes.
+fn one_round(folder: &Path, change: impl Fn(String) -> String) -> std::process::Output {
+    let text = std::fs::read_to_string(root().join("training/recipes/smoke.toml")).unwrap();
+    let text = text.replace("iterations = 2", "iterations = 1").replace("per_iteration = 24", "per_iteration = 6");
+    let text = text.replace("held_out = { world = \"held-out\" }\nheld_out_count = 12\n", "");
+    let text = text.replace("[iterate.gate]\n", "[iterate.gate]\nenabled = false\n");
+    let recipe = folder.join("recipe.toml");
+    std::fs::write(&recipe, change(text)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spar-train"));
+    command.current_dir(root()).args(["iterate", "--recipe"]).arg(&recipe).arg("--out").arg(folder.join("run"));
+    command.env("RUST_BACKTRACE", "1").output().unwrap()
+}
+
+#[test]
+fn a_round_without_pairs_ends_with_its_funnel_and_trains_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let floor = "[iterate.build.floor]\nshortest = 1.0\nlongest = 1.0\nrepetition = 0.0\n[iterate.build]\nlength_drift = 0.0\npairs = 0\n";
+    let ended = one_round(folder.path(), |text| text.replace("[iterate.dpo]", &format!("{floor}[iterate.dpo]")));
+    let message = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success());
+    for expected in
+        ["round 1: 0 pairs came out", "prompts with a failing draft", "pairs above the floor", "what to change: "]
+    {
+        assert!(message.contains(expected), "{expected} is not in {message}");
+    }
+    assert!(!message.contains("stack backtrace"), "{message}");
+    assert!(!folder.path().join("run/iter-1/actor").exists() && !folder.path().join("run/iter-1/refiner").exists());
+    let mut report = Command::new(env!("CARGO_BIN_EXE_spar-train"));
+    let report = report.args(["report"]).arg(folder.path().join("run")).output().unwrap();
+    assert!(String::from_utf8_lossy(&report.stderr).contains("no finished round yet"), "{report:?}");
+}
+
+#[test]
+fn what_a_run_lacks_is_named_before_it_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = folder.path().join("prompts.jsonl");
+    std::fs::write(&prompts, "{\"prompt\": \"Write about the river.\"}\n").unwrap();
+    let train = format!("train = '{}'", prompts.display());
+    for (from, to, expected) in [
+        ("train = { world = \"train\" }", train.as_str(), "has 1 prompts, and 1 rounds of 6 need 6"),
+        (
+            "train = { world = \"train\" }",
+            "train = 'no/prompts.jsonl'",
+            "iterate.prompts.train: there is no no/prompts.jsonl",
+        ),
+        ("checkpoint_every = 2", "device = \"cuda\"", "built without CUDA"),
+        ("actor = \"assets/spar-tiny/actor\"", "actor = 'no/model'", "iterate.actor: there is no no/model"),
+    ] {
+        let ended = one_round(folder.path(), |text| text.replace(from, to));
+        let message = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!ended.status.success() && message.contains(expected), "{message}");
+        assert!(!folder.path().join("run").exists(), "{expected}");
+    }
+}
+
+#[test]
+fn data_that_is_set_apart_is_measured_and_not_learned() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let line = |noun: &str| format!(r#"{{"prompt": "Write about the {noun}.", "completion": "The {noun} waits."}}"#);
+    let lines: Vec<String> = ["river", "garden", "teacher", "mountain", "letter", "boat"].map(line).into();
+    std::fs::write(path("chats.jsonl"), lines.join("\n")).unwrap();
+    let recipe = |eval: &str, out: &str| {
+        let base = root().join("assets/spar-tiny/actor");
+        let (base, data, out) = (base.display(), path("chats.jsonl"), path(out));
+        let text = format!(
+            "base = '{base}'\ndata = '{}'\ntokens_per_step = 64\nepochs = 4.0\n{eval}\n[train]\nout_dir = '{}'\n[train.lora]\nrank = 2\n",
+            data.display(),
+            out.display()
+        );
+        std::fs::write(path("sft.toml"), text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spar-train"));
+        command.args(["sft", "--recipe"]).arg(path("sft.toml")).output().unwrap()
+    };
+    let done = recipe("[eval]\nshare = 0.34\nevery = 2", "out");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(String::from_utf8_lossy(&done.stdout).contains("loss on data that was not learned from"));
+    let read = |name: &str| std::fs::read_to_string(path("out").join(name)).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&read("sft.stage.json")).unwrap();
+    assert_eq!((&record["counts"]["items"], &record["counts"]["eval items"]), (&4.into(), &2.into()));
+    let metrics: Vec<serde_json::Value> =
+        read("metrics.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(metrics[0].get("eval_loss").is_none() && metrics[1]["eval_loss"].as_f64().unwrap() > 0.0);
+    assert!(metrics.last().unwrap()["eval_loss"].is_number() && metrics[0]["learning_rate"].is_number());
+    assert!(read("adapter_config.json").contains("spar-tiny/actor"));
+    assert!(path("out").join("events.out.tfevents.0.spar").exists());
+    let refused = recipe("[eval]\nshare = 2.0", "other");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("eval.share must be at least 0 and below 1"));
 }

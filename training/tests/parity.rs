@@ -52,7 +52,7 @@ fn run(values: &Value, lr: f64, lora: Option<LoraConfig>, out: &Path) -> Vec<Ste
     let pairs = pairs(values, &llama);
     let config = TrainConfig {
         steps: (pairs.len() / PER_STEP) as u64,
-        warmup: 0,
+        warmup: Some(0),
         schedule: Schedule::Linear,
         optimizer: OptimizerConfig { rule: Rule::AdamW, lr, beta2: 0.95, ..OptimizerConfig::default() },
         workers: 2,
@@ -62,7 +62,8 @@ fn run(values: &Value, lr: f64, lora: Option<LoraConfig>, out: &Path) -> Vec<Ste
         ..TrainConfig::default()
     };
     let init = Init::From(golden().join("model"));
-    let learning = Learning { llama: &llama, init, preference: Preference::default() };
+    let preference = Preference::default();
+    let learning = Learning { llama: &llama, init, preference, eval: None, steps_per_epoch: None, base_name: None };
     learn(&config, learning, &mut |step| {
         let first = usize::try_from(step)? * PER_STEP;
         Ok(pair_units(&pairs[first..first + PER_STEP], config.unit_tokens))
@@ -77,7 +78,7 @@ fn compare(name: &str, steps: &[StepMetrics], golden: &Value) {
     assert_eq!(steps.len(), golden.len());
     let mut worst = 0f64;
     for (ours, theirs) in steps.iter().zip(golden) {
-        let PreferenceMetrics { chosen, rejected, margin, accuracy, logps_chosen, logps_rejected } =
+        let PreferenceMetrics { chosen, rejected, margin, accuracy, logps_chosen, logps_rejected, .. } =
             ours.preference.unwrap();
         let found = [
             ("loss", ours.loss, 1.0),

@@ -19,7 +19,7 @@ fn llama() -> DenseConfig {
 fn config(out_dir: &Path, steps: u64) -> TrainConfig {
     TrainConfig {
         steps,
-        warmup: 3,
+        warmup: Some(3),
         unit_tokens: 64,
         checkpoint_every: 4,
         out_dir: out_dir.into(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::DenseConfig;
 use super::params::{Entry, Kind, Layout, Params, uniform};
@@ -78,7 +78,8 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Share of the inputs of `A` that a training step leaves out.
     pub dropout: f64,
-    /// The products that get one.
+    /// The products that get one: a list of names, or `all-linear` for all.
+    #[serde(deserialize_with = "targets")]
     pub targets: Vec<Module>,
     /// Rank-stabilised: the scale is `alpha / sqrt(rank)` (Kalajdzievski 2023).
     pub rslora: bool,
@@ -90,6 +91,28 @@ impl Default for LoraConfig {
     fn default() -> Self {
         Self { rank: 16, alpha: 32.0, dropout: 0.0, targets: Module::ALL.into(), rslora: false, from: None }
     }
+}
+
+/// Reads a list of products, or PEFT's word for all of them.
+fn targets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Module>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "`targets` must be \"all-linear\" or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj"
+    )]
+    enum Written {
+        Word(Word),
+        Names(Vec<Module>),
+    }
+    #[derive(Deserialize)]
+    enum Word {
+        #[serde(rename = "all-linear")]
+        AllLinear,
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Word(Word::AllLinear) => Module::ALL.into(),
+        Written::Names(names) => names,
+    })
 }
 
 impl LoraConfig {
@@ -176,6 +199,17 @@ mod tests {
         for entry in &adapter.layout.entries {
             let zero = adapter.data[entry.range.clone()].iter().all(|&x| x == 0.0);
             assert_eq!(zero, entry.name.contains("lora_B"), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn targets_are_names_or_all_linear() {
+        let read = |text: &str| toml::from_str::<LoraConfig>(text);
+        assert_eq!(read("targets = \"all-linear\"").unwrap(), LoraConfig::default());
+        assert_eq!(read("targets = [\"up_proj\"]").unwrap().targets, [Module::Up]);
+        for wrong in ["targets = \"all\"", "targets = [\"lm_head\"]"] {
+            let message = read(wrong).unwrap_err().to_string();
+            assert!(message.contains("must be \"all-linear\" or a list of q_proj"), "{message}");
         }
     }
 

@@ -1,11 +1,13 @@
 //! The `[iterate]` section of a recipe, which contains everything that SPaR iterations depend on. Defaults are the paper's.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use spar::search::{Judge, Mode, SearchConfig, Strategy};
 
+pub use super::build::{Build, Floor, Pairing};
 use crate::loss::Preference;
 use crate::publish::Publish;
 use crate::records::BadLines;
@@ -67,6 +69,11 @@ pub enum Source {
         /// The split of the world's prompts.
         world: Split,
     },
+    /// Generated instructions for real models.
+    Instructions {
+        /// The split of the instructions.
+        instructions: Split,
+    },
 }
 
 /// The prompts of a run.
@@ -78,6 +85,9 @@ pub struct Prompts {
     /// The number of prompts per round.
     #[serde(default = "ten_thousand")]
     pub per_iteration: usize,
+    /// Files of benchmarks, with one prompt per line. Training prompts that are too close to a benchmark's are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub against: Vec<PathBuf>,
     /// Prompts of the gate, which must be checkable.
     pub validation: Source,
     /// Prompts whose scores are reported but never decide anything.
@@ -112,11 +122,13 @@ pub struct Sample {
     pub votes: usize,
     /// Number of prompts at a time.
     pub parallel: usize,
+    /// Share of the votes that may have no verdict. Above it, sampling stops: the refiner does not follow its template.
+    pub unreadable: f64,
 }
 
 impl Default for Sample {
     fn default() -> Self {
-        Self { per_prompt: 5, temperature: 0.9, top_p: 0.9, max_tokens: None, votes: 5, parallel: 64 }
+        Self { per_prompt: 5, temperature: 0.9, top_p: 0.9, max_tokens: None, votes: 5, parallel: 64, unreadable: 0.5 }
     }
 }
 
@@ -150,6 +162,17 @@ pub struct Search {
     pub judge_tokens: usize,
     /// Maximum number of tokens of one refinement.
     pub refine_tokens: usize,
+    /// Maximum number of model calls of one search.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_calls: Option<usize>,
+    /// Maximum number of tokens that one search generates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// Seconds after which a search ends with what it has. With this limit the results depend on the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Share of the searches that may end without any readable refinement. Above it, searching stops.
+    pub unreadable: f64,
 }
 
 impl Default for Search {
@@ -172,6 +195,10 @@ impl Default for Search {
             refine_temperature,
             judge_tokens,
             refine_tokens,
+            max_calls: None,
+            max_tokens: None,
+            seconds: None,
+            unreadable: 0.5,
         }
     }
 }
@@ -194,62 +221,10 @@ impl Search {
             refine_temperature: self.refine_temperature,
             judge_tokens: self.judge_tokens,
             refine_tokens: self.refine_tokens,
+            max_calls: self.max_calls,
+            max_tokens: self.max_tokens,
+            deadline: self.seconds.map(Duration::from_secs_f64),
             ..SearchConfig::by_votes()
-        }
-    }
-}
-
-/// The kind of pairs that the actor learns from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pairing {
-    /// The accepted refinement is preferred to the draft it was refined from.
-    #[default]
-    Refined,
-    /// Another draft that was accepted is preferred to the failing draft. This is the ablation without refinement.
-    Independent,
-}
-
-/// Which results become training data, and the maximum amount of each kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Build {
-    /// Which pairs are made.
-    pub pairing: Pairing,
-    /// Maximum number of pairs.
-    pub pairs: Option<usize>,
-    /// Whether only pairs are used whose chosen response every vote accepts.
-    pub unanimous: bool,
-    /// Allowed mean difference in characters between chosen and rejected responses. Pairs with the largest differences of the dominant sign
-    /// are dropped until the mean is within it. `None` keeps all pairs.
-    pub length_drift: Option<f64>,
-    /// Maximum number of refinement turns that led to an accepted node.
-    pub refinements: usize,
-    /// Maximum number of critiques that accept a tree node.
-    pub tree_positive: usize,
-    /// Maximum number of critiques that reject a tree node.
-    pub tree_negative: usize,
-    /// Maximum number of critiques that accept a draft.
-    pub draft_positive: usize,
-    /// Maximum number of critiques that reject a draft.
-    pub draft_negative: usize,
-    /// Minimum share of the votes that must agree with a critique's verdict.
-    pub agreement: f64,
-}
-
-impl Default for Build {
-    fn default() -> Self {
-        Self {
-            pairing: Pairing::Refined,
-            pairs: None,
-            unanimous: false,
-            length_drift: None,
-            refinements: 4000,
-            tree_positive: 1500,
-            tree_negative: 1000,
-            draft_positive: 2500,
-            draft_negative: 500,
-            agreement: 0.5,
         }
     }
 }
@@ -275,7 +250,11 @@ pub struct Dpo {
     /// Factor of the learning rates from the second round on.
     #[serde(default = "unchanged")]
     pub later_lr: f64,
-    /// The settings of the training loop; `steps` and `warmup` follow from `epochs`.
+    /// Pairs are left out whose chosen response is less likely than the rejected one by more than this under the model before the training,
+    /// in nats per token.
+    #[serde(default = "two")]
+    pub less_likely: f64,
+    /// The settings of the training loop; `steps` follows from `epochs`.
     #[serde(default)]
     pub train: TrainConfig,
 }
@@ -295,13 +274,17 @@ pub struct Rft {
     /// Factor of the learning rates from the second round on.
     #[serde(default = "unchanged")]
     pub later_lr: f64,
-    /// The settings of the training loop; `steps` and `warmup` follow from `epochs`.
+    /// The settings of the training loop; `steps` follows from `epochs`.
     #[serde(default)]
     pub train: TrainConfig,
 }
 
 fn one_pass() -> f64 {
     1.0
+}
+
+fn two() -> f64 {
+    2.0
 }
 
 fn unchanged() -> f64 {
@@ -350,47 +333,5 @@ impl Iterate {
         let file: File = toml::from_str(&text).with_context(|| format!("in the recipe {}", path.display()))?;
         file.iterate.check().with_context(|| format!("in the recipe {}", path.display()))?;
         Ok(Self { publish: file.publish, ..file.iterate })
-    }
-
-    /// # Errors
-    /// Names the field and the valid values.
-    pub fn check(&self) -> Result<()> {
-        let at_least = |name: &str, value: usize, least: usize| {
-            ensure!(value >= least, "iterate.{name} must be at least {least}, got {value}");
-            Ok(())
-        };
-        at_least("iterations", self.iterations, 1)?;
-        at_least("prompts.per_iteration", self.prompts.per_iteration, 1)?;
-        at_least("sample.per_prompt", self.sample.per_prompt, 1)?;
-        at_least("sample.parallel", self.sample.parallel, 1)?;
-        at_least("dpo.tokens_per_step", self.dpo.tokens_per_step, 1)?;
-        at_least("sft.tokens_per_step", self.sft.tokens_per_step, 1)?;
-        at_least("gate.prompts", self.gate.prompts, 1)?;
-        at_least("search.budget", self.search.budget, 1)?;
-        let within = |name: &str, value: usize, range: std::ops::RangeInclusive<usize>| {
-            let (low, high) = (range.start(), range.end());
-            ensure!(range.contains(&value), "iterate.{name} must be between {low} and {high}, got {value}");
-            Ok(())
-        };
-        within("sample.votes", self.sample.votes, SearchConfig::VOTES)?;
-        within("search.votes", self.search.votes, SearchConfig::VOTES)?;
-        within("search.branch", self.search.branch, SearchConfig::BRANCH)?;
-        within("search.keep", self.search.keep, SearchConfig::KEEP)?;
-        within("search.depth", self.search.depth, SearchConfig::DEPTH)?;
-        let positive = |name: &str, value: f64| {
-            ensure!(value > 0.0, "iterate.{name} must be above 0, got {value}");
-            Ok(())
-        };
-        positive("dpo.epochs", self.dpo.epochs)?;
-        positive("sft.epochs", self.sft.epochs)?;
-        positive("dpo.later_lr", self.dpo.later_lr)?;
-        positive("sft.later_lr", self.sft.later_lr)?;
-        let share = |name: &str, value: f64| {
-            ensure!((0.0..=1.0).contains(&value), "iterate.{name} must be between 0 and 1, got {value}");
-            Ok(())
-        };
-        share("build.agreement", self.build.agreement)?;
-        share("gate.tolerance", self.gate.tolerance)?;
-        self.dpo.preference.check().context("iterate.dpo.preference")
     }
 }

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::sft::{Turns, examples};
-use super::training::{Data, Task, fit};
+use super::sft::{Turns, of_line};
+use super::training::{Data, Eval, Task, check, fit};
 use crate::chats::Chats;
 use crate::formats::{self, Fields};
 use crate::loss::{Pair, Preference};
+use crate::recipe::checks::positive;
 use crate::records::{BadLines, Lines, PairLine, read};
 use crate::tokens::{Example, PairExample};
 use crate::trainer::{TrainConfig, TrainReport};
@@ -36,11 +37,38 @@ pub struct Dpo {
     pub chosen_only: bool,
     /// Tokens per update. The tokens that a pair's replies share count once.
     pub tokens_per_step: usize,
-    /// Passes over the data. They determine `train.steps`, and `train.warmup` as a tenth of it.
+    /// Passes over the data. They determine `train.steps`.
     #[serde(default)]
     pub epochs: Option<f64>,
+    /// Pairs that are not learned from, in the formats of `data`. Their loss is measured during the training.
+    #[serde(default)]
+    pub eval: Eval,
+    /// Pairs are left out whose chosen reply is less likely than the rejected one by more than this under the base, in nats per token.
+    #[serde(default)]
+    pub less_likely: Option<f64>,
+    /// The name or path of the base that an adapter's `adapter_config.json` states; `base` without it.
+    #[serde(default)]
+    pub base_name: Option<String>,
     /// The training loop.
     pub train: TrainConfig,
+}
+
+impl Dpo {
+    /// Checks what can be checked before a model is loaded.
+    ///
+    /// # Errors
+    /// Names the field and the valid values, or what is missing.
+    pub fn check(&self) -> Result<()> {
+        let files = [("data", Some(&self.data)), ("kept", self.kept.as_ref())];
+        check(&self.base, &files, self.tokens_per_step, self.epochs)?;
+        if let Some(less_likely) = self.less_likely {
+            positive("less_likely", less_likely)?;
+        }
+        self.eval.check()?;
+        self.preference.check().context("preference")?;
+        self.train.check("train")?;
+        self.train.check_device("train")
+    }
 }
 
 /// Trains `recipe.base` into `recipe.train.out_dir`, which becomes a complete model directory or an adapter's. A finished run is not
@@ -49,6 +77,7 @@ pub struct Dpo {
 /// # Errors
 /// Fails if the model or the data cannot be used, and names the file, the line and the problem.
 pub fn dpo(recipe: &Dpo) -> Result<TrainReport> {
+    recipe.check()?;
     let kept = recipe.kept.as_deref().filter(|_| !recipe.chosen_only);
     let task = Task {
         stage: "dpo",
@@ -58,20 +87,22 @@ pub fn dpo(recipe: &Dpo) -> Result<TrainReport> {
         tokens_per_step: recipe.tokens_per_step,
         epochs: recipe.epochs,
         preference: recipe.preference,
-        settings: serde_json::to_value((recipe.preference, recipe.chosen_only, recipe.bad_lines))?,
+        settings: serde_json::to_value((recipe.preference, recipe.chosen_only, recipe.bad_lines, recipe.less_likely))?,
+        eval: &recipe.eval,
+        base_name: recipe.base_name.as_deref(),
+        less_likely: recipe.less_likely,
         train: &recipe.train,
     };
-    fit(&task, |chats, longest| {
+    fit(&task, |chats, longest, file| {
         let Lines { items, mut skipped } =
-            read(&recipe.data, recipe.bad_lines, |line: Fields| pair(chats, longest, &formats::pair(&line)?))?;
+            read(file, recipe.bad_lines, |line: Fields| pair(chats, longest, &formats::pair(&line)?))?;
         let data = if recipe.chosen_only {
             Data::Examples(items.into_iter().map(chosen).collect())
         } else {
             let mut replies = Vec::new();
-            if let Some(kept) = kept {
-                let lines = read(kept, recipe.bad_lines, |line: Fields| {
-                    examples(chats, longest, Turns::Last, &formats::chat(&line)?)
-                })?;
+            // Replies to keep accompany the pairs that are learned only.
+            if let Some(kept) = kept.filter(|_| file == recipe.data) {
+                let lines = read(kept, recipe.bad_lines, |line: Fields| of_line(chats, longest, Turns::Last, &line))?;
                 replies = lines.items.concat();
                 skipped.extend(lines.skipped);
             }
@@ -81,7 +112,7 @@ pub fn dpo(recipe: &Dpo) -> Result<TrainReport> {
     })
 }
 
-fn pair(chats: &Chats, longest: usize, line: &PairLine) -> Result<PairExample> {
+pub(super) fn pair(chats: &Chats, longest: usize, line: &PairLine) -> Result<PairExample> {
     line.check()?;
     let chosen = chats.answered(&line.prompt, &line.chosen[0].content, longest)?;
     let rejected = chats.answered(&line.prompt, &line.rejected[0].content, longest)?;

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
 use spar::engine::native::NativeEngine;
 use spar::search::Models;
 
@@ -32,16 +31,4 @@ impl Engines {
     pub fn models(&self) -> Models<'_> {
         Models { actor: &*self.actor, refiner: &*self.refiner, templates: &self.refiner.dir().templates }
     }
-}
-
-/// A progress bar that starts at the number of finished items.
-pub(super) fn bar(what: &'static str, all: usize, done: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} [{elapsed_precise} < {eta_precise}]");
-    let bar = ProgressBar::new(all as u64).with_message(what);
-    if let Ok(style) = style {
-        bar.set_style(style);
-    }
-    bar.set_position(done as u64);
-    bar.reset_eta();
-    bar
 }

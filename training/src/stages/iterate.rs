@@ -13,6 +13,7 @@ use super::gate::{self, Decision};
 use super::manifest::{Record, digest};
 use super::prompts::{self, Part};
 use super::scores::{self, Scores, Summary};
+use super::training::Eval;
 use super::{build, dpo, merge, sample, search, sft, training, write_json};
 use crate::checkpoint::replace;
 use crate::publish::publish_round;
@@ -36,6 +37,11 @@ pub struct Manifest {
     /// SHA-256 of the final models.
     pub sha256: BTreeMap<String, String>,
 }
+
+/// The manifest's file.
+pub const FINISHED: &str = "manifest.json";
+/// The manifest's file while there are rounds to come.
+pub const UNFINISHED: &str = "unfinished.json";
 
 /// The result of one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +71,8 @@ struct Run<'a> {
 /// # Errors
 /// Returns the error of the first failing stage, which it names.
 pub async fn iterate(recipe: &Iterate, out: &Path) -> Result<Manifest> {
+    recipe.check()?;
+    recipe.check_files()?;
     std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
     let mut run = Run { recipe, out, times: read_times(out) };
     let mut current = Current { actor: recipe.actor.clone(), refiner: recipe.refiner.clone() };
@@ -72,14 +80,23 @@ pub async fn iterate(recipe: &Iterate, out: &Path) -> Result<Manifest> {
     if recipe.prompts.held_out.is_some() {
         prompts::write(recipe, Part::HeldOut, &out.join("held-out.jsonl")).context("the held-out prompts")?;
     }
+    tracing::info!("{} rounds of {} prompts in {}", recipe.iterations, recipe.prompts.per_iteration, out.display());
     let start = run.validate(&current, "start").await?;
     let mut held_out: Vec<Summary> = run.hold_out(&current, "start").await?.into_iter().collect();
     let mut before = start.clone();
-    let mut rounds = Vec::new();
+    let mut manifest = Manifest {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        recipe: recipe.clone(),
+        start: recipe.gate.enabled.then(|| start.summary()),
+        held_out: Vec::new(),
+        rounds: Vec::new(),
+        sha256: BTreeMap::new(),
+    };
     for t in 1..=recipe.iterations {
         let folder = out.join(format!("iter-{t}"));
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let live = current.clone();
+        tracing::info!("round {t} of {}", recipe.iterations);
         let round = run.round(t, &folder, &mut current, &mut before).await.with_context(|| format!("round {t}"))?;
         if let Some(publish) = &recipe.publish {
             let both = [("actor", &live.actor, &current.actor), ("refiner", &live.refiner, &current.refiner)];
@@ -91,18 +108,20 @@ pub async fn iterate(recipe: &Iterate, out: &Path) -> Result<Manifest> {
             Some(&last) if current == live => Some(last),
             _ => run.hold_out(&current, &format!("iter-{t}")).await?,
         });
-        rounds.push(round);
+        manifest.rounds.push(round);
+        manifest.held_out.clone_from(&held_out);
+        // A report may be wanted long before the end.
+        write_json(&out.join(UNFINISHED), &manifest)?;
+        crate::report::write(out)?;
+        tracing::info!("finished round {t} of {}: {}", recipe.iterations, out.join("index.html").display());
     }
-    let mut sha256 = BTreeMap::new();
     for (role, from) in [("actor", &current.actor), ("refiner", &current.refiner)] {
         let to = out.join("final").join(role);
         copy_model(from, &to)?;
-        sha256.insert(role.to_owned(), digest(&to)?);
+        manifest.sha256.insert(role.to_owned(), digest(&to)?);
     }
-    let start = recipe.gate.enabled.then(|| start.summary());
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    let manifest = Manifest { version, recipe: recipe.clone(), start, held_out, rounds, sha256 };
-    write_json(&out.join("manifest.json"), &manifest)?;
+    write_json(&out.join(FINISHED), &manifest)?;
+    std::fs::remove_file(out.join(UNFINISHED)).with_context(|| format!("removing {UNFINISHED}"))?;
     crate::report::write(out)?;
     Ok(manifest)
 }
@@ -127,7 +146,13 @@ impl Run<'_> {
         let record = self.timed("sample", sample::sample(&settings, files)).await.context("sampling")?;
         keep(&record);
 
-        let settings = search::Settings { seed: seed(2), search: &recipe.search, parallel: recipe.sample.parallel };
+        let sampled = record;
+        let settings = search::Settings {
+            seed: seed(2),
+            search: &recipe.search,
+            max_tokens: recipe.sample.max_tokens,
+            parallel: recipe.sample.parallel,
+        };
         let files = search::Files { samples: &samples, refiner: &current.refiner, out: &trees };
         let record = self.timed("search", search::search(&settings, files)).await.context("searching")?;
         keep(&record);
@@ -137,6 +162,7 @@ impl Run<'_> {
         let templates = ModelDir::open(current.refiner.clone())?.templates;
         let built = build::build(&settings, files, &templates).context("building")?;
         keep(&built);
+        build::ensure_data(recipe, &[&sampled, &record, &built])?;
 
         let actor = (built.counts["pairs"] > 0).then(|| folder.join("actor"));
         if let Some(actor) = &actor {
@@ -150,6 +176,10 @@ impl Run<'_> {
                 chosen_only: recipe.dpo.chosen_only,
                 tokens_per_step: recipe.dpo.tokens_per_step,
                 epochs: Some(recipe.dpo.epochs),
+                eval: Eval::default(),
+                less_likely: Some(recipe.dpo.less_likely),
+                // A path of this run must not be part of what a run elsewhere writes as well.
+                base_name: None,
                 train: TrainConfig { out_dir: trained_to(actor, &train), ..train },
             };
             self.timed("dpo", async { dpo::dpo(&stage) }).await.context("training the actor")?;
@@ -167,6 +197,8 @@ impl Run<'_> {
                 bad_lines: recipe.bad_lines,
                 tokens_per_step: recipe.sft.tokens_per_step,
                 epochs: Some(recipe.sft.epochs),
+                eval: Eval::default(),
+                base_name: None,
                 train: TrainConfig { out_dir: trained_to(refiner, &train), ..train },
             };
             self.timed("sft", async { sft::sft(&stage) }).await.context("training the refiner")?;
@@ -274,6 +306,10 @@ impl Run<'_> {
     async fn timed<T>(&mut self, stage: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
         let started = Instant::now();
         let result = step.await;
+        // An error of the step matters more than one of the record of times, which a full disk causes as well.
+        if result.is_err() {
+            return result;
+        }
         *self.times.entry(stage.to_owned()).or_default() += started.elapsed().as_secs_f64();
         write_json(&self.out.join("times.json"), &self.times)?;
         result

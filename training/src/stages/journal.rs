@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use serde::Serialize;
 
-use super::engines::bar;
+use super::progress::Progress;
 
 /// Writes lines to `path`. Until all are complete, they are in `.NAME.partial` next to it.
 pub struct Journal {
@@ -67,20 +67,37 @@ impl Journal {
     /// # Errors
     /// Returns the first error of `make_line`, or fails if a line cannot be written.
     pub async fn fill<'a, I, T: Serialize, F: Future<Output = Result<T>>>(
-        mut self,
+        self,
         what: &'static str,
         items: &'a [I],
         parallel: usize,
         make_line: impl Fn(usize, &'a I) -> F,
     ) -> Result<()> {
-        let bar = bar(what, items.len(), self.done);
+        self.fill_watched(what, items, parallel, make_line, |_| Ok(())).await
+    }
+
+    /// Makes lines like [`Journal::fill`], and ends with the first error of `watch`, which sees every new line. The lines so far are kept.
+    ///
+    /// # Errors
+    /// Fails like [`Journal::fill`], and with the error of `watch`.
+    pub async fn fill_watched<'a, I, T: Serialize, F: Future<Output = Result<T>>>(
+        mut self,
+        what: &'static str,
+        items: &'a [I],
+        parallel: usize,
+        make_line: impl Fn(usize, &'a I) -> F,
+        mut watch: impl FnMut(&T) -> Result<()>,
+    ) -> Result<()> {
+        let progress = Progress::new(what, items.len(), self.done);
         let missing = stream::iter(items.iter().enumerate().skip(self.done));
         let mut lines = missing.map(|(index, item)| make_line(index, item)).buffered(parallel.max(1));
         while let Some(line) = lines.next().await {
-            self.push(&line?)?;
-            bar.inc(1);
+            let line = line?;
+            self.push(&line)?;
+            progress.step();
+            watch(&line)?;
         }
-        bar.finish_and_clear();
+        progress.finish();
         self.finish()
     }
 

@@ -1,6 +1,6 @@
 //! Records the inputs and outputs of a stage. A finished stage is not repeated, and outputs made with other settings are never mixed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -114,15 +114,49 @@ impl Running {
     }
 }
 
+/// What differs between the two records, by the names that a recipe has.
 fn difference(recorded: &Record, current: &Record) -> String {
     if recorded.stage != current.stage {
         return format!("stage {}, now {}", recorded.stage, current.stage);
     }
-    if recorded.settings != current.settings {
-        return "settings".into();
-    }
+    let mut changes = Vec::new();
+    compare("", &recorded.settings, &current.settings, &mut changes);
     let differs = |role: &&String| recorded.inputs.get(*role) != current.inputs.get(*role);
-    current.inputs.keys().chain(recorded.inputs.keys()).find(differs).cloned().unwrap_or_default()
+    let roles: BTreeSet<&String> = current.inputs.keys().chain(recorded.inputs.keys()).filter(differs).collect();
+    changes.extend(roles.into_iter().map(|role| format!("the input {role}")));
+    if changes.len() > MOST_CHANGES {
+        let more = changes.len() - MOST_CHANGES;
+        changes.truncate(MOST_CHANGES);
+        changes.push(format!("{more} more"));
+    }
+    changes.join("; ")
+}
+
+/// The maximum number of differences that an error names.
+const MOST_CHANGES: usize = 5;
+
+fn compare(path: &str, before: &Value, after: &Value, changes: &mut Vec<String>) {
+    match (before, after) {
+        _ if before == after => {}
+        (Value::Object(one), Value::Object(two)) => {
+            for key in one.keys().chain(two.keys()).collect::<BTreeSet<_>>() {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(
+                    &path,
+                    &one.get(key).cloned().unwrap_or_default(),
+                    &two.get(key).cloned().unwrap_or_default(),
+                    changes,
+                );
+            }
+        }
+        (Value::Array(one), Value::Array(two)) if one.len() == two.len() => {
+            for (i, (one, two)) in one.iter().zip(two).enumerate() {
+                compare(&format!("{path}[{i}]"), one, two, changes);
+            }
+        }
+        _ if path.is_empty() => changes.push(format!("the settings, {before}, now {after}")),
+        _ => changes.push(format!("{path} was {before}, now {after}")),
+    }
 }
 
 /// Whether a file with this name determines the results of a model or adapter directory.
@@ -167,8 +201,22 @@ mod tests {
         running.finish(&[("pairs", 3)], Vec::new(), &[("copy", &input)]).unwrap();
         let Stage::Finished(found) = begin(1).unwrap() else { panic!("it is finished") };
         assert_eq!((found.counts["pairs"], found.outputs["copy"].len()), (3, 64));
-        assert!(begin(2).err().unwrap().to_string().contains("(settings)"));
+        assert!(begin(2).err().unwrap().to_string().contains("the settings, 1, now 2"));
         std::fs::write(&input, "b").unwrap();
-        assert!(begin(1).err().unwrap().to_string().contains("(prompts)"));
+        assert!(begin(1).err().unwrap().to_string().contains("the input prompts"));
+    }
+
+    #[test]
+    fn changed_settings_are_named_with_both_values() {
+        let record = |settings: serde_json::Value| Record { settings, ..Record::default() };
+        let before = record(serde_json::json!({ "search": { "budget": 4, "votes": 3 }, "seed": 1, "of": [1, "a"] }));
+        let after =
+            record(serde_json::json!({ "search": { "budget": 8, "votes": 3 }, "of": [1, "b"], "seed": 1, "new": 2 }));
+        assert_eq!(
+            difference(&before, &after),
+            "new was null, now 2; of[1] was \"a\", now \"b\"; search.budget was 4, now 8"
+        );
+        let many = |n: u32| record((0..9).map(|i| (format!("k{i}"), serde_json::json!(n))).collect());
+        assert!(difference(&many(1), &many(2)).ends_with("; 4 more"));
     }
 }

@@ -8,6 +8,7 @@ pub mod dpo;
 pub mod engines;
 pub mod eval;
 pub mod evolve;
+pub mod funnel;
 pub mod gate;
 pub mod iterate;
 pub mod journal;
@@ -16,6 +17,7 @@ pub mod manifest;
 pub mod merge;
 pub mod mixture;
 pub mod plan;
+mod progress;
 pub mod prompts;
 pub mod release;
 pub mod responses;
@@ -23,7 +25,9 @@ pub mod sample;
 pub mod scores;
 pub mod search;
 pub mod sft;
+pub mod show;
 pub mod training;
+mod unreadable;
 
 use std::path::Path;
 

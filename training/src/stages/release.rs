@@ -71,7 +71,14 @@ pub async fn release(recipe: &Bootstrap, out: &Path) -> Result<()> {
         }
     }
     let prompts = PathBuf::from("held-out.jsonl");
-    prompts::write_prompts(Split::HeldOut, recipe.seed, recipe.evaluation.prompts, &target.join(&prompts))?;
+    let order = prompts::Order {
+        generator: prompts::Generator::World,
+        split: Split::HeldOut,
+        seed: recipe.seed,
+        skip: 0,
+        count: usize::try_from(recipe.evaluation.prompts)?,
+    };
+    prompts::write_prompts(&order, &[], &target.join(&prompts))?;
     let held_out = read_prompts(&target.join(&prompts))?.items;
     files.push(prompts);
     let (actor, refiner) = (load(&target.join("actor"))?, load(&target.join("refiner"))?);

@@ -12,6 +12,7 @@ use spar::verify::Check;
 use super::engines::Engines;
 use super::journal::Journal;
 use super::manifest::{Record, Stage};
+use super::unreadable::Watch;
 use crate::recipe::iterate::{Sample, Search};
 use crate::records::{Asked, BadLines, Draft, Sampled, read_prompts};
 
@@ -56,7 +57,15 @@ pub async fn sample(settings: &Settings<'_>, files: Files<'_>) -> Result<Record>
     let engines = Engines::open(files.actor, files.refiner)?;
     let config = SearchConfig { votes: settings.sample.votes, ..settings.search.config() };
     let line = |i, asked| sample_prompt(engines.models(), settings, &config, i, asked);
-    journal.fill("sampling", &prompts.items, settings.sample.parallel, line).await?;
+    let remedy = "the refiner does not end its critiques with a verdict as its template asks. Train it to judge first, or set \
+        iterate.search.judge = \"rules\", or raise iterate.sample.unreadable to let the stage go on";
+    let mut watch = Watch::new("votes", settings.sample.unreadable, remedy);
+    let seen = |line: &Sampled| {
+        let votes = || line.drafts.iter().map(|draft| draft.votes);
+        watch.add(votes().map(|votes| votes.yes + votes.no).sum(), votes().map(|votes| votes.invalid).sum())
+    };
+    journal.fill_watched("sampling", &prompts.items, settings.sample.parallel, line, seen).await?;
+    watch.finish()?;
     let counts = counts(files.out)?;
     running.finish(&counts, prompts.skipped, &[("samples", files.out)])
 }
@@ -140,6 +149,9 @@ fn counts(path: &Path) -> Result<Vec<(&'static str, u64)>> {
         ("cut off", count(|draft| draft.cut)),
         ("accepted", count(|draft| draft.accepted)),
         ("undecided", count(|draft| draft.value.is_none())),
+        ("judged", count(|draft| draft.value.is_some())),
+        ("votes", drafts().map(|draft| (draft.votes.yes + draft.votes.no) as u64).sum()),
+        ("votes without a verdict", drafts().map(|draft| draft.votes.invalid as u64).sum()),
         ("prompts with a failing draft", sampled.iter().filter(failing).count() as u64),
         ("right by rules", count(|draft| draft.right == Some(true))),
         ("accepted, wrong by rules", count(|draft| draft.accepted && draft.right == Some(false))),

@@ -12,6 +12,7 @@ use spar::verify::data::Prompt;
 
 use super::engines::Engines;
 use super::manifest::Stage;
+use super::progress::Progress;
 use super::write_json;
 use crate::recipe::iterate::{Sample, Search};
 use crate::records::{Asked, BadLines, read_prompts};
@@ -135,9 +136,11 @@ async fn measure(models: Models<'_>, settings: &Settings<'_>, prompts: &[Prompt]
         let sampling = Sampling { temperature, seed: settings.seed, ..Sampling::default() };
         Method { search, sampling, max_tokens: most, checks: eval::Checks::File }
     };
-    let quiet = || {};
-    let greedy = eval::trials(models, &method(None, 0.0), prompts, parallel, &quiet).await?;
-    let sampled = eval::trials(models, &method(None, 1.0), prompts, parallel, &quiet).await?;
+    // Greedy and sampled responses, and answers of the search. Judging and single refinements are not counted.
+    let progress = Progress::new("scoring", 3 * prompts.len(), 0);
+    let step = || progress.step();
+    let greedy = eval::trials(models, &method(None, 0.0), prompts, parallel, &step).await?;
+    let sampled = eval::trials(models, &method(None, 1.0), prompts, parallel, &step).await?;
     let responses: Vec<(&Prompt, &str)> = [&greedy, &sampled]
         .into_iter()
         .flat_map(|trials| prompts.iter().zip(trials))
@@ -151,7 +154,8 @@ async fn measure(models: Models<'_>, settings: &Settings<'_>, prompts: &[Prompt]
         .map(|(prompt, trial)| (prompt, trial.response.as_str()))
         .collect();
     let refine_once = eval::refine_once(models, &config, &failing, settings.seed, parallel).await?;
-    let search = eval::trials(models, &method(Some(config), 0.0), prompts, parallel, &quiet).await?;
+    let search = eval::trials(models, &method(Some(config), 0.0), prompts, parallel, &step).await?;
+    progress.finish();
     let scores = |trials: &[Trial]| trials.iter().map(Trial::score).collect::<Vec<_>>();
     let length = greedy.iter().map(|trial| trial.response.chars().count() as f64).sum::<f64>();
     Ok(Scores {

@@ -7,12 +7,13 @@ use serde::Serialize;
 use spar::chat::Message;
 use spar::engine::reasoning::Reasoning;
 use spar::engine::{Completion, FinishReason, derive_seed};
-use spar::search::{self, Judgement, Models, SearchConfig};
+use spar::search::{self, Judgement, Models, SearchConfig, Task};
 
 use super::engines::Engines;
 use super::journal::Journal;
 use super::manifest::{Record, Stage};
 use super::sample::{right, task};
+use super::unreadable::Watch;
 use crate::recipe::iterate::Search;
 use crate::records::{BadLines, Draft, Sampled, Searched, TreeNode, read};
 
@@ -23,6 +24,9 @@ pub struct Settings<'a> {
     pub seed: u64,
     /// Settings of the search.
     pub search: &'a Search,
+    /// Maximum number of tokens of further drafts and refined responses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
     /// Number of prompts at a time. The output does not depend on it.
     #[serde(skip)]
     pub parallel: usize,
@@ -59,7 +63,16 @@ pub async fn search(settings: &Settings<'_>, files: Files<'_>) -> Result<Record>
     let engines = Engines::open(files.refiner, files.refiner)?;
     let config = settings.search.config();
     let tree = |_, &(i, line, draft): &(usize, _, _)| search_draft(engines.models(), settings, &config, i, line, draft);
-    journal.fill("searching", &roots, settings.parallel, tree).await?;
+    let remedy = "the refiner does not put its responses between the marks that its template asks for, or the search's limits are too \
+        low for one refinement. Train the refiner first, or raise iterate.search.refine_tokens, or raise iterate.search.unreadable to let \
+        the stage go on";
+    let mut watch = Watch::new("searches' refinements", settings.search.unreadable, remedy);
+    let seen = |tree: &Searched| {
+        let refined = usize::from(tree.nodes.len() > 1);
+        watch.add(refined, 1 - refined)
+    };
+    journal.fill_watched("searching", &roots, settings.parallel, tree, seen).await?;
+    watch.finish()?;
     let counts = counts(files.out)?;
     running.finish(&counts, Vec::new(), &[("trees", files.out)])
 }
@@ -82,7 +95,7 @@ async fn search_draft(
 ) -> Result<Searched> {
     let checks = line.asked.checks()?;
     let seed = derive_seed(!settings.seed, index as u64);
-    let task = task(&[Message::user(&line.asked.prompt)], seed, &checks);
+    let task = Task { max_tokens: settings.max_tokens, ..task(&[Message::user(&line.asked.prompt)], seed, &checks) };
     let root = Completion {
         text: draft.response.clone(),
         reasoning: Reasoning::default(),
@@ -110,6 +123,7 @@ fn counts(path: &Path) -> Result<Vec<(&'static str, u64)>> {
     let truth = |truth: bool| accepted().filter(|tree| tree.nodes[tree.best].right == Some(truth)).count() as u64;
     Ok(vec![
         ("trees", trees.len() as u64),
+        ("trees without a refinement", trees.iter().filter(|tree| tree.nodes.len() == 1).count() as u64),
         ("nodes", trees.iter().map(|tree| tree.nodes.len() as u64 - 1).sum()),
         ("accepted", accepted().count() as u64),
         ("accepted, right by rules", truth(true)),

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use spar::chat::Role;
+use spar::chat::{Message, Role};
 
-use super::training::{Data, Task, fit};
+use super::training::{Data, Eval, Task, check, fit};
 use crate::chats::Chats;
 use crate::formats::{self, Fields};
 use crate::loss::Preference;
@@ -15,7 +15,7 @@ use crate::tokens::Example;
 use crate::trainer::{TrainConfig, TrainReport};
 
 /// The assistant's turns that are learned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Turns {
     /// Every turn of the assistant.
@@ -41,11 +41,30 @@ pub struct Sft {
     pub bad_lines: BadLines,
     /// Tokens per update.
     pub tokens_per_step: usize,
-    /// Passes over the data. They determine `train.steps`, and `train.warmup` as a tenth of it.
+    /// Passes over the data. They determine `train.steps`.
     #[serde(default)]
     pub epochs: Option<f64>,
+    /// Data that is not learned from, in the formats of `data`. Its loss is measured during the training.
+    #[serde(default)]
+    pub eval: Eval,
+    /// The name or path of the base that an adapter's `adapter_config.json` states; `base` without it.
+    #[serde(default)]
+    pub base_name: Option<String>,
     /// The settings of the training loop; `steps` may cover the data several times.
     pub train: TrainConfig,
+}
+
+impl Sft {
+    /// Checks what can be checked before a model is loaded.
+    ///
+    /// # Errors
+    /// Names the field and the valid values, or what is missing.
+    pub fn check(&self) -> Result<()> {
+        check(&self.base, &[("data", Some(&self.data))], self.tokens_per_step, self.epochs)?;
+        self.eval.check()?;
+        self.train.check("train")?;
+        self.train.check_device("train")
+    }
 }
 
 /// Fine-tunes `recipe.base` into `recipe.train.out_dir`, which becomes a complete model directory or an adapter's. A finished run is not
@@ -54,6 +73,7 @@ pub struct Sft {
 /// # Errors
 /// Fails if the model or the data cannot be used, and names the file, the line and the problem.
 pub fn sft(recipe: &Sft) -> Result<TrainReport> {
+    recipe.check()?;
     let task = Task {
         stage: "sft",
         base: &recipe.base,
@@ -63,12 +83,14 @@ pub fn sft(recipe: &Sft) -> Result<TrainReport> {
         epochs: recipe.epochs,
         preference: Preference::default(),
         settings: serde_json::to_value((recipe.turns, recipe.bad_lines))?,
+        eval: &recipe.eval,
+        base_name: recipe.base_name.as_deref(),
+        less_likely: None,
         train: &recipe.train,
     };
-    fit(&task, |chats, longest| {
-        let Lines { items, skipped } = read(&recipe.data, recipe.bad_lines, |line: Fields| {
-            examples(chats, longest, recipe.turns, &formats::chat(&line)?)
-        })?;
+    fit(&task, |chats, longest, file| {
+        let Lines { items, skipped } =
+            read(file, recipe.bad_lines, |line: Fields| of_line(chats, longest, recipe.turns, &line))?;
         Ok((Data::Examples(items.into_iter().flatten().collect()), skipped))
     })
 }
@@ -79,21 +101,32 @@ pub fn sft(recipe: &Sft) -> Result<TrainReport> {
 /// Fails like [`sft`].
 pub fn read_examples(base: &Path, data: &Path, turns: Turns) -> Result<Vec<Example>> {
     let chats = Chats::open(base)?;
-    let lines =
-        read(data, BadLines::Stop, |line: Fields| examples(&chats, chats.context(), turns, &formats::chat(&line)?))?;
+    let lines = read(data, BadLines::Stop, |line: Fields| of_line(&chats, chats.context(), turns, &line))?;
     Ok(lines.items.into_iter().flatten().collect())
 }
 
-/// Makes one example per assistant turn. The tokens before the turn have no loss.
-pub(super) fn examples(chats: &Chats, longest: usize, turns: Turns, chat: &ChatLine) -> Result<Vec<Example>> {
-    let said = |(_, message): &(usize, &spar::chat::Message)| message.role == Role::Assistant;
+/// Makes the examples of a line in any format that is read. Turns with the weight 0 are not learned.
+pub(super) fn of_line(chats: &Chats, longest: usize, turns: Turns, line: &Fields) -> Result<Vec<Example>> {
+    examples(chats, longest, turns, &formats::chat(line)?, &formats::silent(line)?)
+}
+
+/// Makes one example per assistant turn that is not `silent`. The tokens before the turn have no loss.
+fn examples(chats: &Chats, longest: usize, turns: Turns, chat: &ChatLine, silent: &[usize]) -> Result<Vec<Example>> {
+    let said = |(_, message): &(usize, &Message)| message.role == Role::Assistant;
     let mut places: Vec<usize> = chat.messages.iter().enumerate().filter(said).map(|(turn, _)| turn).collect();
     ensure!(!places.is_empty(), "the chat has no assistant turn");
+    places.retain(|turn| !silent.contains(turn));
+    ensure!(!places.is_empty(), "every assistant turn of the chat has `weight` 0, so that nothing is learned");
     if turns == Turns::Last {
         places.drain(..places.len() - 1);
     }
     let example = |turn: usize| {
-        let content = &chat.messages[turn].content;
+        let Message { content, tool_calls, .. } = &chat.messages[turn];
+        ensure!(
+            !content.trim().is_empty() || tool_calls.is_empty(),
+            "turn {} calls functions and says nothing, and calls are not learned; give it `\"weight\": 0`, or set turns = \"last\"",
+            turn + 1
+        );
         ensure!(!content.trim().is_empty(), "turn {} is empty", turn + 1);
         let answered =
             chats.answered(&chat.messages[..turn], content, longest).with_context(|| format!("turn {}", turn + 1))?;

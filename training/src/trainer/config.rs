@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::gradient::{Computing, GradientWorkers};
@@ -38,8 +38,8 @@ impl Processor {
 pub struct TrainConfig {
     /// Updates in all.
     pub steps: u64,
-    /// Steps over which the learning rate rises.
-    pub warmup: u64,
+    /// Steps over which the learning rate rises; a tenth of all steps without it.
+    pub warmup: Option<u64>,
     /// The learning rate after that.
     pub schedule: Schedule,
     /// The rules of the updates.
@@ -73,7 +73,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             steps: 1000,
-            warmup: 50,
+            warmup: None,
             schedule: Schedule::Linear,
             optimizer: OptimizerConfig::default(),
             clip: 1.0,
@@ -105,6 +105,43 @@ impl TrainConfig {
         })
     }
 
+    /// Steps over which the learning rate rises.
+    #[must_use]
+    pub fn warmup(&self) -> u64 {
+        self.warmup.unwrap_or(self.steps / 10)
+    }
+
+    /// Checks what can be checked before a model is loaded.
+    ///
+    /// # Errors
+    /// Names the field, which is below `section`, and the valid values.
+    pub fn check(&self, section: &str) -> Result<()> {
+        ensure!(self.steps >= 1, "{section}.steps must be at least 1, got {}", self.steps);
+        ensure!(self.unit_tokens >= 1, "{section}.unit_tokens must be at least 1, got {}", self.unit_tokens);
+        let clip = self.clip;
+        ensure!(clip >= 0.0 && clip.is_finite(), "{section}.clip must be at least 0, and 0 turns it off, got {clip}");
+        self.optimizer.check(&format!("{section}.optimizer"))?;
+        if let Some(lora) = &self.lora {
+            lora.check().map_err(|error| anyhow::anyhow!("{section}.{error}"))?;
+            if let Some(from) = &lora.from {
+                ensure!(from.is_dir(), "{section}.lora.from: there is no directory {}", from.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that this program can use the device. A plan can be made without it.
+    ///
+    /// # Errors
+    /// Names the field, which is below `section`, and what to do.
+    pub fn check_device(&self, section: &str) -> Result<()> {
+        ensure!(
+            self.device == Processor::Cpu || cfg!(feature = "cuda"),
+            "{section}.device is \"cuda\", but this program was built without CUDA: build it with --features cuda, or remove `device`"
+        );
+        Ok(())
+    }
+
     /// Threads that compute.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -112,5 +149,38 @@ impl TrainConfig {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::LoraConfig;
+
+    #[test]
+    fn the_warm_up_is_a_tenth_of_the_steps_unless_it_is_given() {
+        let config = |text| toml::from_str::<TrainConfig>(text).unwrap().warmup();
+        assert_eq!((config("steps = 1"), config("steps = 200"), config("steps = 200\nwarmup = 0")), (0, 20, 0));
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_before_a_model_is_loaded() {
+        let default = TrainConfig::default();
+        default.check("train").unwrap();
+        let lora = |rank| Some(LoraConfig { rank, ..LoraConfig::default() });
+        let missing = LoraConfig { from: Some("no/such/adapter".into()), ..LoraConfig::default() };
+        for (config, expected) in [
+            (TrainConfig { steps: 0, ..default.clone() }, "train.steps must be at least 1"),
+            (TrainConfig { unit_tokens: 0, ..default.clone() }, "train.unit_tokens must be at least 1"),
+            (TrainConfig { clip: -1.0, ..default.clone() }, "train.clip must be at least 0"),
+            (TrainConfig { lora: lora(0), ..default.clone() }, "train.lora.rank must be at least 1"),
+            (TrainConfig { lora: Some(missing), ..default.clone() }, "no directory no/such/adapter"),
+        ] {
+            let message = config.check("train").unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        let device = TrainConfig { device: Processor::Cuda, ..default };
+        device.check("train").unwrap();
+        assert_eq!(device.check_device("train").is_ok(), cfg!(feature = "cuda"));
     }
 }

@@ -2,7 +2,6 @@
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::constraint::{Constraint, KINDS, Kind};
@@ -11,6 +10,7 @@ use super::fixing;
 use super::guard::Guard;
 use super::lexicon::{self, CONTENT, Class, ENDINGS};
 use super::response::{Layout, Mark, Response, Word, draw_sentence};
+use crate::records::Asked;
 
 /// A split of the prompts. No two splits share a set of constraint kinds, so none share a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -52,11 +52,18 @@ pub fn draw(split: Split, rng: &mut impl Rng) -> Instance {
 pub fn split_of(kinds: &[Kind]) -> Split {
     let mut sorted = kinds.to_vec();
     sorted.sort_unstable();
-    let digest = Sha256::digest(format!("{sorted:?}"));
-    match digest[0] % 10 {
-        0 | 1 => Split::HeldOut,
-        2 => Split::Validation,
-        _ => Split::Train,
+    Split::of(&format!("{sorted:?}"))
+}
+
+impl Split {
+    /// The split of what a text names, which a hash decides.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        match Sha256::digest(name)[0] % 10 {
+            0 | 1 => Self::HeldOut,
+            2 => Self::Validation,
+            _ => Self::Train,
+        }
     }
 }
 
@@ -253,14 +260,15 @@ fn read_off(kind: Kind, witness: &mut Response, earlier: &[Constraint], rng: &mu
 }
 
 impl Instance {
-    /// The prompt in IFEval's JSONL format: `key`, `prompt`, `instruction_id_list`, `kwargs`.
-    pub fn record(&self, key: usize) -> Value {
+    /// The prompt with its instructions, in IFEval's format.
+    #[must_use]
+    pub fn asked(&self, key: usize) -> Asked {
         let checks: Vec<_> = self.constraints.iter().map(Constraint::check).collect();
-        json!({
-            "key": key,
-            "prompt": self.prompt,
-            "instruction_id_list": checks.iter().map(|c| c.id.clone()).collect::<Vec<_>>(),
-            "kwargs": checks.iter().map(|c| Value::Object(c.kwargs.clone())).collect::<Vec<_>>(),
-        })
+        Asked {
+            key: key.into(),
+            prompt: self.prompt.clone(),
+            instruction_id_list: checks.iter().map(|check| check.id.clone()).collect(),
+            kwargs: checks.into_iter().map(|check| check.kwargs).collect(),
+        }
     }
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
-use indicatif::ProgressBar;
 use spar::chat::Message;
 use spar::engine::{Engine, EngineError, LabelRequest, Origin, Purpose, Question, Request, Sampling, derive_seed};
 use spar::prompts::{READABLE, Templates, verdict_labels};
@@ -16,7 +15,7 @@ use spar::verify::data::{Prompt, Response};
 use super::Options;
 use super::fit::Case;
 use crate::records::{BadLines, read};
-use crate::stages::engines::bar;
+use crate::stages::progress::Progress;
 
 /// Temperatures of sampled responses, used in turn.
 const TEMPERATURES: [f32; 2] = [0.7, 1.0];
@@ -90,9 +89,9 @@ pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<Vec<Answer>> {
 /// # Errors
 /// Returns the error of the first failing call.
 pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) -> Result<Vec<Answer>> {
-    let bar = bar("answering", prompts.len(), 0);
+    let progress = Progress::new("answering", prompts.len(), 0);
+    let progress = &progress;
     let answer = |(i, prompt): (usize, &Prompt)| {
-        let bar = bar.clone();
         let request = Request::chat(Purpose::Answer, vec![Message::user(&prompt.prompt)]);
         let request = Request { max_tokens: Some(options.max_tokens), ..request };
         async move {
@@ -109,13 +108,13 @@ pub async fn draw(engine: &dyn Engine, prompts: &[Prompt], options: &Options) ->
                     answers.push(Answer::new(prompts, i, reply.text));
                 }
             }
-            bar.inc(1);
+            progress.step();
             Ok(answers)
         }
     };
     let all: Vec<Result<Vec<Answer>>> =
         stream::iter(prompts.iter().enumerate()).map(answer).buffered(options.parallel).collect().await;
-    bar.finish_and_clear();
+    progress.finish();
     Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
@@ -130,11 +129,11 @@ pub async fn scores(
     answers: &[Answer],
     parallel: usize,
 ) -> Result<Measured> {
-    let bar = bar("scoring", answers.len(), 0);
+    let progress = Progress::new("scoring", answers.len(), 0);
     let read_verdict = async |_: usize, conversation: &[Message], response: &str| {
         verdict(engine, templates.score(conversation, response, &[])).await
     };
-    measured(prompts, answers, parallel, &bar, read_verdict).await
+    measured(prompts, answers, parallel, &progress, read_verdict).await
 }
 
 /// Reads verdicts after writing one critique for each.
@@ -148,7 +147,7 @@ pub async fn critiques(
     answers: &[Answer],
     options: &Options,
 ) -> Result<Measured> {
-    let bar = bar("critiques", answers.len(), 0);
+    let progress = Progress::new("critiques", answers.len(), 0);
     let SearchConfig { judge_temperature: temperature, judge_tokens, .. } = SearchConfig::default();
     let read_verdict = async |index: usize, conversation: &[Message], response: &str| {
         let sampling = Sampling { temperature, seed: derive_seed(!options.seed, index as u64), ..Sampling::default() };
@@ -158,7 +157,7 @@ pub async fn critiques(
         let question = templates.verdict_of(conversation, response, &critique.text);
         Ok(Reading { generated: critique.tokens, ..verdict(engine, question).await? })
     };
-    measured(prompts, answers, options.parallel, &bar, read_verdict).await
+    measured(prompts, answers, options.parallel, &progress, read_verdict).await
 }
 
 async fn verdict(engine: &dyn Engine, question: Question) -> Result<Reading, EngineError> {
@@ -182,7 +181,7 @@ async fn measured(
     prompts: &[Prompt],
     answers: &[Answer],
     parallel: usize,
-    bar: &ProgressBar,
+    progress: &Progress,
     read_verdict: impl AsyncFn(usize, &[Message], &str) -> Result<Reading, EngineError>,
 ) -> Result<Measured> {
     let began = Instant::now();
@@ -191,13 +190,13 @@ async fn measured(
         .map(|(index, answer)| async move {
             let conversation = [Message::user(&prompts[answer.prompt].prompt)];
             let reading = read_verdict(index, &conversation, &answer.response).await;
-            bar.inc(1);
+            progress.step();
             reading
         })
         .buffered(parallel)
         .collect()
         .await;
-    bar.finish_and_clear();
+    progress.finish();
     let mut measured = Measured { time: began.elapsed(), ..Measured::default() };
     let mut judged = 0;
     for (answer, reading) in answers.iter().zip(readings) {

@@ -3,7 +3,7 @@ use spar::engine::fake::FakeEngine;
 use spar::engine::{Input, Purpose, Request};
 
 use super::*;
-use crate::stages::prompts::{instance, write_prompts};
+use crate::stages::prompts::{Generator, Order, instance, write_prompts};
 use crate::stages::write_lines;
 use crate::world::{Split, damaged};
 
@@ -22,7 +22,8 @@ fn write_responses(path: &Path, count: u64) {
 
 fn options(folder: &Path, count: usize) -> Options {
     let (prompts, responses) = (folder.join("prompts.jsonl"), folder.join("responses.jsonl"));
-    write_prompts(Split::Validation, 17, count as u64, &prompts).unwrap();
+    let order = Order { generator: Generator::World, split: Split::Validation, seed: 17, skip: 0, count };
+    write_prompts(&order, &[], &prompts).unwrap();
     write_responses(&responses, count as u64);
     Options {
         model: folder.join("model"),

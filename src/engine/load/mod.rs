@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-pub(crate) use self::adapted::{merged, on, open as open_adapter};
+pub(crate) use self::adapted::{merged, on, open as open_adapter, templates as adapter_templates};
 use self::choice::Choice;
 pub(crate) use self::choice::{Runs, choose};
 use self::loader::Loader;

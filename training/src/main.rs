@@ -16,7 +16,7 @@ use spar_training::recipe::Bootstrap;
 use spar_training::recipe::iterate::Iterate;
 use spar_training::records::BadLines;
 use spar_training::stages::manifest::Record;
-use spar_training::stages::{self, calibrate, eval, judge_eval};
+use spar_training::stages::{self, bootstrap_refiner, calibrate, eval, judge_eval};
 use spar_training::tokenizer;
 use spar_training::trainer::TrainReport;
 use spar_training::world::Split;
@@ -43,6 +43,8 @@ enum Command {
         #[arg(long, default_value = "runs/spar-tiny")]
         out: PathBuf,
     },
+    /// Makes a refiner of an instruct model: rules judge its own responses, and an adapter learns verdicts, critiques and refinements.
+    BootstrapRefiner(bootstrap_refiner::Options),
     /// Trains a tokenizer on the world's texts, as described by a bootstrap recipe.
     Tokenizer {
         /// The recipe, a TOML file.
@@ -261,6 +263,10 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<()> {
     match command {
         Command::Bootstrap { recipe, out } => stages::bootstrap::bootstrap(&Bootstrap::read(&recipe)?, &out).await,
+        Command::BootstrapRefiner(options) => {
+            println!("{}", bootstrap_refiner::run(&options).await?);
+            Ok(())
+        }
         Command::Tokenizer { recipe, out } => {
             let recipe = Bootstrap::read(&recipe)?;
             let templates = Templates::new(recipe.templates.clone(), "the recipe")?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use serde::Serialize;
 
-use super::engines::bar;
+use super::progress::Progress;
 
 /// Writes lines to `path`. Until all are complete, they are in `.NAME.partial` next to it.
 pub struct Journal {
@@ -62,7 +62,7 @@ impl Journal {
     }
 
     /// Makes the missing lines, one for each of `items` in order and `parallel` at a time, and then completes the file. `what` is the label
-    /// of the progress bar.
+    /// of the progress.
     ///
     /// # Errors
     /// Returns the first error of `make_line`, or fails if a line cannot be written.
@@ -73,14 +73,14 @@ impl Journal {
         parallel: usize,
         make_line: impl Fn(usize, &'a I) -> F,
     ) -> Result<()> {
-        let bar = bar(what, items.len(), self.done);
+        let mut progress = Progress::new(what, items.len(), self.done);
         let missing = stream::iter(items.iter().enumerate().skip(self.done));
         let mut lines = missing.map(|(index, item)| make_line(index, item)).buffered(parallel.max(1));
         while let Some(line) = lines.next().await {
             self.push(&line?)?;
-            bar.inc(1);
+            progress.advance();
         }
-        bar.finish_and_clear();
+        progress.finish();
         self.finish()
     }
 

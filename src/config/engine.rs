@@ -30,7 +30,7 @@ pub struct EngineArgs {
     /// Directory with a PEFT LoRA adapter of the refiner, on --refiner if given, else on the model that would judge without it
     #[arg(long, env = "SPAR_REFINER_ADAPTER", value_name = "DIR")]
     pub refiner_adapter: Option<PathBuf>,
-    /// File with judge and refine templates; absent: the refiner's spar.json, else the general ones
+    /// File with judge and refine templates; absent: the spar.json of the refiner's adapter, else of the refiner, else the general ones
     #[arg(long, env = "SPAR_TEMPLATES", value_name = "FILE")]
     pub templates: Option<PathBuf>,
     /// Fetch nothing: a model that is named as on the hub must be in the local Hugging Face cache. HF_HUB_OFFLINE=1 says the same

@@ -22,13 +22,13 @@ impl LoopWatch {
             return false;
         }
         self.looked = text.len();
-        loops(text)
+        ends_in_loop(text)
     }
 }
 
 /// Whether the end of `text` is one passage repeated at least [`REPEATS`] times over at least [`COVERED`] bytes. All digits count as equal,
 /// so a list in which only the numbers change is a loop as well.
-pub(super) fn loops(text: &str) -> bool {
+pub fn ends_in_loop(text: &str) -> bool {
     let bytes = text.as_bytes();
     let end: Vec<u8> = bytes[bytes.len().saturating_sub(WINDOW)..].iter().rev().map(|&byte| plain(byte)).collect();
     // The prefix function of the reversed end: `border[i]` is the longest proper border of its first `i + 1` bytes, and
@@ -76,7 +76,7 @@ mod tests {
             (String::new(), false),
         ];
         for (text, expected) in cases {
-            assert_eq!(loops(&text), expected, "{text:?}");
+            assert_eq!(ends_in_loop(&text), expected, "{text:?}");
         }
     }
 

@@ -40,6 +40,7 @@ pub use config::{Judge, Judging, Mode, SearchConfig, Strategy};
 use expand::Refined;
 use growth::{Growth, Origin};
 pub use judgement::Judgement;
+pub use loops::ends_in_loop;
 pub use outcome::{Outcome, Progress, StopReason};
 pub use score::{critique_request, room_for_critique};
 use session::Session;

@@ -78,6 +78,8 @@ impl Swapper {
 
     /// Loads a candidate.
     pub(super) async fn build(&self, id: &str, candidate: Candidate) -> Result<Arc<Generation>, SwapError> {
+        let adapter = candidate.source.adapter.as_ref();
+        let own = adapter.map(|adapter| load::adapter_templates(&adapter.stored.path)).transpose()?.flatten();
         let (engine, templates) = match candidate.load {
             Load::Directory(path, modules) => {
                 let args = self.engine.clone();
@@ -96,10 +98,11 @@ impl Swapper {
             Load::OnLive(generation, modules) => {
                 let gone = || SwapError::Refused(format!("{} takes no adapters while it runs", generation.id));
                 let native = generation.engine.native().ok_or_else(gone)?;
-                (load::on(native, modules.as_ref())?, Arc::clone(&generation.templates))
+                // Those of the live generation may be its adapter's.
+                (load::on(native, modules.as_ref())?, Arc::clone(&native.dir().templates))
             }
         };
-        let templates = self.templates.clone().unwrap_or(templates);
+        let templates = self.templates.clone().or(own).unwrap_or(templates);
         Ok(Arc::new(Generation { id: id.into(), engine, templates }))
     }
 }

@@ -18,7 +18,7 @@ use spar_training::stages::dpo::Dpo;
 use spar_training::stages::manifest::Record;
 use spar_training::stages::sft::Sft;
 use spar_training::stages::show::{self, Style};
-use spar_training::stages::{self, calibrate, eval, judge_eval, prompts};
+use spar_training::stages::{self, bootstrap_refiner, calibrate, eval, judge_eval, prompts};
 use spar_training::tokenizer;
 use spar_training::trainer::TrainReport;
 
@@ -44,6 +44,8 @@ enum Command {
         #[arg(long, default_value = "runs/spar-tiny")]
         out: PathBuf,
     },
+    /// Makes a refiner of an instruct model: rules judge its own responses, and an adapter learns verdicts, critiques and refinements.
+    BootstrapRefiner(bootstrap_refiner::Options),
     /// Trains a tokenizer on the world's texts, as described by a bootstrap recipe.
     Tokenizer {
         /// The recipe, a TOML file.
@@ -251,6 +253,10 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<()> {
     match command {
         Command::Bootstrap { recipe, out } => stages::bootstrap::bootstrap(&Bootstrap::read(&recipe)?, &out).await,
+        Command::BootstrapRefiner(options) => {
+            println!("{}", bootstrap_refiner::run(&options).await?);
+            Ok(())
+        }
         Command::Tokenizer { recipe, out } => {
             let recipe = Bootstrap::read(&recipe)?;
             let templates = Templates::new(recipe.templates.clone(), "the recipe")?;

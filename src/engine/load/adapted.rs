@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::engine::metered::Metered;
 use crate::engine::native::NativeEngine;
+use crate::prompts::Templates;
 use crate::weights::adapter::Adapter;
 use crate::weights::store::{Store, Stored};
 use crate::weights::{Digests, LowRanks, ModelConfig, ModelError, Weights};
@@ -21,6 +22,20 @@ pub(crate) fn open(model: &Path, config: &ModelConfig, adapter: &Path) -> Result
         None => Weights::open(model)?.linears(),
     };
     Adapter::open(adapter, &linears)
+}
+
+/// The judge and refine templates of an adapter's own `spar.json`, which holds the calibration of what it was trained for; `None` if it has
+/// none, and the model's apply.
+///
+/// # Errors
+/// The file cannot be used.
+pub(crate) fn templates(adapter: &Path) -> Result<Option<Arc<Templates>>, ModelError> {
+    let file = adapter.join("spar.json");
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let templates = Templates::from_file(&file).map_err(|e| ModelError::Broken { file, reason: e.reason })?;
+    Ok(Some(Arc::new(templates)))
 }
 
 /// The model with the adapter, whose digest is `sha256`, in a directory of the store.

@@ -102,7 +102,8 @@ impl<'a> Loader<'a> {
         may_run(choice.runs, model, &config)?;
         let wrong = |error| LoadError::Adapter(flag, error);
         let (adapter, source) = self.checked(model, &config, directory).map_err(wrong)?;
-        let model = match choice.runs {
+        let own = adapted::templates(&source.stored.path).map_err(wrong)?;
+        let (engine, templates) = match choice.runs {
             Runs::Native => {
                 let (engine, templates) = self.base(model)?.model.clone();
                 let Some(native) = engine.native() else { unreachable!("the native engine was chosen") };
@@ -113,7 +114,7 @@ impl<'a> Loader<'a> {
                 chosen(self.args, &merged)?.0
             }
         };
-        Ok((model, choice, source))
+        Ok(((engine, own.unwrap_or(templates)), choice, source))
     }
 
     /// Reads an adapter. Where there is a store, what was read is what the store keeps.

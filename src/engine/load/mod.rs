@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-pub(crate) use self::adapted::{merged, on, open as open_adapter};
+pub(crate) use self::adapted::{merged, on, open as open_adapter, templates as adapter_templates};
 pub(crate) use self::choice::{Runs, choose};
 pub use self::error::LoadError;
 use self::loader::Loader;

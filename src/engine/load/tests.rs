@@ -99,3 +99,38 @@ fn with_a_store_the_adapter_is_its_copy() {
     assert!(source.stored.path.starts_with(root.path().join("store")) && source.stored.path.is_dir());
     assert_eq!(refiner.adapter, None);
 }
+
+/// The base's templates, with a version of their own.
+fn write_templates(adapter: &Path, version: &str) {
+    let text = crate::prompts::TemplateText { version: version.into(), ..Templates::general().text };
+    crate::testing::write_json(adapter, "spar.json", &serde_json::to_value(text).unwrap());
+}
+
+#[test]
+fn an_adapter_brings_the_templates_it_was_trained_on() {
+    let root = world();
+    let (model, one, two) = (root.path().join("model"), root.path().join("one"), root.path().join("two"));
+    write_templates(&one, "of-the-adapter");
+    let named = root.path().join("named.json");
+    std::fs::copy(one.join("spar.json"), &named).unwrap();
+    let versions = |args: &EngineArgs, store: Option<&Store>| {
+        let pinned = load(args, store).unwrap().generations.pin();
+        [&pinned.actor, &pinned.refiner].map(|generation| generation.templates.text.version.clone())
+    };
+    let with = |adapter: &Path, refiner_adapter: &Path| EngineArgs {
+        adapter: Some(adapter.into()),
+        refiner_adapter: Some(refiner_adapter.into()),
+        ..args(EngineKind::Native, Some(&model))
+    };
+    let store = Store::open(root.path().join("store"), u64::MAX).unwrap();
+    let [_, bare] = versions(&args(EngineKind::Native, Some(&model)), None);
+    assert_ne!(bare, "of-the-adapter");
+    for store in [None, Some(&store)] {
+        assert_eq!(versions(&with(&two, &one), store), [bare.as_str(), "of-the-adapter"]);
+    }
+    let overridden = EngineArgs { templates: Some(named), ..with(&two, &two) };
+    assert_eq!(versions(&overridden, None), ["of-the-adapter"; 2]);
+    std::fs::write(one.join("spar.json"), "{").unwrap();
+    let error = load(&with(&two, &one), None).err().unwrap().to_string();
+    assert!(error.starts_with("--refiner-adapter: ") && error.contains("spar.json"), "{error}");
+}

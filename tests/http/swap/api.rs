@@ -124,6 +124,24 @@ async fn a_refiner_is_tried_out_as_a_judge_and_searches_say_who_judged() {
 }
 
 #[tokio::test]
+async fn an_adapter_brings_its_own_templates_and_the_next_one_does_not_keep_them() {
+    let world = World::start(&[]).await;
+    let asked = with(fingerprint(), json!({ "search_budget": 1, "search": { "trace": "full" } }));
+    let version = async || world.server.answer(&asked).await["search"]["templates"].clone();
+    let of_the_base = version().await;
+    world.adapter("refiner", "judge", 3);
+    world.adapter("refiner", "plain", 4);
+    let texts = std::fs::read_to_string(world.path("refiner").join("spar.json")).unwrap();
+    let mut texts: serde_json::Value = serde_json::from_str(&texts).unwrap();
+    texts["version"] = json!("of-the-adapter");
+    std::fs::write(world.path("judge").join("spar.json"), texts.to_string()).unwrap();
+    world.swap("refiner", json!({ "adapter_path": "judge" })).await;
+    assert_eq!(version().await, json!("of-the-adapter"));
+    world.swap("refiner", json!({ "adapter_path": "plain" })).await;
+    assert_eq!(version().await, of_the_base);
+}
+
+#[tokio::test]
 async fn a_dry_run_changes_nothing() {
     let world = World::start(&[]).await;
     world.variant("actor", "better", 1);

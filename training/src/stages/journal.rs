@@ -62,7 +62,7 @@ impl Journal {
     }
 
     /// Makes the missing lines, one for each of `items` in order and `parallel` at a time, and then completes the file. `what` is the label
-    /// of the progress bar.
+    /// of the progress.
     ///
     /// # Errors
     /// Returns the first error of `make_line`, or fails if a line cannot be written.

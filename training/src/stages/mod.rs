@@ -2,6 +2,7 @@
 
 pub mod ablate;
 pub mod bootstrap;
+pub mod bootstrap_refiner;
 pub mod build;
 pub mod calibrate;
 pub mod dpo;
@@ -17,7 +18,7 @@ pub mod manifest;
 pub mod merge;
 pub mod mixture;
 pub mod plan;
-mod progress;
+pub mod progress;
 pub mod prompts;
 pub mod release;
 pub mod responses;

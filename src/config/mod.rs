@@ -16,8 +16,8 @@ use secrecy::SecretString;
 
 pub use self::connections::ConnectionArgs;
 pub use self::engine::{
-    EngineArgs, EngineKind, GenerationBy, GrammarArgs, NativeArgs, Quantize, ReasoningBy, SiblingsBy, ThinkingArgs,
-    UpstreamArgs,
+    EngineArgs, EngineKind, GenerationBy, GrammarArgs, LoraModule, NativeArgs, Quantize, ReasoningBy, SiblingsBy,
+    ThinkingArgs, UpstreamArgs, check_adapter_name,
 };
 pub use self::http::{Capacity, HttpArgs, LogFormat};
 pub use self::keys::{ApiKey, ApiKeys, KeyLimits, Secrets, digest, read_keys, unique};

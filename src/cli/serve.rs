@@ -11,7 +11,7 @@ use super::hub;
 use super::output::print;
 use super::stop::Stop;
 use crate::config::{Secrets, ServeArgs, Settings};
-use crate::engine::generation::Pinned;
+use crate::engine::generation::Live;
 use crate::engine::load::{Origin, serves_embedded};
 use crate::http::serve::Entrance;
 use crate::http::{AppState, Served, Traffic};
@@ -50,7 +50,7 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
             () = stop.asked() => return Ok(()),
         };
         let Started { name, generations, origins, swapper, files: _files } = started;
-        print(&(models_message(&generations.pin(), &origins) + "\n"))?;
+        print(&(models_message(&generations.live(), &origins) + "\n"))?;
         let served = Served::new(name, generations);
         let mut state = AppState::new(settings, served, metrics);
         state.swapper = swapper;
@@ -119,12 +119,15 @@ fn startup_message(settings: &Settings, changed: &[String]) -> String {
 }
 
 /// Describes which engine runs each model, and why. A generation with both roles gets one line.
-fn models_message(live: &Pinned, origins: &[Origin; 2]) -> String {
-    let [actor, refiner] = origins;
-    if Arc::ptr_eq(&live.actor, &live.refiner) {
-        return format!("actor and refiner {}: {actor}", live.actor.id);
-    }
-    format!("actor {}: {actor}\nrefiner {}: {refiner}", live.actor.id, live.refiner.id)
+fn models_message(live: &Live, origins: &[Origin; 2]) -> String {
+    let ([actor, refiner], pair) = (origins, &live.pair);
+    let roles = match Arc::ptr_eq(&pair.actor, &pair.refiner) {
+        true => format!("actor and refiner {}: {actor}", pair.actor.id),
+        false => format!("actor {}: {actor}\nrefiner {}: {refiner}", pair.actor.id, pair.refiner.id),
+    };
+    let adapters =
+        live.adapters.iter().map(|(name, generation)| format!("\nadapter {}: served as {name}", generation.id));
+    adapters.fold(roles, |message, adapter| message + &adapter)
 }
 
 /// What the first lines to copy depend on.

@@ -13,6 +13,37 @@ use crate::engine::reasoning::Form;
 use crate::engine::tools::Format as ToolFormat;
 use crate::kernels::packed::Format;
 
+/// An adapter that requests name as their model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoraModule {
+    /// The name that requests use.
+    pub name: String,
+    /// The adapter's directory.
+    pub path: PathBuf,
+}
+
+/// Reads an adapter as `NAME=DIR`.
+fn lora_module(text: &str) -> Result<LoraModule, String> {
+    let (name, path) = text.split_once('=').ok_or_else(|| format!("expected NAME=DIR, got {text:?}"))?;
+    check_adapter_name(name)?;
+    match path.is_empty() {
+        true => Err(format!("expected NAME=DIR, got {text:?} without a directory")),
+        false => Ok(LoraModule { name: name.into(), path: path.into() }),
+    }
+}
+
+/// Checks a name that requests may have for an adapter.
+///
+/// # Errors
+/// A sentence that says what a name is.
+pub fn check_adapter_name(name: &str) -> Result<(), String> {
+    let usual = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    match (1..=128).contains(&name.len()) && name.chars().all(usual) {
+        true => Ok(()),
+        false => Err(format!("an adapter's name must be 1 to 128 letters, digits and any of ._-/, got {name:?}")),
+    }
+}
+
 /// Which models are served, and by what.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Model")]
@@ -30,6 +61,10 @@ pub struct EngineArgs {
     /// Directory with a PEFT LoRA adapter of the refiner, on --refiner if given, else on the model that would judge without it
     #[arg(long, env = "SPAR_REFINER_ADAPTER", value_name = "DIR")]
     pub refiner_adapter: Option<PathBuf>,
+    /// PEFT LoRA adapters of the actor with names of their own, as NAME=DIR and separated by commas: a request that names one as its
+    /// `model` is answered with it, others without. Native engine only
+    #[arg(long, env = "SPAR_LORA_MODULES", value_name = "NAME=DIR", value_delimiter = ',', value_parser = lora_module)]
+    pub lora_modules: Vec<LoraModule>,
     /// File with judge and refine templates; absent: the spar.json of the refiner's adapter, else of the refiner, else the general ones
     #[arg(long, env = "SPAR_TEMPLATES", value_name = "FILE")]
     pub templates: Option<PathBuf>,
@@ -267,6 +302,10 @@ impl EngineArgs {
         }
         require(!upstream || self.adapter.is_none(), || {
             "--adapter needs a model of this server's own: --engine upstream takes models and adapters from the server"
+                .into()
+        })?;
+        require(self.lora_modules.is_empty() || !(upstream || fake), || {
+            "--lora-modules needs a model of this server's own, which --engine upstream and --engine fake do not have"
                 .into()
         })?;
         require(!upstream || self.refiner_adapter.is_none() || self.refiner.is_some(), || {

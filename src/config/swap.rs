@@ -27,6 +27,9 @@ pub struct SwapArgs {
     /// Generations in memory at most, at least 2: live ones, and old ones that still answer
     #[arg(long, env = "SPAR_MAX_GENERATIONS", value_name = "N", default_value_t = 6)]
     pub max_generations: usize,
+    /// Adapters at most that are served under names of their own, next to the live model
+    #[arg(long, env = "SPAR_MAX_ADAPTERS", value_name = "N", default_value_t = 16)]
+    pub max_adapters: usize,
     /// Bytes of memory for new weights next to the live ones; absent: what is free. Where they do not fit, requests wait
     #[arg(long, env = "SPAR_SWAP_MEMORY", value_name = "BYTES", value_parser = bytes::<u64>)]
     pub swap_memory: Option<u64>,

@@ -36,6 +36,8 @@ pub enum FinishReason {
     Stop,
     /// The stop string of this index in [`Request::stop`](super::Request::stop).
     StopString(usize),
+    /// This token, one of [`TokenRules::stop_tokens`](super::TokenRules::stop_tokens).
+    StopToken(u32),
     /// `max_tokens` or the context was used up.
     Length,
 }

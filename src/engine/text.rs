@@ -89,7 +89,7 @@ impl ReplyText {
             self.append(drawn.id);
         }
         if stops {
-            self.end(&mut chunk, FinishReason::Stop);
+            self.end(&mut chunk, FinishReason::StopToken(drawn.id));
         } else if let Some(found) = self.find_stop() {
             self.held.truncate(if self.rules.stop_shown { found.end } else { found.at });
             self.partial.clear();

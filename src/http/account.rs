@@ -51,7 +51,7 @@ impl Account {
                 self.first.get_or_insert_with(Instant::now);
             }
             Ok(Part::Finished { reason, .. }) => self.ends.push(match reason {
-                FinishReason::Stop | FinishReason::StopString(_) => Ended::Stop,
+                FinishReason::Stop | FinishReason::StopString(_) | FinishReason::StopToken(_) => Ended::Stop,
                 FinishReason::Length => Ended::Length,
             }),
             Ok(Part::Done { usage, searches }) => self.close(usage, searches),

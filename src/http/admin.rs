@@ -1,5 +1,4 @@
-//! The admin routes: which generations there are, other weights, back to the weights before; and the same by the bodies of
-//! vLLM and SGLang.
+//! The admin routes: which generations there are, other weights, back to the weights before; and the same by the body of SGLang.
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
@@ -45,6 +44,9 @@ pub struct GenerationInfo {
     pub id: String,
     /// What it is or was for.
     pub role: RoleName,
+    /// The name that requests have for it, where it is an adapter next to the live pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub served_as: Option<String>,
     /// Where its weights came from; absent where they did not come from a directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceInfo>,
@@ -88,8 +90,8 @@ impl GenerationInfo {
             adapter_name: source.adapter.as_ref().and_then(|adapter| adapter.name.clone()),
         });
         let sha256 = record.source.as_ref().map(crate::engine::generation::registry::Source::sha256);
-        let Record { id, state, reason, loaded_at, .. } = record;
-        Self { id, role, source, sha256, state, reason, pins, loaded_at }
+        let Record { id, state, reason, loaded_at, served_as, .. } = record;
+        Self { id, role, served_as, source, sha256, state, reason, pins, loaded_at }
     }
 }
 
@@ -135,24 +137,6 @@ pub struct RollbackRequest {
     pub role: Option<RoleName>,
     /// The generation that must be live, or nothing happens.
     pub expected_generation: Option<String>,
-}
-
-/// The body of vLLM's route that loads an adapter.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-pub struct LoadLoraRequest {
-    /// What the adapter is called.
-    pub lora_name: String,
-    /// Its directory below a configured root.
-    pub lora_path: String,
-    /// The role that gets the adapter; vLLM has no such field.
-    pub role: Option<RoleName>,
-}
-
-/// The body of vLLM's route that unloads an adapter.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-pub struct UnloadLoraRequest {
-    /// What the adapter was called when it was loaded.
-    pub lora_name: String,
 }
 
 /// The body of SGLang's route that updates weights.
@@ -221,7 +205,7 @@ impl From<SwapError> for ApiError {
     }
 }
 
-fn swapper(state: &AppState) -> Result<&std::sync::Arc<Swapper>, ApiError> {
+pub(super) fn swapper(state: &AppState) -> Result<&std::sync::Arc<Swapper>, ApiError> {
     state.swapper.as_ref().ok_or_else(|| ApiError::BadWeights("this server's weights cannot be swapped".into()))
 }
 
@@ -305,55 +289,6 @@ pub async fn rollback(
     Ok(Json(swapper(&state)?.rollback(role, asked.expected_generation).await?.into()))
 }
 
-/// Puts a LoRA adapter on the live model, in place of the one that is on it.
-#[utoipa::path(
-    post, path = "/v1/load_lora_adapter", tag = "admin", request_body = LoadLoraRequest,
-    responses(
-        (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "The adapter is live"),
-        (status = 409, body = ErrorBody, description = "A rollback has ended the swap: `generation_not_live`"),
-        (status = 422, body = ErrorBody, description = "The adapter is not accepted; the old weights stay: `weights_refused`"),
-        (status = 429, body = ErrorBody, description = "Another swap runs: `swap_running`"),
-    ),
-)]
-pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
-    let asked: LoadLoraRequest = read(&state, &headers, body).await?;
-    let adapter = NamedAdapter { path: asked.lora_path.into(), name: Some(asked.lora_name.clone()) };
-    let scope = asked.role.map_or(Scope::One(Role::Actor), Scope::from);
-    swapper(&state)?.swap(simple(scope, Weights::Adapter(adapter))).await?;
-    Ok(format!("Success: LoRA adapter '{}' added successfully.", asked.lora_name))
-}
-
-/// Takes an adapter off again.
-#[utoipa::path(
-    post, path = "/v1/unload_lora_adapter", tag = "admin", request_body = UnloadLoraRequest,
-    responses(
-        (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "The adapter is off"),
-        (status = 404, body = ErrorBody, description = "No such adapter is on the live weights: `not_found`"),
-        (status = 409, body = ErrorBody, description = "A rollback has ended the swap: `generation_not_live`"),
-        (status = 422, body = ErrorBody, description = "The weights without it are not accepted; the old ones stay: `weights_refused`"),
-        (status = 429, body = ErrorBody, description = "Another swap runs: `swap_running`"),
-    ),
-)]
-pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
-    let asked: UnloadLoraRequest = read(&state, &headers, body).await?;
-    let swapper = swapper(&state)?;
-    let has = |role: Role| {
-        let adapter = swapper.source(role).and_then(|source| source.adapter);
-        adapter.is_some_and(|adapter| adapter.name.as_deref() == Some(asked.lora_name.as_str()))
-    };
-    let live = swapper.live();
-    let scope = match Role::ALL.map(has) {
-        [true, true] if live.actor == live.refiner => Scope::Both,
-        [true, _] => Scope::One(Role::Actor),
-        [_, true] => Scope::One(Role::Refiner),
-        [false, false] => {
-            return Err(ApiError::NothingThere(format!("The lora adapter '{}' cannot be found.", asked.lora_name)));
-        }
-    };
-    swapper.swap(simple(scope, Weights::Bare)).await?;
-    Ok(format!("Success: LoRA adapter '{}' removed successfully.", asked.lora_name))
-}
-
 /// Loads another model.
 #[utoipa::path(
     post, path = "/update_weights_from_disk", tag = "admin", request_body = UpdateWeightsRequest,
@@ -380,7 +315,7 @@ pub async fn update_weights(
 }
 
 /// The fields of a body.
-async fn read<T: serde::de::DeserializeOwned>(
+pub(super) async fn read<T: serde::de::DeserializeOwned>(
     state: &AppState,
     headers: &HeaderMap,
     body: Body,
@@ -390,6 +325,6 @@ async fn read<T: serde::de::DeserializeOwned>(
     body::typed(body::without_mark(&body::read(body, max_body).await?))
 }
 
-fn simple(scope: Scope, weights: Weights) -> Order {
+pub(super) fn simple(scope: Scope, weights: Weights) -> Order {
     Order { scope, weights, expected: None, changes: Vec::new(), mode: Mode::Auto, intent: Intent::Publish }
 }

@@ -19,6 +19,14 @@ pub trait FromBody: Sized {
     /// Fields that are not honoured.
     const REFUSED: &'static [&'static [Refused]] = NOTHING;
 
+    /// Whether a model answers it.
+    const NEEDS_MODEL: bool = true;
+
+    /// The model that it names.
+    fn model(&self) -> Option<&str> {
+        None
+    }
+
     /// Reads the fields; others are passed over.
     ///
     /// # Errors
@@ -76,6 +84,10 @@ pub fn typed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 impl FromBody for ChatRequest {
     const REFUSED: &'static [&'static [Refused]] = IN_CHATS;
 
+    fn model(&self) -> Option<&str> {
+        self.drawing.model.as_deref()
+    }
+
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         let (drawing, fine, guided) = (typed(bytes)?, typed(bytes)?, typed(bytes)?);
         Ok(Self { drawing, fine, guided, ..typed(bytes)? })
@@ -84,6 +96,10 @@ impl FromBody for ChatRequest {
 
 impl FromBody for CompletionRequest {
     const REFUSED: &'static [&'static [Refused]] = IN_COMPLETIONS;
+
+    fn model(&self) -> Option<&str> {
+        self.drawing.model.as_deref()
+    }
 
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         let (drawing, fine, guided) = (typed(bytes)?, typed(bytes)?, typed(bytes)?);
@@ -94,6 +110,10 @@ impl FromBody for CompletionRequest {
 impl FromBody for ResponsesRequest {
     const REFUSED: &'static [&'static [Refused]] = IN_RESPONSES;
 
+    fn model(&self) -> Option<&str> {
+        self.drawing.model.as_deref()
+    }
+
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         let drawing: DrawingFields = typed(bytes)?;
         Ok(Self { drawing, ..typed(bytes)? })
@@ -102,6 +122,10 @@ impl FromBody for ResponsesRequest {
 
 impl FromBody for MessagesRequest {
     const REFUSED: &'static [&'static [Refused]] = IN_MESSAGES;
+
+    fn model(&self) -> Option<&str> {
+        self.drawing.model.as_deref()
+    }
 
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         let drawing: DrawingFields = typed(bytes)?;
@@ -112,6 +136,10 @@ impl FromBody for MessagesRequest {
 impl FromBody for CountTokensRequest {
     const REFUSED: &'static [&'static [Refused]] = IN_MESSAGES;
 
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         Ok(Self { prompt: typed(bytes)?, ..typed(bytes)? })
     }
@@ -120,36 +148,58 @@ impl FromBody for CountTokensRequest {
 impl FromBody for TokenizeRequest {
     const REFUSED: &'static [&'static [Refused]] = IN_TOKENIZE;
 
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         typed(bytes)
     }
 }
 
 impl FromBody for DetokenizeRequest {
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         typed(bytes)
     }
 }
 
 impl FromBody for EmbeddingRequest {
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         typed(bytes)
     }
 }
 
 impl FromBody for DecisionRequest {
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         typed(bytes)
     }
 }
 
 impl FromBody for ScoreRequest {
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         typed(bytes)
     }
 }
 
 impl FromBody for ChecksRequest {
+    const NEEDS_MODEL: bool = false;
+
     fn fields(bytes: &[u8]) -> Result<Self, ApiError> {
         typed(bytes)
     }

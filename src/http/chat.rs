@@ -3,24 +3,21 @@
 use std::collections::HashMap;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 
 use super::answer::Part;
-use super::conversation::{About, Begun, Call, Parts, Translated, begin};
+use super::conversation::{About, Begun, Parts, Translated, begin};
+use super::enter::Call;
 use super::error::ApiError;
 use super::job::Delivery;
-use super::keys::Caller;
 use super::stream::{comment, event, events};
-use super::{Shared, models, tools};
+use super::{models, tools};
 use crate::engine::tools::{Piece, Reader, read};
 use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 use crate::openai::{
     AnswerMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta, ErrorBody,
-    Finish, SearchReport, ToolCallDelta, Usage, prompt_logprobs,
+    Finish, SearchReport, StopCause, ToolCallDelta, Usage, prompt_logprobs,
 };
 
 /// Answers a conversation; with `search_budget`, `search` or a `:search` model the best answer of a search.
@@ -33,14 +30,8 @@ use crate::openai::{
         (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
-pub async fn chat(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let caller = Call { state: &state, tenant, headers: &headers, body };
-    let begun = begin(caller, &[], |chat: ChatRequest| Ok(Translated { chat, rest: (), bytes: 0 })).await?;
+pub async fn chat(call: Call) -> Result<Response, ApiError> {
+    let begun = begin(call, &[], |chat: ChatRequest| Ok(Translated { chat, rest: (), bytes: 0 })).await?;
     let Begun { about, parts, .. } = begun;
     let generations = about.generations.clone();
     let mut response = deliver(Head::new(about), parts).await?;
@@ -105,14 +96,16 @@ async fn whole(head: Head, mut parts: Parts) -> Result<ChatResponse, ApiError> {
     }
     let (usage, searches) = done.ok_or_else(|| EngineError::Crashed("the answer has no end".into()))?;
     let choice = |(index, grown): (usize, Growing)| {
+        let reason = grown.finish.unwrap_or(FinishReason::Stop);
         let (text, calls) = match &head.about.offer {
-            Some(offer) => read(offer, &grown.text),
+            Some(offer) => read(offer, &grown.text, reason),
             None => (grown.text, Vec::new()),
         };
         ChatChoice {
             index,
             logprobs: head.logprobs(&grown.logprobs),
-            finish_reason: finish(grown.finish.unwrap_or(FinishReason::Stop), calls.len()),
+            finish_reason: finish(reason, calls.len()),
+            stop_reason: StopCause::of(reason, &head.about.stop),
             message: AnswerMessage {
                 role: "assistant".into(),
                 content: Some(text).filter(|text| !text.is_empty() || calls.is_empty()),
@@ -147,7 +140,8 @@ fn reports(searches: Vec<SearchReport>) -> (Option<SearchReport>, Option<Vec<Sea
 /// Why an answer with so many calls ended. One that was cut off says so, whatever it calls.
 fn finish(reason: FinishReason, calls: usize) -> Finish {
     match reason {
-        FinishReason::Stop | FinishReason::StopString(_) if calls > 0 => Finish::ToolCalls,
+        FinishReason::Length => Finish::Length,
+        _ if calls > 0 => Finish::ToolCalls,
         reason => reason.into(),
     }
 }
@@ -188,11 +182,13 @@ impl Chunks {
             }
             Part::Finished { choice, reason } => {
                 let mut role = self.role(choice);
-                if let Some(pieces) = self.reader(choice).map(Reader::finish) {
+                if let Some(pieces) = self.reader(choice).map(|reader| reader.finish(reason)) {
                     role += &self.pieces(choice, pieces);
                 }
                 let finish_reason = Some(finish(reason, self.reader(choice).map_or(0, |reader| reader.calls())));
-                let last = ChunkChoice { index: choice, delta: Delta::default(), logprobs: None, finish_reason };
+                let stop_reason = StopCause::of(reason, &self.head.about.stop);
+                let delta = Delta::default();
+                let last = ChunkChoice { index: choice, delta, logprobs: None, finish_reason, stop_reason };
                 let earlier = self.finished.replace(last).map(|earlier| event(&self.chunk(vec![earlier])));
                 earlier.unwrap_or_default() + &role
             }
@@ -236,7 +232,7 @@ impl Chunks {
     }
 
     fn delta(&self, choice: usize, delta: Delta, logprobs: Option<ChatLogprobs>) -> String {
-        event(&self.chunk(vec![ChunkChoice { index: choice, delta, logprobs, finish_reason: None }]))
+        event(&self.chunk(vec![ChunkChoice { index: choice, delta, logprobs, finish_reason: None, stop_reason: None }]))
     }
 
     fn role(&mut self, choice: usize) -> String {
@@ -245,7 +241,13 @@ impl Chunks {
         }
         self.begun.push(choice);
         let delta = Delta { role: Some("assistant".into()), content: Some(String::new()), ..Delta::default() };
-        event(&self.chunk(vec![ChunkChoice { index: choice, delta, logprobs: None, finish_reason: None }]))
+        event(&self.chunk(vec![ChunkChoice {
+            index: choice,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+            stop_reason: None,
+        }]))
     }
 
     fn chunk(&self, choices: Vec<ChunkChoice>) -> ChatChunk {

@@ -1,16 +1,12 @@
 //! `POST /v1/checks`: what `checks: "auto"` would check an answer for, without answering.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 
-use super::admit::Arrival;
+use super::chosen::Chosen;
+use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
 use super::job::conversation;
-use super::keys::Caller;
-use super::limits::Ask;
-use super::{Shared, rules};
+use super::rules;
 use crate::openai::{ChecksRequest, ChecksResponse, StatedCheck};
 use crate::verify::find::FoundCheck;
 
@@ -19,17 +15,14 @@ use crate::verify::find::FoundCheck;
     post, path = "/v1/checks", tag = "search", request_body = ChecksRequest,
     responses((status = 200, body = ChecksResponse, description = "What a search with `checks: \"auto\"` would check")),
 )]
-pub async fn checks(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<ChecksResponse>, ApiError> {
-    let arrival = Arrival::read(&state, tenant, &headers, body).await?;
-    let clock = arrival.clock;
-    let ready = arrival.made(|asked: ChecksRequest| conversation(&asked.messages)).await?;
-    let bytes = ready.job.iter().map(crate::chat::Message::bytes).sum();
-    let (messages, _permit) = ready.enter(&state.gate, Ask::plain(1), bytes).await?;
+pub async fn checks(call: Call) -> Result<Json<ChecksResponse>, ApiError> {
+    let make = |asked: ChecksRequest, _: &Chosen| {
+        let messages = conversation(&asked.messages)?;
+        let bytes = messages.iter().map(crate::chat::Message::bytes).sum();
+        Ok(Made::plain(messages, bytes))
+    };
+    let entered = enter(call, make).await?;
+    let Entered { job: messages, clock, permit: _permit, .. } = entered;
     let found = clock.bound(rules::found(messages)).await?;
     let stated = |found: FoundCheck| StatedCheck { id: found.check.id, kwargs: found.check.kwargs, words: found.words };
     Ok(Json(ChecksResponse { checks: found.into_iter().map(stated).collect() }))

@@ -3,25 +3,23 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 
-use super::Shared;
-use super::admit::{Arrival, fits};
+use super::admit::fits;
 use super::answer::{self, Hold, Part};
+use super::chosen::Chosen;
 use super::echo::{self, Echo};
+use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
 use super::job::{CompletionJob, Delivery};
-use super::keys::Caller;
 use super::limits::Ask;
 use super::models;
 use super::stream::{event, events};
 use crate::engine::{Engine, Input, Origin, Purpose, Request, ScoredToken, TokenLogprobs};
 use crate::openai::{
-    CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, ErrorBody, Usage, prompt_logprobs,
+    CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, ErrorBody, StopCause, Usage,
+    prompt_logprobs,
 };
 
 /// Continues a text.
@@ -34,21 +32,12 @@ use crate::openai::{
         (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
-pub async fn complete(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let arrival = Arrival::read(&state, Arc::clone(&tenant), &headers, body).await?;
-    let clock = arrival.clock;
-    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
-    let generations = models::ids(&pinned);
+pub async fn complete(call: Call) -> Result<Response, ApiError> {
     let make = {
-        let (state, pinned) = (Arc::clone(&state), pinned.clone());
-        move |asked| {
-            let job = CompletionJob::from_wire(asked, &state.limits(&pinned))?;
-            let engine = pinned.actor.engine.as_ref();
+        let state = Arc::clone(&call.state);
+        move |asked, chosen: &Chosen| {
+            let job = CompletionJob::from_wire(asked, &state.limits(chosen))?;
+            let engine = chosen.pinned.actor.engine.as_ref();
             if job.drawing.sampling.rules.prompt_tail.is_none() {
                 let fit = |prompt: &Input| match prompt {
                     Input::Text(text) => fits(engine, text.len()),
@@ -56,20 +45,20 @@ pub async fn complete(
                 };
                 job.prompts.iter().try_for_each(fit).map_err(|error| error.about("prompt"))?;
             }
-            let texts = match job.echo {
+            let texts: Vec<String> = match job.echo {
                 Some(_) => job.prompts.iter().map(|prompt| text_of(prompt, engine)).collect::<Result<_, _>>()?,
                 None => vec![String::new(); job.prompts.len()],
             };
-            Ok((job, texts))
+            let ask = Ask::plain(job.prompts.len() * job.drawing.choices).at(job.drawing.priority);
+            let bytes = job.prompts.iter().map(Input::bytes).sum();
+            Ok(Made { job: (job, texts), ask, bytes })
         }
     };
-    let ready = arrival.made(make).await?;
-    let job = &ready.job.0;
-    let ask = Ask::plain(job.prompts.len() * job.drawing.choices);
-    let bytes = job.prompts.iter().map(Input::bytes).sum();
-    let ((job, texts), permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
-    let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
+    let entered = enter(call, make).await?;
+    let behalf = entered.behalf(entered.job.0.drawing.salt.as_deref());
+    let Entered { job: (job, texts), state, chosen, clock, permit, .. } = entered;
+    let generations = models::ids(&chosen.pinned);
+    let hold = Hold { permit, pinned: chosen.pinned, behalf, clock, abort: state.abort.clone() };
     let delivery = job.drawing.delivery;
     let count = job.prompts.len() * job.drawing.choices;
     let mut growing = Growing {
@@ -81,6 +70,7 @@ pub async fn complete(
         },
         offsets: vec![0; count],
         prompts: texts,
+        stop: job.drawing.stop.clone(),
         echo: job.echo,
         prompt_logprobs: job.drawing.prompt_logprobs,
     };
@@ -102,7 +92,10 @@ pub async fn complete(
             Part::Delta { choice, text, logprobs, .. } => {
                 extend(&mut choices[choice], growing.step(choice, text, &logprobs))
             }
-            Part::Finished { choice, reason } => choices[choice].finish_reason = Some(reason.into()),
+            Part::Finished { choice, reason } => {
+                choices[choice].finish_reason = Some(reason.into());
+                choices[choice].stop_reason = StopCause::of(reason, &growing.stop);
+            }
             Part::Done { usage, .. } => used = usage,
             Part::Alive | Part::Progress(_) => {}
         }
@@ -154,6 +147,8 @@ struct Growing {
     offsets: Vec<usize>,
     /// The texts that are continued, each by as many choices as the others; empty where none is shown.
     prompts: Vec<String>,
+    /// The strings that end a continuation.
+    stop: Vec<String>,
     /// How they are shown.
     echo: Option<Echo>,
     /// Alternatives for each of their tokens, where they are asked for.
@@ -172,8 +167,11 @@ impl Growing {
                 event(&self.response(vec![step], None))
             }
             Part::Finished { choice, reason } => {
-                let last =
-                    CompletionChoice { finish_reason: Some(reason.into()), ..self.step(choice, String::new(), &[]) };
+                let last = CompletionChoice {
+                    finish_reason: Some(reason.into()),
+                    stop_reason: StopCause::of(reason, &self.stop),
+                    ..self.step(choice, String::new(), &[])
+                };
                 event(&self.response(vec![last], None))
             }
             Part::Done { usage, .. } if delivery == Delivery::StreamWithUsage => {
@@ -192,7 +190,14 @@ impl Growing {
             Some(Echo::Text) | None => None,
         };
         let prompt_logprobs = self.prompt_logprobs.map(|top| prompt_logprobs(tokens, top));
-        CompletionChoice { index, text: prompt.clone(), logprobs, finish_reason: None, prompt_logprobs }
+        CompletionChoice {
+            index,
+            text: prompt.clone(),
+            logprobs,
+            finish_reason: None,
+            stop_reason: None,
+            prompt_logprobs,
+        }
     }
 
     fn step(&mut self, index: usize, text: String, tokens: &[TokenLogprobs]) -> CompletionChoice {
@@ -204,7 +209,7 @@ impl Growing {
             offset += String::from_utf8_lossy(&token.token.bytes).chars().count();
         }
         let logprobs = (!tokens.is_empty()).then_some(logprobs);
-        CompletionChoice { index, text, logprobs, finish_reason: None, prompt_logprobs: None }
+        CompletionChoice { index, text, logprobs, finish_reason: None, stop_reason: None, prompt_logprobs: None }
     }
 
     fn response(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> CompletionResponse {

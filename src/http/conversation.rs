@@ -3,40 +3,28 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::http::HeaderMap;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use super::admit::{Arrival, fits};
+use super::admit::fits;
 use super::answer::{self, Hold, Part, SearchWork};
 use super::body::FromBody;
+use super::chosen::Chosen;
 use super::echo;
+use super::enter::{self, Call, Entered, Made};
 use super::error::ApiError;
 use super::job::{ChatJob, Delivery};
 use super::keys::Tenant;
 use super::limits::Ask;
 use super::names::Names;
 use super::rules::Rules;
-use super::{AppState, Shared, models};
+use super::{AppState, models};
 use crate::chat::{Chat, Message, Role};
 use crate::engine::generation::Pinned;
 use crate::engine::tools::Offer;
 use crate::engine::{Input, Namespace, Origin, Purpose, Request, Sampling, WireSeed};
 use crate::openai::{ChatRequest, GenerationIds};
 use crate::search::Task;
-
-/// A request as it comes in.
-pub struct Call<'a> {
-    /// What all handlers share.
-    pub state: &'a Shared,
-    /// The client that calls.
-    pub tenant: Arc<Tenant>,
-    /// The headers of the request.
-    pub headers: &'a HeaderMap,
-    /// Its body, not read yet.
-    pub body: Body,
-}
 
 /// A body in the words of chat completions.
 pub struct Translated<R> {
@@ -111,7 +99,7 @@ impl About {
 /// # Errors
 /// The body or a field of it is at fault, or the request is refused before it runs.
 pub async fn begin<T, R>(
-    call: Call<'_>,
+    call: Call,
     names: Names,
     translate: impl FnOnce(T) -> Result<Translated<R>, ApiError> + Send + 'static,
 ) -> Result<Begun<R>, ApiError>
@@ -119,26 +107,26 @@ where
     T: FromBody,
     R: Send + 'static,
 {
-    let Call { state, tenant, headers, body } = call;
-    let arrival = Arrival::read(state, Arc::clone(&tenant), headers, body).await?;
-    let clock = arrival.clock;
-    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
-    let ready = arrival.made(translate).await?;
+    let state = Arc::clone(&call.state);
     let named = |error: ApiError| error.in_words_of(names);
-    let rules = clock.bound(Rules::of(&ready.job.chat, &state.settings.search)).await.map_err(named)?;
+    let (ready, clock, tenant) = enter::read(call, move |asked: T, _| translate(asked)).await?;
+    let rules = clock.bound(Rules::of(&ready.job.0.chat, &state.settings.search)).await.map_err(named)?;
     let make = {
-        let (state, tenant, pinned) = (Arc::clone(state), Arc::clone(&tenant), pinned.clone());
-        move |Translated { chat, rest, bytes }| Ok((made(&state, &tenant, &pinned, chat, rules)?, rest, bytes))
+        let (state, tenant) = (Arc::clone(&state), Arc::clone(&tenant));
+        move |(Translated { chat, rest, bytes }, chosen): (Translated<R>, Chosen)| {
+            let job = made(&state, &tenant, &chosen, chat, rules)?;
+            let (ask, bytes) = (ask(&job), job.messages.iter().map(Message::bytes).sum::<usize>() + bytes);
+            Ok((Made { job: (job, rest), ask, bytes }, chosen))
+        }
     };
     let ready = ready.then(make).await.map_err(named)?;
-    let (job, _, rest_bytes) = &ready.job;
-    let (ask, bytes) = (ask(job), job.messages.iter().map(Message::bytes).sum::<usize>() + rest_bytes);
-    let ((job, rest, _), permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
+    let entered = enter::finish(&state, ready, clock, tenant).await?;
+    let behalf = entered.behalf(entered.job.0.drawing.salt.as_deref());
+    let Entered { job: (job, rest), chosen: Chosen { pinned, .. }, permit, .. } = entered;
     let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
     let about = About::new(&job, &hold.pinned);
     let constrained_by = job.constraint.as_ref().map_or("response_format", |asked| asked.param);
-    let parts = answered(state, hold, job);
+    let parts = answered(&state, hold, job);
     let parts = parts.map(move |part| part.map_err(|error| error.of_constraint(constrained_by).in_words_of(names)));
     Ok(Begun { about, parts: parts.boxed(), rest })
 }
@@ -176,28 +164,29 @@ fn answered(state: &AppState, hold: Hold, job: ChatJob) -> Parts {
 pub(super) fn made(
     state: &AppState,
     tenant: &Tenant,
-    pinned: &Pinned,
+    chosen: &Chosen,
     mut asked: ChatRequest,
     rules: Rules,
 ) -> Result<ChatJob, ApiError> {
     let alias = asked.drawing.model.as_deref().is_some_and(|name| name.ends_with(":search"));
     let searches = asked.search_budget.map_or(asked.search.is_some() || alias, |budget| budget > 0);
     tenant.cap_budget(&mut asked, searches, state.settings.search.search_budget)?;
-    let job = ChatJob::from_wire(asked, rules, &state.limits(pinned))?;
+    let job = ChatJob::from_wire(asked, rules, &state.limits(chosen))?;
     if job.drawing.sampling.rules.prompt_tail.is_some() {
         return Ok(job);
     }
     // What templates always show: an assistant's turns may lose their reasoning.
     let shown = job.messages.iter().filter(|message| message.role != Role::Assistant);
-    fits(pinned.actor.engine.as_ref(), shown.map(|message| message.content.len()).sum())?;
+    fits(chosen.pinned.actor.engine.as_ref(), shown.map(|message| message.content.len()).sum())?;
     Ok(job)
 }
 
 fn ask(job: &ChatJob) -> Ask {
-    match &job.search {
+    let ask = match &job.search {
         Some(plan) => Ask::search(job.drawing.choices, plan.config.budget),
         None => Ask::plain(job.drawing.choices),
-    }
+    };
+    ask.at(job.drawing.priority)
 }
 
 fn request(job: ChatJob) -> Request {

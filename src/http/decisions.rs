@@ -1,21 +1,13 @@
 //! `POST /v1/decisions`: typed questions about an input, answered with probabilities. Nothing is generated.
 
-use std::sync::Arc;
-
-use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::admit::{Arrival, fits};
+use super::admit::fits;
+use super::chosen::Chosen;
+use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
-use super::job::resolve;
-use super::keys::Caller;
-use super::limits::Ask;
 use super::score::shares;
-use super::{Shared, models};
 use crate::engine::{Engine, EngineError, Label, LabelRequest, LabelScores, LabelSupport, Origin, Purpose, Question};
 use crate::openai::{
     ChoiceProbability, ChoiceValue, Content, DecisionAnswer, DecisionInput, DecisionInputDetails, DecisionQuestion,
@@ -34,7 +26,6 @@ const LEVELS: std::ops::RangeInclusive<usize> = 2..=10;
 struct Job {
     model: String,
     asked: Vec<Asked>,
-    bytes: usize,
 }
 
 /// A checked question.
@@ -62,15 +53,10 @@ impl Answers {
 }
 
 impl Job {
-    fn from_wire(
-        body: DecisionRequest,
-        served: &str,
-        (engine, templates): (&dyn Engine, &Templates),
-    ) -> Result<Self, ApiError> {
-        let (model, alias) = resolve(body.model.as_deref(), served)?;
-        if alias {
-            return Err(ApiError::invalid("model", "decisions are not searched; use the name without `:search`"));
-        }
+    fn from_wire(body: DecisionRequest, chosen: &Chosen) -> Result<Self, ApiError> {
+        let judge = &chosen.pinned.refiner;
+        let (engine, templates) = (judge.engine.as_ref(), judge.templates.as_ref());
+        let model = chosen.unsearched(body.model.as_deref(), "decisions")?;
         if engine.label_support() == LabelSupport::Nothing {
             let message = "this model's engine does not give probabilities of answers; serve it with --engine native";
             return Err(ApiError::invalid("model", message));
@@ -86,8 +72,7 @@ impl Job {
         let asked: Vec<Asked> = asked
             .map(|(index, question)| Asked::from_wire(index, question, &input, templates))
             .collect::<Result<_, _>>()?;
-        let bytes = asked.iter().map(|asked| asked.question.input.bytes()).sum();
-        Ok(Self { model, asked, bytes })
+        Ok(Self { model, asked })
     }
 }
 
@@ -224,24 +209,16 @@ impl Asked {
         (status = 404, body = ErrorBody, description = "No such model"),
     ),
 )]
-pub async fn decide(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let arrival = Arrival::read(&state, Arc::clone(&tenant), &headers, body).await?;
-    let clock = arrival.clock;
-    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
-    let make = {
-        let (state, refiner) = (Arc::clone(&state), Arc::clone(&pinned.refiner));
-        move |asked| Job::from_wire(asked, &state.served.name, (refiner.engine.as_ref(), &refiner.templates))
+pub async fn decide(call: Call) -> Result<Response, ApiError> {
+    let make = |asked, chosen: &Chosen| {
+        let job = Job::from_wire(asked, chosen)?;
+        let bytes = job.asked.iter().map(|asked| asked.question.input.bytes()).sum();
+        Ok(Made::plain(job, bytes))
     };
-    let ready = arrival.made(make).await?;
-    let (ask, bytes) = (Ask::plain(1), ready.job.bytes);
-    let (Job { model, asked, .. }, _permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, None, ask.kind);
-    let engine = behalf.on(pinned.refiner.engine.as_ref());
+    let entered = enter(call, make).await?;
+    let behalf = entered.behalf(None);
+    let Entered { job: Job { model, asked }, chosen, clock, permit: _permit, .. } = entered;
+    let engine = behalf.on(chosen.pinned.refiner.engine.as_ref());
     let one = |asked: Asked| {
         let (labels, questions) = (asked.answers.labels(), vec![asked.question.clone()]);
         let request = LabelRequest { purpose: Purpose::Judge, questions, labels, origin: Origin::default() };
@@ -271,7 +248,5 @@ pub async fn decide(
         answers.push(asked.answer(&scores));
     }
     usage.total_tokens = usage.input_tokens;
-    let mut response = Json(DecisionResponse { model, answers, usage }).into_response();
-    models::show_generations(&mut response, &models::ids(&pinned));
-    Ok(response)
+    Ok(chosen.answers(DecisionResponse { model, answers, usage }))
 }

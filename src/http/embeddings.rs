@@ -1,21 +1,14 @@
 //! `POST /v1/embeddings`: texts become vectors of the served model.
 
-use std::sync::Arc;
-
-use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::admit::{Arrival, fits};
+use super::admit::fits;
+use super::chosen::Chosen;
+use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
-use super::job::{check_prompts, resolve};
-use super::keys::Caller;
-use super::limits::Ask;
-use super::{Shared, models};
+use super::job::check_prompts;
 use crate::engine::embedding::Pooling;
 use crate::engine::{EmbedRequest, Embeddings, Engine, Input, ModelInfo, Origin, TokenRules};
 use crate::openai::{Embedding, EmbeddingRequest, EmbeddingResponse, ErrorBody, Vector};
@@ -33,11 +26,9 @@ struct Job {
 }
 
 impl Job {
-    fn from_wire(body: EmbeddingRequest, served: &str, engine: &dyn Engine) -> Result<Self, ApiError> {
-        let (model, alias) = resolve(body.model.as_deref(), served)?;
-        if alias {
-            return Err(ApiError::invalid("model", "embeddings are not searched; use the name without `:search`"));
-        }
+    fn from_wire(body: EmbeddingRequest, chosen: &Chosen) -> Result<Self, ApiError> {
+        let engine = chosen.pinned.actor.engine.as_ref();
+        let model = chosen.unsearched(body.model.as_deref(), "embeddings")?;
         if !engine.embeds() {
             let message = "this model's engine gives no embeddings; serve it with --engine native on the CPU";
             return Err(ApiError::invalid("model", message));
@@ -108,28 +99,18 @@ pub fn check_inputs(inputs: &[Input], param: &'static str, engine: &dyn Engine) 
         (status = 404, body = ErrorBody, description = "No such model"),
     ),
 )]
-pub async fn embed(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let arrival = Arrival::read(&state, Arc::clone(&tenant), &headers, body).await?;
-    let clock = arrival.clock;
-    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
-    let make = {
-        let (state, pinned) = (Arc::clone(&state), pinned.clone());
-        move |asked| Job::from_wire(asked, &state.served.name, pinned.actor.engine.as_ref())
+pub async fn embed(call: Call) -> Result<Response, ApiError> {
+    let make = |asked, chosen: &Chosen| {
+        let job = Job::from_wire(asked, chosen)?;
+        let bytes = job.inputs.iter().map(Input::bytes).sum();
+        Ok(Made::plain(job, bytes))
     };
-    let ready = arrival.made(make).await?;
-    let (ask, bytes) = (Ask::plain(1), ready.job.inputs.iter().map(Input::bytes).sum());
-    let (mut job, _permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, None, ask.kind);
-    let engine = behalf.on(pinned.actor.engine.as_ref());
+    let entered = enter(call, make).await?;
+    let behalf = entered.behalf(None);
+    let Entered { mut job, chosen, clock, permit: _permit, .. } = entered;
+    let engine = behalf.on(chosen.pinned.actor.engine.as_ref());
     let inputs = std::mem::take(&mut job.inputs);
     let request = EmbedRequest { inputs, pooling: job.pooling, origin: Origin::default() };
     let found = clock.bound(async { Ok(engine.embed(request).await?) }).await;
-    let mut response = Json(job.response(found.map_err(|error| error.about("input"))?)?).into_response();
-    models::show_generations(&mut response, &models::ids(&pinned));
-    Ok(response)
+    Ok(chosen.answers(job.response(found.map_err(|error| error.about("input"))?)?))
 }

@@ -56,6 +56,14 @@ pub enum ApiError {
         "this API key has no admin role: send the admin key, or give the key's entry in --api-keys-file `admin = true`"
     )]
     NotAdmin,
+    /// The key may not use the model.
+    #[error("this API key may not use the model `{model}`; it may use {}", allowed.join(", "))]
+    ModelNotAllowed {
+        /// The model that was asked for.
+        model: String,
+        /// What the key may use.
+        allowed: Vec<String>,
+    },
     /// The admin routes are off.
     #[error(
         "the admin routes are off: start the server with SPAR_ADMIN_KEY, --admin-key-file, or a key in --api-keys-file that has `admin = true`"
@@ -173,7 +181,7 @@ impl ApiError {
                 StatusCode::BAD_REQUEST
             }
             Self::Unauthorized | Self::AdminUnauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden | Self::NotAdmin => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::NotAdmin | Self::ModelNotAllowed { .. } => StatusCode::FORBIDDEN,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::BadWeights(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::UnknownModel(_) | Self::UnknownSearch(_) | Self::UnknownRoute(_) | Self::NothingThere(_) => {
@@ -272,6 +280,7 @@ impl ApiError {
             Self::Unauthorized => ("invalid_api_key", None),
             Self::AdminUnauthorized => ("invalid_admin_key", None),
             Self::NotAdmin => ("not_admin", None),
+            Self::ModelNotAllowed { .. } => ("model_not_allowed", Some("model".to_owned())),
             Self::Forbidden => ("admin_is_off", None),
             Self::Conflict(_) => ("generation_not_live", Some("expected_generation".to_owned())),
             Self::NothingThere(_) => ("not_found", None),

@@ -22,10 +22,6 @@ pub fn token_rules(fine: &FineFields, limits: &Limits<'_>, max_tokens: Option<i6
     if let Some(field) = asked(fine).find(|_| !limits.token_rules) {
         return Err(not_here(field));
     }
-    if fine.priority.is_some_and(|priority| priority != 0) {
-        let message = "`priority` must be 0: requests are answered in the order in which they come";
-        return Err(ApiError::invalid("priority", message));
-    }
     let vocabulary = limits.model.vocabulary;
     let context = i64::try_from(limits.model.context).unwrap_or(i64::MAX);
     let min_tokens = within("min_tokens", fine.min_tokens.unwrap_or(0), 0..=max_tokens.unwrap_or(context).max(0))?;

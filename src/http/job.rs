@@ -97,6 +97,8 @@ pub struct Drawing {
     pub id: Option<String>,
     /// Alternatives for each of the prompt's tokens, where they are asked for.
     pub prompt_logprobs: Option<usize>,
+    /// The place among the waiting requests of its caller.
+    pub priority: i64,
 }
 
 /// A checked chat completion.
@@ -289,6 +291,7 @@ impl Drawing {
             salt: fields.cache_salt.as_deref().map(checked_salt).transpose()?,
             id: None,
             prompt_logprobs: None,
+            priority: 0,
         })
     }
 
@@ -297,6 +300,7 @@ impl Drawing {
         self.sampling.rules = fine::token_rules(fields, limits, max_tokens)?;
         self.prompt_logprobs = fine::prompt_logprobs(fields, limits, self.delivery != Delivery::Whole)?;
         self.id = fine::request_id(fields)?;
+        self.priority = fields.priority.unwrap_or(0);
         Ok(self)
     }
 }

@@ -20,6 +20,7 @@ pub async fn keys(State(state): State<Shared>) -> Json<KeyList> {
             max_waiting: tenant.share.waiting,
             tokens_per_minute: tenant.tokens_per_minute,
             max_search_budget: tenant.max_search_budget,
+            models: tenant.models.as_deref().map(<[String]>::to_vec),
             prompt_tokens: prompt,
             generated_tokens: generated,
             tokens_last_minute: last_minute,

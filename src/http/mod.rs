@@ -1,6 +1,7 @@
 //! The HTTP server: its routes and what they share.
 
 mod account;
+mod adapters;
 mod admin;
 mod admit;
 pub mod answer;
@@ -9,6 +10,7 @@ mod body;
 mod browsers;
 mod chat;
 mod checks;
+mod chosen;
 mod completions;
 mod constraint;
 mod conversation;
@@ -16,6 +18,7 @@ mod decisions;
 mod draws;
 pub mod echo;
 mod embeddings;
+mod enter;
 mod envelope;
 pub mod error;
 mod fine;
@@ -68,9 +71,9 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Settings;
-use crate::engine::generation::Pinned;
 use crate::engine::{Namespace, Origin, Waits};
 use crate::swap::Swapper;
+use chosen::Chosen;
 use error::ApiError;
 use hosts::Hosts;
 use job::{Constrains, Limits};
@@ -152,11 +155,12 @@ impl AppState {
     }
 
     /// What requests are checked against.
-    fn limits<'a>(&'a self, pinned: &'a Pinned) -> Limits<'a> {
+    fn limits<'a>(&'a self, chosen: &'a Chosen) -> Limits<'a> {
+        let Chosen { name, pinned } = chosen;
         let actor = pinned.actor.engine.as_ref();
         let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
         let token_rules = actor.keeps_token_rules() && pinned.refiner.engine.keeps_token_rules();
-        let (name, judge, tool_format) = (&self.served.name, self.judge.state(), actor.tool_format());
+        let (judge, tool_format) = (self.judge.state(), actor.tool_format());
         let sampling = actor.default_sampling();
         let settings = &self.settings;
         Limits { model, name, constrains, scores, sampling, token_rules, tool_format, judge, settings }
@@ -192,8 +196,8 @@ fn admin_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(admin::generations, admin::publish))
         .routes(routes!(admin::rollback))
         .routes(routes!(key_usage::keys))
-        .routes(routes!(admin::load_lora))
-        .routes(routes!(admin::unload_lora))
+        .routes(routes!(adapters::load_lora))
+        .routes(routes!(adapters::unload_lora))
         .routes(routes!(admin::update_weights));
     openapi::complete(Access::Admin, routes)
 }

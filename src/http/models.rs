@@ -9,10 +9,11 @@ use axum::http::HeaderValue;
 use axum::response::Response;
 
 use super::Shared;
+use super::chosen::Chosen;
 use super::error::ApiError;
-use super::job::resolve;
+use super::keys::Caller;
 use super::named::Named;
-use crate::engine::generation::{Generations, Pinned};
+use crate::engine::generation::{Generations, Live, Pinned};
 use crate::engine::{Engine, LabelSupport};
 use crate::openai::{ErrorBody, GenerationIds, ModelCard, ModelList};
 use crate::search::Models;
@@ -39,9 +40,14 @@ impl Served {
         self.generations.pin()
     }
 
-    /// What a request that starts now holds to its end. While weights are swapped that do not fit together, it waits.
-    pub async fn pin_present(&self) -> Pinned {
-        self.generations.pin_present().await
+    /// What a request that starts now may pin and hold to its end. While weights are swapped that do not fit together, it waits.
+    pub async fn live_present(&self) -> Live {
+        self.generations.live_present().await
+    }
+
+    /// Everything that is live now, for looking at it.
+    pub fn live(&self) -> Live {
+        self.generations.live()
     }
 }
 
@@ -98,33 +104,34 @@ fn capabilities(engine: &dyn Engine) -> Vec<&'static str> {
     .collect()
 }
 
-fn card(served: &Served, id: &str, parent: Option<&str>) -> ModelCard {
-    let pinned = served.pin();
-    let engine = pinned.actor.engine.as_ref();
+/// The card of a model or, with `alias`, of its `:search` alias. An adapter's parent is the model that it is on.
+fn card(served: &Served, chosen: &Chosen, alias: bool) -> ModelCard {
+    let engine = chosen.pinned.actor.engine.as_ref();
+    let base = (chosen.name != served.name).then(|| served.name.clone());
+    let (id, parent) = match alias {
+        true => (format!("{}:search", chosen.name), Some(chosen.name.clone())),
+        false => (chosen.name.clone(), base),
+    };
     ModelCard {
-        id: id.to_owned(),
+        id,
         object: "model",
         created: served.since,
         owned_by: "spar",
         max_model_len: engine.info().context,
-        root: parent.unwrap_or(id).to_owned(),
-        parent: parent.map(str::to_owned),
-        capabilities: match parent {
-            None => capabilities(engine),
-            Some(_) => vec!["chat", "tools", "search"],
-        },
+        root: chosen.name.clone(),
+        parent,
+        capabilities: if alias { vec!["chat", "tools", "search"] } else { capabilities(engine) },
     }
 }
 
-/// The served models and their `:search` aliases.
+/// The served models, the adapters on them, and their `:search` aliases; of these, those that the key may use.
 #[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, body = ModelList, description = "The models")))]
-pub async fn list(State(state): State<Shared>) -> Json<ModelList> {
-    let served = &state.served;
-    let alias = format!("{}:search", served.name);
-    Json(ModelList {
-        object: "list",
-        data: vec![card(served, &served.name, None), card(served, &alias, Some(&served.name))],
-    })
+pub async fn list(State(state): State<Shared>, Caller(tenant): Caller) -> Json<ModelList> {
+    let (served, live) = (&state.served, state.served.live());
+    let names = std::iter::once(&served.name).chain(live.adapters.keys());
+    let chosen = names.filter_map(|name| Chosen::of(&live, &served.name, Some(name), &tenant).ok());
+    let data = chosen.flat_map(|chosen| [false, true].map(|alias| card(served, &chosen, alias))).collect();
+    Json(ModelList { object: "list", data })
 }
 
 /// One served model.
@@ -136,8 +143,12 @@ pub async fn list(State(state): State<Shared>) -> Json<ModelList> {
         (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
-pub async fn one(State(state): State<Shared>, Named(id): Named) -> Result<Json<ModelCard>, ApiError> {
+pub async fn one(
+    State(state): State<Shared>,
+    Caller(tenant): Caller,
+    Named(id): Named,
+) -> Result<Json<ModelCard>, ApiError> {
     let served = &state.served;
-    let (name, alias) = resolve(Some(&id), &served.name)?;
-    Ok(Json(card(served, &name, alias.then_some(served.name.as_str()))))
+    let chosen = Chosen::of(&served.live(), &served.name, Some(&id), &tenant)?;
+    Ok(Json(card(served, &chosen, id != chosen.name)))
 }

@@ -185,6 +185,14 @@ const ERRORS: &[Error] = &[
         occurs: |facts| facts.access == Access::Admin,
     },
     Error {
+        status: "403",
+        name: "ModelNotAllowed",
+        description: "The API key's entry in the file of keys names the models that it may use, and not this one.",
+        codes: &["model_not_allowed"],
+        header: None,
+        occurs: |facts| facts.access == Access::Key && (facts.body || facts.named),
+    },
+    Error {
         status: "405",
         name: "WrongMethod",
         description: "The path is served, but not with the method that was sent.",

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::engine::TokenLogprobs;
 use crate::engine::tools::{Call, Offer, Piece, Reader};
+use crate::engine::{FinishReason, TokenLogprobs};
 
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,9 +51,9 @@ impl Teller {
         thought.into_iter().chain(self.said(pieces)).collect()
     }
 
-    /// Takes the end of the answer.
-    pub fn finish(&mut self) -> Vec<Said> {
-        let pieces = self.reader.as_mut().map(Reader::finish).unwrap_or_default();
+    /// Takes the end of the answer, which ended for this reason.
+    pub fn finish(&mut self, reason: FinishReason) -> Vec<Said> {
+        let pieces = self.reader.as_mut().map(|reader| reader.finish(reason)).unwrap_or_default();
         self.said(pieces)
     }
 
@@ -94,7 +94,7 @@ mod tests {
             let logprobs = if text.is_empty() { Vec::new() } else { vec![token(text)] };
             said.extend(teller.push((*text).into(), (*reasoning).into(), logprobs));
         }
-        said.extend(teller.finish());
+        said.extend(teller.finish(FinishReason::Stop));
         said
     }
 

@@ -1,21 +1,13 @@
 //! `POST /v1/score`: how likely given labels are after a query and each of several items. Nothing is generated.
 
-use std::sync::Arc;
+use axum::response::Response;
 
-use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
-
-use super::admit::Arrival;
+use super::chosen::Chosen;
 use super::embeddings::check_inputs;
+use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
 use super::fine::{checked_id, known_ids};
-use super::job::resolve;
-use super::keys::Caller;
-use super::limits::Ask;
-use super::{Shared, models};
+use super::models;
 use crate::engine::{
     Engine, EngineError, Input, Label, LabelRequest, LabelScores, LabelSupport, Origin, Purpose, Question, Spelling,
 };
@@ -37,11 +29,9 @@ struct Job {
 }
 
 impl Job {
-    fn from_wire(body: ScoreRequest, served: &str, engine: &dyn Engine) -> Result<Self, ApiError> {
-        let (model, alias) = resolve(body.model.as_deref(), served)?;
-        if alias {
-            return Err(ApiError::invalid("model", "scores are not searched; use the name without `:search`"));
-        }
+    fn from_wire(body: ScoreRequest, chosen: &Chosen) -> Result<Self, ApiError> {
+        let engine = chosen.pinned.actor.engine.as_ref();
+        let model = chosen.unsearched(body.model.as_deref(), "scores")?;
         if engine.label_support() == LabelSupport::Nothing {
             let message = "this model's engine does not give probabilities of labels; serve it with --engine native";
             return Err(ApiError::invalid("model", message));
@@ -159,24 +149,16 @@ pub fn shares(logprobs: &[f32]) -> Vec<f64> {
         (status = 404, body = ErrorBody, description = "No such model"),
     ),
 )]
-pub async fn score(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let arrival = Arrival::read(&state, Arc::clone(&tenant), &headers, body).await?;
-    let clock = arrival.clock;
-    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
-    let make = {
-        let (state, pinned) = (Arc::clone(&state), pinned.clone());
-        move |asked| Job::from_wire(asked, &state.served.name, pinned.actor.engine.as_ref())
+pub async fn score(call: Call) -> Result<Response, ApiError> {
+    let make = |asked, chosen: &Chosen| {
+        let job = Job::from_wire(asked, chosen)?;
+        let bytes = job.inputs.iter().map(Input::bytes).sum();
+        Ok(Made::plain(job, bytes))
     };
-    let ready = arrival.made(make).await?;
-    let (ask, bytes) = (Ask::plain(1), ready.job.inputs.iter().map(Input::bytes).sum());
-    let (Job { model, id, inputs, labels, normalised }, _permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, None, ask.kind);
-    let engine = behalf.on(pinned.actor.engine.as_ref());
+    let entered = enter(call, make).await?;
+    let behalf = entered.behalf(None);
+    let Entered { job: Job { model, id, inputs, labels, normalised }, chosen, clock, permit: _permit, .. } = entered;
+    let engine = behalf.on(chosen.pinned.actor.engine.as_ref());
     let questions = inputs.into_iter().map(|input| Question { input, reply: String::new() }).collect();
     let request = LabelRequest { purpose: Purpose::Answer, questions, labels, origin: Origin::default() };
     let found = clock.bound(async { engine.read_labels(request).await.map_err(refused) }).await?;
@@ -188,9 +170,7 @@ pub async fn score(
         data: item_scores(&found, normalised),
         usage: found.prompt_tokens.into(),
     };
-    let mut response = Json(answer).into_response();
-    models::show_generations(&mut response, &models::ids(&pinned));
-    Ok(response)
+    Ok(chosen.answers(answer))
 }
 
 /// An engine's error as one about the fields of this request.

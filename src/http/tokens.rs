@@ -4,29 +4,20 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use tokenizers::Tokenizer;
 
-use super::admit::Arrival;
+use super::chosen::Chosen;
+use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
 use super::fine::{PromptEnd, ending};
-use super::job::{conversation, resolve, template};
-use super::keys::Caller;
-use super::limits::Ask;
-use super::{AppState, Shared};
+use super::job::{conversation, template};
 use crate::chat::Chat;
 use crate::engine::blocking::blocking;
-use crate::engine::generation::Generation;
 use crate::openai::{DetokenizeRequest, DetokenizeResponse, ErrorBody, TokenizeRequest, TokenizeResponse};
 
-fn tokenizer(state: &AppState, model: Option<&str>) -> Result<(Arc<Generation>, Arc<Tokenizer>), ApiError> {
-    resolve(model, &state.served.name)?;
+fn tokenizer(chosen: &Chosen) -> Result<Arc<Tokenizer>, ApiError> {
     let none = || ApiError::Invalid { param: None, message: "this model's engine has no tokenizer".into() };
-    let actor = state.served.pin().actor;
-    let tokenizer = actor.engine.tokenizer().ok_or_else(none)?;
-    Ok((actor, tokenizer))
+    chosen.pinned.actor.engine.tokenizer().ok_or_else(none)
 }
 
 /// What is tokenized.
@@ -67,20 +58,15 @@ impl Source {
         (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
-pub async fn tokenize(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<TokenizeResponse>, ApiError> {
-    let arrival = Arrival::read(&state, tenant, &headers, body).await?;
-    let clock = arrival.clock;
-    let honoured = state.served.pin().actor.engine.keeps_token_rules();
-    let make = move |mut asked: TokenizeRequest| Ok((Source::of(&mut asked, honoured)?, asked));
-    let ready = arrival.made(make).await?;
-    let bytes = ready.job.0.bytes();
-    let ((source, asked), _permit) = ready.enter(&state.gate, Ask::plain(1), bytes).await?;
-    let (actor, tokenizer) = tokenizer(&state, asked.model.as_deref())?;
+pub async fn tokenize(call: Call) -> Result<Json<TokenizeResponse>, ApiError> {
+    let make = |mut asked: TokenizeRequest, chosen: &Chosen| {
+        let source = Source::of(&mut asked, chosen.pinned.actor.engine.keeps_token_rules())?;
+        let bytes = source.bytes();
+        Ok(Made::plain((source, asked, bytes), bytes))
+    };
+    let entered = enter(call, make).await?;
+    let Entered { job: (source, asked, bytes), chosen, clock, permit: _permit, .. } = entered;
+    let (tokenizer, actor) = (tokenizer(&chosen)?, chosen.pinned.actor);
     let max_model_len = actor.engine.info().context;
     let work = move || {
         let (param, text, specials) = match source {
@@ -108,18 +94,14 @@ pub async fn tokenize(
         (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),
     ),
 )]
-pub async fn detokenize(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<DetokenizeResponse>, ApiError> {
-    let arrival = Arrival::read(&state, tenant, &headers, body).await?;
-    let clock = arrival.clock;
-    let ready = arrival.made(|asked: DetokenizeRequest| Ok(asked)).await?;
-    let bytes = ready.job.tokens.len() * size_of::<u32>();
-    let (asked, _permit) = ready.enter(&state.gate, Ask::plain(1), bytes).await?;
-    let (_, tokenizer) = tokenizer(&state, asked.model.as_deref())?;
+pub async fn detokenize(call: Call) -> Result<Json<DetokenizeResponse>, ApiError> {
+    let make = |asked: DetokenizeRequest, _: &Chosen| {
+        let bytes = asked.tokens.len() * size_of::<u32>();
+        Ok(Made::plain((asked, bytes), bytes))
+    };
+    let entered = enter(call, make).await?;
+    let Entered { job: (asked, bytes), chosen, clock, permit: _permit, .. } = entered;
+    let tokenizer = tokenizer(&chosen)?;
     let work = move || {
         if let Some(id) = asked.tokens.iter().find(|id| tokenizer.id_to_token(**id).is_none()) {
             return Err(ApiError::invalid("tokens", format!("`tokens` holds {id}, which is not in the vocabulary")));

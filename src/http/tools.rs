@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use crate::engine::grammar::limits;
 use crate::engine::tools::{Call, Choice, Format, Offer, Tool};
-use crate::openai::{ChatRequest, FunctionCall, ToolCallEntry, ToolChoice, ToolSpec};
+use crate::openai::{AllowedSet, AllowedTools, ChatRequest, FunctionCall, ToolCallEntry, ToolChoice, ToolSpec};
 
 /// Functions of one request, as OpenAI bounds them.
 const MOST: usize = 128;
@@ -27,8 +27,17 @@ pub fn from_wire(body: &ChatRequest, format: Format) -> Result<Option<Arc<Offer>
         return Err(ApiError::invalid("tools", message));
     }
     let mut names = HashSet::new();
-    let tools: Vec<Tool> = specs.iter().enumerate().map(|spec| tool(spec, &mut names)).collect::<Result<_, _>>()?;
-    let Some(choice) = choice(body.tool_choice.as_ref(), &tools)? else { return Ok(None) };
+    let mut tools: Vec<Tool> = specs.iter().enumerate().map(|spec| tool(spec, &mut names)).collect::<Result<_, _>>()?;
+    let chosen = match &body.tool_choice {
+        Some(ToolChoice::Allowed(AllowedTools { allowed_tools, .. })) => {
+            tools = allowed(allowed_tools, tools)?;
+            Some(Chosen::Word(&allowed_tools.mode))
+        }
+        Some(ToolChoice::Word(word)) => Some(Chosen::Word(word)),
+        Some(ToolChoice::Named(named)) => Some(Chosen::Named(&named.function.name)),
+        None => None,
+    };
+    let Some(choice) = choice(chosen, &tools)? else { return Ok(None) };
     let parallel = body.parallel_tool_calls.unwrap_or(true);
     Ok((!tools.is_empty()).then(|| Arc::new(Offer { tools, choice, parallel, format })))
 }
@@ -71,12 +80,39 @@ fn tool<'a>((index, spec): (usize, &'a ToolSpec), names: &mut HashSet<&'a str>) 
     Ok(Tool { name: name.into(), description: spec.function.description.clone(), parameters })
 }
 
+/// What a choice says of the functions that it leaves.
+enum Chosen<'a> {
+    /// `none`, `auto` or `required`.
+    Word(&'a str),
+    /// The function of this name.
+    Named(&'a str),
+}
+
+/// Those of the functions that a choice allows.
+fn allowed(set: &AllowedSet, tools: Vec<Tool>) -> Result<Vec<Tool>, ApiError> {
+    let refuse = |field: &str, message: String| {
+        let param = format!("tool_choice.allowed_tools.{field}");
+        ApiError::invalid(&param, format!("`{param}` {message}"))
+    };
+    if !["auto", "required"].contains(&set.mode.as_str()) {
+        return Err(refuse("mode", format!("must be auto or required, got {:?}", set.mode)));
+    }
+    let names: Vec<&str> = set.tools.iter().map(|tool| tool.function.name.as_str()).collect();
+    if let Some(name) = names.iter().find(|name| !tools.iter().any(|tool| tool.name == **name)) {
+        return Err(refuse("tools", format!("names {name:?}, which is not among `tools`")));
+    }
+    if names.is_empty() {
+        return Err(refuse("tools", "must name at least one function".into()));
+    }
+    Ok(tools.into_iter().filter(|tool| names.contains(&tool.name.as_str())).collect())
+}
+
 /// `None`: nothing may be called.
-fn choice(choice: Option<&ToolChoice>, tools: &[Tool]) -> Result<Option<Choice>, ApiError> {
+fn choice(choice: Option<Chosen<'_>>, tools: &[Tool]) -> Result<Option<Choice>, ApiError> {
     let refuse = |message: String| Err(ApiError::invalid("tool_choice", message));
     let chosen = match choice {
         None => Choice::Auto,
-        Some(ToolChoice::Word(word)) => match word.as_str() {
+        Some(Chosen::Word(word)) => match word {
             "none" => return Ok(None),
             "auto" => Choice::Auto,
             "required" => Choice::Required,
@@ -85,7 +121,7 @@ fn choice(choice: Option<&ToolChoice>, tools: &[Tool]) -> Result<Option<Choice>,
                 return refuse(format!("{message}, got {other:?}"));
             }
         },
-        Some(ToolChoice::Named(named)) => Choice::Named(named.function.name.clone()),
+        Some(Chosen::Named(name)) => Choice::Named(name.to_owned()),
     };
     match &chosen {
         Choice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
@@ -101,8 +137,15 @@ fn choice(choice: Option<&ToolChoice>, tools: &[Tool]) -> Result<Option<Choice>,
 /// OpenAI's fields on the use of functions, for an upstream.
 pub fn upstream_fields(body: &ChatRequest) -> Map<String, Value> {
     let mut fields = Map::new();
-    if let Some(choice) = &body.tool_choice {
-        fields.insert("tool_choice".into(), json!(choice));
+    match &body.tool_choice {
+        // Only the functions that it allows are sent.
+        Some(ToolChoice::Allowed(allowed)) => {
+            fields.insert("tool_choice".into(), allowed.allowed_tools.mode.as_str().into());
+        }
+        Some(choice) => {
+            fields.insert("tool_choice".into(), json!(choice));
+        }
+        None => {}
     }
     if let Some(parallel) = body.parallel_tool_calls {
         fields.insert("parallel_tool_calls".into(), parallel.into());

@@ -57,6 +57,7 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
                 let param = format!("messages[{index}].content[{at}]");
                 match (part.kind.as_str(), &part.text) {
                     ("text", Some(text)) => texts.push(text.as_str()),
+                    ("refusal", _) if role == Role::Assistant => texts.extend(part.refusal.as_deref()),
                     ("text", None) => return Err(ApiError::invalid(&param, format!("`{param}.text` is missing"))),
                     (kind, _) => {
                         let text = format!("`{param}` is of type {kind:?}; only text is served here");
@@ -83,4 +84,22 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Message, ApiError> {
         name: message.name.clone().filter(|_| role == Role::Tool),
         ..Message::new(role, content)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_what_an_assistant_said() {
+        let turn = |role: &str| {
+            let content = json!([{"type": "text", "text": "Hm."}, {"type": "refusal", "refusal": "I cannot."}]);
+            let message: ChatMessage = serde_json::from_value(json!({"role": role, "content": content})).unwrap();
+            conversation(&[message]).map(|turns| turns[0].content.clone()).map_err(|error| error.to_string())
+        };
+        assert_eq!(turn("assistant"), Ok("Hm.\nI cannot.".into()));
+        assert!(turn("user").unwrap_err().contains("`messages[0].content[1]` is of type \"refusal\""));
+    }
 }

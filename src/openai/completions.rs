@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{
     ChatMessage, DrawingFields, FineFields, Finish, GuidedFields, Prompt, PromptLogprob, PromptLogprobs,
-    ResponseFormat, StructuredOutputs, Usage, small_value, whole_number,
+    ResponseFormat, StopCause, StructuredOutputs, Usage, small_value, whole_number,
 };
 use crate::chat::TemplateKwargs;
 use crate::engine::TokenLogprobs;
@@ -74,6 +74,8 @@ pub struct CompletionChoice {
     pub logprobs: Option<CompletionLogprobs>,
     /// Why it ended.
     pub finish_reason: Option<Finish>,
+    /// The stop string or stop token that ended it; `null` where something else did. The field is vLLM's.
+    pub stop_reason: Option<StopCause>,
     /// What the model expected in place of each of the prompt's tokens, where `prompt_logprobs` asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptLogprob>>>>)]

@@ -31,9 +31,9 @@ pub struct FineFields {
     #[serde(default, deserialize_with = "whole_number::maybe")]
     #[schema(minimum = 0, maximum = 20)]
     pub prompt_logprobs: Option<i64>,
-    /// Requests are answered in the order in which they come, so only 0 is taken.
+    /// The place among the waiting requests of the same key: the lowest number is answered first, those of one number in the
+    /// order in which they come; absent: 0.
     #[serde(default, deserialize_with = "whole_number::maybe")]
-    #[schema(minimum = 0, maximum = 0)]
     pub priority: Option<i64>,
     /// Becomes the end of the answer's `id`: 1 to 128 letters, digits, dots, colons, underscores and dashes.
     #[schema(pattern = "^[A-Za-z0-9._:-]{1,128}$")]

@@ -27,6 +27,8 @@ pub struct KeyUsage {
     pub tokens_per_minute: Option<u64>,
     /// The largest search budget that it may ask for; `null`: the server's.
     pub max_search_budget: Option<usize>,
+    /// The models and adapters that it may use; `null`: all of them.
+    pub models: Option<Vec<String>>,
     /// Tokens of prompts that it has used since the server started.
     pub prompt_tokens: u64,
     /// Generated tokens that it has used since then.

@@ -16,6 +16,7 @@ pub mod responses;
 mod scores;
 mod search;
 mod small_value;
+mod stop_cause;
 mod tools;
 mod whole_number;
 
@@ -44,6 +45,7 @@ pub use response::*;
 pub use scores::*;
 pub use search::*;
 pub(crate) use small_value::{maybe_map, maybe_small_map, maybe_small_value, maybe_value};
+pub use stop_cause::*;
 pub use tools::*;
 pub(crate) use whole_number::{maybe as maybe_whole, required as whole};
 
@@ -198,12 +200,14 @@ impl<'de> Deserialize<'de> for Content {
 /// A part of a turn.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ContentPart {
-    /// Only `text` is served.
+    /// Only `text` is served, and in an assistant's turn also `refusal`.
     #[serde(rename = "type")]
-    #[schema(pattern = "^text$")]
+    #[schema(pattern = "^(text|refusal)$")]
     pub kind: String,
     /// The part's text.
     pub text: Option<String>,
+    /// The text of a part of type `refusal`.
+    pub refusal: Option<String>,
 }
 
 /// One stop string or several.

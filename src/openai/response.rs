@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::StopCause;
 use super::prompt::{PromptLogprob, PromptLogprobs};
 use super::search::{SearchEvent, SearchReport, TreeNode};
 use super::tools::{ToolCallDelta, ToolCallEntry};
@@ -49,6 +50,8 @@ pub struct ChatChoice {
     pub logprobs: Option<ChatLogprobs>,
     /// Why it ended.
     pub finish_reason: Finish,
+    /// The stop string or stop token that ended it; `null` where something else did. The field is vLLM's.
+    pub stop_reason: Option<StopCause>,
 }
 
 /// What the model says.
@@ -84,7 +87,7 @@ pub enum Finish {
 impl From<FinishReason> for Finish {
     fn from(reason: FinishReason) -> Self {
         match reason {
-            FinishReason::Stop | FinishReason::StopString(_) => Self::Stop,
+            FinishReason::Stop | FinishReason::StopString(_) | FinishReason::StopToken(_) => Self::Stop,
             FinishReason::Length => Self::Length,
         }
     }
@@ -227,6 +230,9 @@ pub struct ChunkChoice {
     pub logprobs: Option<ChatLogprobs>,
     /// Why the answer ends, on its last chunk.
     pub finish_reason: Option<Finish>,
+    /// The stop string or stop token that ended it, where one did, on its last chunk. The field is vLLM's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<StopCause>,
 }
 
 /// What is new in an answer.
@@ -291,7 +297,7 @@ pub struct ModelCard {
     pub max_model_len: usize,
     /// The model behind the name: itself, or what a `:search` alias stands for.
     pub root: String,
-    /// The model behind a `:search` alias.
+    /// The model that an adapter is on, or what a `:search` alias stands for.
     pub parent: Option<String>,
     /// What the name is good for: `completion`, `chat`, `tools`, `structured_outputs` (JSON schemas at least), `prompt_logprobs`,
     /// `score`, `embedding`; a `:search` alias is good for `chat`, `tools` and `search`.

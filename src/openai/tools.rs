@@ -41,6 +41,29 @@ pub enum ToolChoice {
     Word(String),
     /// The function of this name.
     Named(NamedTool),
+    /// Some of the functions.
+    Allowed(AllowedTools),
+}
+
+/// A choice among some of the functions.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AllowedTools {
+    /// The choice's kind, always `allowed_tools`.
+    #[serde(rename = "type")]
+    #[schema(pattern = "^allowed_tools$")]
+    pub kind: String,
+    /// The functions, and whether one of them must be called.
+    pub allowed_tools: AllowedSet,
+}
+
+/// The functions that may be called.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AllowedSet {
+    /// Whether the model decides, `auto`, or has to call one of them, `required`.
+    #[schema(pattern = "^(auto|required)$")]
+    pub mode: String,
+    /// Some of the offered functions, by name.
+    pub tools: Vec<NamedTool>,
 }
 
 /// A choice of one function.

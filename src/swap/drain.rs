@@ -10,7 +10,7 @@ use super::order::SwapError;
 use super::swapper::{Swapper, now};
 use super::turns::Limit;
 use crate::engine::generation::registry::Source;
-use crate::engine::generation::{Generation, Pinned, Role};
+use crate::engine::generation::{Generation, Live, Role};
 
 impl Swapper {
     /// Loads a candidate after the generations of `roles` have left memory. If it is not accepted, they come back.
@@ -22,8 +22,10 @@ impl Swapper {
         limit: &Limit,
     ) -> Result<(Arc<Generation>, Source), SwapError> {
         let before = self.generations.withdraw(roles);
-        let leaving: Vec<(Role, String, Weak<Generation>)> =
-            roles.iter().map(|&role| (role, before.role(role).id.clone(), Arc::downgrade(before.role(role)))).collect();
+        let leaving: Vec<(Role, String, Weak<Generation>)> = roles
+            .iter()
+            .map(|&role| (role, before.pair.role(role).id.clone(), Arc::downgrade(before.pair.role(role))))
+            .collect();
         let kept = self.generations.pin();
         self.empty(before, &leaving, limit).await?;
         let result = limit.within(self.loaded(id, roles, candidate, &kept)).await;
@@ -33,10 +35,10 @@ impl Swapper {
         result
     }
 
-    /// Waits until nobody holds the leaving generations. After too long they are put back.
+    /// Waits until nobody holds the leaving generations, nor adapters on their weights. After too long they are put back.
     async fn empty(
         &self,
-        before: Pinned,
+        before: Live,
         leaving: &[(Role, String, Weak<Generation>)],
         limit: &Limit,
     ) -> Result<(), SwapError> {
@@ -47,14 +49,18 @@ impl Swapper {
         };
         // This copy of the pair is what can be put back.
         let own = |weak: &Weak<Generation>| leaving.iter().filter(|(.., other)| other.ptr_eq(weak)).count();
-        while leaving.iter().any(|(.., weak)| weak.strong_count() > own(weak)) {
+        // Adapters that leave have the same weights in memory. The list of them is one, and so is its hold on each.
+        let kept = self.generations.live().adapters;
+        let gone: Vec<_> = before.adapters.iter().filter(|(name, _)| !kept.contains_key(*name)).collect();
+        let is_held = || {
+            let listed = !gone.is_empty() && Arc::strong_count(&before.adapters) > 1;
+            let adapted = gone.iter().any(|(_, generation)| Arc::strong_count(generation) > 1);
+            listed || adapted || leaving.iter().any(|(.., weak)| weak.strong_count() > own(weak))
+        };
+        while is_held() {
             let over = limit.over().or_else(|| (Instant::now() > patience).then(slow));
             if let Some(error) = over {
-                let mut pair = self.generations.pin();
-                for (role, ..) in leaving {
-                    *pair.role_mut(*role) = Arc::clone(before.role(*role));
-                }
-                self.generations.publish(pair);
+                self.generations.put_back(&before);
                 return Err(error);
             }
             sleep(Duration::from_millis(2)).await;

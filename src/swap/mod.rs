@@ -1,7 +1,7 @@
 //! Hot swap: other weights take over while requests run. They are copied, checked, loaded next to the live ones, tried out,
 //! and published at one instant; requests that began with the old ones end with them. Any failure leaves the old ones live.
 //!
-//! The map: `order.rs` has orders and reports, `candidate.rs` checks weights and makes them loadable, `canary.rs` tries them out,
+//! The map: `order.rs` has orders and reports, `adapters.rs` serves adapters next to the live pair, `candidate.rs` checks weights and makes them loadable, `canary.rs` tries them out,
 //! `drain.rs` makes room where both do not fit into memory, `rollback.rs` goes back, `state.rs` and `start.rs` remember across
 //! restarts. The methods of [`Swapper`] are spread over these files.
 //!
@@ -16,6 +16,7 @@
 //! - A restart loads the published state as if its directories had been named, and only where the same models and adapters are
 //!   named as before.
 
+mod adapters;
 mod canary;
 mod candidate;
 mod drain;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+pub use self::adapters::Taken;
 use self::candidate::{Candidate, Load};
 pub use self::order::{Intent, Mode, NamedAdapter, Order, Part, Report, Scope, SwapError, Weights};
 pub use self::start::{StartError, Started, start};
@@ -68,7 +70,7 @@ impl Swapper {
 
     /// Every generation that is known, oldest first, and how many requests hold each.
     pub fn list(&self) -> Vec<(Record, usize)> {
-        let live = self.generations.pin();
+        let live = self.generations.live();
         self.registry().list(&live)
     }
 
@@ -125,9 +127,18 @@ impl Swapper {
         let live = self.generations.pin();
         order.check_expected(&Ids::of(&live))?;
         limit.within(self.room()).await?;
-        let id = self.registry().begin(order.scope.roles(), now());
+        let roles = order.scope.roles();
+        self.recorded(roles, |id| async move { self.attempt(&id, &order, live, limit).await }).await
+    }
+
+    /// Does `work` for a generation under a new id. If it fails, the record says why, and what was copied for it is removed.
+    async fn recorded<W>(&self, roles: &[Role], work: impl FnOnce(String) -> W) -> Result<Report, SwapError>
+    where
+        W: Future<Output = Result<Report, SwapError>>,
+    {
+        let id = self.registry().begin(roles, now());
         let stored = self.store.directories();
-        let result = self.attempt(&id, &order, live, limit).await;
+        let result = work(id.clone()).await;
         if let Err(error) = &result {
             self.registry().failed(&id, error.to_string());
             let (store, used) = (self.store.clone(), self.registry().directories());

@@ -10,8 +10,8 @@ use super::swapper::{Swapper, blocking, now};
 use super::turns::Turns;
 use super::workplace::{Workplace, WorkplaceError};
 use crate::config::{EngineArgs, Settings};
-use crate::engine::generation::registry::{Registry, Source};
-use crate::engine::generation::{Generation, Generations, Pinned};
+use crate::engine::generation::registry::{AdapterSource, Registry, Source};
+use crate::engine::generation::{Adapters, Generation, Generations, Live, Pinned};
 use crate::engine::load::{self, Files, LoadError, Loaded, Named, Origin};
 use crate::engine::model_dir::ModelDir;
 use crate::prompts::{TemplateError, Templates};
@@ -66,7 +66,7 @@ pub enum StartError {
 /// [`StartError`] in one line.
 pub async fn start(settings: &Settings) -> Result<Started, StartError> {
     if settings.admin_key.is_none() && !settings.api_keys.has_admin() {
-        let Loaded { name, generations, origins, files } = load_models(&settings.engine, None).await?;
+        let Loaded { name, generations, origins, files, .. } = load_models(&settings.engine, None).await?;
         return Ok(Started { name, generations: Arc::new(generations), origins, swapper: None, files });
     }
     let workplace = Workplace::open(settings)?;
@@ -78,7 +78,7 @@ pub async fn start(settings: &Settings) -> Result<Started, StartError> {
         Some(published) => load_published(&settings.engine, published, &store).await?,
         None => None,
     };
-    let (Loaded { generations, origins, files, name: loaded_name }, sources, next) = match published {
+    let (Loaded { generations, origins, adapters, files, name: loaded_name }, sources, next) = match published {
         Some((loaded, sources, next)) => (loaded, sources.map(Some), next),
         None => {
             let loaded = load_models(&settings.engine, Some(&store)).await?;
@@ -86,10 +86,11 @@ pub async fn start(settings: &Settings) -> Result<Started, StartError> {
             (loaded, sources, 0)
         }
     };
-    let live = generations.pin();
+    let live = generations.live();
     let generations = Arc::new(generations);
+    let registry = registry(&live, sources, adapters, next);
     let swapper = Arc::new(Swapper {
-        registry: Mutex::new(Registry::new(&live, sources, next, now())),
+        registry: Mutex::new(registry),
         engine: settings.engine.clone(),
         templates: settings.engine.templates.as_deref().map(Templates::from_file).transpose()?.map(Arc::new),
         roots: Roots::new(&settings.swap.weights_roots)?,
@@ -102,6 +103,18 @@ pub async fn start(settings: &Settings) -> Result<Started, StartError> {
         state,
     });
     Ok(Started { name: name.unwrap_or(loaded_name), generations, origins, swapper: Some(swapper), files })
+}
+
+/// The registry of what is live at the start. Adapters with names of their own are on the actor's model.
+fn registry(live: &Live, sources: [Option<Source>; 2], adapters: Vec<(String, AdapterSource)>, next: u64) -> Registry {
+    let base = sources[0].clone();
+    let mut registry = Registry::new(&live.pair, sources, next, now());
+    for (name, generation) in live.adapters.iter() {
+        let source = adapters.iter().find(|(id, _)| *id == generation.id).map(|(_, source)| source.clone());
+        let source = base.clone().zip(source).map(|(base, source)| Source { adapter: Some(source), ..base });
+        registry.begins_with(name, generation, source, now());
+    }
+    registry
 }
 
 async fn load_models(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, StartError> {
@@ -125,26 +138,49 @@ async fn load_published(
         }
     };
     let sources = published.sources()?;
-    let live = relabel(&loaded.generations.pin(), &published);
-    loaded.generations = Generations::new(live.actor, live.refiner);
+    let before = loaded.generations.live();
+    let pair = relabel(&before.pair, &published);
+    let (adapters, next) = renumbered(&before.adapters, &mut loaded.adapters, published.next);
+    loaded.generations = Generations::live_with(Live { pair, adapters: Arc::new(adapters) });
     for (origin, source) in loaded.origins.iter_mut().zip(&sources) {
         origin.model = source.model_path.display().to_string();
         origin.adapter.clone_from(&source.adapter);
     }
-    Ok(Some((loaded, sources, published.next)))
+    Ok(Some((loaded, sources, next)))
 }
 
 /// The settings with what was published in place of what is configured.
 fn at(args: &EngineArgs, published: &Published) -> EngineArgs {
     let [actor, refiner] = published.directories();
+    let mut lora_modules = args.lora_modules.clone();
+    if !lora_modules.is_empty() && args.model.as_deref().is_some_and(|model| model != published.actor_model()) {
+        tracing::warn!("--lora-modules is left out: another model was published than the one that it was written for");
+        lora_modules.clear();
+    }
     let shared = published.ids().actor == published.ids().refiner;
     EngineArgs {
         model: Some(actor.model),
         adapter: actor.adapter,
         refiner: (!shared).then_some(refiner.model),
         refiner_adapter: refiner.adapter,
+        lora_modules,
         ..args.clone()
     }
+}
+
+/// Adapters under ids that were never given before, from `next` on, and the number after them.
+fn renumbered(adapters: &Adapters, sources: &mut [(String, AdapterSource)], mut next: u64) -> (Adapters, u64) {
+    let mut renamed = Adapters::new();
+    for (name, generation) in adapters {
+        let id = format!("g-{next}");
+        next += 1;
+        for (known, _) in sources.iter_mut().filter(|(known, _)| *known == generation.id) {
+            known.clone_from(&id);
+        }
+        let (engine, templates) = (Arc::clone(&generation.engine), Arc::clone(&generation.templates));
+        renamed.insert(name.clone(), Arc::new(Generation { id, engine, templates }));
+    }
+    (renamed, next)
 }
 
 fn relabel(live: &Pinned, published: &Published) -> Pinned {

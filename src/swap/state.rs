@@ -113,6 +113,11 @@ impl Published {
         })
     }
 
+    /// The actor's model as it was named.
+    pub fn actor_model(&self) -> &Path {
+        &self.actor.model.named
+    }
+
     /// Both roles' weights.
     ///
     /// # Errors

@@ -128,7 +128,7 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"truncate_prompt_tokens": 5}), "truncate_prompt_tokens", "does not honour"),
         (json!({"truncate_prompt_tokens": "x"}), "truncate_prompt_tokens", "expected a whole number"),
         (json!({"prompt_logprobs": 21}), "prompt_logprobs", "between 0 and 20, got 21"),
-        (json!({"priority": 1}), "priority", "must be 0"),
+        (json!({"priority": 0.5}), "priority", "whole number"),
         (json!({"request_id": "a b"}), "request_id", "1 to 128 letters"),
         (json!({"add_generation_prompt": 5}), "add_generation_prompt", "expected a boolean"),
         (json!({"add_generation_prompt": false}), "add_generation_prompt", "does not honour"),

@@ -42,14 +42,23 @@ async fn a_stop_token_ends_the_reply_and_is_shown_if_asked_for() {
         assert_eq!(text(&answer), said[..end].concat());
         assert_eq!(answer["choices"][0]["finish_reason"], "stop");
         assert_eq!(answer["usage"]["completion_tokens"], at as u64 + 1);
+        assert_eq!(answer["choices"][0]["stop_reason"], id[0]);
     }
     for (shown, expected) in [(false, said[..at].concat()), (true, said[..=at].concat())] {
         let fields = json!({"stop": said[at], "include_stop_str_in_output": shown});
         let answer = server.answer(&with(greedy(), fields.clone())).await;
-        assert_eq!(text(&answer), expected);
+        assert_eq!((text(&answer), &answer["choices"][0]["stop_reason"]), (expected.as_str(), &json!(said[at])));
         let streamed = server.stream(&with(greedy(), with(fields, json!({"stream": true})))).await;
         assert_eq!(streamed.text(0), expected);
+        let ends: Vec<_> = streamed.chunks.iter().filter_map(|chunk| chunk["choices"][0].get("stop_reason")).collect();
+        assert_eq!(ends, [&json!(said[at])]);
     }
+    let ended = server.answer(&with(greedy(), json!({"stop": ["never said"], "max_tokens": 2}))).await;
+    assert_eq!(ended["choices"][0]["stop_reason"], Value::Null);
+    let continued =
+        json!({"prompt": "The river", "max_tokens": 40, "temperature": 0, "stop": [" "], "ignore_eos": true});
+    let continued = json_of(server.post("/v1/completions", &continued), StatusCode::OK).await;
+    assert_eq!(continued["choices"][0]["stop_reason"], " ");
 }
 
 #[tokio::test]

@@ -44,6 +44,44 @@ async fn a_key_has_the_limits_of_its_entry() {
 }
 
 #[tokio::test]
+async fn a_key_uses_the_models_of_its_entry_and_is_told_which() {
+    let keys = "[[keys]]\nname = \"some\"\nkey = \"s\"\nmodels = [\"fake\"]\n\
+                [[keys]]\nname = \"other\"\nkey = \"o\"\nmodels = [\"mine\", \"yours\"]\n";
+    let (_dir, _, server) = keyed(keys).await;
+    assert_eq!(status(&server, "s", json!({"model": "fake"})).await, StatusCode::OK);
+    assert_eq!(status(&server, "s", json!({"model": "fake:search"})).await, StatusCode::OK);
+    assert_eq!(status(&server, "s", json!({"model": "mine"})).await, StatusCode::NOT_FOUND);
+    let messages = says("hello")["messages"].clone();
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"messages": messages})),
+        ("/v1/chat/completions", json!({"messages": messages, "model": "fake:search"})),
+        ("/v1/completions", json!({"prompt": "a", "model": "fake"})),
+        ("/v1/responses", json!({"input": "a"})),
+        ("/v1/messages", json!({"messages": messages, "max_tokens": 3})),
+        ("/v1/messages/count_tokens", json!({"messages": messages})),
+        ("/v1/embeddings", json!({"input": "a"})),
+        ("/v1/score", json!({"query": "a", "items": ["b"], "labels": ["c"]})),
+        ("/v1/decisions", json!({"input": "a", "questions": [{"type": "predicate", "instructions": "b"}]})),
+        ("/tokenize", json!({"prompt": "a"})),
+        ("/detokenize", json!({"tokens": [1]})),
+    ] {
+        let error = json_of(server.post(path, &body).bearer_auth("o"), StatusCode::FORBIDDEN).await;
+        assert_eq!(error["error"]["code"], "model_not_allowed", "{path}: {error}");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains("`fake`") && message.contains("mine, yours"), "{path}: {message}");
+    }
+    // No model is needed to find rules.
+    json_of(server.post("/v1/checks", &json!({"messages": messages})).bearer_auth("o"), StatusCode::OK).await;
+    let listed = |key: &'static str| async {
+        let list = json_of(server.get("/v1/models").bearer_auth(key), StatusCode::OK).await;
+        list["data"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("s").await, ["fake", "fake:search"]);
+    assert!(listed("o").await.is_empty());
+    json_of(server.get("/v1/models/fake").bearer_auth("o"), StatusCode::FORBIDDEN).await;
+}
+
+#[tokio::test]
 async fn tokens_per_minute_are_counted_over_all_calls_and_said_in_metrics() {
     let keys = "[[keys]]\nname = \"metered-a\"\nkey = \"a\"\ntokens_per_minute = 12\n\
                 [[keys]]\nname = \"free-b\"\nkey = \"b\"\n";

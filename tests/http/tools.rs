@@ -55,6 +55,65 @@ async fn a_stream_gives_text_and_then_calls_by_their_index() {
 }
 
 #[tokio::test]
+async fn a_choice_may_allow_some_of_the_functions() {
+    let engine = FakeEngine::new(|request, _| {
+        let Input::Chat(chat) = &request.input else { panic!() };
+        Ok(chat
+            .options
+            .tools
+            .iter()
+            .map(|tool| tool["function"]["name"].as_str().unwrap())
+            .collect::<Vec<_>>()
+            .join(" "))
+    });
+    let server = Server::start(engine, &[]).await;
+    let tools = json!(["a", "b", "c"].map(|name| json!({"type": "function", "function": {"name": name}})));
+    let asked = |mode: &str, names: &[&str]| {
+        let named: Vec<_> = names.iter().map(|name| json!({"type": "function", "function": {"name": name}})).collect();
+        let choice = json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}});
+        json!({"messages": asks()["messages"], "tools": tools, "tool_choice": choice})
+    };
+    let answer = server.answer(&asked("auto", &["c", "a"])).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], "a c");
+    for (body, param) in [
+        (asked("none", &["a"]), "tool_choice.allowed_tools.mode"),
+        (asked("auto", &["d"]), "tool_choice.allowed_tools.tools"),
+        (asked("auto", &[]), "tool_choice.allowed_tools.tools"),
+    ] {
+        let error = json_of(server.chat(&body), StatusCode::BAD_REQUEST).await;
+        assert_eq!(error["error"]["param"], param, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_off_in_a_call_shows_the_text_before_it_alone() {
+    let server = Server::start(FakeEngine::new(|_, _| Ok(format!("Let me look.\n{CALL}"))), &[]).await;
+    // The script's tokens are words; its call begins with the fourth.
+    for max_tokens in 4..8 {
+        let body = with(asks(), json!({"max_tokens": max_tokens}));
+        let answer = server.answer(&body).await;
+        let choice = &answer["choices"][0];
+        let shown = (&choice["finish_reason"], &choice["message"]["content"]);
+        assert_eq!(shown, (&json!("length"), &json!("Let me look.")), "{max_tokens}");
+        assert_eq!(choice["message"].get("tool_calls"), None);
+        let events = server.stream(&with(body.clone(), json!({"stream": true}))).await;
+        assert_eq!(events.text(0), "Let me look.", "{max_tokens}");
+
+        let tool = json!({"name": "weather", "input_schema": weather()["function"]["parameters"]});
+        let messages = json!({"messages": asks()["messages"], "max_tokens": max_tokens, "tools": [tool]});
+        let answer = json_of(server.post("/v1/messages", &messages), StatusCode::OK).await;
+        assert_eq!(answer["content"], json!([{"type": "text", "text": "Let me look."}]));
+        assert_eq!(answer["stop_reason"], "max_tokens");
+
+        let tool = with(json!({"type": "function"}), weather()["function"].clone());
+        let input = json!({"input": "How is the weather in Rome?", "max_output_tokens": max_tokens, "tools": [tool]});
+        let answer = json_of(server.post("/v1/responses", &input), StatusCode::OK).await;
+        assert_eq!((&answer["status"], answer["output"].as_array().unwrap().len()), (&json!("incomplete"), 1));
+        assert_eq!(answer["output"][0]["content"][0]["text"], "Let me look.");
+    }
+}
+
+#[tokio::test]
 async fn calls_and_results_are_turns_that_the_model_sees() {
     let engine = FakeEngine::new(|request, _| {
         let Input::Chat(chat) = &request.input else { panic!() };

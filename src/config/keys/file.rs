@@ -21,6 +21,7 @@ struct Entry {
     waiting: Option<usize>,
     tokens_per_minute: Option<u64>,
     max_search_budget: Option<usize>,
+    models: Option<Vec<String>>,
     #[serde(default)]
     admin: bool,
 }
@@ -74,9 +75,16 @@ impl Entry {
         if self.tokens_per_minute == Some(0) {
             return Err("`tokens_per_minute` must be at least 1; remove the entry to shut its key out".into());
         }
-        let Self { running, waiting, tokens_per_minute, max_search_budget, admin, .. } = self;
+        let models = self.models.as_deref();
+        if models.is_some_and(<[String]>::is_empty) {
+            return Err("`models` must name at least one model; leave it out to allow all of them".into());
+        }
+        if let Some(name) = models.unwrap_or_default().iter().find_map(|name| name.strip_suffix(":search")) {
+            return Err(format!("a name in `models` allows its `:search` alias, too; name `{name}` instead"));
+        }
+        let Self { running, waiting, tokens_per_minute, max_search_budget, models, admin, .. } = self;
         let limits = KeyLimits { running, waiting, tokens_per_minute, max_search_budget };
-        Ok(ApiKey { name: Some(self.name), digest, limits, admin })
+        Ok(ApiKey { name: Some(self.name), digest, limits, models, admin })
     }
 }
 

@@ -42,6 +42,8 @@ pub struct ApiKey {
     pub digest: [u8; 32],
     /// How much it may have.
     pub limits: KeyLimits,
+    /// The models and adapters that it may use, by name; absent: all of them.
+    pub models: Option<Vec<String>>,
     /// Whether it opens the admin routes, too.
     pub admin: bool,
 }
@@ -49,7 +51,7 @@ pub struct ApiKey {
 impl ApiKey {
     /// A key without a name or limits of its own.
     fn plain(key: &str) -> Self {
-        Self { name: None, digest: digest(key), limits: KeyLimits::default(), admin: false }
+        Self { name: None, digest: digest(key), limits: KeyLimits::default(), models: None, admin: false }
     }
 }
 
@@ -199,16 +201,17 @@ mod tests {
         let sha256: String = digest("second").iter().map(|byte| format!("{byte:02x}")).collect();
         let toml = format!(
             "[[keys]]\nname = \"team-a\"\nkey = \"first\"\nrunning = 4\nwaiting = 0\ntokens_per_minute = 100\n\
-             max_search_budget = 0\nadmin = true\n\n[[keys]]\nname = \"b\"\nsha256 = \"{}\"\n",
+             max_search_budget = 0\nmodels = [\"base\", \"mine\"]\nadmin = true\n\n[[keys]]\nname = \"b\"\nsha256 = \"{}\"\n",
             sha256.to_uppercase()
         );
         let json = format!(
             r#"{{"keys": [{{"name": "team-a", "key": "first", "running": 4, "waiting": 0, "tokens_per_minute": 100,
-                "max_search_budget": 0, "admin": true}}, {{"name": "b", "sha256": "{sha256}"}}]}}"#
+                "max_search_budget": 0, "models": ["base", "mine"], "admin": true}}, {{"name": "b", "sha256": "{sha256}"}}]}}"#
         );
         let limits =
             KeyLimits { running: Some(4), waiting: Some(0), tokens_per_minute: Some(100), max_search_budget: Some(0) };
-        let first = ApiKey { name: Some("team-a".into()), digest: digest("first"), limits, admin: true };
+        let models = Some(vec!["base".to_owned(), "mine".to_owned()]);
+        let first = ApiKey { name: Some("team-a".into()), digest: digest("first"), limits, models, admin: true };
         let second = ApiKey { name: Some("b".into()), ..ApiKey::plain("second") };
         let expected = [first, second];
         assert_eq!(read("keys.toml", &toml).unwrap(), expected);
@@ -235,6 +238,8 @@ mod tests {
                 "entry `a`: `running` must be at least 1",
             ),
             ("keys.toml", "[[keys]]\nname = \"a\"\nkey = \"k\"\ntokens_per_minute = 0", "`tokens_per_minute` must be"),
+            ("keys.toml", "[[keys]]\nname = \"a\"\nkey = \"k\"\nmodels = []", "`models` must name at least one model"),
+            ("keys.toml", "[[keys]]\nname = \"a\"\nkey = \"k\"\nmodels = [\"m:search\"]", "name `m` instead"),
             ("keys.toml", "[[keys]]\nname = \"a\"\nkey = \"k\"\nlimit = 3", "unknown field `limit`"),
             ("keys.toml", "[[keys]]\nkey = \"k\"", "missing field `name`"),
             (

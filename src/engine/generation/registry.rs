@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Generation, Pinned, Role};
+use super::{Generation, Live, Pinned, Role};
 use crate::engine::model_dir::Identity;
 use crate::weights::store::Stored;
 
@@ -87,6 +87,8 @@ pub struct Record {
     pub reason: Option<String>,
     /// Seconds since 1970 when it was loaded last.
     pub loaded_at: u64,
+    /// The name that requests have for it, where it is an adapter next to the live pair.
+    pub served_as: Option<String>,
     generation: Weak<Generation>,
 }
 
@@ -150,10 +152,27 @@ impl Registry {
                 state: State::Live,
                 reason: None,
                 loaded_at: now,
+                served_as: None,
                 generation: Arc::downgrade(generation),
             });
         }
         registry
+    }
+
+    /// Adds an adapter that is served as `name` from the beginning.
+    pub fn begins_with(&mut self, name: &str, generation: &Arc<Generation>, source: Option<Source>, now: u64) {
+        let number = generation.id.strip_prefix("g-").and_then(|number| number.parse().ok()).unwrap_or(0);
+        self.next = self.next.max(number + 1);
+        self.records.push(Record {
+            id: generation.id.clone(),
+            roles: vec![Role::Actor],
+            source,
+            state: State::Live,
+            reason: None,
+            loaded_at: now,
+            served_as: Some(name.to_owned()),
+            generation: Arc::downgrade(generation),
+        });
     }
 
     /// A new generation that is being loaded.
@@ -167,10 +186,19 @@ impl Registry {
             state: State::Loading,
             reason: None,
             loaded_at: now,
+            served_as: None,
             generation: Weak::new(),
         });
         self.forget_old();
         id
+    }
+
+    /// Notes that a generation is served under a name of its own, next to the live pair.
+    pub fn serves(&mut self, id: &str, name: &str) {
+        if let Some(record) = self.find_mut(id) {
+            record.served_as = Some(name.to_owned());
+            record.state = State::Live;
+        }
     }
 
     /// The number of the next id.
@@ -233,7 +261,7 @@ impl Registry {
             if !roles.is_empty() {
                 record.roles = roles;
                 record.state = State::Live;
-            } else if matches!(record.state, State::Live | State::Canary) {
+            } else if record.served_as.is_none() && matches!(record.state, State::Live | State::Canary) {
                 record.state = State::Draining;
             }
         }
@@ -265,21 +293,28 @@ impl Registry {
     }
 
     /// All records, oldest first, with how many requests hold each.
-    pub fn list(&mut self, live: &Pinned) -> Vec<(Record, usize)> {
+    pub fn list(&mut self, live: &Live) -> Vec<(Record, usize)> {
+        let is_served = |id: &str| live.adapters.values().any(|generation| generation.id == id);
+        for record in self.records.iter_mut().filter(|record| record.served_as.is_some()) {
+            if record.state == State::Live && !is_served(&record.id) {
+                record.state = State::Draining;
+            }
+        }
         self.settle();
-        let held_here = |id: &str| Role::ALL.into_iter().filter(|&role| live.role(role).id == id).count();
+        let held_here = |id: &str| Role::ALL.into_iter().filter(|&role| live.pair.role(role).id == id).count();
         let pins = |record: &Record| {
-            // The current pair, and the copy of it that the caller holds.
-            let own = 2 * held_here(&record.id);
+            // The current pair, and the copy of it that the caller holds; of adapters there is one list.
+            let own = 2 * held_here(&record.id) + usize::from(is_served(&record.id));
             record.generation.strong_count().saturating_sub(own)
         };
         self.records.iter().map(|record| (record.clone(), pins(record))).collect()
     }
 
-    /// Generations in memory.
+    /// Generations in memory, apart from adapters with names of their own, which have a limit of their own.
     pub fn in_memory(&mut self) -> usize {
         self.settle();
-        self.records.iter().filter(|record| record.generation.strong_count() > 0).count()
+        let counts = |record: &&Record| record.served_as.is_none() && record.generation.strong_count() > 0;
+        self.records.iter().filter(counts).count()
     }
 
     /// Directories that may be loaded again.
@@ -341,7 +376,11 @@ mod tests {
         Source { model, model_path: name.into(), identity: Identity::default(), adapter: None }
     }
 
-    fn states(registry: &mut Registry, live: &Pinned) -> Vec<(String, State, usize)> {
+    fn alone(pair: &Pinned) -> Live {
+        Live { pair: pair.clone(), adapters: Arc::default() }
+    }
+
+    fn states(registry: &mut Registry, live: &Live) -> Vec<(String, State, usize)> {
         registry.list(live).into_iter().map(|(record, pins)| (record.id, record.state, pins)).collect()
     }
 
@@ -364,7 +403,7 @@ mod tests {
         let id = swap(&mut registry, &mut live, Role::Actor);
         assert_eq!(id, "g-3");
         let listed = |id: &str, state, pins| (id.to_owned(), state, pins);
-        let current = live.clone();
+        let current = alone(&live);
         let expected =
             [listed("g-1", State::Draining, 1), listed("g-2", State::Live, 0), listed("g-3", State::Live, 0)];
         assert_eq!(states(&mut registry, &current), expected);
@@ -396,6 +435,27 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_beside_the_live_pair_lives_through_swaps_until_it_is_served_no_more() {
+        let mut live = Pinned { actor: generation("g-1"), refiner: generation("g-2") };
+        let mut registry = Registry::new(&live, [Some(source("a")), Some(source("b"))], 0, 0);
+        let id = registry.begin(&[Role::Actor], 1);
+        let adapter = generation(&id);
+        registry.loaded(&adapter, source("c"), 1);
+        registry.serves(&id, "mine");
+        assert_eq!(registry.in_memory(), 2, "it has a limit of its own");
+        swap(&mut registry, &mut live, Role::Refiner);
+        let adapters = Arc::new([("mine".to_owned(), adapter)].into());
+        let served = Live { pair: live.clone(), adapters };
+        assert_eq!(states(&mut registry, &served)[2], (id.clone(), State::Live, 0));
+        let held = served.adapted("mine").unwrap();
+        assert_eq!(states(&mut registry, &served)[2], (id.clone(), State::Live, 1));
+        drop(served);
+        assert_eq!(states(&mut registry, &alone(&live))[2], (id.clone(), State::Draining, 1));
+        drop(held);
+        assert_eq!(states(&mut registry, &alone(&live))[2], (id, State::Retired, 0));
+    }
+
+    #[test]
     fn one_that_failed_is_listed_with_its_reason_and_lists_are_bounded() {
         let live = Pinned { actor: generation("g-7"), refiner: generation("g-7") };
         let mut registry = Registry::new(&live, [None, None], 3, 0);
@@ -403,7 +463,7 @@ mod tests {
             let id = registry.begin(&[Role::Actor], 1);
             registry.failed(&id, "bad".into());
         }
-        let records = registry.list(&live.clone());
+        let records = registry.list(&alone(&live));
         assert!(records.len() <= KEPT + 2, "{}", records.len());
         let (last, _) = records.last().unwrap();
         assert_eq!((last.id.as_str(), last.state, last.reason.as_deref()), ("g-207", State::Failed, Some("bad")));

@@ -31,6 +31,9 @@ pub enum LoadError {
     /// The adapter that a flag names cannot be used.
     #[error("{0}: {1}")]
     Adapter(&'static str, ModelError),
+    /// The adapters that requests choose cannot be served.
+    #[error("--lora-modules: {0}")]
+    LoraModules(String),
     /// The embedded model has no place.
     #[error(transparent)]
     Embedded(#[from] UnpackError),

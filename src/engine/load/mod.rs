@@ -8,6 +8,7 @@ mod loader;
 mod open;
 mod origin;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -20,7 +21,8 @@ pub(crate) use self::open::one;
 pub use self::origin::{Named, Origin};
 use super::embedded::{Embedded, NAME};
 use super::fake::FakeEngine;
-use super::generation::{Generation, Generations};
+use super::generation::registry::AdapterSource;
+use super::generation::{Adapters, Generation, Generations, Live, Pinned};
 use super::grammar::shared_memory;
 use super::metered::Metered;
 use super::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
@@ -38,6 +40,8 @@ pub struct Loaded {
     pub generations: Generations,
     /// Where the actor's and the refiner's came from.
     pub origins: [Origin; 2],
+    /// Where the adapters with names of their own came from, by their generations' ids.
+    pub adapters: Vec<(String, AdapterSource)>,
     /// What must live as long as it is served.
     pub files: Files,
 }
@@ -66,20 +70,52 @@ pub fn load(args: &EngineArgs, store: Option<&Store>) -> Result<Loaded, LoadErro
         return upstream(args, own, loader);
     }
     let Configured { embedded, actor, refiner } = directories(args)?;
-    let (actor, origin) = loader.generation("g-1", &actor, ACTOR)?;
+    let named = actor;
+    let (actor, origin) = loader.generation("g-1", &named, ACTOR)?;
     let (refiner, second) = match refiner {
         Some(refiner) => loader.generation("g-2", &refiner, REFINER)?,
         None => (Arc::clone(&actor), origin.clone()),
     };
     let name = served_name(args).unwrap_or_else(|| actor.engine.info().name.clone());
+    let (adapters, sources) = named_adapters(args, &mut loader, &named.model, &name)?;
     let files = Files { embedded, _merged: loader.into_files() };
-    Ok(Loaded { name, generations: Generations::new(actor, refiner), origins: [origin, second], files })
+    let live = Live { pair: Pinned { actor, refiner }, adapters: Arc::new(adapters) };
+    let generations = Generations::live_with(live);
+    Ok(Loaded { name, generations, origins: [origin, second], adapters: sources, files })
+}
+
+/// The adapters of `--lora-modules` on the model of the actor, which is served as `served`; their ids follow the roles'.
+fn named_adapters(
+    args: &EngineArgs,
+    loader: &mut Loader<'_>,
+    model: &Path,
+    served: &str,
+) -> Result<(Adapters, Vec<(String, AdapterSource)>), LoadError> {
+    let (mut adapters, mut sources) = (Adapters::new(), Vec::new());
+    for (module, number) in args.lora_modules.iter().zip(3..) {
+        let name = &module.name;
+        if name == served || adapters.contains_key(name) {
+            return Err(LoadError::LoraModules(format!("the name {name} is taken; give each adapter its own")));
+        }
+        let named = Named { model: model.into(), adapter: Some(module.path.clone()) };
+        let (generation, origin) = loader.generation(&format!("g-{number}"), &named, LORA_MODULES)?;
+        if generation.engine.native().is_none() {
+            let reason = format!("{name} needs an engine that takes adapters while it runs: --engine native");
+            return Err(LoadError::LoraModules(reason));
+        }
+        let source = origin.adapter.map(|source| AdapterSource { name: Some(name.clone()), ..source });
+        sources.extend(source.map(|source| (generation.id.clone(), source)));
+        adapters.insert(name.clone(), generation);
+    }
+    Ok((adapters, sources))
 }
 
 /// The flag that names the actor's adapter.
 const ACTOR: &str = "--adapter";
 /// The flag that names the refiner's.
 const REFINER: &str = "--refiner-adapter";
+/// The flag that names adapters that requests choose.
+const LORA_MODULES: &str = "--lora-modules";
 
 /// The directories that settings name.
 pub struct Configured {
@@ -172,7 +208,13 @@ fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>, mut loader: Loader<'
         None => (Arc::clone(&actor), origin.clone()),
     };
     let files = Files { embedded: None, _merged: loader.into_files() };
-    Ok(Loaded { name, generations: Generations::new(actor, refiner), origins: [origin, second], files })
+    Ok(Loaded {
+        name,
+        generations: Generations::new(actor, refiner),
+        origins: [origin, second],
+        adapters: Vec::new(),
+        files,
+    })
 }
 
 /// Why an engine runs that is never chosen by itself.
@@ -199,7 +241,7 @@ fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
     let generation = Generation { id: "g-1".into(), engine, templates };
     let origin = Origin { model: "scripted replies".into(), adapter: None, engine: "fake", why: ASKED.into() };
     let generations = Generations::single(Arc::new(generation));
-    Loaded { name, generations, origins: [origin.clone(), origin], files: Files::default() }
+    Loaded { name, generations, origins: [origin.clone(), origin], adapters: Vec::new(), files: Files::default() }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub use format::Format;
 pub use reader::{Piece, Reader, read};
 pub use turns::{as_plain_turns, as_template_turns};
 
-use super::{Constraint, Namespace, grammar as matching};
+use super::{Constraint, FinishReason, Namespace, grammar as matching};
 
 /// A function that a model may call.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,14 +97,24 @@ impl Offer {
 
     /// Whether `reply` calls nothing and need not.
     pub fn is_plain_answer(&self, reply: &str) -> bool {
-        self.choice == Choice::Auto && read(self, reply).1.is_empty()
+        self.choice == Choice::Auto && read(self, reply, FinishReason::Stop).1.is_empty() && !self.breaks_off(reply)
+    }
+
+    /// Whether `reply` ends in the middle of a call.
+    fn breaks_off(&self, reply: &str) -> bool {
+        let mut reader = Reader::new(self);
+        reader.push(reply);
+        reader.is_within_call()
     }
 
     /// What is wrong with `reply` as calls of these functions, each as one clause; nothing where it is a plain answer and
     /// may be one. `namespace` is that of the caller.
     pub async fn faults(&self, reply: &str, namespace: Namespace) -> Vec<String> {
-        let (_, calls) = read(self, reply);
+        let (_, calls) = read(self, reply, FinishReason::Stop);
         let mut faults = Vec::new();
+        if self.breaks_off(reply) {
+            faults.push("write the call to its end".into());
+        }
         if calls.is_empty() && self.choice != Choice::Auto {
             let names: Vec<_> = self.callable().map(|tool| tool.name.as_str()).collect();
             faults.push(format!("call one of these functions: {}", names.join(", ")));

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Call, Choice, Format, Offer};
+use crate::engine::FinishReason;
 
 /// What a piece of a reply adds to the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,11 +14,11 @@ pub enum Piece {
     Call(Call),
 }
 
-/// Reads a whole reply: its text without the calls, and the calls.
-pub fn read(offer: &Offer, reply: &str) -> (String, Vec<Call>) {
+/// Reads a whole reply that ended for this reason: its text without the calls, and the calls.
+pub fn read(offer: &Offer, reply: &str, reason: FinishReason) -> (String, Vec<Call>) {
     let mut reader = Reader::new(offer);
     let (mut text, mut calls) = (String::new(), Vec::new());
-    for piece in reader.push(reply).into_iter().chain(reader.finish()) {
+    for piece in reader.push(reply).into_iter().chain(reader.finish(reason)) {
         match piece {
             Piece::Text(more) => text.push_str(&more),
             Piece::Call(call) => calls.push(call),
@@ -94,8 +95,14 @@ impl Reader {
         joined(pieces)
     }
 
-    /// Takes the end of the reply: what is held is text, unless it is a call that lacks nothing but its closing mark.
-    pub fn finish(&mut self) -> Vec<Piece> {
+    /// Takes the end of the reply. What is held is text, unless it is a call that lacks nothing but its closing mark. Where the
+    /// reply was cut off in the middle of a call, what there is of the call is dropped: it is neither a call nor text.
+    pub fn finish(&mut self, reason: FinishReason) -> Vec<Piece> {
+        if reason == FinishReason::Length && (self.is_within_call() || self.is_within_mark()) {
+            self.held.clear();
+            self.state = State::Plain;
+            return Vec::new();
+        }
         let mut pieces = Vec::new();
         while self.step(&mut pieces, true) {}
         if let State::Body(mark) = std::mem::replace(&mut self.state, State::Plain) {
@@ -109,6 +116,37 @@ impl Reader {
             pieces.push(Piece::Text(rest));
         }
         joined(pieces)
+    }
+
+    /// Whether what was taken so far ends in the middle of a call.
+    pub fn is_within_call(&self) -> bool {
+        let State::Body(mark) = &self.state else { return false };
+        if self.held.trim().is_empty() && self.calls > 0 {
+            return false;
+        }
+        !mark.is_empty() || self.must_call || self.calls > 0 || self.may_become_call()
+    }
+
+    /// Whether what was taken so far ends in the middle of an opening mark.
+    fn is_within_mark(&self) -> bool {
+        // Of text nothing else is held, apart from white space before it.
+        matches!(self.state, State::Start | State::Text) && !self.held.trim().is_empty()
+    }
+
+    /// Whether the JSON that is held begins as a call without marks does, and not as an answer in JSON.
+    fn may_become_call(&self) -> bool {
+        let start = self.held.trim_start().trim_start_matches('[').trim_start();
+        let Some(object) = start.strip_prefix('{').map(str::trim_start) else { return start.is_empty() };
+        if let Some(rest) = object.strip_prefix("\"name\"") {
+            let value = rest.trim_start().strip_prefix(':').unwrap_or(rest).trim_start();
+            return match value.strip_prefix('"').map(|name| name.split_once('"').ok_or(name)) {
+                None => value.is_empty(),
+                Some(Ok((name, _))) => self.names.iter().any(|known| known == name),
+                Some(Err(begun)) => self.names.iter().any(|known| known.starts_with(begun)),
+            };
+        }
+        let keys = ["\"name\"", "\"type\"", "\"function\"", "\"id\"", "\"parameters\"", "\"arguments\""];
+        keys.iter().any(|key| key.starts_with(object) || (*key != "\"name\"" && object.starts_with(key)))
     }
 
     /// One step; whether another may follow.

@@ -89,17 +89,17 @@ fn replies() -> Vec<(Format, &'static str, &'static str, Vec<Call>)> {
 fn every_family_is_read_wherever_its_reply_is_cut() {
     for (format, reply, text, calls) in replies() {
         let offer = offer(format, Choice::Auto);
-        assert_eq!(read(&offer, reply), (text.to_owned(), calls.clone()), "{format:?} {reply}");
+        assert_eq!(read(&offer, reply, FinishReason::Stop), (text.to_owned(), calls.clone()), "{format:?} {reply}");
         for cut in (0..=reply.len()).filter(|cut| reply.is_char_boundary(*cut)) {
             let mut reader = Reader::new(&offer);
             let mut pieces = reader.push(&reply[..cut]);
             pieces.extend(reader.push(&reply[cut..]));
-            pieces.extend(reader.finish());
+            pieces.extend(reader.finish(FinishReason::Stop));
             check(&pieces, text, &calls, &format!("{reply} cut at {cut}"));
         }
         let mut reader = Reader::new(&offer);
         let mut pieces: Vec<_> = reply.chars().flat_map(|c| reader.push(&c.to_string())).collect();
-        pieces.extend(reader.finish());
+        pieces.extend(reader.finish(FinishReason::Stop));
         check(&pieces, text, &calls, reply);
     }
 }
@@ -173,7 +173,7 @@ async fn a_named_function_and_a_single_call_are_all_that_a_grammar_leaves() {
             matching::matches(&constraint, Namespace::SHARED, one).await.unwrap_or(false),
             "{name}: {one}\n{constraint:?}"
         );
-        assert_eq!(read(&only, one).1, vec![call("now", json!({}))], "{name}");
+        assert_eq!(read(&only, one, FinishReason::Stop).1, vec![call("now", json!({}))], "{name}");
         for other in [format!("{one}{two}"), one.replace("now", "weather"), "Hello".into()] {
             assert!(
                 !matching::matches(&constraint, Namespace::SHARED, &other).await.unwrap_or(false),
@@ -245,4 +245,65 @@ fn a_template_tells_its_format() {
     ] {
         assert_eq!(Format::is_mark(token), mark, "{token}");
     }
+}
+
+#[test]
+fn a_reply_that_is_cut_off_shows_nothing_of_the_call_it_was_in() {
+    let whole = |format| match format {
+        Format::Hermes => "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>",
+        Format::Llama => "{\"name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}}",
+        Format::Mistral => "[TOOL_CALLS][{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}]",
+        Format::MistralArguments => "[TOOL_CALLS]weather[ARGS]{\"city\": \"Rome\"}",
+        Format::QwenCoder => {
+            "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>"
+        }
+        Format::Granite => "<|tool_call|>[{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}]",
+        Format::Nemotron => "<TOOLCALL>[{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}]</TOOLCALL>",
+    };
+    for (_, format) in Format::NAMES {
+        let marked = format!("<|python_tag|>{}", whole(Format::Llama));
+        let more: &[&str] = if format == Format::Llama { &[&marked] } else { &[] };
+        for call in more.iter().copied().chain([whole(format)]) {
+            for before in ["", "Let me look. "] {
+                // Without a mark a call is a whole reply.
+                if call.starts_with('{') && !before.is_empty() {
+                    continue;
+                }
+                let offer = offer(format, Choice::Auto);
+                let reply = format!("{before}{call}");
+                for cut in before.len()..reply.len() {
+                    let (text, calls) = read(&offer, &reply[..cut], FinishReason::Length);
+                    assert_eq!(text.trim_end(), before.trim_end(), "{format:?}: {:?}", &reply[..cut]);
+                    let mut reader = Reader::new(&offer);
+                    let mut pieces: Vec<_> = reply[..cut].chars().flat_map(|c| reader.push(&c.to_string())).collect();
+                    pieces.extend(reader.finish(FinishReason::Length));
+                    check(&pieces, &text, &calls, &reply[..cut]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cut_after_a_whole_call_keeps_it_and_an_answer_in_json_stays() {
+    let call = "{\"name\": \"now\", \"parameters\": {}}";
+    let llama = offer(Format::Llama, Choice::Auto);
+    let cut = |reply: &str| read(&llama, reply, FinishReason::Length);
+    for more in ["", "; ", "; {\"na", "; {\"name\": \"weather\", \"parameters\": {\"ci"] {
+        assert_eq!(cut(&format!("{call}{more}")), (String::new(), vec![self::call("now", json!({}))]), "{more}");
+    }
+    for answer in ["{\"answer\": \"It is", "{\"name\": \"Ann\", \"ag", "[{\"city\": \"Rome\"}, {\"ci", "[1, 2", "{ 5"] {
+        assert_eq!(cut(answer), (answer.to_owned(), vec![]));
+    }
+    let hermes = offer(Format::Hermes, Choice::Auto);
+    assert_eq!(read(&hermes, "a < b", FinishReason::Length).0, "a < b");
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_off_is_a_fault() {
+    let offer = offer(Format::Hermes, Choice::Auto);
+    let broken = "<tool_call>\n{\"name\": \"weather\", \"argum";
+    assert!(!offer.is_plain_answer(broken));
+    assert_eq!(offer.faults(broken, Namespace::SHARED).await, ["write the call to its end"]);
+    assert!(offer.is_plain_answer("It is warm.") && offer.faults("It is warm.", Namespace::SHARED).await.is_empty());
 }

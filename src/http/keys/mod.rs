@@ -42,6 +42,8 @@ pub struct Tenant {
     pub tokens_per_minute: Option<u64>,
     /// The largest search budget that it may ask for.
     pub max_search_budget: Option<usize>,
+    /// The models and adapters that it may use; absent: all of them.
+    pub models: Option<Arc<[String]>>,
     /// Whether the admin routes are open to it.
     pub admin: bool,
     /// Tokens that it has used lately.
@@ -57,6 +59,7 @@ impl Tenant {
             share: Share { running, waiting },
             tokens_per_minute: None,
             max_search_budget: None,
+            models: None,
             admin: false,
             spending: Arc::default(),
         }
@@ -65,6 +68,11 @@ impl Tenant {
     /// Whether no key was needed.
     pub fn is_anonymous(&self) -> bool {
         self.id == TenantId::default()
+    }
+
+    /// Whether it may use the model or adapter called `name`.
+    pub fn may_use(&self, name: &str) -> bool {
+        self.models.as_ref().is_none_or(|models| models.iter().any(|allowed| allowed == name))
     }
 
     /// Its limit, and how long it must wait because it has used that many tokens within the last minute.

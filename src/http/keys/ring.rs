@@ -140,6 +140,7 @@ impl KeyRing {
                 share: self.room.share(key, keys),
                 tokens_per_minute: key.limits.tokens_per_minute,
                 max_search_budget: key.limits.max_search_budget,
+                models: key.models.as_deref().map(Arc::from),
                 admin: key.admin,
                 spending: spending.get(&id).map_or_else(Arc::default, |spending| Arc::clone(spending)),
             })

@@ -2,7 +2,8 @@
 //!
 //! The order is start-time fair queueing on two levels. Each caller has a clock that advances by the cost of what it
 //! starts, and the caller whose clock is furthest behind starts next; within a caller the same holds for plain requests
-//! and searches. A caller that joins after a pause starts at the clock of the line, so that it cannot save time up.
+//! and searches of one priority, after those of a lower number. A caller that joins after a pause starts at the clock of
+//! the line, so that it cannot save time up; priorities change nothing between callers.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -25,17 +26,25 @@ pub struct Ask {
     pub kind: Kind,
     /// Its weight in the order between callers: choices × (1 + search budget).
     pub cost: u64,
+    /// Its place among the requests of its own caller: the lowest starts first.
+    pub priority: i64,
 }
 
 impl Ask {
     /// A plain request of so many choices.
     pub fn plain(choices: usize) -> Self {
-        Self { kind: Kind::Plain, cost: choices.max(1) as u64 }
+        Self { kind: Kind::Plain, cost: choices.max(1) as u64, priority: 0 }
     }
 
     /// So many searches of one budget.
     pub fn search(choices: usize, budget: usize) -> Self {
-        Self { kind: Kind::Search, cost: (choices.max(1) as u64).saturating_mul(budget as u64 + 1) }
+        let cost = (choices.max(1) as u64).saturating_mul(budget as u64 + 1);
+        Self { kind: Kind::Search, cost, priority: 0 }
+    }
+
+    /// Changes the priority.
+    pub fn at(self, priority: i64) -> Self {
+        Self { priority, ..self }
     }
 }
 
@@ -82,6 +91,7 @@ struct Queue<T> {
 struct Entry<T> {
     ticket: u64,
     cost: u64,
+    priority: i64,
     item: T,
 }
 
@@ -101,7 +111,7 @@ impl<T> Line<T> {
         Self { capacity, callers: HashMap::new(), running: [0; 2], waiting: [0; 2], clock: 0, tickets: 0 }
     }
 
-    /// Puts a request at the end of its queue.
+    /// Puts a request into its queue, behind those of its priority.
     pub(super) fn join(&mut self, id: TenantId, share: Share, ask: Ask, item: T) -> Place {
         let caller = self.callers.entry(id).or_insert_with(|| Caller::new(share));
         // A reloaded file may have changed it.
@@ -119,7 +129,10 @@ impl<T> Line<T> {
         }
         self.tickets += 1;
         let place = Place { caller: id, kind: ask.kind, ticket: self.tickets };
-        caller.queues[ask.kind as usize].entries.push_back(Entry { ticket: place.ticket, cost: ask.cost, item });
+        let Ask { cost, priority, .. } = ask;
+        let entries = &mut caller.queues[ask.kind as usize].entries;
+        let behind = entries.partition_point(|entry| entry.priority <= priority);
+        entries.insert(behind, Entry { ticket: place.ticket, cost, priority, item });
         self.waiting[ask.kind as usize] += 1;
         place
     }
@@ -144,14 +157,15 @@ impl<T> Line<T> {
             let may = |kind: &Kind| *kind == Kind::Plain || searches_may;
             let first = |kind: Kind| {
                 let queue = &caller.queues[kind as usize];
-                queue.entries.front().map(|entry| (queue.clock, entry.ticket, kind))
+                queue.entries.front().map(|entry| (entry.priority, queue.clock, entry.ticket, kind))
             };
             let kinds = [Kind::Plain, Kind::Search].into_iter().filter(may).filter_map(first);
-            kinds.min_by_key(|(clock, ticket, _)| (*clock, *ticket)).filter(|_| caller.running < caller.share.running)
+            let next = kinds.min_by_key(|(priority, clock, ticket, _)| (*priority, *clock, *ticket));
+            next.filter(|_| caller.running < caller.share.running)
         };
         let callers = self.callers.iter();
         let candidates = callers.filter_map(|(id, caller)| {
-            let (_, ticket, kind) = ready(caller)?;
+            let (_, _, ticket, kind) = ready(caller)?;
             Some((caller.clock, ticket, *id, kind))
         });
         let (clock, ticket, id, kind) = candidates.min_by_key(|(clock, ticket, ..)| (*clock, *ticket))?;
@@ -267,6 +281,22 @@ mod tests {
             one.join(B, ALL, Ask::plain(1), item);
         }
         assert_eq!(drained(&mut one), [0, 10, 11, 12, 13, 1, 14, 15, 16]);
+    }
+
+    #[test]
+    fn priorities_order_the_requests_of_one_caller_alone() {
+        let mut one = line(1, 0);
+        for (item, priority) in [(0, 5), (1, 0), (2, -3), (3, 0), (4, 5)] {
+            one.join(A, ALL, Ask::plain(1).at(priority), item);
+        }
+        one.join(A, ALL, Ask::search(1, 1).at(-1), 5);
+        let place = one.join(A, ALL, Ask::plain(1).at(-9), 6);
+        assert_eq!(one.leave(place), Some(6));
+        assert_eq!(drained(&mut one), [2, 5, 1, 3, 0, 4]);
+        one.join(A, ALL, Ask::plain(1).at(-9), 0);
+        one.join(A, ALL, Ask::plain(1).at(-9), 1);
+        one.join(B, ALL, Ask::plain(1).at(9), 10);
+        assert_eq!(drained(&mut one), [0, 10, 1]);
     }
 
     #[test]

@@ -9,22 +9,18 @@ mod writing;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 
-use super::admit::Arrival;
 use super::answer::Part;
-use super::conversation::{Begun, Call, begin, made};
+use super::chosen::Chosen;
+use super::conversation::{Begun, begin, made};
+use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
 use super::job::Delivery;
-use super::keys::Caller;
-use super::limits::Ask;
+use super::models;
 use super::rules::Rules;
 use super::stream::{Wire, named_event, named_events};
-use super::{Shared, models};
 use crate::anthropic::{
     CountTokensAnswer, CountTokensRequest, MessagesAnswer, MessagesErrorBody, MessagesEvent, MessagesRequest,
 };
@@ -45,13 +41,7 @@ use writing::Writing;
         (status = 404, body = MessagesErrorBody, description = "No such model"),
     ),
 )]
-pub async fn answer(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let call = Call { state: &state, tenant, headers: &headers, body };
+pub async fn answer(call: Call) -> Result<Response, ApiError> {
     let Begun { about, mut parts, rest } = begin(call, NAMES, translate).await?;
     let generations = about.generations.clone();
     let delivery = about.delivery;
@@ -90,29 +80,23 @@ impl Wire for Writing {
         (status = 404, body = MessagesErrorBody, description = "No such model"),
     ),
 )]
-pub async fn count_tokens(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<CountTokensAnswer>, ApiError> {
-    let arrival = Arrival::read(&state, Arc::clone(&tenant), &headers, body).await?;
-    let clock = arrival.clock;
-    let pinned = clock.bound(async { Ok(state.served.pin_present().await) }).await?;
-    let actor = Arc::clone(&pinned.actor);
+pub async fn count_tokens(call: Call) -> Result<Json<CountTokensAnswer>, ApiError> {
     let make = {
-        let state = Arc::clone(&state);
-        move |asked: CountTokensRequest| {
+        let (state, tenant) = (Arc::clone(&call.state), Arc::clone(&call.tenant));
+        move |asked: CountTokensRequest, chosen: &Chosen| {
             let mut chat = prompt(asked.prompt)?;
             chat.drawing.model = asked.model;
             // Only its prompt is of interest, which no search changes.
             chat.search_budget = Some(0);
-            made(&state, &tenant, &pinned, chat, Rules::default()).map_err(|error| error.in_words_of(NAMES))
+            let job = made(&state, &tenant, chosen, chat, Rules::default());
+            let job = job.map_err(|error| error.in_words_of(NAMES))?;
+            let bytes = job.messages.iter().map(Message::bytes).sum();
+            Ok(Made::plain((job, bytes), bytes))
         }
     };
-    let ready = arrival.made(make).await?;
-    let bytes = ready.job.messages.iter().map(Message::bytes).sum();
-    let (job, _permit) = ready.enter(&state.gate, Ask::plain(1), bytes).await?;
+    let entered = enter(call, make).await?;
+    let Entered { job: (job, bytes), chosen, clock, permit: _permit, .. } = entered;
+    let actor = chosen.pinned.actor;
     let work = move || {
         let none = || ApiError::Invalid { param: None, message: "this model's engine has no tokenizer".into() };
         let tokenizer = actor.engine.tokenizer().ok_or_else(none)?;

@@ -129,7 +129,7 @@ fn text(block: Block, at: &str) -> Result<ContentPart, ApiError> {
         let message = format!("`{at}` is of type {:?}; only text is served here", block.kind);
         return Err(ApiError::invalid(at, message));
     }
-    Ok(ContentPart { kind: block.kind, text: Some(required(block.text, at, "text")?) })
+    Ok(ContentPart { kind: block.kind, text: Some(required(block.text, at, "text")?), refusal: None })
 }
 
 fn required<T>(value: Option<T>, at: &str, field: &str) -> Result<T, ApiError> {

@@ -65,7 +65,7 @@ impl Writing {
                 self.take(said)
             }
             Part::Finished { reason, .. } => {
-                let said = self.teller.finish();
+                let said = self.teller.finish(reason);
                 let mut events = self.take(said);
                 self.close(&mut events);
                 self.stopped(reason);
@@ -83,9 +83,9 @@ impl Writing {
     fn stopped(&mut self, reason: FinishReason) {
         self.answer.stop_reason = Some(match reason {
             FinishReason::Length => MessagesStop::MaxTokens,
-            FinishReason::Stop | FinishReason::StopString(_) if self.teller.calls() > 0 => MessagesStop::ToolUse,
+            _ if self.teller.calls() > 0 => MessagesStop::ToolUse,
             FinishReason::StopString(_) => MessagesStop::StopSequence,
-            FinishReason::Stop => MessagesStop::EndTurn,
+            FinishReason::Stop | FinishReason::StopToken(_) => MessagesStop::EndTurn,
         });
         if let (FinishReason::StopString(index), Some(MessagesStop::StopSequence)) = (reason, self.answer.stop_reason) {
             self.answer.stop_sequence = self.stop.get(index).cloned();

@@ -5,19 +5,16 @@ mod translate;
 mod writing;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 
 use super::answer::Part;
-use super::conversation::{Begun, Call, begin};
+use super::conversation::{Begun, begin};
+use super::enter::Call;
 use super::error::ApiError;
 use super::job::Delivery;
-use super::keys::Caller;
+use super::models;
 use super::stream::{Wire, comment, named_event, named_events};
-use super::{Shared, models};
 use crate::engine::EngineError;
 use crate::openai::ErrorBody;
 use crate::openai::responses::{NumberedEvent, ResponsesAnswer, ResponsesEvent, ResponsesRequest};
@@ -35,13 +32,7 @@ use writing::Writing;
         (status = 404, body = ErrorBody, description = "No such model"),
     ),
 )]
-pub async fn respond(
-    State(state): State<Shared>,
-    Caller(tenant): Caller,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let call = Call { state: &state, tenant, headers: &headers, body };
+pub async fn respond(call: Call) -> Result<Response, ApiError> {
     let Begun { about, mut parts, rest } = begin(call, NAMES, translate).await?;
     let generations = about.generations.clone();
     let mut writing = Writing::new(&about, rest);

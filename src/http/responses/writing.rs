@@ -85,7 +85,7 @@ impl Writing {
                 self.take(said)
             }
             Part::Finished { reason, .. } => {
-                let said = self.teller.finish();
+                let said = self.teller.finish(reason);
                 let mut events = self.take(said);
                 if self.answer.output.is_empty() {
                     self.begin_message(&mut events);
@@ -118,7 +118,7 @@ impl Writing {
     fn status(&self) -> ResponsesStatus {
         match self.finish {
             FinishReason::Length => ResponsesStatus::Incomplete,
-            FinishReason::Stop | FinishReason::StopString(_) => ResponsesStatus::Completed,
+            FinishReason::Stop | FinishReason::StopString(_) | FinishReason::StopToken(_) => ResponsesStatus::Completed,
         }
     }
 

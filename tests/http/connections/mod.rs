@@ -1,6 +1,7 @@
 //! Clients that send too little, take too little, or come in numbers; and how the server is reached and ends.
 
 mod browsers;
+mod disconnects;
 mod health;
 mod limits;
 mod readers;

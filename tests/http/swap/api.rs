@@ -87,7 +87,7 @@ async fn an_adapter_replaces_another_and_leaves_the_model_as_it_was() {
     let after_one = world.swap("actor", json!({ "adapter_path": "two" })).await;
     assert_eq!(alone["sha256"], after_one["sha256"]);
     assert_eq!(world.fingerprint().await.1, two, "adapters do not stack");
-    let load = json!({ "lora_name": "mine", "lora_path": world.path("one") });
+    let load = json!({ "lora_name": "mine", "lora_path": world.path("one"), "role": "actor" });
     let text = world.server.post("/v1/load_lora_adapter", &load).bearer_auth("admin").send().await.unwrap();
     assert_eq!(text.status(), StatusCode::OK);
     assert_eq!(text.text().await.unwrap(), "Success: LoRA adapter 'mine' added successfully.");

@@ -100,7 +100,7 @@ async fn one_base_is_in_memory_whatever_is_swapped() {
     let unload = json!({ "lora_name": "draft" });
     world.admin("/v1/unload_lora_adapter", &unload, StatusCode::NOT_FOUND).await;
     world.swap("actor", json!({ "adapter_path": "draft" })).await;
-    let load = json!({ "lora_name": "mine", "lora_path": world.path("draft") });
+    let load = json!({ "lora_name": "mine", "lora_path": world.path("draft"), "role": "actor" });
     let loaded = world.server.post("/v1/load_lora_adapter", &load).bearer_auth("admin").send().await.unwrap();
     assert_eq!(loaded.status(), StatusCode::OK);
     let unload = world.server.post("/v1/unload_lora_adapter", &json!({ "lora_name": "mine" })).bearer_auth("admin");

@@ -18,7 +18,7 @@ pub mod manifest;
 pub mod merge;
 pub mod mixture;
 pub mod plan;
-pub mod progress;
+mod progress;
 pub mod prompts;
 pub mod release;
 pub mod responses;

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 const EVERY: Duration = Duration::from_secs(30);
 
 /// The progress of a number of items.
-pub struct Progress {
+pub(super) struct Progress {
     what: &'static str,
     bar: ProgressBar,
     started: Instant,

@@ -18,6 +18,7 @@ use super::keys::Tenant;
 use super::limits::Ask;
 use super::names::Names;
 use super::rules::Rules;
+use super::search_header::Ahead;
 use super::{AppState, Shared, models};
 use crate::chat::{Chat, Message, Role};
 use crate::engine::generation::Pinned;
@@ -85,6 +86,8 @@ pub struct About {
     pub id: Option<String>,
     /// Alternatives for each of the prompt's tokens, where they are asked for.
     pub prompt_logprobs: Option<usize>,
+    /// The search that finds each choice, if there is one.
+    pub search: Option<Ahead>,
 }
 
 impl About {
@@ -101,6 +104,10 @@ impl About {
             delivery: job.drawing.delivery,
             id: job.drawing.id.clone(),
             prompt_logprobs: job.drawing.prompt_logprobs,
+            search: job
+                .search
+                .as_ref()
+                .map(|plan| Ahead { strategy: plan.config.strategy, budget: plan.config.budget }),
         }
     }
 }
@@ -134,7 +141,7 @@ where
     let (job, _, rest_bytes) = &ready.job;
     let (ask, bytes) = (ask(job), job.messages.iter().map(Message::bytes).sum::<usize>() + rest_bytes);
     let ((job, rest, _), permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
+    let behalf = state.behalf(tenant, headers, job.drawing.salt.as_deref(), ask.kind);
     let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
     let about = About::new(&job, &hold.pinned);
     let constrained_by = job.constraint.as_ref().map_or("response_format", |asked| asked.param);

@@ -42,6 +42,7 @@ mod responses;
 pub mod rules;
 mod said;
 mod score;
+mod search_header;
 mod searches;
 pub mod serve;
 mod stream;

@@ -23,6 +23,7 @@ use super::job::Delivery;
 use super::keys::Caller;
 use super::limits::Ask;
 use super::rules::Rules;
+use super::search_header::{self, Running};
 use super::stream::{Wire, named_event, named_events};
 use super::{Shared, models};
 use crate::anthropic::{
@@ -55,6 +56,7 @@ pub async fn answer(
     let Begun { about, mut parts, rest } = begin(call, NAMES, translate).await?;
     let generations = about.generations.clone();
     let delivery = about.delivery;
+    let running = Running::from(&about);
     let mut writing = Writing::new(about, rest);
     let mut response = match delivery {
         Delivery::Whole => {
@@ -62,9 +64,16 @@ pub async fn answer(
                 drop(writing.part(part?));
             }
             let answer = writing.whole().ok_or_else(|| EngineError::Crashed("the answer has no end".into()))?;
-            Json(answer).into_response()
+            let search = answer.search.clone();
+            let mut response = Json(answer).into_response();
+            search_header::show_results(&mut response, &search);
+            response
         }
-        Delivery::Stream | Delivery::StreamWithUsage => named_events(parts, writing).await?,
+        Delivery::Stream | Delivery::StreamWithUsage => {
+            let mut response = named_events(parts, writing).await?;
+            search_header::show_running(&mut response, &running);
+            response
+        }
     };
     models::show_generations(&mut response, &generations);
     Ok(response)

@@ -16,6 +16,7 @@ use super::conversation::{Begun, Call, begin};
 use super::error::ApiError;
 use super::job::Delivery;
 use super::keys::Caller;
+use super::search_header::{self, Running};
 use super::stream::{Wire, comment, named_event, named_events};
 use super::{Shared, models};
 use crate::engine::EngineError;
@@ -44,6 +45,7 @@ pub async fn respond(
     let call = Call { state: &state, tenant, headers: &headers, body };
     let Begun { about, mut parts, rest } = begin(call, NAMES, translate).await?;
     let generations = about.generations.clone();
+    let running = Running::from(&about);
     let mut writing = Writing::new(&about, rest);
     let mut response = match about.delivery {
         Delivery::Whole => {
@@ -51,9 +53,16 @@ pub async fn respond(
                 drop(writing.part(part?));
             }
             let answer = writing.whole().ok_or_else(|| EngineError::Crashed("the answer has no end".into()))?;
-            Json(answer).into_response()
+            let search = answer.search.clone();
+            let mut response = Json(answer).into_response();
+            search_header::show_results(&mut response, &search);
+            response
         }
-        Delivery::Stream | Delivery::StreamWithUsage => named_events(parts, Numbered { writing, sent: 0 }).await?,
+        Delivery::Stream | Delivery::StreamWithUsage => {
+            let mut response = named_events(parts, Numbered { writing, sent: 0 }).await?;
+            search_header::show_running(&mut response, &running);
+            response
+        }
     };
     models::show_generations(&mut response, &generations);
     Ok(response)

@@ -42,7 +42,8 @@ const STOPS: [StopReason; 9] = [
     StopReason::Unjudged,
 ];
 
-fn strategy_label(strategy: Strategy) -> &'static str {
+/// The word by which metrics and headers name a strategy.
+pub fn strategy_label(strategy: Strategy) -> &'static str {
     match strategy {
         Strategy::Auto => "auto",
         Strategy::Bfs => "bfs",

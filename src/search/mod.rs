@@ -250,6 +250,9 @@ impl Search<'_> {
             return StopReason::JudgeUnreadable;
         }
         loop {
+        if growth.tree[ROOT].value.is_none() && self.config.judge != Judge::Rules && self.is_outside() {
+            return StopReason::OutsideDomain;
+        }
             let step = strategy::next(&growth.tree, self.config);
             if self.ends_too_late(growth, &step) {
                 return StopReason::Deadline;

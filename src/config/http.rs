@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::connections::{ConnectionArgs, origin};
+use super::traces::TraceArgs;
 use super::{ConfigError, bytes, duration, host, require};
 
 /// How requests are taken and answered.
@@ -82,6 +83,9 @@ pub struct HttpArgs {
     /// autoscalers that read those
     #[arg(long, env = "SPAR_VLLM_METRICS")]
     pub vllm_metrics: bool,
+    #[command(flatten)]
+    #[doc = "Where traces are sent."]
+    pub traces: TraceArgs,
     #[command(flatten)]
     #[doc = "How connections are limited, timed and secured."]
     pub connections: ConnectionArgs,

@@ -25,6 +25,7 @@ pub mod sampling;
 pub mod text;
 pub mod token_rules;
 pub mod tools;
+pub mod trace_context;
 #[cfg(feature = "upstream")]
 pub mod upstream;
 pub mod writer;
@@ -39,9 +40,10 @@ use futures::StreamExt;
 use crate::chat::{Chat, Ending, Message, Thinking};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question, Spelling};
-pub use origin::{Namespace, Origin, Waits};
+pub use origin::{Namespace, Origin, Subject, Waits};
 use reasoning::{Chunks, Reasoning};
 pub use token_rules::{TokenRules, WireSeed};
+pub use trace_context::TraceContext;
 
 /// What a call is for; engines schedule by it, metrics label by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

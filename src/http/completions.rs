@@ -68,7 +68,7 @@ pub async fn complete(
     let ask = Ask::plain(job.prompts.len() * job.drawing.choices);
     let bytes = job.prompts.iter().map(Input::bytes).sum();
     let ((job, texts), permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
+    let behalf = state.behalf(tenant, &headers, job.drawing.salt.as_deref(), ask.kind);
     let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
     let delivery = job.drawing.delivery;
     let count = job.prompts.len() * job.drawing.choices;

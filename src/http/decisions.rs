@@ -240,7 +240,7 @@ pub async fn decide(
     let ready = arrival.made(make).await?;
     let (ask, bytes) = (Ask::plain(1), ready.job.bytes);
     let (Job { model, asked, .. }, _permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, None, ask.kind);
+    let behalf = state.behalf(tenant, &headers, None, ask.kind);
     let engine = behalf.on(pinned.refiner.engine.as_ref());
     let one = |asked: Asked| {
         let (labels, questions) = (asked.answers.labels(), vec![asked.question.clone()]);

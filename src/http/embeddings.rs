@@ -124,7 +124,7 @@ pub async fn embed(
     let ready = arrival.made(make).await?;
     let (ask, bytes) = (Ask::plain(1), ready.job.inputs.iter().map(Input::bytes).sum());
     let (mut job, _permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, None, ask.kind);
+    let behalf = state.behalf(tenant, &headers, None, ask.kind);
     let engine = behalf.on(pinned.actor.engine.as_ref());
     let inputs = std::mem::take(&mut job.inputs);
     let request = EmbedRequest { inputs, pooling: job.pooling, origin: Origin::default() };

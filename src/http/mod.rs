@@ -56,7 +56,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use axum::Router;
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -73,6 +73,7 @@ use crate::engine::generation::Pinned;
 use crate::engine::{Namespace, Origin, Waits};
 use crate::swap::Swapper;
 use error::ApiError;
+use crate::telemetry::traces::Traces;
 use hosts::Hosts;
 use job::{Constrains, Limits};
 use judge_canary::JudgeCanary;
@@ -104,6 +105,8 @@ pub struct AppState {
     /// Where accepted searches are kept as training data, if anywhere.
     pub traffic: Option<Arc<Traffic>>,
     /// Searches that have finished.
+    /// Where spans are recorded.
+    pub traces: Traces,
     kept: KeptSearches,
     /// Whether a canary was answered.
     ready: AtomicBool,
@@ -135,12 +138,13 @@ impl AppState {
             swapper: None,
             traffic: None,
             served,
+            traces: Traces::default(),
             settings,
         }
     }
 
     /// The client on whose behalf an answer's calls are made.
-    fn behalf(&self, tenant: Arc<Tenant>, salt: Option<&str>, kind: Kind) -> Behalf {
+    fn behalf(&self, tenant: Arc<Tenant>, headers: &HeaderMap, salt: Option<&str>, kind: Kind) -> Behalf {
         let namespace = tenant.namespace(salt, self.settings.http.shared_prefix_cache, &self.namespaces);
         let waits = match kind {
             Kind::Plain => Waits::Plain,
@@ -149,7 +153,8 @@ impl AppState {
         // A caller that may take all places of the gate may take all of an engine, too.
         let shares = tenant.share.running < self.settings.http.max_running;
         let caller = if shares { tenant.namespace(None, false, &self.namespaces) } else { Namespace::SHARED };
-        Behalf { tenant, origin: Origin { namespace, caller, waits } }
+        let origin = Origin { namespace, caller, waits, ..Origin::default() };
+        Behalf { tenant, origin, spans: self.traces.within(headers) }
     }
 
     /// What requests are checked against.
@@ -231,7 +236,7 @@ pub fn router(state: Shared) -> Router {
         .layer(from_fn(browsers::unframed))
         .layer(from_fn_with_state(hosts, hosts::check))
         .layer(from_fn(messages::envelope::in_own_envelope))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(state.traces.clone(), observe::observe))
         .with_state(state)
 }
 
@@ -241,7 +246,7 @@ fn health_router(state: Shared) -> Router {
     router
         .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(Traces::default(), observe::observe))
         .with_state(state)
 }
 

@@ -175,7 +175,7 @@ pub async fn score(
     let ready = arrival.made(make).await?;
     let (ask, bytes) = (Ask::plain(1), ready.job.inputs.iter().map(Input::bytes).sum());
     let (Job { model, id, inputs, labels, normalised }, _permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, None, ask.kind);
+    let behalf = state.behalf(tenant, &headers, None, ask.kind);
     let engine = behalf.on(pinned.actor.engine.as_ref());
     let questions = inputs.into_iter().map(|input| Question { input, reply: String::new() }).collect();
     let request = LabelRequest { purpose: Purpose::Answer, questions, labels, origin: Origin::default() };

@@ -60,7 +60,7 @@ Examples:
 pub(super) const BENCH: &str = "\
 Examples:
   spar bench                                                one plain client for 10 seconds
-  spar bench --clients 16 --max-tokens 128 --seconds 30     sixteen of them
+  spar bench --data p.jsonl --budgets 1,4                   greedy answers against searched ones on own prompts
   spar bench --searches 8 --budget 16 --json                what a plain client feels during 8 searches";
 
 /// Examples of `spar completions`.

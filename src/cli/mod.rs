@@ -60,7 +60,7 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Load a running server and say how long its tokens take, or compare searches with greedy answers on own prompts
     #[command(after_help = examples::BENCH)]
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Print the script by which a shell completes this command
     #[command(after_help = examples::COMPLETIONS)]
     Completions(manual::CompletionsArgs),

@@ -46,6 +46,7 @@ mod search_header;
 mod searches;
 pub mod serve;
 mod stream;
+mod strict;
 mod tokens;
 mod tools;
 mod traffic;

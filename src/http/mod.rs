@@ -73,8 +73,8 @@ use crate::config::Settings;
 use crate::engine::generation::Pinned;
 use crate::engine::{Namespace, Origin, Waits};
 use crate::swap::Swapper;
-use error::ApiError;
 use crate::telemetry::traces::Traces;
+use error::ApiError;
 use hosts::Hosts;
 use job::{Constrains, Limits};
 use judge_canary::JudgeCanary;
@@ -105,9 +105,9 @@ pub struct AppState {
     namespaces: [u8; 32],
     /// Where accepted searches are kept as training data, if anywhere.
     pub traffic: Option<Arc<Traffic>>,
-    /// Searches that have finished.
     /// Where spans are recorded.
     pub traces: Traces,
+    /// Searches that have finished.
     kept: KeptSearches,
     /// Whether a canary was answered.
     ready: AtomicBool,
@@ -138,8 +138,8 @@ impl AppState {
             metrics,
             swapper: None,
             traffic: None,
-            served,
             traces: Traces::default(),
+            served,
             settings,
         }
     }

@@ -24,6 +24,7 @@ export const REASONS = {
   exhausted: "not accepted: nothing is left to try",
   error: "a call failed: this is the best so far",
   judge_unreadable: "not judged: this model gives no readable verdict",
+  outside_domain: "not judged: the judge does not know the words of this prompt",
   unjudged: "not judged: the time was enough for the draft only",
 };
 

@@ -1,4 +1,5 @@
-//! `spar bench`: loads a running server with plain and searching clients, and reports the latency of both.
+//! `spar bench`: loads a running server with plain and searching clients, and reports the latency of both; or, with `--budgets`, compares
+//! greedy answers with searched ones on prompts of one's own.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,14 +11,16 @@ use futures::{Stream, StreamExt};
 use reqwest::Client;
 use serde_json::{Value, json};
 
+use super::eval::own::{self, Own};
 use super::output::print;
-use crate::verify::data::read_prompts;
+use crate::config::EngineArgs;
+use crate::eval::own::read_own_prompts;
 
 /// The server to load, and the load.
 #[derive(clap::Args, Clone, Debug)]
 pub struct BenchArgs {
     /// URL of a running server; SPAR_API_KEY is sent as its key
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", conflicts_with_all = ["model", "refiner"])]
     url: String,
     /// Clients that send plain requests and read the stream, one request after the other
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -34,12 +37,21 @@ pub struct BenchArgs {
     /// Maximum tokens of an answer; default: the rest of the context
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Prompts in the JSONL format of IFEval and IFBench, used in turn; default: one short question
+    /// Prompts as JSONL, one object with a `prompt` per line, used in turn; default: one short question. With --budgets an object may also
+    /// have `checks` (a list of `id` and `kwargs`) or IFEval's fields; otherwise the checks are found in the prompt's words
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Compare greedy answers with searches of these budgets on the prompts of --data, instead of loading the server; --clients is then the
+    /// number of prompts at a time. --model compares with a model in this process
+    #[arg(
+        long, value_name = "N,…", value_delimiter = ',', requires = "data", conflicts_with_all = ["searches", "budget", "seconds"]
+    )]
+    budgets: Vec<usize>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 /// The measurements of one kind of client.
@@ -95,10 +107,23 @@ struct Load<'a> {
 /// # Errors
 /// Fails if the server cannot be reached or refuses a request.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    if let Some(data) = args.data.clone().filter(|_| !args.budgets.is_empty()) {
+        let local = args.engine.model.is_some();
+        return own::run(Own {
+            data,
+            budgets: args.budgets.clone(),
+            url: (!local).then(|| args.url.clone()),
+            engine: args.engine.clone(),
+            max_tokens: args.max_tokens,
+            parallel: args.clients.max(1),
+            json: args.json,
+        });
+    }
+    ensure!(args.engine.model.is_none(), "--model needs --budgets: the load is put on a running server, see --url");
     ensure!(args.clients + args.searches >= 1, "--clients and --searches are both 0: there is nothing to do");
     ensure!((1..=600).contains(&args.seconds), "--seconds must be between 1 and 600, got {}", args.seconds);
     let prompts = match &args.data {
-        Some(path) => read_prompts(path)?.items.into_iter().map(|case| case.prompt).collect(),
+        Some(path) => read_own_prompts(path)?.into_iter().map(|case| case.prompt).collect(),
         None => vec!["Describe the river. Write at least 9 words. Avoid commas.".to_owned()],
     };
     let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;

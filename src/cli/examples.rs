@@ -28,6 +28,13 @@ Examples:
   spar checks --prompts p.jsonl --json                      print every difference
   spar checks --prompts p.jsonl | head -20                  look at the first kinds";
 
+/// Examples of `spar chat`.
+pub(super) const CHAT: &str = "\
+Examples:
+  spar chat                                                 talk to the server on 127.0.0.1:8080
+  spar chat --url http://h:8080 --search 8                  search each answer, and watch the tree grow
+  spar chat --search 8 < questions.txt                      one question per line, and the answers alone";
+
 /// Examples of `spar eval`.
 pub(super) const EVAL: &str = "\
 Examples:
@@ -53,7 +60,7 @@ Examples:
 pub(super) const BENCH: &str = "\
 Examples:
   spar bench                                                one plain client for 10 seconds
-  spar bench --clients 16 --max-tokens 128 --seconds 30     sixteen of them
+  spar bench --data p.jsonl --budgets 1,4                   greedy answers against searched ones on own prompts
   spar bench --searches 8 --budget 16 --json                what a plain client feels during 8 searches";
 
 /// Examples of `spar completions`.
@@ -87,7 +94,7 @@ mod tests {
             assert_eq!(lines.len(), 3, "{name}: {text}");
             for line in lines {
                 let typed = line.trim_start().split("   ").next().unwrap();
-                let own = typed.split(['|', '>']).next().unwrap();
+                let own = typed.split(['|', '>', '<']).next().unwrap();
                 let words = own.split_whitespace().skip_while(|word| word.contains('='));
                 match Cli::try_parse_from(words) {
                     Ok(_) => {}

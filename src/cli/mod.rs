@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod chat;
 mod checks;
 mod eval;
 mod examples;
@@ -8,6 +9,7 @@ mod hub;
 mod manual;
 mod openapi;
 mod output;
+mod remote;
 mod serve;
 mod settings;
 mod stop;
@@ -53,9 +55,12 @@ enum Command {
     /// List the models in the local Hugging Face cache
     #[command(after_help = examples::MODELS)]
     Models,
-    /// Load a running server and say how long its tokens take
+    /// Talk to a running server in the terminal
+    #[command(after_help = examples::CHAT)]
+    Chat(chat::ChatArgs),
+    /// Load a running server and say how long its tokens take, or compare searches with greedy answers on own prompts
     #[command(after_help = examples::BENCH)]
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Print the script by which a shell completes this command
     #[command(after_help = examples::COMPLETIONS)]
     Completions(manual::CompletionsArgs),
@@ -93,6 +98,7 @@ impl Cli {
             Some(Command::Eval(args)) => eval::run(&args),
             Some(Command::Pull(args)) => hub::pull(&args),
             Some(Command::Models) => hub::models(),
+            Some(Command::Chat(args)) => chat::run(args),
             Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Completions(args)) => manual::completions(&args),
             Some(Command::Man(args)) => manual::man(&args),

@@ -16,6 +16,7 @@ use crate::engine::load::{Origin, serves_embedded};
 use crate::http::serve::Entrance;
 use crate::http::{AppState, Served, Traffic};
 use crate::swap::{self, Started};
+use crate::telemetry::traces::Traces;
 use crate::telemetry::{self, metrics};
 
 /// Serves until SIGTERM or SIGINT. `changed` are the settings that differ from the defaults.
@@ -55,6 +56,8 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
         let mut state = AppState::new(settings, served, metrics);
         state.swapper = swapper;
         state.traffic = traffic.map(Arc::new);
+        state.traces = Traces::start(&state.settings.http.traces)?;
+        let traces = state.traces.clone();
         let state = Arc::new(state);
         let listener = socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
         stop.serving();
@@ -66,7 +69,9 @@ pub fn run(args: ServeArgs, changed: &[String]) -> anyhow::Result<()> {
             keyed: !state.settings.api_keys.is_empty(),
         };
         print(&(welcome(&about) + "\n"))?;
-        entrance.serve(listener, state, stop.asked()).await.context("the server failed")
+        let served = entrance.serve(listener, state, stop.asked()).await.context("the server failed");
+        tokio::task::spawn_blocking(move || traces.stop()).await.context("the last traces")?;
+        served
     });
     // Threads that still block are not waited for.
     runtime.shutdown_timeout(Duration::from_millis(500));

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::connections::{ConnectionArgs, origin};
 use super::error::{ConfigError, require};
+use super::traces::TraceArgs;
 use super::units::{bytes, duration, host};
 
 /// How requests are taken and answered.
@@ -83,6 +84,9 @@ pub struct HttpArgs {
     /// autoscalers that read those
     #[arg(long, env = "SPAR_VLLM_METRICS")]
     pub vllm_metrics: bool,
+    #[command(flatten)]
+    #[doc = "Where traces are sent."]
+    pub traces: TraceArgs,
     #[command(flatten)]
     #[doc = "How connections are limited, timed and secured."]
     pub connections: ConnectionArgs,

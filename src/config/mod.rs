@@ -7,6 +7,7 @@ mod http;
 mod keys;
 mod search;
 mod swap;
+mod traces;
 mod traffic;
 mod units;
 
@@ -27,6 +28,7 @@ pub use self::keys::{ApiKey, ApiKeys, KeyLimits, Secrets, digest, read_keys, uni
 use self::keys::{admin_key, api_keys};
 pub use self::search::SearchArgs;
 pub use self::swap::SwapArgs;
+pub use self::traces::TraceArgs;
 pub use self::traffic::TrafficArgs;
 
 /// All settings as they are given on the command line and in the environment.
@@ -162,6 +164,7 @@ mod tests {
             (&["--tls-cert", "c.pem"], "--tls-cert needs --tls-key"),
             (&["--tls-key", "k.pem"], "--tls-key needs --tls-cert"),
             (&["--cors-origins", "not a url"], "'--cors-origins <ORIGINS>': expected an origin such as"),
+            (&["--otlp-endpoint", "h:4317"], "'--otlp-endpoint <URL>': expected an address such as"),
             (&["--allowed-hosts", "http://a"], "'--allowed-hosts <HOSTS>': expected a host name"),
         ];
         for (flags, expected) in cases {

@@ -30,6 +30,7 @@ pub mod sampling;
 pub mod text;
 pub mod token_rules;
 pub mod tools;
+pub mod trace_context;
 #[cfg(feature = "upstream")]
 pub mod upstream;
 pub mod writer;
@@ -42,10 +43,11 @@ use crate::chat::Chat;
 pub use embedding::{EmbedRequest, Embeddings};
 pub use error::EngineError;
 pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question, Spelling};
-pub use origin::{Namespace, Origin, Waits};
+pub use origin::{Namespace, Origin, Subject, Waits};
 pub use reply::{Chunk, Chunks, Completion, FinishReason, PromptTokens, Reply, ScoredToken, TokenLogprobs, TokenProb};
 pub use request::{Constraint, Input, Purpose, Request, Sampling, derive_seed};
 pub use token_rules::{TokenRules, WireSeed};
+pub use trace_context::TraceContext;
 
 /// The model's plain distribution.
 static PLAIN: LazyLock<Sampling> = LazyLock::new(Sampling::default);

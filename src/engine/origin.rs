@@ -1,5 +1,7 @@
 //! The client on whose behalf a model call is made: whose kept prefixes it may find, and what waits for it.
 
+use super::trace_context::TraceContext;
+
 /// Calls find the kept prefixes of calls in the same namespace only, so that neither time nor counts of cached tokens tell
 /// one caller what another one sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +32,23 @@ pub enum Waits {
     Search,
 }
 
+/// The part of a search that a call is made for; traces show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// The whole request: a plain answer, or a further draft of a search.
+    #[default]
+    Whole,
+    /// A node of the search's tree, by its index.
+    Node(usize),
+    /// A response that becomes a node if it can be judged.
+    Candidate {
+        /// Its number among the search's candidates.
+        number: usize,
+        /// The node that it refines; `None` for a further draft.
+        parent: Option<usize>,
+    },
+}
+
 /// The client on whose behalf a call is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
@@ -40,4 +59,8 @@ pub struct Origin {
     pub caller: Namespace,
     /// What waits for it.
     pub waits: Waits,
+    /// The part of a search that it is made for.
+    pub subject: Subject,
+    /// The span of a distributed trace that the call belongs to; upstreams receive it.
+    pub trace: Option<TraceContext>,
 }

@@ -2,6 +2,7 @@
 //! alone.
 
 mod judging;
+pub mod own;
 pub mod report;
 pub mod stats;
 

@@ -27,6 +27,7 @@ use crate::engine::{Engine, EngineError, FinishReason, Request, TokenLogprobs, d
 use crate::openai::{About, ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
 use crate::search::{self, Outcome, Progress, ROOT, SearchConfig, Task};
 use crate::telemetry::metrics::{self, Answering};
+use crate::telemetry::traces::SearchAbout;
 
 /// A part of an answer, in the order in which it is shown.
 #[derive(Clone, Debug)]
@@ -330,7 +331,13 @@ async fn one_search(
     if choice > 0 {
         task.sampling.seed = derive_seed(task.sampling.seed, choice as u64);
     }
+    let id = format!("srch_{}", uuid::Uuid::new_v4().simple());
+    let spans = hold.behalf.spans.search(SearchAbout { id: &id, config: &config });
+    let behalf = Behalf { spans, ..hold.behalf.clone() };
     let observe = |progress: Progress<'_>| {
+        if let Some(spans) = behalf.spans.of_search() {
+            spans.sees(&progress);
+        }
         if let Progress::Voted(verdict, _) = progress {
             metrics::vote_cast(verdict);
         }
@@ -339,15 +346,17 @@ async fn one_search(
         }
     };
     let limit = Instant::now() + deadline + DRAFT_GRACE;
-    let pair = hold.behalf.pair(&hold.pinned);
+    let pair = behalf.pair(&hold.pinned);
     let outcome = timeout_at(limit, search::answer(pair.models(), &config, &task, &observe))
         .await
         .map_err(|_elapsed| ApiError::Deadline)??;
     metrics::search_ended(config.strategy, &outcome);
+    if let Some(spans) = behalf.spans.of_search() {
+        spans.found(&outcome);
+    }
     if let Some(traffic) = &work.traffic {
         traffic.keep(&task, &outcome);
     }
-    let id = format!("srch_{}", uuid::Uuid::new_v4().simple());
     let report = |trace| {
         let about = About {
             id: id.clone(),

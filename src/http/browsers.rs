@@ -8,7 +8,7 @@ use std::time::Duration;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 /// The response headers that scripts may read.
-const RESPONSE_HEADERS: &[&str] = &["retry-after", "x-request-id", "x-spar-generation"];
+const RESPONSE_HEADERS: &[&str] = &["retry-after", "x-request-id", "x-spar-generation", "x-spar-search"];
 
 /// The CORS headers for `origins`. Without origins there are none, so that browsers keep other sites out.
 pub fn cors(origins: &[String]) -> CorsLayer {

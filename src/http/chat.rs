@@ -11,6 +11,7 @@ use super::conversation::{About, Begun, Parts, Translated, begin};
 use super::enter::Call;
 use super::error::ApiError;
 use super::job::Delivery;
+use super::search_header::{self, Running};
 use super::stream::{comment, event, events};
 use super::{models, tools};
 use crate::engine::tools::{Piece, Reader, read};
@@ -41,11 +42,21 @@ pub async fn chat(call: Call) -> Result<Response, ApiError> {
 
 async fn deliver(head: Head, parts: Parts) -> Result<Response, ApiError> {
     match head.about.delivery {
-        Delivery::Whole => Ok(Json(whole(head, parts).await?).into_response()),
+        Delivery::Whole => {
+            let answer = whole(head, parts).await?;
+            let several = answer.searches.clone().unwrap_or_default();
+            let searches = if several.is_empty() { answer.search.clone().into_iter().collect() } else { several };
+            let mut response = Json(answer).into_response();
+            search_header::show_results(&mut response, &searches);
+            Ok(response)
+        }
         Delivery::Stream | Delivery::StreamWithUsage => {
             let (begun, readers) = (Vec::new(), HashMap::new());
+            let running = Running::from(&head.about);
             let mut chunks = Chunks { head, readers, begun, finished: None };
-            events(parts, move |part| chunks.show(part)).await
+            let mut response = events(parts, move |part| chunks.show(part)).await?;
+            search_header::show_running(&mut response, &running);
+            Ok(response)
         }
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::job::Constrains;
+use super::strict::closed;
 use crate::engine::Constraint;
 use crate::engine::grammar::{gbnf, limits};
 use crate::openai::{ChatRequest, CompletionRequest, GuidedFields, ResponseFormat, StructuredOutputs};
@@ -103,6 +104,7 @@ fn response_format(format: &ResponseFormat) -> Result<Option<Asked>, ApiError> {
         ("json_schema", None, Some(schema)) => json_schema(param, "response_format.schema", schema).map(Some),
         ("json_schema", Some(named), None) => {
             let schema = named.schema.clone().unwrap_or_else(any_object);
+            let schema = if named.strict == Some(true) { closed(schema) } else { schema };
             json_schema(param, "response_format.json_schema.schema", &schema).map(Some)
         }
         ("json_schema", None, None) => refuse("json_schema", "is missing: it holds the name and the schema"),

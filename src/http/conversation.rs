@@ -18,6 +18,7 @@ use super::keys::Tenant;
 use super::limits::Ask;
 use super::names::Names;
 use super::rules::Rules;
+use super::search_header::Ahead;
 use super::{AppState, models};
 use crate::chat::{Chat, Message, Role};
 use crate::engine::generation::Pinned;
@@ -73,6 +74,8 @@ pub struct About {
     pub id: Option<String>,
     /// Alternatives for each of the prompt's tokens, where they are asked for.
     pub prompt_logprobs: Option<usize>,
+    /// The search that finds each choice, if there is one.
+    pub search: Option<Ahead>,
 }
 
 impl About {
@@ -89,6 +92,10 @@ impl About {
             delivery: job.drawing.delivery,
             id: job.drawing.id.clone(),
             prompt_logprobs: job.drawing.prompt_logprobs,
+            search: job
+                .search
+                .as_ref()
+                .map(|plan| Ahead { strategy: plan.config.strategy, budget: plan.config.budget }),
         }
     }
 }
@@ -109,10 +116,10 @@ where
 {
     let state = Arc::clone(&call.state);
     let named = |error: ApiError| error.in_words_of(names);
-    let (ready, clock, tenant) = enter::read(call, move |asked: T, _| translate(asked)).await?;
+    let (ready, clock, client) = enter::read(call, move |asked: T, _| translate(asked)).await?;
     let rules = clock.bound(Rules::of(&ready.job.0.chat, &state.settings.search)).await.map_err(named)?;
     let make = {
-        let (state, tenant) = (Arc::clone(&state), Arc::clone(&tenant));
+        let (state, tenant) = (Arc::clone(&state), Arc::clone(&client.tenant));
         move |(Translated { chat, rest, bytes }, chosen): (Translated<R>, Chosen)| {
             let job = made(&state, &tenant, &chosen, chat, rules)?;
             let (ask, bytes) = (ask(&job), job.messages.iter().map(Message::bytes).sum::<usize>() + bytes);
@@ -120,7 +127,7 @@ where
         }
     };
     let ready = ready.then(make).await.map_err(named)?;
-    let entered = enter::finish(&state, ready, clock, tenant).await?;
+    let entered = enter::finish(&state, ready, clock, client).await?;
     let behalf = entered.behalf(entered.job.0.drawing.salt.as_deref());
     let Entered { job: (job, rest), chosen: Chosen { pinned, .. }, permit, .. } = entered;
     let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };

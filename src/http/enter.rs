@@ -42,6 +42,14 @@ impl FromRequest<Shared> for Call {
     }
 }
 
+/// Who calls, and with which headers.
+pub struct Client {
+    /// The key's owner.
+    pub tenant: Arc<Tenant>,
+    /// The headers of the request.
+    pub headers: HeaderMap,
+}
+
 /// A job with what it asks of the gate.
 pub struct Made<J> {
     /// What is done.
@@ -71,7 +79,7 @@ pub struct Entered<J> {
     pub clock: Clock,
     /// The right to run.
     pub permit: Permit,
-    tenant: Arc<Tenant>,
+    client: Client,
     kind: Kind,
 }
 
@@ -88,12 +96,12 @@ where
     J: Send + 'static,
 {
     let state = Arc::clone(&call.state);
-    let (ready, clock, tenant) = read(call, make).await?;
-    finish(&state, ready, clock, tenant).await
+    let (ready, clock, client) = read(call, make).await?;
+    finish(&state, ready, clock, client).await
 }
 
 /// A request that has made something of its body and its model, before it waits.
-pub type Waiting<J> = (Ready<(J, Chosen)>, Clock, Arc<Tenant>);
+pub type Waiting<J> = (Ready<(J, Chosen)>, Clock, Client);
 
 /// Reads the body, pins the model that it names, and makes something of both.
 ///
@@ -122,7 +130,7 @@ where
             Ok((make(asked, &chosen)?, chosen))
         }
     };
-    Ok((arrival.made(made).await?, clock, tenant))
+    Ok((arrival.made(made).await?, clock, Client { tenant, headers }))
 }
 
 /// Waits for the turn of what was made.
@@ -133,17 +141,17 @@ pub async fn finish<J: Send + 'static>(
     state: &Shared,
     ready: Ready<(Made<J>, Chosen)>,
     clock: Clock,
-    tenant: Arc<Tenant>,
+    client: Client,
 ) -> Result<Entered<J>, ApiError> {
     let Made { ask, bytes, .. } = ready.job.0;
     let ((Made { job, .. }, chosen), permit) = ready.enter(&state.gate, ask, bytes).await?;
-    Ok(Entered { job, state: Arc::clone(state), chosen, clock, permit, tenant, kind: ask.kind })
+    Ok(Entered { job, state: Arc::clone(state), chosen, clock, permit, client, kind: ask.kind })
 }
 
 impl<J> Entered<J> {
     /// The client on whose behalf the answer's calls are made; `salt` keeps its prefixes apart.
     pub fn behalf(&self, salt: Option<&str>) -> Behalf {
-        self.state.behalf(Arc::clone(&self.tenant), salt, self.kind)
+        self.state.behalf(Arc::clone(&self.client.tenant), &self.client.headers, salt, self.kind)
     }
 }
 

@@ -45,9 +45,11 @@ mod responses;
 pub mod rules;
 mod said;
 mod score;
+mod search_header;
 mod searches;
 pub mod serve;
 mod stream;
+mod strict;
 mod tokens;
 mod tools;
 mod traffic;
@@ -58,7 +60,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use axum::Router;
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -74,6 +76,7 @@ use crate::config::Settings;
 use crate::engine::{Namespace, Origin, Waits};
 use crate::swap::Swapper;
 use chosen::Chosen;
+use crate::telemetry::traces::Traces;
 use error::ApiError;
 use hosts::Hosts;
 use job::{Constrains, Limits};
@@ -105,6 +108,8 @@ pub struct AppState {
     namespaces: [u8; 32],
     /// Where accepted searches are kept as training data, if anywhere.
     pub traffic: Option<Arc<Traffic>>,
+    /// Where spans are recorded.
+    pub traces: Traces,
     /// Searches that have finished.
     kept: KeptSearches,
     /// Whether a canary was answered.
@@ -136,13 +141,14 @@ impl AppState {
             metrics,
             swapper: None,
             traffic: None,
+            traces: Traces::default(),
             served,
             settings,
         }
     }
 
     /// The client on whose behalf an answer's calls are made.
-    fn behalf(&self, tenant: Arc<Tenant>, salt: Option<&str>, kind: Kind) -> Behalf {
+    fn behalf(&self, tenant: Arc<Tenant>, headers: &HeaderMap, salt: Option<&str>, kind: Kind) -> Behalf {
         let namespace = tenant.namespace(salt, self.settings.http.shared_prefix_cache, &self.namespaces);
         let waits = match kind {
             Kind::Plain => Waits::Plain,
@@ -151,7 +157,8 @@ impl AppState {
         // A caller that may take all places of the gate may take all of an engine, too.
         let shares = tenant.share.running < self.settings.http.max_running;
         let caller = if shares { tenant.namespace(None, false, &self.namespaces) } else { Namespace::SHARED };
-        Behalf { tenant, origin: Origin { namespace, caller, waits } }
+        let origin = Origin { namespace, caller, waits, ..Origin::default() };
+        Behalf { tenant, origin, spans: self.traces.within(headers) }
     }
 
     /// What requests are checked against.
@@ -234,7 +241,7 @@ pub fn router(state: Shared) -> Router {
         .layer(from_fn(browsers::unframed))
         .layer(from_fn_with_state(hosts, hosts::check))
         .layer(from_fn(messages::envelope::in_own_envelope))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(state.traces.clone(), observe::observe))
         .with_state(state)
 }
 
@@ -244,7 +251,7 @@ fn health_router(state: Shared) -> Router {
     router
         .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(Traces::default(), observe::observe))
         .with_state(state)
 }
 

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::body::{Body, BodyDataStream, Bytes};
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -14,6 +14,7 @@ use tracing::{Instrument, Span};
 
 use super::account::request_span;
 use crate::telemetry::metrics;
+use crate::telemetry::traces::{RequestSpan, Traces};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -26,11 +27,14 @@ const ROUTES: &[&str] = &[
     "/v1/chat/completions",
     "/v1/checks",
     "/v1/completions",
+    "/v1/decisions",
+    "/v1/embeddings",
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/v1/models",
     "/v1/models/{id}",
     "/v1/responses",
+    "/v1/score",
     "/v1/searches/{id}",
     "/tokenize",
     "/detokenize",
@@ -47,13 +51,20 @@ const ROUTES: &[&str] = &[
     "/openapi.json",
 ];
 
+/// Routes that others ask again and again: their spans would drown the rest.
+const UNTRACED: &[&str] = &["/healthz", "/health", "/readyz", "/version", "/metrics", "/", "/openapi.json", "other"];
+
 /// The outermost layer.
-pub async fn observe(request: Request, next: Next) -> Response {
+pub async fn observe(State(traces): State<Traces>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let route = ROUTES.iter().copied().find(|route| Some(*route) == matched).unwrap_or("other");
     let id = request_id(request.headers());
     let span = request_span!(id = id.to_str().unwrap_or_default(), method = %request.method(), route);
-    let watch = Watch { route, started: Instant::now(), span: span.clone(), status: CLIENT_GONE };
+    let method = request.method().as_str().to_owned();
+    let traced = if UNTRACED.contains(&route) { Traces::default() } else { traces };
+    let trace = traced.request(route, &method, request.headers_mut());
+    trace.identify(&id);
+    let watch = Watch { route, started: Instant::now(), span: span.clone(), trace, status: CLIENT_GONE };
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id);
     let streams = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
@@ -82,6 +93,7 @@ struct Watch {
     route: &'static str,
     started: Instant,
     span: Span,
+    trace: RequestSpan,
     status: u16,
 }
 
@@ -95,6 +107,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         metrics::request_ended(self.route, self.status, took);
+        self.trace.answered(self.status);
         let _entered = self.span.enter();
         tracing::info!(status = self.status, seconds = took.as_secs_f64(), "request");
     }

@@ -14,11 +14,12 @@ use crate::engine::native::NativeEngine;
 use crate::engine::tools;
 use crate::engine::{
     EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin,
-    Reply, Request, ScoredToken,
+    Reply, Request, ScoredToken, Subject,
 };
 use crate::prompts::Templates;
 use crate::search::Models;
 use crate::telemetry::metrics::TokenKind;
+use crate::telemetry::traces::{CallSpan, Spans};
 
 /// Who an answer is for.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Behalf {
     pub tenant: Arc<Tenant>,
     /// What its calls say of themselves.
     pub origin: Origin,
+    /// Where the spans of its calls belong.
+    pub spans: Spans,
 }
 
 impl Behalf {
@@ -65,6 +68,11 @@ pub struct OnBehalf<'a> {
 }
 
 impl OnBehalf<'_> {
+    /// What a call with this span says of itself.
+    fn origin(&self, subject: Subject, span: &CallSpan) -> Origin {
+        Origin { subject, trace: span.place, ..self.behalf.origin }
+    }
+
     fn sent(&self, tokens: usize) {
         self.behalf.tenant.uses(TokenKind::Prompt, tokens);
     }
@@ -88,7 +96,9 @@ impl OnBehalf<'_> {
 #[async_trait]
 impl Engine for OnBehalf<'_> {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
-        let replies = self.engine.start(Request { origin: self.behalf.origin, ..request }).await?;
+        let span = self.behalf.spans.reply(&request, self.engine.info());
+        let origin = self.origin(request.origin.subject, &span);
+        let replies = span.follow(self.engine.start(Request { origin, ..request }).await)?;
         if !self.behalf.tenant.is_metered() {
             return Ok(replies);
         }
@@ -98,13 +108,20 @@ impl Engine for OnBehalf<'_> {
     }
 
     async fn score(&self, input: Input, top: usize, _origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
-        let scored = self.engine.score(input, top, self.behalf.origin).await?;
+        let span = self.behalf.spans.prompt(self.engine.info());
+        let scored = self.engine.score(input, top, self.origin(Subject::Whole, &span)).await;
+        span.ends(&scored, Vec::len);
+        let scored = scored?;
         self.sent(scored.len());
         Ok(scored)
     }
 
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
-        let scores = self.engine.read_labels(LabelRequest { origin: self.behalf.origin, ..request }).await?;
+        let span = self.behalf.spans.labels(&request, self.engine.info());
+        let origin = self.origin(request.origin.subject, &span);
+        let scores = self.engine.read_labels(LabelRequest { origin, ..request }).await;
+        span.ends(&scores, |scores| scores.prompt_tokens);
+        let scores = scores?;
         self.sent(scores.prompt_tokens);
         Ok(scores)
     }
@@ -114,7 +131,11 @@ impl Engine for OnBehalf<'_> {
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
-        let found = self.engine.embed(EmbedRequest { origin: self.behalf.origin, ..request }).await?;
+        let span = self.behalf.spans.embeddings(self.engine.info());
+        let origin = self.origin(Subject::Whole, &span);
+        let found = self.engine.embed(EmbedRequest { origin, ..request }).await;
+        span.ends(&found, |found| found.prompt_tokens);
+        let found = found?;
         self.sent(found.prompt_tokens);
         Ok(found)
     }
@@ -181,13 +202,14 @@ mod tests {
 
     #[tokio::test]
     async fn calls_say_whose_they_are_and_their_tokens_count_though_nobody_waits_for_the_end() {
-        let origin = Origin { namespace: Namespace::of([3; 32]), caller: Namespace::of([4; 32]), waits: Waits::Search };
+        let (namespace, caller) = (Namespace::of([3; 32]), Namespace::of([4; 32]));
+        let origin = Origin { namespace, caller, waits: Waits::Search, ..Origin::default() };
         let engine = FakeEngine::new(move |request, _| {
             assert_eq!(request.origin, origin);
             Ok("one two three four".into())
         });
         let tenant = Arc::new(Tenant { tokens_per_minute: Some(1), ..Tenant::test(1) });
-        let behalf = Behalf { tenant: Arc::clone(&tenant), origin };
+        let behalf = Behalf { tenant: Arc::clone(&tenant), origin, spans: Spans::Off(None) };
         let request = Request { samples: 2, ..Request::chat(Purpose::Answer, vec![Message::user("x")]) };
         let mut replies = behalf.on(&engine).start(request).await.unwrap();
         let used = |tokens| tenant.spending.wait(tokens).is_some() && tenant.spending.wait(tokens + 1).is_none();

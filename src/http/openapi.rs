@@ -12,6 +12,7 @@ use utoipa::openapi::{
 use utoipa_axum::router::OpenApiRouter;
 
 use super::messages::envelope::covers;
+use super::search_header;
 use super::serve::HEALTH_ROUTES;
 use crate::anthropic::MessagesPrompt;
 use crate::openai::{DrawingFields, FineFields, GuidedFields};
@@ -72,6 +73,7 @@ where
                 absent_is_not_null(body);
             }
             let health = HEALTH_ROUTES.contains(&path.as_str());
+            show_search_header(path, operation);
             let facts = Facts { access, body: operation.request_body.is_some(), named: path.contains('{'), health };
             for error in ERRORS.iter().filter(|error| (error.occurs)(facts)) {
                 let (name, response) = error.in_envelope(Envelope::of(path));
@@ -89,6 +91,17 @@ where
         components.schemas.insert("SwapRequest".into(), RefOr::T(either));
     }
     router
+}
+
+/// Documents the header of searched answers.
+fn show_search_header(path: &str, operation: &mut Operation) {
+    if let Some(RefOr::T(answer)) = operation.responses.responses.get_mut("200")
+        && search_header::ROUTES.contains(&path)
+    {
+        let mut header = Header::default();
+        header.description = Some(search_header::DESCRIPTION.into());
+        answer.headers.insert(search_header::NAME.into(), header);
+    }
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

@@ -7,6 +7,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::strict::closed;
 use crate::engine::grammar::limits;
 use crate::engine::tools::{Call, Choice, Format, Offer, Tool};
 use crate::openai::{AllowedSet, AllowedTools, ChatRequest, FunctionCall, ToolCallEntry, ToolChoice, ToolSpec};
@@ -75,6 +76,7 @@ fn tool<'a>((index, spec): (usize, &'a ToolSpec), names: &mut HashSet<&'a str>) 
         }
         Some(_) => return Err(refuse("function.parameters", "must be a JSON schema: an object")),
     };
+    let parameters = if spec.function.strict == Some(true) { closed(parameters) } else { parameters };
     limits::check_schema(&parameters)
         .map_err(|reason| refuse("function.parameters", &format!("cannot be used: {reason}")))?;
     Ok(Tool { name: name.into(), description: spec.function.description.clone(), parameters })

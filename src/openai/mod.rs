@@ -279,6 +279,7 @@ pub struct JsonSchemaFormat {
     #[serde(default, deserialize_with = "small_value::maybe_value")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
-    /// Decoding is always constrained, so both values are honoured.
+    /// Decoding is always constrained. `true` also closes each object that names its properties and does not say whether there may
+    /// be others.
     pub strict: Option<bool>,
 }

@@ -223,7 +223,8 @@ pub struct SearchReport {
     /// The node of the tree that is the answer.
     pub best: usize,
     /// Why the search ended: accepted, budget, tokens, calls, deadline, exhausted, error, judge_unreadable (no verdict could
-    /// be read from the model) or unjudged (the deadline left room for the draft only).
+    /// be read from the model), outside_domain (the judge does not know the prompt's words, and no rule was found) or unjudged (the
+    /// deadline left room for the draft only).
     #[schema(value_type = String)]
     pub stop_reason: StopReason,
     /// Rules, and whether the answer keeps them.

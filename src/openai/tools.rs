@@ -29,7 +29,8 @@ pub struct FunctionSpec {
     #[serde(default, deserialize_with = "small_value::maybe_small_value")]
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Value>,
-    /// Calls always follow the schema where the engine constrains replies, so both values are honoured.
+    /// Calls always follow the schema where the engine constrains replies. `true` also closes each object that names its properties
+    /// and does not say whether there may be others.
     pub strict: Option<bool>,
 }
 

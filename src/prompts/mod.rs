@@ -2,6 +2,7 @@
 
 mod constraint;
 pub mod decide;
+mod domain;
 pub mod evolve;
 mod parse;
 mod verdict;
@@ -15,6 +16,7 @@ use crate::chat::{Message, Role};
 use crate::jinja::{Jinja, JinjaError};
 use crate::weights::files;
 
+pub use domain::Domain;
 pub use verdict::{Calibration, READABLE, Temperatures, verdict_labels};
 
 /// The verdict of a critique.
@@ -74,6 +76,9 @@ pub struct TemplateText {
     /// How this model's verdicts become probabilities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
+    /// The conversations that the checkpoint can judge.
+    #[serde(default, skip_serializing_if = "Domain::is_any")]
+    pub domain: Domain,
 }
 
 /// Templates that were compiled from a [`TemplateText`].
@@ -118,6 +123,7 @@ impl Templates {
             checklist: Some(GENERAL_CHECKLIST.into()),
             rewrite: Some(GENERAL_REWRITE.into()),
             calibration: None,
+            domain: Domain::Any,
         };
         Self::new(text, "built in").expect("a test compiles the built-in templates")
     }

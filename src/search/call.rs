@@ -12,8 +12,8 @@ use super::session::Session;
 use super::task::{Models, Task};
 use crate::engine::reasoning::Reasoning;
 use crate::engine::{
-    Engine, EngineError, FinishReason, LabelRequest, LabelScores, PromptTokens, Reply, Request, TokenLogprobs,
-    derive_seed,
+    Engine, EngineError, FinishReason, LabelRequest, LabelScores, Origin, PromptTokens, Reply, Request, Subject,
+    TokenLogprobs, derive_seed,
 };
 
 /// Data that all steps of one search share.
@@ -23,6 +23,8 @@ pub(super) struct Search<'a> {
     pub config: &'a SearchConfig,
     pub task: &'a Task,
     pub session: &'a Session<'a>,
+    /// The part of the search that calls are made for.
+    pub subject: Subject,
 }
 
 /// Why a step could not be finished.
@@ -85,6 +87,18 @@ pub(super) struct FinishedReply {
     ends: Vec<(usize, usize)>,
 }
 
+impl<'a> Search<'a> {
+    /// A search whose calls are not made for a node yet.
+    pub fn new(models: Models<'a>, config: &'a SearchConfig, task: &'a Task, session: &'a Session<'a>) -> Self {
+        Self { models, config, task, session, subject: Subject::Whole }
+    }
+
+    /// Returns the same search, whose calls are made for `subject`.
+    pub fn on(&self, subject: Subject) -> Self {
+        Self { subject, ..*self }
+    }
+}
+
 impl Search<'_> {
     /// Whether a failed call is repeated. `paper` mode does so, like the reference, unless the request itself is at fault. The next attempt
     /// has its own seed, so a search stays a function of its seed.
@@ -113,7 +127,8 @@ impl Search<'_> {
         let purpose = request.purpose;
         let wanted = request.max_tokens.unwrap_or(engine.info().context);
         let permit = self.session.ledger.reserve(purpose, request.samples, wanted).await?;
-        let request = Request { samples: permit.calls, max_tokens: Some(permit.tokens), ..request };
+        let origin = Origin { subject: self.subject, ..request.origin };
+        let request = Request { samples: permit.calls, max_tokens: Some(permit.tokens), origin, ..request };
         let span = tracing::debug_span!("call", ?purpose, samples = request.samples);
         async {
             let replies = engine.start(request).await.map_err(Halt::Failed)?;
@@ -130,6 +145,7 @@ impl Search<'_> {
     /// Reads verdicts as probabilities.
     pub async fn read(&self, request: LabelRequest) -> Result<LabelScores, Halt> {
         let questions = request.questions.len();
+        let request = LabelRequest { origin: Origin { subject: self.subject, ..request.origin }, ..request };
         self.session.ledger.count_reading(questions)?;
         let span = tracing::debug_span!("read_labels", questions);
         let scores = self.models.refiner.read_labels(request).instrument(span).await.map_err(Halt::Failed)?;

@@ -10,6 +10,7 @@ use super::expand::Candidates;
 use super::growth::Growth;
 use super::judgement::Judgement;
 use super::{Mode, NodeId, Progress, Strategy};
+use crate::engine::Subject;
 
 /// The parent of new candidates, the seed of their draws, and the number of earlier draws.
 pub(super) struct Place {
@@ -47,22 +48,24 @@ impl Search<'_> {
             if paper || copies.is_empty() {
                 copies.push(seed);
             }
-            candidates.push((candidate, seed));
+            let subject = Subject::Candidate { number: growth.candidates, parent: parent.map(|parent| parent.0) };
+            growth.candidates += 1;
+            candidates.push((candidate, seed, subject));
         }
         let known = |text: &str| growth.judged.get(text).is_some_and(|known| known.value.is_some() || !paper);
         seeds.retain(|text, _| !known(text));
         let side_by_side = (self.config.parallel / self.judged_side_by_side()).max(1);
         let mut rulings = stream::iter(candidates)
-            .map(|(candidate, seed)| {
+            .map(|(candidate, seed, subject)| {
                 let seeds = seeds.remove(&candidate.response).unwrap_or_default();
                 async move {
-                    let rulings = self.judge_copies(&candidate.response, seeds).await;
-                    (candidate, seed, rulings)
+                    let rulings = self.on(subject).judge_copies(&candidate.response, seeds).await;
+                    (candidate, seed, subject, rulings)
                 }
             })
             .buffered(side_by_side);
         let mut waiting = HashMap::new();
-        while let Some((candidate, seed, made)) = rulings.next().await {
+        while let Some((candidate, seed, subject, made)) = rulings.next().await {
             if !made.is_empty() {
                 waiting.insert(candidate.response.clone(), made);
             }
@@ -78,6 +81,7 @@ impl Search<'_> {
             // Undecidable children are discarded. In `eager` mode, so are copies of a text whose judgement failed.
             let Some(judgement) = judgement.filter(|judgement| judgement.value.is_some()) else { continue };
             let id = growth.add(parent, candidate, judgement, seed);
+            growth.tree[id].subject = subject;
             (self.session.observe)(Progress::NodeAdded(id, &growth.tree[id]));
             if self.config.mode == Mode::Eager && growth.tree[id].accepted {
                 break;
@@ -109,7 +113,10 @@ impl Search<'_> {
         let mut texts = HashSet::new();
         let first: Vec<_> = nodes.iter().copied().filter(|id| texts.insert(&growth.tree[*id].response)).collect();
         let votes: Vec<_> = stream::iter(first)
-            .map(async |id| (id, self.settle_node(&growth.tree[id], growth.origins[id.0].seed).await))
+            .map(async |id| {
+                let search = self.on(Subject::Node(id.0));
+                (id, search.settle_node(&growth.tree[id], growth.origins[id.0].seed).await)
+            })
             .buffered(self.config.parallel.max(1))
             .collect()
             .await;

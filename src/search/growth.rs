@@ -18,6 +18,8 @@ pub(super) struct Growth {
     /// Judgements by response, so that identical texts are judged once.
     pub judged: HashMap<String, Judgement>,
     pub votes_saved: usize,
+    /// Number of responses so far that were judged, or were to be judged, in order to join the tree.
+    pub candidates: usize,
     pub root_is_judged: bool,
     pub failed: bool,
 }

@@ -36,6 +36,9 @@ impl Search<'_> {
                 Mode::Eager => Ok(self.by_rules(failed, 1)),
             };
         }
+        if self.is_outside() {
+            return Ok(Judgement::default());
+        }
         let judgement = match self.judging() {
             Judging::Votes => self.by_votes(response, seed).await?,
             Judging::Score | Judging::Cascade => self.by_score(response, seed).await?,
@@ -48,9 +51,19 @@ impl Search<'_> {
         Ok(self.with_rules(judgement))
     }
 
-    /// Whether the refiner is no longer asked because its verdicts could not be read, while there are rules to judge by.
+    /// Whether the refiner is not asked because its verdicts could not be read, or because it does not know the conversation's words,
+    /// while there are rules to judge by.
     fn rules_decide_alone(&self) -> bool {
-        self.config.mode == Mode::Eager && self.session.is_unreadable() && self.rules() > 0
+        let cannot_judge = self.session.is_unreadable() || self.config.judge == Judge::Both && self.is_outside();
+        self.config.mode == Mode::Eager && cannot_judge && self.rules() > 0
+    }
+
+    /// Whether the conversation lies outside of what the refiner was trained to judge. `paper` mode asks it nevertheless, as the reference
+    /// does.
+    pub fn is_outside(&self) -> bool {
+        let (refiner, text) = (self.models.refiner, &self.models.templates.text);
+        let covered = || text.domain.covers(refiner.tokenizer().as_deref(), &self.task.messages);
+        self.config.mode == Mode::Eager && *self.session.outside.get_or_init(|| !covered())
     }
 
     /// How the refiner judges in this search. `paper` mode counts votes, and so does every search whose model cannot read labels.

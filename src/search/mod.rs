@@ -30,7 +30,7 @@ mod votes;
 
 use tokio::time::timeout_at;
 
-use crate::engine::{Completion, EngineError};
+use crate::engine::{Completion, EngineError, Subject};
 
 pub use budget::ByPurpose;
 use budget::Spent;
@@ -61,9 +61,10 @@ pub async fn answer(
     observe: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Result<Outcome, EngineError> {
     let session = Session::start(config, observe);
-    let search = Search { models, config, task, session: &session };
+    let search = Search::new(models, config, task, &session);
     let request = search.draft_request(task.sampling.clone(), 1);
-    let replies = search.call_until(models.actor, request, session.clock.draft_until()).await;
+    let root = search.on(Subject::Node(ROOT.0));
+    let replies = root.call_until(models.actor, request, session.clock.draft_until()).await;
     let mut replies = replies.map_err(|halt| halt.without_room_for("a draft"))?;
     let draft = replies.swap_remove(0)?;
     Ok(run(search, draft.into(), None).await)
@@ -79,7 +80,7 @@ pub async fn refine(
 ) -> Outcome {
     let session = Session::start(config, observe);
     session.ledger.count_draft(&draft);
-    run(Search { models, config, task, session: &session }, draft, None).await
+    run(Search::new(models, config, task, &session), draft, None).await
 }
 
 /// Searches from a draft that was judged before, as the reference does. The trainer uses it.
@@ -93,7 +94,7 @@ pub async fn refine_judged(
 ) -> Outcome {
     let session = Session::start(config, observe);
     session.ledger.count_draft(&draft);
-    run(Search { models, config, task, session: &session }, draft, Some(judgement)).await
+    run(Search::new(models, config, task, &session), draft, Some(judgement)).await
 }
 
 /// Judges one response as a search with this configuration would judge its draft.
@@ -120,14 +121,14 @@ pub async fn judge_counted(
     response: &str,
 ) -> Result<(Judgement, ByPurpose), EngineError> {
     let session = Session::start(config, &|_| {});
-    let search = Search { models, config, task, session: &session };
+    let search = Search::new(models, config, task, &session);
     let judged = search.judge(response, task.sampling.seed).await;
     let judgement = judged.map_err(|halt| halt.without_room_for("the votes"))?;
     Ok((judgement, session.ledger.used().tokens))
 }
 
 async fn run(search: Search<'_>, draft: Completion, judgement: Option<Judgement>) -> Outcome {
-    let Search { models, config, task, session } = search;
+    let Search { models, config, task, session, .. } = search;
     let (draft_prompt_tokens, draft_cached_tokens) = (draft.prompt_tokens, draft.cached_tokens);
     let mut growth = Growth::default();
     growth.add(None, draft.into(), Judgement::default(), task.sampling.seed);
@@ -179,7 +180,7 @@ impl Search<'_> {
         let seed = growth.origins[0].seed;
         let judged = match judgement {
             Some(judgement) => Ok(judgement),
-            None => self.judge(&growth.tree[ROOT].response, seed).await,
+            None => self.on(Subject::Node(ROOT.0)).judge(&growth.tree[ROOT].response, seed).await,
         };
         match judged {
             Ok(judgement) => growth.judge_root(judgement),
@@ -192,6 +193,9 @@ impl Search<'_> {
         (self.session.observe)(Progress::RootJudged(&growth.tree[ROOT]));
         if self.config.mode == Mode::Eager && self.session.is_unreadable() && !growth.tree[ROOT].accepted {
             return StopReason::JudgeUnreadable;
+        }
+        if growth.tree[ROOT].value.is_none() && self.config.judge != Judge::Rules && self.is_outside() {
+            return StopReason::OutsideDomain;
         }
         loop {
             let step = strategy::next(&growth.tree, self.config);
@@ -228,8 +232,9 @@ impl Search<'_> {
     async fn expand(&self, growth: &mut Growth, parent: NodeId, children: usize) -> Result<(), Spent> {
         let (seed, tried) = (growth.origins[parent.0].seed, growth.tree[parent].tried);
         growth.tree[parent].tried += children;
+        let search = self.on(Subject::Node(parent.0));
         if self.needs_critique(&growth.tree[parent]) {
-            match self.write_critique(&growth.tree[parent].response, Draw::Critique.seed(seed, 0)).await {
+            match search.write_critique(&growth.tree[parent].response, Draw::Critique.seed(seed, 0)).await {
                 Ok(critique) => {
                     let critique = critique.unwrap_or_default();
                     growth.tree[parent].critique = self.models.templates.with_verdict(&critique, false);
@@ -244,7 +249,7 @@ impl Search<'_> {
         let place = Place { parent: Some(parent), seed, tried };
         let Origin { tokens, finish, .. } = growth.origins[parent.0];
         let refined = Refined { node: &growth.tree[parent], tokens, finish };
-        let made = self.refinements(refined, children, Draw::Refinement.seed(seed, tried)).await;
+        let made = search.refinements(refined, children, Draw::Refinement.seed(seed, tried)).await;
         self.add_candidates(growth, made, place).await
     }
 

@@ -30,6 +30,8 @@ pub enum StopReason {
     Error,
     /// No verdict could be read from the judge, and there were no rules to judge by.
     JudgeUnreadable,
+    /// The judge does not know the words of the conversation, and there were no rules to judge by.
+    OutsideDomain,
     /// The deadline left room only for the draft, which was not judged.
     Unjudged,
 }

@@ -26,6 +26,8 @@ pub(super) struct Session<'a> {
     pub clock: Clock,
     /// The conversation's instructions, set once they are listed.
     pub checklist: OnceLock<Vec<String>>,
+    /// Whether the judge does not know the conversation's words, set once that was asked.
+    pub outside: OnceLock<bool>,
     /// Called for every step of the search.
     pub observe: &'a (dyn Fn(Progress<'_>) + Sync),
     votes: Mutex<Votes>,
@@ -43,6 +45,7 @@ impl<'a> Session<'a> {
             ledger: Ledger::new(config),
             clock: Clock::start(config),
             checklist: OnceLock::new(),
+            outside: OnceLock::new(),
             observe,
             votes: Mutex::default(),
             read: AtomicBool::new(false),

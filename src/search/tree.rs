@@ -5,6 +5,7 @@ use std::ops::{Index, IndexMut};
 use serde::{Deserialize, Serialize};
 
 use super::config::{Mode, SearchConfig, Strategy};
+use crate::engine::Subject;
 
 /// A node's index in [`Tree::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -44,6 +45,9 @@ pub struct Node {
     pub held: usize,
     /// The instructions that are known to fail, one clause each.
     pub failed: Vec<String>,
+    /// What the calls that judged this response were made for.
+    #[serde(skip)]
+    pub subject: Subject,
     /// Nodes refined from this one, in order.
     #[serde(skip)]
     pub children: Vec<NodeId>,

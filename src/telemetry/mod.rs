@@ -1,7 +1,8 @@
-//! Logs and traces of the process; metrics are in [`metrics`].
+//! Logs of the process; metrics are in [`metrics`], traces in [`traces`].
 
 mod lines;
 pub mod metrics;
+pub mod traces;
 
 use std::io::IsTerminal;
 

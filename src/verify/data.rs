@@ -72,7 +72,7 @@ pub struct Lines<T> {
 
 impl<T> Lines<T> {
     /// Makes an error about the item at `index`.
-    fn error(&self, index: usize, message: impl Into<String>) -> DataError {
+    pub(crate) fn error(&self, index: usize, message: impl Into<String>) -> DataError {
         DataError::Line { path: self.path.clone(), line: self.numbers[index], message: message.into() }
     }
 }
@@ -190,7 +190,8 @@ impl WirePrompt {
     }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Lines<T>, DataError> {
+/// Reads the lines of a JSONL file.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Lines<T>, DataError> {
     let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })?;
     let mut lines = Lines { path: path.to_path_buf(), numbers: Vec::new(), items: Vec::new() };
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {

@@ -122,3 +122,23 @@ async fn a_running_server_can_be_evaluated_and_loaded() {
         .await
         .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn greedy_answers_are_compared_with_searches_on_prompts_of_ones_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("own.jsonl");
+    let lines = [
+        json!({"prompt": "Say it. Do not use any commas."}),
+        json!({"prompt": "What is it?"}),
+        json!({"key": "c", "prompt": "Quote it.", "checks": [{"id": "startend:quotation"}]}),
+    ];
+    std::fs::write(&data, lines.map(|line| line.to_string()).join("\n")).unwrap();
+    let file = data.to_str().unwrap();
+    let server = Server::start(improving(), &[]).await;
+    for more in [&[][..], &["--json"], &["--clients", "3"]] {
+        let base = ["bench", "--url", &server.url, "--data", file, "--budgets", "1,2"];
+        spar(&[&base[..], more].concat()).await.unwrap();
+    }
+    let refused = spar(&["bench", "--url", &server.url, "--budgets", "1"]).await.unwrap_err().to_string();
+    assert!(refused.contains("--data"), "{refused}");
+}

@@ -20,6 +20,7 @@ use spar::http::{AppState, Served, Traffic, serve};
 use spar::prompts::Templates;
 use spar::swap::{Started, start};
 use spar::telemetry::metrics;
+use spar::telemetry::traces::Traces;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -118,6 +119,7 @@ impl Server {
         let traffic = Traffic::new(&settings.traffic).unwrap();
         let mut state = AppState::new(settings, served, metrics::install());
         state.traffic = traffic.map(Arc::new);
+        state.traces = Traces::start(&state.settings.http.traces).unwrap();
         Self::running(state).await
     }
 
@@ -186,6 +188,11 @@ impl Server {
             }
         };
         within_seconds(10, ready).await;
+    }
+
+    /// Where a server in this process records its spans.
+    pub fn traces(&self) -> Traces {
+        self.state.as_ref().unwrap().traces.clone()
     }
 
     /// The live pair of a server in this process.

@@ -32,5 +32,6 @@ mod spellings;
 mod swap;
 mod tenants;
 mod tools;
+mod traces;
 mod upstream;
 mod vectors;

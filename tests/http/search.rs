@@ -128,6 +128,84 @@ async fn without_events_and_usage_every_chunk_has_a_choice() {
     }
 }
 
+/// The members of a response's `x-spar-search`, each as its token and its parameters.
+fn search_header(response: &reqwest::Response) -> Vec<(String, Value)> {
+    let Some(line) = response.headers().get("x-spar-search") else { return Vec::new() };
+    let member = |member: &str| {
+        let mut parts = member.split("; ").map(str::to_owned);
+        let token = parts.next().unwrap();
+        let parameters = parts.map(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap();
+            (name.to_owned(), Value::from(value))
+        });
+        (token, parameters.collect())
+    };
+    line.to_str().unwrap().split(", ").map(member).collect()
+}
+
+#[tokio::test]
+async fn a_header_has_the_result_in_short_on_every_route_that_searches() {
+    let server = Server::start(improving(), &[]).await;
+    let turn = json!([{"role": "user", "content": "Say it."}]);
+    let routes = [
+        ("/v1/chat/completions", json!({"model": "fake", "messages": turn})),
+        ("/v1/responses", json!({"model": "fake", "input": "Say it."})),
+        ("/v1/messages", json!({"model": "fake", "max_tokens": 50, "messages": turn})),
+    ];
+    for (route, body) in routes {
+        let response = server.post(route, &with(body.clone(), json!({"search_budget": 4}))).send().await.unwrap();
+        let members = search_header(&response);
+        let search = response.json::<Value>().await.unwrap()["search"].clone();
+        let generated: u64 =
+            ["answer", "judge", "refine"].map(|purpose| search["tokens"][purpose].as_u64().unwrap()).iter().sum();
+        let expected = json!({"accepted": "?1", "value": "1.0", "nodes": search["nodes"].to_string(),
+            "depth": search["depth"].to_string(), "tokens": generated.to_string(), "id": search["id"]});
+        assert_eq!(members, [("accepted".to_owned(), expected)], "{route}");
+
+        let plain = server.post(route, &body).send().await.unwrap();
+        assert_eq!(search_header(&plain), [], "{route}");
+
+        let streamed = with(body, json!({"search_budget": 4, "stream": true}));
+        let streamed = server.post(route, &streamed).send().await.unwrap();
+        let expected = json!({"strategy": "bfs", "budget": "4"});
+        assert_eq!(search_header(&streamed), [("running".to_owned(), expected)], "{route}");
+    }
+    let several = server.chat(&with(says("Say it."), json!({"search_budget": 1, "n": 3}))).send().await.unwrap();
+    let tokens: Vec<String> = search_header(&several).into_iter().map(|(token, _)| token).collect();
+    assert_eq!(tokens, ["accepted"; 3]);
+}
+
+#[tokio::test]
+async fn the_embedded_judge_does_not_approve_what_it_cannot_judge() {
+    let server = Server::native(&["--search-strategy", "auto", "--checks", "auto", "--judging", "score"], None).await;
+    let search = async |prompt: &str, fields: Value| {
+        let body = with(with(says(prompt), json!({"search_budget": 4, "seed": 1, "max_tokens": 60})), fields);
+        server.answer(&body).await["search"].clone()
+    };
+    for question in ["What is the capital of France?", "Explain photosynthesis.", "hello", "Write a haiku.", "写一首诗"]
+    {
+        let found = search(question, json!({})).await;
+        assert_eq!(
+            (&found["stop_reason"], &found["accepted"]),
+            (&json!("outside_domain"), &json!(false)),
+            "{question}"
+        );
+        assert!(found["value"].is_null() && found["calls"]["judge"] == 0 && found["calls"]["score"] == 0, "{found}");
+    }
+    // A rule that was found decides alone; a prompt of the model's own world is judged by the model.
+    let ruled = search("Explain photosynthesis. Avoid commas.", json!({})).await;
+    assert!(ruled["stop_reason"] != "outside_domain" && ruled["checks"][0]["holds"].is_boolean(), "{ruled}");
+    assert_eq!(ruled["calls"]["score"], 0);
+    let judged = search("Write about what the river does.", json!({})).await;
+    assert!(judged["value"].is_number(), "{judged}");
+    let paper = search(
+        "Explain photosynthesis.",
+        json!({"search": {"mode": "paper", "strategy": "bfs", "judging": "votes", "checks": "off"}}),
+    )
+    .await;
+    assert_ne!(paper["stop_reason"], "outside_domain");
+}
+
 #[tokio::test]
 async fn n_runs_independent_searches() {
     for server in Server::each(&[]).await {

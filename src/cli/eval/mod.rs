@@ -1,5 +1,6 @@
 //! `spar eval`: compares strategies and budgets on prompts that can be checked, and writes a table, JSON and a plot.
 
+pub(super) mod own;
 mod plot;
 mod server;
 mod trial_files;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail, ensure};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -102,25 +104,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.check()?;
     let mut cases = read_prompts(&args.data)?.items;
     cases.truncate(args.limit.unwrap_or(usize::MAX));
-    // Models are loaded outside of the runtime, since the connection to an upstream is tested during loading.
-    let mut engine = args.engine.clone();
-    let loaded = match &args.url {
-        Some(_) => None,
-        None => {
-            hub::find(&mut engine)?;
-            Some(load(&engine, None)?)
-        }
-    };
-    let recorder = metrics::install();
-    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
-    let report = runtime.block_on(async {
-        let subject = match (&args.url, loaded) {
-            (Some(url), _) => Subject::Server(RunningServer::connect(url, std::env::var("SPAR_API_KEY").ok()).await?),
-            (None, Some(loaded)) => Subject::Loaded(Box::new(loaded)),
-            (None, None) => unreachable!("without a server models were loaded"),
-        };
-        Evaluation::new(args, &cases, &subject)?.measure().await
-    })?;
+    let (report, recorder) = measure(args, &cases)?;
     let table = report.to_string();
     if let Some(out) = &args.out {
         let write = |name: &str, text: &str| {
@@ -140,6 +124,30 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         write("scores.svg", &plot::scores(&report)?)?;
     }
     Ok(print(&table)?)
+}
+
+/// Answers all cases in every way that `args` ask for. The metrics are those of this process.
+fn measure(args: &EvalArgs, cases: &[Prompt]) -> anyhow::Result<(Report, PrometheusHandle)> {
+    // Models are loaded outside of the runtime, since the connection to an upstream is tested during loading.
+    let mut engine = args.engine.clone();
+    let loaded = match &args.url {
+        Some(_) => None,
+        None => {
+            hub::find(&mut engine)?;
+            Some(load(&engine, None)?)
+        }
+    };
+    let recorder = metrics::install();
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
+    let report = runtime.block_on(async {
+        let subject = match (&args.url, loaded) {
+            (Some(url), _) => Subject::Server(RunningServer::connect(url, std::env::var("SPAR_API_KEY").ok()).await?),
+            (None, Some(loaded)) => Subject::Loaded(Box::new(loaded)),
+            (None, None) => unreachable!("without a server models were loaded"),
+        };
+        Evaluation::new(args, cases, &subject)?.measure().await
+    })?;
+    Ok((report, recorder))
 }
 
 impl EvalArgs {

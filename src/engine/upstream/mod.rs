@@ -30,7 +30,7 @@ use serde::Deserialize;
 use super::reasoning::{Form, split_chunks};
 use super::{
     Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Namespace, PromptTokens,
-    Reply, Request, WireSeed, derive_seed,
+    Reply, Request, TraceContext, WireSeed, derive_seed,
 };
 use crate::chat::TemplateKwargs;
 use events::Reader;
@@ -155,7 +155,7 @@ impl UpstreamEngine {
         if apart && self.extended {
             body["cache_salt"] = request.origin.namespace.hex().into();
         }
-        let response = self.send(&format!("{}/{route}", self.base), &body).await?;
+        let response = self.send(&format!("{}/{route}", self.base), &body, request.origin.trace).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
             return Err(EngineError::Upstream(format!(
@@ -174,10 +174,16 @@ impl UpstreamEngine {
     }
 
     /// Sends until the server is not too busy, a few times at most.
-    async fn send(&self, url: &str, body: &serde_json::Value) -> Result<Response, EngineError> {
+    async fn send(
+        &self,
+        url: &str,
+        body: &serde_json::Value,
+        trace: Option<TraceContext>,
+    ) -> Result<Response, EngineError> {
         let mut pause = PAUSE;
         for last in (0..TRIES).map(|tried| tried + 1 == TRIES) {
-            let response = keyed(self.client.post(url).json(body), self.key.as_deref()).send().await;
+            let request = keyed(self.client.post(url).json(body), self.key.as_deref());
+            let response = traced(request, trace).send().await;
             let response = response.map_err(|error| unreachable(&self.base, &error))?;
             if !is_busy(&response) || last {
                 return if response.status().is_success() { Ok(response) } else { Err(refused(response).await) };
@@ -260,6 +266,14 @@ fn base(url: &str) -> Result<String, EngineError> {
 fn keyed(request: RequestBuilder, key: Option<&str>) -> RequestBuilder {
     match key {
         Some(key) => request.bearer_auth(key),
+        None => request,
+    }
+}
+
+/// The request with the span that it belongs to, so that the server's spans join the caller's trace.
+fn traced(request: RequestBuilder, trace: Option<TraceContext>) -> RequestBuilder {
+    match trace {
+        Some(trace) => request.header(TraceContext::HEADER, trace.to_string()),
         None => request,
     }
 }

@@ -20,6 +20,7 @@ use super::error::ApiError;
 use super::job::Delivery;
 use super::models;
 use super::rules::Rules;
+use super::search_header::{self, Running};
 use super::stream::{Wire, named_event, named_events};
 use crate::anthropic::{
     CountTokensAnswer, CountTokensRequest, MessagesAnswer, MessagesErrorBody, MessagesEvent, MessagesRequest,
@@ -45,6 +46,7 @@ pub async fn answer(call: Call) -> Result<Response, ApiError> {
     let Begun { about, mut parts, rest } = begin(call, NAMES, translate).await?;
     let generations = about.generations.clone();
     let delivery = about.delivery;
+    let running = Running::from(&about);
     let mut writing = Writing::new(about, rest);
     let mut response = match delivery {
         Delivery::Whole => {
@@ -52,9 +54,16 @@ pub async fn answer(call: Call) -> Result<Response, ApiError> {
                 drop(writing.part(part?));
             }
             let answer = writing.whole().ok_or_else(|| EngineError::Crashed("the answer has no end".into()))?;
-            Json(answer).into_response()
+            let search = answer.search.clone();
+            let mut response = Json(answer).into_response();
+            search_header::show_results(&mut response, &search);
+            response
         }
-        Delivery::Stream | Delivery::StreamWithUsage => named_events(parts, writing).await?,
+        Delivery::Stream | Delivery::StreamWithUsage => {
+            let mut response = named_events(parts, writing).await?;
+            search_header::show_running(&mut response, &running);
+            response
+        }
     };
     models::show_generations(&mut response, &generations);
     Ok(response)

@@ -14,6 +14,7 @@ use super::enter::Call;
 use super::error::ApiError;
 use super::job::Delivery;
 use super::models;
+use super::search_header::{self, Running};
 use super::stream::{Wire, comment, named_event, named_events};
 use crate::engine::EngineError;
 use crate::openai::ErrorBody;
@@ -35,6 +36,7 @@ use writing::Writing;
 pub async fn respond(call: Call) -> Result<Response, ApiError> {
     let Begun { about, mut parts, rest } = begin(call, NAMES, translate).await?;
     let generations = about.generations.clone();
+    let running = Running::from(&about);
     let mut writing = Writing::new(&about, rest);
     let mut response = match about.delivery {
         Delivery::Whole => {
@@ -42,9 +44,16 @@ pub async fn respond(call: Call) -> Result<Response, ApiError> {
                 drop(writing.part(part?));
             }
             let answer = writing.whole().ok_or_else(|| EngineError::Crashed("the answer has no end".into()))?;
-            Json(answer).into_response()
+            let search = answer.search.clone();
+            let mut response = Json(answer).into_response();
+            search_header::show_results(&mut response, &search);
+            response
         }
-        Delivery::Stream | Delivery::StreamWithUsage => named_events(parts, Numbered { writing, sent: 0 }).await?,
+        Delivery::Stream | Delivery::StreamWithUsage => {
+            let mut response = named_events(parts, Numbered { writing, sent: 0 }).await?;
+            search_header::show_running(&mut response, &running);
+            response
+        }
     };
     models::show_generations(&mut response, &generations);
     Ok(response)

@@ -58,7 +58,12 @@ pub fn call_ended(purpose: Purpose, took: Duration) {
 
 /// A model call failed.
 pub fn call_failed(error: &EngineError) {
-    let kind = match error {
+    counter!("spar_engine_errors_total", "kind" => failure_label(error)).increment(1);
+}
+
+/// The word by which metrics and traces name the kind of a failure.
+pub fn failure_label(error: &EngineError) -> &'static str {
+    match error {
         EngineError::PromptTooLong { .. } => "prompt_too_long",
         EngineError::Unsupported(_) => "unsupported",
         EngineError::Invalid(_) | EngineError::Prompt(_) => "invalid",
@@ -66,8 +71,7 @@ pub fn call_failed(error: &EngineError) {
         EngineError::Unavailable(_) => "unavailable",
         EngineError::Crashed(_) => "crashed",
         EngineError::Upstream(_) => "upstream",
-    };
-    counter!("spar_engine_errors_total", "kind" => kind).increment(1);
+    }
 }
 
 /// An engine's counters, and how much of them is published.

@@ -30,7 +30,7 @@ pub(super) fn begin() {
 }
 
 /// Every reason for which a search may end.
-const STOPS: [StopReason; 9] = [
+const STOPS: [StopReason; 10] = [
     StopReason::Accepted,
     StopReason::Budget,
     StopReason::Tokens,
@@ -39,10 +39,12 @@ const STOPS: [StopReason; 9] = [
     StopReason::Exhausted,
     StopReason::Error,
     StopReason::JudgeUnreadable,
+    StopReason::OutsideDomain,
     StopReason::Unjudged,
 ];
 
-fn strategy_label(strategy: Strategy) -> &'static str {
+/// The word by which metrics and headers name a strategy.
+pub fn strategy_label(strategy: Strategy) -> &'static str {
     match strategy {
         Strategy::Auto => "auto",
         Strategy::Bfs => "bfs",
@@ -71,6 +73,7 @@ pub fn stop_label(stop: StopReason) -> &'static str {
         StopReason::Exhausted => "exhausted",
         StopReason::Error => "error",
         StopReason::JudgeUnreadable => "judge_unreadable",
+        StopReason::OutsideDomain => "outside_domain",
         StopReason::Unjudged => "unjudged",
     }
 }

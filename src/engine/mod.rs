@@ -39,7 +39,7 @@ use futures::StreamExt;
 use crate::chat::{Chat, Ending, Message, Thinking};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question, Spelling};
-pub use origin::{Namespace, Origin, Waits};
+pub use origin::{Conversation, Namespace, Origin, Waits};
 use reasoning::{Chunks, Reasoning};
 pub use token_rules::{TokenRules, WireSeed};
 
@@ -268,6 +268,8 @@ pub enum FinishReason {
 /// A step of a reply. The last one has `finish` set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {
+    /// The reply begins again, on another server: what came of it before does not count. Only calls of searches begin again.
+    pub restarts: bool,
     /// New text; may be empty while a character or a stop string is undecided.
     pub text: String,
     /// Reasoning that is new; it is no part of the text.
@@ -337,6 +339,11 @@ impl Reply {
         };
         while let Some(chunk) = self.chunks.next().await {
             let chunk = chunk?;
+            if chunk.restarts {
+                done.text.clear();
+                done.logprobs.clear();
+                (done.reasoning, done.tokens) = (Reasoning::default(), 0);
+            }
             done.text.push_str(&chunk.text);
             done.reasoning.add(&chunk.reasoning);
             done.tokens += chunk.tokens;
@@ -461,6 +468,11 @@ pub trait Engine: Send + Sync {
         self.constrains()
     }
 
+    /// Whether a [`Constraint::Regex`] is honoured.
+    fn constrains_regex(&self) -> bool {
+        self.constrains()
+    }
+
     /// Whether [`Sampling::rules`], and chats that do not end where the assistant begins to speak, are honoured.
     fn keeps_token_rules(&self) -> bool {
         false
@@ -512,6 +524,12 @@ pub trait Engine: Send + Sync {
     /// As [`Engine::start`]; [`EngineError::Unsupported`] where the engine does not score.
     async fn score(&self, _input: Input, _top: usize, _origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
         Err(EngineError::Unsupported("this model's engine does not give log-probabilities of a given text".into()))
+    }
+
+    /// The servers that answer in its place, where these are a fleet.
+    #[cfg(feature = "upstream")]
+    fn fleet(&self) -> Option<&Arc<upstream::fleet::Fleet>> {
+        None
     }
 
     /// The native engine, where it is one: an adapter can be put on its weights while it runs.

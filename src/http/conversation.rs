@@ -134,7 +134,7 @@ where
     let (job, _, rest_bytes) = &ready.job;
     let (ask, bytes) = (ask(job), job.messages.iter().map(Message::bytes).sum::<usize>() + rest_bytes);
     let ((job, rest, _), permit) = ready.enter(&state.gate, ask, bytes).await?;
-    let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind);
+    let behalf = state.behalf(tenant, job.drawing.salt.as_deref(), ask.kind).about(&job.messages);
     let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
     let about = About::new(&job, &hold.pinned);
     let constrained_by = job.constraint.as_ref().map_or("response_format", |asked| asked.param);

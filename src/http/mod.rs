@@ -49,6 +49,7 @@ mod tokens;
 mod tools;
 mod traffic;
 mod turns;
+mod upstreams;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -148,7 +149,7 @@ impl AppState {
         // A caller that may take all places of the gate may take all of an engine, too.
         let shares = tenant.share.running < self.settings.http.max_running;
         let caller = if shares { tenant.namespace(None, false, &self.namespaces) } else { Namespace::SHARED };
-        Behalf { tenant, origin: Origin { namespace, caller, waits } }
+        Behalf { tenant, origin: Origin { namespace, caller, waits, conversation: None } }
     }
 
     /// What requests are checked against.
@@ -192,6 +193,7 @@ fn admin_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(admin::generations, admin::publish))
         .routes(routes!(admin::rollback))
         .routes(routes!(key_usage::keys))
+        .routes(routes!(upstreams::list))
         .routes(routes!(admin::load_lora))
         .routes(routes!(admin::unload_lora))
         .routes(routes!(admin::update_weights));

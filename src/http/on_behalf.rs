@@ -8,13 +8,13 @@ use futures::StreamExt;
 use tokenizers::Tokenizer;
 
 use super::keys::Tenant;
-use crate::chat::Chat;
+use crate::chat::{Chat, Message};
 use crate::engine::generation::Pinned;
 use crate::engine::native::NativeEngine;
 use crate::engine::tools;
 use crate::engine::{
-    EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin,
-    Reply, Request, ScoredToken,
+    Conversation, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport,
+    ModelInfo, Origin, Reply, Request, ScoredToken,
 };
 use crate::prompts::Templates;
 use crate::search::Models;
@@ -30,6 +30,12 @@ pub struct Behalf {
 }
 
 impl Behalf {
+    /// For calls about this conversation.
+    pub fn about(mut self, messages: &[Message]) -> Self {
+        self.origin.conversation = Some(Conversation::of(messages));
+        self
+    }
+
     /// `engine`, for this caller.
     pub fn on<'a>(&'a self, engine: &'a dyn Engine) -> OnBehalf<'a> {
         OnBehalf { engine, behalf: self }
@@ -151,6 +157,10 @@ impl Engine for OnBehalf<'_> {
         self.engine.constrains_json()
     }
 
+    fn constrains_regex(&self) -> bool {
+        self.engine.constrains_regex()
+    }
+
     fn keeps_token_rules(&self) -> bool {
         self.engine.keeps_token_rules()
     }
@@ -175,13 +185,13 @@ impl Engine for OnBehalf<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::Message;
     use crate::engine::fake::FakeEngine;
     use crate::engine::{Namespace, Purpose, Waits};
 
     #[tokio::test]
     async fn calls_say_whose_they_are_and_their_tokens_count_though_nobody_waits_for_the_end() {
-        let origin = Origin { namespace: Namespace::of([3; 32]), caller: Namespace::of([4; 32]), waits: Waits::Search };
+        let (namespace, caller) = (Namespace::of([3; 32]), Namespace::of([4; 32]));
+        let origin = Origin { namespace, caller, waits: Waits::Search, conversation: None };
         let engine = FakeEngine::new(move |request, _| {
             assert_eq!(request.origin, origin);
             Ok("one two three four".into())

@@ -17,6 +17,7 @@ mod scores;
 mod search;
 mod small_value;
 mod tools;
+mod upstreams;
 mod whole_number;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ pub use scores::*;
 pub use search::*;
 pub(crate) use small_value::{maybe_map, maybe_small_map, maybe_small_value, maybe_value};
 pub use tools::*;
+pub use upstreams::*;
 pub(crate) use whole_number::{maybe as maybe_whole, required as whole};
 
 /// The body of `POST /v1/chat/completions`. Unknown fields are ignored, unless ignoring them would change the answer.

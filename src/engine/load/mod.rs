@@ -2,6 +2,7 @@
 
 mod adapted;
 mod choice;
+mod fleet;
 mod ignored;
 mod loader;
 
@@ -23,9 +24,9 @@ use super::grammar::memory::Memory;
 use super::metered::Metered;
 use super::model_dir::{ModelDir, ModelError};
 use super::native::{NativeConfig, NativeEngine};
-use super::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
+use super::upstream::{UpstreamConfig, UpstreamEngine};
 use super::{Engine, EngineError, Input, Purpose, Request, Sampling};
-use crate::config::{EngineArgs, EngineKind, GenerationBy, SiblingsBy, UpstreamArgs};
+use crate::config::{EngineArgs, EngineKind, GenerationBy, UpstreamArgs};
 use crate::prompts::{TemplateError, Templates};
 use crate::telemetry::metrics;
 use crate::weights::store::Store;
@@ -104,6 +105,9 @@ pub enum LoadError {
     /// The server that should answer does not.
     #[error("--upstream-url: {0}")]
     Upstream(EngineError),
+    /// The fleet that should answer cannot be used.
+    #[error("{0}")]
+    Fleet(String),
 }
 
 /// Loads what `args` name. Adapters are kept in `store`, where there is one, and merged there where an engine cannot put them on
@@ -294,9 +298,12 @@ fn mistral(directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
 /// A server answers, and judges and refines unless a refiner's directory is named. Only the question for its models is waited for
 /// here.
 fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>, mut loader: Loader<'_>) -> Result<Loaded, LoadError> {
-    let UpstreamArgs { upstream_url: url, upstream_model: model, upstream_context: context, upstream_siblings } =
+    let UpstreamArgs { upstream_url, upstreams, upstream_model: model, upstream_context: context, .. } =
         args.upstream.clone();
-    let url = url.unwrap_or_default();
+    if upstream_url.len() > 1 || upstreams.is_some() {
+        return fleet::load(args, own, loader);
+    }
+    let url = upstream_url.into_iter().next().unwrap_or_default();
     let config = UpstreamConfig {
         url: url.clone(),
         model,
@@ -304,10 +311,8 @@ fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>, mut loader: Loader<'
         context,
         reasoning: args.thinking.form(None),
         template_kwargs: args.thinking.kwargs(),
-        siblings: match upstream_siblings {
-            SiblingsBy::N => Siblings::Choices,
-            SiblingsBy::Requests => Siblings::Requests,
-        },
+        siblings: args.upstream.upstream_siblings.siblings(),
+        dialect: args.upstream.upstream_dialect.dialect(),
     };
     let failed = |error: std::io::Error| LoadError::Upstream(EngineError::Unavailable(error.to_string()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

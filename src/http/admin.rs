@@ -177,8 +177,20 @@ pub struct SwapResponse {
     pub sha256: String,
     /// How memory was used.
     pub mode: Mode,
+    /// Servers of a fleet that failed to load the weights and were taken out of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upstreams_out: Vec<UpstreamOut>,
     /// Milliseconds from the request to the switch.
     pub elapsed_ms: f64,
+}
+
+/// A server that was taken out of its fleet.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct UpstreamOut {
+    /// The name of the server.
+    pub name: String,
+    /// Why it could not load the weights.
+    pub reason: String,
 }
 
 /// The answer of SGLang's route that updates weights.
@@ -200,6 +212,7 @@ impl From<Report> for SwapResponse {
             previous: wire(report.before),
             sha256: report.sha256,
             mode: report.mode,
+            upstreams_out: report.out.into_iter().map(|(name, reason)| UpstreamOut { name, reason }).collect(),
             elapsed_ms: report.took.as_secs_f64() * 1e3,
         }
     }
@@ -337,10 +350,7 @@ pub async fn load_lora(State(state): State<Shared>, headers: HeaderMap, body: Bo
 pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: Body) -> Result<String, ApiError> {
     let asked: UnloadLoraRequest = read(&state, &headers, body).await?;
     let swapper = swapper(&state)?;
-    let has = |role: Role| {
-        let adapter = swapper.source(role).and_then(|source| source.adapter);
-        adapter.is_some_and(|adapter| adapter.name.as_deref() == Some(asked.lora_name.as_str()))
-    };
+    let has = |role: Role| swapper.adapter_name(role).as_deref() == Some(asked.lora_name.as_str());
     let live = swapper.live();
     let scope = match Role::ALL.map(has) {
         [true, true] if live.actor == live.refiner => Scope::Both,

@@ -2,7 +2,7 @@
 //! and published at one instant; requests that began with the old ones end with them. Any failure leaves the old ones live.
 //!
 //! The map: `order.rs` has orders and reports, `candidate.rs` checks weights and makes them loadable, `canary.rs` tries them out,
-//! `drain.rs` makes room where both do not fit into memory, `rollback.rs` goes back, `state.rs` and `start.rs` remember across
+//! `fleet.rs` has other servers load them, `drain.rs` makes room where both do not fit into memory, `rollback.rs` goes back, `state.rs` and `start.rs` remember across
 //! restarts. The methods of [`Swapper`] are spread over these files.
 //!
 //! - Weights are served from the store only (`weights/store.rs`), whose directories are named after their contents and never
@@ -19,6 +19,7 @@
 mod canary;
 mod candidate;
 mod drain;
+mod fleet;
 mod memory;
 mod order;
 mod rollback;
@@ -26,6 +27,7 @@ mod start;
 pub mod state;
 mod turns;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +37,7 @@ use tokio::time::sleep;
 
 use self::canary::Canary;
 use self::candidate::Candidate;
+use self::fleet::{AtFleet, fleet_of};
 pub use self::order::{Intent, Mode, NamedAdapter, Order, Part, Report, Scope, SwapError, Weights};
 pub use self::start::{StartError, Started, start};
 use self::state::StateFile;
@@ -60,6 +63,8 @@ pub struct Swapper {
     state: Option<StateFile>,
     settings: SwapArgs,
     turns: Turns,
+    /// What the generations are that other servers have loaded, by their ids.
+    fleet: Mutex<HashMap<String, AtFleet>>,
     _workplace: start::Workplace,
 }
 
@@ -163,6 +168,9 @@ impl Swapper {
 
     async fn attempt(&self, id: &str, order: &Order, live: Pinned, limit: &Limit) -> Result<Report, SwapError> {
         let roles = order.scope.roles();
+        if roles.iter().any(|role| fleet_of(&live, *role).is_some()) {
+            return self.attempt_at_fleet(id, order, &live, limit).await;
+        }
         let candidate = limit.within(self.candidate(order, &live, limit)).await?;
         let mode = self.mode(order.mode, &candidate);
         if mode == Mode::Drain && roles.len() == 1 && live.actor.shares_weights(&live.refiner) {
@@ -239,6 +247,10 @@ impl Swapper {
         if let Err(error) = file.save(registry, live) {
             tracing::error!(%error, "what is live cannot be written down; a restart will serve something else");
         }
+    }
+
+    fn fleet_generations(&self) -> MutexGuard<'_, HashMap<String, AtFleet>> {
+        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {

@@ -158,6 +158,20 @@ ROWS = {
         ("timeseries", "Blocks of keys and values", "short", [(gauge("spar_kv_blocks", by="state"), "{{state}}")], 12,
          "Blocks by what holds them."),
     ],
+    "Fleet": [
+        ("timeseries", "Upstreams by state", "short", [
+            (f"sum by (state) (spar_upstream_state{{{CHOSEN}}}) > 0", "{{state}}")], 6,
+         "Only ready ones take calls. Empty where no fleet answers."),
+        ("timeseries", "Replies in flight", "short", [(gauge("spar_upstream_in_flight", by="upstream"), "{{upstream}}")], 6,
+         "Replies that each upstream has at present."),
+        ("timeseries", "Failed calls of upstreams", "cps", [
+            (rate("spar_upstream_errors_total", by="upstream, kind") + " > 0", "{{upstream}} {{kind}}"),
+            (rate("spar_upstream_retries_total"), "sent again")], 6,
+         "What went wrong, and how many of these calls were sent again."),
+        ("timeseries", "First token of upstreams", "s", [
+            (quantile(0.95, "spar_upstream_first_token_seconds", "upstream"), "95 % {{upstream}}")], 6,
+         "From a call of an upstream to its first token."),
+    ],
     "Cost by key": [
         ("timeseries", "Tokens by key", "short", [(rate("spar_key_tokens_total", by="key, kind"), "{{key}} {{kind}}")], 8,
          "Tokens per second, by the names in --api-keys-file."),

@@ -1,16 +1,21 @@
 //! Which models are served, and by what.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 
 use super::error::{ConfigError, require};
-use super::units::bytes;
+use super::units::{bytes, duration};
 use crate::chat::{RESERVED, TemplateKwargs};
 use crate::engine::grammar::memory::DEFAULT_BYTES;
 use crate::engine::native::NativeConfig;
 use crate::engine::reasoning::Form;
 use crate::engine::tools::Format as ToolFormat;
+use crate::engine::upstream::Siblings;
+use crate::engine::upstream::dialect::{Dialect, VllmFields};
+use crate::engine::upstream::fleet::Patience;
 use crate::kernels::packed::Format;
 
 /// An adapter that requests name as their model.
@@ -235,11 +240,25 @@ impl Default for GrammarArgs {
 }
 
 /// Which server answers where the engine is `upstream`. Its key comes from the environment, as SPAR_UPSTREAM_KEY.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug)]
 pub struct UpstreamArgs {
-    /// OpenAI-compatible server to ask, such as http://127.0.0.1:8000/v1; its key is taken from SPAR_UPSTREAM_KEY
-    #[arg(long, env = "SPAR_UPSTREAM_URL", value_name = "URL")]
-    pub upstream_url: Option<String>,
+    /// OpenAI-compatible server to ask, such as http://127.0.0.1:8000/v1; its key is taken from SPAR_UPSTREAM_KEY. Given more than
+    /// once, or with commas in the variable, the servers are a fleet that answers as one
+    #[arg(long, env = "SPAR_UPSTREAM_URL", value_name = "URL", value_delimiter = ',')]
+    pub upstream_url: Vec<String>,
+    /// File of more servers in TOML: [[upstreams]] with url, name, key_file, key_env, weight, max_in_flight, role, dialect, model,
+    /// context and siblings. It is read again when it changes
+    #[arg(long, env = "SPAR_UPSTREAMS", value_name = "FILE")]
+    pub upstreams: Option<PathBuf>,
+    /// The fields that it knows beyond OpenAI's; a fleet's file may say another one for each server
+    #[arg(long, env = "SPAR_UPSTREAM_DIALECT", value_name = "DIALECT", value_enum, default_value_t)]
+    pub upstream_dialect: DialectBy,
+    /// A call of a fleet that hears nothing for this long is lost, and sent to another server
+    #[arg(long, env = "SPAR_UPSTREAM_SILENCE", value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub upstream_silence: Duration,
+    /// A call of a fleet that has no answer after this time is sent to a second server as well; absent: never
+    #[arg(long, env = "SPAR_UPSTREAM_HEDGE", value_name = "TIME", value_parser = duration)]
+    pub upstream_hedge: Option<Duration>,
     /// Model to ask it for; absent: the one that it serves
     #[arg(long, env = "SPAR_UPSTREAM_MODEL", value_name = "NAME")]
     pub upstream_model: Option<String>,
@@ -251,14 +270,73 @@ pub struct UpstreamArgs {
     pub upstream_siblings: SiblingsBy,
 }
 
+impl Default for UpstreamArgs {
+    fn default() -> Self {
+        Self {
+            upstream_url: Vec::new(),
+            upstreams: None,
+            upstream_dialect: DialectBy::Auto,
+            upstream_silence: Patience::default().silence,
+            upstream_hedge: None,
+            upstream_model: None,
+            upstream_context: None,
+            upstream_siblings: SiblingsBy::N,
+        }
+    }
+}
+
+/// The fields that an upstream knows beyond OpenAI's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DialectBy {
+    /// Recognised by what the server says of itself when it is connected
+    #[default]
+    Auto,
+    /// OpenAI's own fields only
+    Openai,
+    /// The names of vLLM, in version 0.11 and later
+    Vllm,
+    /// The names that SGLang has for them
+    Sglang,
+    /// The names of llama.cpp's server
+    Llamacpp,
+    /// The names of Hugging Face's text-generation-inference
+    Tgi,
+}
+
+impl DialectBy {
+    /// The dialect that is set, if one is.
+    pub fn dialect(self) -> Option<Dialect> {
+        match self {
+            Self::Auto => None,
+            Self::Openai => Some(Dialect::OpenAi),
+            Self::Vllm => Some(Dialect::Vllm(VllmFields::StructuredOutputs)),
+            Self::Sglang => Some(Dialect::Sglang),
+            Self::Llamacpp => Some(Dialect::LlamaCpp),
+            Self::Tgi => Some(Dialect::Tgi),
+        }
+    }
+}
+
 /// How an upstream is asked for several replies to one prompt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SiblingsBy {
     /// One request with `n`
     #[default]
     N,
     /// A request for each, for servers that ignore `n`
     Requests,
+}
+
+impl SiblingsBy {
+    /// The setting in the words of the engine.
+    pub fn siblings(self) -> Siblings {
+        match self {
+            Self::N => Siblings::Choices,
+            Self::Requests => Siblings::Requests,
+        }
+    }
 }
 
 /// What runs a model.
@@ -285,11 +363,21 @@ impl EngineArgs {
     /// Names both flags.
     pub fn check(&self) -> Result<(), ConfigError> {
         let upstream = self.engine == EngineKind::Upstream;
-        require(upstream || self.upstream.upstream_url.is_none(), || "--upstream-url needs --engine upstream".into())?;
+        let UpstreamArgs { upstream_url: urls, upstreams: file, upstream_hedge: hedge, .. } = &self.upstream;
+        require(upstream || urls.is_empty(), || "--upstream-url needs --engine upstream".into())?;
+        require(upstream || file.is_none(), || "--upstreams needs --engine upstream".into())?;
+        let is_fleet = urls.len() > 1 || file.is_some();
+        require(hedge.is_none() || is_fleet, || {
+            "--upstream-hedge needs several servers: give --upstream-url more than once, or --upstreams".into()
+        })?;
+        require(hedge.is_none_or(|hedge| !hedge.is_zero()), || "--upstream-hedge must be above 0".into())?;
+        require(!self.upstream.upstream_silence.is_zero(), || "--upstream-silence must be above 0".into())?;
         require(upstream || self.upstream.upstream_model.is_none(), || {
             "--upstream-model needs --engine upstream".into()
         })?;
-        require(!upstream || self.upstream.upstream_url.is_some(), || "--engine upstream needs --upstream-url".into())?;
+        require(!upstream || !urls.is_empty() || file.is_some(), || {
+            "--engine upstream needs --upstream-url or --upstreams".into()
+        })?;
         require(!upstream || self.model.is_none(), || {
             "--engine upstream takes the model from the server: use --upstream-model instead of --model".into()
         })?;

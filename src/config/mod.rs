@@ -10,6 +10,7 @@ mod swap;
 mod traces;
 mod traffic;
 mod units;
+pub(crate) mod upstreams;
 
 use std::net::SocketAddr;
 
@@ -18,7 +19,7 @@ use secrecy::SecretString;
 
 pub use self::connections::ConnectionArgs;
 pub use self::engine::{
-    EngineArgs, EngineKind, GenerationBy, GrammarArgs, LoraModule, NativeArgs, Quantize, ReasoningBy, SiblingsBy,
+    DialectBy, EngineArgs, EngineKind, GenerationBy, GrammarArgs, LoraModule, NativeArgs, Quantize, ReasoningBy, SiblingsBy,
     ThinkingArgs, UpstreamArgs, check_adapter_name,
 };
 pub use self::error::ConfigError;
@@ -139,6 +140,15 @@ mod tests {
             (&["--judge-temperature", "3"], "--judge-temperature must be between 0 and 2, got 3"),
             (&["--engine", "upstream"], "--engine upstream needs --upstream-url"),
             (&["--upstream-url", "http://h"], "--upstream-url needs --engine upstream"),
+            (&["--upstreams", "f"], "--upstreams needs --engine upstream"),
+            (
+                &["--engine", "upstream", "--upstream-url", "http://h", "--upstream-hedge", "1s"],
+                "--upstream-hedge needs several servers",
+            ),
+            (
+                &["--engine", "upstream", "--upstream-url", "http://h", "--upstream-silence", "0s"],
+                "--upstream-silence must be above 0",
+            ),
             (&["--engine", "upstream", "--upstream-url", "http://h", "--model", "d"], "use --upstream-model instead"),
             (&["--engine", "fake", "--adapter", "d"], "--adapter needs a model, and --engine fake has none"),
             (&["--engine", "fake", "--refiner-adapter", "d"], "--refiner-adapter needs a model"),

@@ -100,6 +100,10 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.constrains_json()
     }
 
+    fn constrains_regex(&self) -> bool {
+        self.0.constrains_regex()
+    }
+
     fn keeps_token_rules(&self) -> bool {
         self.0.keeps_token_rules()
     }
@@ -110,6 +114,10 @@ impl<E: Engine> Engine for Metered<E> {
 
     async fn health(&self) -> Result<(), EngineError> {
         self.0.health().await
+    }
+
+    fn fleet(&self) -> Option<&Arc<super::upstream::fleet::Fleet>> {
+        self.0.fleet()
     }
 
     fn native(&self) -> Option<&super::native::NativeEngine> {

@@ -43,7 +43,7 @@ use crate::chat::Chat;
 pub use embedding::{EmbedRequest, Embeddings};
 pub use error::EngineError;
 pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question, Spelling};
-pub use origin::{Namespace, Origin, Subject, Waits};
+pub use origin::{Conversation, Namespace, Origin, Subject, Waits};
 pub use reply::{Chunk, Chunks, Completion, FinishReason, PromptTokens, Reply, ScoredToken, TokenLogprobs, TokenProb};
 pub use request::{Constraint, Input, Purpose, Request, Sampling, derive_seed};
 pub use token_rules::{TokenRules, WireSeed};
@@ -113,6 +113,11 @@ pub trait Engine: Send + Sync {
         self.constrains()
     }
 
+    /// Whether a [`Constraint::Regex`] is honoured.
+    fn constrains_regex(&self) -> bool {
+        self.constrains()
+    }
+
     /// Whether [`Sampling::rules`], and chats that do not end where the assistant begins to speak, are honoured.
     fn keeps_token_rules(&self) -> bool {
         false
@@ -164,6 +169,12 @@ pub trait Engine: Send + Sync {
     /// As [`Engine::start`]; [`EngineError::Unsupported`] where the engine does not score.
     async fn score(&self, _input: Input, _top: usize, _origin: Origin) -> Result<Vec<ScoredToken>, EngineError> {
         Err(EngineError::Unsupported("this model's engine does not give log-probabilities of a given text".into()))
+    }
+
+    /// The servers that answer in its place, where these are a fleet.
+    #[cfg(feature = "upstream")]
+    fn fleet(&self) -> Option<&Arc<upstream::fleet::Fleet>> {
+        None
     }
 
     /// The native engine, where it is one: an adapter can be put on its weights while it runs.

@@ -1,6 +1,9 @@
 //! The client on whose behalf a model call is made: whose kept prefixes it may find, and what waits for it.
 
+use sha2::{Digest, Sha256};
+
 use super::trace_context::TraceContext;
+use crate::chat::{Message, Role};
 
 /// Calls find the kept prefixes of calls in the same namespace only, so that neither time nor counts of cached tokens tell
 /// one caller what another one sent.
@@ -49,6 +52,42 @@ pub enum Subject {
     },
 }
 
+/// A conversation by how it begins: calls of one search, and of those that continue its conversation, are the same one. Where
+/// several servers answer, one of them gets all of these calls and keeps their common prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Conversation(u64);
+
+impl Conversation {
+    /// The conversation that begins as `messages` do, up to its first question.
+    pub fn of(messages: &[Message]) -> Self {
+        let first = messages.iter().position(|message| message.role == Role::User).map_or(messages.len(), |at| at + 1);
+        let mut hash = Sha256::new();
+        for message in &messages[..first] {
+            hash.update([message.role as u8]);
+            hash.update(message.content.len().to_le_bytes());
+            hash.update(&message.content);
+        }
+        Self(number(hash))
+    }
+
+    /// One that begins with `text`, of which its first bytes are looked at.
+    pub fn of_text(text: &[u8]) -> Self {
+        Self(number(Sha256::new().chain_update(&text[..text.len().min(PREFIX)])))
+    }
+
+    /// Its number among the conversations of a namespace.
+    pub fn number(self, namespace: Namespace) -> u64 {
+        number(Sha256::new().chain_update(namespace.0).chain_update(self.0.to_le_bytes()))
+    }
+}
+
+/// Bytes by which prompts without turns are told apart.
+const PREFIX: usize = 512;
+
+fn number(hash: Sha256) -> u64 {
+    hash.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
 /// The client on whose behalf a call is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
@@ -63,4 +102,25 @@ pub struct Origin {
     pub subject: Subject,
     /// The span of a distributed trace that the call belongs to; upstreams receive it.
     pub trace: Option<TraceContext>,
+    /// What it is about; `None`: what its prompt begins with.
+    pub conversation: Option<Conversation>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_continues_a_conversation_is_the_same_one() {
+        let system = Message { role: Role::System, ..Message::user("be brief") };
+        let first = Message::user("hello");
+        let begun = Conversation::of(&[system.clone(), first.clone()]);
+        let more = [system.clone(), first.clone(), Message::assistant("hi"), Message::user("and now?")];
+        assert_eq!(Conversation::of(&more), begun);
+        assert_ne!(Conversation::of(&[first]), begun);
+        assert_ne!(Conversation::of(&[system, Message::user("hell")]), begun);
+        let other = Namespace::of([1; 32]);
+        assert_ne!(begun.number(other), begun.number(Namespace::SHARED), "callers are told apart");
+        assert_eq!(Conversation::of(&[]), Conversation::of(&[]));
+    }
 }

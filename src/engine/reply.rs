@@ -45,6 +45,8 @@ pub enum FinishReason {
 /// A step of a reply. The last one has `finish` set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {
+    /// The reply begins again, on another server: what came of it before does not count. Only calls of searches begin again.
+    pub restarts: bool,
     /// New text; may be empty while a character or a stop string is undecided.
     pub text: String,
     /// Reasoning that is new; it is no part of the text.
@@ -114,6 +116,11 @@ impl Reply {
         };
         while let Some(chunk) = self.chunks.next().await {
             let chunk = chunk?;
+            if chunk.restarts {
+                done.text.clear();
+                done.logprobs.clear();
+                (done.reasoning, done.tokens) = (Reasoning::default(), 0);
+            }
             done.text.push_str(&chunk.text);
             done.reasoning.add(&chunk.reasoning);
             done.tokens += chunk.tokens;

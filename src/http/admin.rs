@@ -161,8 +161,20 @@ pub struct SwapResponse {
     pub sha256: String,
     /// How memory was used.
     pub mode: Mode,
+    /// Servers of a fleet that failed to load the weights and were taken out of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upstreams_out: Vec<UpstreamOut>,
     /// Milliseconds from the request to the switch.
     pub elapsed_ms: f64,
+}
+
+/// A server that was taken out of its fleet.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct UpstreamOut {
+    /// The name of the server.
+    pub name: String,
+    /// Why it could not load the weights.
+    pub reason: String,
 }
 
 /// The answer of SGLang's route that updates weights.
@@ -184,6 +196,7 @@ impl From<Report> for SwapResponse {
             previous: wire(report.before),
             sha256: report.sha256,
             mode: report.mode,
+            upstreams_out: report.out.into_iter().map(|(name, reason)| UpstreamOut { name, reason }).collect(),
             elapsed_ms: report.took.as_secs_f64() * 1e3,
         }
     }

@@ -56,7 +56,16 @@ pub fn from_wire<'a>(fields: impl Into<Fields<'a>>, honoured: Constrains) -> Res
         return Ok(None);
     };
     match (honoured, &asked.constraint) {
-        (Constrains::Everything, _) | (Constrains::Json, Constraint::JsonSchema(_)) => Ok(Some(asked)),
+        (Constrains::Everything, _) | (Constrains::Json | Constrains::Regular, Constraint::JsonSchema(_)) => {
+            Ok(Some(asked))
+        }
+        (Constrains::Regular, Constraint::Regex(_)) => Ok(Some(asked)),
+        (Constrains::Regular, _) => {
+            let message = format!(
+                "this model's engine takes JSON schemas and regular expressions, no grammar; leave `{field}` out"
+            );
+            Err(ApiError::invalid(field, message))
+        }
         (Constrains::Json, _) => {
             let message = format!("this model's engine takes JSON schemas only; leave `{field}` out");
             Err(ApiError::invalid(field, message))

@@ -128,7 +128,7 @@ where
     };
     let ready = ready.then(make).await.map_err(named)?;
     let entered = enter::finish(&state, ready, clock, client).await?;
-    let behalf = entered.behalf(entered.job.0.drawing.salt.as_deref());
+    let behalf = entered.behalf(entered.job.0.drawing.salt.as_deref()).about(&entered.job.0.messages);
     let Entered { job: (job, rest), chosen: Chosen { pinned, .. }, permit, .. } = entered;
     let hold = Hold { permit, pinned, behalf, clock, abort: state.abort.clone() };
     let about = About::new(&job, &hold.pinned);

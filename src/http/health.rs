@@ -106,7 +106,7 @@ pub async fn render_metrics(State(state): State<Shared>) -> ([(HeaderName, &'sta
     metrics::publish_process();
     let (live, model) = (state.served.pin(), &state.served.name);
     let info = metrics::generation_info(&Ids::of(&live), model);
-    let mut text = state.metrics.render() + &info + &metrics::prefix_caches(&live);
+    let mut text = state.metrics.render() + &info + &metrics::prefix_caches(&live) + &metrics::upstreams(&live);
     if state.settings.http.vllm_metrics {
         text += &metrics::vllm_names(&text, model);
     }

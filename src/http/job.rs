@@ -50,6 +50,8 @@ pub enum Constrains {
     Nothing,
     /// JSON schemas are honoured.
     Json,
+    /// JSON schemas and regular expressions are honoured.
+    Regular,
     /// Every kind of constraint is honoured.
     Everything,
 }
@@ -59,6 +61,7 @@ impl Constrains {
     pub fn of(engine: &dyn Engine) -> Self {
         match (engine.constrains(), engine.constrains_json()) {
             (true, _) => Self::Everything,
+            (false, true) if engine.constrains_regex() => Self::Regular,
             (false, true) => Self::Json,
             (false, false) => Self::Nothing,
         }

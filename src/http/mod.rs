@@ -54,6 +54,7 @@ mod tokens;
 mod tools;
 mod traffic;
 mod turns;
+mod upstreams;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -203,6 +204,7 @@ fn admin_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(admin::generations, admin::publish))
         .routes(routes!(admin::rollback))
         .routes(routes!(key_usage::keys))
+        .routes(routes!(upstreams::list))
         .routes(routes!(adapters::load_lora))
         .routes(routes!(adapters::unload_lora))
         .routes(routes!(admin::update_weights));

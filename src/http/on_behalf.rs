@@ -8,13 +8,13 @@ use futures::StreamExt;
 use tokenizers::Tokenizer;
 
 use super::keys::Tenant;
-use crate::chat::Chat;
+use crate::chat::{Chat, Message};
 use crate::engine::generation::Pinned;
 use crate::engine::native::NativeEngine;
 use crate::engine::tools;
 use crate::engine::{
-    EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Origin,
-    Reply, Request, ScoredToken, Subject,
+    Conversation, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport,
+    ModelInfo, Origin, Reply, Request, ScoredToken, Subject,
 };
 use crate::prompts::Templates;
 use crate::search::Models;
@@ -33,6 +33,12 @@ pub struct Behalf {
 }
 
 impl Behalf {
+    /// For calls about this conversation.
+    pub fn about(mut self, messages: &[Message]) -> Self {
+        self.origin.conversation = Some(Conversation::of(messages));
+        self
+    }
+
     /// `engine`, for this caller.
     pub fn on<'a>(&'a self, engine: &'a dyn Engine) -> OnBehalf<'a> {
         OnBehalf { engine, behalf: self }
@@ -172,6 +178,10 @@ impl Engine for OnBehalf<'_> {
         self.engine.constrains_json()
     }
 
+    fn constrains_regex(&self) -> bool {
+        self.engine.constrains_regex()
+    }
+
     fn keeps_token_rules(&self) -> bool {
         self.engine.keeps_token_rules()
     }
@@ -196,7 +206,6 @@ impl Engine for OnBehalf<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::Message;
     use crate::engine::fake::FakeEngine;
     use crate::engine::{Namespace, Purpose, Waits};
 

@@ -18,6 +18,7 @@ mod search;
 mod small_value;
 mod stop_cause;
 mod tools;
+mod upstreams;
 mod whole_number;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ pub use search::*;
 pub(crate) use small_value::{maybe_map, maybe_small_map, maybe_small_value, maybe_value};
 pub use stop_cause::*;
 pub use tools::*;
+pub use upstreams::*;
 pub(crate) use whole_number::{maybe as maybe_whole, required as whole};
 
 /// The body of `POST /v1/chat/completions`. Unknown fields are ignored, unless ignoring them would change the answer.

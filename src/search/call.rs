@@ -185,6 +185,10 @@ impl Search<'_> {
                 return Err(EngineError::Crashed("the reply ended without a finish reason".into()));
             };
             let chunk = chunk?;
+            if chunk.restarts {
+                spoken.begin_again();
+                watch = LoopWatch::default();
+            }
             permit.spend(chunk.tokens);
             if let Some(PromptTokens { sent, cached }) = chunk.prompt {
                 permit.count_prompt(sent.saturating_sub(spoken.prompt_tokens));
@@ -213,6 +217,14 @@ impl Search<'_> {
 }
 
 impl FinishedReply {
+    /// Drops what came before a reply began again. Its tokens stay spent.
+    fn begin_again(&mut self) {
+        self.text.clear();
+        self.logprobs.clear();
+        self.ends.clear();
+        (self.tokens, self.reasoning) = (0, Reasoning::default());
+    }
+
     /// The number of tokens that lie, even partly, in the bytes `start..end` of the text.
     pub fn tokens_within(&self, start: usize, end: usize) -> usize {
         let mut begin = 0;

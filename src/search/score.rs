@@ -170,7 +170,7 @@ impl Search<'_> {
         for (index, question) in questions.iter().enumerate() {
             let request = Request {
                 samples: self.config.votes,
-                constraint: self.models.refiner.constrains().then(|| Constraint::Regex("Yes|No".into())),
+                constraint: self.models.refiner.constrains_regex().then(|| Constraint::Regex("Yes|No".into())),
                 sampling: Sampling { seed: Draw::Settle.seed(seed, index), ..Sampling::default() },
                 max_tokens: Some(WORD_ROOM),
                 ..Request::chat(Purpose::Judge, self.spoken_question(question))
@@ -221,7 +221,7 @@ impl Search<'_> {
             let request = Request {
                 sampling: Sampling { temperature: 0.0, ..Sampling::default() },
                 max_tokens: Some(WORD_ROOM),
-                constraint: self.models.refiner.constrains().then(|| Constraint::Regex("Yes|No".into())),
+                constraint: self.models.refiner.constrains_regex().then(|| Constraint::Regex("Yes|No".into())),
                 ..Request::chat(Purpose::Judge, self.spoken_question(&question))
             };
             let replies = self.call(self.models.refiner, request).await?;

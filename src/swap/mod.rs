@@ -2,7 +2,7 @@
 //! and published at one instant; requests that began with the old ones end with them. Any failure leaves the old ones live.
 //!
 //! The map: `order.rs` has orders and reports, `adapters.rs` serves adapters next to the live pair, `candidate.rs` checks weights and makes them loadable, `canary.rs` tries them out,
-//! `drain.rs` makes room where both do not fit into memory, `rollback.rs` goes back, `state.rs` and `start.rs` remember across
+//! `fleet.rs` has other servers load them, `drain.rs` makes room where both do not fit into memory, `rollback.rs` goes back, `state.rs` and `start.rs` remember across
 //! restarts. The methods of [`Swapper`] are spread over these files.
 //!
 //! - Weights are served from the store only (`weights/store.rs`), whose directories are named after their contents and never
@@ -20,6 +20,7 @@ mod adapters;
 mod canary;
 mod candidate;
 mod drain;
+mod fleet;
 mod memory;
 mod order;
 mod rollback;
@@ -36,6 +37,7 @@ use tokio::time::sleep;
 
 pub use self::adapters::Taken;
 use self::candidate::{Candidate, Load};
+use self::fleet::fleet_of;
 pub use self::order::{Intent, Mode, NamedAdapter, Order, Part, Report, Scope, SwapError, Weights};
 pub use self::start::{StartError, Started, start};
 pub use self::swapper::Swapper;
@@ -155,6 +157,9 @@ impl Swapper {
 
     async fn attempt(&self, id: &str, order: &Order, live: Pinned, limit: &Limit) -> Result<Report, SwapError> {
         let roles = order.scope.roles();
+        if roles.iter().any(|role| fleet_of(&live, *role).is_some()) {
+            return self.attempt_at_fleet(id, order, &live, limit).await;
+        }
         let candidate = limit.within(self.candidate(order, &live, limit)).await?;
         let mode = self.mode(order.mode, &candidate);
         if mode == Mode::Drain && roles.len() == 1 && live.actor.shares_weights(&live.refiner) {

@@ -135,13 +135,15 @@ pub struct Report {
     pub after: Ids,
     /// The digest of the weights.
     pub sha256: String,
+    /// Servers of a fleet that failed to load the weights and were taken out of it, and why.
+    pub out: Vec<(String, String)>,
     /// Time from the order to the report.
     pub took: Duration,
 }
 
 impl Report {
     pub(super) fn new(published: bool, mode: Mode, before: Ids, after: Ids, sha256: String) -> Self {
-        Self { published, mode, before, after, sha256, took: Duration::ZERO }
+        Self { published, mode, before, after, sha256, out: Vec::new(), took: Duration::ZERO }
     }
 }
 

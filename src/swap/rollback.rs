@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::fleet::fleet_of;
 use super::order::{Mode, Report, Scope, SwapError, check_expected};
 use super::swapper::{Swapper, now};
 use super::turns::Limit;
@@ -22,7 +23,7 @@ impl Swapper {
         let target = self.registry().previous(&before, role).ok_or_else(nothing)?;
         limit.within(self.room()).await?;
         let mut next = live.clone();
-        let mut sha256 = String::new();
+        let (mut sha256, mut out) = (String::new(), Vec::new());
         for role in Role::ALL {
             let id = target.role(role);
             if id == before.role(role) {
@@ -32,6 +33,20 @@ impl Swapper {
             let record = self.registry().find(id).cloned();
             let record =
                 record.ok_or_else(|| SwapError::Missing(format!("{id} is forgotten; publish its weights again")))?;
+            if record.source.is_none() && fleet_of(&live, role).is_some() {
+                let weights = self.fleet_generations().get(id).cloned().unwrap_or_default();
+                sha256.clone_from(&weights.sha256);
+                let generation = match other.or_else(|| record.generation()) {
+                    Some(generation) => generation,
+                    None => {
+                        let spread = limit.within(self.spread(id, &weights, &record.roles, &live)).await?;
+                        out.extend(spread.out);
+                        spread.generation
+                    }
+                };
+                *next.role_mut(role) = generation;
+                continue;
+            }
             let lost = || SwapError::Missing(format!("{id} did not come from a directory"));
             let source = record.source.clone().ok_or_else(lost)?;
             sha256 = source.sha256();
@@ -58,6 +73,6 @@ impl Swapper {
             registry.rolled_back(before.clone(), &next);
             self.remember(&registry, &Ids::of(&next));
         }
-        Ok(Report::new(true, Mode::BlueGreen, before, Ids::of(&next), sha256))
+        Ok(Report { out, ..Report::new(true, Mode::BlueGreen, before, Ids::of(&next), sha256) })
     }
 }

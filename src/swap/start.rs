@@ -98,6 +98,7 @@ pub async fn start(settings: &Settings) -> Result<Started, StartError> {
         settings: settings.swap.clone(),
         generations: Arc::clone(&generations),
         turns: Turns::default(),
+        fleet: Mutex::default(),
         _workplace: workplace,
         store,
         state,

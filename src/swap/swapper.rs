@@ -1,5 +1,6 @@
 //! The state of the swapper, and threads for its blocking work.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::canary::Canary;
-use super::order::SwapError;
+use super::order::{NamedAdapter, SwapError};
 use super::state::StateFile;
 use super::turns::Turns;
 use super::workplace::Workplace;
@@ -31,10 +32,24 @@ pub struct Swapper {
     pub(super) state: Option<StateFile>,
     pub(super) settings: SwapArgs,
     pub(super) turns: Turns,
+    /// What the generations are that other servers have loaded, by their ids.
+    pub(super) fleet: Mutex<HashMap<String, AtFleet>>,
     pub(super) _workplace: Workplace,
 }
 
+/// What a generation at a fleet is, so that it can be loaded again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AtFleet {
+    pub adapter: Option<NamedAdapter>,
+    pub sha256: String,
+}
+
 impl Swapper {
+    /// The generations that other servers have loaded, by their ids.
+    pub(super) fn fleet_generations(&self) -> MutexGuard<'_, HashMap<String, AtFleet>> {
+        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The state of every generation.
     pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)

@@ -192,7 +192,9 @@ fn dashboard_file(name: &str) -> String {
 async fn the_dashboards_ask_for_metrics_and_labels_that_exist() {
     let server = loaded().await;
     // Engines with a cache of their own say more than a scripted one.
-    let text = server.metrics().await + &Server::native(&[], None).await.metrics().await;
+    let text = server.metrics().await
+        + &Server::native(&[], None).await.metrics().await
+        + &super::fleet::own::in_front_of(&[&server]).await.0.metrics().await;
     let families = families(&text);
     let labels: BTreeSet<&str> = families.values().flat_map(|(_, labels)| labels).map(String::as_str).collect();
 

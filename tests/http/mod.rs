@@ -14,6 +14,7 @@ mod errors;
 mod eval;
 mod extremes;
 mod fields;
+mod fleet;
 mod gguf;
 mod greeting;
 pub mod harness;

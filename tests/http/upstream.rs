@@ -35,7 +35,7 @@ fn hello() -> Request {
 }
 
 /// As `improving`, told by what is asked alone: the wire does not say what a request is for.
-fn improving_by_content() -> FakeEngine {
+pub fn improving_by_content() -> FakeEngine {
     let text = Templates::general().text;
     FakeEngine::new(move |request, sibling| {
         let turns = match &request.input {
@@ -103,7 +103,7 @@ async fn what_is_asked_arrives_and_what_is_said_comes_back() {
     }
     let arrived = seen.lock().unwrap().iter().rfind(|request| request.samples == 2).cloned().unwrap();
     let sampling = Sampling { wire_seed: WireSeed::Given(42), ..sampling };
-    assert_eq!(arrived, Request { sampling, ..request });
+    assert_eq!(arrived, Request { sampling, origin: arrived.origin, ..request });
 
     let text = Request { input: Input::Text("once".into()), max_tokens: Some(9), ..hello() };
     assert_eq!(upstream.generate(text).await.unwrap().text, "noted");

@@ -80,7 +80,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", default_value_t = 16)]
     parallel: usize,
     /// URL of a running spar server that searches; default: load a model in this process
-    #[arg(long, value_name = "URL", conflicts_with_all = ["model", "refiner", "adapter", "refiner_adapter", "templates", "engine", "upstream_url"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["model", "refiner", "adapter", "refiner_adapter", "templates", "engine", "upstream_url", "upstreams"])]
     url: Option<String>,
     /// Directory for trials, responses (in the format of `spar verify`), report.json, report.txt and scores.svg; an interrupted evaluation
     /// resumes from it
@@ -328,7 +328,13 @@ fn settings(args: &EvalArgs, prompts: usize, subject: &Subject) -> anyhow::Resul
             let embedded = loaded.files.embedded.as_ref().map(|files| files.actor());
             let embedded =
                 embedded.as_ref().and_then(|actor| actor.parent()?.file_name()).map(|name| name.to_string_lossy());
-            let upstream = (args.engine.engine == EngineKind::Upstream).then_some(&args.engine.upstream.upstream_url);
+            // One address alone, so that evaluations started before there were several can resume.
+            let upstream = (args.engine.engine == EngineKind::Upstream).then(|| {
+                match args.engine.upstream.upstream_url.as_slice() {
+                    [one] if args.engine.upstream.upstreams.is_none() => json!(one),
+                    several => json!({"urls": several, "file": path(&args.engine.upstream.upstreams)}),
+                }
+            });
             let mut model = json!({"name": loaded.name, "model": path(&args.engine.model),
                 "refiner": path(&args.engine.refiner), "embedded": embedded, "upstream": upstream});
             // Omitted if there is none, so that evaluations started by versions without adapters can resume.

@@ -216,6 +216,15 @@ impl Registry {
         }
     }
 
+    /// Notes that a generation which is at other servers can be used and is tried out.
+    pub fn present(&mut self, generation: &Arc<Generation>, now: u64) {
+        if let Some(record) = self.find_mut(&generation.id) {
+            record.generation = Arc::downgrade(generation);
+            record.state = State::Canary;
+            record.loaded_at = now;
+        }
+    }
+
     /// Notes that a generation will not be live, and why.
     pub fn failed(&mut self, id: &str, reason: String) {
         if let Some(record) = self.find_mut(id) {

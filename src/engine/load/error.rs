@@ -43,4 +43,7 @@ pub enum LoadError {
     /// The server that should answer does not.
     #[error("--upstream-url: {0}")]
     Upstream(EngineError),
+    /// The fleet that should answer cannot be used.
+    #[error("{0}")]
+    Fleet(String),
 }

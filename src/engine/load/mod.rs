@@ -3,6 +3,7 @@
 mod adapted;
 mod choice;
 mod error;
+mod fleet;
 mod ignored;
 mod loader;
 mod open;
@@ -25,9 +26,9 @@ use super::generation::registry::AdapterSource;
 use super::generation::{Adapters, Generation, Generations, Live, Pinned};
 use super::grammar::shared_memory;
 use super::metered::Metered;
-use super::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
+use super::upstream::{UpstreamConfig, UpstreamEngine};
 use super::{Engine, EngineError, Input, Purpose, Request};
-use crate::config::{EngineArgs, EngineKind, SiblingsBy, UpstreamArgs};
+use crate::config::{EngineArgs, EngineKind, UpstreamArgs};
 use crate::prompts::Templates;
 use crate::weights::gguf;
 use crate::weights::store::Store;
@@ -176,9 +177,12 @@ fn directories(args: &EngineArgs) -> Result<Configured, LoadError> {
 /// A server answers, and judges and refines unless a refiner's directory is named. Only the question for its models is waited for
 /// here.
 fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>, mut loader: Loader<'_>) -> Result<Loaded, LoadError> {
-    let UpstreamArgs { upstream_url: url, upstream_model: model, upstream_context: context, upstream_siblings } =
+    let UpstreamArgs { upstream_url, upstreams, upstream_model: model, upstream_context: context, .. } =
         args.upstream.clone();
-    let url = url.unwrap_or_default();
+    if upstream_url.len() > 1 || upstreams.is_some() {
+        return fleet::load(args, own, loader);
+    }
+    let url = upstream_url.into_iter().next().unwrap_or_default();
     let config = UpstreamConfig {
         url: url.clone(),
         model,
@@ -186,10 +190,8 @@ fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>, mut loader: Loader<'
         context,
         reasoning: args.thinking.form(None),
         template_kwargs: args.thinking.kwargs(),
-        siblings: match upstream_siblings {
-            SiblingsBy::N => Siblings::Choices,
-            SiblingsBy::Requests => Siblings::Requests,
-        },
+        siblings: args.upstream.upstream_siblings.siblings(),
+        dialect: args.upstream.upstream_dialect.dialect(),
     };
     let failed = |error: std::io::Error| LoadError::Upstream(EngineError::Unavailable(error.to_string()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

@@ -15,8 +15,15 @@ pub type Chunks = Pin<Box<dyn Stream<Item = Result<Chunk, EngineError>> + Send>>
 /// logprobs. Without a splitter the chunks stay as they are.
 pub fn split_chunks(chunks: Chunks, splitter: Option<Splitter>) -> Chunks {
     let Some(splitter) = splitter else { return chunks };
-    let mut sorter = Sorter { splitter, undecided: VecDeque::new() };
-    Box::pin(chunks.map(move |chunk| chunk.map(|chunk| sorter.sort(chunk))))
+    let fresh = move || Sorter { splitter: splitter.clone(), undecided: VecDeque::new() };
+    let mut sorter = fresh();
+    let mut sort = move |chunk: Chunk| {
+        if chunk.restarts {
+            sorter = fresh();
+        }
+        sorter.sort(chunk)
+    };
+    Box::pin(chunks.map(move |chunk| chunk.map(&mut sort)))
 }
 
 struct Sorter {

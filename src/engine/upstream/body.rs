@@ -3,14 +3,15 @@
 
 use serde_json::{Map, Value, json};
 
+use super::dialect::Dialect;
 use crate::chat::{Ending, Message, TemplateKwargs, TemplateOptions, Thinking};
-use crate::engine::{Constraint, EngineError, Input, ModelInfo, Request, Sampling, TokenRules, WireSeed};
+use crate::engine::{EngineError, Input, ModelInfo, Request, Sampling, TokenRules, WireSeed};
 
 /// The body of one request with `request.samples` choices.
 ///
 /// # Errors
-/// [`EngineError::Unsupported`] for constraints that OpenAI's wire has no field for.
-pub(super) fn of(request: &Request, model: &ModelInfo) -> Result<Value, EngineError> {
+/// [`EngineError::Unsupported`] for constraints that the server has no field for.
+pub(super) fn of(request: &Request, model: &ModelInfo, dialect: Dialect) -> Result<Value, EngineError> {
     let mut body = Map::new();
     let mut put = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
     put("model", json!(model.name));
@@ -49,11 +50,13 @@ pub(super) fn of(request: &Request, model: &ModelInfo) -> Result<Value, EngineEr
     if !request.stop.is_empty() {
         put("stop", json!(request.stop));
     }
-    if let Some(constraint) = &request.constraint {
-        put("response_format", response_format(constraint)?);
-    }
     sampling(&request.sampling, &mut put);
-    Ok(Value::Object(body))
+    let mut body = Value::Object(body);
+    if let Some(constraint) = &request.constraint {
+        dialect.constrain(&mut body, constraint)?;
+    }
+    dialect.adjust(&mut body);
+    Ok(body)
 }
 
 /// Adds what the chat template is given. Reasoning that a call can do without is turned off only where the model is known to
@@ -145,19 +148,6 @@ fn token_rules(rules: &TokenRules, put: &mut impl FnMut(&str, Value)) {
     }
 }
 
-fn response_format(constraint: &Constraint) -> Result<Value, EngineError> {
-    match constraint {
-        Constraint::JsonSchema(schema) if *schema == json!({"type": "object"}) => Ok(json!({"type": "json_object"})),
-        Constraint::JsonSchema(schema) => {
-            let named = json!({"name": "answer", "schema": schema, "strict": true});
-            Ok(json!({"type": "json_schema", "json_schema": named}))
-        }
-        Constraint::Regex(_) | Constraint::Lark(_) | Constraint::Calls { .. } => {
-            Err(EngineError::Unsupported("an upstream takes JSON schemas only, no other constraint".into()))
-        }
-    }
-}
-
 /// Servers read a seed as a signed number, and some refuse negative ones: such a seed loses its lowest bit.
 fn signed(seed: u64) -> i64 {
     i64::try_from(seed).unwrap_or((seed >> 1).cast_signed())
@@ -167,14 +157,14 @@ fn signed(seed: u64) -> i64 {
 mod tests {
     use super::*;
     use crate::chat::{Chat, Effort};
-    use crate::engine::Purpose;
+    use crate::engine::{Constraint, Purpose};
 
     fn model() -> ModelInfo {
         ModelInfo { name: "m".into(), context: 100, vocabulary: 0 }
     }
 
     fn body(request: &Request) -> Value {
-        of(request, &model()).unwrap()
+        of(request, &model(), Dialect::OpenAi).unwrap()
     }
 
     #[test]
@@ -313,6 +303,6 @@ mod tests {
     fn other_constraints_are_refused() {
         let request =
             Request { constraint: Some(Constraint::Regex("a".into())), ..Request::chat(Purpose::Answer, Vec::new()) };
-        assert!(matches!(of(&request, &model()), Err(EngineError::Unsupported(_))));
+        assert!(matches!(of(&request, &model(), Dialect::OpenAi), Err(EngineError::Unsupported(_))));
     }
 }

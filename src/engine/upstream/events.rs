@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::failure;
+use super::failure::{self, Failure, Kind};
 use super::siblings::Step;
 use crate::chat::{CalledFunction, Message, ToolCall};
 use crate::engine::reasoning::Reasoning;
@@ -19,8 +19,15 @@ use crate::engine::{Chunk, EngineError, FinishReason, PromptTokens, TokenLogprob
 struct WireChunk {
     #[serde(default)]
     choices: Vec<WireChoice>,
+    #[serde(default, deserialize_with = "if_readable")]
     usage: Option<WireUsage>,
     error: Option<Value>,
+}
+
+/// A count that cannot be read is none: it does not spoil the answer that it counts.
+fn if_readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WireUsage>, D::Error> {
+    let value = Option::<Value>::deserialize(deserializer)?;
+    Ok(value.and_then(|value| serde_json::from_value(value).ok()))
 }
 
 #[derive(Deserialize)]
@@ -114,6 +121,8 @@ struct WirePromptDetails {
 pub(super) struct Reader {
     choices: Vec<Choice>,
     usage: Option<WireUsage>,
+    /// Tokens of all choices together at most; a count above it is not believed.
+    most: usize,
     /// Set where reasoning is seen.
     thinks: Arc<AtomicBool>,
 }
@@ -132,16 +141,20 @@ struct Choice {
 }
 
 impl Reader {
-    pub fn new(samples: usize, thinks: Arc<AtomicBool>) -> Self {
-        Self { choices: vec![Choice::default(); samples], usage: None, thinks }
+    /// A reader of `samples` choices, which have `most` tokens together at most.
+    pub fn new(samples: usize, most: usize, thinks: Arc<AtomicBool>) -> Self {
+        Self { choices: vec![Choice::default(); samples], usage: None, most, thinks }
     }
 
     /// What one event adds. Finishes wait for the usage, which comes after all of them.
-    pub fn read(&mut self, data: &str) -> Result<Vec<Step>, EngineError> {
-        let unreadable = |error| EngineError::Upstream(format!("the upstream sent an event that is no chunk: {error}"));
+    pub fn read(&mut self, data: &str) -> Result<Vec<Step>, Failure> {
+        let unreadable = |error| {
+            let reason = format!("the upstream sent an event that is no chunk: {error}");
+            Failure::new(Kind::Unreadable, EngineError::Upstream(reason))
+        };
         let chunk: WireChunk = serde_json::from_str(data).map_err(unreadable)?;
         if let Some(error) = chunk.error {
-            return Err(failure::in_stream(&error));
+            return Err(Failure::new(Kind::Failed, failure::in_stream(&error)));
         }
         self.usage = chunk.usage.or(self.usage.take());
         Ok(chunk.choices.into_iter().filter_map(|choice| self.choice(choice)).collect())
@@ -179,7 +192,7 @@ impl Reader {
     /// The last chunk of every choice that has finished, and an error for those that the server never began.
     pub fn end(mut self) -> Vec<Step> {
         let counted: usize = self.choices.iter().map(|choice| choice.tokens).sum();
-        let told = self.usage.as_ref().map_or(0, |usage| usage.completion_tokens);
+        let told = self.usage.as_ref().map_or(0, |usage| usage.completion_tokens.min(self.most));
         let mut missing = told.saturating_sub(counted);
         let thought = self.usage.as_ref().and_then(|usage| usage.completion_tokens_details.as_ref()?.reasoning_tokens);
         let counted: usize = self.choices.iter().map(|choice| choice.reasoning).sum();
@@ -189,11 +202,14 @@ impl Reader {
             cached: usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0),
         });
         let begun = self.choices.iter().filter(|choice| choice.seen).count();
-        if begun > 0 && begun < self.choices.len() {
+        // Where those that began did not end either, the response was cut.
+        let whole = self.choices.iter().all(|choice| choice.finish.is_some() || !choice.seen);
+        if whole && begun > 0 && begun < self.choices.len() {
             let all = self.choices.len();
-            return vec![Step::Failed(EngineError::Unsupported(format!(
+            let reason = format!(
                 "the upstream gave {begun} of {all} choices, so it does not honour `n`; ask it with --upstream-siblings requests"
-            )))];
+            );
+            return vec![Step::Failed(Failure::new(Kind::Choices, EngineError::Unsupported(reason)))];
         }
         let mut left = begun;
         let last = |(index, choice): (usize, Choice)| {
@@ -258,7 +274,7 @@ mod tests {
     use serde_json::json;
 
     fn read(samples: usize, events: &[Value]) -> Vec<Step> {
-        let mut reader = Reader::new(samples, Arc::default());
+        let mut reader = Reader::new(samples, 1000, Arc::default());
         let mut steps: Vec<Step> = events.iter().flat_map(|event| reader.read(&event.to_string()).unwrap()).collect();
         steps.extend(reader.end());
         steps
@@ -304,7 +320,10 @@ mod tests {
     #[test]
     fn a_server_that_ignores_n_is_found_out() {
         let steps = read(2, &[json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]})]);
-        assert!(matches!(&steps[1], Step::Failed(EngineError::Unsupported(m)) if m.contains("1 of 2")), "{steps:?}");
+        assert!(
+            matches!(&steps[1], Step::Failed(failure) if failure.kind == Kind::Choices && failure.error.to_string().contains("1 of 2")),
+            "{steps:?}"
+        );
     }
 
     #[test]
@@ -343,7 +362,7 @@ mod tests {
                 json!({"usage": {"prompt_tokens": 1, "completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5}}}),
             ];
             let thinks = Arc::new(AtomicBool::new(false));
-            let mut reader = Reader::new(1, Arc::clone(&thinks));
+            let mut reader = Reader::new(1, 1000, Arc::clone(&thinks));
             let mut steps: Vec<Step> =
                 events.iter().flat_map(|event| reader.read(&event.to_string()).unwrap()).collect();
             assert!(thinks.load(Relaxed));
@@ -364,10 +383,26 @@ mod tests {
     }
 
     #[test]
+    fn counts_that_cannot_be_right_are_not_believed() {
+        let event = json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]});
+        for (usage, tokens, prompt) in [
+            (json!({"prompt_tokens": 2, "completion_tokens": 4_000_000_000u64}), 999, Some((2, 0))),
+            (json!({"prompt_tokens": -2, "completion_tokens": -4}), 0, None),
+            (json!({"prompt_tokens": "many"}), 0, None),
+            (json!("none"), 0, None),
+        ] {
+            let steps = read(1, &[event.clone(), json!({"choices": [], "usage": usage})]);
+            let prompt = prompt.map(|(sent, cached)| PromptTokens { sent, cached });
+            assert_eq!(steps, [text(0, "a"), last(0, tokens, prompt)], "{usage}");
+        }
+    }
+
+    #[test]
     fn an_error_event_is_an_error() {
-        let mut reader = Reader::new(1, Arc::default());
+        let mut reader = Reader::new(1, 1000, Arc::default());
         let error = reader.read(r#"{"error": {"message": "out of memory"}}"#).unwrap_err();
-        assert!(error.to_string().contains("out of memory"), "{error}");
-        assert!(reader.read("<html>").is_err());
+        assert_eq!(error.kind, Kind::Failed);
+        assert!(error.error.to_string().contains("out of memory"), "{error:?}");
+        assert_eq!(reader.read("<html>").unwrap_err().kind, Kind::Unreadable);
     }
 }

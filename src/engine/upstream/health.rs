@@ -6,8 +6,9 @@ use reqwest::Client;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::UpstreamEngine;
 use super::failure::is_limited;
-use super::{UpstreamEngine, ask_for_models, choose, listed};
+use super::models::{ask_for_models, choose, listed};
 use crate::engine::EngineError;
 
 /// How long an answer is cached.

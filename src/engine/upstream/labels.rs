@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::UpstreamEngine;
+use super::failure::Failure;
+use super::{Asking, UpstreamEngine};
 use crate::engine::labels::points::log_sum_exp;
 use crate::engine::{
     Completion, EngineError, Input, Label, LabelRequest, LabelScores, Origin, Purpose, Request, Sampling, Spelling,
@@ -20,14 +21,14 @@ const AT_ONCE: usize = 8;
 impl UpstreamEngine {
     /// The labels' probabilities after each prompt. The server does not say which tokens several prompts share, so that all
     /// of them are counted.
-    pub(super) async fn label_scores(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
+    pub(super) async fn label_scores(&self, request: LabelRequest, asking: Asking<'_>) -> Result<LabelScores, Failure> {
         request.check()?;
         if self.lists_nothing.load(Relaxed) {
-            return Err(lists_nothing("it gave none before"));
+            return Err(lists_nothing("it gave none before").into());
         }
         if request.questions.iter().any(|question| !question.reply.is_empty()) {
             let reason = "an upstream continues no reply that has begun; labels are read where it begins";
-            return Err(EngineError::Unsupported(reason.into()));
+            return Err(EngineError::Unsupported(reason.into()).into());
         }
         if request
             .labels
@@ -36,11 +37,11 @@ impl UpstreamEngine {
             .any(|spelling| matches!(spelling, Spelling::Token(_)))
         {
             let reason = "an upstream says its tokens as texts, so labels are texts and not token ids";
-            return Err(EngineError::Unsupported(reason.into()));
+            return Err(EngineError::Unsupported(reason.into()).into());
         }
         let LabelRequest { purpose, questions, labels, origin } = request;
         let asked: Vec<_> =
-            questions.into_iter().map(|question| self.first_token(purpose, question.input, origin)).collect();
+            questions.into_iter().map(|question| self.first_token(purpose, question.input, origin, asking)).collect();
         let answers: Vec<Completion> = stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
         let mut scores = LabelScores::default();
         for answer in answers {
@@ -51,7 +52,13 @@ impl UpstreamEngine {
         Ok(scores)
     }
 
-    async fn first_token(&self, purpose: Purpose, input: Input, origin: Origin) -> Result<Completion, EngineError> {
+    async fn first_token(
+        &self,
+        purpose: Purpose,
+        input: Input,
+        origin: Origin,
+        asking: Asking<'_>,
+    ) -> Result<Completion, Failure> {
         let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
         let max_tokens = Some(1);
         let request = Request {
@@ -62,13 +69,16 @@ impl UpstreamEngine {
             logprobs: Some(LISTED),
             ..Request::chat(purpose, Vec::new())
         };
-        match self.ask(&request).await {
-            Ok(mut replies) => {
-                let reply = replies.pop().ok_or_else(|| EngineError::Crashed("the upstream began no reply".into()))?;
-                reply.complete().await
+        match self.open(&request, asking).await {
+            Ok(source) => {
+                let reply = self.replies(source, &request).pop();
+                let reply = reply.ok_or_else(|| EngineError::Crashed("the upstream began no reply".into()))?;
+                Ok(reply.complete().await?)
             }
-            Err(EngineError::Invalid(reason)) if reason.contains("logprobs") => Err(self.note_nothing(&reason)),
-            Err(error) => Err(error),
+            Err(Failure { error: EngineError::Invalid(reason), .. }) if reason.contains("logprobs") => {
+                Err(self.note_nothing(&reason).into())
+            }
+            Err(failure) => Err(failure),
         }
     }
 

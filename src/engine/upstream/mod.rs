@@ -2,17 +2,21 @@
 //!
 //! Siblings are one request with `n`, or several where the server ignores it. Several replies then read one response: whichever
 //! is polled drives it for all of them, and dropping the last one closes the connection; no task runs in between. Tokens are
-//! counted by pieces of text until the usage at the end corrects them. JSON schemas are passed on. Other grammars are not
-//! part of OpenAI's API, so verdicts and refinements are read as they come, and a refinement that does not match what the
-//! answer must be is requested again. Labels are read from the first token's `top_logprobs`, until an answer shows that the
+//! counted by pieces of text until the usage at the end corrects them. JSON schemas are passed on, and regular expressions to
+//! servers that have a field for them. Other grammars are passed to none, so verdicts and refinements are read as they come, and a
+//! refinement that does not match what the answer must be is requested again. Labels are read from the first token's `top_logprobs`, until an answer shows that the
 //! server gives none.
 
 mod body;
+pub mod dialect;
 mod events;
 mod failure;
+pub mod fleet;
 mod health;
 mod labels;
+mod models;
 mod siblings;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,23 +24,23 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eventsource_stream::Eventsource;
+use futures::StreamExt;
 use futures::future::try_join_all;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, Response};
-use serde::Deserialize;
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Client, Response};
 
+use self::dialect::{Adapters, Dialect, recognise};
+use self::failure::{Failure, Kind, asked_pause, is_busy, refusal};
+use self::health::Health;
+use self::models::{choose, keyed, models};
+use self::siblings::{Source, Step};
+use self::stream::{Expected, source};
 use super::reasoning::{Form, split_chunks};
 use super::{
     Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Namespace, PromptTokens,
     Reply, Request, TraceContext, WireSeed, derive_seed,
 };
 use crate::chat::TemplateKwargs;
-use events::Reader;
-use failure::{is_busy, refused, unreachable};
-use health::Health;
-use siblings::{Source, Step};
 
 /// Tokens of a context where neither the server nor the settings say.
 const CONTEXT: usize = 8_192;
@@ -68,6 +72,8 @@ pub struct UpstreamConfig {
     pub context: Option<usize>,
     /// How siblings are asked for.
     pub siblings: Siblings,
+    /// The fields that it knows; `None`: recognised by what it says of itself.
+    pub dialect: Option<Dialect>,
     /// How the text of its replies marks reasoning; `None` where the server takes it out itself.
     pub reasoning: Option<Form>,
     /// Variables of its chat template where a chat does not set them.
@@ -81,6 +87,7 @@ pub struct UpstreamEngine {
     base: String,
     key: Option<String>,
     siblings: Siblings,
+    dialect: Dialect,
     reasoning: Option<Form>,
     template_kwargs: TemplateKwargs,
     /// Whether the model is known to think, so that its server knows how to turn that off. Servers of other models may refuse a
@@ -89,29 +96,20 @@ pub struct UpstreamEngine {
     info: ModelInfo,
     /// Whether an answer has shown that the server gives no log-probabilities.
     lists_nothing: AtomicBool,
-    /// Whether the server knows vLLM's own fields: it keeps prefixes apart by `cache_salt`, and honours rules on tokens.
-    extended: bool,
     health: Health,
 }
 
-#[derive(Deserialize)]
-struct Models {
-    data: Vec<Card>,
+/// How one call is made.
+#[derive(Clone, Copy, Debug)]
+struct Asking<'a> {
+    /// The adapter that answers, in place of the bare model.
+    adapter: Option<&'a str>,
+    /// How often it is sent while the server is too busy for it.
+    tries: u32,
 }
 
-#[derive(Deserialize)]
-struct Card {
-    id: String,
-    max_model_len: Option<usize>,
-    owned_by: Option<String>,
-}
-
-impl Card {
-    /// Whether its server knows vLLM's own fields: vLLM itself, and this server.
-    fn is_extended(&self) -> bool {
-        matches!(self.owned_by.as_deref(), Some("vllm" | "spar"))
-    }
-}
+/// How the only server is asked: no other one could answer.
+const ALONE: Asking<'static> = Asking { adapter: None, tries: TRIES };
 
 impl UpstreamEngine {
     /// Asks the server for its models and settles on one.
@@ -120,57 +118,86 @@ impl UpstreamEngine {
     /// The server cannot be reached, refuses the key, or does not serve the model; or it serves several and none is named.
     pub async fn connect(config: UpstreamConfig) -> Result<Self, EngineError> {
         let base = base(&config.url)?;
-        let cards = models(&client()?, &base, config.key.as_deref()).await?;
+        let asking = client()?;
+        let cards = models(&asking, &base, config.key.as_deref()).await?;
         let card = choose(cards, config.model.as_deref(), &base)?;
-        let (context, extended) = (config.context.or(card.max_model_len).unwrap_or(CONTEXT), card.is_extended());
+        let dialect = match config.dialect {
+            Some(dialect) => dialect,
+            None => recognise(&asking, &base, config.key.as_deref(), &card).await,
+        };
+        let context = config.context.or(card.max_model_len).unwrap_or(CONTEXT);
         let info = ModelInfo { name: card.id, context, vocabulary: 0 };
         // A client of its own: connections that the question left behind belong to the caller's runtime.
         let UpstreamConfig { key, siblings, reasoning, template_kwargs, .. } = config;
+        let siblings = dialect.siblings(siblings);
         let thinks = Arc::new(AtomicBool::new(reasoning.is_some()));
-        let (client, lists_nothing) = (client()?, AtomicBool::new(false));
-        let health = Health::new()?;
+        let (client, lists_nothing, health) = (client()?, AtomicBool::new(false), Health::new()?);
         Ok(Self {
             client,
             base,
             key,
             siblings,
+            dialect,
             reasoning,
             template_kwargs,
             thinks,
             info,
             lists_nothing,
-            extended,
             health,
         })
     }
 
     /// One request's replies.
     async fn ask(&self, request: &Request) -> Result<Vec<Reply>, EngineError> {
+        let source = self.open(request, ALONE).await.map_err(|failure| failure.error)?;
+        Ok(self.replies(source, request))
+    }
+
+    /// Sends one request and reads its response as steps.
+    async fn open(&self, request: &Request, asking: Asking<'_>) -> Result<Source, Failure> {
         let route = if matches!(request.input, Input::Chat(_)) { "chat/completions" } else { "completions" };
-        let mut body = body::of(request, &self.info)?;
+        let mut body = body::of(request, &self.info, self.dialect)?;
         if let Input::Chat(chat) = &request.input {
             body::put_template_options(&mut body, &chat.options, &self.template_kwargs, self.thinks.load(Relaxed));
         }
-        let apart = request.origin.namespace != Namespace::SHARED;
-        if apart && self.extended {
+        if request.origin.namespace != Namespace::SHARED && self.dialect.is_extended() {
             body["cache_salt"] = request.origin.namespace.hex().into();
         }
-        let response = self.send(&format!("{}/{route}", self.base), &body, request.origin.trace).await?;
+        match (asking.adapter, self.dialect.adapters()) {
+            (None, _) => {}
+            (Some(name), Adapters::AsField) => body["lora_path"] = name.into(),
+            (Some(name), _) => body["model"] = name.into(),
+        }
+        let response = self.send(&format!("{}/{route}", self.base), &body, asking.tries, request.origin.trace).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
-            return Err(EngineError::Upstream(format!(
-                "the upstream answered with {kind:?} instead of an event stream"
-            )));
+            let reason = format!("the upstream answered with {kind:?} instead of an event stream");
+            return Err(Failure::new(Kind::Unreadable, EngineError::Upstream(reason)));
         }
-        let source = source(response, request.samples, Arc::clone(&self.thinks));
-        let splitter = self.reasoning.filter(|_| matches!(request.input, Input::Chat(_))).map(|form| form.after(""));
-        let split = |reply: Reply| Reply { chunks: split_chunks(reply.chunks, splitter.clone()), ..reply };
-        let replies = siblings::replies(source, request.samples).into_iter().map(split);
+        let (samples, each) = (request.samples, request.max_tokens.unwrap_or(self.info.context));
+        let expected = Expected { samples, most: samples.saturating_mul(each), thinks: Arc::clone(&self.thinks) };
+        Ok(source(response, expected))
+    }
+
+    /// Sends a request for each sibling and reads all responses as steps of one.
+    async fn open_each(&self, request: &Request, asking: Asking<'_>) -> Result<Source, Failure> {
+        let alone = each(request);
+        let sources = try_join_all(alone.iter().map(|one| self.open(one, asking))).await?;
+        let numbered = sources.into_iter().enumerate().map(|(index, source)| {
+            let step = move |step| match step {
+                Step::Chunk(_, chunk) => Step::Chunk(index, chunk),
+                failed @ Step::Failed(_) => failed,
+            };
+            source.map(step)
+        });
+        Ok(Box::pin(futures::stream::select_all(numbered)))
+    }
+
+    /// The replies that a response's steps make up.
+    fn replies(&self, source: Source, request: &Request) -> Vec<Reply> {
         // Where the server does not keep callers apart, at least no count says what another one sent.
-        Ok(match apart && !self.extended {
-            true => replies.map(without_cached).collect(),
-            false => replies.collect(),
-        })
+        let hides = request.origin.namespace != Namespace::SHARED && !self.dialect.is_extended();
+        replies(source, request, self.reasoning, hides)
     }
 
     /// Sends until the server is not too busy, a few times at most.
@@ -178,21 +205,48 @@ impl UpstreamEngine {
         &self,
         url: &str,
         body: &serde_json::Value,
+        tries: u32,
         trace: Option<TraceContext>,
-    ) -> Result<Response, EngineError> {
+    ) -> Result<Response, Failure> {
         let mut pause = PAUSE;
-        for last in (0..TRIES).map(|tried| tried + 1 == TRIES) {
+        for last in (0..tries).map(|tried| tried + 1 == tries) {
             let request = keyed(self.client.post(url).json(body), self.key.as_deref());
-            let response = traced(request, trace).send().await;
-            let response = response.map_err(|error| unreachable(&self.base, &error))?;
+            let response = models::traced(request, trace).send().await;
+            let response = response.map_err(|error| Failure::unreachable(&self.base, &error))?;
             if !is_busy(&response) || last {
-                return if response.status().is_success() { Ok(response) } else { Err(refused(response).await) };
+                return if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) };
             }
             tokio::time::sleep(asked_pause(&response).unwrap_or(pause)).await;
             pause *= 2;
         }
-        Err(EngineError::Unavailable("the upstream is too busy".into()))
+        Err(Failure::new(Kind::Busy, EngineError::Unavailable("the upstream is too busy".into())))
     }
+}
+
+/// The replies of a response, their reasoning taken from their text where it is marked there in `form`.
+fn replies(source: Source, request: &Request, form: Option<Form>, hides_cached: bool) -> Vec<Reply> {
+    let splitter = form.filter(|_| matches!(request.input, Input::Chat(_))).map(|form| form.after(""));
+    let split = |reply: Reply| Reply { chunks: split_chunks(reply.chunks, splitter.clone()), ..reply };
+    let replies = siblings::replies(source, request.samples).into_iter().map(split);
+    match hides_cached {
+        true => replies.map(without_cached).collect(),
+        false => replies.collect(),
+    }
+}
+
+/// A request for each sibling, with a seed of its own.
+fn each(request: &Request) -> Vec<Request> {
+    let one = |sibling: usize| {
+        let mut one = Request { samples: 1, ..request.clone() };
+        if sibling > 0 {
+            one.sampling.seed = derive_seed(one.sampling.seed, sibling as u64);
+            if let WireSeed::Given(_) = one.sampling.wire_seed {
+                one.sampling.wire_seed = WireSeed::Derived;
+            }
+        }
+        one
+    };
+    (0..request.samples).map(one).collect()
 }
 
 #[async_trait]
@@ -201,17 +255,8 @@ impl Engine for UpstreamEngine {
         if self.siblings == Siblings::Choices || request.samples == 1 {
             return self.ask(&request).await;
         }
-        let alone = (0..request.samples).map(|sibling| {
-            let mut one = Request { samples: 1, ..request.clone() };
-            if sibling > 0 {
-                one.sampling.seed = derive_seed(one.sampling.seed, sibling as u64);
-                if let WireSeed::Given(_) = one.sampling.wire_seed {
-                    one.sampling.wire_seed = WireSeed::Derived;
-                }
-            }
-            async move { self.ask(&one).await }
-        });
-        Ok(try_join_all(alone).await?.into_iter().flatten().collect())
+        let alone = each(&request);
+        Ok(try_join_all(alone.iter().map(|one| self.ask(one))).await?.into_iter().flatten().collect())
     }
 
     fn info(&self) -> &ModelInfo {
@@ -222,8 +267,12 @@ impl Engine for UpstreamEngine {
         true
     }
 
+    fn constrains_regex(&self) -> bool {
+        self.dialect.takes_regex()
+    }
+
     fn keeps_token_rules(&self) -> bool {
-        self.extended
+        self.dialect.is_extended()
     }
 
     fn label_support(&self) -> LabelSupport {
@@ -231,7 +280,7 @@ impl Engine for UpstreamEngine {
     }
 
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
-        self.label_scores(request).await
+        self.label_scores(request, ALONE).await.map_err(|failure| failure.error)
     }
 
     async fn health(&self) -> Result<(), EngineError> {
@@ -263,105 +312,6 @@ fn base(url: &str) -> Result<String, EngineError> {
     Ok(if parsed.path() == "/" { format!("{trimmed}/v1") } else { trimmed.to_owned() })
 }
 
-fn keyed(request: RequestBuilder, key: Option<&str>) -> RequestBuilder {
-    match key {
-        Some(key) => request.bearer_auth(key),
-        None => request,
-    }
-}
-
-/// The request with the span that it belongs to, so that the server's spans join the caller's trace.
-fn traced(request: RequestBuilder, trace: Option<TraceContext>) -> RequestBuilder {
-    match trace {
-        Some(trace) => request.header(TraceContext::HEADER, trace.to_string()),
-        None => request,
-    }
-}
-
-async fn models(client: &Client, base: &str, key: Option<&str>) -> Result<Vec<Card>, EngineError> {
-    listed(ask_for_models(client, base, key).await?, base).await
-}
-
-async fn ask_for_models(client: &Client, base: &str, key: Option<&str>) -> Result<Response, EngineError> {
-    let response = keyed(client.get(format!("{base}/models")), key).send().await;
-    response.map_err(|error| unreachable(base, &error))
-}
-
-async fn listed(response: Response, base: &str) -> Result<Vec<Card>, EngineError> {
-    if !response.status().is_success() {
-        return Err(refused(response).await);
-    }
-    let models: Models = response.json().await.map_err(|error| {
-        EngineError::Unavailable(format!("{base}/models does not list models as OpenAI does: {error}"))
-    })?;
-    Ok(models.data)
-}
-
-fn choose(cards: Vec<Card>, asked: Option<&str>, base: &str) -> Result<Card, EngineError> {
-    // Our own servers list a preset that searches after each model.
-    let plain: Vec<Card> = cards.into_iter().filter(|card| !card.id.ends_with(":search")).collect();
-    let names = plain.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(", ");
-    match asked {
-        Some(asked) => plain.into_iter().find(|card| card.id == asked).ok_or_else(|| {
-            EngineError::Invalid(format!("{base} does not serve the model {asked:?}; it serves: {names}"))
-        }),
-        None if plain.len() > 1 => {
-            Err(EngineError::Invalid(format!("{base} serves several models, name one of them: {names}")))
-        }
-        None => plain.into_iter().next().ok_or_else(|| EngineError::Unavailable(format!("{base} serves no model"))),
-    }
-}
-
-/// What `Retry-After` asks for, within reason.
-fn asked_pause(response: &Response) -> Option<Duration> {
-    let seconds: u64 = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds.min(10)))
-}
-
-/// The bytes of a stream without the byte order mark that it may begin with, over which the parser of events would stumble.
-fn without_mark<B: AsRef<[u8]>, E>(bytes: impl Stream<Item = Result<B, E>>) -> impl Stream<Item = Result<Rest<B>, E>> {
-    const MARK: &[u8] = "\u{FEFF}".as_bytes();
-    let mut begun = false;
-    bytes.map_ok(move |bytes| {
-        let marked = !begun && bytes.as_ref().starts_with(MARK);
-        begun |= !bytes.as_ref().is_empty();
-        Rest { bytes, from: if marked { MARK.len() } else { 0 } }
-    })
-}
-
-/// Bytes without the first ones.
-struct Rest<B> {
-    bytes: B,
-    from: usize,
-}
-
-impl<B: AsRef<[u8]>> AsRef<[u8]> for Rest<B> {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes.as_ref()[self.from..]
-    }
-}
-
-/// The events of a response as steps of its siblings; ends after `[DONE]` or with the connection.
-fn source(response: Response, samples: usize, thinks: Arc<AtomicBool>) -> Source {
-    let events = without_mark(response.bytes_stream()).eventsource();
-    let steps = stream::unfold((events, Some(Reader::new(samples, thinks))), |(mut events, reader)| async move {
-        let mut reader = reader?;
-        Some(match events.next().await {
-            Some(Ok(event)) if event.data == "[DONE]" => (reader.end(), (events, None)),
-            Some(Ok(event)) => match reader.read(&event.data) {
-                Ok(steps) => (steps, (events, Some(reader))),
-                Err(error) => (vec![Step::Failed(error)], (events, None)),
-            },
-            Some(Err(error)) => {
-                let error = EngineError::Upstream(format!("the upstream's stream broke off: {error}"));
-                (vec![Step::Failed(error)], (events, None))
-            }
-            None => (reader.end(), (events, None)),
-        })
-    });
-    Box::pin(steps.flat_map(stream::iter))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,18 +328,5 @@ mod tests {
         ] {
             assert_eq!(base(url).ok().as_deref(), expected, "{url}");
         }
-    }
-
-    #[test]
-    fn one_model_is_chosen() {
-        let cards = |ids: &[&str]| {
-            ids.iter().map(|id| Card { id: (*id).into(), max_model_len: None, owned_by: None }).collect()
-        };
-        let chosen = |ids, asked| choose(cards(ids), asked, "http://h").map(|card| card.id).map_err(|e| e.to_string());
-        assert_eq!(chosen(&["a", "a:search"], None), Ok("a".into()));
-        assert_eq!(chosen(&["a", "b"], Some("b")), Ok("b".into()));
-        assert!(chosen(&["a", "b"], None).unwrap_err().contains("name one of them: a, b"));
-        assert!(chosen(&["a"], Some("c")).unwrap_err().contains("it serves: a"));
-        assert!(chosen(&[], None).unwrap_err().contains("serves no model"));
     }
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures::Stream;
 
+use super::failure::Failure;
 use crate::engine::{Chunk, EngineError, Reply};
 
 /// What a response says next.
@@ -16,7 +17,7 @@ pub(super) enum Step {
     /// A chunk of the sibling with this index.
     Chunk(usize, Chunk),
     /// The end of all that have not finished.
-    Failed(EngineError),
+    Failed(Failure),
 }
 
 /// A response as steps.
@@ -51,8 +52,8 @@ impl Shared {
             match source.as_mut().poll_next(&mut context) {
                 Poll::Pending => return,
                 Poll::Ready(Some(Step::Chunk(index, chunk))) => self.queues[index].push_back(Ok(chunk)),
-                Poll::Ready(Some(Step::Failed(error))) => {
-                    self.queues.iter_mut().for_each(|queue| queue.push_back(Err(error.clone())));
+                Poll::Ready(Some(Step::Failed(failure))) => {
+                    self.queues.iter_mut().for_each(|queue| queue.push_back(Err(failure.error.clone())));
                     self.source = None;
                 }
                 Poll::Ready(None) => self.source = None,
@@ -171,7 +172,7 @@ mod tests {
         drop(both);
         assert!(sender.is_closed());
         let broken = EngineError::Crashed("as scripted".into());
-        let source = futures::stream::iter([Step::Failed(broken.clone())]);
+        let source = futures::stream::iter([Step::Failed(broken.clone().into())]);
         for reply in replies(Box::pin(source), 2) {
             assert_eq!(reply.complete().await, Err(broken.clone()));
         }

@@ -9,6 +9,7 @@ mod process;
 mod requests;
 mod searches;
 mod swaps;
+mod upstreams;
 mod vllm;
 
 use std::sync::OnceLock;
@@ -25,6 +26,7 @@ pub use self::process::*;
 pub use self::requests::*;
 pub use self::searches::*;
 pub use self::swaps::*;
+pub use self::upstreams::*;
 pub use self::vllm::*;
 
 /// Installs the recorder of this process, once, and gives the handle that renders it.

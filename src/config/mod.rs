@@ -19,8 +19,8 @@ use secrecy::SecretString;
 
 pub use self::connections::ConnectionArgs;
 pub use self::engine::{
-    DialectBy, EngineArgs, EngineKind, GenerationBy, GrammarArgs, LoraModule, NativeArgs, Quantize, ReasoningBy, SiblingsBy,
-    ThinkingArgs, UpstreamArgs, check_adapter_name,
+    DialectBy, EngineArgs, EngineKind, GenerationBy, GrammarArgs, LoraModule, NativeArgs, Quantize, ReasoningBy,
+    SiblingsBy, ThinkingArgs, UpstreamArgs, check_adapter_name,
 };
 pub use self::error::ConfigError;
 use self::error::require;

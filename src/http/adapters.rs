@@ -94,10 +94,7 @@ pub async fn unload_lora(State(state): State<Shared>, headers: HeaderMap, body: 
         swapper.forget_adapter(asked.lora_name).await?;
         return Ok(removed);
     }
-    let has = |role: Role| {
-        let adapter = swapper.source(role).and_then(|source| source.adapter);
-        adapter.is_some_and(|adapter| adapter.name.as_deref() == Some(asked.lora_name.as_str()))
-    };
+    let has = |role: Role| swapper.adapter_name(role).as_deref() == Some(asked.lora_name.as_str());
     let live = swapper.live();
     let scope = match Role::ALL.map(has) {
         [true, true] if live.actor == live.refiner => Scope::Both,

@@ -72,7 +72,7 @@ async fn a_key_uses_the_models_of_its_entry_and_is_told_which() {
     }
     // No model is needed to find rules.
     json_of(server.post("/v1/checks", &json!({"messages": messages})).bearer_auth("o"), StatusCode::OK).await;
-    let listed = |key: &'static str| async {
+    let listed = async |key: &str| {
         let list = json_of(server.get("/v1/models").bearer_auth(key), StatusCode::OK).await;
         list["data"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };

@@ -64,5 +64,5 @@ pub(super) fn load(
     };
     let name = args.served_name.clone().unwrap_or_else(|| actor.engine.info().name.clone());
     let files = Files { embedded: None, _merged: loader.into_files() };
-    Ok(Loaded { name, generations: Generations::new(actor, refiner), origins, files })
+    Ok(Loaded { name, generations: Generations::new(actor, refiner), origins, adapters: Vec::new(), files })
 }

@@ -108,7 +108,7 @@ pub(super) fn output_messages<'a>(replies: impl Iterator<Item = (&'a str, Option
 /// Why a reply ended, as the conventions say it.
 pub(super) fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
-        FinishReason::Stop | FinishReason::StopString(_) => "stop",
+        FinishReason::Stop | FinishReason::StopString(_) | FinishReason::StopToken(_) => "stop",
         FinishReason::Length => "length",
     }
 }

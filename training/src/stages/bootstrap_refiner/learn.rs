@@ -10,7 +10,7 @@ use crate::chats::Chats;
 use crate::lessons::turns::Kind;
 use crate::loss::Preference;
 use crate::records::{BadLines, ChatLine, read};
-use crate::stages::training::{Data, Task, fit};
+use crate::stages::training::{Data, Eval, Task, fit};
 use crate::tokens::Example;
 use crate::trainer::{TrainConfig, TrainReport};
 
@@ -30,11 +30,14 @@ pub fn learn(settings: &Settings, base: &Path, data: &Path, out: &Path) -> Resul
         epochs: Some(passes(training, base, data)?),
         preference: Preference::default(),
         settings: json!({ "verdict_weight": training.verdict_weight }),
+        eval: &Eval::default(),
+        base_name: None,
+        less_likely: None,
         train: &train,
     };
-    fit(&task, |chats, longest| {
+    fit(&task, |chats, longest, file| {
         let lines =
-            read(data, BadLines::Stop, |line: ChatLine| example(chats, longest, &line, training.verdict_weight))?;
+            read(file, BadLines::Stop, |line: ChatLine| example(chats, longest, &line, training.verdict_weight))?;
         Ok((Data::Examples(lines.items), lines.skipped))
     })
 }

@@ -372,6 +372,7 @@ mod tests {
             ApiError::Unauthorized,
             ApiError::AdminUnauthorized,
             ApiError::NotAdmin,
+            ApiError::ModelNotAllowed { model: "a".into(), allowed: vec!["b".into()] },
             ApiError::Forbidden,
             ApiError::Conflict(text()),
             ApiError::NothingThere(text()),

@@ -34,7 +34,7 @@ async fn a_whole_answer_has_openais_shape() {
         assert_eq!(
             answer["choices"],
             json!([{"index": 0, "message": {"role": "assistant", "content": text, "refusal": null},
-                    "logprobs": null, "finish_reason": finish}])
+                    "logprobs": null, "finish_reason": finish, "stop_reason": null}])
         );
         assert_eq!(
             answer["usage"],

@@ -80,7 +80,7 @@ async fn a_search_keeps_to_a_grammar_in_every_spelling() {
     {
         let search = json!({"search_budget": 2, "max_tokens": 24, "seed": 1,
             "search": {"judge": "model", "branch": 1, "depth": 1, "refine_tokens": 64, "judge_tokens": 16}});
-        let answer = server.answer(&with(with(says("hello"), search), fields)).await;
+        let answer = server.answer(&with(with(says("Write about the river."), search), fields)).await;
         let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
         assert!(is_right(text), "{field}: {text}");
         assert!(answer["search"]["calls"]["judge"].as_u64().unwrap() >= 1, "{answer}");

@@ -88,8 +88,8 @@ async fn a_choice_may_allow_some_of_the_functions() {
 #[tokio::test]
 async fn an_answer_that_is_cut_off_in_a_call_shows_the_text_before_it_alone() {
     let server = Server::start(FakeEngine::new(|_, _| Ok(format!("Let me look.\n{CALL}"))), &[]).await;
-    // The script's tokens are words; its call begins with the fourth.
-    for max_tokens in 4..8 {
+    // The script's tokens are words: its call begins within the third and is complete with the seventh.
+    for max_tokens in 4..7 {
         let body = with(asks(), json!({"max_tokens": max_tokens}));
         let answer = server.answer(&body).await;
         let choice = &answer["choices"][0];

@@ -107,6 +107,9 @@ fn columns(text: &str) -> usize {
 
 /// `text` in at most `width` columns, with an ellipsis where it was cut.
 fn cut(text: &str, width: usize) -> String {
+    if width == 0 {
+        return String::new();
+    }
     console::truncate_str(text, width, "…").into_owned()
 }
 

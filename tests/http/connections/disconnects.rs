@@ -10,7 +10,7 @@ use spar::engine::Purpose;
 use spar::engine::fake::FakeEngine;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::super::harness::{Server, eventually, says, with};
+use super::super::harness::{Server, eventually, says, with, within_seconds};
 use super::{dial, post};
 
 /// A few bodies of every route that does more than to look something up.
@@ -89,7 +89,12 @@ async fn clients_that_hang_up_anywhere_leave_nothing_that_runs() {
     assert!(started > 50, "{started} replies began");
     eventually("no reply runs on", || replies.running() == 0 && server.waiting() == 0).await;
     assert!(replies.cancelled() > 50, "{} of {started} were given up", replies.cancelled());
-    assert!(server.metrics().await.contains("\nspar_requests_running 0\n"));
+    let counted = async {
+        while !server.metrics().await.contains("\nspar_requests_running 0\n") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within_seconds(10, counted).await;
     let answer = server.answer(&with(says("hello"), json!({"max_tokens": 2}))).await;
     assert_eq!(answer["choices"][0]["finish_reason"], "length");
 }

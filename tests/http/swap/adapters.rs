@@ -132,7 +132,11 @@ async fn adapters_stay_through_swaps_of_adapters_and_leave_with_their_weights() 
     world.swap("actor", json!({ "model_path": "better" })).await;
     let gone = with(fingerprint(), json!({ "model": "one" }));
     json_of(world.server.chat(&gone), StatusCode::NOT_FOUND).await;
-    load(&world, json!({ "lora_name": "one", "lora_path": world.path("one") }), StatusCode::OK).await;
+    // An adapter belongs to the weights that it was trained on.
+    let other = json!({ "lora_name": "one", "lora_path": world.path("one") });
+    load(&world, other, StatusCode::UNPROCESSABLE_ENTITY).await;
+    world.adapter("better", "on-better", 4);
+    load(&world, json!({ "lora_name": "one", "lora_path": world.path("on-better") }), StatusCode::OK).await;
     let on_better = says(&world, "one").await;
     assert!(on_better.0 != one.0 && on_better.1 != one.1);
     // Where the old weights leave first, those who use an adapter on them are waited for.

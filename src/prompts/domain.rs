@@ -28,7 +28,9 @@ impl Domain {
     pub fn covers(self, tokenizer: Option<&Tokenizer>, conversation: &[Message]) -> bool {
         let Some(tokenizer) = tokenizer.filter(|_| self == Self::Vocabulary) else { return true };
         let asked = conversation.iter().filter(|turn| matches!(turn.role, Role::User | Role::System));
-        asked.into_iter().all(|turn| knows_all_words(tokenizer, &turn.content))
+        // A vocabulary may know the first word of a text only after a space, as it occurs within texts.
+        let knows = |text: &str| knows_all_words(tokenizer, text) || knows_all_words(tokenizer, &format!(" {text}"));
+        asked.into_iter().all(|turn| knows(&turn.content))
     }
 }
 

@@ -77,6 +77,7 @@ licences() {
 
 step "format" cargo fmt --all --check
 step "links and doc comments" scripts/docs_check.py
+step "circles and layers" scripts/structure.py
 step "inner layers" inner_layers
 step "one runtime folder" one_runtime_folder
 step "one metrics folder" one_metrics_folder

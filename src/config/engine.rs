@@ -246,7 +246,7 @@ pub struct UpstreamArgs {
     /// once, or with commas in the variable, the servers are a fleet that answers as one
     #[arg(long, env = "SPAR_UPSTREAM_URL", value_name = "URL", value_delimiter = ',')]
     pub upstream_url: Vec<String>,
-    /// File of more servers in TOML: [[upstreams]] with url, name, key_file, key_env, weight, max_in_flight, role, dialect, model,
+    /// File of more servers in TOML: tables `[[upstreams]]` with url, name, key_file, key_env, weight, max_in_flight, role, dialect, model,
     /// context and siblings. It is read again when it changes
     #[arg(long, env = "SPAR_UPSTREAMS", value_name = "FILE")]
     pub upstreams: Option<PathBuf>,

@@ -262,10 +262,10 @@ mod tests {
         let first = replicas(&args, None).unwrap();
         let mut again = reload(&args, None, &first).unwrap();
         assert!(again().is_none(), "nothing has changed");
-        write!(file, "weight = 3.0\n").unwrap();
+        writeln!(file, "weight = 3.0").unwrap();
         assert_eq!(again().unwrap().unwrap()[0].weight, 3.0);
         assert!(again().is_none());
-        write!(file, "what\n").unwrap();
+        writeln!(file, "what").unwrap();
         assert!(again().unwrap().unwrap_err().contains("line 4"));
         assert!(again().is_none(), "it is said once");
     }

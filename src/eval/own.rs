@@ -40,6 +40,9 @@ pub fn read_own_prompts(path: &Path) -> Result<Vec<Prompt>, DataError> {
     lines.items.iter().enumerate().map(prompt).collect()
 }
 
+/// The instruction id of a check, and its arguments.
+type Rule = (String, Map<String, Value>);
+
 impl Line {
     fn to_prompt(&self, index: usize) -> Result<Prompt, String> {
         let specs = self.specs()?;
@@ -59,7 +62,7 @@ impl Line {
     }
 
     /// The checks that the line names; `None` if it names none.
-    fn specs(&self) -> Result<Option<Vec<(String, Map<String, Value>)>>, String> {
+    fn specs(&self) -> Result<Option<Vec<Rule>>, String> {
         match (&self.checks, &self.instruction_id_list, &self.kwargs) {
             (Some(checks), None, None) => {
                 Ok(Some(checks.iter().map(|spec| (spec.id.clone(), spec.kwargs.clone())).collect()))

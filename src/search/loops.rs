@@ -26,7 +26,7 @@ impl LoopWatch {
     }
 }
 
-/// Whether the end of `text` is one passage repeated at least [`REPEATS`] times over at least [`COVERED`] bytes. All digits count as equal,
+/// Whether the end of `text` is one passage repeated at least `REPEATS` times over at least `COVERED` bytes. All digits count as equal,
 /// so a list in which only the numbers change is a loop as well.
 pub fn ends_in_loop(text: &str) -> bool {
     let bytes = text.as_bytes();

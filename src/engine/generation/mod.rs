@@ -133,7 +133,7 @@ impl Generations {
     }
 
     /// The current pair, taken at one instant: a swap in between never mixes old with new. While a role's model is away, its
-    /// engine says so; requests take [`Generations::pin_present`].
+    /// engine says so; requests take [`Generations::live_present`].
     pub fn pin(&self) -> Pinned {
         self.current.load().pair.clone()
     }

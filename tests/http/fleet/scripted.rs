@@ -139,8 +139,11 @@ pub fn half() -> String {
     format!("data: {}\n\n", json!({"choices": [{"index": 0, "delta": {"content": "half an "}}]}))
 }
 
-/// Ways to fail, with the name that metrics give them.
-pub fn failures() -> [(&'static str, &'static str, fn() -> Response); 16] {
+/// A way to fail: what happens, the name that metrics give it, and the answer.
+pub type Failing = (&'static str, &'static str, fn() -> Response);
+
+/// Ways to fail.
+pub fn failures() -> [Failing; 16] {
     [
         ("500", "failed", || (StatusCode::INTERNAL_SERVER_ERROR, "{}").into_response()),
         ("502", "failed", || (StatusCode::BAD_GATEWAY, "<html>").into_response()),

@@ -137,7 +137,7 @@ mod tests {
         for (chosen, arguments, expected) in table {
             assert_eq!(Floor::default().holds(&arguments, chosen, draft), expected, "{chosen}");
         }
-        let longer = vec![long.as_str(); 2].join(" and then once more, differently told: ");
+        let longer = [long.as_str(); 2].join(" and then once more, differently told: ");
         assert!(!Floor { repetition: 1.0, ..Floor::default() }.holds(&none, &longer, draft));
         let at_least = kwargs(json!({ "num_sentences": 9, "relation": "at least" }));
         assert!(Floor { repetition: 1.0, ..Floor::default() }.holds(&at_least, &longer, draft));

@@ -305,14 +305,11 @@ impl Run<'_> {
     /// Adds the duration of a step to the time of its stage. A step that was finished before adds almost nothing.
     async fn timed<T>(&mut self, stage: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
         let started = Instant::now();
-        let result = step.await;
         // An error of the step matters more than one of the record of times, which a full disk causes as well.
-        if result.is_err() {
-            return result;
-        }
+        let result = step.await?;
         *self.times.entry(stage.to_owned()).or_default() += started.elapsed().as_secs_f64();
         write_json(&self.out.join("times.json"), &self.times)?;
-        result
+        Ok(result)
     }
 }
 

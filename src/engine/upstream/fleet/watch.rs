@@ -64,11 +64,9 @@ async fn watch(
         }
         join_all(strong.replicas.load().iter().map(|replica| strong.look(&client, replica))).await;
         strong.freed.notify_waiters();
-        if let Some(ready) = ready.take() {
-            if ready.send(()).is_err() {
-                // Whoever waited for the fleet has given up.
-                return;
-            }
+        if ready.take().is_some_and(|ready| ready.send(()).is_err()) {
+            // The caller that waited for the fleet has given up.
+            return;
         }
         let pause = strong.config.patience.probe;
         drop(strong);

@@ -99,9 +99,8 @@ impl Compute {
             }
             #[cfg(feature = "tensors")]
             Form::Tensors(model) => {
-                let mut scratch = Scratch::default();
-                scratch.cache = Some(model.cache(pool.free().unwrap_or_default())?);
-                Ok(scratch)
+                let cache = Some(model.cache(pool.free().unwrap_or_default())?);
+                Ok(Scratch { cache, ..Scratch::default() })
             }
         }
     }

@@ -67,7 +67,6 @@ async fn checked(response: reqwest::Response) -> anyhow::Result<reqwest::Respons
     let text = response.text().await.unwrap_or_default();
     let message =
         serde_json::from_str::<Value>(&text).ok().and_then(|body| body["error"]["message"].as_str().map(str::to_owned));
-    let remedy =
-        if status == reqwest::StatusCode::UNAUTHORIZED { "; set SPAR_API_KEY to one of the server's keys" } else { "" };
+    let remedy = if status.as_u16() == 401 { "; set SPAR_API_KEY to one of the server's keys" } else { "" };
     anyhow::bail!("the server answered {status}: {}{remedy}", message.unwrap_or(text))
 }

@@ -60,7 +60,8 @@ pub struct TrainReport {
     pub eval_loss: Option<f64>,
     /// Parameters of the model.
     pub parameters: usize,
-    /// Parameters that are trained, which are the adapter's where one is trained.
+    /// Parameters that are trained, which are the adapter's where one is trained; 0 in reports of earlier versions.
+    #[serde(default)]
     pub trained: usize,
 }
 

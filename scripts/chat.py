@@ -26,6 +26,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 BINARY = sys.argv[1] if len(sys.argv) > 1 else "target/release/spar"
 QUESTION = "Write about what the river does. Use at least 12 words. Do not use any commas. Include the word lantern somewhere."
 PATIENCE = 60
+# The editor draws an empty prompt and puts the cursor behind it.
+PROMPT = r"> \r\x1b\[2C(?:\x1b\[\?2026l)?"
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -91,7 +93,7 @@ class Terminal:
         """Types a line and waits for the patterns and the next prompt."""
         self.type(line + "\r")
         shown = "".join(self.expect(pattern) for pattern in patterns)
-        return shown + self.expect(r"\n\x1b?[^\n]*> $|> \Z")
+        return shown + self.expect(PROMPT)
 
     def end(self):
         until = time.monotonic() + PATIENCE
@@ -147,6 +149,8 @@ def stopped():
     chat.expect("> ")
     # At the prompt Ctrl-C clears the line and leaves the program alone.
     chat.type("half a line\x03")
+    chat.expect("half a line")
+    chat.expect(PROMPT)
     chat.type("/retry\r")
     chat.expect("word3 ")
     os.kill(chat.pid, signal.SIGINT)

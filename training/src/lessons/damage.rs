@@ -241,7 +241,10 @@ mod tests {
         let cases = [
             (check("punctuation:no_comma", json!({})), long),
             (check("change_case:english_lowercase", json!({})), "the quiet river waits for the people of the town."),
-            (check("change_case:english_capital", json!({})), "PLEASE WATER THE TOMATOES TWICE A WEEK AND MOVE THEM OUT OF THE WIND."),
+            (
+                check("change_case:english_capital", json!({})),
+                "PLEASE WATER THE TOMATOES TWICE A WEEK AND MOVE THEM OUT OF THE WIND.",
+            ),
             (check("startend:quotation", json!({})), "\"The quiet river waits.\""),
             (check("startend:end_checker", json!({"end_phrase": "Good night."})), "The river waits. Good night."),
             (check("detectable_format:title", json!({})), "<<The River>>\nIt waits."),

@@ -9,7 +9,8 @@ use futures::stream;
 
 use super::reasoning::{Splitter, split_chunks};
 use super::{
-    Chunk, Engine, EngineError, FinishReason, LabelRequest, LabelScores, LabelSupport, ModelInfo, Reply, Request,
+    Capabilities, Chunk, ConstraintSupport, Engine, EngineError, FinishReason, LabelRequest, LabelScores, LabelSupport,
+    ModelInfo, Reply, Request,
 };
 
 type Script = dyn Fn(&Request, usize) -> Result<String, EngineError> + Send + Sync;
@@ -85,7 +86,7 @@ impl FakeEngine {
             script: Arc::new(script),
             pace: None,
             reading: None,
-            info: ModelInfo { name: "fake".into(), context: 4096, vocabulary: 0 },
+            info: ModelInfo::new("fake", 4096, 0),
             constrains: false,
             splitter: None,
             replies: Arc::default(),
@@ -170,12 +171,10 @@ impl Engine for FakeEngine {
         &self.info
     }
 
-    fn constrains(&self) -> bool {
-        self.constrains
-    }
-
-    fn label_support(&self) -> LabelSupport {
-        if self.reading.is_some() { LabelSupport::Replies } else { LabelSupport::Nothing }
+    fn capabilities(&self) -> Capabilities {
+        let constraints = if self.constrains { ConstraintSupport::Everything } else { ConstraintSupport::Nothing };
+        let labels = if self.reading.is_some() { LabelSupport::Replies } else { LabelSupport::Nothing };
+        Capabilities { constraints, labels, ..Capabilities::default() }
     }
 
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
@@ -233,14 +232,14 @@ mod tests {
             labels: vec![Label { spellings: vec!["Yes".into()] }, Label { spellings: vec!["No".into()] }],
             origin: crate::engine::Origin::default(),
         };
-        assert_eq!(silent.label_support(), LabelSupport::Nothing);
+        assert_eq!(silent.capabilities().labels, LabelSupport::Nothing);
         assert!(matches!(silent.read_labels(request.clone()).await, Err(EngineError::Unsupported(_))));
         let engine = silent.reading(|request, question| match &request.questions[question].input {
             Input::Text(text) if text == "a" => Ok(vec![-0.1, -2.0]),
             Input::Text(text) if text == "b" => Ok(vec![-2.0, -0.1]),
             _ => Err(EngineError::Crashed("a script that fails".into())),
         });
-        assert_eq!(engine.label_support(), LabelSupport::Replies);
+        assert_eq!(engine.capabilities().labels, LabelSupport::Replies);
         let scores = engine.read_labels(request.clone()).await.unwrap();
         assert_eq!(scores.logprobs, [[-0.1, -2.0], [-2.0, -0.1]]);
         let failing = LabelRequest { questions: vec![question("c")], ..request };

@@ -8,19 +8,17 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures::Stream;
 
-use super::tools::Format as ToolFormat;
 use super::{
-    Chunk, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo,
-    Origin, Purpose, Reply, Request, ScoredToken,
+    Capabilities, Chunk, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, ModelInfo,
+    Origin, Purpose, Reply, Request, ScoredToken, SharedBase,
 };
-use crate::chat::Chat;
 use crate::telemetry::metrics;
 
 /// Wraps an engine.
-pub struct Metered<E>(pub E);
+pub struct Metered(pub Arc<dyn Engine>);
 
 #[async_trait]
-impl<E: Engine> Engine for Metered<E> {
+impl Engine for Metered {
     async fn start(&self, request: Request) -> Result<Vec<Reply>, EngineError> {
         let (purpose, started) = (request.purpose, Instant::now());
         tracing::debug!(?purpose, samples = request.samples, "model call");
@@ -43,10 +41,6 @@ impl<E: Engine> Engine for Metered<E> {
         Ok(scored)
     }
 
-    fn label_support(&self) -> LabelSupport {
-        self.0.label_support()
-    }
-
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
         let (purpose, questions) = (request.purpose, request.questions.len());
         tracing::debug!(?purpose, questions, "label call");
@@ -55,10 +49,6 @@ impl<E: Engine> Engine for Metered<E> {
         metrics::tokens_sent(purpose, scores.prompt_tokens);
         metrics::items_scored(questions);
         Ok(scores)
-    }
-
-    fn embeds(&self) -> bool {
-        self.0.embeds()
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
@@ -72,56 +62,16 @@ impl<E: Engine> Engine for Metered<E> {
         self.0.info()
     }
 
-    fn tokenizer(&self) -> Option<Arc<tokenizers::Tokenizer>> {
-        self.0.tokenizer()
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
     }
 
-    fn most_bytes(&self) -> Option<usize> {
-        self.0.most_bytes()
-    }
-
-    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
-        self.0.render(chat)
-    }
-
-    fn default_sampling(&self) -> &super::Sampling {
-        self.0.default_sampling()
-    }
-
-    fn tool_format(&self) -> ToolFormat {
-        self.0.tool_format()
-    }
-
-    fn constrains(&self) -> bool {
-        self.0.constrains()
-    }
-
-    fn constrains_json(&self) -> bool {
-        self.0.constrains_json()
-    }
-
-    fn constrains_regex(&self) -> bool {
-        self.0.constrains_regex()
-    }
-
-    fn keeps_token_rules(&self) -> bool {
-        self.0.keeps_token_rules()
-    }
-
-    fn scores(&self) -> bool {
-        self.0.scores()
+    fn base(&self) -> Option<&dyn SharedBase> {
+        self.0.base()
     }
 
     async fn health(&self) -> Result<(), EngineError> {
         self.0.health().await
-    }
-
-    fn fleet(&self) -> Option<&Arc<super::upstream::fleet::Fleet>> {
-        self.0.fleet()
-    }
-
-    fn native(&self) -> Option<&super::native::NativeEngine> {
-        self.0.native()
     }
 }
 

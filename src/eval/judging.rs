@@ -4,7 +4,7 @@ use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::task;
-use crate::engine::{EngineError, Purpose, Request, Sampling, derive_seed};
+use crate::engine::{EngineError, EngineExt, Purpose, Request, Sampling, derive_seed};
 use crate::search::{self, Judgement, Models, SearchConfig};
 use crate::verify::data::Prompt;
 

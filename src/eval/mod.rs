@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use judging::{JudgeScore, refine_once, score_judge};
 
 use crate::chat::Message;
-use crate::engine::{EngineError, Purpose, Request, Sampling, derive_seed};
+use crate::engine::{EngineError, EngineExt, Purpose, Request, Sampling, derive_seed};
 use crate::search::{self, ByPurpose, Judge, Models, SearchConfig, StopReason, Task};
 use crate::verify::Check;
 use crate::verify::data::Prompt;

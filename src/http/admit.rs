@@ -115,7 +115,7 @@ impl<J: Send + 'static> Ready<J> {
 /// [`ApiError::TooLong`].
 pub fn fits(engine: &dyn Engine, bytes: usize) -> Result<(), ApiError> {
     let limit = engine.info().context;
-    match engine.most_bytes() {
+    match engine.info().most_bytes() {
         Some(most) if bytes > most => {
             let longest = (most / limit.max(1)).max(1);
             Err(EngineError::PromptTooLong { tokens: bytes.div_ceil(longest), limit }.into())

@@ -66,7 +66,7 @@ mod tests {
     fn a_name_chooses_the_model_or_an_adapter_that_the_key_may_use() {
         let generation = |id: &str| {
             let engine = Arc::new(FakeEngine::new(|_, _| Ok(String::new())));
-            Arc::new(Generation { id: id.into(), engine, templates: Arc::new(Templates::general()) })
+            Arc::new(Generation::new(id, engine, Arc::new(Templates::general())))
         };
         let pair = Pinned { actor: generation("1"), refiner: generation("2") };
         let adapters: Adapters = [("mine".to_owned(), generation("3")), ("yours".to_owned(), generation("4"))].into();

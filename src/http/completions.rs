@@ -129,7 +129,7 @@ fn text_of(prompt: &Input, engine: &dyn Engine) -> Result<String, ApiError> {
         Input::Chat(_) => return Ok(String::new()),
     };
     let refuse = |reason: &str| ApiError::invalid("echo", format!("`echo` cannot show these token ids: {reason}"));
-    let tokenizer = engine.tokenizer().ok_or_else(|| refuse("this model's engine has no tokenizer"))?;
+    let tokenizer = engine.info().tokenizer().cloned().ok_or_else(|| refuse("this model's engine has no tokenizer"))?;
     tokenizer.decode(ids, false).map_err(|error| refuse(&error.to_string()))
 }
 

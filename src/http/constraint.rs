@@ -3,10 +3,9 @@
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::job::Constrains;
 use super::strict::closed;
-use crate::engine::Constraint;
 use crate::engine::grammar::{gbnf, limits};
+use crate::engine::{Constraint, ConstraintSupport};
 use crate::openai::{ChatRequest, CompletionRequest, GuidedFields, ResponseFormat, StructuredOutputs};
 
 /// What an answer must match, and the field that says so.
@@ -45,7 +44,7 @@ impl<'a> From<&'a CompletionRequest> for Fields<'a> {
 ///
 /// # Errors
 /// Names the field, or two that both say what the answer must match.
-pub fn from_wire<'a>(fields: impl Into<Fields<'a>>, honoured: Constrains) -> Result<Option<Asked>, ApiError> {
+pub fn from_wire<'a>(fields: impl Into<Fields<'a>>, honoured: ConstraintSupport) -> Result<Option<Asked>, ApiError> {
     let Fields { format, outputs, guided } = fields.into();
     let format = format.map_or(Ok(None), response_format)?.map(|asked| ("response_format", asked));
     let outputs = outputs.map_or(Ok(None), structured_outputs)?.map(|asked| ("structured_outputs", asked));
@@ -56,21 +55,20 @@ pub fn from_wire<'a>(fields: impl Into<Fields<'a>>, honoured: Constrains) -> Res
         return Ok(None);
     };
     match (honoured, &asked.constraint) {
-        (Constrains::Everything, _) | (Constrains::Json | Constrains::Regular, Constraint::JsonSchema(_)) => {
-            Ok(Some(asked))
-        }
-        (Constrains::Regular, Constraint::Regex(_)) => Ok(Some(asked)),
-        (Constrains::Regular, _) => {
+        (ConstraintSupport::Everything, _)
+        | (ConstraintSupport::Json | ConstraintSupport::Regular, Constraint::JsonSchema(_)) => Ok(Some(asked)),
+        (ConstraintSupport::Regular, Constraint::Regex(_)) => Ok(Some(asked)),
+        (ConstraintSupport::Regular, _) => {
             let message = format!(
                 "this model's engine takes JSON schemas and regular expressions, no grammar; leave `{field}` out"
             );
             Err(ApiError::invalid(field, message))
         }
-        (Constrains::Json, _) => {
+        (ConstraintSupport::Json, _) => {
             let message = format!("this model's engine takes JSON schemas only; leave `{field}` out");
             Err(ApiError::invalid(field, message))
         }
-        (Constrains::Nothing, _) => Err(ApiError::invalid(
+        (ConstraintSupport::Nothing, _) => Err(ApiError::invalid(
             field,
             format!("this model's engine cannot constrain its answer; leave `{field}` out"),
         )),

@@ -57,7 +57,7 @@ impl Job {
         let judge = &chosen.pinned.refiner;
         let (engine, templates) = (judge.engine.as_ref(), judge.templates.as_ref());
         let model = chosen.unsearched(body.model.as_deref(), "decisions")?;
-        if engine.label_support() == LabelSupport::Nothing {
+        if engine.capabilities().labels == LabelSupport::Nothing {
             let message = "this model's engine does not give probabilities of answers; serve it with --engine native";
             return Err(ApiError::invalid("model", message));
         }

@@ -29,7 +29,7 @@ impl Job {
     fn from_wire(body: EmbeddingRequest, chosen: &Chosen) -> Result<Self, ApiError> {
         let engine = chosen.pinned.actor.engine.as_ref();
         let model = chosen.unsearched(body.model.as_deref(), "embeddings")?;
-        if !engine.embeds() {
+        if !engine.capabilities().embeds {
             let message = "this model's engine gives no embeddings; serve it with --engine native on the CPU";
             return Err(ApiError::invalid("model", message));
         }

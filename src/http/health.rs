@@ -16,7 +16,7 @@ use super::{AppState, Shared, models};
 use crate::chat::Message;
 use crate::engine::generation::registry::Ids;
 use crate::engine::load::serves_embedded;
-use crate::engine::{Engine, EngineError, Purpose, Request, Sampling};
+use crate::engine::{Engine, EngineError, EngineExt, Purpose, Request, Sampling};
 use crate::openai::{ErrorBody, GenerationIds, JudgeState};
 use crate::telemetry::metrics;
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::chat::{Message, Role, TemplateOptions};
 use crate::config::Settings;
-use crate::engine::tools::{self, Offer, Tool};
-use crate::engine::{Engine, EngineError, Input, ModelInfo, Sampling, TokenRules, WireSeed};
+use crate::engine::tools::{Offer, Tool};
+use crate::engine::{ConstraintSupport, EngineError, Input, ModelInfo, Sampling, TokenRules, WireSeed};
 use crate::http::error::ApiError;
 use crate::openai::{ChatRequest, CompletionRequest, DrawingFields, FineFields, JudgeState};
 
@@ -28,44 +28,15 @@ pub struct Limits<'a> {
     /// The name that clients use for it.
     pub name: &'a str,
     /// Which constraints it honours.
-    pub constrains: Constrains,
+    pub constraints: ConstraintSupport,
     /// Whether it gives log-probabilities of a given text.
     pub scores: bool,
-    /// How tokens are drawn where a request does not say.
-    pub sampling: &'a Sampling,
     /// Whether the models of both roles keep rules on tokens.
     pub token_rules: bool,
-    /// How the model writes calls of functions.
-    pub tool_format: tools::Format,
     /// What is known of the judge.
     pub judge: JudgeState,
     /// The server's defaults and caps.
     pub settings: &'a Settings,
-}
-
-/// Which constraints a model honours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Constrains {
-    /// No constraint is honoured.
-    Nothing,
-    /// JSON schemas are honoured.
-    Json,
-    /// JSON schemas and regular expressions are honoured.
-    Regular,
-    /// Every kind of constraint is honoured.
-    Everything,
-}
-
-impl Constrains {
-    /// What `engine` says.
-    pub fn of(engine: &dyn Engine) -> Self {
-        match (engine.constrains(), engine.constrains_json()) {
-            (true, _) => Self::Everything,
-            (false, true) if engine.constrains_regex() => Self::Regular,
-            (false, true) => Self::Json,
-            (false, false) => Self::Nothing,
-        }
-    }
 }
 
 /// How an answer is delivered.
@@ -154,7 +125,7 @@ impl ChatJob {
         let (add_generation_prompt, continue_final_message) = (body.add_generation_prompt, body.continue_final_message);
         let end = fine::PromptEnd { add_generation_prompt, continue_final_message };
         template.ending = fine::ending(end, limits.token_rules)?;
-        let offer = super::tools::from_wire(&body, limits.tool_format)?;
+        let offer = super::tools::from_wire(&body, limits.model.tool_format())?;
         if let Some(offer) = &offer {
             template.tools = offer.tools.iter().map(Tool::to_wire).collect();
             template.tool_fields = super::tools::upstream_fields(&body);
@@ -170,7 +141,7 @@ impl ChatJob {
             (None, None) => None,
         };
         let drawing = drawing.ruled(&body.fine, limits, max_tokens.and_then(|most| i64::try_from(most).ok()))?;
-        let constraint = constraint::from_wire(&body, limits.constrains)?;
+        let constraint = constraint::from_wire(&body, limits.constraints)?;
         let matched = constraint.as_ref().map(|asked| &asked.constraint);
         let asked = Asked { rules, drawing: &drawing, constraint: matched };
         let search = SearchPlan::from_wire(&body, asked, limits)?;
@@ -183,7 +154,7 @@ impl ChatJob {
             fine::refuse_in_search(&body)?;
         }
         let constraint = match &offer {
-            Some(offer) if limits.constrains == Constrains::Everything => {
+            Some(offer) if limits.constraints == ConstraintSupport::Everything => {
                 let answer = constraint.map(|asked| asked.constraint);
                 Some(constraint::Asked { param: "tools", constraint: offer.constraint(answer.as_ref()) })
             }
@@ -209,11 +180,11 @@ impl CompletionJob {
         }
         let drawing = drawing.ruled(&body.fine, limits, body.max_tokens)?;
         // OpenAI's text completions know no constraint, so only servers that know vLLM's fields are sent one.
-        let constrains = match limits.constrains {
-            Constrains::Json if !limits.token_rules => Constrains::Nothing,
-            constrains => constrains,
+        let honoured = match limits.constraints {
+            ConstraintSupport::Json if !limits.token_rules => ConstraintSupport::Nothing,
+            honoured => honoured,
         };
-        let constraint = constraint::from_wire(&body, constrains)?;
+        let constraint = constraint::from_wire(&body, honoured)?;
         let prompts = Vec::from(body.prompt);
         check_prompts(&prompts, "prompt", &drawing.sampling.rules, limits.model)?;
         let logprobs = body.logprobs.map(|top| within("logprobs", top, 0..=20)).transpose()?.map(size);
@@ -263,7 +234,7 @@ impl Drawing {
             (Some(true), _) => Delivery::Stream,
             _ => Delivery::Whole,
         };
-        let d = limits.sampling;
+        let d = limits.model.default_sampling();
         let sampling = Sampling {
             temperature: ranged("temperature", fields.temperature, 0.0..=2.0, d.temperature)?,
             // The likeliest token alone has at least this mass, so 0 leaves it and nothing else.

@@ -80,7 +80,7 @@ use crate::telemetry::traces::Traces;
 use chosen::Chosen;
 use error::ApiError;
 use hosts::Hosts;
-use job::{Constrains, Limits};
+use job::Limits;
 use judge_canary::JudgeCanary;
 use keys::{KeyRing, Tenant};
 use limits::{ByteBudget, Gate, Kind};
@@ -166,12 +166,10 @@ impl AppState {
     fn limits<'a>(&'a self, chosen: &'a Chosen) -> Limits<'a> {
         let Chosen { name, pinned } = chosen;
         let actor = pinned.actor.engine.as_ref();
-        let (model, constrains, scores) = (actor.info(), Constrains::of(actor), actor.scores());
-        let token_rules = actor.keeps_token_rules() && pinned.refiner.engine.keeps_token_rules();
-        let (judge, tool_format) = (self.judge.state(), actor.tool_format());
-        let sampling = actor.default_sampling();
-        let settings = &self.settings;
-        Limits { model, name, constrains, scores, sampling, token_rules, tool_format, judge, settings }
+        let (model, can) = (actor.info(), actor.capabilities());
+        let token_rules = can.token_rules && pinned.refiner.engine.capabilities().token_rules;
+        let (judge, settings) = (self.judge.state(), &self.settings);
+        Limits { model, name, constraints: can.constraints, scores: can.scores, token_rules, judge, settings }
     }
 }
 

@@ -90,14 +90,15 @@ pub fn now() -> u64 {
 
 /// What a model is good for.
 fn capabilities(engine: &dyn Engine) -> Vec<&'static str> {
+    let can = engine.capabilities();
     [
         ("completion", true),
         ("chat", true),
         ("tools", true),
-        ("structured_outputs", engine.constrains_json()),
-        ("prompt_logprobs", engine.scores()),
-        ("score", engine.label_support() != LabelSupport::Nothing),
-        ("embedding", engine.embeds()),
+        ("structured_outputs", can.constrains_json()),
+        ("prompt_logprobs", can.scores),
+        ("score", can.labels != LabelSupport::Nothing),
+        ("embedding", can.embeds),
     ]
     .into_iter()
     .filter_map(|(name, able)| able.then_some(name))

@@ -5,16 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use tokenizers::Tokenizer;
 
 use super::keys::Tenant;
-use crate::chat::{Chat, Message};
+use crate::chat::Message;
 use crate::engine::generation::Pinned;
-use crate::engine::native::NativeEngine;
-use crate::engine::tools;
 use crate::engine::{
-    Conversation, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport,
-    ModelInfo, Origin, Reply, Request, ScoredToken, Subject,
+    Capabilities, Conversation, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores,
+    ModelInfo, Origin, Reply, Request, ScoredToken, SharedBase, Subject,
 };
 use crate::prompts::Templates;
 use crate::search::Models;
@@ -132,10 +129,6 @@ impl Engine for OnBehalf<'_> {
         Ok(scores)
     }
 
-    fn embeds(&self) -> bool {
-        self.engine.embeds()
-    }
-
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
         let span = self.behalf.spans.embeddings(self.engine.info());
         let origin = self.origin(Subject::Whole, &span);
@@ -150,56 +143,16 @@ impl Engine for OnBehalf<'_> {
         self.engine.info()
     }
 
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.engine.tokenizer()
+    fn capabilities(&self) -> Capabilities {
+        self.engine.capabilities()
     }
 
-    fn most_bytes(&self) -> Option<usize> {
-        self.engine.most_bytes()
-    }
-
-    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
-        self.engine.render(chat)
-    }
-
-    fn default_sampling(&self) -> &crate::engine::Sampling {
-        self.engine.default_sampling()
-    }
-
-    fn tool_format(&self) -> tools::Format {
-        self.engine.tool_format()
-    }
-
-    fn constrains(&self) -> bool {
-        self.engine.constrains()
-    }
-
-    fn constrains_json(&self) -> bool {
-        self.engine.constrains_json()
-    }
-
-    fn constrains_regex(&self) -> bool {
-        self.engine.constrains_regex()
-    }
-
-    fn keeps_token_rules(&self) -> bool {
-        self.engine.keeps_token_rules()
-    }
-
-    fn scores(&self) -> bool {
-        self.engine.scores()
-    }
-
-    fn label_support(&self) -> LabelSupport {
-        self.engine.label_support()
+    fn base(&self) -> Option<&dyn SharedBase> {
+        self.engine.base()
     }
 
     async fn health(&self) -> Result<(), EngineError> {
         self.engine.health().await
-    }
-
-    fn native(&self) -> Option<&NativeEngine> {
-        self.engine.native()
     }
 }
 

@@ -32,7 +32,7 @@ impl Job {
     fn from_wire(body: ScoreRequest, chosen: &Chosen) -> Result<Self, ApiError> {
         let engine = chosen.pinned.actor.engine.as_ref();
         let model = chosen.unsearched(body.model.as_deref(), "scores")?;
-        if engine.label_support() == LabelSupport::Nothing {
+        if engine.capabilities().labels == LabelSupport::Nothing {
             let message = "this model's engine does not give probabilities of labels; serve it with --engine native";
             return Err(ApiError::invalid("model", message));
         }
@@ -114,7 +114,7 @@ fn bare(input: Input, engine: &dyn Engine) -> Result<Input, ApiError> {
         let message = format!("`add_special_tokens: false` cannot be honoured: {reason}");
         ApiError::invalid("add_special_tokens", message)
     };
-    let tokenizer = engine.tokenizer().ok_or_else(|| refuse("this model's engine has no tokenizer"))?;
+    let tokenizer = engine.info().tokenizer().cloned().ok_or_else(|| refuse("this model's engine has no tokenizer"))?;
     let encoding = tokenizer.encode_fast(text, false).map_err(|error| refuse(&error.to_string()))?;
     Ok(Input::Tokens(encoding.get_ids().to_vec()))
 }

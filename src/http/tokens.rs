@@ -17,7 +17,7 @@ use crate::openai::{DetokenizeRequest, DetokenizeResponse, ErrorBody, TokenizeRe
 
 fn tokenizer(chosen: &Chosen) -> Result<Arc<Tokenizer>, ApiError> {
     let none = || ApiError::Invalid { param: None, message: "this model's engine has no tokenizer".into() };
-    chosen.pinned.actor.engine.tokenizer().ok_or_else(none)
+    chosen.pinned.actor.engine.info().tokenizer().cloned().ok_or_else(none)
 }
 
 /// What is tokenized.
@@ -60,7 +60,7 @@ impl Source {
 )]
 pub async fn tokenize(call: Call) -> Result<Json<TokenizeResponse>, ApiError> {
     let make = |mut asked: TokenizeRequest, chosen: &Chosen| {
-        let source = Source::of(&mut asked, chosen.pinned.actor.engine.keeps_token_rules())?;
+        let source = Source::of(&mut asked, chosen.pinned.actor.engine.capabilities().token_rules)?;
         let bytes = source.bytes();
         Ok(Made::plain((source, asked, bytes), bytes))
     };
@@ -71,7 +71,7 @@ pub async fn tokenize(call: Call) -> Result<Json<TokenizeResponse>, ApiError> {
     let work = move || {
         let (param, text, specials) = match source {
             Source::Text(text) => ("prompt", text, true),
-            Source::Chat(chat) => ("messages", actor.engine.render(&chat)?, false),
+            Source::Chat(chat) => ("messages", actor.engine.info().render(&chat)?, false),
         };
         let encoding = tokenizer
             .encode(text, asked.add_special_tokens.unwrap_or(specials))

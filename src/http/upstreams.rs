@@ -14,8 +14,7 @@ use crate::openai::{UpstreamInfo, UpstreamList};
 )]
 pub async fn list(State(state): State<Shared>) -> Json<UpstreamList> {
     let live = state.served.pin();
-    let fleet = [&live.actor, &live.refiner].into_iter().find_map(|generation| generation.engine.fleet());
-    let data = fleet.map(|fleet| fleet.views().into_iter().map(info).collect()).unwrap_or_default();
+    let data = live.fleet().map(|fleet| fleet.views().into_iter().map(info).collect()).unwrap_or_default();
     Json(UpstreamList { object: "list", data })
 }
 

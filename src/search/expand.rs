@@ -218,7 +218,7 @@ impl Search<'_> {
             input: Input::Chat(refinement),
             max_tokens: Some(room),
             logprobs: self.task.logprobs,
-            constraint: constraint.filter(|_| refiner.constrains()),
+            constraint: constraint.filter(|_| refiner.capabilities().constrains_everything()),
             ..Request::chat(Purpose::Refine, Vec::new())
         }
     }
@@ -259,7 +259,8 @@ impl Search<'_> {
         let tokens = spoken.tokens_within(start, end);
         // An engine that does not constrain may have said anything, and a reflection is not held to a whole grammar.
         let held = |asked: &&Constraint| {
-            self.models.refiner.constrains() && !(form == Form::Reflected && matches!(asked, Constraint::Lark(_)))
+            self.models.refiner.capabilities().constrains_everything()
+                && !(form == Form::Reflected && matches!(asked, Constraint::Lark(_)))
         };
         let free = self.task.constraint.as_ref().filter(|asked| !held(asked));
         if let Some(constraint) = free

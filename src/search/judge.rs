@@ -62,7 +62,7 @@ impl Search<'_> {
     /// does.
     pub fn is_outside(&self) -> bool {
         let (refiner, text) = (self.models.refiner, &self.models.templates.text);
-        let covered = || text.domain.covers(refiner.tokenizer().as_deref(), &self.task.messages);
+        let covered = || text.domain.covers(refiner.info().tokenizer().map(AsRef::as_ref), &self.task.messages);
         self.config.mode == Mode::Eager && *self.session.outside.get_or_init(|| !covered())
     }
 
@@ -75,7 +75,7 @@ impl Search<'_> {
         // A checkpoint without a question for an immediate verdict was not trained to decide without a critique.
         let critical = templates.text.calibration.is_some() || !templates.scores();
         let wanted = self.config.judging.unwrap_or(if critical { Judging::Cascade } else { Judging::Score });
-        match self.models.refiner.label_support() {
+        match self.models.refiner.capabilities().labels {
             // Sampled one-word answers replace probabilities if the checkpoint has the question for them.
             LabelSupport::Nothing | LabelSupport::Prompts if !templates.scores() => Judging::Votes,
             _ => wanted,

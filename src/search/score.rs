@@ -139,7 +139,7 @@ impl Search<'_> {
         temperatures: Temperatures,
         seed: u64,
     ) -> Result<Option<Vec<f64>>, Halt> {
-        let support = self.models.refiner.label_support();
+        let support = self.models.refiner.capabilities().labels;
         let begun = questions.iter().any(|question| !question.reply.is_empty());
         if support == LabelSupport::Nothing || (begun && support < LabelSupport::Replies) {
             return self.sampled_probabilities(questions, seed).await;
@@ -170,7 +170,12 @@ impl Search<'_> {
         for (index, question) in questions.iter().enumerate() {
             let request = Request {
                 samples: self.config.votes,
-                constraint: self.models.refiner.constrains_regex().then(|| Constraint::Regex("Yes|No".into())),
+                constraint: self
+                    .models
+                    .refiner
+                    .capabilities()
+                    .constrains_regex()
+                    .then(|| Constraint::Regex("Yes|No".into())),
                 sampling: Sampling { seed: Draw::Settle.seed(seed, index), ..Sampling::default() },
                 max_tokens: Some(WORD_ROOM),
                 ..Request::chat(Purpose::Judge, self.spoken_question(question))
@@ -208,20 +213,26 @@ impl Search<'_> {
     /// read reliably.
     pub fn closes_critiques(&self) -> bool {
         let refiner = self.models.refiner;
-        let certain = refiner.constrains() || refiner.label_support() > LabelSupport::Nothing;
+        let certain =
+            refiner.capabilities().constrains_everything() || refiner.capabilities().labels > LabelSupport::Nothing;
         certain && self.config.mode == super::Mode::Eager
     }
 
     /// The verdict of a critique that ended without one; `None` if the answer to that question cannot be read either.
     pub async fn closing_verdict(&self, response: &str, critique: &str) -> Result<Option<Verdict>, Halt> {
         let question = self.models.templates.verdict_of(&self.task.messages, response, critique);
-        let found = if self.models.refiner.label_support() == LabelSupport::Replies {
+        let found = if self.models.refiner.capabilities().labels == LabelSupport::Replies {
             self.probabilities(&[question], self.calibration().critique, 0).await?
         } else {
             let request = Request {
                 sampling: Sampling { temperature: 0.0, ..Sampling::default() },
                 max_tokens: Some(WORD_ROOM),
-                constraint: self.models.refiner.constrains_regex().then(|| Constraint::Regex("Yes|No".into())),
+                constraint: self
+                    .models
+                    .refiner
+                    .capabilities()
+                    .constrains_regex()
+                    .then(|| Constraint::Regex("Yes|No".into())),
                 ..Request::chat(Purpose::Judge, self.spoken_question(&question))
             };
             let replies = self.call(self.models.refiner, request).await?;
@@ -267,7 +278,7 @@ impl Search<'_> {
         let request = Request {
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             max_tokens: Some(checklist::MAX_TOKENS),
-            constraint: refiner.constrains().then(checklist::constraint),
+            constraint: refiner.capabilities().constrains_everything().then(checklist::constraint),
             ..Request::chat(Purpose::Judge, turns)
         };
         let reply = self.call(refiner, request).await?.into_iter().next().and_then(Result::ok);

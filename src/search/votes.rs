@@ -91,7 +91,7 @@ impl Search<'_> {
             samples,
             sampling: Sampling { temperature: self.config.judge_temperature, seed, ..Sampling::default() },
             max_tokens: Some(self.critique_room(response)),
-            constraint: refiner.constrains().then(|| templates.verdict_constraint()),
+            constraint: refiner.capabilities().constrains_everything().then(|| templates.verdict_constraint()),
             ..Request::chat(Purpose::Judge, templates.judge(&self.task.messages, response))
         };
         let mut votes = Vec::with_capacity(samples);

@@ -65,7 +65,7 @@ impl Swapper {
             }
             _ => {}
         }
-        if live.pair.actor.engine.native().is_none() {
+        if live.pair.actor.engine.base().is_none() {
             let message = "this model's engine takes no adapters next to its weights; serve the model with --engine native, or \
                            name a `role` whose weights the adapter changes";
             return Err(SwapError::Refused(message.into()));

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::chat::{Chat, Message};
 use crate::config::{SearchArgs, SwapArgs};
 use crate::engine::generation::{Generation, Pinned, Role};
-use crate::engine::{Completion, EngineError, Input, Origin, Purpose, Request, Sampling};
+use crate::engine::{Completion, EngineError, EngineExt, Input, Origin, Purpose, Request, Sampling};
 use crate::verify::Check;
 use crate::verify::data::{self, Prompt};
 
@@ -94,12 +94,12 @@ impl Canary {
                 Err(_) => return Ok(()),
             },
         };
-        let Some(native) = generation.engine.native() else { return Ok(()) };
+        let engine = &generation.engine;
+        let Some(dir) = engine.info().dir.as_ref().filter(|_| engine.capabilities().scores) else { return Ok(()) };
         let failed = |error: EngineError| format!("the canary failed: {error}");
-        let prompt = native.dir().render(&Chat::without_thinking(vec![Message::user(PROMPT)])).map_err(failed)?;
-        let asked = native.dir().encode(&Input::Text(prompt.clone())).map_err(failed)?.len();
-        let scored =
-            generation.engine.score(Input::Text(prompt + &text), 0, Origin::default()).await.map_err(failed)?;
+        let prompt = dir.render(&Chat::without_thinking(vec![Message::user(PROMPT)])).map_err(failed)?;
+        let asked = dir.encode(&Input::Text(prompt.clone())).map_err(failed)?.len();
+        let scored = engine.score(Input::Text(prompt + &text), 0, Origin::default()).await.map_err(failed)?;
         self.is_likely(
             scored.iter().skip(asked).filter_map(|token| token.logprobs.as_ref()).map(|found| found.token.logprob),
         )

@@ -70,7 +70,7 @@ impl Swapper {
             let registry = self.registry();
             let theirs = registry.find(&generation.id).and_then(|record| record.source.as_ref());
             let same = theirs.is_some_and(|theirs| theirs.model.digests.all() == source.model.digests.all());
-            same && generation.engine.native().is_some()
+            same && generation.engine.base().is_some()
         });
         let on_live = on_live.cloned();
         blocking(move || again(Adapting { store: &store, engine }, source, on_live)).await
@@ -88,8 +88,8 @@ impl Swapper {
                 let refused = move |error: LoadError| named(&error, &copy, &original);
                 blocking(move || {
                     let (engine, templates) = load::one(&args, &path).map_err(refused)?;
-                    match (engine.native(), modules) {
-                        (Some(native), Some(modules)) => Ok((load::on(native, Some(&modules))?, templates)),
+                    match (engine.base(), modules) {
+                        (Some(base), Some(modules)) => Ok((load::on(base, Some(&modules))?, templates)),
                         _ => Ok((engine, templates)),
                     }
                 })
@@ -97,13 +97,14 @@ impl Swapper {
             }
             Load::OnLive(generation, modules) => {
                 let gone = || SwapError::Refused(format!("{} takes no adapters while it runs", generation.id));
-                let native = generation.engine.native().ok_or_else(gone)?;
+                let base = generation.engine.base().ok_or_else(gone)?;
+                let dir = generation.engine.info().dir.as_ref().ok_or_else(gone)?;
                 // Those of the live generation may be its adapter's.
-                (load::on(native, modules.as_ref())?, Arc::clone(&native.dir().templates))
+                (load::on(base, modules.as_ref())?, Arc::clone(&dir.templates))
             }
         };
         let templates = self.templates.clone().or(own).unwrap_or(templates);
-        Ok(Arc::new(Generation { id: id.into(), engine, templates }))
+        Ok(Arc::new(Generation::new(id, engine, templates)))
     }
 }
 
@@ -116,7 +117,7 @@ struct Base {
 impl Base {
     /// The generation, where its engine takes adapters while it runs.
     fn at_run_time(&self) -> Option<Arc<Generation>> {
-        self.generation.engine.native().map(|_| Arc::clone(&self.generation))
+        self.generation.engine.base().map(|_| Arc::clone(&self.generation))
     }
 }
 

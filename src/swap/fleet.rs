@@ -25,7 +25,7 @@ pub(super) struct Spread {
 
 /// The fleet that a role's live model is at.
 pub(super) fn fleet_of(live: &Pinned, role: Role) -> Option<Arc<Fleet>> {
-    live.role(role).engine.fleet().cloned()
+    live.role(role).fleet.clone()
 }
 
 impl Swapper {
@@ -108,9 +108,9 @@ impl Swapper {
             [role] => Some(*role),
             _ => None,
         };
-        let engine = Arc::new(Metered(FleetEngine::new(&fleet, role, lease).map_err(refused)?));
+        let engine = Arc::new(Metered(Arc::new(FleetEngine::new(&fleet, role, lease).map_err(refused)?)));
         let templates = Arc::clone(&live.role(roles.last().copied().unwrap_or(Role::Actor)).templates);
-        let generation = Arc::new(Generation { id: id.into(), engine, templates });
+        let generation = Arc::new(Generation::new(id, engine, templates).at_fleet(fleet));
         self.registry().present(&generation, now());
         self.canary.try_out(&generation, roles, live).await.map_err(SwapError::Refused)?;
         Ok(Spread { generation, out })

@@ -179,7 +179,7 @@ fn renumbered(adapters: &Adapters, sources: &mut [(String, AdapterSource)], mut 
             known.clone_from(&id);
         }
         let (engine, templates) = (Arc::clone(&generation.engine), Arc::clone(&generation.templates));
-        renamed.insert(name.clone(), Arc::new(Generation { id, engine, templates }));
+        renamed.insert(name.clone(), Arc::new(Generation::new(id, engine, templates)));
     }
     (renamed, next)
 }
@@ -188,7 +188,7 @@ fn relabel(live: &Pinned, published: &Published) -> Pinned {
     let ids = published.ids();
     let named = |generation: &Generation, id: &str| {
         let (engine, templates) = (Arc::clone(&generation.engine), Arc::clone(&generation.templates));
-        Arc::new(Generation { id: id.into(), engine, templates })
+        Arc::new(Generation::new(id, engine, templates))
     };
     let actor = named(&live.actor, &ids.actor);
     let shared = Arc::ptr_eq(&live.actor, &live.refiner);

@@ -195,7 +195,7 @@ impl Engine for Bytewise {
 }
 
 fn bytewise() -> Bytewise {
-    Bytewise(ModelInfo { name: "bytewise".into(), context: 8, vocabulary: 256 })
+    Bytewise(ModelInfo::new("bytewise", 8, 256))
 }
 
 #[tokio::test]

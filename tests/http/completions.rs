@@ -5,10 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use reqwest::StatusCode;
 use serde_json::json;
-use spar::chat::Chat;
 use spar::config::EngineKind;
 use spar::engine::fake::FakeEngine;
+use spar::engine::model_dir::ModelDir;
 use spar::engine::{Engine, EngineError, ModelInfo, Reply, Request};
+use spar::testing::{TinyModel, write_model};
 use tokenizers::Tokenizer;
 
 use super::harness::{Events, Server, Under, asked, json_of, with};
@@ -177,7 +178,7 @@ async fn an_echoed_prompt_is_scored_where_the_engine_can() {
 }
 
 /// An engine that only has a tokenizer.
-struct Tokenizing(ModelInfo, Arc<Tokenizer>);
+struct Tokenizing(ModelInfo);
 
 #[async_trait]
 impl Engine for Tokenizing {
@@ -187,14 +188,6 @@ impl Engine for Tokenizing {
 
     fn info(&self) -> &ModelInfo {
         &self.0
-    }
-
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        Some(Arc::clone(&self.1))
-    }
-
-    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
-        Ok(chat.iter().map(|turn| format!("two {} ", turn.content)).collect())
     }
 }
 
@@ -206,8 +199,14 @@ async fn texts_become_tokens_and_tokens_texts() {
         "model": {"type": "WordLevel", "vocab": {"one": 0, "two": 1, "?": 2}, "unk_token": "?"},
     }))
     .unwrap();
-    let info = ModelInfo { name: "tokens".into(), context: 99, vocabulary: 3 };
-    let server = Server::start(Tokenizing(info, Arc::new(tokenizer)), &[]).await;
+    let files = tempfile::tempdir().unwrap();
+    write_model(files.path(), &TinyModel::default());
+    let template = "{% for turn in messages %}two {{ turn.content }} {% endfor %}";
+    std::fs::write(files.path().join("chat_template.jinja"), template).unwrap();
+    let mut dir = ModelDir::open(files.path()).unwrap();
+    dir.tokenizer = Arc::new(tokenizer);
+    let info = ModelInfo { dir: Some(Arc::new(dir)), ..ModelInfo::new("tokens", 99, 3) };
+    let server = Server::start(Tokenizing(info), &[]).await;
     let body = json!({"model": "fake", "prompt": "two one", "return_token_strs": true});
     let tokens = json_of(server.post("/tokenize", &body), StatusCode::OK).await;
     assert_eq!(tokens, json!({"count": 2, "max_model_len": 99, "tokens": [1, 0], "token_strs": ["two", "one"]}));

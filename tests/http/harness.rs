@@ -83,8 +83,8 @@ impl Server {
 
     /// As [`Server::start`], where callers must show one of these keys.
     pub async fn with_keys(engine: impl Engine + 'static, flags: &[&str], keys: Option<&str>) -> Self {
-        let engine: Arc<dyn Engine> = Arc::new(Metered(engine));
-        let generation = Generation { id: "g-1".into(), engine, templates: Arc::new(Templates::general()) };
+        let engine: Arc<dyn Engine> = Arc::new(Metered(Arc::new(engine)));
+        let generation = Generation::new("g-1", engine, Arc::new(Templates::general()));
         let served = Served::new("fake".into(), Generations::single(Arc::new(generation)));
         Self::serving(served, flags, keys).await
     }
@@ -388,7 +388,7 @@ pub struct Breaking(ModelInfo);
 
 /// An engine that fails in the midst of every reply.
 pub fn breaking() -> Breaking {
-    Breaking(ModelInfo { name: "breaking".into(), context: 99, vocabulary: 0 })
+    Breaking(ModelInfo::new("breaking", 99, 0))
 }
 
 #[async_trait]

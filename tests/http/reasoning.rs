@@ -12,7 +12,8 @@ use spar::engine::fake::FakeEngine;
 use spar::engine::reasoning::{Form, split_chunks};
 use spar::engine::upstream::{UpstreamConfig, UpstreamEngine};
 use spar::engine::{
-    Chunk, Engine, EngineError, FinishReason, Input, ModelInfo, Purpose, Reply, Request, TokenLogprobs, TokenProb,
+    Chunk, Engine, EngineError, EngineExt, FinishReason, Input, ModelInfo, Purpose, Reply, Request, TokenLogprobs,
+    TokenProb,
 };
 use spar::prompts::Templates;
 use spar::testing::{TinyModel, write_model};
@@ -27,7 +28,7 @@ const ANSWER: &str = "Yes </think> é.";
 struct Spelling(ModelInfo, Option<Form>, &'static [&'static str]);
 
 fn spelling(form: Option<Form>, texts: &'static [&'static str]) -> Spelling {
-    Spelling(ModelInfo { name: "spelling".into(), context: 999, vocabulary: 0 }, form, texts)
+    Spelling(ModelInfo::new("spelling", 999, 0), form, texts)
 }
 
 #[async_trait]

@@ -16,8 +16,8 @@ use spar::engine::model_dir::ModelDir;
 use spar::engine::native::{NativeConfig, NativeEngine};
 use spar::engine::upstream::{Siblings, UpstreamConfig, UpstreamEngine};
 use spar::engine::{
-    Constraint, Engine, EngineError, FinishReason, Input, Label, LabelRequest, LabelScores, LabelSupport, Origin,
-    Purpose, Question, Request, Sampling, WireSeed,
+    Constraint, Engine, EngineError, EngineExt, FinishReason, Input, Label, LabelRequest, LabelScores, LabelSupport,
+    Origin, Purpose, Question, Request, Sampling, WireSeed,
 };
 use spar::prompts::Templates;
 use spar::testing::{TinyModel, write_model};
@@ -255,7 +255,7 @@ async fn labels_are_read_from_another_server_as_that_server_reads_them() {
     let alone = native.read_labels(request.clone()).await.unwrap();
     let back = Server::start(native, &[]).await;
     let upstream = in_front_of(&back.url, Siblings::Choices).await;
-    assert_eq!(upstream.label_support(), LabelSupport::Prompts);
+    assert_eq!(upstream.capabilities().labels, LabelSupport::Prompts);
     let scores =
         upstream.read_labels(LabelRequest { questions: vec![question(); 2], ..request.clone() }).await.unwrap();
     for found in &scores.logprobs {
@@ -273,7 +273,7 @@ async fn labels_are_read_from_another_server_as_that_server_reads_them() {
     }
     let empty = upstream.read_labels(asking(vec![], &[&["Yes"]])).await;
     assert!(matches!(&empty, Err(EngineError::Invalid(m)) if m.contains("questions")), "{empty:?}");
-    assert_eq!(upstream.label_support(), LabelSupport::Prompts);
+    assert_eq!(upstream.capabilities().labels, LabelSupport::Prompts);
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn a_server_without_logprobs_is_asked_for_labels_once() {
             assert_eq!(matches!(error, EngineError::Unsupported(_)), expected != "too long", "{error}");
         }
         let support = if learnt { LabelSupport::Nothing } else { LabelSupport::Prompts };
-        assert_eq!(upstream.label_support(), support, "{expected}");
+        assert_eq!(upstream.capabilities().labels, support, "{expected}");
         assert_eq!(calls.load(Ordering::SeqCst), if learnt { 1 } else { 2 }, "{expected}");
     }
 }

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use spar::chat::Message;
 use spar::engine::model_dir::ModelDir;
 use spar::engine::native::{NativeConfig, NativeEngine};
-use spar::engine::{Engine, Purpose, Request, Sampling};
+use spar::engine::{Engine, EngineExt, Purpose, Request, Sampling};
 use spar::verify::data::read_prompts;
 
 const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/spar-tiny");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::SeedableRng;
 use spar::chat::Message;
-use spar::engine::{Engine, Purpose, Request, Sampling};
+use spar::engine::{EngineExt, Purpose, Request, Sampling};
 use spar_training::stages::{bootstrap::load, prompts::instance};
 use spar_training::world::{self, Split, critique};
 

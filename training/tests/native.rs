@@ -7,7 +7,7 @@ use std::path::Path;
 use spar::chat::Message;
 use spar::engine::model_dir::ModelDir;
 use spar::engine::native::{NativeConfig, NativeEngine};
-use spar::engine::{Completion, Engine, Input, Purpose, Request, Sampling};
+use spar::engine::{Completion, EngineExt, Input, Purpose, Request, Sampling};
 use spar::weights::QkNorm;
 use spar_training::checkpoint::{Configuration, export};
 use spar_training::model::cpu::{Arithmetic, Packed, Workspace};

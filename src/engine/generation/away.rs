@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokenizers::Tokenizer;
 
 use super::{Generation, Pinned, Role};
-use crate::engine::{Engine, EngineError, ModelInfo, Reply, Request};
+use crate::engine::{Capabilities, Engine, EngineError, ModelInfo, Reply, Request};
 
 /// The stand-in's id.
 pub(super) const ID: &str = "away";
@@ -14,8 +13,7 @@ pub(super) const ID: &str = "away";
 /// Keeps what is known of the model, not its weights.
 struct Away {
     info: ModelInfo,
-    tokenizer: Option<Arc<Tokenizer>>,
-    constrains: bool,
+    capabilities: Capabilities,
 }
 
 /// The pair with stand-ins for `roles`.
@@ -23,32 +21,24 @@ pub(super) fn without(live: &Pinned, roles: &[Role]) -> Pinned {
     let mut next = live.clone();
     for &role in roles {
         let generation = live.role(role);
-        let engine = Away {
-            info: generation.engine.info().clone(),
-            tokenizer: generation.engine.tokenizer(),
-            constrains: generation.engine.constrains(),
-        };
+        let (info, capabilities) = (generation.engine.info().clone(), generation.engine.capabilities());
         let templates = Arc::clone(&generation.templates);
-        *next.role_mut(role) = Arc::new(Generation { id: ID.into(), engine: Arc::new(engine), templates });
+        *next.role_mut(role) = Arc::new(Generation::new(ID, Arc::new(Away { info, capabilities }), templates));
     }
     next
 }
 
 #[async_trait]
 impl Engine for Away {
-    async fn start(&self, _request: Request) -> Result<Vec<Reply>, EngineError> {
-        Err(EngineError::Unavailable("its successor is being loaded".into()))
-    }
-
     fn info(&self) -> &ModelInfo {
         &self.info
     }
 
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.tokenizer.clone()
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
 
-    fn constrains(&self) -> bool {
-        self.constrains
+    async fn start(&self, _request: Request) -> Result<Vec<Reply>, EngineError> {
+        Err(EngineError::Unavailable("its successor is being loaded".into()))
     }
 }

@@ -10,21 +10,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::Engine;
+pub use super::role::Role;
+#[cfg(feature = "upstream")]
+use super::upstream::fleet::Fleet;
 use crate::prompts::Templates;
-
-/// What a model is asked to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// The role that drafts answers.
-    Actor,
-    /// Judges and rewrites.
-    Refiner,
-}
-
-impl Role {
-    /// Both roles in order.
-    pub const ALL: [Self; 2] = [Self::Actor, Self::Refiner];
-}
 
 /// One loaded set of weights with the templates that it was trained on.
 pub struct Generation {
@@ -34,13 +23,33 @@ pub struct Generation {
     pub engine: Arc<dyn Engine>,
     /// The texts that ask this model to judge and to refine.
     pub templates: Arc<Templates>,
+    /// The servers that compute the model, where these are a fleet.
+    #[cfg(feature = "upstream")]
+    pub fleet: Option<Arc<Fleet>>,
 }
 
 impl Generation {
+    /// A model of this process, or of a single server.
+    pub fn new(id: impl Into<String>, engine: Arc<dyn Engine>, templates: Arc<Templates>) -> Self {
+        Self {
+            id: id.into(),
+            engine,
+            templates,
+            #[cfg(feature = "upstream")]
+            fleet: None,
+        }
+    }
+
+    /// A model that the servers of a fleet compute.
+    #[cfg(feature = "upstream")]
+    pub fn at_fleet(self, fleet: Arc<Fleet>) -> Self {
+        Self { fleet: Some(fleet), ..self }
+    }
+
     /// Whether both compute with the same weights in memory, adapters aside: they leave it only together.
     pub fn shares_weights(&self, other: &Self) -> bool {
-        let natives = self.engine.native().zip(other.engine.native());
-        Arc::ptr_eq(&self.engine, &other.engine) || natives.is_some_and(|(one, other)| one.shares_base(other))
+        let bases = self.engine.base().zip(other.engine.base());
+        Arc::ptr_eq(&self.engine, &other.engine) || bases.is_some_and(|(one, other)| one.id() == other.id())
     }
 }
 
@@ -68,6 +77,12 @@ impl Pinned {
             Role::Actor => &mut self.actor,
             Role::Refiner => &mut self.refiner,
         }
+    }
+
+    /// The fleet that computes a role's model, where there is one.
+    #[cfg(feature = "upstream")]
+    pub fn fleet(&self) -> Option<&Arc<Fleet>> {
+        [&self.actor, &self.refiner].into_iter().find_map(|generation| generation.fleet.as_ref())
     }
 
     /// Whether a role's model is out of service.
@@ -197,11 +212,12 @@ impl Generations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::EngineExt;
     use crate::engine::fake::FakeEngine;
 
     fn generation(id: &str) -> Arc<Generation> {
         let engine = Arc::new(FakeEngine::new(|_, _| Ok(String::new())));
-        Arc::new(Generation { id: id.into(), engine, templates: Arc::new(Templates::general()) })
+        Arc::new(Generation::new(id, engine, Arc::new(Templates::general())))
     }
 
     #[test]
@@ -252,7 +268,7 @@ mod tests {
         // It shares its engine with the base, as adapters of the native engine share their weights.
         let adapter = |id: &str| {
             let (engine, templates) = (Arc::clone(&base.engine), Arc::clone(&base.templates));
-            Arc::new(Generation { id: id.into(), engine, templates })
+            Arc::new(Generation::new(id, engine, templates))
         };
         for (name, id) in [("one", "2"), ("two", "3"), ("two", "4")] {
             generations.serve(name, Some(adapter(id)));

@@ -377,7 +377,7 @@ mod tests {
 
     fn generation(id: &str) -> Arc<Generation> {
         let engine = Arc::new(FakeEngine::new(|_, _| Ok(String::new())));
-        Arc::new(Generation { id: id.into(), engine, templates: Arc::new(Templates::general()) })
+        Arc::new(Generation::new(id, engine, Arc::new(Templates::general())))
     }
 
     fn source(name: &str) -> Source {

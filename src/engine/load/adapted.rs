@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::engine::Engine;
 use crate::engine::metered::Metered;
-use crate::engine::native::NativeEngine;
+use crate::engine::{Engine, SharedBase};
 use crate::prompts::Templates;
 use crate::weights::adapter::Adapter;
 use crate::weights::store::{Store, Stored};
@@ -48,14 +47,10 @@ pub(crate) fn merged(store: &Store, model: &Stored, adapter: &Adapter, sha256: &
     Ok(merged.path)
 }
 
-/// The weights that `native` has in memory, with an adapter or without any.
+/// The weights in memory of a base, with an adapter or without any.
 ///
 /// # Errors
 /// A module that does not fit.
-pub(crate) fn on(native: &NativeEngine, modules: Option<&LowRanks>) -> Result<Arc<dyn Engine>, ModelError> {
-    let engine = match modules {
-        Some(modules) => native.with_adapter(modules)?,
-        None => native.bare(),
-    };
-    Ok(Arc::new(Metered(engine)))
+pub(crate) fn on(base: &dyn SharedBase, modules: Option<&LowRanks>) -> Result<Arc<dyn Engine>, ModelError> {
+    Ok(Arc::new(Metered(base.adapted(modules)?)))
 }

@@ -37,8 +37,8 @@ pub(super) fn load(
     let fleet = futures::executor::block_on(Fleet::start(config, reload)).map_err(wrong)?;
     let templates = own.unwrap_or_else(|| Arc::new(Templates::general()));
     let generation = |id: &str, role: Option<Role>| {
-        let engine: Arc<dyn Engine> = Arc::new(Metered(FleetEngine::new(&fleet, role, None)?));
-        Ok::<_, EngineError>(Arc::new(Generation { id: id.into(), engine, templates: Arc::clone(&templates) }))
+        let engine: Arc<dyn Engine> = Arc::new(Metered(Arc::new(FleetEngine::new(&fleet, role, None)?)));
+        Ok::<_, EngineError>(Arc::new(Generation::new(id, engine, Arc::clone(&templates)).at_fleet(Arc::clone(&fleet))))
     };
     let origin = |role: Role| {
         let name = fleet.info(role).map(|info| info.name).unwrap_or_default();

@@ -65,7 +65,7 @@ impl<'a> Loader<'a> {
         let templates = self.templates.clone().unwrap_or(templates);
         let (model, engine_name) = (named.model.display().to_string(), choice.runs.name());
         let origin = Origin { model, adapter, engine: engine_name, why: choice.why };
-        Ok((Arc::new(Generation { id: id.into(), engine, templates }), origin))
+        Ok((Arc::new(Generation::new(id, engine, templates)), origin))
     }
 
     /// What must live as long as what was loaded.
@@ -106,8 +106,8 @@ impl<'a> Loader<'a> {
         let (engine, templates) = match choice.runs {
             Runs::Native => {
                 let (engine, templates) = self.base(model)?.model.clone();
-                let Some(native) = engine.native() else { unreachable!("the native engine was chosen") };
-                (adapted::on(native, Some(&adapter.pairs)).map_err(wrong)?, templates)
+                let Some(base) = engine.base() else { unreachable!("the native engine was chosen") };
+                (adapted::on(base, Some(&adapter.pairs)).map_err(wrong)?, templates)
             }
             Runs::Mistral => {
                 let merged = self.merged(model, &adapter, &source).map_err(wrong)?;

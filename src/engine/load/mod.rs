@@ -100,7 +100,7 @@ fn named_adapters(
         }
         let named = Named { model: model.into(), adapter: Some(module.path.clone()) };
         let (generation, origin) = loader.generation(&format!("g-{number}"), &named, LORA_MODULES)?;
-        if generation.engine.native().is_none() {
+        if generation.engine.base().is_none() {
             let reason = format!("{name} needs an engine that takes adapters while it runs: --engine native");
             return Err(LoadError::LoraModules(reason));
         }
@@ -196,12 +196,12 @@ fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>, mut loader: Loader<'
     let failed = |error: std::io::Error| LoadError::Upstream(EngineError::Unavailable(error.to_string()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let engine = runtime.block_on(UpstreamEngine::connect(config)).map_err(LoadError::Upstream)?;
-    let engine: Arc<dyn Engine> = Arc::new(Metered(engine));
+    let engine: Arc<dyn Engine> = Arc::new(Metered(Arc::new(engine)));
     let name = args.served_name.clone().unwrap_or_else(|| engine.info().name.clone());
     let templates = own.unwrap_or_else(|| Arc::new(Templates::general()));
     let model = format!("{} at {url}", engine.info().name);
     let origin = Origin { model, adapter: None, engine: "upstream", why: ASKED.into() };
-    let actor = Arc::new(Generation { id: "g-1".into(), engine, templates });
+    let actor = Arc::new(Generation::new("g-1", engine, templates));
     let (refiner, second) = match &args.refiner {
         Some(path) => {
             let named = Named { model: path.clone(), adapter: args.refiner_adapter.clone() };
@@ -238,9 +238,9 @@ fn fake(args: &EngineArgs, templates: Arc<Templates>) -> Loaded {
             Purpose::Refine => format!("I refine it. {}Refined echo{}", text.start, text.end),
         })
     };
-    let engine: Arc<dyn Engine> = Arc::new(Metered(FakeEngine::new(script)));
+    let engine: Arc<dyn Engine> = Arc::new(Metered(Arc::new(FakeEngine::new(script))));
     let name = args.served_name.clone().unwrap_or_else(|| engine.info().name.clone());
-    let generation = Generation { id: "g-1".into(), engine, templates };
+    let generation = Generation::new("g-1", engine, templates);
     let origin = Origin { model: "scripted replies".into(), adapter: None, engine: "fake", why: ASKED.into() };
     let generations = Generations::single(Arc::new(generation));
     Loaded { name, generations, origins: [origin.clone(), origin], adapters: Vec::new(), files: Files::default() }

@@ -91,7 +91,7 @@ fn native(args: &EngineArgs, directory: ModelDir) -> Result<Arc<dyn Engine>, Loa
     let config = NativeConfig { processor: choice::processor(), ..args.native.config() };
     let engine = NativeEngine::load(directory, config)?;
     metrics::watch_engine(Arc::clone(engine.counters()));
-    Ok(Arc::new(Metered(engine)))
+    Ok(Arc::new(Metered(Arc::new(engine))))
 }
 
 #[cfg(feature = "mistral")]
@@ -99,5 +99,5 @@ fn mistral(directory: ModelDir) -> Result<Arc<dyn Engine>, LoadError> {
     use crate::engine::mistral::{MistralConfig, MistralEngine, OnRestart};
     let on_restart: OnRestart = Arc::new(metrics::engine_restarted);
     let config = MistralConfig { on_restart: Some(on_restart), ..MistralConfig::default() };
-    Ok(Arc::new(Metered(MistralEngine::load(directory, config)?)))
+    Ok(Arc::new(Metered(Arc::new(MistralEngine::load(directory, config)?))))
 }

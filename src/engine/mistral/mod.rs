@@ -55,10 +55,9 @@ use super::model_dir::{ModelDir, ModelError};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::ReplyRules;
-use super::tools::Format as ToolFormat;
 use super::{
-    Chunk, Engine, EngineError, FinishReason, LabelRequest, LabelScores, LabelSupport, ModelInfo, Purpose, Reply,
-    Request,
+    Capabilities, Chunk, ConstraintSupport, Engine, EngineError, FinishReason, LabelRequest, LabelScores, LabelSupport,
+    ModelInfo, Purpose, Reply, Request,
 };
 use crate::chat::Chat;
 
@@ -86,8 +85,7 @@ impl MistralEngine {
         let source = Source { directory: dir.path.clone(), place: config.place, eos, end_name };
         let mut runner = Runner::load(&source).map_err(|e| refused(format!("mistral.rs cannot load it: {e}")))?;
         front::probe(&mut runner).map_err(|e| refused(format!("mistral.rs cannot run it: {e}")))?;
-        let mut info = dir.info();
-        info.context = info.context.min(runner.loaded().context);
+        let context = dir.config.context.min(runner.loaded().context);
         let shared = Arc::new(Shared {
             ends: runner.loaded().ends.clone(),
             pieces: Arc::clone(&dir.pieces),
@@ -101,7 +99,9 @@ impl MistralEngine {
         let front =
             thread.spawn(move || front.run(&inbox)).map_err(|e| refused(format!("no thread for its engine: {e}")))?;
         let grammars = ModelGrammars::new(Arc::clone(&dir.pieces), shared.ends.clone());
-        Ok(Self { info, dir: Arc::new(dir), shared, grammars, events, front: Some(front) })
+        let dir = Arc::new(dir);
+        let info = ModelInfo { context, ..ModelInfo::of(Arc::clone(&dir)) };
+        Ok(Self { info, dir, shared, grammars, events, front: Some(front) })
     }
 
     /// The directory that the model was loaded from.
@@ -207,36 +207,13 @@ impl Engine for MistralEngine {
         &self.info
     }
 
-    fn tokenizer(&self) -> Option<Arc<tokenizers::Tokenizer>> {
-        Some(Arc::clone(&self.dir.tokenizer))
-    }
-
-    fn most_bytes(&self) -> Option<usize> {
-        self.dir.most_bytes()
-    }
-
-    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
-        self.dir.render(chat)
-    }
-
-    fn default_sampling(&self) -> &super::Sampling {
-        &self.dir.sampling
-    }
-
-    fn tool_format(&self) -> ToolFormat {
-        self.dir.tool_format
-    }
-
-    fn constrains(&self) -> bool {
-        true
-    }
-
-    fn keeps_token_rules(&self) -> bool {
-        true
-    }
-
-    fn label_support(&self) -> LabelSupport {
-        LabelSupport::Replies
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            constraints: ConstraintSupport::Everything,
+            token_rules: true,
+            labels: LabelSupport::Replies,
+            ..Capabilities::default()
+        }
     }
 
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {

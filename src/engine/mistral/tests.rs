@@ -13,7 +13,9 @@ use serde_json::json;
 use super::*;
 use crate::chat::Message;
 use crate::engine::native::{NativeConfig, NativeEngine};
-use crate::engine::{Completion, Constraint, Input, Label, Origin, Purpose, Question, Sampling, derive_seed};
+use crate::engine::{
+    Completion, Constraint, EngineExt, Input, Label, Origin, Purpose, Question, Sampling, derive_seed,
+};
 use crate::testing::{TinyModel, write_json, write_model, write_weights};
 
 fn directory(model: &TinyModel) -> tempfile::TempDir {
@@ -314,7 +316,7 @@ fn asking(questions: &[(&str, &str)]) -> LabelRequest {
 async fn labels_have_the_native_engine_s_probabilities_and_generate_nothing() {
     let (directory, engine) = tiny();
     let native = NativeEngine::load(ModelDir::open(directory.path()).unwrap(), NativeConfig::default()).unwrap();
-    assert_eq!(engine.label_support(), LabelSupport::Replies);
+    assert_eq!(engine.capabilities().labels, LabelSupport::Replies);
     let request = asking(&[("hello", ""), ("hello", "the"), ("a longer question of the world", ""), ("hello", "")]);
     let (found, expected) =
         (engine.read_labels(request.clone()).await.unwrap(), native.read_labels(request).await.unwrap());

@@ -22,7 +22,7 @@ use self::vocabulary::Vocabulary;
 use super::pieces::Pieces;
 use super::reasoning::{Form, Splitter};
 use super::tools::format::Format;
-use super::{EngineError, Input, ModelInfo, Request, Sampling};
+use super::{EngineError, Input, Request, Sampling};
 use crate::chat::{Chat, TemplateKwargs, Thinking};
 use crate::prompts::Templates;
 pub use crate::weights::ModelError;
@@ -113,10 +113,9 @@ impl ModelDir {
         })
     }
 
-    /// The model's name and limits.
-    pub fn info(&self) -> ModelInfo {
-        let name = gguf::served_name(&self.path).unwrap_or_else(|| "model".into());
-        ModelInfo { name, context: self.config.context, vocabulary: self.config.vocabulary }
+    /// The name that clients use where no other is given.
+    pub fn name(&self) -> String {
+        gguf::served_name(&self.path).unwrap_or_else(|| "model".into())
     }
 
     /// Whether the model has a chat template: base models have none, and answer no chats.

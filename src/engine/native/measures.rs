@@ -306,8 +306,9 @@ impl Engine for Counting {
         self.engine.info()
     }
 
-    fn constrains(&self) -> bool {
-        self.constrains
+    fn capabilities(&self) -> Capabilities {
+        let constraints = if self.constrains { ConstraintSupport::Everything } else { ConstraintSupport::Nothing };
+        Capabilities { constraints, ..self.engine.capabilities() }
     }
 }
 

@@ -60,7 +60,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::channel::{mpsc, oneshot};
 use futures::{StreamExt, stream};
-use tokenizers::Tokenizer;
 
 use tokio_util::sync::CancellationToken;
 
@@ -80,13 +79,12 @@ use super::model_dir::{ModelDir, ModelError, check_vocabulary};
 use super::reasoning::split_chunks;
 use super::sampling::Sampler;
 use super::text::{ReplyRules, ReplyText};
-use super::tools::Format as ToolFormat;
 use super::writer::Writer;
 use super::{
-    Chunk, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo,
-    Origin, Purpose, Reply, Request, ScoredToken, TokenLogprobs, TokenProb,
+    Capabilities, Chunk, ConstraintSupport, EmbedRequest, Embeddings, Engine, EngineError, Input, LabelRequest,
+    LabelScores, LabelSupport, ModelInfo, Origin, Purpose, Reply, Request, ScoredToken, SharedBase, TokenLogprobs,
+    TokenProb,
 };
-use crate::chat::Chat;
 use crate::weights::{DenseConfig, LowRanks, ModelConfig, known_families};
 
 /// A loaded model, or an adapter on it, with the threads that run it. They end when the last such handle is dropped and
@@ -130,7 +128,9 @@ impl NativeEngine {
         let runtime =
             Runtime::start(model, config).map_err(|e| unsupported(format!("no thread can be started: {e}")))?;
         let grammars = ModelGrammars::new(dir.pieces.clone(), dir.config.eos.clone());
-        Ok(Self { info: dir.info(), grammars, dir: Arc::new(dir), variant: runtime.variant(None), runtime })
+        let dir = Arc::new(dir);
+        let info = ModelInfo::of(Arc::clone(&dir));
+        Ok(Self { info, grammars, dir, variant: runtime.variant(None), runtime })
     }
 
     /// Puts an adapter on the same base: another handle on the same weights, threads and blocks, whose replies are computed
@@ -147,11 +147,6 @@ impl NativeEngine {
         Ok(self.another(Some(adapter)))
     }
 
-    /// Another handle on the same weights, threads and blocks, without an adapter.
-    pub fn bare(&self) -> Self {
-        self.another(None)
-    }
-
     fn another(&self, adapter: Option<Adapter>) -> Self {
         Self {
             dir: self.dir.clone(),
@@ -160,11 +155,6 @@ impl NativeEngine {
             variant: self.runtime.variant(adapter),
             runtime: self.runtime.clone(),
         }
-    }
-
-    /// Whether both are handles on the same weights in memory.
-    pub fn shares_base(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.runtime, &other.runtime)
     }
 
     /// The directory that the model was loaded from.
@@ -297,48 +287,22 @@ impl Engine for NativeEngine {
         &self.info
     }
 
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        Some(self.dir.tokenizer.clone())
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            constraints: ConstraintSupport::Everything,
+            token_rules: true,
+            scores: true,
+            labels: LabelSupport::Replies,
+            embeds: !self.runtime.model.on_device(),
+        }
     }
 
-    fn most_bytes(&self) -> Option<usize> {
-        self.dir.most_bytes()
-    }
-
-    fn render(&self, chat: &Chat) -> Result<String, EngineError> {
-        self.dir.render(chat)
-    }
-
-    fn default_sampling(&self) -> &super::Sampling {
-        &self.dir.sampling
-    }
-
-    fn tool_format(&self) -> ToolFormat {
-        self.dir.tool_format
-    }
-
-    fn constrains(&self) -> bool {
-        true
-    }
-
-    fn keeps_token_rules(&self) -> bool {
-        true
-    }
-
-    fn scores(&self) -> bool {
-        true
-    }
-
-    fn embeds(&self) -> bool {
-        !self.runtime.model.on_device()
+    fn base(&self) -> Option<&dyn SharedBase> {
+        Some(self)
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, EngineError> {
         self.embeddings(request).await
-    }
-
-    fn label_support(&self) -> LabelSupport {
-        LabelSupport::Replies
     }
 
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
@@ -348,9 +312,22 @@ impl Engine for NativeEngine {
     async fn health(&self) -> Result<(), EngineError> {
         self.runtime.health()
     }
+}
 
-    fn native(&self) -> Option<&NativeEngine> {
-        Some(self)
+impl SharedBase for NativeEngine {
+    fn adapted(&self, modules: Option<&LowRanks>) -> Result<Arc<dyn Engine>, ModelError> {
+        Ok(Arc::new(match modules {
+            Some(modules) => self.with_adapter(modules)?,
+            None => self.another(None),
+        }))
+    }
+
+    fn id(&self) -> usize {
+        Arc::as_ptr(&self.runtime).addr()
+    }
+
+    fn prefix_cache_bytes(&self) -> [u64; 2] {
+        self.runtime.counters.kept_bytes()
     }
 }
 

@@ -413,7 +413,7 @@ async fn replies_end_at_eos_and_stop_strings() {
 #[tokio::test]
 async fn a_constrained_reply_matches_from_its_first_to_its_last_character() {
     let engine = engine(two_threads());
-    assert!(engine.constrains());
+    assert!(engine.capabilities().constrains_everything());
     let expected = regex::Regex::new("^[a-c]{3}-[0-9]{4}$").unwrap();
     for temperature in [0.0, 1.0, 1.5] {
         let sampling = Sampling { temperature, seed: 3, ..Sampling::default() };

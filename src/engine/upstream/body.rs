@@ -160,7 +160,7 @@ mod tests {
     use crate::engine::{Constraint, Purpose};
 
     fn model() -> ModelInfo {
-        ModelInfo { name: "m".into(), context: 100, vocabulary: 0 }
+        ModelInfo::new("m", 100, 0)
     }
 
     fn body(request: &Request) -> Value {

@@ -37,8 +37,8 @@ use self::siblings::{Source, Step};
 use self::stream::{Expected, source};
 use super::reasoning::{Form, split_chunks};
 use super::{
-    Chunk, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport, ModelInfo, Namespace, PromptTokens,
-    Reply, Request, TraceContext, WireSeed, derive_seed,
+    Capabilities, Chunk, ConstraintSupport, Engine, EngineError, Input, LabelRequest, LabelScores, LabelSupport,
+    ModelInfo, Namespace, PromptTokens, Reply, Request, TraceContext, WireSeed, derive_seed,
 };
 use crate::chat::TemplateKwargs;
 
@@ -126,7 +126,7 @@ impl UpstreamEngine {
             None => recognise(&asking, &base, config.key.as_deref(), &card).await,
         };
         let context = config.context.or(card.max_model_len).unwrap_or(CONTEXT);
-        let info = ModelInfo { name: card.id, context, vocabulary: 0 };
+        let info = ModelInfo::new(card.id, context, 0);
         // A client of its own: connections that the question left behind belong to the caller's runtime.
         let UpstreamConfig { key, siblings, reasoning, template_kwargs, .. } = config;
         let siblings = dialect.siblings(siblings);
@@ -263,20 +263,14 @@ impl Engine for UpstreamEngine {
         &self.info
     }
 
-    fn constrains_json(&self) -> bool {
-        true
-    }
-
-    fn constrains_regex(&self) -> bool {
-        self.dialect.takes_regex()
-    }
-
-    fn keeps_token_rules(&self) -> bool {
-        self.dialect.is_extended()
-    }
-
-    fn label_support(&self) -> LabelSupport {
-        if self.lists_nothing.load(Relaxed) { LabelSupport::Nothing } else { LabelSupport::Prompts }
+    fn capabilities(&self) -> Capabilities {
+        let lists = !self.lists_nothing.load(Relaxed);
+        Capabilities {
+            constraints: if self.dialect.takes_regex() { ConstraintSupport::Regular } else { ConstraintSupport::Json },
+            token_rules: self.dialect.is_extended(),
+            labels: if lists { LabelSupport::Prompts } else { LabelSupport::Nothing },
+            ..Capabilities::default()
+        }
     }
 
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {

@@ -108,8 +108,8 @@ pub async fn count_tokens(call: Call) -> Result<Json<CountTokensAnswer>, ApiErro
     let actor = chosen.pinned.actor;
     let work = move || {
         let none = || ApiError::Invalid { param: None, message: "this model's engine has no tokenizer".into() };
-        let tokenizer = actor.engine.tokenizer().ok_or_else(none)?;
-        let text = actor.engine.render(&Chat { messages: job.messages, options: job.template })?;
+        let tokenizer = actor.engine.info().tokenizer().cloned().ok_or_else(none)?;
+        let text = actor.engine.info().render(&Chat { messages: job.messages, options: job.template })?;
         let encoding = tokenizer
             .encode(text, false)
             .map_err(|error| ApiError::invalid("messages", format!("`messages` cannot be tokenized: {error}")))?;

@@ -24,8 +24,8 @@ pub fn prefix_caches(live: &Pinned) -> String {
     ];
     for (index, (name, help)) in names.into_iter().enumerate() {
         let lines = roles.iter().filter_map(|&(label, role)| {
-            let engine = live.role(role).engine.native()?;
-            Some(format!("{name}{{role=\"{label}\"}} {}\n", engine.counters().kept_bytes()[index]))
+            let base = live.role(role).engine.base()?;
+            Some(format!("{name}{{role=\"{label}\"}} {}\n", base.prefix_cache_bytes()[index]))
         });
         let lines: String = lines.collect();
         if !lines.is_empty() {

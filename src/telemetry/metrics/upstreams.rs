@@ -25,9 +25,7 @@ const RELOADS: Metric =
 
 /// Every upstream of the live pair; nothing where no fleet answers.
 pub fn upstreams(live: &Pinned) -> String {
-    let fleets = [&live.actor, &live.refiner].map(|generation| generation.engine.fleet());
-    let Some(fleet) = fleets.into_iter().flatten().next() else { return String::new() };
-    render(fleet)
+    live.fleet().map(render).unwrap_or_default()
 }
 
 fn render(fleet: &Arc<Fleet>) -> String {

@@ -17,7 +17,7 @@ use serde_json::json;
 use spar::chat::Message;
 use spar::engine::upstream::fleet::{Circuit, Fleet, FleetEngine, Kind, Patience, ReplicaConfig, Roles, State, View};
 use spar::engine::{
-    Engine, EngineError, Input, Label, LabelRequest, LabelSupport, Origin, Purpose, Question, Request, Waits,
+    Engine, EngineError, EngineExt, Input, Label, LabelRequest, LabelSupport, Origin, Purpose, Question, Request, Waits,
 };
 use tokio::net::TcpListener;
 
@@ -231,14 +231,14 @@ async fn counts_that_are_wrong_and_probabilities_that_are_missing_spoil_no_answe
         assert_eq!(done.text, "Yes");
         assert!(done.tokens <= 9, "{done:?}");
     }
-    assert_eq!(engine(&fleet).label_support(), LabelSupport::Prompts);
+    assert_eq!(engine(&fleet).capabilities().labels, LabelSupport::Prompts);
     let question = Question { input: Input::chat(vec![Message::user("hello")]), reply: String::new() };
     let labels = ["Yes", "No"].map(|text| Label { spellings: vec![text.into()] }).into();
     let request =
         LabelRequest { purpose: Purpose::Judge, questions: vec![question], labels, origin: Origin::default() };
     let error = engine(&fleet).read_labels(request).await.unwrap_err();
     assert!(matches!(&error, EngineError::Unsupported(reason) if reason.contains("no log-probabilities")), "{error}");
-    assert_eq!(engine(&fleet).label_support(), LabelSupport::Nothing, "it is found out once");
+    assert_eq!(engine(&fleet).capabilities().labels, LabelSupport::Nothing, "it is found out once");
     assert_eq!(view(&fleet, 0).state, State::Ready);
 }
 

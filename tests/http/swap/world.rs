@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use spar::chat::Message;
 use spar::engine::model_dir::ModelDir;
 use spar::engine::native::{NativeConfig, NativeEngine};
-use spar::engine::{Engine, Purpose, Request, Sampling};
+use spar::engine::{EngineExt, Purpose, Request, Sampling};
 use spar::testing::random_adapter;
 use spar::weights::adapter::{Adapter, merge};
 use tempfile::TempDir;

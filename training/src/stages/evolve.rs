@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use spar::engine::{Engine, EngineError, Purpose, Request, Sampling, derive_seed};
+use spar::engine::{Engine, EngineError, EngineExt, Purpose, Request, Sampling, derive_seed};
 use spar::prompts::Templates;
 use spar::prompts::evolve::TAXONOMY;
 

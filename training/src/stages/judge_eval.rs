@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::Value;
 use spar::chat::Message;
-use spar::engine::{Engine, EngineError, Purpose, Request, Sampling, derive_seed};
+use spar::engine::{Engine, EngineError, EngineExt, Purpose, Request, Sampling, derive_seed};
 use spar::prompts::{Templates, Verdict};
 use spar::search::{self, Models, SearchConfig, Task};
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use spar::chat::Message;
-use spar::engine::{Engine, EngineError, Purpose, Request, Sampling, derive_seed};
+use spar::engine::{Engine, EngineError, EngineExt, Purpose, Request, Sampling, derive_seed};
 use spar::search::{self, Models, SearchConfig, Task};
 
 use super::prompts::instance;

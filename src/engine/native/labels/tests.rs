@@ -41,7 +41,7 @@ async fn labels_have_the_probabilities_that_scoring_their_texts_gives() {
     let request = asking(&[(long, ""), (long, "the"), (long, "Its beginning: no"), ("other", ""), (long, "")]);
     for (form, config) in forms().into_iter().enumerate() {
         let engine = engine(config);
-        assert_eq!(engine.label_support(), LabelSupport::Replies);
+        assert_eq!(engine.capabilities().labels, LabelSupport::Replies);
         for _ in 0..2 {
             let scores = engine.read_labels(request.clone()).await.unwrap();
             for (question, logprobs) in request.questions.iter().zip(&scores.logprobs) {

@@ -41,11 +41,11 @@ struct Subject {
 const BATCHES: [usize; 3] = [1, 8, 32];
 
 impl Subject {
-    async fn new(name: &'static str, dir: &Path, bytes: usize, load: impl FnOnce(ModelDir) -> Box<dyn Engine>) -> Self {
+    /// `load` gives an engine, and the bytes that it reads for every token.
+    async fn new(name: &'static str, dir: &Path, load: impl FnOnce(ModelDir) -> (Box<dyn Engine>, usize)) -> Self {
         let before = status("VmRSS");
         std::fs::write("/proc/self/clear_refs", "5").ok();
-        let engine = load(ModelDir::open(dir).unwrap());
-        let bytes = engine.native().map_or(bytes, |native| native.runtime.model.bytes());
+        let (engine, bytes) = load(ModelDir::open(dir).unwrap());
         let mut subject = Self { name, engine, bytes, peak: 0.0, tokens: 64, speeds: Default::default() };
         // The batch that needs most memory.
         subject.speed(BATCHES[2], 4, 0).await;
@@ -91,20 +91,23 @@ async fn large_models() {
         write_bf16(dir.path(), &model);
         let parameters: usize = model.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         let native = |weights| {
-            move |dir| -> Box<dyn Engine> {
-                Box::new(NativeEngine::load(dir, NativeConfig { weights, ..NativeConfig::default() }).unwrap())
+            move |dir| -> (Box<dyn Engine>, usize) {
+                let engine = NativeEngine::load(dir, NativeConfig { weights, ..NativeConfig::default() }).unwrap();
+                let bytes = engine.runtime.model.bytes();
+                (Box::new(engine), bytes)
             }
         };
         let mut subjects = vec![
-            Subject::new("native, bf16", dir.path(), 0, native(Format::F32)).await,
-            Subject::new("native, q8", dir.path(), 0, native(Format::Q8)).await,
+            Subject::new("native, bf16", dir.path(), native(Format::F32)).await,
+            Subject::new("native, q8", dir.path(), native(Format::Q8)).await,
         ];
         #[cfg(feature = "mistral")]
         {
             use crate::engine::mistral::{MistralConfig, MistralEngine};
-            let load =
-                |dir| -> Box<dyn Engine> { Box::new(MistralEngine::load(dir, MistralConfig::default()).unwrap()) };
-            subjects.push(Subject::new("mistral.rs, f32", dir.path(), 4 * parameters, load).await);
+            let load = |dir| -> (Box<dyn Engine>, usize) {
+                (Box::new(MistralEngine::load(dir, MistralConfig::default()).unwrap()), 4 * parameters)
+            };
+            subjects.push(Subject::new("mistral.rs, f32", dir.path(), load).await);
             // One after another, so that none waits for the prompts of others.
             subjects[2].tokens = few;
         }

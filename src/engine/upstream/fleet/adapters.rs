@@ -14,7 +14,7 @@ use super::Fleet;
 use super::replica::Replica;
 use super::watch::Order;
 use crate::engine::EngineError;
-use crate::engine::generation::Role;
+use crate::engine::Role;
 use crate::engine::upstream::dialect::{Adapters, Dialect};
 use crate::engine::upstream::failure::{refusal, unreachable};
 use crate::engine::upstream::models::{Card, keyed};

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::balance::{Candidate, choose};
 use super::replica::{Place, Replica};
 use super::{Fleet, Lease, Patience};
-use crate::engine::generation::Role;
+use crate::engine::Role;
 use crate::engine::upstream::failure::{Failure, Kind};
 use crate::engine::upstream::siblings::{Source, Step};
 use crate::engine::upstream::{Asking, Siblings};

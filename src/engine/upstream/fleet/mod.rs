@@ -20,7 +20,6 @@ mod view;
 mod watch;
 
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -36,9 +35,9 @@ pub use self::replica::{SECONDS, State};
 pub use self::settings::{FleetConfig, Key, Patience, Reload, ReplicaConfig, Roles, without_login};
 pub use self::view::{Counted, View};
 use self::watch::Order;
-use crate::engine::generation::Role;
 use crate::engine::{
-    Engine, EngineError, LabelRequest, LabelScores, LabelSupport, ModelInfo, Namespace, Reply, Request,
+    Capabilities, ConstraintSupport, Engine, EngineError, LabelRequest, LabelScores, LabelSupport, ModelInfo,
+    Namespace, Reply, Request, Role,
 };
 
 pub use super::failure::Kind;
@@ -163,13 +162,6 @@ impl FleetEngine {
         }
         Ok(Self { caller: Arc::new(Caller { fleet: Arc::clone(fleet), role, adapter }), info })
     }
-
-    /// Whether every server that was reached is as `is` says.
-    fn all(&self, is: impl Fn(&super::UpstreamEngine) -> bool) -> bool {
-        let replicas = self.caller.fleet.replicas.load();
-        let own = replicas.iter().filter(|replica| self.caller.role.is_none_or(|role| replica.has(role)));
-        own.filter_map(|replica| replica.server.load_full()).all(|server| is(&server))
-    }
 }
 
 #[async_trait]
@@ -178,7 +170,7 @@ impl Engine for FleetEngine {
         let mut attempts = Attempts::new(&self.caller.fleet.config.patience);
         let opened = self.caller.begin(&request, &mut attempts).await?;
         // Where a server does not keep callers apart, at least no count says what another one sent.
-        let hides = request.origin.namespace != Namespace::SHARED && !self.keeps_token_rules();
+        let hides = request.origin.namespace != Namespace::SHARED && !self.capabilities().token_rules;
         let form = self.caller.fleet.config.reasoning;
         let source = call::steps(Arc::clone(&self.caller), request.clone(), opened, attempts);
         Ok(super::replies(source, &request, form, hides))
@@ -188,21 +180,23 @@ impl Engine for FleetEngine {
         &self.info
     }
 
-    fn constrains_json(&self) -> bool {
-        true
-    }
-
-    fn constrains_regex(&self) -> bool {
-        self.all(|server| server.dialect.takes_regex())
-    }
-
-    fn keeps_token_rules(&self) -> bool {
-        self.all(|server| server.dialect.is_extended())
-    }
-
-    fn label_support(&self) -> LabelSupport {
-        let lists = self.all(|server| !server.lists_nothing.load(Relaxed));
-        if lists { LabelSupport::Prompts } else { LabelSupport::Nothing }
+    /// What every server that was reached can do.
+    fn capabilities(&self) -> Capabilities {
+        let replicas = self.caller.fleet.replicas.load();
+        let own = replicas.iter().filter(|replica| self.caller.role.is_none_or(|role| replica.has(role)));
+        let each = own.filter_map(|replica| replica.server.load_full()).map(|server| server.capabilities());
+        let everything = Capabilities {
+            constraints: ConstraintSupport::Regular,
+            token_rules: true,
+            labels: LabelSupport::Prompts,
+            ..Capabilities::default()
+        };
+        each.fold(everything, |all, one| Capabilities {
+            constraints: all.constraints.min(one.constraints),
+            token_rules: all.token_rules && one.token_rules,
+            labels: all.labels.min(one.labels),
+            ..all
+        })
     }
 
     async fn read_labels(&self, request: LabelRequest) -> Result<LabelScores, EngineError> {
@@ -217,9 +211,5 @@ impl Engine for FleetEngine {
             None => &Role::ALL,
         };
         roles.iter().try_for_each(|role| self.caller.fleet.can_answer(*role, adapter))
-    }
-
-    fn fleet(&self) -> Option<&Arc<Fleet>> {
-        Some(&self.caller.fleet)
     }
 }

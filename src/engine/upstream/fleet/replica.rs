@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Breaker, Circuit};
 use super::settings::ReplicaConfig;
-use crate::engine::generation::Role;
+use crate::engine::Role;
 use crate::engine::upstream::failure::{Failure, Kind};
 use crate::engine::upstream::{Siblings, UpstreamEngine};
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::chat::TemplateKwargs;
-use crate::engine::generation::Role;
+use crate::engine::Role;
 use crate::engine::reasoning::Form;
 use crate::engine::upstream::dialect::Dialect;
 use crate::engine::upstream::{Siblings, UpstreamConfig};

@@ -13,7 +13,7 @@ use super::replica::Replica;
 use super::settings::{Reload, ReplicaConfig};
 use super::{Fleet, role_name};
 use crate::engine::EngineError;
-use crate::engine::generation::Role;
+use crate::engine::Role;
 use crate::engine::upstream::failure::{is_limited, refusal};
 use crate::engine::upstream::models::{Card, ask_for_models, choose, listed};
 use crate::engine::upstream::{Kind, UpstreamEngine};

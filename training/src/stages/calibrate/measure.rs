@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use spar::chat::Message;
-use spar::engine::{Engine, EngineError, LabelRequest, Origin, Purpose, Question, Request, Sampling, derive_seed};
+use spar::engine::{
+    Engine, EngineError, EngineExt, LabelRequest, Origin, Purpose, Question, Request, Sampling, derive_seed,
+};
 use spar::prompts::{READABLE, Templates, verdict_labels};
 use spar::search::{SearchConfig, critique_request, room_for_critique};
 use spar::verify::data::{Prompt, Response};

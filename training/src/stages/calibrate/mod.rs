@@ -190,7 +190,7 @@ pub async fn calibrate(
 /// Rejects an engine that cannot read labels.
 fn may_be_read(engine: &dyn Engine) -> Result<()> {
     ensure!(
-        engine.label_support() == LabelSupport::Replies,
+        engine.capabilities().labels == LabelSupport::Replies,
         "the engine of {} does not read the probabilities of given answers, so there is nothing to calibrate",
         engine.info().name
     );

@@ -14,6 +14,7 @@ pub mod chat;
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
+pub mod constraint;
 pub mod engine;
 pub mod eval;
 #[cfg(feature = "server")]
@@ -26,6 +27,7 @@ mod memory;
 #[cfg(feature = "server")]
 pub mod openai;
 pub mod prompts;
+pub mod question;
 pub mod search;
 #[cfg(feature = "server")]
 pub mod swap;

@@ -3,44 +3,8 @@
 
 pub(crate) mod points;
 
-use super::{EngineError, Input, Origin, Purpose};
-
-/// A prompt, and what the assistant has already said of its reply.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Question {
-    /// The prompt; a chat is rendered up to the point where the assistant begins to speak.
-    pub input: Input,
-    /// The beginning of the reply, after which the label would come; may be empty.
-    pub reply: String,
-}
-
-/// An answer in all spellings that count as it, such as `Yes`, ` Yes` and `yes`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Label {
-    /// What has probabilities that are added; two that become the same tokens count once.
-    pub spellings: Vec<Spelling>,
-}
-
-/// One way to give an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Spelling {
-    /// A spelling as text.
-    Text(String),
-    /// One token, which follows the question's last token as it is.
-    Token(u32),
-}
-
-impl From<String> for Spelling {
-    fn from(text: String) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl From<&str> for Spelling {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
-    }
-}
+use super::{EngineError, Origin, Purpose};
+use crate::question::{Label, Question};
 
 /// Questions that are answered by the same labels. Their prompts usually share most of their tokens, which are then
 /// computed once.

@@ -41,13 +41,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use crate::constraint::Constraint;
+pub use crate::question::{Input, Label, Question, Spelling};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use error::EngineError;
 pub use info::{Capabilities, ConstraintSupport, ModelInfo};
-pub use labels::{Label, LabelRequest, LabelScores, LabelSupport, Question, Spelling};
+pub use labels::{LabelRequest, LabelScores, LabelSupport};
 pub use origin::{Conversation, Namespace, Origin, Subject, Waits};
 pub use reply::{Chunk, Chunks, Completion, FinishReason, PromptTokens, Reply, ScoredToken, TokenLogprobs, TokenProb};
-pub use request::{Constraint, Input, Purpose, Request, Sampling, derive_seed};
+pub use request::{Purpose, Request, Sampling, derive_seed};
 pub use role::Role;
 pub use token_rules::{TokenRules, WireSeed};
 pub use trace_context::TraceContext;

@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 
 use super::origin::Origin;
 use super::token_rules::{TokenRules, WireSeed};
-use crate::chat::{Chat, Ending, Message, Thinking};
+use crate::chat::{Message, Thinking};
+use crate::constraint::Constraint;
+use crate::question::Input;
 
 /// What a call is for; engines schedule by it, metrics label by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,66 +70,6 @@ impl Default for Sampling {
             wire_seed: WireSeed::Derived,
             ignore_eos: false,
             rules: TokenRules::default(),
-        }
-    }
-}
-
-/// What the reply's text must match from its first to its last character.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Constraint {
-    /// A regular expression, anchored at both ends.
-    Regex(String),
-    /// A JSON schema.
-    JsonSchema(serde_json::Value),
-    /// A Lark grammar in llguidance's dialect.
-    Lark(String),
-    /// Calls of functions, as a Lark grammar.
-    Calls {
-        /// The grammar in Lark.
-        lark: String,
-        /// Whether a plain answer matches as well: it may then begin with reasoning.
-        optional: bool,
-    },
-}
-
-/// What is given to the model: turns that the chat template renders, or raw text.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Input {
-    /// Rendered by the model's chat template, ending where the assistant begins to speak.
-    Chat(Chat),
-    /// Taken as it is, special tokens included.
-    Text(String),
-    /// The ids of its tokens, taken as they are.
-    Tokens(Vec<u32>),
-}
-
-impl Input {
-    /// A chat whose template is given nothing but the messages.
-    pub fn chat(messages: Vec<Message>) -> Self {
-        Self::Chat(messages.into())
-    }
-
-    /// A chat whose reply should begin with its answer, not with reasoning.
-    pub fn chat_without_thinking(messages: Vec<Message>) -> Self {
-        Self::Chat(Chat::without_thinking(messages))
-    }
-}
-
-impl Input {
-    /// About how many bytes there are to be tokenized.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Chat(chat) => chat.messages.iter().map(Message::bytes).sum(),
-            Self::Text(text) => text.len(),
-            Self::Tokens(ids) => size_of_val(ids.as_slice()),
-        }
-    }
-
-    /// Whether the reply continues it as one text, rather than answering it.
-    pub fn is_continued(&self) -> bool {
-        match self {
-            Self::Chat(chat) => chat.options.ending == Ending::WithinLast,
-            Self::Text(_) | Self::Tokens(_) => true,
         }
     }
 }

@@ -3,8 +3,9 @@
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::answer::{Hold, Part};
 use super::error::ApiError;
+use super::hold::Hold;
+use super::part::Part;
 use crate::engine::FinishReason;
 use crate::openai::{SearchReport, Usage};
 use crate::telemetry::metrics::{self, Answering, Ended};

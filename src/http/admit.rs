@@ -9,9 +9,9 @@ use axum::http::HeaderMap;
 use tokio::time::timeout;
 
 use super::AppState;
-use super::answer::Clock;
 use super::body::{self, FromBody};
 use super::error::ApiError;
+use super::hold::Clock;
 use super::keys::Tenant;
 use super::limits::{Ask, Gate, Permit, Reserved};
 use crate::engine::blocking::{SHORT, blocking};

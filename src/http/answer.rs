@@ -11,105 +11,22 @@ use futures::channel::mpsc::{self, UnboundedSender};
 use futures::stream::{FuturesUnordered, SelectAll};
 use futures::{FutureExt, Stream, StreamExt, future, stream};
 use tokio::time::{Instant, interval_at, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
 use super::echo::{Echo, PromptTokens};
 use super::error::ApiError;
-use super::limits::Permit;
-use super::models;
+use super::hold::{Clock, Hold};
+use super::kept::KeptSearches;
 use super::on_behalf::Behalf;
+use super::part::Part;
 use super::plan::{Events, SearchPlan};
-use super::searches::KeptSearches;
+use super::served;
 use super::traffic::Traffic;
-use crate::engine::generation::Pinned;
-use crate::engine::{Engine, EngineError, FinishReason, Request, TokenLogprobs, derive_seed};
+use crate::engine::{Engine, EngineError, FinishReason, Request, derive_seed};
 use crate::openai::{About, ProgressFields, SearchEvent, SearchReport, Trace, TreeNode, Usage};
 use crate::search::{self, Outcome, Progress, ROOT, SearchConfig, Task};
 use crate::telemetry::metrics::{self, Answering};
 use crate::telemetry::traces::SearchAbout;
-
-/// A part of an answer, in the order in which it is shown.
-#[derive(Clone, Debug)]
-pub enum Part {
-    /// Nothing to show yet, but the search is alive.
-    Alive,
-    /// A step of the search.
-    Progress(ProgressFields),
-    /// The prompt of a choice, which comes before everything else of it.
-    Echo {
-        /// Index of the choice.
-        choice: usize,
-        /// Its tokens, where they are scored.
-        tokens: PromptTokens,
-    },
-    /// New text of a choice.
-    Delta {
-        /// Index of the choice.
-        choice: usize,
-        /// May be empty where only reasoning or logprobs are new.
-        text: String,
-        /// New reasoning, which is no part of the text; mostly empty.
-        reasoning: String,
-        /// Log-probabilities of the new tokens, where asked for.
-        logprobs: Vec<TokenLogprobs>,
-    },
-    /// A choice is complete.
-    Finished {
-        /// Index of the choice.
-        choice: usize,
-        /// Why it ended.
-        reason: FinishReason,
-    },
-    /// All choices are complete.
-    Done {
-        /// The tokens of the whole request.
-        usage: Usage,
-        /// The reports by choice; empty where nothing was searched.
-        searches: Vec<SearchReport>,
-    },
-}
-
-/// When a request came, and when it must be answered.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    /// When it came.
-    pub received: Instant,
-    /// When it must be answered.
-    pub deadline: Instant,
-}
-
-impl Clock {
-    /// A clock that starts now.
-    pub fn start(timeout: Duration) -> Self {
-        let received = Instant::now();
-        // The far future stands in for a timeout that overflows.
-        let deadline = received.checked_add(timeout).unwrap_or(received + Duration::from_secs(1 << 30));
-        Self { received, deadline }
-    }
-
-    /// `step`, if it ends in time.
-    ///
-    /// # Errors
-    /// The call's own error, or [`ApiError::Deadline`].
-    pub async fn bound<T>(self, step: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
-        timeout_at(self.deadline, step).await.unwrap_or(Err(ApiError::Deadline))
-    }
-}
-
-/// What every answer holds from its start to its end.
-pub struct Hold {
-    /// The right to run.
-    pub permit: Permit,
-    /// The generations that answer.
-    pub pinned: Pinned,
-    /// Who it is for.
-    pub behalf: Behalf,
-    /// The request's time.
-    pub clock: Clock,
-    /// Cancelled when the server gives up on running requests.
-    pub abort: CancellationToken,
-}
 
 /// What `n` searches need.
 pub struct SearchWork {
@@ -363,7 +280,7 @@ async fn one_search(
             strategy: config.strategy,
             mode: config.mode,
             checks: &work.plan.checks,
-            generation: models::ids(&hold.pinned),
+            generation: served::ids(&hold.pinned),
         };
         SearchReport::new(about, &outcome, trace)
     };

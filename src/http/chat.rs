@@ -6,14 +6,14 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 
-use super::answer::Part;
 use super::conversation::{About, Begun, Parts, Translated, begin};
+use super::drawing::Delivery;
 use super::enter::Call;
 use super::error::ApiError;
-use super::job::Delivery;
+use super::part::Part;
 use super::search_header::{self, Running};
 use super::stream::{comment, event, events};
-use super::{models, tools};
+use super::{served, tools};
 use crate::engine::tools::{Piece, Reader, read};
 use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 use crate::openai::{
@@ -36,7 +36,7 @@ pub async fn chat(call: Call) -> Result<Response, ApiError> {
     let Begun { about, parts, .. } = begun;
     let generations = about.generations.clone();
     let mut response = deliver(Head::new(about), parts).await?;
-    models::show_generations(&mut response, &generations);
+    served::show_generations(&mut response, &generations);
     Ok(response)
 }
 
@@ -70,8 +70,8 @@ struct Head {
 
 impl Head {
     fn new(about: About) -> Self {
-        let id = models::answer_id("chatcmpl", about.id.as_deref());
-        Self { id, created: models::now(), about }
+        let id = served::answer_id("chatcmpl", about.id.as_deref());
+        Self { id, created: served::now(), about }
     }
 
     fn logprobs(&self, tokens: &[TokenLogprobs]) -> Option<ChatLogprobs> {

@@ -5,8 +5,8 @@ use axum::Json;
 use super::chosen::Chosen;
 use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
-use super::job::conversation;
 use super::rules;
+use super::turns::conversation;
 use crate::openai::{ChecksRequest, ChecksResponse, StatedCheck};
 use crate::verify::find::FoundCheck;
 

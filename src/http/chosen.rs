@@ -1,7 +1,6 @@
 //! The model that a request names: which generations answer it, and whether its key may use it.
 
 use super::error::ApiError;
-use super::job::resolve;
 use super::keys::Tenant;
 use crate::engine::generation::{Live, Pinned};
 
@@ -50,6 +49,19 @@ impl Chosen {
                 Err(ApiError::invalid("model", message))
             }
         }
+    }
+}
+
+/// The name to answer with, and whether it is the search alias.
+///
+/// # Errors
+/// [`ApiError::UnknownModel`].
+pub fn resolve(asked: Option<&str>, served: &str) -> Result<(String, bool), ApiError> {
+    match asked {
+        None => Ok((served.to_owned(), false)),
+        Some(name) if name == served => Ok((name.to_owned(), false)),
+        Some(name) if name.strip_suffix(":search") == Some(served) => Ok((name.to_owned(), true)),
+        Some(name) => Err(ApiError::UnknownModel(name.to_owned())),
     }
 }
 

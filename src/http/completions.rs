@@ -7,14 +7,17 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 
 use super::admit::fits;
-use super::answer::{self, Hold, Part};
+use super::answer;
 use super::chosen::Chosen;
+use super::drawing::Delivery;
 use super::echo::{self, Echo};
 use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
-use super::job::{CompletionJob, Delivery};
+use super::hold::Hold;
+use super::job::CompletionJob;
 use super::limits::Ask;
-use super::models;
+use super::part::Part;
+use super::served;
 use super::stream::{event, events};
 use crate::engine::{Engine, Input, Origin, Purpose, Request, ScoredToken, TokenLogprobs};
 use crate::openai::{
@@ -36,7 +39,7 @@ pub async fn complete(call: Call) -> Result<Response, ApiError> {
     let make = {
         let state = Arc::clone(&call.state);
         move |asked, chosen: &Chosen| {
-            let job = CompletionJob::from_wire(asked, &state.limits(chosen))?;
+            let job = CompletionJob::from_wire(asked, &state.bounds(chosen))?;
             let engine = chosen.pinned.actor.engine.as_ref();
             if job.drawing.sampling.rules.prompt_tail.is_none() {
                 let fit = |prompt: &Input| match prompt {
@@ -57,16 +60,16 @@ pub async fn complete(call: Call) -> Result<Response, ApiError> {
     let entered = enter(call, make).await?;
     let behalf = entered.behalf(entered.job.0.drawing.salt.as_deref());
     let Entered { job: (job, texts), state, chosen, clock, permit, .. } = entered;
-    let generations = models::ids(&chosen.pinned);
+    let generations = served::ids(&chosen.pinned);
     let hold = Hold { permit, pinned: chosen.pinned, behalf, clock, abort: state.abort.clone() };
     let delivery = job.drawing.delivery;
     let count = job.prompts.len() * job.drawing.choices;
     let mut growing = Growing {
         head: Head {
-            id: models::answer_id("cmpl", job.drawing.id.as_deref()),
-            created: super::models::now(),
+            id: served::answer_id("cmpl", job.drawing.id.as_deref()),
+            created: super::served::now(),
             model: job.drawing.model.clone(),
-            fingerprint: super::models::fingerprint(&hold.pinned),
+            fingerprint: super::served::fingerprint(&hold.pinned),
         },
         offsets: vec![0; count],
         prompts: texts,
@@ -80,7 +83,7 @@ pub async fn complete(call: Call) -> Result<Response, ApiError> {
     let parts = answer::plain(hold, requests(job), scoring).map_err(blamed);
     if delivery != Delivery::Whole {
         let mut response = events(parts, move |part| growing.show(part, delivery)).await?;
-        models::show_generations(&mut response, &generations);
+        served::show_generations(&mut response, &generations);
         return Ok(response);
     }
     let mut choices: Vec<CompletionChoice> = (0..count).map(|index| growing.step(index, String::new(), &[])).collect();
@@ -101,7 +104,7 @@ pub async fn complete(call: Call) -> Result<Response, ApiError> {
         }
     }
     let mut response = Json(growing.response(choices, Some(used))).into_response();
-    models::show_generations(&mut response, &generations);
+    served::show_generations(&mut response, &generations);
     Ok(response)
 }
 

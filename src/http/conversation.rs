@@ -7,19 +7,22 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::admit::fits;
-use super::answer::{self, Hold, Part, SearchWork};
+use super::answer::{self, SearchWork};
 use super::body::FromBody;
 use super::chosen::Chosen;
+use super::drawing::Delivery;
 use super::echo;
 use super::enter::{self, Call, Entered, Made};
 use super::error::ApiError;
-use super::job::{ChatJob, Delivery};
+use super::hold::Hold;
+use super::job::ChatJob;
 use super::keys::Tenant;
 use super::limits::Ask;
 use super::names::Names;
+use super::part::Part;
 use super::rules::Rules;
-use super::search_header::Ahead;
-use super::{AppState, models};
+use super::search_header::{Ahead, Running};
+use super::{AppState, served};
 use crate::chat::{Chat, Message, Role};
 use crate::engine::generation::Pinned;
 use crate::engine::tools::Offer;
@@ -78,12 +81,18 @@ pub struct About {
     pub search: Option<Ahead>,
 }
 
+impl From<&About> for Running {
+    fn from(about: &About) -> Self {
+        Self { ahead: about.search, choices: about.choices }
+    }
+}
+
 impl About {
     fn new(job: &ChatJob, pinned: &Pinned) -> Self {
         Self {
             model: job.drawing.model.clone(),
-            fingerprint: models::fingerprint(pinned),
-            generations: models::ids(pinned),
+            fingerprint: served::fingerprint(pinned),
+            generations: served::ids(pinned),
             choices: job.drawing.choices,
             logprobs: job.logprobs.is_some(),
             offer: job.offer.clone(),
@@ -178,7 +187,7 @@ pub(super) fn made(
     let alias = asked.drawing.model.as_deref().is_some_and(|name| name.ends_with(":search"));
     let searches = asked.search_budget.map_or(asked.search.is_some() || alias, |budget| budget > 0);
     tenant.cap_budget(&mut asked, searches, state.settings.search.search_budget)?;
-    let job = ChatJob::from_wire(asked, rules, &state.limits(chosen))?;
+    let job = ChatJob::from_wire(asked, rules, &state.bounds(chosen))?;
     if job.drawing.sampling.rules.prompt_tail.is_some() {
         return Ok(job);
     }

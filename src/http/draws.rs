@@ -2,7 +2,7 @@
 //! drawn goes through all of them, so their number and size are bounded.
 
 use super::error::ApiError;
-use super::job::within;
+use super::ranges::within;
 use crate::openai::{DrawingFields, Stop};
 
 /// Stop strings of one request. OpenAI takes 4, and other servers as many as are sent.

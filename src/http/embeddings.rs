@@ -8,7 +8,7 @@ use super::admit::fits;
 use super::chosen::Chosen;
 use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
-use super::job::check_prompts;
+use super::fine::check_prompts;
 use crate::engine::embedding::Pooling;
 use crate::engine::{EmbedRequest, Embeddings, Engine, Input, ModelInfo, Origin, TokenRules};
 use crate::openai::{Embedding, EmbeddingRequest, EmbeddingResponse, ErrorBody, Vector};

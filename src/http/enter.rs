@@ -11,14 +11,14 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::admit::{Arrival, Ready};
-use super::answer::Clock;
 use super::body::FromBody;
 use super::chosen::Chosen;
 use super::error::ApiError;
+use super::hold::Clock;
 use super::keys::{Caller, Tenant};
 use super::limits::{Ask, Kind, Permit};
 use super::on_behalf::Behalf;
-use super::{Shared, models};
+use super::{Shared, served};
 
 /// A request as it comes in.
 pub struct Call {
@@ -159,7 +159,7 @@ impl Chosen {
     /// A whole answer, with the weights that gave it in its headers.
     pub fn answers<T: Serialize>(&self, answer: T) -> Response {
         let mut response = Json(answer).into_response();
-        models::show_generations(&mut response, &models::ids(&self.pinned));
+        served::show_generations(&mut response, &served::ids(&self.pinned));
         response
     }
 }

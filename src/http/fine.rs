@@ -1,9 +1,10 @@
 //! vLLM's fields for single tokens and for prompts: checked, and refused by name where they cannot be honoured.
 
+use super::bounds::Bounds;
 use super::error::ApiError;
-use super::job::{Limits, size, within};
+use super::ranges::{size, within};
 use crate::chat::Ending;
-use crate::engine::TokenRules;
+use crate::engine::{EngineError, Input, ModelInfo, TokenRules};
 use crate::openai::{ChatRequest, FineFields};
 
 /// Tokens of `stop_token_ids`; each drawn token is looked for among them.
@@ -18,12 +19,12 @@ const ID_BYTES: usize = 128;
 ///
 /// # Errors
 /// Names the field.
-pub fn token_rules(fine: &FineFields, limits: &Limits<'_>, max_tokens: Option<i64>) -> Result<TokenRules, ApiError> {
-    if let Some(field) = asked(fine).find(|_| !limits.token_rules) {
+pub fn token_rules(fine: &FineFields, bounds: &Bounds<'_>, max_tokens: Option<i64>) -> Result<TokenRules, ApiError> {
+    if let Some(field) = asked(fine).find(|_| !bounds.token_rules) {
         return Err(not_here(field));
     }
-    let vocabulary = limits.model.vocabulary;
-    let context = i64::try_from(limits.model.context).unwrap_or(i64::MAX);
+    let vocabulary = bounds.model.vocabulary;
+    let context = i64::try_from(bounds.model.context).unwrap_or(i64::MAX);
     let min_tokens = within("min_tokens", fine.min_tokens.unwrap_or(0), 0..=max_tokens.unwrap_or(context).max(0))?;
     let tail = fine.truncate_prompt_tokens.map(|tail| within("truncate_prompt_tokens", tail, -1..=context - 1));
     let tail = match tail.transpose()? {
@@ -116,12 +117,12 @@ fn bad_words(fine: &FineFields) -> Result<Vec<String>, ApiError> {
 ///
 /// # Errors
 /// Names `prompt_logprobs`.
-pub fn prompt_logprobs(fine: &FineFields, limits: &Limits<'_>, streams: bool) -> Result<Option<usize>, ApiError> {
+pub fn prompt_logprobs(fine: &FineFields, bounds: &Bounds<'_>, streams: bool) -> Result<Option<usize>, ApiError> {
     let Some(top) = fine.prompt_logprobs else { return Ok(None) };
     let top = within("prompt_logprobs", top, 0..=20)?;
     let refuse = |message: &str| Err(ApiError::invalid("prompt_logprobs", format!("`prompt_logprobs` {message}")));
     match () {
-        () if !limits.scores => refuse(
+        () if !bounds.scores => refuse(
             "needs an engine that scores a given text, which this model's does not; serve it with --engine native, or \
              leave the field out",
         ),
@@ -201,4 +202,28 @@ pub fn refuse_in_search(body: &ChatRequest) -> Result<(), ApiError> {
             Err(ApiError::invalid(field, message))
         }
     }
+}
+
+/// Refuses token ids of the field `param` that are not in the vocabulary, and more of them than leave room in the context.
+///
+/// # Errors
+/// Names the field.
+pub(super) fn check_prompts(
+    prompts: &[Input],
+    param: &'static str,
+    rules: &TokenRules,
+    model: &ModelInfo,
+) -> Result<(), ApiError> {
+    let lists = prompts.iter().filter_map(|prompt| match prompt {
+        Input::Tokens(ids) => Some(ids),
+        Input::Chat(_) | Input::Text(_) => None,
+    });
+    for ids in lists {
+        known_ids(param, ids, model.vocabulary)?;
+        let (tokens, limit) = (ids.len(), model.context);
+        if tokens >= limit && rules.prompt_tail.is_none() {
+            return Err(ApiError::from(EngineError::PromptTooLong { tokens, limit }).about(param));
+        }
+    }
+    Ok(())
 }

@@ -11,8 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::judge_canary::try_judge;
-use super::{AppState, Shared, models};
+use super::{AppState, Shared, served};
 use crate::chat::Message;
 use crate::engine::generation::registry::Ids;
 use crate::engine::load::serves_embedded;
@@ -92,7 +91,7 @@ pub async fn version(State(state): State<Shared>) -> Json<Version> {
         features: metrics::features(),
         model: state.served.name.clone(),
         embedded: serves_embedded(&state.settings.engine),
-        generation: models::ids(&state.served.pin()),
+        generation: served::ids(&state.served.pin()),
     })
 }
 
@@ -126,7 +125,7 @@ pub(super) async fn canary(state: &AppState) {
             Ok(()) => {
                 state.ready.store(true, Ordering::Release);
                 if state.settings.search.try_judge {
-                    try_judge(state).await;
+                    state.judge.try_out(&state.served, &state.settings.search).await;
                 }
                 return;
             }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{AppState, models};
+use super::served::{self, Served};
 use crate::chat::Message;
+use crate::config::SearchArgs;
 use crate::openai::JudgeState;
-use crate::search::{self, Judge, SearchConfig, Task};
+use crate::search::{Judge, SearchConfig, Task, judge};
 use crate::telemetry::metrics;
 
 /// What the judge is asked about.
@@ -37,62 +38,62 @@ impl JudgeCanary {
         STATES.get(usize::from(self.state.load(Ordering::Relaxed))).copied().unwrap_or_default()
     }
 
+    /// Tries the judge again where its weights were swapped since the last trial.
+    pub async fn try_new(&self, served: &Served, search: &SearchArgs) {
+        let live = served::ids(&served.pin()).refiner;
+        let was_tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&live);
+        if search.try_judge && !was_tried {
+            self.try_out(served, search).await;
+        }
+    }
+
+    /// Asks the judge about a right and a wrong answer, and says what it made of them.
+    pub async fn try_out(&self, served: &Served, search: &SearchArgs) {
+        let pinned = served.pin();
+        *self.tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(served::ids(&pinned).refiner);
+        let config = SearchConfig { judge: Judge::Model, ..search.defaults() };
+        let task = Task::chat(vec![Message::user(PROMPT)]);
+        let rate = async |response| match judge(served::of(&pinned), &config, &task, response).await {
+            Ok(judgement) => Ok(judgement.value),
+            Err(error) => Err(error),
+        };
+        let both = async { Ok((rate(RIGHT).await?, rate(WRONG).await?)) };
+        let rated = match timeout(PATIENCE, both).await {
+            Ok(Ok(rated)) => rated,
+            Ok(Err::<_, crate::engine::EngineError>(error)) => {
+                tracing::warn!(%error, "the judge could not be tried");
+                return;
+            }
+            Err(_elapsed) => {
+                tracing::warn!("the judge was not tried: it needs more than {PATIENCE:?} for two answers");
+                return;
+            }
+        };
+        let found = match rated {
+            (Some(right), Some(wrong)) if right - wrong >= MARGIN => JudgeState::Able,
+            (Some(_), Some(_)) => JudgeState::Indifferent,
+            _ => JudgeState::Unreadable,
+        };
+        let (right, wrong) = rated;
+        match found {
+            JudgeState::Able | JudgeState::Untried => {
+                tracing::info!(right, wrong, "the judge distinguishes a right from a wrong answer")
+            }
+            JudgeState::Indifferent => tracing::warn!(
+                right,
+                wrong,
+                "the judge rates a wrong answer as high as a right one: it is not asked where rules are found, unless a request names it"
+            ),
+            JudgeState::Unreadable => tracing::warn!(
+                "no verdict can be read from the judge: searches without rules return their draft (judge_unreadable)"
+            ),
+        }
+        metrics::judge_tried(found);
+        self.found(found);
+    }
+
     fn found(&self, state: JudgeState) {
         let index = STATES.iter().position(|known| *known == state).unwrap_or_default();
         self.state.store(index as u8, Ordering::Relaxed);
     }
-}
-
-/// Tries the judge again where its weights were swapped since the last trial.
-pub(super) async fn try_new_judge(state: &AppState) {
-    let live = models::ids(&state.served.pin()).refiner;
-    let was_tried = state.judge.tried.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&live);
-    if state.settings.search.try_judge && !was_tried {
-        try_judge(state).await;
-    }
-}
-
-/// Asks the judge about a right and a wrong answer, and says what it made of them.
-pub(super) async fn try_judge(state: &AppState) {
-    let pinned = state.served.pin();
-    *state.judge.tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(models::ids(&pinned).refiner);
-    let config = SearchConfig { judge: Judge::Model, ..state.settings.search.defaults() };
-    let task = Task::chat(vec![Message::user(PROMPT)]);
-    let rate = async |response| match search::judge(models::of(&pinned), &config, &task, response).await {
-        Ok(judgement) => Ok(judgement.value),
-        Err(error) => Err(error),
-    };
-    let both = async { Ok((rate(RIGHT).await?, rate(WRONG).await?)) };
-    let rated = match timeout(PATIENCE, both).await {
-        Ok(Ok(rated)) => rated,
-        Ok(Err::<_, crate::engine::EngineError>(error)) => {
-            tracing::warn!(%error, "the judge could not be tried");
-            return;
-        }
-        Err(_elapsed) => {
-            tracing::warn!("the judge was not tried: it needs more than {PATIENCE:?} for two answers");
-            return;
-        }
-    };
-    let found = match rated {
-        (Some(right), Some(wrong)) if right - wrong >= MARGIN => JudgeState::Able,
-        (Some(_), Some(_)) => JudgeState::Indifferent,
-        _ => JudgeState::Unreadable,
-    };
-    let (right, wrong) = rated;
-    match found {
-        JudgeState::Able | JudgeState::Untried => {
-            tracing::info!(right, wrong, "the judge distinguishes a right from a wrong answer")
-        }
-        JudgeState::Indifferent => tracing::warn!(
-            right,
-            wrong,
-            "the judge rates a wrong answer as high as a right one: it is not asked where rules are found, unless a request names it"
-        ),
-        JudgeState::Unreadable => tracing::warn!(
-            "no verdict can be read from the judge: searches without rules return their draft (judge_unreadable)"
-        ),
-    }
-    metrics::judge_tried(found);
-    state.judge.found(found);
 }

@@ -7,6 +7,7 @@ mod admit;
 pub mod answer;
 mod auth;
 mod body;
+mod bounds;
 mod browsers;
 mod chat;
 mod checks;
@@ -15,6 +16,7 @@ mod completions;
 mod constraint;
 mod conversation;
 mod decisions;
+pub mod drawing;
 mod draws;
 pub mod echo;
 mod embeddings;
@@ -24,9 +26,11 @@ pub mod error;
 mod fine;
 mod glance;
 mod health;
+mod hold;
 mod hosts;
 pub mod job;
 mod judge_canary;
+mod kept;
 mod key_usage;
 mod keys;
 pub mod limits;
@@ -39,7 +43,9 @@ mod observe;
 mod on_behalf;
 pub mod openapi;
 mod page;
+pub mod part;
 pub mod plan;
+mod ranges;
 mod refused;
 mod responses;
 pub mod rules;
@@ -48,6 +54,8 @@ mod score;
 mod search_header;
 mod searches;
 pub mod serve;
+pub mod served;
+mod state;
 mod stream;
 mod strict;
 mod tokens;
@@ -58,120 +66,26 @@ mod upstreams;
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use axum::Router;
-use axum::http::{HeaderMap, Uri};
+use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
-use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::config::Settings;
-use crate::engine::{Namespace, Origin, Waits};
-use crate::swap::Swapper;
 use crate::telemetry::traces::Traces;
-use chosen::Chosen;
 use error::ApiError;
 use hosts::Hosts;
-use job::Limits;
-use judge_canary::JudgeCanary;
-use keys::{KeyRing, Tenant};
-use limits::{ByteBudget, Gate, Kind};
-pub use models::Served;
-use on_behalf::Behalf;
 use openapi::Access;
-use searches::{KeptSearches, Room};
 pub use serve::serve;
+pub use served::Served;
+pub use state::{AppState, Shared};
 pub use traffic::Traffic;
-
-/// What all handlers share.
-pub struct AppState {
-    /// The settings of this server, checked.
-    pub settings: Settings,
-    /// The models that are served.
-    pub served: Served,
-    /// What swaps their weights, where that is allowed.
-    pub swapper: Option<Arc<Swapper>>,
-    /// Admission of requests.
-    pub gate: Arc<Gate>,
-    /// Bytes of bodies in memory.
-    bytes: ByteBudget,
-    /// Who may call.
-    keys: KeyRing,
-    /// What makes namespaces of prefixes unguessable.
-    namespaces: [u8; 32],
-    /// Where accepted searches are kept as training data, if anywhere.
-    pub traffic: Option<Arc<Traffic>>,
-    /// Where spans are recorded.
-    pub traces: Traces,
-    /// Searches that have finished.
-    kept: KeptSearches,
-    /// Whether a canary was answered.
-    ready: AtomicBool,
-    /// Whether the judge can be read.
-    judge: JudgeCanary,
-    /// Ends running answers.
-    abort: CancellationToken,
-    /// Renders the metrics as text.
-    metrics: PrometheusHandle,
-}
-
-/// The state as handlers take it.
-pub type Shared = Arc<AppState>;
-
-impl AppState {
-    /// A server's state before its first request.
-    pub fn new(settings: Settings, served: Served, metrics: PrometheusHandle) -> Self {
-        let http = &settings.http;
-        Self {
-            gate: Gate::new(http.capacity()),
-            bytes: ByteBudget::new(http.max_body_bytes_in_flight, http.max_body),
-            keys: KeyRing::new(&settings.api_keys, http),
-            namespaces: rand::random(),
-            kept: KeptSearches::new(Room { searches: http.kept_searches, bytes: http.kept_search_bytes }),
-            ready: AtomicBool::new(false),
-            judge: JudgeCanary::default(),
-            abort: CancellationToken::new(),
-            metrics,
-            swapper: None,
-            traffic: None,
-            traces: Traces::default(),
-            served,
-            settings,
-        }
-    }
-
-    /// The client on whose behalf an answer's calls are made.
-    fn behalf(&self, tenant: Arc<Tenant>, headers: &HeaderMap, salt: Option<&str>, kind: Kind) -> Behalf {
-        let namespace = tenant.namespace(salt, self.settings.http.shared_prefix_cache, &self.namespaces);
-        let waits = match kind {
-            Kind::Plain => Waits::Plain,
-            Kind::Search => Waits::Search,
-        };
-        // A caller that may take all places of the gate may take all of an engine, too.
-        let shares = tenant.share.running < self.settings.http.max_running;
-        let caller = if shares { tenant.namespace(None, false, &self.namespaces) } else { Namespace::SHARED };
-        let origin = Origin { namespace, caller, waits, ..Origin::default() };
-        Behalf { tenant, origin, spans: self.traces.within(headers) }
-    }
-
-    /// What requests are checked against.
-    fn limits<'a>(&'a self, chosen: &'a Chosen) -> Limits<'a> {
-        let Chosen { name, pinned } = chosen;
-        let actor = pinned.actor.engine.as_ref();
-        let (model, can) = (actor.info(), actor.capabilities());
-        let token_rules = can.token_rules && pinned.refiner.engine.capabilities().token_rules;
-        let (judge, settings) = (self.judge.state(), &self.settings);
-        Limits { model, name, constraints: can.constraints, scores: can.scores, token_rules, judge, settings }
-    }
-}
 
 /// Everything that the API document describes.
 fn routes() -> OpenApiRouter<Shared> {

@@ -3,8 +3,10 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::bounds::Bounds;
+use super::drawing::{Delivery, Drawing};
 use super::error::ApiError;
-use super::job::{Delivery, Drawing, Limits, size, within};
+use super::ranges::{size, within};
 use super::rules::Rules;
 use crate::engine::Constraint;
 use crate::openai::{ChatRequest, JudgeState, PlannedCheck, SearchOptions, Trace};
@@ -48,8 +50,8 @@ impl SearchPlan {
     ///
     /// # Errors
     /// Names the field and its allowed range.
-    pub fn from_wire(body: &ChatRequest, asked: Asked<'_>, limits: &Limits<'_>) -> Result<Option<Self>, ApiError> {
-        let settings = &limits.settings.search;
+    pub fn from_wire(body: &ChatRequest, asked: Asked<'_>, bounds: &Bounds<'_>) -> Result<Option<Self>, ApiError> {
+        let settings = &bounds.settings.search;
         let most = cap(settings.max_search_budget);
         let budget = body.search_budget.map(|budget| within("search_budget", budget, 0..=most)).transpose()?;
         let budget = match budget {
@@ -60,7 +62,7 @@ impl SearchPlan {
         let none = SearchOptions::default();
         let options = body.search.as_ref().unwrap_or(&none);
         // The options of a search with budget 0 are checked all the same: a request is right or wrong whatever its budget.
-        let plan = Self::new(options, SearchConfig { budget, ..settings.defaults() }, asked, limits)?;
+        let plan = Self::new(options, SearchConfig { budget, ..settings.defaults() }, asked, bounds)?;
         Ok((budget > 0).then_some(plan))
     }
 
@@ -68,10 +70,10 @@ impl SearchPlan {
         options: &SearchOptions,
         defaults: SearchConfig,
         asked: Asked<'_>,
-        limits: &Limits<'_>,
+        bounds: &Bounds<'_>,
     ) -> Result<Self, ApiError> {
         let Asked { rules: Rules(checks), drawing, constraint } = asked;
-        let caps = &limits.settings.search;
+        let caps = &bounds.settings.search;
         let mode = options.mode.unwrap_or(defaults.mode);
         let deadline_cap = i64::try_from(caps.max_search_deadline.as_millis()).unwrap_or(i64::MAX);
         let deadline = options.deadline_ms.map(|ms| within("search.deadline_ms", ms, 1..=deadline_cap)).transpose()?;
@@ -84,7 +86,7 @@ impl SearchPlan {
             mode,
             judging: options.judging.or(defaults.judging),
             checklist: options.checklist.unwrap_or(defaults.checklist && mode == Mode::Eager),
-            judge: options.judge.unwrap_or(match limits.judge {
+            judge: options.judge.unwrap_or(match bounds.judge {
                 _ if checks.is_empty() => defaults.judge,
                 // A judge that is known not to tell right from wrong is not asked where rules decide.
                 JudgeState::Indifferent | JudgeState::Unreadable => Judge::Rules,

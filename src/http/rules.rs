@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use tokio::sync::Semaphore;
 
 use super::error::ApiError;
-use super::job::conversation;
+use super::turns::conversation;
 use crate::chat::Message;
 use crate::config::SearchArgs;
 use crate::openai::{ChatMessage, ChatRequest, CheckSpec, ChecksMode, ChecksOption, PlannedCheck, SearchOptions};

@@ -7,7 +7,7 @@ use super::embeddings::check_inputs;
 use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
 use super::fine::{checked_id, known_ids};
-use super::models;
+use super::served;
 use crate::engine::{
     Engine, EngineError, Input, Label, LabelRequest, LabelScores, LabelSupport, Origin, Purpose, Question, Spelling,
 };
@@ -163,9 +163,9 @@ pub async fn score(call: Call) -> Result<Response, ApiError> {
     let request = LabelRequest { purpose: Purpose::Answer, questions, labels, origin: Origin::default() };
     let found = clock.bound(async { engine.read_labels(request).await.map_err(refused) }).await?;
     let answer = ScoreResponse {
-        id: models::answer_id("score", id.as_deref()),
+        id: served::answer_id("score", id.as_deref()),
         object: "list",
-        created: models::now(),
+        created: served::now(),
         model,
         data: item_scores(&found, normalised),
         usage: found.prompt_tokens.into(),

@@ -7,7 +7,6 @@ use std::fmt::Write;
 use axum::http::HeaderValue;
 use axum::response::Response;
 
-use super::conversation::About;
 use crate::openai::SearchReport;
 use crate::search::Strategy;
 use crate::telemetry::metrics::{stop_label, strategy_label};
@@ -48,14 +47,10 @@ pub fn show_running(response: &mut Response, about: &Running) {
 /// The searches of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
-    ahead: Option<Ahead>,
-    choices: usize,
-}
-
-impl From<&About> for Running {
-    fn from(about: &About) -> Self {
-        Self { ahead: about.search, choices: about.choices }
-    }
+    /// The search of each; absent where nothing is searched for.
+    pub ahead: Option<Ahead>,
+    /// How many answers there are.
+    pub choices: usize,
 }
 
 fn show(response: &mut Response, members: Vec<String>) {

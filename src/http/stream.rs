@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt, future, stream};
 use serde::Serialize;
 
-use super::answer::Part;
 use super::error::ApiError;
+use super::part::Part;
 
 /// `data` as one event.
 pub fn event<T: Serialize>(data: &T) -> String {

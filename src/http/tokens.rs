@@ -10,7 +10,7 @@ use super::chosen::Chosen;
 use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
 use super::fine::{PromptEnd, ending};
-use super::job::{conversation, template};
+use super::turns::{conversation, template};
 use crate::chat::Chat;
 use crate::engine::blocking::blocking;
 use crate::openai::{DetokenizeRequest, DetokenizeResponse, ErrorBody, TokenizeRequest, TokenizeResponse};

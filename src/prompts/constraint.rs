@@ -1,8 +1,7 @@
 //! Grammars for the answers of judge and refiner, for engines that constrain decoding.
 
 use super::Templates;
-use crate::engine::Constraint;
-use crate::engine::grammar::{lark_regex, lark_schema};
+use crate::constraint::{Constraint, lark_regex, lark_schema};
 
 /// A grammar rule for all text up to and including `marker`, which must not occur earlier.
 fn up_to(rule: &str, marker: &str) -> String {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::Templates;
 use crate::chat::{Chat, Message};
-use crate::engine::{Input, Label, Question, Spelling};
+use crate::question::{Input, Label, Question, Spelling};
 
 /// Name and text of the template. It belongs to no checkpoint: no model was trained on it.
 pub(super) const TEMPLATE: (&str, &str) = ("general decide", include_str!("../../prompts/decide.txt"));

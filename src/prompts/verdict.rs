@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Facts, Templates};
 use crate::chat::{Chat, Message};
-use crate::engine::{Input, Label, Question, Spelling};
+use crate::question::{Input, Label, Question, Spelling};
 
 /// The lowest sum of the probabilities of Yes and No at which a verdict counts as readable.
 pub const READABLE: f64 = 0.02;

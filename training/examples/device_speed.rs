@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
-use spar_training::gradient::{Computing, GradientWorkers};
+use spar_training::gradient::GradientWorkers;
 use spar_training::loss::{Pair, Preference};
+use spar_training::model::computing::Computing;
 use spar_training::model::cpu::{Arithmetic, Keep, Weights};
 use spar_training::model::device::{DeviceModel, cuda};
 use spar_training::model::params::{Kind, Layout};

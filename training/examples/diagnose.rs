@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use rand::SeedableRng;
 use spar::chat::Message;
 use spar::engine::{EngineExt, Purpose, Request, Sampling};
-use spar_training::stages::{bootstrap::load, prompts::instance};
+use spar_training::stages::engines::load;
+use spar_training::stages::prompts::instance;
 use spar_training::world::{self, Split, critique};
 
 #[tokio::main]

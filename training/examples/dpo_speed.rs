@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use spar_training::gradient::{Computing, GradientWorkers};
+use spar_training::gradient::GradientWorkers;
 use spar_training::loss::{Pair, Preference};
+use spar_training::model::computing::Computing;
 use spar_training::model::cpu::{Arithmetic, Keep, Weights};
 use spar_training::model::{LoraConfig, Params, shape};
 use spar_training::optimizer::{Optimizer, OptimizerConfig, Rule, Update, norm};

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use spar_training::gradient::{Computing, GradientWorkers};
+use spar_training::gradient::GradientWorkers;
 use spar_training::loss::Preference;
+use spar_training::model::computing::Computing;
 use spar_training::model::cpu::{Arithmetic, Keep};
 use spar_training::model::{Params, shape};
 use spar_training::optimizer::{Optimizer, OptimizerConfig, Rule, Update, norm};

@@ -12,9 +12,10 @@ use anyhow::Result;
 use spar::engine::derive_seed;
 
 use crate::loss::{Pair, Preference, PreferenceMetrics, Scores};
-use crate::model::cpu::{Arithmetic, Keep, Weights, Workspace};
+use crate::model::DenseConfig;
+use crate::model::computing::Computing;
+use crate::model::cpu::{Weights, Workspace};
 use crate::model::device::DeviceModel;
-use crate::model::{DenseConfig, LoraConfig};
 use crate::tokens::{PairRows, Unit};
 
 /// Computes gradients. Workspaces and the sum are kept from step to step.
@@ -42,19 +43,6 @@ pub struct StepLoss {
     pub rows: usize,
     /// Metrics of the pairs, if the step has pairs.
     pub preference: Option<PreferenceMetrics>,
-}
-
-/// How gradients are computed. Apart from the precision of `arithmetic`, the result depends on `lora` only.
-#[derive(Clone, Copy, Debug)]
-pub struct Computing<'a> {
-    /// The precision of products.
-    pub arithmetic: Arithmetic,
-    /// The adapter's settings, if an adapter is trained.
-    pub lora: Option<&'a LoraConfig>,
-    /// What is kept for the backward pass.
-    pub keep: Keep,
-    /// The number of worker threads, at least one.
-    pub workers: usize,
 }
 
 impl GradientWorkers {

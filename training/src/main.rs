@@ -373,7 +373,7 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Eval { actor, refiner, data, limit, budgets, seed, out } => {
             let refiner = refiner.unwrap_or_else(|| actor.clone());
-            let (actor, refiner) = (stages::bootstrap::load(&actor)?, stages::bootstrap::load(&refiner)?);
+            let (actor, refiner) = (stages::engines::load(&actor)?, stages::engines::load(&refiner)?);
             let mut prompts = read_prompts(&data)?.items;
             // It is unknown whether a response to these prompts is right.
             prompts.retain(|prompt| prompt.unchecked.is_empty());

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use spar_training::adapter;
-use spar_training::gradient::{Computing, GradientWorkers};
+use spar_training::gradient::GradientWorkers;
 use spar_training::loss::{Pair, Preference, PreferenceMetrics};
+use spar_training::model::computing::Computing;
 use spar_training::model::cpu::{Arithmetic, Keep, Packed, Weights, Workspace};
 use spar_training::model::{DenseConfig, LoraConfig, Params, shape};
 use spar_training::optimizer::{OptimizerConfig, Rule};

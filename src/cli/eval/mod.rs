@@ -21,7 +21,7 @@ use crate::engine::Sampling;
 use crate::engine::load::{Loaded, load};
 use crate::eval::report::{Report, Run, strategy_name, tokens};
 use crate::eval::{Checks, Method, Trial, trial};
-use crate::http::models;
+use crate::http::served;
 use crate::search::{Judge, Judging, Mode, SearchConfig, Strategy};
 use crate::telemetry::metrics;
 use crate::verify::data::{Prompt, read_prompts};
@@ -208,7 +208,7 @@ impl Subject {
         match self {
             Self::Loaded(loaded) => {
                 let pinned = loaded.generations.pin();
-                Ok(trial(models::of(&pinned), method, index, case).await?)
+                Ok(trial(served::of(&pinned), method, index, case).await?)
             }
             Self::Server(server) => server.trial(method, index, case).await,
         }

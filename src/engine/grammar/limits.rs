@@ -9,8 +9,7 @@ use std::io;
 
 use serde_json::{Map, Value};
 
-use super::schema;
-use crate::engine::Constraint;
+use crate::constraint::{Constraint, OPTIONS, check_options};
 
 /// Bytes of a JSON schema, written without white space.
 pub const SCHEMA_BYTES: usize = 256 << 10;
@@ -75,8 +74,8 @@ pub fn check_schema(root: &Value) -> Result<(), String> {
     if !fits(root, SCHEMA_BYTES) {
         return Err(format!("the schema must not be larger than {SCHEMA_BYTES} bytes"));
     }
-    if let Some(options) = root.get(schema::OPTIONS) {
-        schema::check_options(options)?;
+    if let Some(options) = root.get(OPTIONS) {
+        check_options(options)?;
     }
     let mut walk =
         Walk { root, open: vec![(root, 1)], followed: HashSet::new(), schemas: 0, constants: 0, patterns: 0 };

@@ -10,7 +10,6 @@ pub mod limits;
 pub mod memory;
 mod message;
 mod pool;
-mod schema;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -26,13 +25,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use self::compiled::{Compiled, Memory};
 pub use self::compiled::{Matcher, shared_memory};
 use self::pool::{POOL, Pool};
-pub use self::schema::{Spaces, with_known_formats};
 use self::source::Source;
-pub use self::source::{lark_regex, lark_schema};
 use self::vocabulary::Vocabulary;
 pub use self::vocabulary::{Grammars, TokenText};
 use super::pieces::Pieces;
 use super::{Constraint, EngineError, Namespace};
+pub use crate::constraint::{Spaces, with_known_formats};
 
 /// Time for one compilation. What takes longer is refused, and goes on without its request.
 const COMPILE_TIME: Duration = Duration::from_secs(10);

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use llguidance::api::TopLevelGrammar;
-use llguidance::regex_to_lark;
 
-use super::schema::{Spaces, with_spaces};
-use crate::engine::{Constraint, Namespace};
+use crate::constraint::{Constraint, Spaces, with_spaces};
+use crate::engine::Namespace;
 
 /// What a grammar is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,14 +52,4 @@ impl Source {
             Kind::Lark => TopLevelGrammar::from_lark(self.text.to_string()),
         })
     }
-}
-
-/// A regular expression as a terminal of a Lark grammar.
-pub fn lark_regex(regex: &str) -> String {
-    format!("/{}/", regex_to_lark(regex, ""))
-}
-
-/// A JSON schema inside of a Lark grammar, for texts that are generated.
-pub fn lark_schema(schema: &serde_json::Value) -> String {
-    format!("%json {}", with_spaces(schema, Spaces::Bounded))
 }

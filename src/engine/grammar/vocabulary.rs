@@ -9,8 +9,8 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use super::compiled::{Compiled, Matcher, Memory, shared_memory};
 use super::follower::Follower;
 use super::message::gist;
-use super::schema::Spaces;
 use super::source::Source;
+use crate::constraint::Spaces;
 use crate::engine::pieces::Pieces;
 use crate::engine::{Constraint, EngineError, Namespace};
 

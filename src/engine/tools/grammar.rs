@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Choice, Format, Offer};
+use crate::constraint::{lark_regex, lark_schema, with_known_formats};
 use crate::engine::Constraint;
-use crate::engine::grammar::{lark_regex, lark_schema, with_known_formats};
 
 /// The grammar of a reply in llguidance's Lark: an answer or calls where the model decides, else calls.
 pub(super) fn lark(offer: &Offer, answer: Option<&Constraint>) -> String {

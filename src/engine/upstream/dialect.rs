@@ -7,9 +7,18 @@ use std::time::Duration;
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use super::Siblings;
 use super::models::{Card, keyed};
 use crate::engine::{Constraint, EngineError};
+
+/// How the server is asked for several replies to one prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Siblings {
+    /// One request with `n`, so that the server can share the prompt.
+    #[default]
+    Choices,
+    /// A request for each, for servers that do not honour `n`.
+    Requests,
+}
 
 /// How long a question to recognise a server is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -6,7 +6,6 @@ use reqwest::Client;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::UpstreamEngine;
 use super::failure::is_limited;
 use super::models::{ask_for_models, choose, listed};
 use crate::engine::EngineError;
@@ -40,13 +39,13 @@ impl Health {
         Ok(Self { client, last: Mutex::new(Last { asked: None, heard: Instant::now(), verdict: Ok(()) }) })
     }
 
-    /// Asks the server of `engine`, unless it was asked a moment ago.
-    pub async fn of(&self, engine: &UpstreamEngine) -> Result<(), EngineError> {
+    /// Asks the server at `base` for the model called `name`, unless it was asked a moment ago.
+    pub async fn of(&self, base: &str, name: &str, key: Option<&str>) -> Result<(), EngineError> {
         let mut last = self.last.lock().await;
         if last.asked.is_some_and(|asked| asked.elapsed() < FRESH) {
             return last.verdict.clone();
         }
-        let answer = timeout(PATIENCE, self.ask(engine)).await;
+        let answer = timeout(PATIENCE, self.ask(base, name, key)).await;
         let now = Instant::now();
         match answer {
             Ok(verdict) => {
@@ -56,7 +55,7 @@ impl Health {
             Err(_elapsed) if now - last.heard < SILENCE => {}
             Err(_elapsed) => {
                 let seconds = (now - last.heard).as_secs();
-                let reason = format!("the upstream {} has not answered for {seconds} s", engine.base);
+                let reason = format!("the upstream {} has not answered for {seconds} s", base);
                 last.verdict = Err(EngineError::Unavailable(reason));
             }
         }
@@ -64,9 +63,8 @@ impl Health {
         last.verdict.clone()
     }
 
-    async fn ask(&self, engine: &UpstreamEngine) -> Result<(), EngineError> {
-        let (base, name) = (&engine.base, &engine.info.name);
-        let response = ask_for_models(&self.client, base, engine.key.as_deref()).await?;
+    async fn ask(&self, base: &str, name: &str, key: Option<&str>) -> Result<(), EngineError> {
+        let response = ask_for_models(&self.client, base, key).await?;
         if is_limited(&response) {
             return Ok(());
         }

@@ -29,6 +29,7 @@ use futures::future::try_join_all;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response};
 
+pub use self::dialect::Siblings;
 use self::dialect::{Adapters, Dialect, recognise};
 use self::failure::{Failure, Kind, asked_pause, is_busy, refusal};
 use self::health::Health;
@@ -48,16 +49,6 @@ const CONTEXT: usize = 8_192;
 const TRIES: u32 = 4;
 /// The pause between the first two tries; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// How the server is asked for several replies to one prompt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Siblings {
-    /// One request with `n`, so that the server can share the prompt.
-    #[default]
-    Choices,
-    /// A request for each, for servers that do not honour `n`.
-    Requests,
-}
 
 /// Which server, and what it does not say of itself.
 #[derive(Clone, Debug, Default)]
@@ -278,7 +269,7 @@ impl Engine for UpstreamEngine {
     }
 
     async fn health(&self) -> Result<(), EngineError> {
-        self.health.of(self).await
+        self.health.of(&self.base, &self.info.name, self.key.as_deref()).await
     }
 }
 

@@ -8,7 +8,6 @@ mod spending;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -246,13 +245,10 @@ impl From<Kind> for Answering {
     }
 }
 
-/// Whole seconds, at least one, as `Retry-After` says them.
-pub fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn gate(running: usize, waiting: usize) -> Arc<Gate> {
@@ -325,12 +321,5 @@ mod tests {
         drop(third);
         drop(gate.enter(&anybody, Ask::plain(1), soon()).await.unwrap());
         gate.empty().await;
-    }
-
-    #[test]
-    fn a_wait_is_said_in_whole_seconds() {
-        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (61_500, 62)] {
-            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
-        }
     }
 }

@@ -12,15 +12,15 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 
-use super::answer::Part;
 use super::chosen::Chosen;
 use super::conversation::{Begun, begin, made};
+use super::drawing::Delivery;
 use super::enter::{Call, Entered, Made, enter};
 use super::error::ApiError;
-use super::job::Delivery;
-use super::models;
+use super::part::Part;
 use super::rules::Rules;
 use super::search_header::{self, Running};
+use super::served;
 use super::stream::{Wire, named_event, named_events};
 use crate::anthropic::{
     CountTokensAnswer, CountTokensRequest, MessagesAnswer, MessagesErrorBody, MessagesEvent, MessagesRequest,
@@ -65,7 +65,7 @@ pub async fn answer(call: Call) -> Result<Response, ApiError> {
             response
         }
     };
-    models::show_generations(&mut response, &generations);
+    served::show_generations(&mut response, &generations);
     Ok(response)
 }
 

@@ -8,8 +8,8 @@ use crate::anthropic::{
     AnswerBlock, BlockDelta, MessagesAnswer, MessagesEvent, MessagesStop, MessagesUsage, Ping, StopDelta,
 };
 use crate::engine::FinishReason;
-use crate::http::answer::Part;
 use crate::http::conversation::About;
+use crate::http::part::Part;
 use crate::http::said::{Said, Teller};
 use crate::http::tools;
 use crate::openai::{SearchReport, ToolCallEntry, Usage};

@@ -8,13 +8,13 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 
-use super::answer::Part;
 use super::conversation::{Begun, begin};
+use super::drawing::Delivery;
 use super::enter::Call;
 use super::error::ApiError;
-use super::job::Delivery;
-use super::models;
+use super::part::Part;
 use super::search_header::{self, Running};
+use super::served;
 use super::stream::{Wire, comment, named_event, named_events};
 use crate::engine::EngineError;
 use crate::openai::ErrorBody;
@@ -55,7 +55,7 @@ pub async fn respond(call: Call) -> Result<Response, ApiError> {
             response
         }
     };
-    models::show_generations(&mut response, &generations);
+    served::show_generations(&mut response, &generations);
     Ok(response)
 }
 

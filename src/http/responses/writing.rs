@@ -5,11 +5,11 @@ use uuid::Uuid;
 
 use super::translate::Repeated;
 use crate::engine::{FinishReason, TokenLogprobs};
-use crate::http::answer::Part;
 use crate::http::conversation::About;
 use crate::http::error::ApiError;
-use crate::http::models::now;
+use crate::http::part::Part;
 use crate::http::said::{Said, Teller};
+use crate::http::served::now;
 use crate::http::tools;
 use crate::openai::responses::{
     IncompleteDetails, OutputItem, OutputPart, ResponsesAnswer, ResponsesEvent, ResponsesFailure, ResponsesStatus,

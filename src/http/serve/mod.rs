@@ -33,7 +33,7 @@ use self::door::{Door, listen};
 use self::limits::Limits;
 use self::running::Running;
 pub use self::tls::{Reload, Tls, TlsError};
-use super::{AppState, Shared, health, health_router, judge_canary, router};
+use super::{AppState, Shared, health, health_router, router};
 use crate::config::{EngineKind, HttpArgs, Settings};
 use crate::engine::grammar;
 
@@ -201,7 +201,7 @@ async fn upkeep(state: &AppState) {
         tokio::time::sleep(Duration::from_secs(5)).await;
         state.metrics.run_upkeep();
         grammar::drop_unused();
-        judge_canary::try_new_judge(state).await;
+        state.judge.try_new(&state.served, &state.settings.search).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! A Llama with its gradient: [`cpu`] is the fast form for a CPU, [`device`] the one for CUDA, and [`llama`] the same network for
 //! candle's own gradients, which both are compared with.
 
+pub mod computing;
 pub mod cpu;
 pub mod device;
 pub mod llama;

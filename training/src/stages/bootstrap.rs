@@ -1,11 +1,8 @@
 //! Trains an actor and a refiner from scratch: tokenizer, actor, its responses, refiner, its refinements, final refiner.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use spar::engine::Engine;
-use spar::engine::model_dir::ModelDir;
-use spar::engine::native::{NativeConfig, NativeEngine};
 use spar::prompts::Templates;
 use spar::search::{Models, SearchConfig};
 use tokenizers::Tokenizer;
@@ -13,7 +10,7 @@ use tokenizers::Tokenizer;
 use super::mixture::{self, Sources};
 use super::prompts::instance;
 use super::responses::{self, Sample};
-use super::{read_lines, release, write_json, write_lines};
+use super::{engines, read_lines, release, write_json, write_lines};
 use crate::conversation::Encoder;
 use crate::recipe::{Bootstrap, Refiner, Shape};
 use crate::tokenizer;
@@ -110,7 +107,7 @@ impl Run<'_> {
         if let Some(samples) = read_lines(&path)? {
             return Ok(samples);
         }
-        let engine = load(&self.out.join("actor"))?;
+        let engine = engines::load(&self.out.join("actor"))?;
         let from = &self.recipe.samples;
         let samples =
             responses::responses(&engine, self.recipe.seed, from.prompts, from.per_prompt, from.temperature, PARALLEL)
@@ -135,7 +132,7 @@ impl Run<'_> {
             .take(self.recipe.refined.responses)
             .cloned()
             .collect();
-        let engine = load(&self.out.join("refiner-first"))?;
+        let engine = engines::load(&self.out.join("refiner-first"))?;
         let models = Models { actor: &engine, refiner: &engine, templates: &self.templates };
         let config = SearchConfig::by_votes();
         let refined = responses::refinements(models, &config, self.recipe.seed, &failing, PARALLEL)
@@ -144,15 +141,4 @@ impl Run<'_> {
         write_lines(&path, &refined)?;
         Ok(refined)
     }
-}
-
-/// Loads the native engine with a model directory.
-///
-/// # Errors
-/// Names what is wrong with the directory.
-pub fn load(directory: &Path) -> Result<NativeEngine> {
-    let opened = ModelDir::open(PathBuf::from(directory))?;
-    let engine = NativeEngine::load(opened, NativeConfig::default())?;
-    tracing::info!(model = engine.info().name, "loaded");
-    Ok(engine)
 }

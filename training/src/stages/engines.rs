@@ -1,13 +1,13 @@
 //! The models of a stage: tree engines in this process, and only one if both roles use the same directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use spar::engine::native::NativeEngine;
+use spar::engine::Engine;
+use spar::engine::model_dir::ModelDir;
+use spar::engine::native::{NativeConfig, NativeEngine};
 use spar::search::Models;
-
-use super::bootstrap::load;
 
 /// An actor and a refiner.
 pub struct Engines {
@@ -31,4 +31,15 @@ impl Engines {
     pub fn models(&self) -> Models<'_> {
         Models { actor: &*self.actor, refiner: &*self.refiner, templates: &self.refiner.dir().templates }
     }
+}
+
+/// Loads the native engine with a model directory.
+///
+/// # Errors
+/// Names what is wrong with the directory.
+pub fn load(directory: &Path) -> Result<NativeEngine> {
+    let opened = ModelDir::open(PathBuf::from(directory))?;
+    let engine = NativeEngine::load(opened, NativeConfig::default())?;
+    tracing::info!(model = engine.info().name, "loaded");
+    Ok(engine)
 }

@@ -14,7 +14,7 @@ use spar::prompts::evolve::TAXONOMY;
 
 use super::journal::Journal;
 use super::manifest::{Record, Stage};
-use super::{bootstrap, write_lines};
+use super::{engines, write_lines};
 use crate::records::{Asked, BadLines, read_prompts};
 
 /// Settings that decide the stage's output, in addition to its inputs.
@@ -57,7 +57,7 @@ pub async fn evolve(settings: &Settings, prompts: &Path, model: &Path, out: &Pat
         Stage::Running(running) => running,
     };
     let asked = read_prompts(prompts, settings.bad_lines)?;
-    let engine = bootstrap::load(model)?;
+    let engine = engines::load(model)?;
     let log = out.with_extension("log.jsonl");
     let journal = Journal::open(&log)?;
     let templates = engine.dir().templates.clone();

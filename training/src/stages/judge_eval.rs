@@ -13,8 +13,8 @@ use spar::engine::{Engine, EngineError, EngineExt, Purpose, Request, Sampling, d
 use spar::prompts::{Templates, Verdict};
 use spar::search::{self, Models, SearchConfig, Task};
 
-use super::bootstrap;
 use super::calibrate::quality::{Judged, bins, calibration_error};
+use super::engines;
 use crate::records::{Asked, BadLines, read, read_prompts};
 
 /// The judge to measure, and the responses it judges.
@@ -72,11 +72,11 @@ pub enum Judging {
 /// # Errors
 /// Fails if a file, a label or a model call fails.
 pub async fn run(options: &Options) -> Result<Vec<Quality>> {
-    let judge = bootstrap::load(&options.judge)?;
+    let judge = engines::load(&options.judge)?;
     let labelled = match (&options.labels, &options.prompts, &options.actor) {
         (Some(path), _, _) => read_labels(path)?,
         (None, Some(prompts), Some(actor)) => {
-            let actor = bootstrap::load(actor)?;
+            let actor = engines::load(actor)?;
             label_by_rules(prompts, &actor, options).await?
         }
         _ => bail!("name --labels, or --prompts and --actor"),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use spar::search::Models;
 use spar::verify::data::read_prompts;
 
-use super::bootstrap::load;
+use super::engines::load;
 use super::eval::{self, Options, Report};
 use super::manifest::digest;
 use super::{prompts, read_json, write_json};

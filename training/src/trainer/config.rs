@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::gradient::{Computing, GradientWorkers};
+use crate::gradient::GradientWorkers;
+use crate::model::computing::Computing;
 use crate::model::cpu::{Arithmetic, Keep};
 use crate::model::device::{self, DeviceModel};
 use crate::model::params::Precision;

@@ -9,9 +9,8 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use serde_json::Value;
-
-use super::StepMetrics;
 
 /// TensorBoard finds files by a part of this name.
 pub const FILE: &str = "events.out.tfevents.0.spar";
@@ -33,7 +32,7 @@ impl Events {
     }
 
     /// Adds every number of a step under its name in `metrics.jsonl`.
-    pub fn add(&mut self, line: &StepMetrics) -> Result<()> {
+    pub fn add(&mut self, step: u64, line: &impl Serialize) -> Result<()> {
         let Value::Object(fields) = serde_json::to_value(line)? else { return Ok(()) };
         let mut summary = Vec::new();
         for (name, value) in fields.iter().filter(|(name, _)| *name != "step") {
@@ -48,7 +47,7 @@ impl Events {
         // Event { wall_time = 1, step = 2, summary = 5 }
         let mut event = time();
         event.push(2 << 3);
-        varint(&mut event, line.step);
+        varint(&mut event, step);
         bytes(&mut event, 5, &summary);
         self.record(&event)
     }
@@ -116,7 +115,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut events = Events::create(directory.path()).unwrap();
         let text = r#"{"step":300,"loss":1.5,"learning_rate":0.25,"grad_norm":2.0,"tokens":3,"tokens_per_s":4.0,"seconds":5.0}"#;
-        events.add(&serde_json::from_str(text).unwrap()).unwrap();
+        events.add(300, &serde_json::from_str::<Value>(text).unwrap()).unwrap();
         events.flush().unwrap();
         let file = std::fs::read(directory.path().join(FILE)).unwrap();
         let (mut rest, mut messages) = (file.as_slice(), Vec::new());

@@ -76,7 +76,7 @@ impl Metrics {
         let file = std::fs::OpenOptions::new().append(true).open(&path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         let mut events = Events::create(directory)?;
-        steps.iter().try_for_each(|line| events.add(line))?;
+        steps.iter().try_for_each(|line| events.add(line.step, line))?;
         let (first, started) = (steps.len(), Instant::now());
         Ok(Self { file: std::io::BufWriter::new(file), events, steps, started, first, logged: started })
     }
@@ -93,7 +93,7 @@ impl Metrics {
         }
         serde_json::to_writer(&mut self.file, &line)?;
         writeln!(self.file)?;
-        self.events.add(&line)?;
+        self.events.add(line.step, &line)?;
         self.steps.push(line);
         Ok(())
     }

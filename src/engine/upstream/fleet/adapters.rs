@@ -8,11 +8,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use reqwest::Client;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
-use super::Fleet;
+use super::lease::{Lease, Wanted};
+use super::members::Fleet;
 use super::replica::Replica;
-use super::watch::Order;
 use crate::engine::EngineError;
 use crate::engine::Role;
 use crate::engine::upstream::dialect::{Adapters, Dialect};
@@ -25,35 +24,6 @@ const LOADING: Duration = Duration::from_secs(300);
 
 /// How long a replica that was taken out waits before it tries again to load what it lacks.
 const AGAIN: Duration = Duration::from_secs(30);
-
-/// An adapter that every replica of its roles should have.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Wanted {
-    name: String,
-    /// Where the servers find it.
-    path: String,
-    roles: Vec<Role>,
-}
-
-/// The use of an adapter that a fleet has loaded. It is unloaded everywhere when the last use is dropped.
-pub struct Lease {
-    name: String,
-    orders: mpsc::UnboundedSender<Order>,
-}
-
-impl Lease {
-    /// The adapter's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // If the fleet has ended, nobody takes the order, and its servers keep the adapter.
-        drop(self.orders.send(Order::Unload(std::mem::take(&mut self.name))));
-    }
-}
 
 /// What became of loading an adapter.
 pub struct LoadedOn {

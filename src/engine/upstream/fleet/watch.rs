@@ -9,9 +9,10 @@ use reqwest::Client;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::lease::Order;
+use super::members::{Fleet, role_name};
 use super::replica::Replica;
 use super::settings::{Reload, ReplicaConfig};
-use super::{Fleet, role_name};
 use crate::engine::EngineError;
 use crate::engine::Role;
 use crate::engine::upstream::failure::{is_limited, refusal};
@@ -24,12 +25,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(2);
 /// A busy server may be slow to answer. It counts as down when nothing was heard of it for this long.
 const SILENCE: Duration = Duration::from_secs(15);
-
-/// What the thread should do beside its looks.
-pub(super) enum Order {
-    /// An adapter is not used any more.
-    Unload(String),
-}
 
 /// Starts the thread. It tells `ready` when every replica was looked at once, and ends when the fleet is dropped.
 ///

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 #[cfg(feature = "cuda")]
 use super::fused::Parts;
 use super::ops::{Sight, attend, attend_backward, swap};
+use super::runs::{Attention, Run};
 use crate::model::DenseConfig;
 use crate::model::cpu::{Packed, Span};
 
@@ -17,13 +18,6 @@ const ALIGNED: usize = 8;
 
 /// Queries at a time: none of them looks at keys that only later ones see, and their scores stay in the cache.
 const BLOCK: usize = 256;
-
-/// Rows of one text, one after another, and the rows of its beginning that it shares with another.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Run {
-    pub(super) rows: Range<usize>,
-    pub(super) shared: Range<usize>,
-}
 
 /// Which rows of a batch attend to which.
 #[derive(Debug)]
@@ -40,14 +34,6 @@ pub(super) struct Attended {
     pub(super) out: Tensor,
     #[cfg(feature = "cuda")]
     sums: Option<Tensor>,
-}
-
-/// The sizes of an attention layer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Attention {
-    pub(super) heads: usize,
-    pub(super) kv_heads: usize,
-    pub(super) dim: usize,
 }
 
 impl Attention {

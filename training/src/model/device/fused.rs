@@ -3,8 +3,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention::{Attention, Run};
 use super::cuda::{ATTENTION, Arg, has_capability, unwritten};
+use super::runs::{Attention, Run};
 
 /// Rows of a block, queries or keys.
 const ROWS: usize = 128;

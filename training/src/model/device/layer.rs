@@ -2,9 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::attention::{Attended, Attention, Plan};
+use super::attention::{Attended, Plan};
 use super::linear::{Kept, Linear, Slot, backward, forward};
 use super::ops::{Angles, norm, norm_backward, norm_weight_gradient, rotate, swiglu, swiglu_backward};
+use super::runs::Attention;
 use crate::model::lora::Module;
 use spar::engine::derive_seed;
 use spar::weights::Rope;

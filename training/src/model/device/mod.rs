@@ -12,6 +12,7 @@ mod head;
 mod layer;
 mod linear;
 mod ops;
+mod runs;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,17 +22,17 @@ use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use safetensors::Dtype;
 
-use attention::Attention;
 use head::Head;
 pub use head::LOGITS;
 use layer::{Activations, Batch, Layer, angles};
 use linear::{Linear, Low, Slot};
+use runs::Attention;
 
+use super::computing::Computing;
 use super::cpu::{Arithmetic, Keep, Packed, Span};
 use super::lora::Module;
 use super::params::{Entry, Layout};
 use super::{DenseConfig, Params};
-use crate::gradient::Computing;
 use spar::engine::derive_seed;
 use spar::weights::{QkNorm, Weights};
 

@@ -28,7 +28,7 @@ use self::responses::Answered;
 pub use self::settings::{Options, Settings};
 use super::calibrate::measure::Answer;
 use super::manifest::Stage;
-use super::{bootstrap, calibrate, read_json, write_json};
+use super::{calibrate, engines, read_json, write_json};
 use crate::chats::Chats;
 use crate::lessons::cases::Case;
 use crate::model::shape;
@@ -53,7 +53,7 @@ pub async fn run(options: &Options) -> Result<Report> {
 
     tracing::info!(prompts = asked.len(), "step 1 of 5: the model's own responses");
     let file = out.join("responses.jsonl");
-    let load = || bootstrap::load(&base);
+    let load = || engines::load(&base);
     let (sampled, lines) = responses::sample(&settings, load, (&base, &settings.prompts), &asked, &file).await?;
 
     tracing::info!("step 2 of 5: turns");
@@ -71,7 +71,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     let training = learn::learn(&settings, &base, &turns, &adapter)?;
 
     tracing::info!("step 4 of 5: the base and the adapter on held-out prompts");
-    let engine = bootstrap::load(&base)?;
+    let engine = engines::load(&base)?;
     let trained = adapted(&engine, &base, &adapter)?;
     let templates = &engine.dir().templates;
     let weights = adapter.join("adapter_model.safetensors");

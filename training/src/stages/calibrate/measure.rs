@@ -14,8 +14,8 @@ use spar::prompts::{READABLE, Templates, verdict_labels};
 use spar::search::{SearchConfig, critique_request, room_for_critique};
 use spar::verify::data::{Prompt, Response};
 
-use super::Options;
 use super::fit::Case;
+use super::options::Options;
 use crate::records::{BadLines, read};
 use crate::stages::progress::Progress;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-/// Where a schema carries options for llguidance.
+/// The keyword under which a schema carries options for llguidance.
 pub const OPTIONS: &str = "x-guidance";
 
 /// White space between two parts of a JSON reply: a space, or one or two line breaks with indentation. Without a bound a
@@ -81,7 +81,7 @@ fn drop_unknown_formats(schema: &mut Value) {
     }
 }
 
-/// `schema` with its options, of which those about white space are ours, and with the formats that are known.
+/// `schema` with its options and with the formats that are known. Options about white space are replaced by those for `spaces`.
 pub fn with_spaces(schema: &Value, spaces: Spaces) -> Value {
     let mut schema = match &with_known_formats(schema) {
         Value::Bool(true) => Map::new(),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::served::{self, Served};
 use crate::chat::Message;
 use crate::config::SearchArgs;
+use crate::http::served::{self, Served};
 use crate::openai::JudgeState;
 use crate::search::{Judge, SearchConfig, Task, judge};
 use crate::telemetry::metrics;

@@ -1,68 +1,20 @@
-//! The HTTP server: its routes and what they share.
+//! The HTTP server.
+//!
+//! A request comes in at the `door` (connections, keys, admission), becomes a checked `job`, and its `answer` comes in parts, which the
+//! handler of its route in `routes` writes as one body or as events. `conversation.rs` is the way that all chats go, whatever API they
+//! came by; `state.rs` is what handlers share.
 
-mod account;
-mod adapters;
-mod admin;
-mod admit;
 pub mod answer;
-mod auth;
-mod body;
-mod bounds;
-mod browsers;
-mod chat;
-mod checks;
-mod chosen;
-mod completions;
-mod constraint;
 mod conversation;
-mod decisions;
-pub mod drawing;
-mod draws;
-pub mod echo;
-mod embeddings;
-mod enter;
-mod envelope;
+mod door;
 pub mod error;
-mod fine;
-mod glance;
-mod health;
-mod hold;
-mod hosts;
 pub mod job;
 mod judge_canary;
-mod kept;
-mod key_usage;
-mod keys;
-pub mod limits;
-mod messages;
-mod metadata;
-pub mod models;
-mod named;
-mod names;
-mod observe;
-mod on_behalf;
 pub mod openapi;
-mod page;
-pub mod part;
-pub mod plan;
-mod ranges;
-mod refused;
-mod responses;
-pub mod rules;
-mod said;
-mod score;
-mod search_header;
-mod searches;
+mod routes;
 pub mod serve;
 pub mod served;
 mod state;
-mod stream;
-mod strict;
-mod tokens;
-mod tools;
-mod traffic;
-mod turns;
-mod upstreams;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -78,14 +30,19 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
+pub use self::answer::traffic::Traffic;
+use self::door::hosts::Hosts;
+use self::door::{auth, browsers, envelope, hosts, observe};
+use self::error::ApiError;
+use self::openapi::Access;
+use self::routes::{
+    adapters, admin, chat, checks, completions, decisions, embeddings, health, key_usage, messages, models, page,
+    responses, score, searches, tokens, upstreams,
+};
+pub use self::serve::serve;
+pub use self::served::Served;
+pub use self::state::{AppState, Shared};
 use crate::telemetry::traces::Traces;
-use error::ApiError;
-use hosts::Hosts;
-use openapi::Access;
-pub use serve::serve;
-pub use served::Served;
-pub use state::{AppState, Shared};
-pub use traffic::Traffic;
 
 /// Everything that the API document describes.
 fn routes() -> OpenApiRouter<Shared> {

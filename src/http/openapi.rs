@@ -11,10 +11,10 @@ use utoipa::openapi::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use super::messages::envelope::covers;
-use super::search_header;
-use super::serve::HEALTH_ROUTES;
 use crate::anthropic::MessagesPrompt;
+use crate::http::answer::search_header;
+use crate::http::routes::messages::envelope::covers;
+use crate::http::serve::HEALTH_ROUTES;
 use crate::openai::{DrawingFields, FineFields, GuidedFields};
 
 /// Title, tags and licence; paths come from the routes themselves.
@@ -41,7 +41,7 @@ pub struct ApiDoc;
 
 /// The document as it is committed: indented JSON with a line break at its end.
 pub fn document() -> String {
-    let (_, api) = super::routes().split_for_parts();
+    let (_, api) = crate::http::routes().split_for_parts();
     let mut text = api.to_pretty_json().expect("an API document is always JSON");
     text.push('\n');
     text

@@ -7,17 +7,17 @@ use axum::http::HeaderMap;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::bounds::Bounds;
-use super::chosen::Chosen;
-use super::judge_canary::JudgeCanary;
-use super::kept::{KeptSearches, Room};
-use super::keys::{KeyRing, Tenant};
-use super::limits::{ByteBudget, Gate, Kind};
-use super::on_behalf::Behalf;
-use super::served::Served;
-use super::traffic::Traffic;
 use crate::config::Settings;
 use crate::engine::{Namespace, Origin, Waits};
+use crate::http::answer::kept::{KeptSearches, Room};
+use crate::http::answer::on_behalf::Behalf;
+use crate::http::answer::traffic::Traffic;
+use crate::http::door::chosen::Chosen;
+use crate::http::door::keys::{KeyRing, Tenant};
+use crate::http::door::limits::{ByteBudget, Gate, Kind};
+use crate::http::job::bounds::Bounds;
+use crate::http::judge_canary::JudgeCanary;
+use crate::http::served::Served;
 use crate::swap::Swapper;
 use crate::telemetry::traces::Traces;
 

@@ -13,7 +13,7 @@ use super::accept::{Crowd, each, serve};
 use super::connection::Terms;
 use super::descriptors;
 use crate::http::error::ApiError;
-use crate::http::health::healthz;
+use crate::http::routes::health::healthz;
 
 /// Accepts on the port for health, without TLS; the limit of connections does not apply here.
 pub(super) async fn accept(listener: StdListener, terms: Terms) {

@@ -33,9 +33,10 @@ use self::door::{Door, listen};
 use self::limits::Limits;
 use self::running::Running;
 pub use self::tls::{Reload, Tls, TlsError};
-use super::{AppState, Shared, health, health_router, router};
 use crate::config::{EngineKind, HttpArgs, Settings};
 use crate::engine::grammar;
+use crate::http::routes::health;
+use crate::http::{AppState, Shared, health_router, router};
 
 /// Time for the last bytes to go out; a client that does not read them is not waited for.
 const LAST_BYTES: Duration = Duration::from_secs(1);

@@ -4,8 +4,8 @@ use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
 use tokio::time::{advance, sleep};
 
-use super::super::activity::Activity;
 use super::*;
+use crate::http::serve::activity::Activity;
 
 /// Work that produces a frame every 100 ms, and how far it has got.
 struct Work {

@@ -17,7 +17,8 @@ pub mod served;
 mod state;
 
 use std::any::Any;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::http::Uri;
@@ -32,6 +33,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 pub use self::answer::traffic::Traffic;
 use self::door::hosts::Hosts;
+use self::door::observe::Observing;
 use self::door::{auth, browsers, envelope, hosts, observe};
 use self::error::ApiError;
 use self::openapi::Access;
@@ -112,7 +114,7 @@ pub fn router(state: Shared) -> Router {
         .layer(from_fn(browsers::unframed))
         .layer(from_fn_with_state(hosts, hosts::check))
         .layer(from_fn(messages::envelope::in_own_envelope))
-        .layer(from_fn_with_state(state.traces.clone(), observe::observe))
+        .layer(from_fn_with_state(observing(state.traces.clone()), observe::observe))
         .with_state(state)
 }
 
@@ -122,8 +124,18 @@ fn health_router(state: Shared) -> Router {
     router
         .fallback(|uri: Uri| async move { ApiError::UnknownRoute(uri.path().to_owned()) })
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(Traces::default(), observe::observe))
+        .layer(from_fn_with_state(observing(Traces::default()), observe::observe))
         .with_state(state)
+}
+
+/// The paths of all routes, from the API document, the page and the document itself.
+static PATHS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let documented = routes().to_openapi().paths.paths.into_keys();
+    documented.chain(["/", "/openapi.json"].map(String::from)).collect()
+});
+
+fn observing(traces: Traces) -> Observing {
+    Observing { routes: &PATHS, traces }
 }
 
 fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {

@@ -147,6 +147,21 @@ async fn every_metric_of_the_contract_is_there_with_its_labels() {
 }
 
 #[tokio::test]
+async fn every_documented_route_is_a_label_of_its_own() {
+    let server = Server::start(improving(), &[]).await;
+    let document: Value = serde_json::from_str(&spar::http::openapi::document()).unwrap();
+    let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+    for path in &paths {
+        // Answered or refused: the route counts.
+        server.get(&path.replace("{id}", "x")).send().await.unwrap();
+    }
+    let text = server.metrics().await;
+    for path in paths {
+        assert!(text.contains(&format!("route=\"{path}\"")), "{path} is not counted under its name");
+    }
+}
+
+#[tokio::test]
 async fn vllms_names_are_shown_where_they_are_asked_for_with_its_labels() {
     let server = Server::start(improving(), &["--vllm-metrics"]).await;
     server.answer(&says("hello")).await;

@@ -59,7 +59,6 @@ use super::{
     Capabilities, Chunk, ConstraintSupport, Engine, EngineError, FinishReason, LabelRequest, LabelScores, LabelSupport,
     ModelInfo, Purpose, Reply, Request,
 };
-use crate::chat::Chat;
 
 /// A model directory served by mistral.rs. Dropping it takes the model down on a thread of its own.
 pub struct MistralEngine {

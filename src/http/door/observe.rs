@@ -1,5 +1,6 @@
 //! Every request gets an id, a span, a log line and its metrics, from its first byte to the end of its response.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -21,47 +22,26 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The status in logs and metrics of a request whose client disconnected before its response was complete.
 const CLIENT_GONE: u16 = 499;
 
-/// The routes by which metrics are labelled.
-const ROUTES: &[&str] = &[
-    "/",
-    "/v1/chat/completions",
-    "/v1/checks",
-    "/v1/completions",
-    "/v1/decisions",
-    "/v1/embeddings",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-    "/v1/models",
-    "/v1/models/{id}",
-    "/v1/responses",
-    "/v1/score",
-    "/v1/searches/{id}",
-    "/tokenize",
-    "/detokenize",
-    "/admin/generations",
-    "/admin/generations/rollback",
-    "/v1/load_lora_adapter",
-    "/v1/unload_lora_adapter",
-    "/update_weights_from_disk",
-    "/healthz",
-    "/health",
-    "/readyz",
-    "/version",
-    "/metrics",
-    "/openapi.json",
-];
+/// How requests are observed.
+#[derive(Clone)]
+pub struct Observing {
+    /// The paths of all routes: metrics are labelled by them, and by `other` for everything else.
+    pub routes: &'static BTreeSet<String>,
+    /// Where spans are recorded.
+    pub traces: Traces,
+}
 
 /// Routes that others ask again and again: their spans would drown the rest.
 const UNTRACED: &[&str] = &["/healthz", "/health", "/readyz", "/version", "/metrics", "/", "/openapi.json", "other"];
 
 /// The outermost layer.
-pub async fn observe(State(traces): State<Traces>, mut request: Request, next: Next) -> Response {
+pub async fn observe(State(observing): State<Observing>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let route = ROUTES.iter().copied().find(|route| Some(*route) == matched).unwrap_or("other");
+    let route = matched.and_then(|matched| observing.routes.get(matched)).map_or("other", String::as_str);
     let id = request_id(request.headers());
     let span = request_span!(id = id.to_str().unwrap_or_default(), method = %request.method(), route);
     let method = request.method().as_str().to_owned();
-    let traced = if UNTRACED.contains(&route) { Traces::default() } else { traces };
+    let traced = if UNTRACED.contains(&route) { Traces::default() } else { observing.traces };
     let trace = traced.request(route, &method, request.headers_mut());
     trace.identify(&id);
     let watch = Watch { route, started: Instant::now(), span: span.clone(), trace, status: CLIENT_GONE };

@@ -10,13 +10,12 @@ use super::error::{ConfigError, require};
 use super::units::{bytes, duration};
 use crate::chat::{RESERVED, TemplateKwargs};
 use crate::engine::grammar::memory::DEFAULT_BYTES;
-use crate::engine::native::NativeConfig;
+use crate::engine::native::{self, NativeConfig};
 use crate::engine::reasoning::Form;
 use crate::engine::tools::Format as ToolFormat;
 use crate::engine::upstream::Siblings;
 use crate::engine::upstream::dialect::{Dialect, VllmFields};
 use crate::engine::upstream::fleet::Patience;
-use crate::kernels::packed::Format;
 
 /// An adapter that requests name as their model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,6 +199,8 @@ pub enum Quantize {
     None,
     /// 8 bits, with a scale for each 32 numbers of a row
     Q8,
+    /// 4 bits, with a scale for each 32 numbers of a row; embedding and output matrix in 8 bits
+    Q4,
 }
 
 impl Default for NativeArgs {
@@ -214,12 +215,13 @@ impl NativeArgs {
     pub fn config(&self) -> NativeConfig {
         let default = NativeConfig::default();
         let threads = self.threads.unwrap_or(default.threads);
-        let weights = match self.quantize {
-            Quantize::None => default.weights,
-            Quantize::Q8 => Format::Q8,
+        let quantize = match self.quantize {
+            Quantize::None => native::Quantize::None,
+            Quantize::Q8 => native::Quantize::Q8,
+            Quantize::Q4 => native::Quantize::Q4,
         };
         let Self { kv_cache_bytes: cache_bytes, max_replies, speculate, .. } = *self;
-        NativeConfig { threads, max_replies, cache_bytes, speculate, weights, ..default }
+        NativeConfig { threads, max_replies, cache_bytes, speculate, quantize, ..default }
     }
 }
 

@@ -34,9 +34,9 @@ impl Compute {
     /// A tensor is damaged, or in one sentence why the device cannot have it.
     pub(super) fn load(dense: &DenseConfig, weights: &Weights, native: &NativeConfig) -> Result<Self, LoadError> {
         let form = match native.processor {
-            Processor::Cpu => Form::Cpu(Box::new(Model::load(dense, weights, native.weights)?)),
+            Processor::Cpu => Form::Cpu(Box::new(Model::load(dense, weights, native.quantize)?)),
             #[cfg(feature = "tensors")]
-            other => Form::Tensors(Box::new(TensorModel::load(dense, weights, native.weights, other)?)),
+            other => Form::Tensors(Box::new(TensorModel::load(dense, weights, native.quantize, other)?)),
         };
         Ok(Self { config: dense.clone(), form })
     }

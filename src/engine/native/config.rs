@@ -4,7 +4,6 @@ use std::num::NonZero;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::kernels::packed::Format;
 use crate::memory;
 
 /// What computes the forward pass.
@@ -34,8 +33,8 @@ pub struct NativeConfig {
     pub cache_bytes: usize,
     /// Positions that a thread computes per step: a long prompt delays running replies by one such step at a time.
     pub step_rows: usize,
-    /// The type of the weights in memory; [`Format::F32`] keeps them as the checkpoint has them.
-    pub weights: Format,
+    /// How the weights are kept in memory.
+    pub quantize: Quantize,
     /// The processor that computes.
     pub processor: Processor,
     /// Tokens at most that a refinement copies from its prompt at once, to be checked in one step; 0 computes every token
@@ -43,6 +42,29 @@ pub struct NativeConfig {
     pub speculate: usize,
     /// Time without a step after which the threads are given up and started again.
     pub stall: Duration,
+}
+
+/// How the matrices of a checkpoint are kept in memory on the CPU. Blocks of a GGUF file stay as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quantize {
+    /// In the checkpoint's own type.
+    #[default]
+    None,
+    /// In 8 bits, with a 16-bit scale for each 32 numbers of a row.
+    Q8,
+    /// In 4 bits that name one of 16 values, with a 16-bit scale for each 32 numbers of a row, as GGUF's `IQ4_NL` has them. The embedding
+    /// and the output matrix have 8 bits, as have matrices whose rows are no multiple of 32.
+    Q4,
+}
+
+impl Quantize {
+    /// For the embedding and the output matrix, which lose more by fewer bits.
+    pub(super) fn of_vocabulary(self) -> Self {
+        match self {
+            Self::Q4 => Self::Q8,
+            other => other,
+        }
+    }
 }
 
 impl Default for NativeConfig {
@@ -53,7 +75,7 @@ impl Default for NativeConfig {
             max_waiting: 4096,
             cache_bytes: usual_cache(),
             step_rows: 256,
-            weights: Format::F32,
+            quantize: Quantize::None,
             processor: Processor::default(),
             speculate: 32,
             stall: Duration::from_secs(60),

@@ -3,7 +3,10 @@
 use safetensors::Dtype;
 
 use crate::kernels::packed::{Format, Matrix, Packed, Workspace};
+use crate::weights::gguf::kind::{Blocks, iq4_nl};
 use crate::weights::{ModelError, Weights};
+
+use super::config::Quantize;
 
 /// A product of rows with a matrix, and a bias that is added to it.
 pub(super) struct Linear {
@@ -31,9 +34,20 @@ impl Linear {
     }
 }
 
-/// Matrices side by side, as the checkpoint has them, or in `format` if that is smaller. Blocks stay as they are: no format is
-/// both smaller and as exact.
-pub(super) fn packed(weights: &Weights, names: &[&str], inner: usize, format: Format) -> Result<Packed, ModelError> {
+/// Matrices side by side, as the checkpoint has them, or smaller where `quantize` says so. Blocks of a file stay as they are: no
+/// other type is both smaller and as exact.
+pub(super) fn packed(
+    weights: &Weights,
+    names: &[&str],
+    inner: usize,
+    quantize: Quantize,
+) -> Result<Packed, ModelError> {
+    let format = match quantize {
+        Quantize::None => Format::F32,
+        Quantize::Q8 => Format::Q8,
+        Quantize::Q4 if inner.is_multiple_of(Blocks::Iq4Nl.block().0) => return in_four_bits(weights, names, inner),
+        Quantize::Q4 => Format::Q8,
+    };
     let mut blocks = names.iter().map(|name| weights.blocks(name)).collect::<Result<Vec<_>, _>>()?;
     if blocks.iter().all(Option::is_none) {
         let parts: Vec<_> = names.iter().map(|name| weights.read(name)).collect::<Result<_, _>>()?;
@@ -48,6 +62,23 @@ pub(super) fn packed(weights: &Weights, names: &[&str], inner: usize, format: Fo
     let parts = names.iter().zip(&mut blocks).zip(&numbers).map(|((name, blocks), numbers)| match blocks.take() {
         Some((kind, rows)) => Matrix::Blocks(kind, rows),
         None => Matrix::Numbers(numbers, format.min(own_format(weights, &[name]))),
+    });
+    Ok(Packed::of_parts(&parts.collect::<Vec<_>>(), inner))
+}
+
+/// Matrices side by side in 4 bits, but for those that their file has in blocks.
+fn in_four_bits(weights: &Weights, names: &[&str], inner: usize) -> Result<Packed, ModelError> {
+    let kind = Blocks::Iq4Nl;
+    let (numbers, size) = kind.block();
+    let own = names.iter().map(|name| weights.blocks(name)).collect::<Result<Vec<_>, _>>()?;
+    let encoded = |(name, own): (&&str, &Option<_>)| match own {
+        None => Ok(iq4_nl(&weights.read(name)?)),
+        Some(_) => Ok(Vec::new()),
+    };
+    let encoded: Vec<Vec<u8>> = names.iter().zip(&own).map(encoded).collect::<Result<_, ModelError>>()?;
+    let parts = own.into_iter().zip(&encoded).map(|(own, encoded)| match own {
+        Some((kind, rows)) => Matrix::Blocks(kind, rows),
+        None => Matrix::Blocks(kind, encoded.chunks_exact(inner / numbers * size).collect()),
     });
     Ok(Packed::of_parts(&parts.collect::<Vec<_>>(), inner))
 }

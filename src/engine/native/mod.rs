@@ -65,7 +65,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::adapter::Adapter;
 use self::compute::Compute;
-pub use self::config::{NativeConfig, Processor};
+pub use self::config::{NativeConfig, Processor, Quantize};
 use self::job::{Job, Started};
 use self::load_error::LoadError;
 use self::pooled::Pooled;

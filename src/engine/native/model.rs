@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::attention::{Heads, Scoring};
 use super::batch::{Batch, Row};
 use super::blocks::Shape;
+use super::config::Quantize;
 use super::linear::{Linear, packed};
 use super::residual::{LastProduct, Stream, norm_or_copy, scale};
 use super::scratch::Scratch;
 use super::sequence::Sequence;
 use super::turns::Turns;
-use crate::kernels::packed::{Format, Packed};
+use crate::kernels::packed::Packed;
 use crate::kernels::{gelu_times, rms_norm, rotate, silu_times};
 use crate::weights::{Activation, DenseConfig, ModelError, Part, QkNorm, Rope, Weights};
 
@@ -46,9 +47,9 @@ struct Layer {
 }
 
 impl Model {
-    /// Reads the weights; the matrices are kept as the checkpoint has them, or in `format` if that is smaller.
-    pub(super) fn load(dense: &DenseConfig, weights: &Weights, format: Format) -> Result<Self, ModelError> {
-        let packed = |name: &str| packed(weights, &[name], dense.hidden, format);
+    /// Reads the weights; the matrices are kept as the checkpoint has them, or smaller where `quantize` says so.
+    pub(super) fn load(dense: &DenseConfig, weights: &Weights, quantize: Quantize) -> Result<Self, ModelError> {
+        let packed = |name: &str| packed(weights, &[name], dense.hidden, quantize.of_vocabulary());
         let embedding = packed("model.embed_tokens.weight")?;
         let (embedding, head) = match dense.tied {
             true => (None, embedding),
@@ -66,7 +67,7 @@ impl Model {
                     turns
                 }
             });
-            Layer::load(layer, dense, weights, (format, turns)).inspect(|_| weights.rest())
+            Layer::load(layer, dense, weights, (quantize, turns)).inspect(|_| weights.rest())
         };
         Ok(Self {
             layers: (0..dense.layers).map(layer).collect::<Result<_, _>>()?,
@@ -219,7 +220,7 @@ impl Layer {
         layer: usize,
         c: &DenseConfig,
         weights: &Weights,
-        (format, turns): (Format, Option<Arc<Turns>>),
+        (quantize, turns): (Quantize, Option<Arc<Turns>>),
     ) -> Result<Self, ModelError> {
         let read = |name: &str| weights.read(&format!("model.layers.{layer}.{name}.weight"));
         let linear = |parts: &[Part], inner: usize, biased: bool| -> Result<Linear, ModelError> {
@@ -232,7 +233,7 @@ impl Layer {
                 Ok(parts?.concat())
             };
             let bias = biased.then(biases).transpose()?;
-            Ok(Linear { weight: packed(weights, &full, inner, format)?, bias })
+            Ok(Linear { weight: packed(weights, &full, inner, quantize)?, bias })
         };
         let norm = |name: &str| read(name).map(|stored| c.norm_weights(stored));
         let qk_norm = || Ok((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?));

@@ -1,4 +1,5 @@
 pub(super) mod configurations;
+mod quantized;
 mod speculation;
 
 use std::sync::atomic::Ordering;

@@ -1,5 +1,8 @@
 //! The types of a GGUF tensor's numbers, and how their blocks become values and scales.
 
+mod encode;
+
+pub use self::encode::iq4_nl;
 use half::{bf16, f16};
 use safetensors::Dtype;
 

@@ -6,7 +6,6 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use super::*;
-use crate::kernels::packed::Format;
 
 /// The sizes, with the tokens that a slow engine makes in each reply.
 fn sizes() -> [(&'static str, TinyModel, usize); 2] {
@@ -90,16 +89,17 @@ async fn large_models() {
         let dir = tempfile::tempdir().unwrap();
         write_bf16(dir.path(), &model);
         let parameters: usize = model.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        let native = |weights| {
+        let native = |quantize| {
             move |dir| -> (Box<dyn Engine>, usize) {
-                let engine = NativeEngine::load(dir, NativeConfig { weights, ..NativeConfig::default() }).unwrap();
+                let engine = NativeEngine::load(dir, NativeConfig { quantize, ..NativeConfig::default() }).unwrap();
                 let bytes = engine.runtime.model.bytes();
                 (Box::new(engine), bytes)
             }
         };
         let mut subjects = vec![
-            Subject::new("native, bf16", dir.path(), native(Format::F32)).await,
-            Subject::new("native, q8", dir.path(), native(Format::Q8)).await,
+            Subject::new("native, bf16", dir.path(), native(Quantize::None)).await,
+            Subject::new("native, q8", dir.path(), native(Quantize::Q8)).await,
+            Subject::new("native, q4", dir.path(), native(Quantize::Q4)).await,
         ];
         #[cfg(feature = "mistral")]
         {
@@ -109,7 +109,7 @@ async fn large_models() {
             };
             subjects.push(Subject::new("mistral.rs, f32", dir.path(), load).await);
             // One after another, so that none waits for the prompts of others.
-            subjects[2].tokens = few;
+            subjects[3].tokens = few;
         }
         let mut limits = Vec::new();
         for round in 1..=rounds {

@@ -25,11 +25,10 @@ use self::plan::Plans;
 use super::adapter::Adapter;
 use super::batch::{Batch, Row};
 use super::blocks::{BLOCK, BlockPool, Shape};
-use super::config::Processor;
+use super::config::{Processor, Quantize};
 use super::load_error::LoadError;
 use super::scratch::Scratch;
 use super::sequence::Sequence;
-use crate::kernels::packed::Format;
 use crate::weights::{DenseConfig, LowRanks, Rope, Weights};
 
 /// Weights on a device: matrices in the checkpoint's type where the device multiplies it, else in `f32`. The residual stream,
@@ -59,15 +58,15 @@ impl TensorModel {
     /// Reads the weights to the device.
     ///
     /// # Errors
-    /// A tensor is damaged, the device cannot be used or has no room, or `format` is not computed there.
+    /// A tensor is damaged, the device cannot be used or has no room, or `quantize` is not computed there.
     pub(super) fn load(
         dense: &DenseConfig,
         weights: &Weights,
-        format: Format,
+        quantize: Quantize,
         processor: Processor,
     ) -> std::result::Result<Self, LoadError> {
-        if format != Format::F32 {
-            let reason = "weights in 8 bits are computed on the CPU only; leave --quantize out on a device";
+        if quantize != Quantize::None {
+            let reason = "quantized weights are computed on the CPU only; leave --quantize out on a device";
             return Err(LoadError::Device(reason.into()));
         }
         let device = DeviceLease(open(processor).map_err(LoadError::Device)?);

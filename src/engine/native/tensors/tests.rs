@@ -10,7 +10,6 @@ use super::super::{NativeConfig, NativeEngine, Processor};
 use super::clusters::{Cluster, Reach, slot};
 use crate::engine::model_dir::ModelDir;
 use crate::engine::{Completion, Engine, Input, Origin, Request, Sampling, derive_seed};
-use crate::kernels::packed::Format;
 use crate::testing::{TinyModel, write_json, write_model};
 
 fn tensors(config: NativeConfig) -> NativeConfig {
@@ -178,7 +177,7 @@ async fn a_lost_thread_is_replaced_on_the_same_weights() {
 fn eight_bits_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path(), &TinyModel::default());
-    let config = tensors(NativeConfig { weights: Format::Q8, ..NativeConfig::default() });
+    let config = tensors(NativeConfig { quantize: Quantize::Q8, ..NativeConfig::default() });
     let error = NativeEngine::load(ModelDir::open(dir.path()).unwrap(), config).err().unwrap().to_string();
     assert!(error.contains("--quantize") && !error.contains('\n'), "{error}");
 }

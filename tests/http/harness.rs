@@ -15,6 +15,7 @@ use spar::engine::fake::FakeEngine;
 use spar::engine::generation::{Generation, Generations, Pinned};
 use spar::engine::load::{Loaded, load};
 use spar::engine::metered::Metered;
+use spar::engine::upstream::fleet::{Fleet, FleetEngine};
 use spar::engine::{Chunk, Engine, EngineError, Input, ModelInfo, Purpose, Reply, Request};
 use spar::http::{AppState, Served, Traffic, serve};
 use spar::prompts::Templates;
@@ -84,7 +85,17 @@ impl Server {
     /// As [`Server::start`], where callers must show one of these keys.
     pub async fn with_keys(engine: impl Engine + 'static, flags: &[&str], keys: Option<&str>) -> Self {
         let engine: Arc<dyn Engine> = Arc::new(Metered(Arc::new(engine)));
-        let generation = Generation::new("g-1", engine, Arc::new(Templates::general()));
+        Self::of_generation(Generation::new("g-1", engine, Arc::new(Templates::general())), flags, keys).await
+    }
+
+    /// In front of a fleet.
+    pub async fn at_fleet(fleet: &Arc<Fleet>, flags: &[&str]) -> Self {
+        let engine: Arc<dyn Engine> = Arc::new(Metered(Arc::new(FleetEngine::new(fleet, None, None).unwrap())));
+        let generation = Generation::new("g-1", engine, Arc::new(Templates::general())).at_fleet(Arc::clone(fleet));
+        Self::of_generation(generation, flags, None).await
+    }
+
+    async fn of_generation(generation: Generation, flags: &[&str], keys: Option<&str>) -> Self {
         let served = Served::new("fake".into(), Generations::single(Arc::new(generation)));
         Self::serving(served, flags, keys).await
     }

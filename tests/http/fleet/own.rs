@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use spar::engine::fake::FakeEngine;
-use spar::engine::upstream::fleet::{FleetEngine, State};
+use spar::engine::upstream::fleet::State;
 use spar::engine::upstream::{UpstreamConfig, UpstreamEngine};
 
 use super::super::harness::{Server, eventually, says, with, within_seconds, writes};
@@ -18,8 +18,7 @@ pub async fn in_front_of(servers: &[&Server]) -> (Server, Arc<spar::engine::upst
     let urls: Vec<&str> = servers.iter().map(|server| server.url.as_str()).collect();
     let patience = spar::engine::upstream::fleet::Patience { silence: Duration::from_secs(60), ..patience() };
     let fleet = fleet_of(&urls, patience).await;
-    let engine = FleetEngine::new(&fleet, None, None).unwrap();
-    (Server::start(engine, &[]).await, fleet)
+    (Server::at_fleet(&fleet, &[]).await, fleet)
 }
 
 /// What of an answer depends on the model's draws alone.

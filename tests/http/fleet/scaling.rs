@@ -8,7 +8,7 @@ use axum::response::Response;
 use futures::StreamExt;
 use futures::stream;
 use serde_json::{Value, json};
-use spar::engine::upstream::fleet::{Fleet, FleetEngine, ReplicaConfig};
+use spar::engine::upstream::fleet::{Fleet, ReplicaConfig};
 use spar::prompts::Templates;
 use tokio::sync::Semaphore;
 
@@ -55,7 +55,7 @@ impl Setting {
         let patience = spar::engine::upstream::fleet::Patience { silence: Duration::from_secs(60), ..patience() };
         let fleet = fleet_with(replicas.iter().map(config).collect(), patience).await;
         let flags = ["--max-running", "256", "--max-waiting", "4096"];
-        let front = Server::start(FleetEngine::new(&fleet, None, None).unwrap(), &flags).await;
+        let front = Server::at_fleet(&fleet, &flags).await;
         front.ready().await;
         Self { replicas, fleet, front }
     }

@@ -127,7 +127,7 @@ pub enum GenerationBy {
 /// How replies mark their reasoning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ReasoningBy {
-    /// The form that the chat template or the tokenizer shows; an upstream's text is left as it is
+    /// The form that the chat template or the tokenizer shows; of an upstream's text, `<think>...</think>` at its beginning
     #[default]
     Auto,
     /// No form: a mark is part of the answer
@@ -150,6 +150,11 @@ impl ThinkingArgs {
             ReasoningBy::Magistral => Some(Form::Magistral),
             ReasoningBy::Granite => Some(Form::Granite),
         }
+    }
+
+    /// Whether an upstream's text is looked at for marks that nothing has announced.
+    pub fn surmises(&self) -> bool {
+        self.reasoning == ReasoningBy::Auto
     }
 
     /// Variables of the chat template where a request does not set them.

@@ -74,7 +74,9 @@ where
             }
             let health = HEALTH_ROUTES.contains(&path.as_str());
             show_search_header(path, operation);
-            let facts = Facts { access, body: operation.request_body.is_some(), named: path.contains('{'), health };
+            let body = operation.request_body.is_some();
+            let modelled = !WITHOUT_MODEL.contains(&path.as_str());
+            let facts = Facts { access, body, named: path.contains('{'), health, modelled };
             for error in ERRORS.iter().filter(|error| (error.occurs)(facts)) {
                 let (name, response) = error.in_envelope(Envelope::of(path));
                 let reference = RefOr::Ref(Ref::from_response_name(&name));
@@ -148,7 +150,12 @@ struct Facts {
     named: bool,
     /// Whether it is answered however many connections there are.
     health: bool,
+    /// Whether a body or the path names the model, which a key may not be allowed.
+    modelled: bool,
 }
+
+/// Routes of callers with a key that ask no model.
+const WITHOUT_MODEL: &[&str] = &["/v1/checks", "/v1/searches/{id}"];
 
 /// An error that many operations share.
 struct Error {
@@ -203,7 +210,7 @@ const ERRORS: &[Error] = &[
         description: "The API key's entry in the file of keys names the models that it may use, and not this one.",
         codes: &["model_not_allowed"],
         header: None,
-        occurs: |facts| facts.access == Access::Key && (facts.body || facts.named),
+        occurs: |facts| facts.access == Access::Key && facts.modelled && (facts.body || facts.named),
     },
     Error {
         status: "405",
@@ -268,7 +275,7 @@ const ERRORS: &[Error] = &[
         description: "The server that this one asks for its replies (`--engine upstream`) failed; `message` has its words.",
         codes: &["upstream_failed"],
         header: None,
-        occurs: |facts| facts.access == Access::Key && facts.body,
+        occurs: |facts| facts.access == Access::Key && facts.modelled && facts.body,
     },
     Error {
         status: "503",

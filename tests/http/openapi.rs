@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::harness::{Server, improving, json_of};
 
@@ -149,6 +149,47 @@ async fn every_answer_that_can_be_provoked_is_documented() {
     for status in ["400", "401", "403", "404", "405", "413", "415", "421"] {
         assert!(seen.contains(status), "nothing was answered with {status}: {seen:?}");
     }
+}
+
+/// A body that is complete, of each route that is asked on behalf of a key.
+fn complete(path: &str) -> Option<Value> {
+    let messages = json!([{"role": "user", "content": "a"}]);
+    Some(match path {
+        "/v1/chat/completions" | "/v1/checks" | "/v1/messages/count_tokens" => json!({"messages": messages}),
+        "/v1/messages" => json!({"messages": messages, "max_tokens": 3}),
+        "/v1/completions" | "/tokenize" => json!({"prompt": "a"}),
+        "/v1/responses" | "/v1/embeddings" => json!({"input": "a"}),
+        "/v1/score" => json!({"query": "a", "items": ["b"], "labels": ["c"]}),
+        "/v1/decisions" => json!({"input": "a", "questions": [{"type": "predicate", "instructions": "b"}]}),
+        "/detokenize" => json!({"tokens": [1]}),
+        _ => return None,
+    })
+}
+
+#[tokio::test]
+async fn a_model_that_a_key_may_not_use_is_documented_where_it_is_refused_and_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.toml");
+    std::fs::write(&path, "[[keys]]\nname = \"other\"\nkey = \"o\"\nmodels = [\"mine\"]\n").unwrap();
+    let server = Server::start(improving(), &["--api-keys-file", path.to_str().unwrap()]).await;
+    server.ready().await;
+    let document = document();
+    let mut refused = 0;
+    for Operation { method, path, says } in operations(&document) {
+        if says["tags"][0] == "operation" || says["tags"][0] == "admin" {
+            continue;
+        }
+        let url = format!("{}{}", server.url, path.replace("{id}", "fake"));
+        let mut request = server.client.request(method.clone(), url).bearer_auth("o");
+        if says["requestBody"].is_object() {
+            request = request.json(&complete(&path).unwrap_or_else(|| panic!("no complete body of {path} is known")));
+        }
+        let status = request.send().await.unwrap().status();
+        let documented = says["responses"]["403"].is_object();
+        assert_eq!(status == StatusCode::FORBIDDEN, documented, "{method} {path}: {status}");
+        refused += usize::from(documented);
+    }
+    assert!(refused >= 10, "only {refused} routes refuse a model");
 }
 
 /// Bodies that the document allows and that the server refuses for their shape, or the other way round.

@@ -318,8 +318,11 @@ async fn an_upstreams_reasoning_is_read_and_turned_off_once_it_is_known() {
 #[tokio::test]
 async fn marks_in_an_upstreams_text_are_split_where_the_settings_say_so() {
     let back = Server::start(spelling(None, &[THOUGHT]), &[]).await;
-    for (reasoning, expected) in [(None, ("", THOUGHT)), (Some(Form::Think), (REASONING, ANSWER))] {
-        let config = UpstreamConfig { url: back.url.clone(), reasoning, ..UpstreamConfig::default() };
+    let split = (REASONING, ANSWER);
+    for (reasoning, surmises, expected) in
+        [(None, false, ("", THOUGHT)), (Some(Form::Think), false, split), (None, true, split)]
+    {
+        let config = UpstreamConfig { url: back.url.clone(), reasoning, surmises, ..UpstreamConfig::default() };
         let upstream = UpstreamEngine::connect(config).await.unwrap();
         let request = Request::chat(Purpose::Answer, vec![Message::user("hello")]);
         let done = upstream.generate(request.clone()).await.unwrap();

@@ -246,6 +246,8 @@ async fn refusals_name_the_field_that_was_sent() {
         (json!({"reasoning": {"effort": "huge"}}), "reasoning.effort"),
         (json!({"text": {"format": {"type": "xml"}}}), "text.format.type"),
         (json!({"text": {"format": {"type": "json_object"}}}), "text.format"),
+        (json!({"text": {"format": {"type": "text", "schema": {"type": "object"}}}}), "text.format.schema"),
+        (json!({"response_schema": {"type": "object"}}), "response_schema"),
         (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
         (json!({"tools": [{"type": "function", "name": "a b"}]}), "tools[0].name"),
         (json!({"tools": [{"type": "function", "name": "a", "parameters": {"type": "array"}}]}), "tools[0].parameters"),

@@ -121,6 +121,13 @@ async fn two_fields_that_say_what_an_answer_must_match_are_both_named() {
         ),
         (json!({"response_format": {"type": "text", "schema": {}}}), "response_format.schema"),
         (json!({"guided_whitespace_pattern": " *"}), "guided_whitespace_pattern"),
+        (json!({"guided_json_object": true}), "guided_json_object"),
+        (json!({"guided_decoding": {"regex": "a"}}), "guided_decoding"),
+        (json!({"structured_output": {"regex": "a"}}), "structured_output"),
+        (json!({"response_schema": {"type": "object"}}), "response_schema"),
+        (json!({"output_format": {"type": "json_schema", "schema": {}}}), "output_format"),
+        (json!({"output_config": {"format": {"type": "json_schema", "schema": {}}}}), "output_config"),
+        (json!({"extra_body": {"regex": "a"}}), "extra_body"),
     ] {
         let error = json_of(server.chat(&with(says("hello"), fields.clone())), StatusCode::BAD_REQUEST).await;
         assert_eq!(error["error"]["param"], param, "{fields}: {error}");

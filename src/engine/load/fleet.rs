@@ -29,6 +29,7 @@ pub(super) fn load(
     let config = FleetConfig {
         replicas,
         reasoning: args.thinking.form(None),
+        surmises: args.thinking.surmises(),
         template_kwargs: args.thinking.kwargs(),
         patience,
     };

@@ -189,6 +189,7 @@ fn upstream(args: &EngineArgs, own: Option<Arc<Templates>>, mut loader: Loader<'
         key: std::env::var("SPAR_UPSTREAM_KEY").ok(),
         context,
         reasoning: args.thinking.form(None),
+        surmises: args.thinking.surmises(),
         template_kwargs: args.thinking.kwargs(),
         siblings: args.upstream.upstream_siblings.siblings(),
         dialect: args.upstream.upstream_dialect.dialect(),

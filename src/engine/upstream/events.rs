@@ -154,10 +154,23 @@ impl Reader {
         };
         let chunk: WireChunk = serde_json::from_str(data).map_err(unreadable)?;
         if let Some(error) = chunk.error {
-            return Err(Failure::new(Kind::Failed, failure::in_stream(&error)));
+            return Err(failed(&error));
+        }
+        // Some servers send the error itself, without a field around it.
+        if chunk.choices.is_empty() && chunk.usage.is_none() {
+            let value: Value = serde_json::from_str(data).map_err(unreadable)?;
+            if value["object"] == "error" || value["type"] == "error" || value["message"].is_string() {
+                return Err(failed(&value));
+            }
         }
         self.usage = chunk.usage.or(self.usage.take());
         Ok(chunk.choices.into_iter().filter_map(|choice| self.choice(choice)).collect())
+    }
+
+    /// The failure that an event named `error` stands for, whatever its data is.
+    pub fn error(data: &str) -> Failure {
+        let value = serde_json::from_str(data).unwrap_or_else(|_| Value::String(data.to_owned()));
+        failed(value.get("error").unwrap_or(&value))
     }
 
     fn choice(&mut self, wire: WireChoice) -> Option<Step> {
@@ -202,8 +215,9 @@ impl Reader {
             cached: usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0),
         });
         let begun = self.choices.iter().filter(|choice| choice.seen).count();
-        // Where those that began did not end either, the response was cut.
+        let cut = self.choices.iter().any(|choice| choice.finish.is_none());
         let whole = self.choices.iter().all(|choice| choice.finish.is_some() || !choice.seen);
+        // Where those that began did not end either, the response was cut.
         if whole && begun > 0 && begun < self.choices.len() {
             let all = self.choices.len();
             let reason = format!(
@@ -226,8 +240,17 @@ impl Reader {
                 Step::Chunk(index, Chunk { text, reasoning, tokens, finish, prompt, ..Chunk::default() })
             })
         };
-        self.choices.into_iter().enumerate().filter_map(last).collect()
+        let mut steps: Vec<Step> = self.choices.into_iter().enumerate().filter_map(last).collect();
+        if cut {
+            let reason = "the upstream's stream ended without a finish reason".to_owned();
+            steps.push(Step::Failed(Failure::new(Kind::Cut, EngineError::Upstream(reason))));
+        }
+        steps
     }
+}
+
+fn failed(error: &Value) -> Failure {
+    Failure::new(Kind::Failed, failure::in_stream(error))
 }
 
 fn finish(reason: &str) -> FinishReason {
@@ -327,10 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn without_usage_what_was_counted_stands_and_a_cut_choice_has_no_end() {
+    fn without_usage_what_was_counted_stands_and_a_cut_choice_fails() {
         let event = |finish: Value| json!({"choices": [{"index": 0, "text": "a", "finish_reason": finish}]});
         assert_eq!(read(1, &[event(json!("stop"))]), [text(0, "a"), last(0, 0, None)]);
-        assert_eq!(read(1, &[event(Value::Null)]), [text(0, "a")]);
+        for samples in [1, 2] {
+            let steps = read(samples, &[event(Value::Null)]);
+            assert_eq!((steps.len(), &steps[0]), (2, &text(0, "a")));
+            assert!(matches!(&steps[1], Step::Failed(failure) if failure.kind == Kind::Cut), "{steps:?}");
+        }
     }
 
     #[test]
@@ -400,9 +427,20 @@ mod tests {
     #[test]
     fn an_error_event_is_an_error() {
         let mut reader = Reader::new(1, 1000, Arc::default());
-        let error = reader.read(r#"{"error": {"message": "out of memory"}}"#).unwrap_err();
-        assert_eq!(error.kind, Kind::Failed);
-        assert!(error.error.to_string().contains("out of memory"), "{error:?}");
+        let sent = [
+            r#"{"error": {"message": "out of memory"}}"#,
+            r#"{"error": "out of memory"}"#,
+            r#"{"object": "error", "message": "out of memory", "code": 500}"#,
+            r#"{"message": "out of memory"}"#,
+        ];
+        for data in sent {
+            for error in [reader.read(data).unwrap_err(), Reader::error(data)] {
+                assert_eq!(error.kind, Kind::Failed, "{data}");
+                assert_eq!(error.error.to_string(), "the upstream broke off: out of memory", "{data}");
+            }
+        }
+        assert_eq!(Reader::error("out of memory").error.to_string(), "the upstream broke off: out of memory");
+        assert_eq!(reader.read(r#"{"choices": []}"#), Ok(Vec::new()), "an event without anything is no error");
         assert_eq!(reader.read("<html>").unwrap_err().kind, Kind::Unreadable);
     }
 }

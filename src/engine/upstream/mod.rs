@@ -67,6 +67,9 @@ pub struct UpstreamConfig {
     pub dialect: Option<Dialect>,
     /// How the text of its replies marks reasoning; `None` where the server takes it out itself.
     pub reasoning: Option<Form>,
+    /// Whether `<think>` at the beginning of a reply's text marks reasoning where nothing says how replies mark it. The server is
+    /// not asked to turn off what it may not know.
+    pub surmises: bool,
     /// Variables of its chat template where a chat does not set them.
     pub template_kwargs: TemplateKwargs,
 }
@@ -119,9 +122,10 @@ impl UpstreamEngine {
         let context = config.context.or(card.max_model_len).unwrap_or(CONTEXT);
         let info = ModelInfo::new(card.id, context, 0);
         // A client of its own: connections that the question left behind belong to the caller's runtime.
-        let UpstreamConfig { key, siblings, reasoning, template_kwargs, .. } = config;
+        let UpstreamConfig { key, siblings, reasoning, surmises, template_kwargs, .. } = config;
         let siblings = dialect.siblings(siblings);
         let thinks = Arc::new(AtomicBool::new(reasoning.is_some()));
+        let reasoning = reasoning.or(surmises.then_some(Form::Think));
         let (client, lists_nothing, health) = (client()?, AtomicBool::new(false), Health::new()?);
         Ok(Self {
             client,

@@ -53,6 +53,9 @@ pub(super) fn source(response: Response, expected: Expected) -> Source {
         let mut reader = reader?;
         Some(match events.next().await {
             Some(Ok(event)) if event.data == "[DONE]" => (reader.end(), (events, None)),
+            Some(Ok(event)) if event.event == "error" => {
+                (vec![Step::Failed(Reader::error(&event.data))], (events, None))
+            }
             Some(Ok(event)) => match reader.read(&event.data) {
                 Ok(steps) => (steps, (events, Some(reader))),
                 Err(failure) => (vec![Step::Failed(failure)], (events, None)),

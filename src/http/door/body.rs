@@ -216,7 +216,8 @@ pub fn announced(headers: &HeaderMap, max_body: usize) -> Result<usize, ApiError
         return Err(ApiError::NotJson);
     }
     let codings = headers.get_all(header::CONTENT_ENCODING).into_iter().map(|value| value.to_str().unwrap_or("?"));
-    if let Some(coding) = codings.map(str::trim).find(|coding| !coding.eq_ignore_ascii_case("identity")) {
+    let plain = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    if let Some(coding) = codings.map(str::trim).find(|coding| !plain(coding)) {
         return Err(ApiError::Encoded(coding.chars().take(40).collect()));
     }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());

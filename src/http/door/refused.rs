@@ -59,18 +59,25 @@ fn is_no_text(value: &Glance) -> bool {
 
 /// Fields that both kinds of completions refuse.
 const REFUSED: &[Refused] = &[
+    unless_empty("extra_body"),
+    unless_empty("guided_decoding"),
+    unless_empty("guided_json_object"),
     unless_empty("guided_whitespace_pattern"),
     Refused { name: "length_penalty", harmless: is_one },
     unless_empty("logits_processors"),
     Refused { name: "skip_special_tokens", harmless: is_true },
     Refused { name: "spaces_between_special_tokens", harmless: is_true },
+    unless_empty("response_schema"),
     unless_empty("structural_tag"),
+    unless_empty("structured_output"),
     unless_empty("use_beam_search"),
 ];
 
 const REFUSED_IN_CHATS: &[Refused] = &[
     unless_empty("echo"),
     unless_empty("functions"),
+    unless_empty("output_config"),
+    unless_empty("output_format"),
     Refused { name: "function_call", harmless: calls_nothing },
     Refused { name: "modalities", harmless: is_text_only },
     unless_empty("audio"),
@@ -126,6 +133,7 @@ const REFUSED_IN_RESPONSES: &[Refused] = &[
 const REFUSED_IN_MESSAGES: &[Refused] = &[
     unless_empty("container"),
     unless_empty("mcp_servers"),
+    unless_empty("output_format"),
     unless_empty("max_completion_tokens"),
     unless_empty("response_format"),
     unless_empty("structured_outputs"),

@@ -108,6 +108,7 @@ impl ReplicaConfig {
             siblings: self.siblings,
             dialect: self.dialect,
             reasoning: fleet.reasoning,
+            surmises: fleet.surmises,
             template_kwargs: fleet.template_kwargs.clone(),
         }
     }
@@ -161,6 +162,8 @@ pub struct FleetConfig {
     pub replicas: Vec<ReplicaConfig>,
     /// How the text of their replies marks reasoning.
     pub reasoning: Option<Form>,
+    /// Whether `<think>` at the beginning of a reply marks reasoning where nothing says how replies mark it.
+    pub surmises: bool,
     /// Variables of their chat template.
     pub template_kwargs: TemplateKwargs,
     /// How long it waits, and how often it tries.

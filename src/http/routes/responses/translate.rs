@@ -127,10 +127,12 @@ fn any_text() -> TextFormat {
 fn format(format: TextFormat) -> ResponseFormat {
     let json_schema = (format.kind == "json_schema").then_some(JsonSchemaFormat {
         name: format.name,
-        schema: format.schema,
+        schema: format.schema.clone(),
         strict: format.strict,
     });
-    ResponseFormat { kind: format.kind, json_schema, schema: None }
+    // Beside any other type it is refused, or honoured, as a chat completion's.
+    let schema = format.schema.filter(|_| json_schema.is_none());
+    ResponseFormat { kind: format.kind, json_schema, schema }
 }
 
 fn spec((index, tool): (usize, &ResponsesTool)) -> Result<ToolSpec, ApiError> {

@@ -27,7 +27,8 @@ fn recipe(folder: &Path) -> PathBuf {
     let text = text.replace("iterations = 2", "iterations = 1\ntrainer = \"external\"");
     let text = text.replace("per_iteration = 24", "per_iteration = 6");
     let text = text.replace("held_out = { world = \"held-out\" }\nheld_out_count = 12\n", "");
-    let text = text.replace("[iterate.gate]\n", "[iterate.gate]\nenabled = false\n").replace("kept = 0.5", "kept = 0.0");
+    let text =
+        text.replace("[iterate.gate]\n", "[iterate.gate]\nenabled = false\n").replace("kept = 0.5", "kept = 0.0");
     let lora = "[iterate.dpo.train.lora]\nrank = 2\n[iterate.sft.train.lora]\nrank = 2\n";
     let external = "[iterate.external]\nfor = \"trl\"\ncluster = { cards = 0 }\n";
     let path = folder.join("recipe.toml");
@@ -43,8 +44,7 @@ fn iterate(folder: &Path, more: &[&str]) -> Command {
 
 /// Stands for the other program: an adapter of the exported shape, with the file that its run script copies.
 fn train(export: &Path) -> PathBuf {
-    let described: Value =
-        serde_json::from_str(&std::fs::read_to_string(export.join("export.json")).unwrap()).unwrap();
+    let described: Value = serde_json::from_str(&std::fs::read_to_string(export.join("export.json")).unwrap()).unwrap();
     let lora: LoraConfig = serde_json::from_value(described["lora"].clone()).unwrap();
     let base = Path::new(described["base"].as_str().unwrap());
     let mut params = lora.fresh(&shape::load(base).unwrap(), 1);
@@ -150,7 +150,8 @@ fn settings_of_external_training_are_checked_first() {
         ("for = \"trl\"", "for = \"other\"", "unknown variant `other`"),
     ] {
         std::fs::write(&path, text_of.replace(from, to)).unwrap();
-        let ended = program().args(["iterate", "--recipe"]).arg(&path).arg("--out").arg(folder.path().join("none")).output();
+        let ended =
+            program().args(["iterate", "--recipe"]).arg(&path).arg("--out").arg(folder.path().join("none")).output();
         let message = text(&ended.unwrap().stderr);
         assert!(message.contains(expected), "{message}");
         assert!(!folder.path().join("none").exists(), "{expected}");

@@ -191,9 +191,11 @@ impl Run<'_> {
     /// Trains the models of a round, here or elsewhere, and returns the records of their stages.
     async fn train(&mut self, trainings: Vec<(Training, &PathBuf)>) -> Result<Vec<Record>> {
         let mut records = Vec::new();
-        let Some(external) = self.recipe.external.as_ref().filter(|_| !self.recipe.trainer.is_own()) else {
+        let recipe = self.recipe;
+        let Some(external) = recipe.external.as_ref().filter(|_| !recipe.trainer.is_own()) else {
             for (training, model) in trainings {
-                let training = training.written_to(trained_to(model, training.train()));
+                let out = trained_to(model, training.train());
+                let training = training.written_to(out);
                 let role = model.file_name().unwrap_or_default().to_string_lossy();
                 let stage = training.stage();
                 self.timed(stage, async { training.run() }).await.with_context(|| format!("training the {role}"))?;
@@ -216,7 +218,7 @@ impl Run<'_> {
             if exports.is_empty() {
                 return Ok(records);
             }
-            if !self.recipe.wait {
+            if !recipe.wait {
                 return Err(Waiting { exports }.into());
             }
             external::wait(&exports).await?;

@@ -6,9 +6,9 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use spar::chat::{Message, Role};
 
+use super::super::trainings::Training;
 use super::super::write_lines;
 use super::super::{dpo, sft};
-use super::super::trainings::Training;
 use crate::chats::Chats;
 use crate::formats::{self, Fields};
 use crate::recipe::external::Framework;
@@ -99,10 +99,7 @@ fn pair(framework: Framework, line: &PairLine, tokens: &PairExample) -> Result<V
             "chosen_ids": tokens.chosen[*prompt_tokens..],
             "rejected_ids": tokens.rejected[*prompt_tokens..],
         }),
-        Framework::LlamaFactory => json!({
-            "messages": plain(&line.prompt)?, "chosen": plain(&line.chosen)?[0], "rejected": plain(&line.rejected)?[0],
-        }),
-        Framework::Axolotl => json!({
+        Framework::LlamaFactory | Framework::Axolotl => json!({
             "messages": plain(&line.prompt)?, "chosen": plain(&line.chosen)?[0], "rejected": plain(&line.rejected)?[0],
         }),
     })
@@ -135,7 +132,7 @@ fn plain(turns: &[Message]) -> Result<Vec<Value>> {
             Role::System => "system",
             Role::User => "user",
             Role::Assistant => "assistant",
-            _ => "",
+            Role::Tool => "",
         };
         ensure!(
             !role.is_empty() && message.tool_calls.is_empty(),

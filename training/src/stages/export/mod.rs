@@ -21,17 +21,17 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use spar::weights::digest::hex;
 
-pub(super) use self::job::texts;
 use self::job::Job;
+pub(super) use self::job::texts;
 pub use self::options::{Options, run};
 use super::manifest::{Record, Stage, digest};
 use super::trainings::Training;
 use super::{read_json, write_json};
+use crate::adapter;
 use crate::checkpoint::replace;
 use crate::cluster::Needs;
 use crate::model::LoraConfig;
 use crate::recipe::external::{External, Framework};
-use crate::adapter;
 
 /// The description of an export, which its result is checked against.
 pub const DESCRIPTION: &str = "export.json";

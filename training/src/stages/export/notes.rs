@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 
-use super::Plan;
 use super::super::trainings::Training;
+use super::Plan;
 use crate::optimizer::Rule;
 use crate::recipe::external::Framework;
 use crate::trainer::TrainConfig;

@@ -49,7 +49,7 @@ pub struct Options {
     /// The kind of the cards; default: the recipe's, or h100.
     #[arg(long, value_enum)]
     pub card: Option<Card>,
-    /// Memory of each machine in GiB; default: the recipe's, or 1024.
+    /// Memory of each machine in GiB; default: the recipe's, or 2048.
     #[arg(long)]
     pub host: Option<usize>,
     /// LLaMA-Factory's name of the chat template; without it the tokenizer's template is read.

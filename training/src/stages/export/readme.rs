@@ -1,7 +1,5 @@
 //! An export's README.md and the head of its run script.
 
-use std::fmt::Write;
-
 use super::super::trainings::Training;
 use super::{COPY, DESCRIPTION, Plan, notes};
 use crate::recipe::external::Framework;
@@ -41,7 +39,9 @@ pub(super) fn text(plan: &Plan<'_>) -> String {
     };
     line(&format!("# {} with {}\n", description.stage.to_uppercase(), external.framework.name()));
     line(&format!("Base: `{}`. Export: `{}`.\n", description.base_name, description.id));
-    line("```sh\n./run.sh                                              # BASE=… and OUTPUT=… replace the base and the output");
+    line(
+        "```sh\n./run.sh                                              # BASE=… and OUTPUT=… replace the base and the output",
+    );
     line("spar-train import --export THIS --from OUTPUT          # checks the result and registers it\n```\n");
     line("The program and its packages must be installed: ");
     line(match external.framework {
@@ -66,56 +66,70 @@ pub(super) fn text(plan: &Plan<'_>) -> String {
         job.skipped.iter().take(20).for_each(|problem| line(&format!("- {problem}")));
     }
     if !needs.fits {
-        line("\nThe training has no room on these machines. Name others in the recipe, or on the command line of `export`.");
+        line(
+            "\nThe training has no room on these machines. Name others in the recipe, or on the command line of `export`.",
+        );
     }
     out
 }
 
 fn table(plan: &Plan<'_>) -> String {
     let Plan { job, needs, .. } = *plan;
-    let mut out = String::new();
     let (all, trained) = job.work().parameters();
-    let hours = needs.hours(job.tokens as f64);
-    let _ = writeln!(out, "- {} {}, {} tokens in {} updates; the longest sequence has {} tokens.",
-        job.items, if job.training.compares() { "pairs" } else { "replies" }, job.tokens, job.steps, job.longest);
-    let _ = writeln!(out, "- {all} parameters, {trained} of them trained.");
-    if needs.cluster.cards == 0 {
-        let _ = writeln!(out, "- One machine without cards.");
-        return out;
+    let items = if job.training.compares() { "pairs" } else { "replies" };
+    let mut lines = vec![
+        format!(
+            "- {} {items}, {} tokens in {} updates; the longest sequence has {} tokens.",
+            job.items, job.tokens, job.steps, job.longest
+        ),
+        format!("- {all} parameters, {trained} of them trained."),
+    ];
+    match needs.cluster.cards {
+        0 => lines.push("- One machine without cards.".into()),
+        _ => {
+            lines.push(format!("- {needs}: about {:.1} hours.", needs.hours(job.tokens as f64)));
+            lines.push(
+                "- Assumed: ZeRO-3, one sequence or pair a card at a time, layers computed again on the way back, 40 % of the card's \
+                 speed in one node, 35 % in several, 25 % with the optimizer in the host."
+                    .into(),
+            );
+        }
     }
-    let _ = writeln!(out, "- {needs}: about {hours:.1} hours.");
-    let _ = writeln!(
-        out,
-        "- Assumed: ZeRO-3, one sequence or pair a card at a time, layers computed again on the way back, 40 % of the card's \
-         speed in one node, 35 % in several, 25 % with the optimizer in the host."
-    );
-    out
+    lines.join("\n") + "\n"
 }
 
 fn recipe(plan: &Plan<'_>, train: &TrainConfig) -> String {
     let Plan { job, .. } = *plan;
-    let mut out = String::new();
-    let what = match &train.lora {
-        Some(lora) => format!("a LoRA adapter of rank {}, alpha {}, on {} products", lora.rank, lora.alpha, lora.targets.len()),
-        None => "all weights".to_owned(),
-    };
     let optimizer = train.optimizer;
-    let _ = writeln!(out, "- {what}.");
-    let _ = writeln!(
-        out,
-        "- AdamW with a learning rate of {:e}, {:?} after a warm-up of {} updates; betas {} and {}; gradients clipped at {}.",
-        optimizer.lr, train.schedule, notes::warmup(plan), optimizer.beta1, optimizer.beta2, train.clip
-    );
-    let _ = writeln!(out, "- {} sequences an update: {} a process.", job.per_step, job.accumulation);
+    let mut lines = vec![
+        match &train.lora {
+            Some(lora) => format!(
+                "- A LoRA adapter of rank {} and alpha {} on {} products.",
+                lora.rank,
+                lora.alpha,
+                lora.targets.len()
+            ),
+            None => "- All weights.".to_owned(),
+        },
+        format!(
+            "- AdamW with a learning rate of {:e}, {:?} after a warm-up of {} updates; betas {} and {}; gradients clipped at {}.",
+            optimizer.lr,
+            train.schedule,
+            notes::warmup(plan),
+            optimizer.beta1,
+            optimizer.beta2,
+            train.clip
+        ),
+        format!("- {} sequences or pairs an update, {} of them in each process.", job.per_step, job.accumulation),
+    ];
     if let Training::Dpo(stage) = job.training
         && job.training.compares()
     {
         let p = stage.preference;
-        let _ = writeln!(
-            out,
+        lines.push(format!(
             "- {:?} loss with beta {}, label smoothing {}, and {} times the chosen reply's negative log-likelihood per token.",
             p.form, p.beta, p.label_smoothing, p.sft
-        );
+        ));
     }
-    out
+    lines.join("\n") + "\n"
 }

@@ -160,7 +160,8 @@ fn axolotl_and_chats_learn_last_turns_only() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("sft.jsonl");
     let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
-    let chat = json!({ "messages": [turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")] });
+    let chat =
+        json!({ "messages": [turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")] });
     std::fs::write(&data, format!("{chat}\n")).unwrap();
     let of = |turns| {
         Training::Sft(Box::new(sft::Sft {

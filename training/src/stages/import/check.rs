@@ -14,6 +14,7 @@ use crate::model::shape;
 
 /// A result and what it is checked against.
 pub(super) struct Source<'a> {
+    pub export: &'a Path,
     pub from: &'a Path,
     pub base: &'a Path,
     pub description: &'a Description,
@@ -36,7 +37,8 @@ impl Source<'_> {
             return Ok(());
         }
         // The base's configuration with the result's tokenizer and template.
-        let both = tempdir(self.from)?;
+        let both = self.export.join(".texts");
+        std::fs::create_dir_all(&both).with_context(|| format!("creating {}", both.display()))?;
         let copy = |from: &Path, name: &str| match from.join(name) {
             file if file.is_file() => {
                 std::fs::copy(&file, both.join(name)).map(|_| ()).with_context(|| format!("reading {}", file.display()))
@@ -59,14 +61,6 @@ impl Source<'_> {
     }
 }
 
-/// A directory for a moment, next to nothing that anyone reads.
-fn tempdir(of: &Path) -> Result<std::path::PathBuf> {
-    let name = of.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let path = std::env::temp_dir().join(format!("spar-import-{}-{name}", std::process::id()));
-    std::fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
-    Ok(path)
-}
-
 /// The checked adapter.
 pub(super) fn adapter(source: &Source<'_>) -> Result<Adapter> {
     let Source { from, base, description, any_base_name } = *source;
@@ -84,7 +78,9 @@ pub(super) fn adapter(source: &Source<'_>) -> Result<Adapter> {
     if let Some(stated) = opened.config.base_model_name_or_path.as_deref().filter(|_| !any_base_name) {
         let last = |name: &str| name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
         ensure!(
-            stated.is_empty() || last(stated) == last(&description.base_name) || last(stated) == last(&base.to_string_lossy()),
+            stated.is_empty()
+                || last(stated) == last(&description.base_name)
+                || last(stated) == last(&base.to_string_lossy()),
             "the adapter in {} states the base {stated}, and the export has {}: it was trained on another model; --any-base-name accepts \
              it",
             from.display(),

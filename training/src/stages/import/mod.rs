@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<Record> {
         if part.exists() { " (zero_to_fp32.py of DeepSpeed makes them)" } else { "" }
     );
     of_this_export(from, &description)?;
-    let source = Source { from, base: &base, description: &description, any_base_name: *any_base_name };
+    let source = Source { export, from, base: &base, description: &description, any_base_name: *any_base_name };
     source.texts()?;
     // A result that is refused leaves no record, so that another one can follow.
     let checked = match &description.lora {

@@ -4,8 +4,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use spar::weights::Weights;
 
 use super::super::export::{Request, export};
-use super::super::trainings::Training;
 use super::super::sft;
+use super::super::trainings::Training;
 use super::*;
 use crate::cluster::Cluster;
 use crate::model::{LoraConfig, Params, shape};
@@ -25,7 +25,8 @@ impl World {
     fn new(lora: Option<LoraConfig>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("sft.jsonl");
-        std::fs::write(&data, "{\"prompt\": \"Write about the river.\", \"completion\": \"The river waits.\"}\n").unwrap();
+        std::fs::write(&data, "{\"prompt\": \"Write about the river.\", \"completion\": \"The river waits.\"}\n")
+            .unwrap();
         let train = TrainConfig { lora, ..TrainConfig::default() };
         let training = Training::Sft(Box::new(sft::Sft {
             base: base(),
@@ -77,10 +78,11 @@ impl World {
                 Some((name.to_owned(), shape, values.into_iter().flat_map(f32::to_le_bytes).collect()))
             })
             .collect();
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-        });
-        safetensors::serialize_to_file(views, None::<HashMap<String, String>>, &directory.join("model.safetensors")).unwrap();
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+        safetensors::serialize_to_file(views, None::<HashMap<String, String>>, &directory.join("model.safetensors"))
+            .unwrap();
         directory
     }
 

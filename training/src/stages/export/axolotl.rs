@@ -25,7 +25,7 @@ fn settings(plan: &Plan<'_>) -> Map<String, Value> {
     set("base_model", json!(plan.description.base_name));
     set("chat_template", json!("tokenizer_default"));
     set("eot_tokens", json!([job.end()]));
-    let mut data = json!({ "path": "data.jsonl", "ds_type": "json", "split": "train", "field_messages": "messages" });
+    let mut data = json!({ "path": "data.jsonl", "split": "train", "field_messages": "messages" });
     match training {
         Training::Dpo(stage) if !stage.chosen_only => {
             let preference = stage.preference;
@@ -45,6 +45,7 @@ fn settings(plan: &Plan<'_>) -> Map<String, Value> {
         }
         _ => {
             data["type"] = json!("chat_template");
+            data["ds_type"] = json!("json");
             data["message_field_training"] = json!("train");
             data["roles_to_train"] = json!([]);
             data["train_on_eos"] = json!("turn");

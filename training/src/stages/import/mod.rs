@@ -52,12 +52,11 @@ pub fn run(options: &Options) -> Result<Record> {
         Some(out) => out.clone(),
         None => place(export, &description.result)?,
     };
-    let part = from.join("global_step");
     ensure!(
         from.join("config.json").is_file() || Adapter::is_in(from),
-        "{} holds neither config.json nor adapter_config.json; name the directory of the last checkpoint, with whole weights{}",
-        from.display(),
-        if part.exists() { " (zero_to_fp32.py of DeepSpeed makes them)" } else { "" }
+        "{} holds neither config.json nor adapter_config.json; name the directory of whole weights (DeepSpeed's zero_to_fp32.py makes them of \
+         a checkpoint in parts)",
+        from.display()
     );
     of_this_export(from, &description)?;
     let source = Source { export, from, base: &base, description: &description, any_base_name: *any_base_name };

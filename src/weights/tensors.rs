@@ -22,6 +22,13 @@ pub struct Weights {
     pub(in crate::weights) tensors: BTreeMap<String, Location>,
 }
 
+impl Weights {
+    /// A checkpoint without tensors, for a model of which only the texts are read.
+    pub(crate) fn none() -> Self {
+        Self { files: Vec::new(), tensors: BTreeMap::new() }
+    }
+}
+
 /// Where a tensor's bytes are.
 #[derive(Clone, Debug)]
 pub(in crate::weights) struct Location {

@@ -33,9 +33,26 @@ impl Chats {
     /// # Errors
     /// The directory has a defect, which the error names.
     pub fn open(directory: &Path) -> Result<Self> {
-        let model = ModelDir::open(directory.to_path_buf())?;
+        Self::of(ModelDir::open(directory.to_path_buf())?)
+    }
+
+    /// Opens a model directory whose tensors may be elsewhere.
+    ///
+    /// # Errors
+    /// The directory has a defect, which the error names.
+    pub fn without_weights(directory: &Path) -> Result<Self> {
+        Self::of(ModelDir::without_weights(directory.to_path_buf())?)
+    }
+
+    fn of(model: ModelDir) -> Result<Self> {
         let end = end_of_turn(&model)?;
         Ok(Self { model, end })
+    }
+
+    /// The token that ends an assistant's turn.
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        self.end
     }
 
     /// Positions of the model.

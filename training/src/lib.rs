@@ -5,13 +5,15 @@
 //! [`resume`] lets a killed run resume; [`checkpoint`] writes the files that the server loads; [`curve`] draws loss curves; [`world`] is
 //! the task of the tiny model, [`conversation`] its examples, [`instructions`] are the prompts and [`chats`] the examples of any model,
 //! [`lessons`] what rules teach a refiner; [`stages`] are the steps of a run, each from a
-//! [`recipe`], between files of [`records`]; [`report`] shows a run; [`adapter`] reads and writes PEFT's files.
+//! [`recipe`], between files of [`records`]; [`report`] shows a run; [`adapter`] reads and writes PEFT's files;
+//! [`cluster`] computes what training on several cards needs.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 
 pub mod adapter;
 pub mod chats;
 pub mod checkpoint;
+pub mod cluster;
 pub mod conversation;
 pub mod curve;
 pub mod formats;

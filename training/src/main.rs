@@ -10,15 +10,14 @@ use spar::engine::model_dir::ModelDir;
 use spar::prompts::Templates;
 use spar::search::Models;
 use spar::verify::data::read_prompts;
-use spar_training::publish::{Admin, Weights};
-use spar_training::recipe::iterate::Iterate;
-use spar_training::recipe::{self, Bootstrap};
+use spar_training::recipe::{self, Bootstrap, iterate::Iterate};
 use spar_training::records::BadLines;
 use spar_training::stages::dpo::Dpo;
+use spar_training::stages::external::Waiting;
 use spar_training::stages::manifest::Record;
 use spar_training::stages::sft::Sft;
 use spar_training::stages::show::{self, Style};
-use spar_training::stages::{self, bootstrap_refiner, calibrate, eval, judge_eval, prompts};
+use spar_training::stages::{self, bootstrap_refiner, calibrate, eval, export, import, judge_eval, prompts, swap};
 use spar_training::tokenizer;
 use spar_training::trainer::TrainReport;
 
@@ -120,7 +119,14 @@ enum Command {
         /// Replaces the recipe's seed.
         #[arg(long)]
         seed: Option<u64>,
+        /// Waits for `import` where models are trained elsewhere, instead of ending with status 3.
+        #[arg(long)]
+        wait: bool,
     },
+    /// Writes a training as files for LLaMA-Factory, TRL or Axolotl: data, configuration, a script that runs it, and what it needs.
+    Export(export::Options),
+    /// Checks what another program has trained from an export, and registers it as the export's result.
+    Import(import::Options),
     /// Runs variants of a recipe with several seeds and tabulates them.
     Ablate {
         /// The recipe, a TOML file with `[iterate]` and `[ablate]` sections.
@@ -188,29 +194,7 @@ enum Command {
     /// Shows what `sft` or `dpo` would learn from a data file: every token with its weight in the loss.
     Show(show::Options),
     /// Swaps weights of a running server; its admin key is read from SPAR_ADMIN_KEY.
-    Swap {
-        /// The server's address.
-        #[arg(long, default_value = "http://127.0.0.1:8080")]
-        url: String,
-        /// The role whose weights are swapped.
-        #[arg(long, value_parser = ["actor", "refiner", "both"])]
-        role: String,
-        /// A model's directory, inside one of the server's --weights-root.
-        #[arg(long)]
-        model: Option<PathBuf>,
-        /// A LoRA adapter's directory, inside one of the server's --weights-root.
-        #[arg(long)]
-        adapter: Option<PathBuf>,
-        /// The generation that must be live; otherwise the server refuses the swap.
-        #[arg(long)]
-        expected: Option<String>,
-        /// Checks the weights and does everything except the switch.
-        #[arg(long)]
-        dry_run: bool,
-        /// Rolls back to the previous generation instead.
-        #[arg(long, conflicts_with_all = ["model", "adapter", "dry_run"])]
-        rollback: bool,
-    },
+    Swap(swap::Options),
     /// Measures an actor and a refiner: greedy decoding, judge, one refinement, search, rules and best-of-N.
     Eval {
         /// The actor's model directory.
@@ -244,6 +228,10 @@ async fn main() -> ExitCode {
     match run(Args::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(waiting) = error.downcast_ref::<Waiting>() {
+                println!("{waiting}");
+                return ExitCode::from(Waiting::STATUS);
+            }
             eprintln!("error: {}", spar::causes::one_line(&*error));
             ExitCode::FAILURE
         }
@@ -307,8 +295,9 @@ async fn run(command: Command) -> Result<()> {
             counts(&record);
             stages::build::ensure_data(&recipe, &[&record])
         }
-        Command::Iterate { recipe, out, seed } => {
+        Command::Iterate { recipe, out, seed, wait } => {
             let mut recipe = Iterate::read(&recipe)?;
+            recipe.wait = wait;
             recipe.seed = seed.unwrap_or(recipe.seed);
             let manifest = stages::iterate::iterate(&recipe, &out).await?;
             for (round, scores) in manifest.held_out.iter().enumerate() {
@@ -317,15 +306,26 @@ async fn run(command: Command) -> Result<()> {
             println!("{}", out.join("index.html").display());
             Ok(())
         }
+        Command::Export(options) => {
+            counts(&export::run(&options)?);
+            println!("{}", options.out.join("README.md").display());
+            Ok(())
+        }
+        Command::Import(options) => {
+            counts(&import::run(&options)?);
+            Ok(())
+        }
         Command::Ablate { recipe, out } => {
             stages::ablate::ablate(&recipe, &out).await?;
             print!("{}", std::fs::read_to_string(out.join("ablations.md"))?);
             Ok(())
         }
         Command::Plan { recipe } => {
-            for plan in stages::plan::plan(&Iterate::read(&recipe)?)? {
+            let recipe = Iterate::read(&recipe)?;
+            for plan in stages::plan::plan(&recipe)? {
                 println!("{plan}");
             }
+            print!("{}", stages::plan::elsewhere(&recipe)?);
             Ok(())
         }
         Command::Report { run } => spar_training::report::write(&run),
@@ -361,14 +361,8 @@ async fn run(command: Command) -> Result<()> {
             print!("{}", show::show(&options, style)?);
             Ok(())
         }
-        Command::Swap { url, role, model, adapter, expected, dry_run, rollback } => {
-            let admin = Admin::new(&url)?;
-            let report = if rollback {
-                admin.rollback(&role, expected.as_deref()).await?
-            } else {
-                admin.swap(&Weights { role, model, adapter, expected, dry_run }).await?
-            };
-            println!("{report:#}");
+        Command::Swap(options) => {
+            println!("{:#}", swap::run(&options).await?);
             Ok(())
         }
         Command::Eval { actor, refiner, data, limit, budgets, seed, out } => {

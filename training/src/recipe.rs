@@ -2,6 +2,7 @@
 
 mod build;
 pub(crate) mod checks;
+pub mod external;
 pub mod iterate;
 
 use std::path::Path;

@@ -112,7 +112,10 @@ fn rounds_killed_at_random_moments_end_in_the_same_bytes() {
 #[test]
 fn every_recipe_is_read_and_names_what_is_wrong() {
     let recipes = root().join("training/recipes");
-    for name in ["smoke.toml", "spar-tiny.toml", "llama3-8b-lora.toml", "llama3-8b-full.toml"] {
+    for name in ["smoke.toml", "spar-tiny.toml", "llama3-8b-lora.toml", "llama3-8b-full.toml"]
+        .into_iter()
+        .chain(["llama3-70b-lora.toml", "llama3-70b-full.toml"])
+    {
         Iterate::read(&recipes.join(name)).unwrap();
     }
     Bootstrap::read(&recipes.join("spar-tiny.toml")).unwrap();

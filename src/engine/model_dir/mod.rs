@@ -70,6 +70,25 @@ impl ModelDir {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ModelError> {
         let path = path.into();
         let files = Files::open(&path)?;
+        let mut opened = Self::of(path, &files)?;
+        let weights = files.weights()?;
+        weights.check(&opened.config)?;
+        opened.weights = Arc::new(weights);
+        Ok(opened)
+    }
+
+    /// Opens a directory or a GGUF file apart from its tensors, which may be on another machine. Texts can be tokenized with it, and nothing
+    /// can be computed.
+    ///
+    /// # Errors
+    /// One line that names the file and what to do.
+    pub fn without_weights(path: impl Into<PathBuf>) -> Result<Self, ModelError> {
+        let path = path.into();
+        let files = Files::open(&path)?;
+        Self::of(path, &files)
+    }
+
+    fn of(path: PathBuf, files: &Files) -> Result<Self, ModelError> {
         let mut config = files.config()?;
         let vocabulary = files.vocabulary()?;
         let (tokenizer, pieces) = (Arc::clone(&vocabulary.tokenizer), Arc::clone(&vocabulary.pieces));
@@ -95,15 +114,13 @@ impl ModelDir {
         let reasoning = Form::find(in_template).or_else(|| Form::find(|mark| tokenizer.token_to_id(mark).is_some()));
         let mentioned = |mark: &str| in_template(mark) || tokenizer.token_to_id(mark).is_some();
         let tool_format = Format::find(mentioned);
-        let weights = files.weights()?;
-        weights.check(&config)?;
         Ok(Self {
             path,
             config,
             tokenizer,
             pieces,
             templates: Arc::new(templates),
-            weights: Arc::new(weights),
+            weights: Arc::new(Weights::none()),
             reasoning,
             tool_format,
             template_kwargs: TemplateKwargs::new(),

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use spar::search::SearchConfig;
 
+use super::external::Trainer;
 use super::iterate::{Iterate, Sample, Search, Source};
 
 fn at_least<T: PartialOrd + Display>(name: &str, value: T, least: T) -> Result<()> {
@@ -70,7 +71,17 @@ impl Iterate {
         share("iterate.gate.tolerance", self.gate.tolerance)?;
         self.dpo.preference.check().context("iterate.dpo.preference")?;
         self.dpo.train.check("iterate.dpo.train")?;
-        self.sft.train.check("iterate.sft.train")
+        self.sft.train.check("iterate.sft.train")?;
+        match (&self.external, self.trainer) {
+            (None, Trainer::External) => anyhow::bail!(
+                "trainer = \"external\" needs an [iterate.external] section with `for`: llama-factory, trl or axolotl"
+            ),
+            (Some(external), Trainer::External) => external.check("iterate.external"),
+            (None, Trainer::Own) => Ok(()),
+            (Some(_), Trainer::Own) => anyhow::bail!(
+                "[iterate.external] has an effect with trainer = \"external\" only; add that to [iterate], or remove the section"
+            ),
+        }
     }
 
     /// Checks that the models, the files and the device that the run needs are there and that the prompts are enough for all rounds, which a run would
@@ -79,8 +90,11 @@ impl Iterate {
     /// # Errors
     /// Names the field and what is missing.
     pub fn check_files(&self) -> Result<()> {
-        self.dpo.train.check_device("iterate.dpo.train")?;
-        self.sft.train.check_device("iterate.sft.train")?;
+        // What is trained elsewhere uses no device of this machine.
+        if self.trainer.is_own() {
+            self.dpo.train.check_device("iterate.dpo.train")?;
+            self.sft.train.check_device("iterate.sft.train")?;
+        }
         for (name, model) in [("iterate.actor", &self.actor), ("iterate.refiner", &self.refiner)] {
             exists(name, model)?;
             crate::model::shape::load(model).context(name)?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use spar::search::{Judge, Mode, SearchConfig, Strategy};
 
 pub use super::build::{Build, Floor, Pairing};
+pub use super::external::{External, Trainer};
 use crate::loss::Preference;
 use crate::publish::Publish;
 use crate::records::BadLines;
@@ -49,6 +50,15 @@ pub struct Iterate {
     /// Limits on how much worse a round may make the models.
     #[serde(default)]
     pub gate: Gate,
+    /// The program that trains the models.
+    #[serde(default, skip_serializing_if = "Trainer::is_own")]
+    pub trainer: Trainer,
+    /// What trains the models with `trainer = "external"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
+    /// Whether a run waits for models that are trained elsewhere, instead of ending. It does not influence the results.
+    #[serde(skip)]
+    pub wait: bool,
     /// The recipe's `[publish]` section: the server that receives accepted models. It does not influence the run.
     #[serde(skip)]
     pub publish: Option<Publish>,

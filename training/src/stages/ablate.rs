@@ -69,6 +69,11 @@ pub async fn ablate(recipe: &Path, out: &Path) -> Result<Vec<Row>> {
     let text = std::fs::read_to_string(recipe).with_context(|| format!("reading the recipe {}", recipe.display()))?;
     let file: File = toml::from_str(&text).with_context(|| format!("in the recipe {}", recipe.display()))?;
     ensure!(!file.ablate.seeds.is_empty(), "in the recipe {}: ablate.seeds is empty", recipe.display());
+    ensure!(
+        file.iterate.get("trainer").and_then(toml::Value::as_str) != Some("external"),
+        "in the recipe {}: variants are trained here, so remove iterate.trainer",
+        recipe.display()
+    );
     let mut variants = vec![("spar".to_owned(), Table::new())];
     variants.extend(file.ablate.variants.clone());
     let mut results: Vec<(String, Vec<Outcome>)> = Vec::new();

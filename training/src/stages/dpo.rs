@@ -124,7 +124,7 @@ pub(super) fn pair(chats: &Chats, longest: usize, line: &PairLine) -> Result<Pai
     })
 }
 
-fn chosen(pair: PairExample) -> Example {
+pub(super) fn chosen(pair: PairExample) -> Example {
     let mut weights = vec![1.0; pair.tokens.chosen.len()];
     weights[..pair.prompt_tokens].fill(0.0);
     Example { tokens: pair.tokens.chosen, weights }

@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use spar::engine::derive_seed;
 use spar::engine::model_dir::ModelDir;
 
+use super::external::{self, Waiting};
 use super::gate::{self, Decision};
 use super::manifest::{Record, digest};
 use super::prompts::{self, Part};
 use super::scores::{self, Scores, Summary};
-use super::training::Eval;
-use super::{build, dpo, merge, sample, search, sft, training, write_json};
+use super::trainings::{Training, actor_stage, refiner_stage};
+use super::{build, merge, sample, search, training, write_json};
 use crate::checkpoint::replace;
 use crate::publish::publish_round;
 use crate::recipe::iterate::Iterate;
@@ -165,51 +166,63 @@ impl Run<'_> {
         build::ensure_data(recipe, &[&sampled, &record, &built])?;
 
         let actor = (built.counts["pairs"] > 0).then(|| folder.join("actor"));
-        if let Some(actor) = &actor {
-            let train = later(&recipe.dpo.train, t, recipe.dpo.later_lr, seed(4));
-            let stage = dpo::Dpo {
-                base: current.actor.clone(),
-                data: self.learned(t, "dpo.jsonl")?,
-                kept: (recipe.dpo.preference.kept > 0.0).then(|| self.learned(t, "kept.jsonl")).transpose()?,
-                bad_lines: recipe.bad_lines,
-                preference: recipe.dpo.preference,
-                chosen_only: recipe.dpo.chosen_only,
-                tokens_per_step: recipe.dpo.tokens_per_step,
-                epochs: Some(recipe.dpo.epochs),
-                eval: Eval::default(),
-                less_likely: Some(recipe.dpo.less_likely),
-                // A path of this run must not be part of what a run elsewhere writes as well.
-                base_name: None,
-                train: TrainConfig { out_dir: trained_to(actor, &train), ..train },
-            };
-            self.timed("dpo", async { dpo::dpo(&stage) }).await.context("training the actor")?;
-            keep(&training::record(&stage.train.out_dir, "dpo")?);
-            merge_adapter(&stage.base, &stage.train, actor)?;
-        }
         let turns = std::fs::metadata(folder.join("sft.jsonl"))?.len() > 0;
         let refiner = (recipe.sft.enabled && turns).then(|| folder.join("refiner"));
+        let mut trainings = Vec::new();
+        if let Some(actor) = &actor {
+            let kept = (recipe.dpo.preference.kept > 0.0).then(|| self.learned(t, "kept.jsonl")).transpose()?;
+            let data = (self.learned(t, "dpo.jsonl")?, kept);
+            trainings.push((actor_stage(recipe, t, seed(4), &current.actor, data), actor));
+        }
         if let Some(refiner) = &refiner {
-            let train = later(&recipe.sft.train, t, recipe.sft.later_lr, seed(5));
-            let stage = sft::Sft {
-                base: current.refiner.clone(),
-                data: folder.join("sft.jsonl"),
-                turns: sft::Turns::Last,
-                bad_lines: recipe.bad_lines,
-                tokens_per_step: recipe.sft.tokens_per_step,
-                epochs: Some(recipe.sft.epochs),
-                eval: Eval::default(),
-                base_name: None,
-                train: TrainConfig { out_dir: trained_to(refiner, &train), ..train },
-            };
-            self.timed("sft", async { sft::sft(&stage) }).await.context("training the refiner")?;
-            keep(&training::record(&stage.train.out_dir, "sft")?);
-            merge_adapter(&stage.base, &stage.train, refiner)?;
+            let data = folder.join("sft.jsonl");
+            trainings.push((refiner_stage(recipe, t, seed(5), &current.refiner, data), refiner));
+        }
+        for record in self.train(trainings).await? {
+            keep(&record);
         }
         let gate = self.gate(t, current, before, Trained { actor, refiner }).await.context("at the gate")?;
         if let Some(gate) = &gate {
             write_json(&folder.join("gate.json"), gate)?;
         }
         Ok(Round { counts, gate })
+    }
+
+    /// Trains the models of a round, here or elsewhere, and returns the records of their stages.
+    async fn train(&mut self, trainings: Vec<(Training, &PathBuf)>) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        let recipe = self.recipe;
+        let Some(external) = recipe.external.as_ref().filter(|_| !recipe.trainer.is_own()) else {
+            for (training, model) in trainings {
+                let out = trained_to(model, training.train());
+                let training = training.written_to(out);
+                let role = model.file_name().unwrap_or_default().to_string_lossy();
+                let stage = training.stage();
+                self.timed(stage, async { training.run() }).await.with_context(|| format!("training the {role}"))?;
+                records.push(training::record(&training.train().out_dir, stage)?);
+                merge_adapter(training.base(), training.train(), model)?;
+            }
+            return Ok(records);
+        };
+        loop {
+            records.clear();
+            let mut exports = Vec::new();
+            for (training, model) in &trainings {
+                let role = model.file_name().unwrap_or_default().to_string_lossy();
+                let record = external::trained(training, external, model);
+                match record.with_context(|| format!("exporting the training of the {role}"))? {
+                    Some(record) => records.push(record),
+                    None => exports.push(external::export_of(model)),
+                }
+            }
+            if exports.is_empty() {
+                return Ok(records);
+            }
+            if !recipe.wait {
+                return Err(Waiting { exports }.into());
+            }
+            external::wait(&exports).await?;
+        }
     }
 
     /// The actor's training data in round `t`: the round's own file, or with `dpo.replay` a file with the lines of all rounds so far.
@@ -317,16 +330,6 @@ impl Run<'_> {
 struct Trained {
     actor: Option<PathBuf>,
     refiner: Option<PathBuf>,
-}
-
-/// The settings of a round. From the second round on the learning rates are scaled.
-fn later(train: &TrainConfig, t: usize, factor: f64, seed: u64) -> TrainConfig {
-    let mut train = TrainConfig { seed, ..train.clone() };
-    if t > 1 {
-        train.optimizer.lr *= factor;
-        train.optimizer.muon_lr *= factor;
-    }
-    train
 }
 
 /// The output directory of a training stage. An adapter is written next to the model it is merged into.

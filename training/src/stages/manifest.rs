@@ -162,7 +162,12 @@ fn compare(path: &str, before: &Value, after: &Value, changes: &mut Vec<String>)
 /// Whether a file with this name determines the results of a model or adapter directory.
 #[must_use]
 pub fn is_of_model(name: &str) -> bool {
-    MODEL.contains(&name)
+    MODEL.contains(&name) || is_part(name)
+}
+
+/// Whether a file is one of several that hold a model's weights, or their index.
+fn is_part(name: &str) -> bool {
+    name == "model.safetensors.index.json" || (name.starts_with("model-") && name.ends_with(".safetensors"))
 }
 
 /// SHA-256 of a file, or of all files of a directory that determine a model's results.
@@ -177,13 +182,27 @@ pub fn digest(path: &Path) -> Result<String> {
         Ok(())
     };
     if path.is_dir() {
-        let files: Vec<_> = MODEL.iter().map(|name| path.join(name)).filter(|path| path.exists()).collect();
+        let mut files: Vec<_> = MODEL.iter().map(|name| path.join(name)).filter(|path| path.exists()).collect();
+        files.extend(parts(path)?);
         ensure!(!files.is_empty(), "{} holds no model", path.display());
         files.iter().try_for_each(|path| add(path))?;
     } else {
         add(path)?;
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The files of a directory that hold parts of a model's weights, in order.
+fn parts(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| is_part(&name.to_string_lossy())) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 use spar::weights::QkNorm;
 
+use crate::cluster::{Cluster, Work};
 use crate::model::cpu::{Arithmetic, Keep};
 use crate::model::device::LOGITS;
 use crate::model::params::Layout;
@@ -58,6 +59,62 @@ pub fn plan(recipe: &Iterate) -> Result<Vec<Plan>> {
         of("actor, DPO", &actor, &recipe.dpo.train, recipe.dpo.tokens_per_step),
         of("refiner, RFT", &refiner, &recipe.sft.train, recipe.sft.tokens_per_step),
     ])
+}
+
+/// Parameters from which a model is planned for several cards as well.
+const LARGE: usize = 20_000_000_000;
+/// Assumed mean of tokens of a pair's or a chat's sequence, before any of them exists.
+const MEAN: usize = 1024;
+
+/// What training on several cards needs, for recipes that are trained elsewhere and for models that one card has no room for: one node, and
+/// the smallest cluster. Empty for others.
+///
+/// # Errors
+/// Fails if a model's configuration cannot be read.
+pub fn elsewhere(recipe: &Iterate) -> Result<String> {
+    use std::fmt::Write;
+    let node = recipe.external.as_ref().map_or_else(Cluster::default, |external| external.cluster);
+    let mut out = String::new();
+    let roles = [
+        ("actor, DPO", &recipe.actor, &recipe.dpo.train, recipe.dpo.epochs, !recipe.dpo.chosen_only),
+        ("refiner, RFT", &recipe.refiner, &recipe.sft.train, recipe.sft.epochs, false),
+    ];
+    for (role, model, train, epochs, pairs) in roles {
+        let dense = shape::load(model)?;
+        let lora = train.lora.as_ref();
+        let longest = recipe.sample.max_tokens.unwrap_or(dense.context / 2).min(dense.context / 2) * 2;
+        let work = Work { dense: &dense, lora, pairs, longest, mean: MEAN.min(longest) };
+        if recipe.trainer.is_own() && work.parameters().0 < LARGE {
+            continue;
+        }
+        let items = recipe.build.pairs.unwrap_or(recipe.prompts.per_iteration).min(recipe.prompts.per_iteration);
+        let tokens = (items * work.mean * if pairs { 2 } else { 1 }) as f64 * epochs;
+        writeln!(out, "{role}, with `export`: DeepSpeed ZeRO-3, {}", described(recipe, train, pairs))?;
+        let one = work.needs(Cluster { nodes: 1, ..node });
+        for needs in [Some(one), work.smallest(node, 2)] {
+            let Some(needs) = needs else {
+                writeln!(out, "  no cluster of up to 64 such nodes has room: use an adapter or other cards")?;
+                continue;
+            };
+            writeln!(out, "  {needs}")?;
+            writeln!(out, "    about {:.1} hours for {items} of a round, {MEAN} tokens each", needs.hours(tokens))?;
+        }
+    }
+    Ok(out)
+}
+
+/// The recipe in a line.
+fn described(recipe: &Iterate, train: &TrainConfig, pairs: bool) -> String {
+    let what = match &train.lora {
+        Some(lora) => format!("a LoRA adapter of rank {}", lora.rank),
+        None => "all weights".to_owned(),
+    };
+    let preference = recipe.dpo.preference;
+    let loss = match pairs {
+        true => format!(", beta {}, SFT term {}", preference.beta, preference.sft),
+        false => String::new(),
+    };
+    format!("{what}, learning rate {:e}, {:?} schedule{loss}", train.optimizer.lr, train.schedule)
 }
 
 /// The plan of one training.

@@ -112,14 +112,7 @@ pub(super) fn of_line(chats: &Chats, longest: usize, turns: Turns, line: &Fields
 
 /// Makes one example per assistant turn that is not `silent`. The tokens before the turn have no loss.
 fn examples(chats: &Chats, longest: usize, turns: Turns, chat: &ChatLine, silent: &[usize]) -> Result<Vec<Example>> {
-    let said = |(_, message): &(usize, &Message)| message.role == Role::Assistant;
-    let mut places: Vec<usize> = chat.messages.iter().enumerate().filter(said).map(|(turn, _)| turn).collect();
-    ensure!(!places.is_empty(), "the chat has no assistant turn");
-    places.retain(|turn| !silent.contains(turn));
-    ensure!(!places.is_empty(), "every assistant turn of the chat has `weight` 0, so that nothing is learned");
-    if turns == Turns::Last {
-        places.drain(..places.len() - 1);
-    }
+    let places = learned(turns, chat, silent)?;
     let example = |turn: usize| {
         let Message { content, tool_calls, .. } = &chat.messages[turn];
         ensure!(
@@ -135,4 +128,17 @@ fn examples(chats: &Chats, longest: usize, turns: Turns, chat: &ChatLine, silent
         Ok(Example { tokens: answered.tokens, weights })
     };
     places.into_iter().map(example).collect()
+}
+
+/// The places of the assistant's turns that are learned.
+pub(super) fn learned(turns: Turns, chat: &ChatLine, silent: &[usize]) -> Result<Vec<usize>> {
+    let said = |(_, message): &(usize, &Message)| message.role == Role::Assistant;
+    let mut places: Vec<usize> = chat.messages.iter().enumerate().filter(said).map(|(turn, _)| turn).collect();
+    ensure!(!places.is_empty(), "the chat has no assistant turn");
+    places.retain(|turn| !silent.contains(turn));
+    ensure!(!places.is_empty(), "every assistant turn of the chat has `weight` 0, so that nothing is learned");
+    if turns == Turns::Last {
+        places.drain(..places.len() - 1);
+    }
+    Ok(places)
 }

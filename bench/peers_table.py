@@ -1,18 +1,10 @@
 """The table of bench/peers.py: accuracy by `spar verify` with paired intervals, calls, tokens and seconds."""
 
 import json
-import random
 import statistics
 import subprocess
 
-RESAMPLES = 2_000
-
-
-def interval(differences):
-    """The mean with its 95 % percentile-bootstrap interval, by a fixed seed, as `spar eval` computes it."""
-    draw, count = random.Random(0), len(differences)
-    means = sorted(statistics.fmean(draw.choices(differences, k=count)) for _ in range(RESAMPLES))
-    return statistics.fmean(differences), means[RESAMPLES // 40], means[RESAMPLES - 1 - RESAMPLES // 40]
+from intervals import difference, resampled, share
 
 
 def verdicts(options, name, lines):
@@ -26,20 +18,14 @@ def verdicts(options, name, lines):
     return {row["key"]: (all(row["strict"]), all(row["loose"])) for row in json.loads(done.stdout)["results"]}
 
 
-def shown(value):
-    """Three digits without the zero before the point, as in the other tables."""
-    return f"{value:.3f}".replace("0.", ".", 1)
-
-
 def cells(followed, greedy, level):
     """The share of prompts that are followed, and its difference from greedy decoding on the same prompts."""
     both = [key for key in followed if key in greedy]
-    share = statistics.fmean(followed[key][level] for key in followed)
+    followed_share = share(statistics.fmean(followed[key][level] for key in followed))
     if followed is greedy:
-        return [shown(share), ""]
-    mean, low, high = interval([float(followed[key][level]) - float(greedy[key][level]) for key in both])
-    signed = lambda value: f"{value:+.3f}".replace("0.", ".", 1).replace("-", "−")
-    return [shown(share), f"{signed(mean)} [{signed(low).lstrip('+')}, {signed(high).lstrip('+')}]"]
+        return [followed_share, ""]
+    differences = [followed[key][level] - greedy[key][level] for key in both]
+    return [followed_share, difference(resampled(differences, statistics.fmean))]
 
 
 def write_table(options, chosen, done, installed, given_up):

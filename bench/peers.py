@@ -43,7 +43,7 @@ class Method:
     label: str
     body: dict | None = None
     method: str = ""
-    # Named by --methods only.
+    # Asked only if --methods names it: it is dear, or made for other tasks.
     extra: bool = False
 
 
@@ -62,13 +62,13 @@ def methods(n, temperature):
         peer("optillm", "re2", "optillm, re2"),
         peer("optillm", "cot_reflection", "optillm, cot_reflection", extra=True),
         peer("optillm", "bon", f"optillm, bon of {n}"),
-        peer("optillm", "genselect", "optillm, genselect of 4"),
+        peer("optillm", "genselect", "optillm, genselect of 4", extra=True),
         peer("optillm", "moa", "optillm, moa (3 candidates)"),
         peer("optillm", "self_consistency", "optillm, self_consistency of 5"),
-        peer("optillm", "plansearch", "optillm, plansearch"),
-        peer("optillm", "mcts", "optillm, mcts (2 simulations)"),
+        peer("optillm", "plansearch", "optillm, plansearch (for programs)", extra=True),
+        peer("optillm", "mcts", "optillm, mcts (2 simulations)", extra=True),
         peer("its_hub", "best_of_n", f"its_hub, BestOfN of {n} by LLMJudge"),
-        peer("its_hub", "self_consistency", f"its_hub, SelfConsistency of {n}"),
+        peer("its_hub", "self_consistency", f"its_hub, SelfConsistency of {n}", extra=True),
         peer("llm_verifier", "select", f"LLM-as-a-Verifier, select of {n}"),
         peer("thinkbooster", "offline_bon", f"ThinkBooster, offline best-of-{n} by entropy"),
         peer("thinkbooster", "beam_search", "ThinkBooster, beam search by entropy", extra=True),
@@ -190,7 +190,7 @@ class Run:
 
     def __init__(self, options, server, proxy):
         self.options, self.server, self.proxy = options, server, proxy
-        self.workers, self.failed_in_a_row, self.given_up = {}, {}, {}
+        self.done, self.workers, self.failed_in_a_row, self.given_up = {}, {}, {}, {}
 
     def path(self, method):
         return self.options.dir / "answers" / f"{method.name}.jsonl"
@@ -257,7 +257,6 @@ class Run:
     def all(self, chosen, rows):
         """Asks every prompt of every method, as far as the time goes."""
         until = time.monotonic() + self.options.minutes * 60 if self.options.minutes else float("inf")
-        self.done = {method.name: self.answered(method) for method in chosen}
         try:
             for position, row in enumerate(rows):
                 if time.monotonic() > until:
@@ -327,7 +326,8 @@ def main():
     parser.add_argument("--temperature", type=float, default=0.7, help="of candidates, where a method takes one")
     parser.add_argument("--prompt-seconds", type=int, default=180, help="for one prompt by one method")
     parser.add_argument("--minutes", type=float, default=0, help="no prompt begins later; 0: no limit")
-    parser.add_argument("--methods", default="", help="names, separated by commas; without it, all but optillm-cot_reflection and thinkbooster-beam_search")
+    parser.add_argument("--list", action="store_true", help="print the names of all methods, the dear ones in brackets, and end")
+    parser.add_argument("--methods", default="", help="names, separated by commas; without it, the cheaper ones")
     parser.add_argument("--packages", default="optillm,its_hub,llm_verifier,thinkbooster")
     parser.add_argument("--environments", type=pathlib.Path, default=HERE.parent / "target" / "peers")
     options = parser.parse_args()
@@ -335,8 +335,10 @@ def main():
         parser.error("--count is at least 1, --n at least 2, --max-tokens at least 16")
     every, packages = methods(options.n, options.temperature), [name for name in options.packages.split(",") if name]
     named = [name for name in options.methods.split(",") if name]
+    listed = ", ".join(f"({method.name})" if method.extra else method.name for method in every)
+    if options.list:
+        return print(listed)
     if unknown := set(named) - {method.name for method in every}:
-        listed = ", ".join(f"({method.name})" if method.extra else method.name for method in every)
         parser.error(f"unknown method {', '.join(sorted(unknown))}; there are {listed}")
     installed = versions(options, packages)
     wanted = [method for method in every if (method.name in named if named else not method.extra)]
@@ -349,8 +351,10 @@ def main():
     with Server(options.spar, options.model, options.dir / "logs" / "server.log") as server:
         proxy = Proxy(server.url, MODEL, options.max_tokens, options.prompt_seconds + 60)
         run = Run(options, server, proxy)
+        # What earlier runs asked is in the table, too.
+        run.done = {method.name: run.answered(method) for method in every}
         run.all(chosen, rows)
-    write_table(options, chosen, run.done, installed, run.given_up)
+    write_table(options, [method for method in every if run.done[method.name]], run.done, installed, run.given_up)
 
 
 if __name__ == "__main__":

@@ -83,9 +83,10 @@ class LlmVerifier:
             max_tokens=self.settings["max_tokens"], temperature=self.settings["temperature"],
         )
         candidates = [choice.message.content or "" for choice in drawn.choices]
-        # One evaluation for each comparison instead of four, and an error is raised instead of counted as a tie.
+        # One evaluation for each comparison instead of four, and one pivot instead of two, which are a fifth of the calls of the
+        # defaults. An error is raised instead of counted as a tie.
         chosen = self.select(
-            prompt, candidates, criteria=CRITERION, n_evaluations=1, model=self.settings["model"], client=self.client, on_error="raise",
+            prompt, candidates, criteria=CRITERION, n_evaluations=1, pivots=1, model=self.settings["model"], client=self.client, on_error="raise",
         )
         return chosen.best
 

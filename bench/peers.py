@@ -16,6 +16,7 @@ import pathlib
 import queue
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -82,8 +83,9 @@ class Failure(Exception):
 class Server:
     """The program on a free port, ended with the block."""
 
-    def __init__(self, spar, model, log):
-        command = [spar, "--model", model, "--port", "0", "--served-name", MODEL, "--log", "warn"]
+    def __init__(self, spar, model, threads, log):
+        command = [spar, "--model", model, "--port", "0", "--served-name", MODEL, "--log", "error"]
+        command += ["--threads", str(threads)] if threads else []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log.open("a"), text=True)
         self.log, self.url = log, ""
 
@@ -325,12 +327,15 @@ def main():
     parser.add_argument("--n", type=int, default=4, help="candidates, where a method takes a number")
     parser.add_argument("--temperature", type=float, default=0.7, help="of candidates, where a method takes one")
     parser.add_argument("--prompt-seconds", type=int, default=180, help="for one prompt by one method")
+    parser.add_argument("--threads", type=int, help="of the server; absent: all cores. Fewer are faster where other work takes the rest")
     parser.add_argument("--minutes", type=float, default=0, help="no prompt begins later; 0: no limit")
     parser.add_argument("--list", action="store_true", help="print the names of all methods, the dear ones in brackets, and end")
     parser.add_argument("--methods", default="", help="names, separated by commas; without it, the cheaper ones")
     parser.add_argument("--packages", default="optillm,its_hub,llm_verifier,thinkbooster")
     parser.add_argument("--environments", type=pathlib.Path, default=HERE.parent / "target" / "peers")
     options = parser.parse_args()
+    # An end by a signal ends the server and the packages, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.count < 1 or options.n < 2 or options.max_tokens < 16:
         parser.error("--count is at least 1, --n at least 2, --max-tokens at least 16")
     every, packages = methods(options.n, options.temperature), [name for name in options.packages.split(",") if name]
@@ -348,7 +353,7 @@ def main():
     options.dir, options.environments = options.dir.resolve(), options.environments.resolve()
     same_settings(options)
     rows = chosen_prompts(options)
-    with Server(options.spar, options.model, options.dir / "logs" / "server.log") as server:
+    with Server(options.spar, options.model, options.threads, options.dir / "logs" / "server.log") as server:
         proxy = Proxy(server.url, MODEL, options.max_tokens, options.prompt_seconds + 60)
         run = Run(options, server, proxy)
         # What earlier runs asked is in the table, too.

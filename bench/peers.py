@@ -94,6 +94,7 @@ class Server:
             if found := re.match(r"serving .* on (http:\S+)$", line):
                 self.url = found[1]
                 self.wait(lambda: http(f"{self.url}/readyz", None, 5), 120)
+                self.judge_tried(120)
                 return self
         raise SystemExit(f"the server did not start; see {self.log}")
 
@@ -103,6 +104,12 @@ class Server:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
+
+    def judge_tried(self, seconds):
+        """Waits for the judge's trial at the start, so that its tokens are no method's; without a result it is over after `seconds`."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not re.search(rb"^spar_judge_state\{.*\} 1$", http(f"{self.url}/metrics", None, 10), re.M):
+            time.sleep(0.2)
 
     def wait(self, ready, seconds):
         """Polls until `ready` is true."""
@@ -249,7 +256,7 @@ class Run:
             self.failed_in_a_row[method.name] = 0
         # A failed prompt counts as not followed, with what it cost.
         except (Failure, OSError) as error:
-            line["error"] = str(error)
+            line["error"] = " ".join(str(error).split())
             self.failed_in_a_row[method.name] = self.failed_in_a_row.get(method.name, 0) + 1
         line["seconds"] = round(time.monotonic() - started, 3)
         after = self.server.settled(self.options.prompt_seconds + 60)

@@ -47,12 +47,12 @@ pub struct NativeConfig {
 /// How the matrices of a checkpoint are kept in memory on the CPU. Blocks of a GGUF file stay as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quantize {
-    /// In the checkpoint's own type.
+    /// Matrices keep the checkpoint's own type.
     #[default]
     None,
-    /// In 8 bits, with a 16-bit scale for each 32 numbers of a row.
+    /// Matrices have 8 bits, with a 16-bit scale for each 32 numbers of a row.
     Q8,
-    /// In 4 bits that name one of 16 values, with a 16-bit scale for each 32 numbers of a row, as GGUF's `IQ4_NL` has them. The embedding
+    /// Matrices have 4 bits that name one of 16 values, with a 16-bit scale for each 32 numbers of a row, as GGUF's `IQ4_NL` has them. The embedding
     /// and the output matrix have 8 bits, as have matrices whose rows are no multiple of 32.
     Q4,
 }

@@ -63,7 +63,7 @@ impl Source<'_> {
 
 /// The checked adapter.
 pub(super) fn adapter(source: &Source<'_>) -> Result<Adapter> {
-    let Source { from, base, description, any_base_name } = *source;
+    let Source { from, base, description, any_base_name, .. } = *source;
     let lora = description.lora.as_ref().context("the export is of an adapter")?;
     ensure!(
         Adapter::is_in(from),

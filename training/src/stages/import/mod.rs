@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> Result<Record> {
     source.texts()?;
     // A result that is refused leaves no record, so that another one can follow.
     let checked = match &description.lora {
-        Some(_) => Checked::Adapter(adapter(&source)?),
+        Some(_) => Checked::Adapter(Box::new(adapter(&source)?)),
         None => Checked::Weights(checkpoint(&source)?),
     };
     let settings = json!({ "export": description.id, "stage": description.stage });
@@ -98,7 +98,7 @@ pub fn run(options: &Options) -> Result<Record> {
 
 /// A result that was checked.
 enum Checked {
-    Adapter(Adapter),
+    Adapter(Box<Adapter>),
     Weights(Found),
 }
 

@@ -21,6 +21,7 @@ mod embeddings;
 mod enter;
 mod envelope;
 pub mod error;
+mod examples;
 mod fine;
 mod glance;
 mod health;

@@ -8,6 +8,7 @@ pub mod answer;
 mod conversation;
 mod door;
 pub mod error;
+mod examples;
 pub mod job;
 mod judge_canary;
 pub mod openapi;

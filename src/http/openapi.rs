@@ -13,6 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::anthropic::MessagesPrompt;
 use crate::http::answer::search_header;
+use crate::http::examples;
 use crate::http::routes::messages::envelope::covers;
 use crate::http::serve::HEALTH_ROUTES;
 use crate::openai::{DrawingFields, FineFields, GuidedFields};
@@ -67,13 +68,14 @@ where
     let api = router.get_openapi_mut();
     let mut shared = Vec::new();
     for (path, item) in &mut api.paths.paths {
-        for operation in operations(item) {
+        for (method, operation) in operations(item) {
             operation.security = security(access);
             if let Some(body) = &mut operation.request_body {
                 absent_is_not_null(body);
             }
             let health = HEALTH_ROUTES.contains(&path.as_str());
             show_search_header(path, operation);
+            examples::show(method, path, operation);
             let body = operation.request_body.is_some();
             let modelled = !WITHOUT_MODEL.contains(&path.as_str());
             let facts = Facts { access, body, named: path.contains('{'), health, modelled };
@@ -86,6 +88,11 @@ where
         }
     }
     let components = api.components.get_or_insert_with(Components::new);
+    for schema in components.schemas.values_mut() {
+        if let RefOr::T(schema) = schema {
+            examples::name_kinds(schema);
+        }
+    }
     components.responses.extend(shared);
     components.security_schemes.extend(schemes().map(|(name, scheme)| (name.to_owned(), scheme)));
     if let Some(RefOr::T(order)) = components.schemas.remove("SwapRequest") {
@@ -106,8 +113,15 @@ fn show_search_header(path: &str, operation: &mut Operation) {
     }
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch].into_iter().flatten()
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let all = [
+        ("GET", &mut item.get),
+        ("POST", &mut item.post),
+        ("PUT", &mut item.put),
+        ("DELETE", &mut item.delete),
+        ("PATCH", &mut item.patch),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 const API_KEY: &str = "api_key";
@@ -349,7 +363,8 @@ fn absent_is_not_null(body: &mut RequestBody) {
 
 /// `schema`, of whose optional texts at least one must be given.
 fn name_one_of(schema: Schema, names: &[&str]) -> Schema {
-    let text = || ObjectBuilder::new().schema_type(SchemaType::new(Type::String));
+    let says = "One of these fields must be a text.";
+    let text = || ObjectBuilder::new().schema_type(SchemaType::new(Type::String)).description(Some(says));
     let given = |name: &str| ObjectBuilder::new().property(name, text()).required(name);
     let either = names.iter().fold(AnyOfBuilder::new(), |either, name| either.item(given(name)));
     AllOfBuilder::new().item(RefOr::T(schema)).item(RefOr::T(Schema::AnyOf(either.build()))).build().into()

@@ -117,7 +117,7 @@ pub struct ChatRequest {
 pub struct DrawingFields {
     /// A served model's name, or its `:search` alias; absent: the served model.
     pub model: Option<String>,
-    /// 0 is greedy; absent: the model's default, else 1.
+    /// The temperature of drawing, 0 being greedy; absent: the model's default, else 1.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
     /// Nucleus: the smallest set of tokens with at least this mass; 0 is the likeliest token alone; absent: the model's

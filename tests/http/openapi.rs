@@ -151,19 +151,11 @@ async fn every_answer_that_can_be_provoked_is_documented() {
     }
 }
 
-/// A body that is complete, of each route that is asked on behalf of a key.
-fn complete(path: &str) -> Option<Value> {
-    let messages = json!([{"role": "user", "content": "a"}]);
-    Some(match path {
-        "/v1/chat/completions" | "/v1/checks" | "/v1/messages/count_tokens" => json!({"messages": messages}),
-        "/v1/messages" => json!({"messages": messages, "max_tokens": 3}),
-        "/v1/completions" | "/tokenize" => json!({"prompt": "a"}),
-        "/v1/responses" | "/v1/embeddings" => json!({"input": "a"}),
-        "/v1/score" => json!({"query": "a", "items": ["b"], "labels": ["c"]}),
-        "/v1/decisions" => json!({"input": "a", "questions": [{"type": "predicate", "instructions": "b"}]}),
-        "/detokenize" => json!({"tokens": [1]}),
-        _ => return None,
-    })
+/// The example of what an operation is sent, for whatever model is served.
+fn sent(says: &Value) -> Option<Value> {
+    let mut body = says["requestBody"]["content"]["application/json"]["example"].clone();
+    body.as_object_mut()?.remove("model");
+    Some(body)
 }
 
 #[tokio::test]
@@ -182,7 +174,7 @@ async fn a_model_that_a_key_may_not_use_is_documented_where_it_is_refused_and_no
         let url = format!("{}{}", server.url, path.replace("{id}", "fake"));
         let mut request = server.client.request(method.clone(), url).bearer_auth("o");
         if says["requestBody"].is_object() {
-            request = request.json(&complete(&path).unwrap_or_else(|| panic!("no complete body of {path} is known")));
+            request = request.json(&sent(&says).unwrap_or_else(|| panic!("{method} {path} has no example")));
         }
         let status = request.send().await.unwrap().status();
         let documented = says["responses"]["403"].is_object();
@@ -190,6 +182,88 @@ async fn a_model_that_a_key_may_not_use_is_documented_where_it_is_refused_and_no
         refused += usize::from(documented);
     }
     assert!(refused >= 10, "only {refused} routes refuse a model");
+}
+
+#[tokio::test]
+async fn every_route_has_examples_that_work() {
+    let server = Server::native(&[], None).await;
+    server.ready().await;
+    let document = document();
+    for Operation { method, path, says } in operations(&document) {
+        let sent = sent(&says);
+        assert_eq!(sent.is_some(), says["requestBody"].is_object(), "{method} {path} has no example of its body");
+        for (kind, content) in says["responses"]["200"]["content"].as_object().unwrap() {
+            assert!(!content["example"].is_null(), "{method} {path} has no example of {kind}");
+        }
+        let is_asked = says["tags"][0] != "admin" && !path.contains('{');
+        if is_asked && let Some(body) = sent {
+            let url = format!("{}{path}", server.url);
+            let answer = server.client.request(method.clone(), url).json(&body).send().await.unwrap();
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            assert_eq!(status, StatusCode::OK, "{method} {path}: {body}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_event_that_is_sent_is_documented() {
+    let server = Server::native(&[], None).await;
+    server.ready().await;
+    let document = document();
+    for (path, schema) in [("/v1/responses", "ResponsesEvent"), ("/v1/messages", "MessagesEvent")] {
+        let documented = document["components"]["schemas"][schema].to_string();
+        let mut body = sent(&document["paths"][path]["post"]).unwrap();
+        body["stream"] = json!(true);
+        let text = server.post(path, &body).send().await.unwrap().text().await.unwrap();
+        let kinds: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+        assert!(kinds.len() >= 5, "{path}: {kinds:?}");
+        for kind in kinds {
+            assert!(documented.contains(&format!("[\"{kind}\"]")), "{path} sends {kind}, which is not documented");
+        }
+    }
+}
+
+/// The description of a field: its own, that of one of its forms, or that of what it refers to.
+fn description<'a>(document: &'a Value, field: &'a Value) -> Option<&'a str> {
+    let mut forms = ["oneOf", "anyOf", "allOf"].into_iter().filter_map(|name| field[name].as_array()).flatten();
+    let own = field["description"].as_str();
+    let referred = || field["$ref"].is_string().then(|| description(document, resolved(document, field))).flatten();
+    own.or_else(referred).or_else(|| forms.find_map(|form| description(document, form)))
+}
+
+/// Says of which fields within `schema`, called `name`, there is no sentence.
+fn without_sentence(document: &Value, name: &str, schema: &Value, found: &mut Vec<String>) {
+    for (field, says) in schema["properties"].as_object().into_iter().flatten() {
+        let name = format!("{name}.{field}");
+        let text = description(document, says).unwrap_or_default();
+        let begins = text.starts_with(|first: char| first.is_uppercase() || first == '`');
+        if !begins || !text.ends_with(['.', ')']) {
+            found.push(format!("{name}: {text:?}"));
+        }
+        without_sentence(document, &name, says, found);
+    }
+    let forms = ["oneOf", "anyOf", "allOf"].into_iter().filter_map(|form| schema[form].as_array()).flatten();
+    for form in forms.chain(schema["items"].is_object().then_some(&schema["items"])) {
+        without_sentence(document, name, form, found);
+    }
+}
+
+#[test]
+fn every_field_and_parameter_has_a_sentence() {
+    let document = document();
+    let mut found = Vec::new();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        without_sentence(&document, name, schema, &mut found);
+    }
+    for Operation { method, path, says } in operations(&document) {
+        for parameter in says["parameters"].as_array().into_iter().flatten() {
+            if !parameter["description"].as_str().is_some_and(|text| text.ends_with('.')) {
+                found.push(format!("{method} {path}: {parameter}"));
+            }
+        }
+        assert!(says["summary"].as_str().is_some_and(|text| text.ends_with('.')), "{method} {path} has no sentence");
+    }
+    assert!(found.is_empty(), "{found:#?}");
 }
 
 /// Bodies that the document allows and that the server refuses for their shape, or the other way round.

@@ -97,7 +97,8 @@ impl Offer {
 
     /// Whether `reply` calls nothing and need not.
     pub fn is_plain_answer(&self, reply: &str) -> bool {
-        self.choice == Choice::Auto && read(self, reply, FinishReason::Stop).1.is_empty() && !self.breaks_off(reply)
+        let (text, calls) = read(self, reply, FinishReason::Stop);
+        self.choice == Choice::Auto && calls.is_empty() && !self.breaks_off(reply) && !self.opens_a_call(&text)
     }
 
     /// Whether `reply` ends in the middle of a call.
@@ -107,13 +108,24 @@ impl Offer {
         reader.is_within_call()
     }
 
+    /// Whether `text`, which is what is left of a reply when its calls were read, opens a call that cannot be read.
+    fn opens_a_call(&self, text: &str) -> bool {
+        let begins = |rest: &str| {
+            let rest = rest.trim_start();
+            self.format == Format::MistralArguments || rest.starts_with(['{', '[']) || rest.starts_with("<function")
+        };
+        self.format.marks().open.iter().any(|mark| text.split_once(mark).is_some_and(|(_, rest)| begins(rest)))
+    }
+
     /// What is wrong with `reply` as calls of these functions, each as one clause; nothing where it is a plain answer and
     /// may be one. `namespace` is that of the caller.
     pub async fn faults(&self, reply: &str, namespace: Namespace) -> Vec<String> {
-        let (_, calls) = read(self, reply, FinishReason::Stop);
+        let (text, calls) = read(self, reply, FinishReason::Stop);
         let mut faults = Vec::new();
         if self.breaks_off(reply) {
             faults.push("write the call to its end".into());
+        } else if self.opens_a_call(&text) {
+            faults.push("write the call in its form, with arguments that are valid JSON".into());
         }
         if calls.is_empty() && self.choice != Choice::Auto {
             let names: Vec<_> = self.callable().map(|tool| tool.name.as_str()).collect();

@@ -218,6 +218,26 @@ async fn faults_name_what_is_wrong_with_a_call() {
     assert_eq!(Offer { parallel: false, ..auto }.faults(&twice, Namespace::SHARED).await, ["call one function only"]);
 }
 
+#[tokio::test]
+async fn a_call_that_cannot_be_read_is_a_fault() {
+    let table = [
+        (Format::Hermes, "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": Rome}}\n</tool_call>", true),
+        (Format::Hermes, "So.\n<tool_call>{\"name\": \"weather\", \"arguments\": {city: 1}}</tool_call>", true),
+        (Format::Mistral, "[TOOL_CALLS][{\"name\": \"weather\", \"arguments\": {city}}]", true),
+        (Format::Hermes, "The mark <tool_call> begins a call.", false),
+        (Format::Hermes, "It is {warm}.", false),
+    ];
+    for (format, reply, expected) in table {
+        let offer = offer(format, Choice::Auto);
+        let faults = offer.faults(reply, Namespace::SHARED).await;
+        assert_eq!(
+            (faults.len(), offer.is_plain_answer(reply)),
+            (usize::from(expected), !expected),
+            "{reply}: {faults:?}"
+        );
+    }
+}
+
 #[test]
 fn a_template_tells_its_format() {
     for (template, expected) in [

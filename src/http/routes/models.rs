@@ -62,7 +62,7 @@ pub async fn list(State(state): State<Shared>, Caller(tenant): Caller) -> Json<M
 /// One served model.
 #[utoipa::path(
     get, path = "/v1/models/{id}", tag = "models",
-    params(("id" = String, Path, description = "The model's name")),
+    params(("id" = String, Path, description = "The model's name.")),
     responses(
         (status = 200, body = ModelCard, description = "The model"),
         (status = 404, body = ErrorBody, description = "No such model: `model_not_found`"),

@@ -13,7 +13,7 @@ use crate::openai::{ErrorBody, SearchReport};
 /// A recent search of the same key, with all of its tree.
 #[utoipa::path(
     get, path = "/v1/searches/{id}", tag = "search",
-    params(("id" = String, Path, description = "The `search.id` of a response")),
+    params(("id" = String, Path, description = "The `search.id` of a response.")),
     responses(
         (status = 200, body = SearchReport, description = "The search"),
         (status = 404, body = ErrorBody, description = "No such search is kept for this key: `search_not_found`"),

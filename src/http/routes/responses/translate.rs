@@ -130,7 +130,7 @@ fn format(format: TextFormat) -> ResponseFormat {
         schema: format.schema.clone(),
         strict: format.strict,
     });
-    // Beside any other type it is refused, or honoured, as a chat completion's.
+    // Next to any other type it is refused, or honoured, as a chat completion's.
     let schema = format.schema.filter(|_| json_schema.is_none());
     ResponseFormat { kind: format.kind, json_schema, schema }
 }

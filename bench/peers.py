@@ -221,6 +221,10 @@ class Run:
         """The server's answer, and why its search stopped."""
         body = {"model": MODEL, "messages": [{"role": "user", "content": row["prompt"]}], "max_tokens": self.options.max_tokens}
         body |= {"seed": self.options.seed} | json.loads(json.dumps(method.body))
+        if "search_budget" in body:
+            # The proxy bounds what packages ask for; these are the same bounds for what a search asks for.
+            most = self.options.max_tokens
+            body["search"] = body.get("search", {}) | {"refine_tokens": min(most, 2048), "judge_tokens": min(most, 512)}
         if method.name == "spar-drafts":
             spent = self.done["spar-8"].get(row["key"])
             if not spent:

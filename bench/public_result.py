@@ -12,6 +12,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -203,6 +204,8 @@ def main():
     parser.add_argument("--refiner", type=pathlib.Path, help="a model that judges and refines already; absent: one is made of MODEL")
     parser.add_argument("--dry-run", action="store_true", help="print every command instead")
     options = parser.parse_args()
+    # An end by a signal ends the command that runs, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
     for path in (options.model, options.ifeval, options.ifbench, options.recipe, options.refiner_recipe, options.refiner):

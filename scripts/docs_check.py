@@ -51,10 +51,8 @@ HOUSE_WORDS = {
 }
 # Rooms whose comments are not revised yet: paths from the root, folders end in a slash. Remove an entry when its room is revised.
 UNREVISED = (
-    "openapi/openapi.json", "src/chat.rs", "src/config/", "src/engine/", "src/http/", "src/hub/", "src/jinja/", "src/kernels/team.rs",
-    "src/lib.rs", "src/main.rs", "src/memory.rs", "src/openai/", "src/swap/", "src/telemetry/", "src/testing.rs", "src/testing/",
-    "src/weights/", "training/src/adapter.rs", "training/src/chats.rs", "training/src/checkpoint.rs", "training/src/model/",
-    "training/src/recipe.rs", "training/src/stages/plan.rs", "training/src/trainer.rs", "training/src/trainer/",
+    "openapi/openapi.json", "src/chat.rs", "src/config/", "src/http/", "src/hub/", "src/jinja/", "src/lib.rs", "src/main.rs",
+    "src/memory.rs", "src/openai/", "src/swap/", "src/telemetry/",
 )
 SHAPE = re.compile(r"`\([^`]*\)`\.?")
 DOC = re.compile(r"\s*(///|//!)(?!/) ?(.*)")

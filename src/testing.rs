@@ -141,7 +141,7 @@ impl TinyModel {
 /// Writes a whole model directory: config, tokenizer, chat and search templates, f32 weights.
 ///
 /// # Panics
-/// When a file cannot be written.
+/// Panics when a file cannot be written.
 pub fn write_model(dir: &Path, model: &TinyModel) {
     write_json(dir, "config.json", &model.config());
     let special = |content: &str| json!({ "content": content, "special": true });
@@ -161,7 +161,7 @@ pub fn write_model(dir: &Path, model: &TinyModel) {
 /// Writes some of a model's tensors as one safetensors file.
 ///
 /// # Panics
-/// When the file cannot be written.
+/// Panics when the file cannot be written.
 pub fn write_weights(file: &Path, model: &TinyModel, tensors: &[(String, Vec<usize>)]) {
     let data: Vec<Vec<u8>> = tensors
         .iter()
@@ -177,7 +177,7 @@ pub fn write_weights(file: &Path, model: &TinyModel, tensors: &[(String, Vec<usi
 /// A LoRA adapter of rank 2 over queries and up-projections of the model in `base`, random within `size`, which names its base.
 ///
 /// # Panics
-/// When the directory holds no model whose linear modules are known.
+/// Panics when the directory holds no model whose linear modules are known.
 pub fn random_adapter(base: &Path, size: f32, seed: u64) -> Adapter {
     let config = ModelConfig::open(base).expect("the base has a config");
     let linears = config.dense.as_ref().expect("the base is of a known family").linears();
@@ -208,7 +208,7 @@ pub fn random_adapter(base: &Path, size: f32, seed: u64) -> Adapter {
 /// Writes `value` as `dir/name`.
 ///
 /// # Panics
-/// When the file cannot be written.
+/// Panics when the file cannot be written.
 pub fn write_json(dir: &Path, name: &str, value: &Value) {
     std::fs::write(dir.join(name), value.to_string()).expect("a test file can be written");
 }

@@ -30,11 +30,11 @@ fn lanes() -> &'static Lanes {
     })
 }
 
-/// Does `work` on about so many bytes of text where it holds nobody up. Work that has begun goes on when nobody waits for it
-/// any more, and then still counts as running.
+/// Runs `work`, which reads about `bytes` bytes of text, where it delays no other task. Work that has begun continues when its
+/// caller no longer waits, and then still counts as running.
 ///
 /// # Errors
-/// Those of `work`; [`EngineError::Unavailable`] where the process ends before it could begin.
+/// Returns the errors of `work`, and [`EngineError::Unavailable`] where the process ends before it could begin.
 pub async fn blocking<T, E>(bytes: usize, work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,

@@ -27,10 +27,10 @@ pub(crate) fn in_one<T>(make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> 
     make(&temporary()?)
 }
 
-/// Makes a directory for this process alone, which is removed at its end. What killed processes have left of theirs is removed, too.
+/// Makes a directory for this process alone, which is removed at its end. Directories that killed processes left are removed as well.
 ///
 /// # Errors
-/// It cannot be made.
+/// The directory cannot be made.
 pub(crate) fn for_this_run() -> io::Result<(TempDir, File)> {
     let base = temporary()?;
     for entry in std::fs::read_dir(&base)? {

@@ -16,7 +16,7 @@ pub struct EngineCounters {
     /// Blocks that running replies can have at most: a device's whole cache, or on the CPU the whole context of as many replies as
     /// are computed at the same time.
     pub most_running: AtomicUsize,
-    /// Tokens of prompts whose keys and values were taken over from earlier ones.
+    /// Tokens of prompts whose keys and values were reused from earlier prompts.
     pub prompt_tokens_reused: AtomicU64,
     /// Tokens of prompts that were computed.
     pub prompt_tokens_computed: AtomicU64,

@@ -56,7 +56,7 @@ impl Embedded {
     /// or else into one that ends with the process.
     ///
     /// # Errors
-    /// When none of them can be written.
+    /// Fails when none of them can be written.
     pub fn unpack() -> Result<Self, UnpackError> {
         match caches::in_one(unpack_into) {
             Ok(directory) => Ok(Self { directory, _temporary: None }),
@@ -105,7 +105,7 @@ fn unpack_into(base: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
-/// Whether every file is there. Pipes and files of another length are not read: they would be waited for.
+/// Whether every file exists with its content. Pipes and files of another length are not read, since reading a pipe may block.
 fn is_whole(directory: &Path) -> bool {
     let same = |path: &str, contents: &[u8]| {
         files::read(&directory.join(path), contents.len() as u64).is_ok_and(|found| found == contents)

@@ -112,12 +112,12 @@ pub trait Engine: Send + Sync {
     }
 }
 
-/// Calls that every engine has, made of those of [`Engine`].
+/// Calls that every engine has, built on the methods of [`Engine`].
 pub trait EngineExt: Engine {
     /// Starts one reply and waits for all of it.
     ///
     /// # Errors
-    /// As [`Engine::start`] and [`Reply::complete`].
+    /// Fails as [`Engine::start`] and [`Reply::complete`] does.
     fn generate(&self, request: Request) -> impl Future<Output = Result<Completion, EngineError>> + Send {
         async move {
             let mut replies = self.start(Request { samples: 1, ..request }).await?;

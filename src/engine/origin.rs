@@ -28,10 +28,10 @@ impl Namespace {
 /// What waits for a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Waits {
-    /// A plain request: its call goes before those of searches.
+    /// A plain request; its call has priority over calls of searches.
     #[default]
     Plain,
-    /// A search, of which nobody sees a single call.
+    /// A search; its single calls are not visible to the client.
     Search,
 }
 
@@ -70,7 +70,7 @@ impl Conversation {
         Self(number(hash))
     }
 
-    /// One that begins with `text`, of which its first bytes are looked at.
+    /// The conversation that begins with `text`. Only the first bytes are read.
     pub fn of_text(text: &[u8]) -> Self {
         Self(number(Sha256::new().chain_update(&text[..text.len().min(PREFIX)])))
     }
@@ -81,7 +81,7 @@ impl Conversation {
     }
 }
 
-/// Bytes by which prompts without turns are told apart.
+/// The first bytes of a prompt without turns, which distinguish it from others.
 const PREFIX: usize = 512;
 
 fn number(hash: Sha256) -> u64 {
@@ -93,8 +93,8 @@ fn number(hash: Sha256) -> u64 {
 pub struct Origin {
     /// The namespace of the kept prefixes that it finds and leaves, and of its compiled constraints.
     pub namespace: Namespace,
-    /// The caller, whatever namespaces it uses: replies of one caller leave room for those of others. Callers that are not told
-    /// apart are [`Namespace::SHARED`].
+    /// The caller, whatever namespaces it uses: replies of one caller leave room for those of others. Callers that are not
+    /// distinguished are [`Namespace::SHARED`].
     pub caller: Namespace,
     /// What waits for it.
     pub waits: Waits,

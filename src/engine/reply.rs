@@ -45,13 +45,13 @@ pub enum FinishReason {
 /// A step of a reply. The last one has `finish` set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {
-    /// The reply begins again, on another server: what came of it before does not count. Only calls of searches begin again.
+    /// The reply begins again on another server; its chunks so far do not count. Only calls of searches begin again.
     pub restarts: bool,
     /// New text; may be empty while a character or a stop string is undecided.
     pub text: String,
     /// Reasoning that is new; it is no part of the text.
     pub reasoning: Reasoning,
-    /// Tokens generated since the last chunk, those of reasoning included.
+    /// Tokens generated since the last chunk, reasoning included.
     pub tokens: usize,
     /// The log-probabilities of these tokens, if they were asked for; reasoning has none.
     pub logprobs: Vec<TokenLogprobs>,
@@ -91,7 +91,7 @@ pub struct Completion {
     pub prompt_tokens: usize,
     /// How many of these were reused.
     pub cached_tokens: usize,
-    /// Tokens generated, those of reasoning included.
+    /// Tokens generated, reasoning included.
     pub tokens: usize,
     /// Log-probabilities of each token of the text, if asked for.
     pub logprobs: Vec<TokenLogprobs>,

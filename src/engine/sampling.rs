@@ -78,7 +78,7 @@ impl Sampler {
     /// filters are set they apply to the allowed tokens, so these come first.
     ///
     /// # Errors
-    /// When the grammar is too costly to follow, or allows no token.
+    /// Fails when the grammar is too costly to follow, or allows no token.
     pub fn sample_matching(
         &mut self,
         logits: &mut [f32],

@@ -10,7 +10,7 @@ pub(super) use bad_words::BadWords;
 /// What a request asks of single tokens. The default asks for nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenRules {
-    /// Tokens after which a reply ends, beside the end-of-sequence tokens.
+    /// Tokens that end a reply, in addition to the end-of-sequence tokens.
     pub stop_tokens: Vec<u32>,
     /// Tokens that a reply has at least before it may end by a token or at a stop string.
     pub min_tokens: usize,

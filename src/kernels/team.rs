@@ -59,13 +59,13 @@ unsafe impl Send for Work {}
 struct Pace {
     /// Pieces of work since the last decision.
     pieces: u32,
-    /// The time that they took.
+    /// The time that these pieces took in total.
     together: Duration,
     /// The time that the caller would have needed alone.
     alone: Duration,
     /// The time until which the caller works alone.
     until: Option<Instant>,
-    /// How long it did so the last time; zero where the team has since proved faster.
+    /// How long the caller worked alone the last time; zero where the team has since proved faster.
     pause: Duration,
 }
 
@@ -75,7 +75,7 @@ impl Pace {
     /// The first time alone. It doubles each time that the team is tried in vain, up to the longest.
     const SHORTEST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(2);
-    /// Pieces of work after which the comparison starts anew.
+    /// Pieces of work after which the comparison starts again.
     const PIECES: u32 = 512;
 
     fn works_alone(&mut self, now: Instant) -> bool {
@@ -184,7 +184,7 @@ impl Team {
     /// A team of this many members; the caller of [`Team::run`] is the first of them.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    /// Fails when a thread cannot be started.
     pub fn new(members: usize) -> io::Result<Self> {
         let [begin, end] = [const { Condvar::new() }; 2];
         let [newest, finished] = [const { AtomicU64::new(0) }; 2];
@@ -205,7 +205,7 @@ impl Team {
     /// Calls `f` once for each part from 0 to `parts`, on all members, and returns when all are done. One caller at a time.
     ///
     /// # Panics
-    /// When a part does.
+    /// Panics when a part does.
     pub fn run(&self, parts: usize, f: &(dyn Fn(usize) + Sync)) {
         if parts == 0 {
             return;

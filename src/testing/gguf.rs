@@ -63,7 +63,7 @@ impl GgufFile {
     /// its tensors by their Hugging Face names.
     ///
     /// # Panics
-    /// When rows have no whole number of blocks, or the type is unknown.
+    /// Panics when rows have no whole number of blocks, or the type is unknown.
     pub fn model(model: &TinyModel, kind: u32) -> (Self, Vec<NamedTensor>) {
         let json = tokenizer().to_string(false).expect("it can be written");
         let words = Words {
@@ -96,7 +96,7 @@ impl GgufFile {
     /// The model of a directory, its matrices in the type of number `kind`: F32, F16, BF16 or `Q8_0`.
     ///
     /// # Panics
-    /// When the directory holds no Llama whose tokenizer is one of GPT-2's.
+    /// Panics when the directory holds no Llama whose tokenizer is one of GPT-2's.
     pub fn from_directory(directory: &Path, kind: u32) -> Self {
         let json = |name: &str| read_json(&directory.join(name)).expect("the directory has its files");
         let (config, settings) = (json("config.json"), json("tokenizer_config.json"));
@@ -174,7 +174,7 @@ impl GgufFile {
     /// Writes the file.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// Panics when it cannot be written.
     pub fn write(&self, path: &Path) {
         std::fs::write(path, self.bytes()).expect("a test file can be written");
     }
@@ -182,7 +182,7 @@ impl GgufFile {
     /// Writes the model as two files and returns the path of the first.
     ///
     /// # Panics
-    /// When they cannot be written.
+    /// Panics when they cannot be written.
     pub fn write_parts(&self, directory: &Path, name: &str) -> std::path::PathBuf {
         let (first, second) = self.tensors.split_at(self.tensors.len() / 2);
         for (index, tensors) in [first, second].into_iter().enumerate() {
@@ -323,8 +323,8 @@ fn theirs(name: &str) -> String {
     pairs.iter().fold(name.to_owned(), |name, (ours, theirs)| name.replace(ours, theirs))
 }
 
-/// Rows of heads whose pairs turn together and are beside each other, as checkpoints have them: the first of all pairs, then the
-/// second ones.
+/// Reorders rows of heads from adjacent pairs that rotate together to the order of checkpoints: the first rows of all pairs, then
+/// the second ones.
 fn by_halves(rows: &[f32], head: usize, columns: usize) -> Vec<f32> {
     let rows: Vec<&[f32]> = rows.chunks_exact(columns).collect();
     let halves = |rows: &[&[f32]]| -> Vec<f32> {
@@ -367,7 +367,7 @@ fn written(values: &[f32], kind: u32) -> Vec<u8> {
 /// Random blocks whose numbers are about as large as those of a trained model.
 ///
 /// # Panics
-/// When the type is unknown, or the count is no whole number of blocks.
+/// Panics when the type is unknown, or the count is no whole number of blocks.
 pub fn random_blocks(kind: u32, count: usize, seed: u64) -> Vec<u8> {
     let parsed = Kind::new(kind).expect("a type that is computed with");
     let (numbers, size) = parsed.block();

@@ -71,7 +71,7 @@ impl ModelConfig {
     /// the second next to it.
     ///
     /// # Errors
-    /// As [`ModelConfig::open`].
+    /// Fails as [`ModelConfig::open`] does.
     pub(crate) fn from_json(path: &Path, json: &Value, generation: &Value) -> Result<Self, ModelError> {
         let fields = Fields { path, value: json };
         let architecture = family(fields)?;

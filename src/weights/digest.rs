@@ -221,10 +221,10 @@ pub fn files(dir: &Path) -> Result<Vec<String>, ModelError> {
     Ok(names)
 }
 
-/// Where the files of a model or an adapter are, and their names: those of a directory, or the parts of a GGUF file.
+/// The paths and names of the files of a model or an adapter: a directory's files, or the parts of a GGUF file.
 ///
 /// # Errors
-/// As [`files`].
+/// Fails as [`files`] does.
 pub fn listed(path: &Path) -> Result<(PathBuf, Vec<String>), ModelError> {
     if !gguf::is_named(path) {
         return Ok((path.into(), files(path)?));

@@ -19,7 +19,8 @@ struct Promised {
     shape: Vec<usize>,
 }
 
-/// Checks the sizes and headers of a directory's files against one another and against `config.json`; or those of a GGUF file.
+/// Checks the sizes and headers of a directory's files against one another and against `config.json`, or the sizes and headers of a
+/// GGUF file.
 ///
 /// # Errors
 /// Names the file, and the tensor or field.

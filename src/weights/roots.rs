@@ -80,7 +80,7 @@ impl Roots {
         #[cfg(target_os = "linux")]
         {
             use std::os::fd::AsRawFd;
-            // Where the file really is. Without /proc only the path was checked.
+            // The real place of the open file. Without /proc only the path was checked.
             if let Ok(place) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
                 && !self.hold(&place)
             {

@@ -37,7 +37,7 @@ pub struct Import<'a> {
 /// A directory in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Where it is.
+    /// The path of the stored weights.
     pub path: PathBuf,
     /// What is in it.
     pub digests: Digests,
@@ -179,7 +179,7 @@ impl Store {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        // First out of sight, so that nobody finds half of it; who has it open keeps it.
+        // The directory is moved aside first, so that no reader finds half of it; a process that has it open keeps it.
         let aside = self.make_aside()?;
         fs::rename(path, aside.path().join("evicted"))
     }

@@ -29,7 +29,7 @@ impl Weights {
     }
 }
 
-/// Where a tensor's bytes are.
+/// The place of a tensor's bytes.
 #[derive(Clone, Debug)]
 pub(in crate::weights) struct Location {
     pub(in crate::weights) file: usize,
@@ -59,7 +59,7 @@ impl Location {
 }
 
 impl Rows {
-    /// Where in the file the row `index` is.
+    /// The index in the file of the row `index`.
     fn stored(self, index: usize) -> usize {
         match self {
             Self::InOrder => index,
@@ -290,7 +290,7 @@ impl Weights {
     /// The tensors of one of the files, in order of their names, in types that safetensors files have.
     ///
     /// # Errors
-    /// As [`Weights::raw`].
+    /// Fails as [`Weights::raw`] does.
     pub(crate) fn of_file(&self, path: &Path) -> Result<Vec<Stored<'_>>, ModelError> {
         let here = self.tensors.iter().filter(|(_, at)| self.files[at.file].0 == path);
         here.map(|(name, at)| {
@@ -469,7 +469,7 @@ mod tests {
 
     type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-    /// Writes the model's tensors with others beside them or in their place.
+    /// Writes the model's tensors with others added or in their place.
     fn with_tensors(dir: &Path, model: &TinyModel, change: impl Fn(&mut Tensors)) {
         let bytes = |values: Vec<f32>| values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
         let stored = |(name, shape): (String, Vec<usize>)| {

@@ -1,4 +1,4 @@
-//! An adapter in training as PEFT's files have it, out and in.
+//! Writes and reads a trained LoRA adapter in PEFT's file format.
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ use crate::model::{DenseConfig, LoraConfig, Params};
 
 const PREFIX: &str = "base_model.model.";
 
-/// Writes `adapter_config.json` and `adapter_model.safetensors` to `directory`. `base` is what the configuration states as the base, by which
-/// PEFT finds it.
+/// Writes `adapter_config.json` and `adapter_model.safetensors` to `directory`. `base` is what the configuration states as the base,
+/// by which PEFT finds it.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// Fails when a file cannot be written.
 pub fn save(directory: &Path, lora: &LoraConfig, adapter: &Params, base: Option<&str>) -> Result<()> {
     let names = lora.targets.iter().map(|module| module.path().rsplit('.').next().unwrap_or_default().to_owned());
     let config = AdapterConfig {
@@ -41,7 +41,7 @@ pub fn save(directory: &Path, lora: &LoraConfig, adapter: &Params, base: Option<
 /// Reads an adapter of the settings' shape.
 ///
 /// # Errors
-/// When the files are damaged, or the adapter is of another shape than the settings say.
+/// Fails when the files are damaged, or the adapter is of another shape than the settings say.
 pub fn load(directory: &Path, lora: &LoraConfig, config: &DenseConfig) -> Result<Params> {
     let linears: Linears = (0..config.layers)
         .flat_map(|layer| Module::ALL.map(|m| (format!("model.layers.{layer}.{}", m.path()), m.shape(config))))
@@ -49,9 +49,9 @@ pub fn load(directory: &Path, lora: &LoraConfig, config: &DenseConfig) -> Result
     let (found, _) = Adapter::open(directory, &linears)?;
     let mut adapter = lora.fresh(config, 0);
     let layout = adapter.layout.clone();
-    let of = |name: &str| found.pairs.get(name).with_context(|| format!("{} lacks {name}", directory.display()));
+    let named = |name: &str| found.pairs.get(name).with_context(|| format!("{} lacks {name}", directory.display()));
     for factors in layout.entries.chunks_exact(2) {
-        let pair = of(factors[0].name.trim_start_matches(PREFIX).trim_end_matches(".lora_A.weight"))?;
+        let pair = named(factors[0].name.trim_start_matches(PREFIX).trim_end_matches(".lora_A.weight"))?;
         ensure!(
             pair.rank == lora.rank && (pair.scale - lora.scale()).abs() < 1e-6,
             "{} has rank {} and scale {}, the recipe says {} and {}",

@@ -65,7 +65,7 @@ impl Chats {
     /// the text of a single prompt.
     ///
     /// # Errors
-    /// When the template refuses the turns or there is none for them, or the tokens exceed `longest`.
+    /// Fails when the template refuses the turns or there is none for them, or the tokens exceed `longest`.
     pub fn answered(&self, turns: &[Message], answer: &str, longest: usize) -> Result<Answered> {
         let input = match turns {
             // An answer to learn from holds no reasoning, so its prompt must not ask for any.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::model::params::Precision;
 use crate::model::{DenseConfig, Params, shape};
 
-/// Where the configuration of an exported model comes from.
+/// The source of an exported model's configuration.
 #[derive(Clone, Copy, Debug)]
 pub enum Configuration<'a> {
     /// It is that of the model directory that training started from: nothing of it changes but the element type.
@@ -28,7 +28,7 @@ const GENERATION: &str = "generation_config.json";
 /// Writes `config.json`, `generation_config.json` and `model.safetensors`, each by an atomic rename.
 ///
 /// # Errors
-/// When a file cannot be read or written.
+/// Fails when a file cannot be read or written.
 pub fn export(directory: &Path, configuration: Configuration<'_>, params: &Params, precision: Precision) -> Result<()> {
     std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let read = |path: &Path| -> Result<Map<String, Value>> {
@@ -64,7 +64,7 @@ pub fn export(directory: &Path, configuration: Configuration<'_>, params: &Param
 /// file or the new one.
 ///
 /// # Errors
-/// When `write` fails or the file cannot be renamed.
+/// Fails when `write` fails or the file cannot be renamed.
 pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let name = path.file_name().context("a path without a file name")?.to_string_lossy();
     let partial = path.with_file_name(format!(".{name}.partial"));

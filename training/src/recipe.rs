@@ -192,7 +192,7 @@ impl Bootstrap {
     /// The configuration of a network of `shape`.
     ///
     /// # Errors
-    /// When the shape is not one that both engines run.
+    /// Fails when the shape is not one that both engines run.
     pub fn config(&self, shape: &Shape, vocabulary: usize) -> Result<DenseConfig> {
         ensure!(
             shape.kv_heads < shape.heads,

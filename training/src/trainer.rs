@@ -1,4 +1,4 @@
-//! The loop: gradient, clip, update, write down.
+//! The training loop: compute gradients, clip, update, record metrics.
 
 mod config;
 mod events;
@@ -39,7 +39,7 @@ pub enum Init {
         /// The token that begins and ends texts.
         end: Option<u32>,
     },
-    /// Those of a model directory of the same shape.
+    /// The weights of a model directory of the same shape.
     From(PathBuf),
 }
 
@@ -48,7 +48,7 @@ pub enum Init {
 pub struct TrainReport {
     /// Number of updates made.
     pub steps: u64,
-    /// Tokens in all.
+    /// Tokens of all steps.
     pub tokens: u64,
     /// Time spent training, over all restarts.
     pub seconds: f64,
@@ -71,9 +71,9 @@ pub struct TrainReport {
 pub struct Learning<'a> {
     /// The model's shape.
     pub llama: &'a DenseConfig,
-    /// Where it starts.
+    /// The weights from which the run starts.
     pub init: Init,
-    /// What pairs are compared by.
+    /// The objective by which pairs are compared.
     pub preference: Preference,
     /// What is measured during the training without being learned.
     pub eval: Option<Evaluation>,
@@ -94,12 +94,12 @@ pub struct Evaluation {
 
 /// Trains a model by likelihood and exports it to `out_dir`, with `metrics.jsonl`, `loss.svg` and `resume.safetensors`.
 ///
-/// `data` gives the examples of each step, counted from 0; it must depend on the step only, because a killed run asks
-/// again from its last resume file on. It is called for the next step while the workers compute. A run that is
-/// finished is not made again.
+/// `data` gives the examples of each step, counted from 0; it must depend on the step only, because a killed run requests
+/// the steps after its last resume file again. It is called for the next step while the workers compute. A finished run
+/// is not repeated.
 ///
 /// # Errors
-/// When files cannot be read or written, `data` fails, an example does not fit the model, or the loss is not finite.
+/// Fails when files cannot be read or written, `data` fails, an example does not fit the model, or the loss is not finite.
 pub fn train(
     config: &TrainConfig,
     llama: &DenseConfig,
@@ -115,7 +115,7 @@ pub fn train(
 /// next to its base.
 ///
 /// # Errors
-/// As [`train`].
+/// Fails as [`train`] does.
 pub fn learn(
     config: &TrainConfig,
     learning: Learning<'_>,
@@ -163,7 +163,7 @@ struct Run<'a> {
     steps_per_epoch: Option<u64>,
     /// The frozen weights under an adapter.
     base: Option<Params>,
-    /// What is trained.
+    /// The trained parameters.
     params: Params,
     /// Parameters of the whole model.
     parameters: usize,
@@ -298,7 +298,7 @@ impl<'a> Run<'a> {
         Ok(other)
     }
 
-    /// The loss on data that is not learned from, after every so many steps and after the last.
+    /// The loss on data that is not learned from. It is measured after every `every` steps and after the last step.
     fn evaluate(&mut self) -> Result<Option<StepLoss>> {
         let (step, last) = (self.place.step, self.config.steps);
         let Some(eval) = self.eval.as_ref().filter(|eval| step.is_multiple_of(eval.every) || step == last) else {

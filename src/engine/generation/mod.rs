@@ -124,7 +124,7 @@ impl Live {
     }
 }
 
-/// The current generation of each role, and the adapters beside them.
+/// The current generation of each role, and the adapters that are loaded on them.
 pub struct Generations {
     current: ArcSwap<Live>,
     /// How often the current pair changed: those who wait for one look again.
@@ -153,7 +153,7 @@ impl Generations {
         self.current.load().pair.clone()
     }
 
-    /// The current pair with the adapters beside it, taken at one instant.
+    /// The current pair and its adapters, read at one instant.
     pub fn live(&self) -> Live {
         Live::clone(&self.current.load())
     }

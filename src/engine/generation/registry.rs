@@ -1,4 +1,4 @@
-//! Every generation that was loaded: where it came from, what became of it, and which pairs were live before.
+//! The record of every generation that was loaded: its origin, its state, and the pairs that were live before.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};

@@ -12,7 +12,7 @@ use crate::engine::EngineError;
 const MOST_IDLE: usize = 128;
 /// The part of all memory that kept matchers of one grammar may take; of a larger grammar one is kept.
 const IDLE_SHARE: usize = 32;
-/// What a grammar takes beside its matchers, per byte of its text.
+/// Memory of a grammar without its matchers, in bytes per byte of its text.
 const BYTES_PER_SOURCE_BYTE: usize = 24;
 
 /// Bytes that compiled grammars take.
@@ -56,7 +56,7 @@ impl Compiled {
     /// `count` matchers at the start of the text, once there is memory for them.
     ///
     /// # Errors
-    /// There is not enough memory for so many.
+    /// There is not enough memory for `count` matchers.
     pub async fn matchers(self: &Arc<Self>, count: usize) -> Result<Vec<Matcher>, EngineError> {
         let mut matchers: Vec<Matcher> = {
             let mut idle = self.idle();
@@ -68,7 +68,7 @@ impl Compiled {
         let charge = match memory.try_reserve(each * missing, self) {
             Some(charge) => charge,
             None => {
-                // Who waits holds nothing that another may wait for.
+                // A waiting request holds no memory that another one may wait for.
                 drop(std::mem::take(&mut matchers));
                 drop(std::mem::take(&mut *self.idle()));
                 memory.reserve(each * count, self).await?
@@ -78,7 +78,7 @@ impl Compiled {
         Ok(matchers)
     }
 
-    /// Fresh matchers of `each` bytes, for which `charge` is there.
+    /// Fresh matchers of `each` bytes, whose memory `charge` has reserved.
     async fn copies(
         self: &Arc<Self>,
         count: usize,
@@ -184,7 +184,7 @@ impl Matcher {
     /// may end.
     ///
     /// # Errors
-    /// When the grammar is too costly to follow.
+    /// Fails when the grammar is too costly to follow.
     pub fn allowed(&mut self) -> Result<Vec<u32>, EngineError> {
         let (state, charge) = self.state();
         let allowed = state.allowed();
@@ -192,11 +192,11 @@ impl Matcher {
         allowed
     }
 
-    /// Goes on by `token` if it is allowed, which costs much less than asking for all that are. Then whether the text is
-    /// complete, so that nothing can follow; `None` when the token is not allowed.
+    /// Advances by `token` if it is allowed, which costs much less than computing all allowed tokens. Returns whether the text
+    /// is then complete, so that nothing can follow; `None` when the token is not allowed.
     ///
     /// # Errors
-    /// When the grammar is too costly to follow.
+    /// Fails when the grammar is too costly to follow.
     pub fn accept(&mut self, token: u32) -> Result<Option<bool>, EngineError> {
         let tokens = self.compiled.tokens;
         let (state, _) = self.state();

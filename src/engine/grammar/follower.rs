@@ -11,7 +11,7 @@ use crate::engine::EngineError;
 
 /// A parser's own fields, and tables that it does not count.
 const BASE_BYTES: usize = 16 << 10;
-/// What a parser keeps per byte of the text so far, beside its lexer's tables.
+/// Bytes that a parser keeps per byte of the text so far, without its lexer's tables.
 const BYTES_PER_TEXT_BYTE: usize = 256;
 
 /// A parser at some point of a text.
@@ -65,7 +65,7 @@ impl Follower {
         })
     }
 
-    /// Goes on by `token`; `false` where it is not allowed.
+    /// Advances by `token`; returns `false` where the token is not allowed.
     pub fn accept(&mut self, token: u32) -> Result<bool, EngineError> {
         self.run(|parser| {
             if !parser.validate_token(token).map_err(said)? {

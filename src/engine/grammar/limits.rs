@@ -53,10 +53,10 @@ pub const CHOICE_BYTES: usize = 64 << 10;
 /// Bytes of an expression or a grammar that is made here of what a client sends.
 const MADE_BYTES: usize = 512 << 10;
 
-/// Checks what a compiler is about to be given.
+/// Checks a constraint before it is compiled.
 ///
 /// # Errors
-/// A sentence about what is too large, which goes on from the name of the field.
+/// Returns a phrase about the part that is too large; it continues a sentence that begins with the field's name.
 pub fn check(constraint: &Constraint) -> Result<(), String> {
     match constraint {
         Constraint::JsonSchema(schema) => check_schema(schema),
@@ -69,7 +69,7 @@ pub fn check(constraint: &Constraint) -> Result<(), String> {
 /// Checks a JSON schema.
 ///
 /// # Errors
-/// As [`check`].
+/// Fails as [`check`] does.
 pub fn check_schema(root: &Value) -> Result<(), String> {
     if !fits(root, SCHEMA_BYTES) {
         return Err(format!("the schema must not be larger than {SCHEMA_BYTES} bytes"));

@@ -92,7 +92,7 @@ impl<G> Charge<G> {
         self.bytes
     }
 
-    /// Where they are counted.
+    /// The memory in which the grammars are counted.
     pub fn memory(&self) -> &Arc<Memory<G>> {
         &self.memory
     }
@@ -208,7 +208,7 @@ impl<G: Grammar> Memory<G> {
         self.drop_where(|kept| kept.used.elapsed() >= time);
     }
 
-    /// Drops the grammars of a vocabulary that is gone.
+    /// Drops the grammars of a vocabulary that was dropped.
     pub fn drop_owned(&self, owner: u64) {
         self.drop_where(|kept| kept.compiled.owner() == owner);
     }

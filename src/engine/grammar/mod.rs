@@ -32,7 +32,7 @@ use super::pieces::Pieces;
 use super::{Constraint, EngineError, Namespace};
 pub use crate::constraint::{Spaces, with_known_formats};
 
-/// Time for one compilation. What takes longer is refused, and goes on without its request.
+/// Time for one compilation. A longer one is refused, and continues without its request.
 const COMPILE_TIME: Duration = Duration::from_secs(10);
 /// How long a request waits until its compilation may begin.
 const QUEUE_TIME: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ pub async fn matches(constraint: &Constraint, namespace: Namespace, text: &str) 
 pub struct ModelGrammars(Arc<Model>);
 
 struct Model {
-    /// Tells its grammars from those of other models.
+    /// The id that distinguishes the vocabulary's grammars from other ones.
     id: u64,
     vocabulary: Vocabulary,
     spaces: Spaces,
@@ -127,7 +127,7 @@ impl ModelGrammars {
         }
         limits::check(constraint).map_err(EngineError::Constraint)?;
         let flight = self.0.flight(&source);
-        // Whoever is first takes care of it; if that request goes away, another one goes on.
+        // The first request drives the compilation; if that request ends early, another one continues it.
         let landed =
             timeout(QUEUE_TIME + COMPILE_TIME, flight.landed.get_or_try_init(|| self.compile(&flight, source)));
         landed.await.map_err(|_| busy())?.cloned()?

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 const STACK: usize = 256 << 20;
 /// The time after which a compilation loses its place to others, though it continues.
 const OVERDUE: Duration = Duration::from_secs(15);
-/// How many compilations may go on without a place.
+/// How many compilations may continue without a place.
 const MOST_OVERDUE: usize = 4;
 /// How often a request that waits for a place looks for overdue compilations.
 const LOOK: Duration = Duration::from_secs(1);

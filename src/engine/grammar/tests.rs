@@ -212,7 +212,7 @@ async fn requests_for_the_same_new_grammar_share_one_compilation() {
     let first = all[0].clone().unwrap();
     assert!(all.iter().all(|compiled| Arc::ptr_eq(compiled.as_ref().unwrap(), &first)));
     assert!(Arc::ptr_eq(&model.compiled(&constraint, Namespace::SHARED).await.unwrap(), &first));
-    // Another caller does not find it, so that time does not tell that it is there.
+    // Another caller does not find it, so that timing does not reveal that the grammar is cached.
     let stranger = Namespace::of([7; 32]);
     let own = model.compiled(&constraint, stranger).await.unwrap();
     assert!(!Arc::ptr_eq(&own, &first));
@@ -236,7 +236,7 @@ async fn what_nobody_waits_for_is_not_compiled() {
     let free = model.0.pool.place().await;
     drop(free);
     assert_eq!(model.0.memory.bytes(), Bytes::default());
-    // Another request goes on where the first one went away.
+    // Another request continues the compilation when the first one is dropped.
     let held = model.0.pool.place().await;
     let mut stays = std::pin::pin!(model.compiled(&constraint, Namespace::SHARED));
     {

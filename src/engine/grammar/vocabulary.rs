@@ -45,7 +45,7 @@ impl Vocabulary {
     /// The compiler for it.
     ///
     /// # Errors
-    /// As [`Grammars::new`].
+    /// Fails as [`Grammars::new`] does.
     pub fn grammars(&self) -> Result<Grammars, EngineError> {
         match self {
             Self::Model { pieces, ends } => {
@@ -112,7 +112,7 @@ impl Grammars {
         Ok(Self { factory, tokens })
     }
 
-    /// Compiles on this thread; `owner` tells this vocabulary's grammars from others.
+    /// Compiles on this thread; `owner` distinguishes this vocabulary's grammars from other ones.
     pub(super) fn compile(&self, source: &Source, owner: u64, memory: &Arc<Memory>) -> Result<Compiled, EngineError> {
         let unusable = |reason: String| {
             // A compiler that panics says where in its own words, which helps no client.

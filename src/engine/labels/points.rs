@@ -1,4 +1,4 @@
-//! Where label probabilities are read. Each question with its labels becomes points: token sequences after which the
+//! The points at which label probabilities are read. Each question with its labels becomes points: token sequences after which the
 //! log-probabilities of a few tokens are wanted. An engine finds these in its own way, and here they become labels again.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub(crate) struct TokenizedQuestion {
     /// What comes before every label, at least one token.
     pub(crate) tokens: Vec<u32>,
-    /// For each label its spellings, of which none begins with another and none is empty.
+    /// The spellings of each label. None is empty, and none begins with another one.
     pub(crate) labels: Vec<Vec<Vec<u32>>>,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Loader<'a> {
     args: &'a EngineArgs,
     /// What `--templates` names.
     templates: Option<Arc<Templates>>,
-    /// Where copied and merged weights go.
+    /// The store for copied and merged weights.
     store: Option<&'a Store>,
     bases: Vec<Base>,
     temporary: Option<TempDir>,

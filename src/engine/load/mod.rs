@@ -39,7 +39,7 @@ pub struct Loaded {
     pub name: String,
     /// The first generation of each role.
     pub generations: Generations,
-    /// Where the actor's and the refiner's came from.
+    /// The origins of the actor's and the refiner's weights.
     pub origins: [Origin; 2],
     /// Where the adapters with names of their own came from, by their generations' ids.
     pub adapters: Vec<(String, AdapterSource)>,

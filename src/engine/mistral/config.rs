@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Where a model computes.
+/// The device on which a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The CPU, in f32: one reply at a time, since this version of mistral.rs decodes batches wrongly there.
@@ -34,7 +34,7 @@ pub type OnRestart = Arc<dyn Fn(Restart) + Send + Sync>;
 /// What a directory alone does not say.
 #[derive(Clone)]
 pub struct MistralConfig {
-    /// Where to compute.
+    /// The device to compute on.
     pub place: Place,
     /// Called at each restart.
     pub on_restart: Option<OnRestart>,
@@ -46,7 +46,7 @@ impl Default for MistralConfig {
     }
 }
 
-/// Where a model comes from.
+/// The source of a model.
 #[derive(Clone)]
 pub(super) struct Source {
     pub(super) directory: PathBuf,

@@ -196,7 +196,7 @@ impl Front {
 /// Runs one prefill and one decode step, and checks that they give numbers.
 ///
 /// # Errors
-/// When a step gives none.
+/// Fails when a step gives none.
 pub(super) fn probe(runner: &mut Runner) -> Result<(), String> {
     let ends = runner.loaded().ends.clone();
     let other = (0..).find(|id| !ends.contains(id)).unwrap_or(0);
@@ -205,7 +205,7 @@ pub(super) fn probe(runner: &mut Runner) -> Result<(), String> {
         let finite = logits.to_vec1::<f32>()?.iter().all(|logit| logit.is_finite());
         // After the prefill a token that continues the reply, after the decode step one that ends it.
         let next = if context.len() == 2 { other } else { ends[0] };
-        // Nobody listens after the time is up.
+        // After the time limit the receiver is dropped.
         verdicts.send(finite).ok();
         peak(next, logits.elem_count())
     };

@@ -133,7 +133,7 @@ pub(super) struct Ended {
     pub(super) produced: bool,
 }
 
-/// Tells the front when the sequence has left the engine, however that happens.
+/// Notifies the front when the sequence has left the engine for any reason.
 pub(super) struct Ticket {
     ended: Ended,
     events: Sender<Event>,

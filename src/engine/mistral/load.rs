@@ -77,7 +77,7 @@ impl Loaded {
     /// Starts an engine on the loaded weights.
     ///
     /// # Errors
-    /// When mistral.rs panics while starting, three times in a row.
+    /// Fails when mistral.rs panics while starting, three times in a row.
     pub(super) fn start_engine(&self) -> Result<Arc<MistralRs>, String> {
         // `MistralRs::new` expects a lock to be free that the engine's own thread may just hold, and panics if it is not.
         let mut result = Err(String::new());

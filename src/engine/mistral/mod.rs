@@ -9,8 +9,8 @@
 //!
 //! - On the CPU batches decode wrongly, since its scratch buffers have no batch index. One sequence runs at a time there, and
 //!   the siblings of one call on CUDA.
-//! - A whole response that nobody awaits makes its engine panic, so responses are always streamed. It awaits its sends, so the
-//!   channel holds `max_len + 16`. The receiver must live as long as the hook, or a failing forward pass panics.
+//! - A whole response whose receiver was dropped makes its engine panic, so responses are always streamed. The engine awaits its
+//!   sends, so the channel holds `max_len + 16`. The receiver must live as long as the hook, or a failing forward pass panics.
 //! - A mistyped path is taken for a hub name, so directories are checked first. Missing tensors load as placeholders, so names
 //!   and shapes are checked here, and two tokens are computed as a probe after every load.
 //! - Loading keeps thread-local state and may panic: each load has a fresh thread, and a panic becomes one line.

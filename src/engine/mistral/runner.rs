@@ -39,7 +39,7 @@ impl Runner {
     /// Replaces the engine and keeps the weights.
     ///
     /// # Errors
-    /// When the new engine does not start.
+    /// Fails when the new engine does not start.
     pub(super) fn restart(&mut self) -> Result<(), String> {
         self.stop_engine();
         self.engine = Some(self.loaded().start_engine()?);

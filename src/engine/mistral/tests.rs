@@ -399,7 +399,7 @@ fn bad_directories_give_one_line_and_no_connection() {
         ),
         (|dir| std::fs::remove_dir_all(dir).unwrap(), "not a directory"),
     ];
-    // Whoever asks a hub, even through a proxy, is seen here.
+    // Any request to a hub, even through a proxy, arrives at this listener.
     let hub = TcpListener::bind("127.0.0.1:0").unwrap();
     hub.set_nonblocking(true).unwrap();
     let address = format!("http://{}", hub.local_addr().unwrap());

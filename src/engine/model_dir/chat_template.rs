@@ -47,8 +47,8 @@ impl ChatTemplate {
         Self::compile(file, source, &settings, config, tokenizer)
     }
 
-    /// Compiles a template, if `file` holds one. `settings` are those of `tokenizer_config.json`, of which the end-of-sequence
-    /// token is returned.
+    /// Compiles a template, if `file` holds one. `settings` are those of `tokenizer_config.json`; their
+    /// end-of-sequence token is returned.
     pub(super) fn compile(
         file: PathBuf,
         source: Option<String>,
@@ -84,7 +84,7 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The prompt of a chat. Its options, and `defaults` below them, are variables; those of every template come last.
+    /// The prompt of a chat. Its variables are the chat's options, then `defaults`, then the variables of every template.
     pub(super) fn render(&self, chat: &Chat, defaults: &TemplateKwargs) -> Result<String, EngineError> {
         if chat.options.ending != Ending::WithinLast {
             return self.whole(chat, defaults);

@@ -23,7 +23,7 @@ impl Files {
     /// The files at a path.
     ///
     /// # Errors
-    /// Nothing is there, or a file cannot be read.
+    /// The path does not exist, or a file cannot be read.
     pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
         match gguf::is_named(path) {
             true => Ok(Self::Gguf(path.into(), Box::new(Gguf::open(path)?))),
@@ -76,7 +76,7 @@ impl Files {
         }
     }
 
-    /// What a judge and a refiner are told; a GGUF file says nothing of it.
+    /// The prompt templates of judge and refiner; a GGUF file has none.
     pub(super) fn templates(&self) -> Result<Templates, ModelError> {
         match self {
             Self::Directory(directory) if directory.join("spar.json").is_file() => {

@@ -36,7 +36,7 @@ const MOST_ADDED: usize = 256;
 
 /// An opened model: everything but the computation.
 pub struct ModelDir {
-    /// Where it is.
+    /// The path of the model.
     pub path: PathBuf,
     /// `config.json` and `generation_config.json`.
     pub config: ModelConfig,

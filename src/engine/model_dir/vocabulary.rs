@@ -1,4 +1,4 @@
-//! Tokenizers, of which equal files share one: roles and generations mostly have the same, and a large one takes a second and
+//! Tokenizers. Equal files share one in memory: roles and generations mostly have the same, and a large one takes a second and
 //! a hundred megabytes to read.
 
 use std::collections::HashMap;

@@ -70,8 +70,9 @@ impl View<'_> {
 }
 
 impl Attention {
-    /// `out = softmax(scale · q · kᵀ) · v`, with capped scores where there is a cap, for each query head of each row. `q` has `stride` elements per row, of which
-    /// the first are the queries, `(heads, head_dim)`; `out` is `(rows, heads, head_dim)`. A team shares the key heads.
+    /// `out = softmax(scale · q · kᵀ) · v`, with capped scores where there is a cap, for each query head of each row. `q` has
+    /// `stride` elements per row, which begin with the queries, `(heads, head_dim)`; `out` is `(rows, heads, head_dim)`. A team
+    /// shares the key heads.
     ///
     /// Every sum runs over positions in order, block by block, so the result does not depend on who shares the blocks.
     pub(super) fn attend(

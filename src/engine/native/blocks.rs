@@ -60,7 +60,7 @@ impl BlockPool {
         Arc::new(Self { shape, counters, spare: Mutex::default(), slots: None })
     }
 
-    /// So many places of a device's cache.
+    /// A pool of `blocks` blocks in a device's cache.
     pub(super) fn limited(shape: Shape, blocks: usize, counters: Arc<EngineCounters>) -> Arc<Self> {
         Arc::new(Self { shape, counters, spare: Mutex::default(), slots: Some(Slots::new(blocks)) })
     }
@@ -168,12 +168,12 @@ pub(super) struct Prefix {
 }
 
 impl Prefix {
-    /// Where prompts for one set of weights begin. Roots count down, nodes up.
+    /// The root of all prompts for one set of weights. Roots count down, nodes up.
     pub(super) fn root(weights: u64) -> Self {
         Self { id: u64::MAX - weights, namespace: Namespace::SHARED }
     }
 
-    /// Where prompts of one namespace begin for the weights of this root.
+    /// The root of one namespace's prompts for the weights of this root.
     pub(super) fn within(self, namespace: Namespace) -> Self {
         Self { namespace, ..self }
     }
@@ -189,7 +189,7 @@ pub(super) type BlockTokens = [u32; BLOCK];
 /// A mark for no token.
 const NONE: u32 = u32::MAX;
 
-/// A block's tokens, of which there may be fewer than it has positions.
+/// A block's tokens; there may be fewer than the block has positions.
 pub(super) fn block_tokens(tokens: &[u32]) -> BlockTokens {
     std::array::from_fn(|i| tokens.get(i).copied().unwrap_or(NONE))
 }

@@ -30,7 +30,7 @@ impl ByCaller {
     }
 
     /// The index of the request that begins next: the first one of the caller with the fewest replies. A caller that has some
-    /// may not have more than `most`, so that others find room; callers that are not told apart may have everything.
+    /// may not have more than `most`, so that others find room; callers that are not distinguished have no such limit.
     pub(super) fn next(&self, waiting: impl Iterator<Item = (Namespace, usize)>, most: usize) -> Option<usize> {
         let may_begin = |caller: Namespace, places: usize| {
             let own = self.of(caller);

@@ -73,7 +73,7 @@ impl Compute {
         }
     }
 
-    /// Where blocks come from. A device has at most as many as are `kept` for later prompts, and no fewer than one reply of
+    /// The pool that blocks come from. A device has at most as many as are `kept` for later prompts, and no fewer than one reply of
     /// the whole context needs.
     pub(super) fn pool(&self, kept: usize, counters: Arc<EngineCounters>) -> Arc<BlockPool> {
         match self.on_device() {

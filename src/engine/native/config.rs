@@ -83,8 +83,8 @@ impl Default for NativeConfig {
     }
 }
 
-/// Bytes of keys and values that are kept where nobody says how many: actor and refiner together take no more than a quarter of
-/// what the process may use.
+/// Bytes of keys and values that are kept where the configuration names no number: actor and refiner together take no more than a
+/// quarter of what the process may use.
 fn usual_cache() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     let most = 256 << 20;

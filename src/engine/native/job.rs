@@ -16,7 +16,7 @@ use crate::engine::{Origin, Purpose, Waits};
 pub(super) struct Job {
     /// The weights that compute it.
     pub(super) variant: Arc<Variant>,
-    /// Judging and refining go after plain answers, and are told a few tokens at a time; refinements copy from their prompts.
+    /// Judging and refining go after plain answers, and their tokens are flushed a few at a time; refinements copy from their prompts.
     pub(super) purpose: Purpose,
     /// The origin says whose prefixes it finds, and whether it goes with plain answers: a search's draft does not.
     pub(super) origin: Origin,
@@ -33,7 +33,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Whether somebody waits for this very call.
+    /// Whether a client waits for this very call.
     pub(super) fn is_plain(&self) -> bool {
         self.purpose == Purpose::Answer && self.origin.waits == Waits::Plain
     }

@@ -81,7 +81,7 @@ impl Lookup {
         self.proposal.map_or(0, |proposal| proposal.tokens)
     }
 
-    /// Appends at most `room` proposals to `tokens`, of which the first `prompt` are the prompt; returns how many.
+    /// Appends at most `room` proposals to `tokens`, which begins with `prompt` tokens of the prompt; returns how many.
     pub(super) fn propose(&mut self, tokens: &mut Vec<u32>, prompt: usize, room: usize) -> usize {
         self.threes.learn(tokens);
         self.twos.learn(tokens);

@@ -167,7 +167,7 @@ impl NativeEngine {
         &self.runtime.counters
     }
 
-    /// The tokens of a prompt, or as many of the last ones as `tail` says. Long ones are tokenized where they hold nobody up.
+    /// The tokens of a prompt, or its last `tail` ones. Long prompts are tokenized where they delay no other task.
     async fn encode(&self, input: &Input, tail: Option<usize>) -> Result<Vec<u32>, EngineError> {
         let tokens = match input.bytes() {
             bytes if bytes < SHORT => self.dir.encode_end(input, tail)?,

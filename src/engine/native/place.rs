@@ -12,7 +12,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Places for `replies` in a line that has room for `most`; a call that finds nobody waiting is admitted whatever its size.
+    /// Places for `replies` in a line that has room for `most`; a call is admitted whatever its size if the line is empty.
     ///
     /// # Errors
     /// The line is full.

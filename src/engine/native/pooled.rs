@@ -33,7 +33,7 @@ impl Pooled {
         self.rows = 0;
     }
 
-    /// Gives the vector to the one who waits for it.
+    /// Sends the vector to its caller.
     pub(super) fn finish(self) {
         // The mean and the sum have one direction, and only that is asked for. A caller that disconnected needs no answer.
         self.done.send(unit(self.vector)).ok();

@@ -7,7 +7,7 @@ use crate::engine::labels::points::{Wanted, common_beginning};
 
 /// Tokens that several points have in common, up to the first one that ends or the token where they part.
 pub(super) struct Branch {
-    /// The tokens after those of the branch from which this one grows, at least one.
+    /// The tokens that follow the tokens of the parent branch, at least one.
     pub(super) tokens: Vec<u32>,
     /// Whether they belong to a question; otherwise only to labels.
     pub(super) asks: bool,

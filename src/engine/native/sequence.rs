@@ -23,9 +23,9 @@ pub(super) struct Sequence {
     pub(super) root: Prefix,
     /// The caller, among those that share the engine's places.
     pub(super) caller: Namespace,
-    /// Somebody waits for this reply itself: it does not wait for long steps of others.
+    /// A client waits for this very reply, so it does not wait for long steps of other replies.
     pub(super) plain: bool,
-    /// Its chunks are told as they come.
+    /// The reply is streamed: its chunks are flushed as they come.
     pub(super) told: bool,
     /// Orders sequences by age; siblings are of one.
     pub(super) born: u64,
@@ -42,9 +42,9 @@ pub(super) struct Sequence {
     pub(super) kept: Vec<Prefix>,
     /// The siblings that still wait for the prompt; one once the reply has begun.
     pub(super) replies: Vec<RunningReply>,
-    /// Where the tokens are scored rather than continued.
+    /// Set if the tokens are scored rather than continued.
     pub(super) scoring: Option<Scoring>,
-    /// Where the rows become one vector.
+    /// Set if the rows become one vector.
     pub(super) pooled: Option<Pooled>,
     /// What reads labels after the last token; `None` for replies.
     pub(super) reading: Option<Reading>,
@@ -85,7 +85,7 @@ impl RunningReply {
         Self { writer, listener, held: Vec::new(), begun: false }
     }
 
-    /// Draws a token, of which the listener hears by [`RunningReply::tell`]. `None` when the reply is over, and the listener
+    /// Draws a token, which [`RunningReply::tell`] sends to the listener. Returns `None` when the reply is over, and the listener
     /// was notified.
     pub(super) fn advance(&mut self, logits: &mut [f32]) -> Option<u32> {
         let (id, over, news) = match self.writer.next(logits) {
@@ -104,8 +104,8 @@ impl RunningReply {
         self.writer.left()
     }
 
-    /// Tells the listener what is due: of replies that are told as they come the first token at once and everything if it is
-    /// `time`, else a few together.
+    /// Sends the listener the tokens that are due. If the reply is streamed, which is `told`, the first token is flushed at once
+    /// and all pending ones when `time` is set; other replies are flushed a few tokens at a time.
     pub(super) fn tell(&mut self, told: bool, time: bool) {
         let due = match told {
             true => time || !self.begun,
@@ -212,7 +212,7 @@ impl Sequence {
         }
     }
 
-    /// The tree's node before the first block that is not there.
+    /// The tree's node before the first block that is missing.
     pub(super) fn parent(&self) -> Prefix {
         self.kept.last().copied().unwrap_or(self.root)
     }
@@ -246,7 +246,7 @@ impl Sequence {
         }
     }
 
-    /// Reads what is wanted from the last token's logits. The sequences that continue from here take over its blocks.
+    /// Reads what is wanted from the last token's logits. The sequences that continue from here reuse the blocks.
     pub(super) fn read(&self, reading: Reading, logits: &[f32]) -> Vec<Sequence> {
         let Reading { branch, computed, listener } = reading;
         let logprobs = match branch.wanted.is_empty() {

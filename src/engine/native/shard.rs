@@ -25,10 +25,10 @@ pub(super) struct Shard {
     /// Sequences that are over, whose keys and values may be kept.
     pub(super) ended: Vec<Sequence>,
     batch: Batch,
-    /// A step takes about as long for many rows as for one, so that no row has to wait for those of others.
+    /// A step takes about as long for many rows as for one, so that no row has to wait for other rows.
     whole_steps: bool,
     steps: u64,
-    /// When listeners were last flushed.
+    /// The time of the last flush to listeners.
     told: Option<Instant>,
     /// Sequences in the order in which they are served.
     order: Vec<usize>,
@@ -179,7 +179,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Tells listeners what is due, all at once: waking them costs as much as a small model's token, and then they stand in the way.
+    /// Flushes due tokens to all listeners at once: waking a listener costs as much as a small model's token, and it then competes for
+    /// the cores.
     fn tell(&mut self, now: bool) {
         let told = self.sequences.iter().filter(|sequence| sequence.told).count();
         let every = TOLD_EVERY * told as u32;

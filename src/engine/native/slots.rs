@@ -21,7 +21,7 @@ pub(super) struct BlockCopy {
 }
 
 impl Slots {
-    /// So many blocks, besides the one of zeros.
+    /// Makes `blocks` free blocks, in addition to the block of zeros.
     pub(super) fn new(blocks: usize) -> Self {
         let blocks = u32::try_from(blocks).unwrap_or(u32::MAX - 1);
         Self { state: Mutex::new(State { free: (1..=blocks).rev().collect(), copies: Vec::new() }) }

@@ -526,7 +526,7 @@ fn is_beginning(seen: &[Chunk], whole: &Completion) -> bool {
     whole.text.starts_with(&text) && whole.logprobs.starts_with(&logprobs)
 }
 
-/// Reads `chunks` of every sibling and goes away.
+/// Reads `chunks` chunks of every sibling and disconnects.
 pub(super) async fn leave_after(engine: &NativeEngine, request: Request, chunks: usize) -> Vec<Vec<Chunk>> {
     let replies = engine.start(request).await.unwrap();
     let read = |reply: Reply| reply.chunks.take(chunks).map(Result::unwrap).collect::<Vec<_>>();

@@ -49,7 +49,7 @@ impl Form {
         Self::ALL.iter().any(|form| form.openings().contains(&token) || form.closings().contains(&token))
     }
 
-    /// The splitter for a reply to `prompt`, of which the end is enough. Templates may have begun the reasoning there.
+    /// The splitter for a reply to `prompt`. The prompt's end is enough; the template may have begun the reasoning there.
     pub fn after(self, prompt: &str) -> Splitter {
         let opened = self.ends_open(prompt);
         Splitter { form: self, state: State::Start { opened }, held: String::new(), seen: 0, answer: None }
@@ -111,7 +111,7 @@ pub fn split(form: Form, reply: &str) -> Parts {
     parts
 }
 
-/// Splits a reply that comes in pieces. Where they are cut does not change the two parts.
+/// Splits a reply that comes in pieces. The two parts do not depend on how the pieces are cut.
 #[derive(Clone, Debug)]
 pub struct Splitter {
     form: Form,

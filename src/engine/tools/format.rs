@@ -45,7 +45,7 @@ impl Format {
         ("nemotron", Self::Nemotron),
     ];
 
-    /// The format that a chat template or a tokenizer tells by what it mentions; that of Hermes where nothing is known.
+    /// The format that a chat template or a tokenizer implies by the marks in it; Hermes' format if there are none.
     pub fn find(mentioned: impl Fn(&str) -> bool) -> Self {
         let table = [
             ("[ARGS]", Self::MistralArguments),

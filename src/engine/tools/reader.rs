@@ -27,7 +27,7 @@ pub fn read(offer: &Offer, reply: &str, reason: FinishReason) -> (String, Vec<Ca
     (text, calls)
 }
 
-/// Tells calls from text in a reply that comes in pieces. Where the pieces are cut does not change what is read.
+/// Separates calls from text in a reply that comes in pieces. The result does not depend on how the pieces are cut.
 ///
 /// What looks like a call but cannot be read as one is text, with its marks.
 #[derive(Clone, Debug)]

@@ -121,7 +121,7 @@ async fn a_grammar_takes_what_its_family_says_and_nothing_that_is_broken() {
     for (format, reply, _, calls) in replies() {
         let strict = offer(format, Choice::Required);
         let auto = offer(format, Choice::Auto);
-        // What models write beside the usual form is read, but grammars write the usual form.
+        // Other forms that models write are read as well, but grammars allow the usual form only.
         let usual = !calls.is_empty()
             && !reply.contains("[{\"name\": \"weather\", \"arguments\": \"{")
             && !reply.contains("</s>")

@@ -1,6 +1,6 @@
 //! What servers call the same things: constraints, adapters, and what they cannot do. Facts are from the servers' documentation:
-//! vLLM (`structured_outputs`, before 0.11 `guided_*`), SGLang (`regex`, `lora_path`), llama.cpp (`json_schema`), TGI (`response_format` with
-//! `value`).
+//! vLLM (`structured_outputs`, before 0.11 `guided_*`), SGLang (`regex`, `lora_path`), llama.cpp (`json_schema`), TGI
+//! (`response_format` with `value`).
 
 use std::time::Duration;
 
@@ -150,7 +150,7 @@ fn response_format(schema: &Value) -> Value {
     }
 }
 
-/// The dialect of the server at `base`, of which `card` is a model.
+/// The dialect of the server at `base`, which serves the model of `card`.
 pub(super) async fn recognise(client: &Client, base: &str, key: Option<&str>, card: &Card) -> Dialect {
     let root = base.strip_suffix("/v1").unwrap_or(base);
     match card.owned_by.as_deref() {

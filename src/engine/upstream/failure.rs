@@ -175,7 +175,7 @@ fn of(status: StatusCode, message: String) -> EngineError {
     }
 }
 
-/// OpenAI's envelope, or what others make of it: an object or a text under `error`, `message` or `detail`.
+/// OpenAI's envelope or a variant of other servers: an object or a text under `error`, `message` or `detail`.
 fn message(body: &Value) -> Option<String> {
     let inner = body.get("error").unwrap_or(body);
     let text = inner.as_str().or_else(|| ["message", "detail"].iter().find_map(|name| inner.get(name)?.as_str()));

@@ -67,7 +67,7 @@ pub(super) fn choose(cards: Vec<Card>, asked: Option<&str>, base: &str) -> Resul
     }
 }
 
-/// The only model. Adapters that a server has loaded are listed beside the model that they are on.
+/// The only model. A server lists the adapters that it has loaded next to their base model.
 fn alone(plain: Vec<Card>, base: &str, names: &str) -> Result<Card, EngineError> {
     let mut bare = plain.into_iter().filter(|card| card.parent.is_none());
     match (bare.next(), bare.next()) {

@@ -53,7 +53,7 @@ impl Adapter {
     }
 
     /// Reads an adapter and checks it against the linear modules of its base: every target is changed, nothing else is,
-    /// shapes and ranks agree, every number is finite. The digests are those of what was read.
+    /// shapes and ranks agree, every number is finite. The digests are computed from the bytes that were read.
     ///
     /// # Errors
     /// Names the file, and the field or tensor.

@@ -51,7 +51,7 @@ pub struct DenseConfig {
     pub mlp_bias: bool,
     /// Norms on queries and keys.
     pub qk_norm: QkNorm,
-    /// Where the norms of a layer are.
+    /// The places of a layer's norms.
     pub norms: Norms,
     /// Whether norms multiply by one more than their weights.
     pub norm_plus_one: bool,
@@ -74,11 +74,11 @@ pub enum QkNorm {
     None,
     /// There is one for each head, all with the same weights.
     Heads,
-    /// There is one for all heads of queries together, and one for those of keys.
+    /// There is one norm for all query heads together, and one for all key heads.
     Whole,
 }
 
-/// Where a layer has norms.
+/// The places at which a layer has norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norms {
     /// They are before attention and before the feed-forward layer.
@@ -339,7 +339,7 @@ impl DenseConfig {
         tensors
     }
 
-    /// The linear modules that an adapter may change: those of the layers, and the head where it has weights of its own.
+    /// The linear modules that an adapter may change: the modules of the layers, and the head where it has weights of its own.
     pub fn linears(&self) -> Linears {
         let linear = |(name, shape): (String, Vec<usize>)| match (name.strip_suffix(".weight"), shape.as_slice()) {
             (Some(module), &[outer, inner]) if module != "model.embed_tokens" => {

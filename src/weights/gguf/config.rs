@@ -54,7 +54,7 @@ impl Gguf {
     /// `config.json` and `generation_config.json`, as a Hugging Face directory of this model has them.
     ///
     /// # Errors
-    /// As [`Gguf::config`].
+    /// Fails as [`Gguf::config`] does.
     pub fn config_json(&self) -> Result<(Json, Json), ModelError> {
         let name = self.architecture()?;
         let (class, model_type) = match name.as_str() {
@@ -202,7 +202,7 @@ impl Gguf {
         Ok(Some(scaling))
     }
 
-    /// The settings of YaRN that a file may hold beside the factor. llama.cpp multiplies the attention factor of a file by the one
+    /// The settings of YaRN that a file may hold in addition to the factor. llama.cpp multiplies the attention factor of a file by the one
     /// that follows from the factor, which `transformers` takes only where a configuration has none.
     fn yarn(&self, key: &dyn Fn(&str) -> String, factor: f64, scaling: &mut Json) -> Result<(), ModelError> {
         if let Some(share) = self.float(&key("yarn_ext_factor"))?.filter(|share| ![1.0, -1.0].contains(share)) {

@@ -1,5 +1,5 @@
 //! The container of a GGUF file: header, metadata and the list of tensors, checked before anything is reserved for it. The
-//! file is not trusted: every count and length is compared with what is left of it.
+//! file is not trusted: every count and length is compared with the bytes that are left.
 
 use std::collections::BTreeMap;
 

@@ -73,7 +73,7 @@ impl Kind {
     /// The type with this number in a file, or else its name.
     ///
     /// # Errors
-    /// The name of a type that is not computed with, or that nobody knows.
+    /// Returns the name of a type that is not supported, or a name made of an unknown number.
     pub fn new(id: u32) -> Result<Self, String> {
         use Blocks::{Iq4Nl, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         Ok(match id {
@@ -114,7 +114,7 @@ impl Kind {
     /// A row's numbers in `f32`.
     ///
     /// # Panics
-    /// When the lengths do not fit, or for a type that is not read as numbers.
+    /// Panics when the lengths do not fit, or for a type that is not read as numbers.
     pub fn read(self, bytes: &[u8], out: &mut [f32]) {
         let mut pairs = |convert: fn([u8; 2]) -> f32| {
             out.iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(x, &pair)| *x = convert(pair));
@@ -195,7 +195,7 @@ impl Blocks {
     /// Decodes a block.
     ///
     /// # Panics
-    /// When `bytes` is shorter than a block.
+    /// Panics when `bytes` is shorter than a block.
     pub fn decode(self, bytes: &[u8], steps: &mut Steps) {
         match self {
             Self::Q4_0 => {
@@ -253,7 +253,7 @@ impl Blocks {
     /// A row's numbers in `f32`.
     ///
     /// # Panics
-    /// When a block is cut off.
+    /// Panics when a block is cut off.
     pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
         let (numbers, size) = self.block();
         assert!(out.len() / numbers * size == bytes.len() && out.len().is_multiple_of(numbers), "a block is cut off");

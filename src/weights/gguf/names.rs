@@ -46,7 +46,7 @@ pub(super) fn hugging_face(name: &str) -> Option<String> {
 pub(super) enum Heads {
     /// Heads that are not reordered.
     InOrder,
-    /// Queries and keys, whose heads have so many rows.
+    /// Queries and keys; the number is the rows of a head.
     Interleaved(usize),
 }
 

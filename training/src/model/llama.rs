@@ -82,7 +82,7 @@ pub struct Llama {
 /// Weights as candle variables under their names in the weights file.
 ///
 /// # Errors
-/// When the device has no room for them.
+/// Fails when the device has no room for them.
 pub fn variables(params: &Params, dtype: DType, device: &Device) -> Result<HashMap<String, Var>> {
     let entries = params.layout.entries.iter();
     let variable = |entry: &super::params::Entry| {
@@ -96,7 +96,7 @@ impl Llama {
     /// Builds the network over tensors by their names in the weights file.
     ///
     /// # Errors
-    /// When a tensor is missing.
+    /// Fails when a tensor is missing.
     pub fn new(config: &DenseConfig, tensors: &HashMap<String, Var>) -> Result<Self> {
         let tensor = |name: &str| match tensors.get(name) {
             Some(var) => Ok(var.as_tensor().clone()),
@@ -143,7 +143,7 @@ impl Llama {
     /// change earlier logits.
     ///
     /// # Errors
-    /// When candle cannot compute it.
+    /// Fails when candle cannot compute it.
     pub fn logits(&self, tokens: &Tensor) -> Result<Tensor> {
         let (batch, time) = tokens.dims2()?;
         let mut x = self.embedding.embedding(&tokens.flatten_all()?)?.reshape((batch, time, ()))?;
@@ -161,7 +161,7 @@ impl Llama {
     /// `log p(target)`, `(batch, time)`, in `f32`, of tokens and targets `(batch, time)`.
     ///
     /// # Errors
-    /// When candle cannot compute it.
+    /// Fails when candle cannot compute it.
     pub fn log_probs(&self, tokens: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let logits = self.logits(tokens)?.to_dtype(DType::F32)?;
         let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;

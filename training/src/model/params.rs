@@ -195,7 +195,7 @@ impl Params {
     /// Reads `model.safetensors` in `directory`, or the shards that its index names, of any of the three precisions.
     ///
     /// # Errors
-    /// When a file is missing or damaged, or lacks a tensor of the right shape.
+    /// Fails when a file is missing or damaged, or lacks a tensor of the right shape.
     pub fn load(config: &DenseConfig, directory: &Path) -> Result<Self> {
         let weights = Weights::open(directory)?;
         let layout = Layout::new(config);
@@ -217,7 +217,7 @@ impl Params {
     /// Writes all tensors to one safetensors file.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails when the file cannot be written.
     pub fn save(&self, path: &Path, precision: Precision) -> Result<()> {
         let encoded: Vec<_> = self
             .layout

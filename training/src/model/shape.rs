@@ -1,4 +1,4 @@
-//! The shape of what is trained: the server's own reading of `config.json`, and what of it training computes.
+//! The shape of a trained model: the configuration as the server reads `config.json`, and which configurations training supports.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use spar::weights::{Activation, DenseConfig, ModelConfig, Norms, QkNorm, Rope};
 /// Reads `config.json` in `directory` as the server does, and checks that training computes such a model.
 ///
 /// # Errors
-/// When the file is missing, is not such a configuration, or asks for something that is not trained.
+/// Fails when the file is missing, is not such a configuration, or asks for something that is not trained.
 pub fn load(directory: &Path) -> Result<DenseConfig> {
     let ModelConfig { dense, architecture, .. } = ModelConfig::open(directory)?;
     let path = directory.join("config.json");

@@ -51,7 +51,7 @@ impl Plan {
 /// The plans of the actor's and the refiner's training.
 ///
 /// # Errors
-/// When a model's configuration cannot be read.
+/// Fails when a model's configuration cannot be read.
 pub fn plan(recipe: &Iterate) -> Result<Vec<Plan>> {
     let actor = shape::load(&recipe.actor)?;
     let refiner = shape::load(&recipe.refiner)?;

@@ -37,7 +37,7 @@ impl Processor {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Updates in all.
+    /// The number of updates.
     pub steps: u64,
     /// Steps over which the learning rate rises; a tenth of all steps without it.
     pub warmup: Option<u64>,
@@ -60,7 +60,7 @@ pub struct TrainConfig {
     pub unit_tokens: usize,
     /// Steps between two resume files; 0 means at the end only.
     pub checkpoint_every: u64,
-    /// Where everything is written.
+    /// The directory to which the run writes all its files.
     pub out_dir: PathBuf,
     /// Element type of the exported weights.
     pub precision: Precision,

@@ -19,7 +19,7 @@ pub const FILE: &str = "events.out.tfevents.0.spar";
 pub(super) struct Events(BufWriter<File>);
 
 impl Events {
-    /// Starts the file of a run's directory anew.
+    /// Creates the file in a run's directory; an existing one is replaced.
     pub fn create(directory: &Path) -> Result<Self> {
         let path = directory.join(FILE);
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;

@@ -98,7 +98,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Lark tells terminals from rules by their case.
+    /// Lark distinguishes terminals from rules by their case.
     fn name(&self, index: usize) -> String {
         debug_assert!(index < self.grammar.rules.len());
         if self.regular[index] { format!("GBNF{index}") } else { format!("gbnf{index}") }

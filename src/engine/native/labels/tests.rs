@@ -151,10 +151,10 @@ async fn what_questions_have_in_common_is_computed_once_and_kept() {
         let before = computed();
         let all = engine.read_labels(request.clone()).await.unwrap();
         assert_eq!(all.logprobs, first.logprobs);
-        // Besides these tokens the one at which the questions part.
+        // All tokens are cached but these and the one at which the questions differ.
         assert_eq!(all.cached_tokens, all.prompt_tokens - request.questions.len() - 1);
         until("the count is told", || computed() == before + request.questions.len() + 1).await;
-        // A reply to the same prompt takes over what was computed for its labels.
+        // A reply to the same prompt reuses what was computed for its labels.
         let reply = Request { input: request.questions[1].input.clone(), ..greedy("", 2) };
         let reply = run(&engine, reply).await.remove(0);
         assert_eq!((reply.prompt_tokens, reply.cached_tokens), (each[1], each[1] - 1));

@@ -1,4 +1,5 @@
-//! Where runs of a few tokens occur in a sequence that grows. Each token takes a few words of memory and constant time.
+//! An index of the places at which runs of a few tokens occur in a growing sequence. Each token takes a few words of memory and
+//! constant time.
 
 /// A mark for no position.
 const NONE: u32 = u32::MAX;

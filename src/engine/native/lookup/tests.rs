@@ -20,7 +20,7 @@ fn written(prompt: &[u32], reply: &[u32], most: usize) -> (usize, usize, usize) 
     (steps, proposed, accepted)
 }
 
-/// Tokens of a text without repetitions but those of chance.
+/// Tokens of a text whose only repetitions are random.
 fn text(seed: u64, count: usize) -> Vec<u32> {
     (0..count as u64).map(|i| (derive_seed(seed, i) % 20_000) as u32).collect()
 }

@@ -8,7 +8,7 @@ const WORDS: &str = "the quiet river carries a small lantern past old stones whi
     wonder where the water goes after the bridge because nobody in the village has ever followed it further than the mill \
     whose wheel turned for three hundred years before the last miller closed the gate and walked away one morning in spring";
 
-/// A reply of which every token is known: `count` words, of which a share of `edits` differs from the parent's.
+/// A reply whose tokens are all known: `count` words. A share of `edits` of them differs from the parent's.
 struct Refinement {
     parent: String,
     text: String,

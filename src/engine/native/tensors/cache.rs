@@ -17,7 +17,7 @@ pub(in super::super) struct Cache {
     device: DeviceLease,
 }
 
-/// Where rows' keys and values go.
+/// The places in the cache for rows' keys and values.
 pub(super) struct Places {
     /// `(rows)`.
     slots: Tensor,
@@ -26,7 +26,7 @@ pub(super) struct Places {
 }
 
 impl Cache {
-    /// So many blocks, and the one of zeros.
+    /// Allocates `blocks` blocks and the block of zeros.
     pub(super) fn new(shape: Shape, blocks: usize, dtype: DType, device: &Device) -> Result<Self> {
         let zeros = || Tensor::zeros((shape.heads, (blocks + 1) * BLOCK, shape.head_dim), dtype, device);
         let layers = (0..shape.layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;

@@ -163,7 +163,7 @@ impl Cluster {
     }
 }
 
-/// Where a position's keys and values are in the cache.
+/// The slot of a position's keys and values in the cache.
 pub(super) fn slot(sequence: &Sequence, position: usize) -> u32 {
     sequence.blocks[position / BLOCK].number * BLOCK as u32 + (position % BLOCK) as u32
 }

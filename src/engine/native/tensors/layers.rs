@@ -93,7 +93,7 @@ impl Turns {
         Ok(Self { cos: at(&self.cos)?, sin: at(&self.sin)? })
     }
 
-    /// `x`, `(rows, heads, head_dim)`, turned: of the elements that turn, those of the first half pair with those of the second.
+    /// Rotates `x`, `(rows, heads, head_dim)`. Among the rotated elements the first half pairs with the second half.
     fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let (dims, size) = (self.dims()?, x.dim(D::Minus1)?);
         let half = dims / 2;

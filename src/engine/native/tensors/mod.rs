@@ -47,7 +47,7 @@ pub(super) struct TensorModel {
     head: Tensor,
     /// Each way in which some layer turns, with its angles of as many positions as were needed, `(positions, pairs)`.
     turns: Vec<(Rope, Mutex<Turns>)>,
-    /// Last, so that what is above is gone before.
+    /// The lease is the last field, so that the fields above are dropped before it.
     device: DeviceLease,
 }
 

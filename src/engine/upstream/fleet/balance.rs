@@ -1,6 +1,7 @@
 //! Which replica a call goes to: the one that its conversation belongs to, while that one is not loaded much more than the others.
 
-/// Replies that a replica of weight 1 may have before it counts as loaded: those of a search stay together.
+/// Replies that a replica of weight 1 may have before it counts as loaded. The limit is high enough that the replies of one search
+/// stay together.
 const FREE: f64 = 16.0;
 /// How much more than its share a replica may have before calls go elsewhere.
 const BOUND: f64 = 1.25;

@@ -71,7 +71,7 @@ impl Caller {
         self.adapter.as_ref().map(Lease::name)
     }
 
-    /// Finds a replica that answers: the first step of its response is there.
+    /// Finds a replica that answers: the first step of its response has arrived.
     pub async fn begin(&self, request: &Request, attempts: &mut Attempts) -> Result<Opened, EngineError> {
         let wanted = self.wanted(request.purpose, &request.input, request.origin, request.samples);
         loop {
@@ -271,7 +271,8 @@ impl Caller {
     }
 }
 
-/// The steps of a call that was begun. Where its replica fails it, it begins again on another one, if nobody has seen any of it.
+/// The steps of a call that was begun. If its replica fails, the call begins again on another one, unless the client has seen a
+/// part of the answer.
 pub(super) fn steps(caller: Arc<Caller>, request: Request, opened: Opened, attempts: Attempts) -> Source {
     let none = vec![false; request.samples];
     let running =

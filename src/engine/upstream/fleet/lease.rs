@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::Role;
 
-/// What the thread should do beside its looks.
+/// An order to the watching thread, in addition to its regular checks.
 pub(super) enum Order {
     /// An adapter is not used any more.
     Unload(String),
@@ -14,7 +14,7 @@ pub(super) enum Order {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Wanted {
     pub(super) name: String,
-    /// Where the servers find it.
+    /// The path at which the servers find the adapter.
     pub(super) path: String,
     pub(super) roles: Vec<Role>,
 }
@@ -34,7 +34,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // If the fleet has ended, nobody takes the order, and its servers keep the adapter.
+        // If the fleet has ended, the order is not received, and its servers keep the adapter.
         drop(self.orders.send(Order::Unload(std::mem::take(&mut self.name))));
     }
 }

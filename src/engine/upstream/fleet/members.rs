@@ -23,7 +23,7 @@ pub struct Fleet {
     pub(super) orders: mpsc::UnboundedSender<Order>,
     /// The adapters that every replica of their roles should have.
     pub(super) wanted: Mutex<Vec<Wanted>>,
-    /// Lists that were taken over, and lists that could not be.
+    /// The numbers of changed lists that were accepted and of those that were refused.
     pub(super) reloads: [AtomicU64; 2],
 }
 

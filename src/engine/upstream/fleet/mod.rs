@@ -1,13 +1,14 @@
 //! Several servers as one engine: every call goes to a replica that can take it, and to another one if that fails.
 //!
-//! The map: `settings.rs` and `members.rs` say what a fleet is, `replica.rs` what is known of each server, `engine.rs` makes an engine of it, `balance.rs` chooses one, `call.rs` makes calls and
-//! repeats them, `breaker.rs` keeps calls from a server that fails, `watch.rs` looks at all of them and takes over a changed list,
-//! `adapters.rs` loads LoRA adapters on all of them, `view.rs` shows how they stand.
+//! The map: `settings.rs` and `members.rs` say what a fleet is, `replica.rs` holds what is known of each server, `engine.rs` makes
+//! an engine of the fleet, `balance.rs` chooses a server, `call.rs` makes calls and repeats them, `breaker.rs` keeps calls from a
+//! server that fails, `watch.rs` checks all servers and reloads a changed list, `adapters.rs` loads LoRA adapters on all servers,
+//! `view.rs` shows their state.
 //!
 //! - All calls about one conversation go to one replica while it is well and not loaded much more than the others, since it has
 //!   kept their common prefix.
-//! - A call that fails before any of its text was given on begins again elsewhere. Calls of searches begin again even then: nobody
-//!   has seen what they gave, and with the same seed the same model says the same.
+//! - A call that fails before any of its text was passed on begins again elsewhere. Calls of searches begin again even then: no
+//!   client has seen their text, and with the same seed the same model gives the same text.
 //! - A thread of its own watches the replicas. It ends with the fleet.
 
 mod adapters;

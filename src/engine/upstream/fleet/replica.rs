@@ -58,7 +58,7 @@ struct Condition {
     down: Option<String>,
     /// Why it is taken out: it failed to load an adapter.
     out: Option<(String, Instant)>,
-    /// When it was last heard of.
+    /// The time of the server's last answer.
     heard: Instant,
     /// The adapters that it has loaded.
     adapters: Vec<String>,

@@ -127,7 +127,7 @@ pub fn without_login(url: &str) -> String {
 /// How long a fleet waits, and how often it tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// A call that hears nothing for this long is lost.
+    /// A call that receives nothing for this long has failed.
     pub silence: Duration,
     /// A call waits for a replica that can be used at most this long.
     pub nobody: Duration,

@@ -66,7 +66,7 @@ impl Fleet {
         self.replicas.load().iter().map(|replica| view(replica)).collect()
     }
 
-    /// How often a changed list was taken over, and how often one could not be.
+    /// How often a changed list was accepted, and how often one was refused.
     pub fn reloads(&self) -> [u64; 2] {
         [0, 1].map(|index: usize| self.reloads[index].load(Relaxed))
     }

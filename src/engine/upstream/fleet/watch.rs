@@ -1,4 +1,4 @@
-//! The thread that looks at the replicas of a fleet, takes over a changed list, and unloads adapters that nobody uses any more.
+//! The thread that checks the replicas of a fleet, reloads a changed list, and unloads adapters that are not used any more.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// A busy server may be slow to answer. It counts as down when nothing was heard of it for this long.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// Starts the thread. It tells `ready` when every replica was looked at once, and ends when the fleet is dropped.
+/// Starts the thread. It notifies `ready` when every replica was checked once, and ends when the fleet is dropped.
 ///
 /// # Errors
 /// No thread can be started.
@@ -76,8 +76,8 @@ async fn watch(
 }
 
 impl Fleet {
-    /// Takes over a list of replicas. Those that stay keep their connections, calls and counts; calls of those that go end as they would
-    /// have.
+    /// Accepts a changed list of replicas. Replicas that stay keep their connections, calls and counts; running calls of replicas
+    /// that are removed still end normally.
     pub(super) fn take_over(&self, changed: Result<Vec<ReplicaConfig>, String>) {
         let configs = match changed {
             Ok(configs) => configs,

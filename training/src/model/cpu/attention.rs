@@ -105,7 +105,7 @@ impl Heads {
         1.0 / (self.dim as f32).sqrt()
     }
 
-    /// Where the block's queries are in rows of `width` columns.
+    /// The places of the block's queries in rows of `width` columns.
     fn places(&self, block: Block, width: usize) -> Places {
         let first = (block.sequence + block.start) * width + block.head * self.group * self.dim;
         Places { first, width, heads: self.group, queries: block.queries, dim: self.dim }

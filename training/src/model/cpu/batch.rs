@@ -34,7 +34,7 @@ pub struct Span {
     pub start: usize,
     /// Number of its rows.
     pub len: usize,
-    /// Where it forks.
+    /// The fork of the sequence.
     pub fork: Fork,
 }
 
@@ -58,7 +58,7 @@ impl Packed {
         self.push_asking(tokens, |_| true);
     }
 
-    /// [`Packed::push`], of which only some tokens matter as targets: `asked` is called with their places.
+    /// Adds a sequence like [`Packed::push`]. Only the targets at the places for which `asked` is true matter.
     pub fn push_asking(&mut self, tokens: &[u32], asked: impl Fn(usize) -> bool) {
         let rows = tokens.len().saturating_sub(1);
         if rows > 0 {
@@ -104,7 +104,7 @@ impl Packed {
     /// Whether a model of this many positions and tokens can read it.
     ///
     /// # Errors
-    /// When a sequence is longer or a token is not in the vocabulary.
+    /// Fails when a sequence is longer or a token is not in the vocabulary.
     pub fn check(&self, positions: usize, vocab: usize) -> Result<()> {
         let longest = self.sequences().map(Span::positions).max().unwrap_or(0);
         ensure!(longest <= positions, "a sequence of {longest} tokens exceeds {positions} positions");

@@ -19,7 +19,7 @@ type Tile = [[f32; TILE_COLUMNS]; TILE_ROWS];
 /// How a panel of rows lies.
 #[derive(Clone, Copy)]
 enum Order {
-    /// All pairs of a row, then those of the next.
+    /// All pairs of a row, followed by the pairs of the next row.
     ByLine,
     /// The first pair of every row, then the second.
     ByPair,
@@ -43,7 +43,7 @@ pub fn available() -> bool {
 /// `out = keep * out + a · b` with `a` and `b` rounded to bf16; `out` is row-major `(a.rows, b.columns)`.
 ///
 /// # Panics
-/// When shapes disagree, a slice is too short, or the machine lacks the instructions.
+/// Panics when shapes disagree, a slice is too short, or the machine lacks the instructions.
 pub fn matmul(panels: &mut Panels, out: &mut [f32], keep: f32, a: Matrix<'_>, b: Matrix<'_>) {
     assert!(available(), "this machine has no bf16 products");
     let (m, k, n) = (a.rows, a.columns, b.columns);

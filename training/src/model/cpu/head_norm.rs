@@ -11,7 +11,7 @@ pub struct HeadNorms {
     dim: usize,
     /// Columns of a row.
     width: usize,
-    /// Those of queries and of keys.
+    /// The norms of queries and of keys.
     parts: [Range<usize>; 2],
     eps: f32,
     dy: Vec<f32>,

@@ -49,7 +49,7 @@ pub struct BackStep<'a> {
     pub x: &'a [f32],
 }
 
-/// The columns of a product's output among those of a row.
+/// The columns of a product's output within a row.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns {
     first: usize,

@@ -108,7 +108,7 @@ impl Workspace {
     /// Runs the layers over a batch and keeps what [`Workspace::backward`] needs.
     ///
     /// # Errors
-    /// When a sequence is longer than the model's positions or a token is not in its vocabulary.
+    /// Fails when a sequence is longer than the model's positions or a token is not in its vocabulary.
     pub fn forward<'a>(&mut self, weights: impl Into<Weights<'a>>, batch: &Packed) -> Result<()> {
         batch.check(self.longest, self.vocab)?;
         let weights = weights.into();

@@ -1,5 +1,5 @@
 //! Causal attention of packed sequences. Probabilities are computed again in the backward pass: kept, they would be most of a long
-//! sequence's memory. Where there are kernels for it, those of `fused` run; else a run of neighbouring rows at a time, by products
+//! sequence's memory. The kernels of `fused` run where there are any; else a run of neighbouring rows at a time, by products
 //! with their scores in between.
 
 use std::ops::Range;

@@ -30,7 +30,7 @@ const OUTPUT: [Module; 2] = [Module::Output, Module::Output];
 const GATE_UP: [Module; 2] = [Module::Gate, Module::Up];
 const DOWN: [Module; 2] = [Module::Down, Module::Down];
 
-/// So many tensors as are expected.
+/// The tensors as an array, if there are `N` of them.
 fn take<const N: usize>(tensors: Vec<Tensor>) -> Result<[Tensor; N]> {
     tensors.try_into().map_err(|_| candle_core::Error::Msg("a product is missing".into()))
 }

@@ -120,7 +120,7 @@ pub(super) fn forward(
     Ok((outputs, smalls))
 }
 
-/// Adds the weights' gradients, given those of the outputs, and returns that of the input.
+/// Adds the weights' gradients, computed from the outputs' gradients, and returns the input's gradient.
 pub(super) fn backward(products: &mut [Linear], dys: &[&Tensor], x: &Tensor, kept: &[Option<Kept>]) -> Result<Tensor> {
     let together: Vec<usize> =
         (0..products.len()).filter(|&i| kept[i].as_ref().is_some_and(|kept| kept.seed.is_none())).collect();

@@ -36,7 +36,7 @@ use super::{DenseConfig, Params};
 use spar::engine::derive_seed;
 use spar::weights::{QkNorm, Weights};
 
-/// A model on a device, what is trained of it, and what it remembers of the last forward pass.
+/// A model on a device, its trained parameters, and the activations kept from the last forward pass.
 #[derive(Debug)]
 pub struct DeviceModel {
     config: DenseConfig,
@@ -45,7 +45,7 @@ pub struct DeviceModel {
     embedding: Slot,
     layers: Vec<Layer>,
     norm: Slot,
-    /// Where it is not the embedding.
+    /// The output head; absent if it is the embedding.
     head: Option<Slot>,
     adapter: bool,
     /// The layout of what is trained.
@@ -148,7 +148,7 @@ impl DeviceModel {
     /// [`DeviceModel::new`] from a model directory.
     ///
     /// # Errors
-    /// When a tensor is missing, damaged or of another shape, or the device has no room.
+    /// Fails when a tensor is missing, damaged or of another shape, or the device has no room.
     pub fn open(config: &DenseConfig, computing: Computing<'_>, device: &Device, directory: &Path) -> Result<Self> {
         let files = Weights::open(directory)?;
         Self::new(config, computing, device, &|entry| {
@@ -217,7 +217,7 @@ impl DeviceModel {
     /// leaves out; nothing without it.
     ///
     /// # Errors
-    /// When a sequence is longer than the model's positions, a token is not in its vocabulary, or the device has no room.
+    /// Fails when a sequence is longer than the model's positions, a token is not in its vocabulary, or the device has no room.
     pub fn forward(&mut self, batch: &Packed, dropout: Option<u64>) -> Result<()> {
         batch.check(self.config.context, self.config.vocabulary)?;
         self.dropout = dropout;

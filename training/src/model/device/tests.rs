@@ -11,7 +11,7 @@ fn device() -> Device {
     cuda().unwrap_or(Device::Cpu)
 }
 
-/// Plain texts and forked ones, of which some rows are not asked about.
+/// Plain texts and forked ones, with some rows whose loss is not wanted.
 fn batch() -> Packed {
     let text = |len: usize, salt: usize| (0..len).map(|i| ((i * 31 + salt * i * i) % 61) as u32).collect::<Vec<_>>();
     let fork = |shared: usize, len: usize, salt: usize| [text(shared, 1), text(len, salt)].concat();

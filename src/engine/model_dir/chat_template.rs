@@ -84,7 +84,8 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The prompt of a chat. Its variables are the chat's options, then `defaults`, then the variables of every template.
+    /// Renders the prompt of a chat. The chat's options are variables of the template and override `defaults`; variables that every
+    /// template has override both.
     pub(super) fn render(&self, chat: &Chat, defaults: &TemplateKwargs) -> Result<String, EngineError> {
         if chat.options.ending != Ending::WithinLast {
             return self.whole(chat, defaults);

@@ -6,7 +6,7 @@ use super::super::batch::Row;
 use super::super::blocks::BLOCK;
 use super::super::tests::configurations::directory;
 use super::super::tests::{engine_with, greedy, leave_after, mixed, run, sequence, until, with_adapters};
-use super::super::{NativeConfig, NativeEngine, Processor};
+use super::super::{NativeConfig, NativeEngine, Processor, Quantize};
 use super::clusters::{Cluster, Reach, slot};
 use crate::engine::model_dir::ModelDir;
 use crate::engine::{Completion, Engine, Input, Origin, Request, Sampling, derive_seed};

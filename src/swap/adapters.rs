@@ -83,8 +83,10 @@ impl Swapper {
             let candidate = limit.within(self.candidate(&order, &live.pair, limit)).await?;
             let (generation, source) = limit.within(self.loaded(&id, roles, candidate, &live.pair)).await?;
             self.generations.serve(&name, Some(generation));
-            self.registry().serves(&id, &name);
             let ids = Ids::of(&live.pair);
+            let mut registry = self.registry();
+            registry.serves(&id, &name);
+            self.remember(&registry, &ids);
             Ok(Report::new(true, Mode::BlueGreen, ids.clone(), ids, source.sha256()))
         })
         .await
@@ -99,6 +101,7 @@ impl Swapper {
         let sha256 = source.map(|source| source.sha256()).unwrap_or_default();
         self.generations.serve(name, None);
         let ids = Ids::of(&live.pair);
+        self.remember(&self.registry(), &ids);
         Ok(Report::new(true, Mode::BlueGreen, ids.clone(), ids, sha256))
     }
 }

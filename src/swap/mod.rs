@@ -44,6 +44,7 @@ pub use self::swapper::Swapper;
 use self::swapper::{blocking, now};
 use self::turns::{Limit, Turn};
 pub use self::workplace::WorkplaceError;
+use crate::config::LoraModule;
 use crate::engine::generation::registry::{Ids, Record, Registry, Source};
 use crate::engine::generation::{Generation, Pinned, Role};
 use crate::telemetry::metrics::{self, SwapResult};
@@ -249,7 +250,14 @@ impl Swapper {
 
     fn remember(&self, registry: &Registry, live: &Ids) {
         let Some(file) = &self.state else { return };
-        if let Err(error) = file.save(registry, live) {
+        let adapters = self.generations.live().adapters;
+        let loaded = adapters.iter().filter_map(|(name, generation)| {
+            let source = registry.find(&generation.id)?.source.as_ref()?.adapter.clone()?;
+            let by_flag = |module: &&LoraModule| module.name == *name && module.path == source.path;
+            // What a flag names is loaded again by the flag.
+            self.engine.lora_modules.iter().find(by_flag).is_none().then_some((name.clone(), source))
+        });
+        if let Err(error) = file.save(registry, live, &loaded.collect::<Vec<_>>()) {
             tracing::error!(%error, "what is live cannot be written down; a restart will serve something else");
         }
     }

@@ -142,6 +142,15 @@ async fn load_published(
     let before = loaded.generations.live();
     let pair = relabel(&before.pair, &published);
     let (adapters, next) = renumbered(&before.adapters, &mut loaded.adapters, published.next);
+    for (name, named) in published.adapter_origins() {
+        let of_name = |source: &&mut AdapterSource| source.name.as_deref() == Some(name);
+        loaded
+            .adapters
+            .iter_mut()
+            .map(|(_, source)| source)
+            .filter(of_name)
+            .for_each(|source| source.path = named.into());
+    }
     loaded.generations = Generations::live_with(Live { pair, adapters: Arc::new(adapters) });
     for (origin, source) in loaded.origins.iter_mut().zip(&sources) {
         origin.model = source.model_path.display().to_string();
@@ -157,6 +166,10 @@ fn at(args: &EngineArgs, published: &Published) -> EngineArgs {
     if !lora_modules.is_empty() && args.model.as_deref().is_some_and(|model| model != published.actor_model()) {
         tracing::warn!("--lora-modules is left out: another model was published than the one that it was written for");
         lora_modules.clear();
+    }
+    for loaded in published.adapters() {
+        lora_modules.retain(|module| module.name != loaded.name);
+        lora_modules.push(loaded);
     }
     let shared = published.ids().actor == published.ids().refiner;
     EngineArgs {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::LoraModule;
 use crate::engine::generation::registry::{AdapterSource, Ids, Record, Registry, Source};
 use crate::engine::load::Named;
 use crate::engine::model_dir::ModelDir;
@@ -31,6 +32,16 @@ pub struct Published {
     configured_adapters: [Option<PathBuf>; 2],
     actor: Kept,
     refiner: Kept,
+    /// Adapters with names of their own that were loaded while the server ran. Absent in files of servers that remembered none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    adapters: Vec<NamedDirectory>,
+}
+
+/// An adapter's directory, and the name that requests have for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct NamedDirectory {
+    name: String,
+    directory: Directory,
 }
 
 /// A generation to load again.
@@ -62,16 +73,27 @@ impl StateFile {
         (self.configured.clone().map(|named| named.model), self.configured.clone().map(|named| named.adapter))
     }
 
-    /// Writes down what is live. A generation without a directory cannot be loaded again, so nothing is.
+    /// Writes down what is live, with the adapters that were loaded next to it by name. A generation without a directory cannot be
+    /// loaded again, so nothing is.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn save(&self, registry: &Registry, live: &Ids) -> std::io::Result<()> {
+    pub(super) fn save(
+        &self,
+        registry: &Registry,
+        live: &Ids,
+        adapters: &[(String, AdapterSource)],
+    ) -> std::io::Result<()> {
         let kept = |id: &str| registry.find(id).and_then(Kept::of);
         let (Some(actor), Some(refiner)) = (kept(&live.actor), kept(&live.refiner)) else { return Ok(()) };
         let (configured, configured_adapters) = self.configured();
         let next = registry.next();
-        let published = Published { version: VERSION, next, configured, configured_adapters, actor, refiner };
+        let named = |(name, source): &(String, AdapterSource)| NamedDirectory {
+            name: name.clone(),
+            directory: Directory::of(&source.path, &source.stored),
+        };
+        let adapters = adapters.iter().map(named).collect();
+        let published = Published { version: VERSION, next, configured, configured_adapters, actor, refiner, adapters };
         digest::replace(&self.path, &serde_json::to_vec_pretty(&published)?)
     }
 
@@ -118,6 +140,25 @@ impl Published {
         &self.actor.model.named
     }
 
+    /// The directories from which adapters were loaded by name, as they were named.
+    pub fn adapter_origins(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.adapters.iter().map(|kept| (&*kept.name, &*kept.directory.named))
+    }
+
+    /// The adapters that were loaded by name, with the copies of their directories. Those whose copy has changed are left out with a
+    /// warning.
+    pub fn adapters(&self) -> impl Iterator<Item = LoraModule> {
+        let unchanged = |kept: &&NamedDirectory| match kept.directory.check() {
+            Ok(()) => true,
+            Err(reason) => {
+                tracing::warn!(adapter = kept.name, reason, "an adapter is not served again; load it anew");
+                false
+            }
+        };
+        let module = |kept: &NamedDirectory| LoraModule { name: kept.name.clone(), path: kept.directory.path.clone() };
+        self.adapters.iter().filter(unchanged).map(module)
+    }
+
     /// Both roles' weights.
     ///
     /// # Errors
@@ -128,30 +169,32 @@ impl Published {
 
     fn check(&self) -> Result<(), String> {
         for kept in [&self.actor, &self.refiner] {
-            for directory in std::iter::once(&kept.model).chain(&kept.adapter) {
-                let found = Digests::of(&directory.path).map_err(|error| error.to_string())?.all();
-                if found != directory.sha256 {
-                    return Err(format!("{} has changed", directory.path.display()));
-                }
-            }
+            std::iter::once(&kept.model).chain(&kept.adapter).try_for_each(Directory::check)?;
         }
         Ok(())
+    }
+}
+
+impl Directory {
+    fn of(named: &Path, stored: &Stored) -> Self {
+        Self { named: named.into(), path: stored.path.clone(), sha256: stored.digests.all() }
+    }
+
+    /// Whether it holds what it held.
+    fn check(&self) -> Result<(), String> {
+        let found = Digests::of(&self.path).map_err(|error| error.to_string())?.all();
+        if found == self.sha256 { Ok(()) } else { Err(format!("{} has changed", self.path.display())) }
     }
 }
 
 impl Kept {
     fn of(record: &Record) -> Option<Self> {
         let source = record.source.as_ref()?;
-        let directory = |named: &Path, stored: &Stored| Directory {
-            named: named.into(),
-            path: stored.path.clone(),
-            sha256: stored.digests.all(),
-        };
         let adapter = source.adapter.as_ref();
         Some(Self {
             id: record.id.clone(),
-            model: directory(&source.model_path, &source.model),
-            adapter: adapter.map(|adapter| directory(&adapter.path, &adapter.stored)),
+            model: Directory::of(&source.model_path, &source.model),
+            adapter: adapter.map(|adapter| Directory::of(&adapter.path, &adapter.stored)),
             adapter_name: adapter.and_then(|adapter| adapter.name.clone()),
         })
     }

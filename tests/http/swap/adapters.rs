@@ -146,6 +146,32 @@ async fn adapters_stay_through_swaps_of_adapters_and_leave_with_their_weights() 
 }
 
 #[tokio::test]
+async fn adapters_that_were_loaded_by_name_come_back_after_a_restart() {
+    let world = World::start(&[]).await;
+    for (name, seed) in [("one", 1), ("two", 2), ("three", 3)] {
+        world.adapter("actor", name, seed);
+    }
+    let by_flag = format!("flagged={}", world.path("three").display());
+    let world = world.restarted(&["--lora-modules", &by_flag]).await;
+    for name in ["one", "two"] {
+        load(&world, json!({ "lora_name": name, "lora_path": world.path(name) }), StatusCode::OK).await;
+    }
+    let before = says(&world, "one").await;
+    unload(&world, "two", StatusCode::OK).await;
+    // Neither their directories nor the flag are needed any more; what was unloaded stays so.
+    std::fs::remove_dir_all(world.path("one")).unwrap();
+    let world = world.restarted(&[]).await;
+    assert_eq!(says(&world, "one").await.1, before.1);
+    let listed = json_of(world.server.get("/v1/models"), StatusCode::OK).await.to_string();
+    assert!(!listed.contains("\"two\"") && !listed.contains("flagged"), "{listed}");
+    // Unloaded after the restart, it does not come back.
+    unload(&world, "one", StatusCode::OK).await;
+    let world = world.restarted(&[]).await;
+    let gone = with(fingerprint(), json!({ "model": "one" }));
+    json_of(world.server.chat(&gone), StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test]
 async fn adapters_are_named_at_the_start_and_again_after_a_restart() {
     let world = World::start(&[]).await;
     world.adapter("actor", "one", 1);

@@ -20,7 +20,8 @@ async fn fewer_bits_are_less_memory_and_a_little_less_exact() {
         let [exact, eight, four] = [scored(&engines[0]).await, scored(&engines[1]).await, scored(&engines[2]).await];
         let error = |found: &[f32]| exact.iter().zip(found).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
         let (eight, four) = (error(&eight), error(&four));
-        assert!(0.0 < eight && eight < four && four < 0.2, "{eight} {four}");
+        // Values have about a tenth of the places.
+        assert!(0.0 < eight && eight < four && four < 12.0 * eight, "{eight} {four}");
         let [_, eight, four] = engines.each_ref().map(|engine| engine.runtime.model.bytes() as f64);
         assert!(four < share * eight, "{four} of {eight} bytes");
     }

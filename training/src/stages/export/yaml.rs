@@ -37,7 +37,7 @@ mod tests {
     fn numbers_are_numbers_in_yaml_too() {
         let table = [
             (json!(2e-7), "2.0e-7"),
-            (json!(1.5e-5), "1.5e-5"),
+            (json!(1.5e-5), "0.000015"),
             (json!(1e30), "1.0e+30"),
             (json!(0.1), "0.1"),
             (json!(3), "3"),

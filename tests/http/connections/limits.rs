@@ -61,6 +61,19 @@ async fn a_response_to_a_body_that_was_not_read_says_that_its_connection_ends() 
     }
 }
 
+#[tokio::test]
+async fn a_client_that_sends_all_of_a_body_that_is_too_long_reads_its_answer() {
+    let server = Server::start(improving(), &["--max-body", "3000"]).await;
+    let long = "x".repeat(1_100_000);
+    for round in 0..20 {
+        let path = if round % 2 == 0 { "/v1/chat/completions" } else { "/v1/checks" };
+        let mut stream = dial(&server).await;
+        stream.write_all(post(path, "", &long).as_bytes()).await.unwrap();
+        let response = super::response(&mut stream).await;
+        assert!(response.starts_with("HTTP/1.1 413") && response.contains("connection: close"), "{round}: {response}");
+    }
+}
+
 #[test]
 fn a_small_limit_of_open_files_is_respected() {
     for (limit, room) in [(64, 16), (128, 32)] {

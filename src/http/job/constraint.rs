@@ -40,7 +40,7 @@ impl<'a> From<&'a CompletionRequest> for Fields<'a> {
 }
 
 /// The constraint that a request asks for, if the model honours it. It is within the limits of
-/// [`limits`](crate::engine::grammar::limits), but not compiled yet.
+/// [`limits`], but not compiled yet.
 ///
 /// # Errors
 /// Names the field, or two that both say what the answer must match.

@@ -11,6 +11,7 @@ examples=${2:-60}
 seconds=${3:-600}
 seed=${4:-7}
 tool=${SPAR_SCHEMATHESIS:-$HOME/.cache/spar/schemathesis}
+scripts=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 server=
 cleanup() {
@@ -48,7 +49,7 @@ done
 # Left out: that every request of the right types is accepted. Much that JSON Schema cannot say, such as fields that need each
 # other or a conversation that fits the context, is refused by name.
 status=0
-timeout --signal=INT "$((seconds + 60))" "$tool/bin/schemathesis" run "$url/openapi.json" --url "$url" \
+SCHEMATHESIS_HOOKS=schemathesis_hooks PYTHONPATH=$scripts timeout --signal=INT "$((seconds + 60))" "$tool/bin/schemathesis" run "$url/openapi.json" --url "$url" \
     --header "Authorization: Bearer admin" --max-examples "$examples" --seed "$seed" --request-timeout 30 --workers 2 \
     --exclude-checks positive_data_acceptance --continue-on-failure --no-color --max-time "$seconds" || status=$?
 [ "$status" != 124 ] || { echo "the time was over before the run was"; status=0; }

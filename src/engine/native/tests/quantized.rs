@@ -18,10 +18,11 @@ async fn fewer_bits_are_less_memory_and_a_little_less_exact() {
         let load = |quantize| engine_with(&model, NativeConfig { quantize, ..two_threads() });
         let engines = [Quantize::None, Quantize::Q8, Quantize::Q4].map(load);
         let [exact, eight, four] = [scored(&engines[0]).await, scored(&engines[1]).await, scored(&engines[2]).await];
-        let error = |found: &[f32]| exact.iter().zip(found).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        let error =
+            |found: &[f32]| exact.iter().zip(found).map(|(x, y)| (x - y).abs()).sum::<f32>() / exact.len() as f32;
         let (eight, four) = (error(&eight), error(&four));
-        // Values have about a tenth of the places.
-        assert!(0.0 < eight && eight < four && four < 12.0 * eight, "{eight} {four}");
+        // Steps of 16 on average instead of 1, of 254 between the ends: errors are about 16 times as large.
+        assert!(0.0 < eight && eight < four && four < 32.0 * eight, "{eight} {four}");
         let [_, eight, four] = engines.each_ref().map(|engine| engine.runtime.model.bytes() as f64);
         assert!(four < share * eight, "{four} of {eight} bytes");
     }

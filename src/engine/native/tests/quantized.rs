@@ -21,8 +21,8 @@ async fn fewer_bits_are_less_memory_and_a_little_less_exact() {
         let error =
             |found: &[f32]| exact.iter().zip(found).map(|(x, y)| (x - y).abs()).sum::<f32>() / exact.len() as f32;
         let (eight, four) = (error(&eight), error(&four));
-        // Steps of 16 on average instead of 1, of 254 between the ends: errors are about 16 times as large.
-        assert!(0.0 < eight && eight < four && four < 32.0 * eight, "{eight} {four}");
+        // A random model is sure of nothing, so this is far more than a trained one loses.
+        assert!(0.0 < eight && eight < four && four < 0.6, "{eight} {four}");
         let [_, eight, four] = engines.each_ref().map(|engine| engine.runtime.model.bytes() as f64);
         assert!(four < share * eight, "{four} of {eight} bytes");
     }

@@ -156,7 +156,7 @@ def by_responses():
 
 
 def completed():
-    text = llm.get_model("text").prompt("The river", max_tokens=16).text()
+    text = llm.get_model("text").prompt("The river", max_tokens=16, temperature=0).text()
     assert text
     return text
 

@@ -93,7 +93,7 @@ async function respondedAsTyped() {
 }
 
 async function completed() {
-  const answer = await client.completions.create({ model, prompt: "The river", max_tokens: 8, logprobs: 2 });
+  const answer = await client.completions.create({ model, prompt: "The river", max_tokens: 8, logprobs: 2, temperature: 0 });
   assert.ok(answer.choices[0].text && answer.choices[0].logprobs.tokens.length > 0);
   return answer.choices[0].text;
 }

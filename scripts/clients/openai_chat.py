@@ -99,7 +99,7 @@ def completed():
     answer = client.completions.create(model=model, prompt=["The river", "The teacher"], max_tokens=8, logprobs=2, echo=True)
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert all(choice.text.startswith("The ") and choice.logprobs.tokens for choice in answer.choices)
-    stream = client.completions.create(model=model, prompt="The river", max_tokens=8, stream=True)
+    stream = client.completions.create(model=model, prompt="The river", max_tokens=8, stream=True, temperature=0)
     assert "".join(choice.text for chunk in stream for choice in chunk.choices)
     return answer.choices[0].text
 
